@@ -1,0 +1,81 @@
+// Package etag compares entity tags as RFC 9110 §8.8.3 and §13.1 say. A tag is
+// handled as it stands in a header, in its quotes.
+package etag
+
+import "strings"
+
+// Quote makes a strong entity tag of an opaque text, which must hold neither a
+// quote nor a control character.
+func Quote(opaque string) string { return `"` + opaque + `"` }
+
+// NoneMatch reports whether the If-None-Match lines of a request name current,
+// the entity tag of what would be sent, so that 304 is the answer to a GET
+// (RFC 9110 §13.1.2). "*" names anything that exists. The comparison is weak,
+// for a proxy that compresses may have weakened our tag on the way. A member
+// that is no entity tag ends the reading of its line: it matches nothing, and
+// the document is sent.
+func NoneMatch(lines []string, current string) (matches bool) {
+	for _, line := range lines {
+		if isStar(line) {
+			return true
+		}
+		for tag, ok := next(&line); ok; tag, ok = next(&line) {
+			if strings.TrimPrefix(tag, "W/") == current {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Match reports whether the If-Match lines of a request allow a change of what
+// current names (RFC 9110 §13.1.1). The comparison is strong: a weak tag never
+// matches. An empty current stands for nothing being there: "*" does not match
+// it. ok is false when a line is not a list of entity tags, which is an error
+// to tell the caller of: a precondition must not be guessed at.
+func Match(lines []string, current string) (matches, ok bool) {
+	for _, line := range lines {
+		if isStar(line) {
+			matches = matches || current != ""
+			continue
+		}
+		read := 0
+		for tag, more := next(&line); more; tag, more = next(&line) {
+			matches = matches || (tag == current && current != "")
+			read++
+		}
+		if read == 0 || line != "" {
+			return false, false
+		}
+	}
+	return matches, true
+}
+
+func isStar(line string) bool { return strings.Trim(line, " \t") == "*" }
+
+// next takes the first entity tag off a list. ok is false at the end, which
+// leaves list empty, and at what is no entity tag, which leaves it as it is.
+func next(list *string) (tag string, ok bool) {
+	rest := strings.TrimLeft(*list, " \t,")
+	open := 0
+	if strings.HasPrefix(rest, "W/") {
+		open = 2
+	}
+	if len(rest) <= open || rest[open] != '"' {
+		*list = rest
+		return "", false
+	}
+	length := strings.IndexByte(rest[open+1:], '"')
+	if length < 0 {
+		*list = rest
+		return "", false
+	}
+	end := open + 1 + length + 1
+	after := strings.TrimLeft(rest[end:], " \t")
+	if after != "" && after[0] != ',' {
+		*list = rest
+		return "", false
+	}
+	*list = after
+	return rest[:end], true
+}

@@ -1,0 +1,43 @@
+// Package logger makes the one logger of a process: text for a person at a
+// terminal, a JSON object a line for everything else.
+package logger
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/term"
+)
+
+// Formats are the values that New takes for format.
+var Formats = []string{"auto", "text", "json"}
+
+// New returns a logger that writes to w. level is a name that logrus knows
+// (error, warn, info, debug); format is text, json, or auto, which is text
+// where w is a terminal and JSON elsewhere.
+func New(w io.Writer, level, format string) (*logrus.Logger, error) {
+	parsed, err := logrus.ParseLevel(level)
+	if err != nil {
+		return nil, fmt.Errorf("log level %q: want error, warn, info or debug", level)
+	}
+	log := logrus.New()
+	log.SetOutput(w)
+	log.SetLevel(parsed)
+	switch {
+	case format == "text" || format == "auto" && isTerminal(w):
+		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, TimestampFormat: time.TimeOnly})
+	case format == "json" || format == "auto":
+		log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
+	default:
+		return nil, fmt.Errorf("log format %q: want auto, text or json", format)
+	}
+	return log, nil
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

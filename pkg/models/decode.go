@@ -1,0 +1,153 @@
+package models
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// Decode reads exactly one JSON document (RFC 8259, and RFC 7493 §2: UTF-8, no
+// name twice) into a T. Unknown fields, wrong types, null, NUL characters and
+// anything behind the document are errors: an *Invalid that names the field.
+// It judges the shape only; Validate judges the values.
+func Decode[T any](document []byte) (T, error) {
+	var v T
+	if err := scan(document); err != nil {
+		return v, invalid(err)
+	}
+	if err := json.Unmarshal(document, &v, json.RejectUnknownMembers(true)); err != nil {
+		return v, invalid(err)
+	}
+	return v, nil
+}
+
+// DecodeConfig reads and validates a configuration as the controller serves
+// it. Fields that a newer controller may have added around the data are
+// passed over, but never one within it: half a configuration is not run.
+func DecodeConfig(document []byte) (Config, error) {
+	var envelope struct {
+		Version             int64          `json:"version"`
+		Data                jsontext.Value `json:"data"`
+		PollIntervalSeconds int            `json:"poll_interval_seconds"`
+	}
+	if len(document) > MaxBodyBytes {
+		return Config{}, Bad("", "document is longer than %d bytes", MaxBodyBytes)
+	}
+	if err := scan(document); err != nil {
+		return Config{}, invalid(err)
+	}
+	if err := json.Unmarshal(document, &envelope); err != nil {
+		return Config{}, invalid(err)
+	}
+	if len(envelope.Data) == 0 {
+		return Config{}, Bad("data", "is missing")
+	}
+	data, err := Decode[Data](envelope.Data)
+	if err != nil {
+		var bad *Invalid
+		if errors.As(err, &bad) {
+			for i := range bad.Errors {
+				bad.Errors[i].Field = strings.TrimSuffix("data."+bad.Errors[i].Field, ".")
+			}
+		}
+		return Config{}, err
+	}
+	c := Config{Version: envelope.Version, Data: data, PollIntervalSeconds: envelope.PollIntervalSeconds}
+	return c, c.Validate()
+}
+
+// Encode writes v as compact JSON. It fails only on a value that no wire type
+// holds, such as a NaN.
+func Encode(v any) ([]byte, error) {
+	b, err := json.Marshal(v, json.Deterministic(true))
+	if err != nil {
+		return nil, fmt.Errorf("encode %T: %w", v, err)
+	}
+	return b, nil
+}
+
+// scan reads every token once, for what Unmarshal lets pass: null, which would
+// leave a field as if it had not been sent, and NUL, which C strings end at.
+func scan(document []byte) error {
+	d := jsontext.NewDecoder(bytes.NewReader(document))
+	for {
+		token, err := d.ReadToken()
+		if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			if len(bytes.TrimSpace(document)) == 0 {
+				return Bad("", "the body is empty; a JSON document was expected")
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch token.Kind() {
+		case 'n':
+			return Bad(field(d.StackPointer()), "must not be null; leave the field out instead")
+		case '"':
+			if strings.ContainsRune(token.String(), 0) {
+				return Bad(field(d.StackPointer()), "holds a NUL character")
+			}
+		}
+	}
+}
+
+// invalid turns an error of the JSON library into one that a caller can act on.
+func invalid(err error) error {
+	var (
+		bad       *Invalid
+		syntactic *jsontext.SyntacticError
+		semantic  *json.SemanticError
+	)
+	switch {
+	case errors.As(err, &bad):
+		return bad
+	case errors.Is(err, jsontext.ErrDuplicateName) && errors.As(err, &syntactic):
+		return Bad(field(syntactic.JSONPointer), "stands there twice")
+	case errors.As(err, &syntactic):
+		if errors.Is(err, io.ErrUnexpectedEOF) {
+			return Bad("", "the JSON document ends too early, at byte %d", syntactic.ByteOffset)
+		}
+		return Bad("", "not a valid JSON document at byte %d: %v", syntactic.ByteOffset, syntactic.Err)
+	case errors.Is(err, json.ErrUnknownName) && errors.As(err, &semantic):
+		return Bad(field(semantic.JSONPointer), "is not a known field")
+	case errors.As(err, &semantic):
+		return Bad(field(semantic.JSONPointer), "must be %s", wanted(semantic.GoType))
+	}
+	return Bad("", "not a valid JSON document")
+}
+
+// field writes a JSON Pointer (RFC 6901) as the path people write: data.url.
+func field(p jsontext.Pointer) string {
+	var names []string
+	for name := range p.Tokens() {
+		names = append(names, name)
+	}
+	return strings.Join(names, ".")
+}
+
+func wanted(t reflect.Type) string {
+	if t == nil {
+		return "of another type"
+	}
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t.Kind() {
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int64:
+		return "a whole number"
+	case reflect.Slice:
+		return "an array"
+	}
+	return "an object"
+}

@@ -1,0 +1,165 @@
+// Package models is the wire contract: what controller, agent and worker say
+// to each other and to the admin, and the one validator that judges it. What
+// the controller accepts, agent and worker accept, because all three ask here.
+package models
+
+import "time"
+
+// Bounds of the contract. A document outside of them is refused with the name
+// of the field.
+const (
+	MaxBodyBytes     = 64 << 10         // a JSON document in a request or an answer
+	MaxURLBytes      = 2048             // the configured URL
+	MaxMessageBytes  = 1024             // why a version was published
+	MaxErrorBytes    = 1024             // a worker's own words in a report
+	MaxHostnameBytes = 253              // RFC 1035 §2.3.4
+	MaxMetadataBytes = 8 << 10          // what an agent says of itself
+	MaxAgentIDBytes  = 64               //
+	MinPollInterval  = time.Second      //
+	MaxPollInterval  = 24 * time.Hour   //
+	ConfigPath       = "/api/v1/config" // where a configuration is fetched and published
+)
+
+// Headers of the contract that no RFC names.
+const (
+	// HeaderPollInterval repeats the poll interval, in whole seconds, on every
+	// answer to a poll, the ones without a body too.
+	HeaderPollInterval = "X-Poll-Interval-Seconds"
+	// HeaderConfigVersion names the version that a hit was served with.
+	HeaderConfigVersion = "X-Config-Version"
+)
+
+// Data is what a worker runs: the part of a configuration that the admin writes.
+type Data struct {
+	// URL is fetched for every hit: absolute, http or https.
+	URL string `json:"url" example:"https://example.com/"`
+}
+
+// Config is a configuration as an agent fetches it.
+type Config struct {
+	Version             int64 `json:"version" example:"8"`
+	Data                Data  `json:"data"`
+	PollIntervalSeconds int   `json:"poll_interval_seconds" example:"30"`
+}
+
+// PollInterval is PollIntervalSeconds as a duration.
+func (c Config) PollInterval() time.Duration {
+	return time.Duration(c.PollIntervalSeconds) * time.Second
+}
+
+// PublishRequest publishes a configuration. A field that is left out keeps the
+// value it has; the message belongs to this publish alone.
+type PublishRequest struct {
+	URL                 *string `json:"url" example:"https://example.com/"`
+	PollIntervalSeconds *int    `json:"poll_interval_seconds,omitempty" example:"30"`
+	Message             *string `json:"message,omitempty" example:"move to the new site"`
+}
+
+// PublishResponse says what a publish came to. Changed is false when the same
+// content was current already: then Version is the one that carries it.
+type PublishResponse struct {
+	Message string `json:"message" example:"Configuration published"`
+	Version int64  `json:"version" example:"8"`
+	Changed bool   `json:"changed" example:"true"`
+}
+
+// PublishedConfig is a version in the history.
+type PublishedConfig struct {
+	Version             int64     `json:"version" example:"8"`
+	Data                Data      `json:"data"`
+	PollIntervalSeconds int       `json:"poll_interval_seconds" example:"30"`
+	ETag                string    `json:"etag" example:"\"pXq3nYk0m1Zr7tQe5uWc2A\""` // quoted, as in the header
+	Message             string    `json:"message" example:"move to the new site"`
+	PublishedBy         string    `json:"published_by" example:"admin"`
+	PublishedAt         time.Time `json:"published_at"`
+	SourceIP            string    `json:"source_ip" example:"127.0.0.1"`
+	RestoredFrom        *int64    `json:"restored_from"` // the version that a rollback copied, else null
+}
+
+// RegisterRequest registers an agent. With the id of a known agent it is the
+// same agent, come back; without an id the controller makes one.
+type RegisterRequest struct {
+	Hostname string         `json:"hostname" example:"web-17"`
+	Metadata map[string]any `json:"metadata,omitempty"`
+	AgentID  string         `json:"agent_id,omitempty" example:"019aa1f0-7e2c-7c31-9a51-0a4f6e1d2b3c"`
+}
+
+// RegisterResponse is an agent's identity. The token is said once, here, and
+// kept by the controller as a hash only.
+type RegisterResponse struct {
+	AgentID             string `json:"agent_id"`
+	AgentToken          string `json:"agent_token"`
+	PollURL             string `json:"poll_url" example:"/api/v1/config"`
+	PollIntervalSeconds int    `json:"poll_interval_seconds" example:"30"`
+}
+
+// AttemptStatus is the outcome of an agent's last attempt to apply a version.
+type AttemptStatus string
+
+// The outcomes. APPLIED means that the worker accepted exactly that version.
+const (
+	Applying AttemptStatus = "APPLYING"
+	Applied  AttemptStatus = "APPLIED"
+	Failed   AttemptStatus = "FAILED"
+)
+
+// Report is what an agent says of an attempt.
+type Report struct {
+	Version int64         `json:"version" example:"8"`
+	Status  AttemptStatus `json:"status" enums:"APPLYING,APPLIED,FAILED" example:"APPLIED"`
+	Error   string        `json:"error,omitempty"` // the worker's own words
+}
+
+// Attempt is the last report of an agent, with the controller's clock.
+type Attempt struct {
+	Version int64         `json:"version"`
+	Status  AttemptStatus `json:"status" enums:"APPLYING,APPLIED,FAILED"`
+	Error   string        `json:"error"`
+	At      time.Time     `json:"at"`
+}
+
+// AgentStatus is how an agent is, computed from when it was last seen and from
+// its last attempt.
+type AgentStatus string
+
+// The states of an agent.
+const (
+	Online      AgentStatus = "online"  // seen within three of its own intervals
+	Stale       AgentStatus = "stale"   // missed three polls
+	Offline     AgentStatus = "offline" // missed ten polls, or never seen
+	AgentFailed AgentStatus = "failed"  // seen, but its worker refused the desired version
+)
+
+// Agent is an agent as the admin sees it.
+type Agent struct {
+	ID             string         `json:"id"`
+	Hostname       string         `json:"hostname"`
+	Metadata       map[string]any `json:"metadata"`
+	RegisteredAt   time.Time      `json:"registered_at"`
+	LastPoll       *time.Time     `json:"last_poll"` // null until the first poll
+	Status         AgentStatus    `json:"status" enums:"online,stale,offline,failed"`
+	DesiredVersion *int64         `json:"desired_version"` // null until something is published
+	AppliedVersion *int64         `json:"applied_version"` // null until its worker accepted one
+	LastAttempt    *Attempt       `json:"last_attempt"`
+}
+
+// WorkerConfig is what an agent pushes to its worker. A push by hand may leave
+// the version out: then it is 0.
+type WorkerConfig struct {
+	URL     string `json:"url" example:"https://example.com/"`
+	Version int64  `json:"version,omitempty" example:"8"`
+}
+
+// WorkerAccepted is a worker's answer to a push.
+type WorkerAccepted struct {
+	Message string `json:"message" example:"Configuration applied"`
+	Version int64  `json:"version" example:"8"`
+}
+
+// WorkerState is what a worker runs. Instance is random per process: when it
+// changes, the worker was restarted.
+type WorkerState struct {
+	URL      string `json:"url"`
+	Version  int64  `json:"version"`
+	Instance string `json:"instance"`
+}

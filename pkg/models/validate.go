@@ -1,0 +1,240 @@
+package models
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// FieldError names a field of a document, a query or a header, and what is
+// wrong with it.
+type FieldError struct {
+	Field  string `json:"field" example:"url"`
+	Detail string `json:"detail" example:"must be absolute: begin with http:// or https://"`
+}
+
+// Invalid is the error of a document that breaks the contract. It holds every
+// fault that was found, not only the first.
+type Invalid struct {
+	Errors []FieldError
+}
+
+func (e *Invalid) Error() string {
+	faults := make([]string, len(e.Errors))
+	for i, f := range e.Errors {
+		faults[i] = strings.TrimSpace(f.Field + " " + f.Detail)
+	}
+	return strings.Join(faults, "; ")
+}
+
+// Bad is the error of one bad field.
+func Bad(field, format string, args ...any) *Invalid {
+	return &Invalid{Errors: []FieldError{{Field: field, Detail: fmt.Sprintf(format, args...)}}}
+}
+
+// check collects faults and gives them back as one error, or nil.
+type check []FieldError
+
+func (c *check) that(ok bool, field, format string, args ...any) {
+	if !ok {
+		*c = append(*c, FieldError{Field: field, Detail: fmt.Sprintf(format, args...)})
+	}
+}
+
+func (c *check) err() error {
+	if len(*c) == 0 {
+		return nil
+	}
+	return &Invalid{Errors: *c}
+}
+
+// Validate returns an *Invalid that names every bad field, or nil.
+func (c Config) Validate() error {
+	var f check
+	f.that(c.Version > 0, "version", "must be 1 or more, not %d", c.Version)
+	f.url("data.url", c.Data.URL)
+	f.pollInterval(c.PollIntervalSeconds)
+	return f.err()
+}
+
+// Validate returns an *Invalid that names every bad field, or nil. That a URL
+// is there at all is for the publish to decide, which knows what is current.
+func (r PublishRequest) Validate() error {
+	var f check
+	if r.URL != nil {
+		f.url("url", *r.URL)
+	}
+	if r.PollIntervalSeconds != nil {
+		f.pollInterval(*r.PollIntervalSeconds)
+	}
+	if r.Message != nil {
+		f.text("message", *r.Message, MaxMessageBytes)
+	}
+	return f.err()
+}
+
+// Validate returns an *Invalid that names every bad field, or nil.
+func (r RegisterRequest) Validate() error {
+	var f check
+	f.that(r.Hostname != "", "hostname", "is missing")
+	f.text("hostname", r.Hostname, MaxHostnameBytes)
+	if r.AgentID != "" {
+		f.that(agentID.MatchString(r.AgentID), "agent_id",
+			"must be 1 to %d letters, digits, dots, dashes or underscores", MaxAgentIDBytes)
+	}
+	metadata, err := Encode(r.Metadata)
+	f.that(err == nil && len(metadata) <= MaxMetadataBytes, "metadata", "is longer than %d bytes", MaxMetadataBytes)
+	return f.err()
+}
+
+// Validate returns an *Invalid that names every bad field, or nil.
+func (r Report) Validate() error {
+	var f check
+	f.that(r.Version > 0, "version", "must be 1 or more, not %d", r.Version)
+	switch r.Status {
+	case Applying, Applied, Failed:
+	default:
+		f.that(false, "status", "must be APPLYING, APPLIED or FAILED")
+	}
+	f.that(len(r.Error) <= MaxErrorBytes, "error", "is longer than %d bytes", MaxErrorBytes)
+	return f.err()
+}
+
+// Validate returns an *Invalid that names every bad field, or nil.
+func (w WorkerConfig) Validate() error {
+	var f check
+	f.url("url", w.URL)
+	f.that(w.Version >= 0, "version", "must not be negative")
+	return f.err()
+}
+
+// agentID is what an agent may call itself: it must survive as a user-id of
+// Basic authentication (RFC 7617 §2: no colon) and as a segment of a path.
+var agentID = regexp.MustCompile(fmt.Sprintf(`^[A-Za-z0-9][A-Za-z0-9._-]{0,%d}$`, MaxAgentIDBytes-1))
+
+// PollInterval reads a poll interval in whole seconds, such as comes in a query.
+func PollInterval(field, text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return 0, Bad(field, "must be a whole number of seconds, such as 30")
+	}
+	var f check
+	f.interval(field, n)
+	return n, f.err()
+}
+
+func (c *check) pollInterval(seconds int) { c.interval("poll_interval_seconds", seconds) }
+
+func (c *check) interval(field string, seconds int) {
+	low, high := int(MinPollInterval/time.Second), int(MaxPollInterval/time.Second)
+	c.that(seconds >= low && seconds <= high, field, "must be %d to %d seconds", low, high)
+}
+
+func (c *check) text(field, s string, most int) {
+	c.that(len(s) <= most, field, "is longer than %d bytes", most)
+	c.that(!strings.ContainsFunc(s, unicode.IsControl), field, "holds a control character")
+}
+
+// Text reports whether s is a line of at most `most` bytes with no control
+// character, as an error that names the field, or nil.
+func Text(field, s string, most int) error {
+	var f check
+	f.text(field, s, most)
+	return f.err()
+}
+
+// url judges a target as strictly as every part of the system needs: what
+// passes here is fetched as written, without a rewrite on the way.
+func (c *check) url(field, s string) {
+	if detail := urlFault(s); detail != "" {
+		*c = append(*c, FieldError{Field: field, Detail: detail})
+	}
+}
+
+// hostname is a DNS name (RFC 1035 §2.3.1, underscores tolerated, a root dot
+// allowed) in ASCII.
+var hostname = regexp.MustCompile(`^(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?$`)
+
+func urlFault(s string) string {
+	switch {
+	case s == "":
+		return "is missing: say which URL the workers fetch, such as https://example.com/"
+	case len(s) > MaxURLBytes:
+		return fmt.Sprintf("is %d bytes long; at most %d are allowed", len(s), MaxURLBytes)
+	case !utf8.ValidString(s):
+		return "is not valid UTF-8"
+	case strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
+		return "holds a space or a control character; write a space as %20"
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return "is not a URL: it cannot be parsed"
+	}
+	switch {
+	case u.Scheme == "":
+		return "must be absolute: begin with http:// or https://"
+	case u.Scheme != "http" && u.Scheme != "https":
+		return fmt.Sprintf("has the scheme %q; only http and https are fetched", u.Scheme)
+	case u.User != nil:
+		return "must not hold a user name or password"
+	case strings.Contains(s, "#"):
+		return "must not hold a fragment (#…): it is never sent to a server"
+	case u.Opaque != "" || u.Hostname() == "":
+		return "has no host"
+	}
+	if detail := hostFault(u); detail != "" {
+		return detail
+	}
+	if strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return "holds characters outside ASCII; percent-encode them"
+	}
+	return ""
+}
+
+func hostFault(u *url.URL) string {
+	host := u.Hostname()
+	if strings.ContainsFunc(host, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return "has a host outside ASCII; write it in Punycode (xn--…)"
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		if addr.Zone() != "" {
+			return "has an address with a zone, which means something on one machine only"
+		}
+	} else if strings.HasPrefix(u.Host, "[") || !hostname.MatchString(host) || len(host) > MaxHostnameBytes {
+		return fmt.Sprintf("has a host that is no DNS name or address: %q", host)
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return "has a port that is not 1 to 65535"
+		}
+	} else if strings.HasSuffix(u.Host, ":") {
+		return "ends its host with a colon but names no port"
+	}
+	return ""
+}
+
+// Trim makes words of another process fit for a report and a log line: valid
+// UTF-8, one line, at most MaxErrorBytes.
+func Trim(words string) string {
+	words = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(words, "\uFFFD"))
+	words = strings.TrimSpace(words)
+	if len(words) <= MaxErrorBytes {
+		return words
+	}
+	end := MaxErrorBytes - len("…")
+	for !utf8.RuneStart(words[end]) {
+		end--
+	}
+	return words[:end] + "…"
+}

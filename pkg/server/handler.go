@@ -1,0 +1,141 @@
+package server
+
+import (
+	"errors"
+	"io"
+	"math/rand/v2"
+	"mime"
+	"net/http"
+	"regexp"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/pkg/buildinfo"
+	"github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/problem"
+)
+
+// HeaderRequestID names a request in logs and answers. The caller's is kept
+// if it is fit for a log line, else one is made.
+const HeaderRequestID = "X-Request-ID"
+
+var requestID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
+
+// RequestID is the id of a request that went through Wrap.
+func RequestID(r *http.Request) string { return r.Header.Get(HeaderRequestID) }
+
+// Wrap gives every request an id, bounds its body at models.MaxBodyBytes, sets
+// the headers that keep a browser from guessing, and turns a panic into a 500
+// that is logged with its stack.
+func Wrap(next http.Handler, log logrus.FieldLogger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get(HeaderRequestID)
+		if !requestID.MatchString(id) {
+			id = strconv.FormatUint(rand.Uint64(), 36)
+			r.Header.Set(HeaderRequestID, id)
+		}
+		h := w.Header()
+		h.Set(HeaderRequestID, id)
+		h.Set("X-Content-Type-Options", "nosniff")
+		if r.Body != nil && r.Body != http.NoBody {
+			r.Body = http.MaxBytesReader(w, r.Body, models.MaxBodyBytes)
+		}
+		defer recoverTo(w, r, log)
+		next.ServeHTTP(w, r)
+	})
+}
+
+func recoverTo(w http.ResponseWriter, r *http.Request, log logrus.FieldLogger) {
+	switch err := recover(); err {
+	case nil:
+	case http.ErrAbortHandler:
+		panic(err) // a handler that means to cut the connection
+	default:
+		log.WithFields(logrus.Fields{
+			"request_id": RequestID(r), "method": r.Method, "path": r.URL.Path, "panic": err, "stack": string(debug.Stack()),
+		}).Error("Handler panicked")
+		problem.Write(w, Internal(r))
+	}
+}
+
+// Internal is the answer to a request that failed for a reason that is ours.
+// The log has it under the request's id; the caller learns the id.
+func Internal(r *http.Request) *problem.Problem {
+	return problem.New(http.StatusInternalServerError, "internal error; the log has it under request id %s", RequestID(r))
+}
+
+// Decode reads the JSON document in the body of a request into a T. The error
+// is a *problem.Problem of status 415, 413, 408 or 400. It judges the shape, as
+// models.Decode does.
+func Decode[T any](r *http.Request) (T, error) {
+	var zero T
+	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != "application/json" {
+		return zero, problem.New(http.StatusUnsupportedMediaType, "send the document with Content-Type: application/json")
+	}
+	body, err := io.ReadAll(r.Body)
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return zero, problem.New(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", tooLarge.Limit)
+	case err != nil:
+		return zero, problem.New(http.StatusRequestTimeout, "the body did not arrive whole")
+	}
+	v, err := models.Decode[T](body)
+	var bad *models.Invalid
+	if errors.As(err, &bad) {
+		return zero, problem.Invalid(bad)
+	}
+	return v, err
+}
+
+// WriteJSON answers with v as a JSON document.
+func WriteJSON(w http.ResponseWriter, status int, v any) error {
+	body, err := models.Encode(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(body, '\n')) // the caller has gone: nobody is left to tell
+	return nil
+}
+
+// Status is what /health and /ready answer when all is well.
+type Status struct {
+	Status string `json:"status" example:"ok"`
+}
+
+// Health answers GET /health: the process lives.
+func Health(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Cache-Control", "no-store")
+	_ = WriteJSON(w, http.StatusOK, Status{"ok"})
+}
+
+// Ready answers GET /ready with what reasons gives: 200 when there is none to
+// send the traffic elsewhere, else 503 with each of them.
+func Ready(reasons func(*http.Request) []models.FieldError) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if found := reasons(r); len(found) > 0 {
+			p := problem.New(http.StatusServiceUnavailable, "not ready: %s", (&models.Invalid{Errors: found}).Error())
+			p.Errors = found
+			problem.Write(w, p)
+			return
+		}
+		w.Header().Set("Cache-Control", "no-store")
+		_ = WriteJSON(w, http.StatusOK, Status{"ready"})
+	}
+}
+
+// Version answers GET /version: which build this is.
+func Version(w http.ResponseWriter, _ *http.Request) {
+	_ = WriteJSON(w, http.StatusOK, buildinfo.Read())
+}
+
+// RetryAfter sets the Retry-After header (RFC 9110 §10.2.3), in whole seconds
+// and at least one.
+func RetryAfter(h http.Header, d time.Duration) {
+	h.Set("Retry-After", strconv.Itoa(max(1, int((d+time.Second-1)/time.Second))))
+}

@@ -1,0 +1,273 @@
+// Package settings reads the options of a process: defaults, then an optional
+// file, then the environment. They are declared as one struct, which is also
+// the manual page: each field carries its name, its default and what it means.
+//
+//	type Settings struct {
+//		Port     int             `setting:"PORT" default:"8080" usage:"TCP port to listen on; 0 picks a free one"`
+//		Password settings.Secret `setting:"ADMIN_PASSWORD" default:"admin123" usage:"password of the admin"`
+//	}
+//
+// A Secret X may also come from the file that X_FILE names.
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/viper"
+)
+
+// Secret is a setting that is never printed: every way to format it gives a
+// placeholder.
+type Secret string
+
+const hidden = "[secret]"
+
+func (Secret) String() string               { return hidden }
+func (Secret) GoString() string             { return hidden }
+func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
+
+// Reveal gives the secret itself.
+func (s Secret) Reveal() string { return string(s) }
+
+// Fault is a setting that cannot be used, and why.
+type Fault struct {
+	Setting string
+	Detail  string
+}
+
+// Faults is the error of settings that cannot be used: all of them at once.
+type Faults []Fault
+
+func (f Faults) Error() string {
+	lines := make([]string, 0, len(f)+1)
+	lines = append(lines, "these settings cannot be used:")
+	for _, fault := range f {
+		lines = append(lines, "  "+fault.Setting+" "+fault.Detail)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Check adds a fault unless ok.
+func (f *Faults) Check(ok bool, setting, detail string, args ...any) {
+	if !ok {
+		*f = append(*f, Fault{setting, fmt.Sprintf(detail, args...)})
+	}
+}
+
+// Err is f as an error, nil when there is no fault.
+func (f Faults) Err() error {
+	if len(f) == 0 {
+		return nil
+	}
+	return f
+}
+
+// Validator is a settings struct that knows what its values must be, beyond
+// their types. It is asked only about values that could be read.
+type Validator interface{ Validate() Faults }
+
+// Read fills the struct that into points to. file may be empty. The error is a
+// Faults, or says why the file could not be read.
+func Read(into Validator, file string) error {
+	v := viper.New()
+	fields := fieldsOf(into)
+	for _, f := range fields {
+		v.SetDefault(f.name, f.fallback)
+		_ = v.BindEnv(f.name, f.name) // fails only without a name
+	}
+	var faults Faults
+	if file != "" {
+		v.SetConfigFile(file)
+		if err := v.ReadInConfig(); err != nil {
+			return fmt.Errorf("read settings file %s: %w", file, err)
+		}
+		faults = append(faults, unknownKeys(v, fields)...)
+	}
+	for _, f := range fields {
+		text := v.GetString(f.name)
+		if f.secret {
+			fromFile, fault := secretFromFile(f.name, v)
+			faults = append(faults, fault...)
+			if fromFile != "" {
+				text = fromFile
+			}
+		}
+		if detail := f.set(text); detail != "" {
+			faults = append(faults, Fault{f.name, detail})
+		}
+	}
+	if len(faults) == 0 {
+		faults = into.Validate()
+	}
+	return faults.Err()
+}
+
+// secretFromFile reads the secret X from the file named by X_FILE, less the
+// newline that editors leave at its end.
+func secretFromFile(name string, v *viper.Viper) (string, Faults) {
+	setting := name + "_FILE"
+	_ = v.BindEnv(setting, setting)
+	path := v.GetString(setting)
+	switch {
+	case path == "":
+		return "", nil
+	case os.Getenv(name) != "":
+		return "", Faults{{setting, "is set, and so is " + name + "; set one of the two"}}
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", Faults{{setting, "cannot be read: " + err.Error()}}
+	}
+	secret := strings.TrimRight(string(b), "\r\n")
+	if secret == "" {
+		return "", Faults{{setting, "names an empty file: " + path}}
+	}
+	return secret, nil
+}
+
+func unknownKeys(v *viper.Viper, fields []field) (faults Faults) {
+	for _, key := range v.AllKeys() {
+		name := strings.ToUpper(key)
+		if !slices.ContainsFunc(fields, func(f field) bool {
+			return f.name == name || f.secret && f.name+"_FILE" == name
+		}) {
+			faults = append(faults, Fault{name, "is no setting of this program; --help lists them"})
+		}
+	}
+	slices.SortFunc(faults, func(a, b Fault) int { return strings.Compare(a.Setting, b.Setting) })
+	return faults
+}
+
+// field is one field of a settings struct.
+type field struct {
+	name, fallback, usage string
+	secret                bool
+	value                 reflect.Value
+}
+
+func fieldsOf(into Validator) []field {
+	value := reflect.ValueOf(into).Elem()
+	fields := make([]field, 0, value.NumField())
+	for i := range value.NumField() {
+		f := value.Type().Field(i)
+		fields = append(fields, field{
+			name:     f.Tag.Get("setting"),
+			fallback: f.Tag.Get("default"),
+			usage:    f.Tag.Get("usage"),
+			secret:   f.Type == reflect.TypeFor[Secret](),
+			value:    value.Field(i),
+		})
+	}
+	return fields
+}
+
+// set reads text as the field's type, and says what is wrong with it if it
+// cannot.
+func (f field) set(text string) (fault string) {
+	switch into := f.value.Addr().Interface().(type) {
+	case *string:
+		*into = text
+	case *Secret:
+		*into = Secret(text)
+	case *int:
+		n, err := strconv.Atoi(strings.TrimSpace(text))
+		if err != nil {
+			return fmt.Sprintf("is %q; it must be a whole number", text)
+		}
+		*into = n
+	case *bool:
+		b, err := strconv.ParseBool(strings.TrimSpace(text))
+		if err != nil {
+			return fmt.Sprintf("is %q; it must be true or false", text)
+		}
+		*into = b
+	case *time.Duration:
+		d, err := time.ParseDuration(strings.TrimSpace(text))
+		if err != nil {
+			return fmt.Sprintf("is %q; it must be a duration with its unit, such as 30s or 5m", text)
+		}
+		*into = d
+	case *[]netip.Prefix:
+		prefixes, detail := parsePrefixes(text)
+		if detail != "" {
+			return detail
+		}
+		*into = prefixes
+	default:
+		panic(fmt.Sprintf("settings: %s has a type that cannot be read: %T", f.name, into))
+	}
+	return ""
+}
+
+// parsePrefixes reads networks with commas between; a bare address is a network of one.
+func parsePrefixes(text string) (prefixes []netip.Prefix, fault string) {
+	for part := range strings.SplitSeq(text, ",") {
+		part = strings.TrimSpace(part)
+		if part == "" {
+			continue
+		}
+		prefix, err := netip.ParsePrefix(part)
+		if addr, addrErr := netip.ParseAddr(part); err != nil && addrErr == nil {
+			prefix, err = addr.Prefix(addr.BitLen())
+		}
+		if err != nil {
+			return nil, fmt.Sprintf("holds %q, which is no network such as 10.0.0.0/8", part)
+		}
+		prefixes = append(prefixes, prefix.Masked())
+	}
+	return prefixes, ""
+}
+
+// IsLoopback reports whether a process that listens on host can be reached
+// from its own machine only.
+func IsLoopback(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(host)
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// CheckListener adds the faults of an address to listen on.
+func (f *Faults) CheckListener(host string, port int) {
+	f.Check(port >= 0 && port <= 65535, "PORT", "is %d; it must be 0 to 65535", port)
+	f.Check(host != "", "HOST", "is empty; say 127.0.0.1 for this machine only, or 0.0.0.0 for every interface")
+	f.Check(!strings.ContainsAny(host, " /") && !strings.Contains(host, "://"), "HOST", "is %q; it must be an address or a host name", host)
+}
+
+// CheckLog adds the faults of the settings of the log.
+func (f *Faults) CheckLog(level, format string) {
+	f.Check(slices.Contains([]string{"error", "warn", "info", "debug"}, level), "LOG_LEVEL", "is %q; it must be error, warn, info or debug", level)
+	f.Check(slices.Contains([]string{"auto", "text", "json"}, format), "LOG_FORMAT", "is %q; it must be auto, text or json", format)
+}
+
+// CheckServer adds a fault unless text is the base URL of an HTTP server.
+func (f *Faults) CheckServer(setting, text string) {
+	u, err := url.Parse(text)
+	f.Check(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil && u.RawQuery == "" && u.Fragment == "",
+		setting, "is not the URL of a server, such as http://localhost:8080")
+}
+
+// CheckDefault adds a fault when a process that others can reach would run
+// with a password that everybody knows.
+func (f *Faults) CheckDefault(host, setting string, password Secret, known string) {
+	f.Check(password != "", setting, "is empty; set it, or name a file that holds it in %s_FILE", setting)
+	f.Check(IsLoopback(host) || password.Reveal() != known, setting,
+		"is the default, and HOST=%s can be reached from other machines; set %s to a secret of your own, or HOST to 127.0.0.1", host, setting)
+}
+
+// Address joins a host and a port for net.Listen.
+func Address(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
+
+// ErrUsage is the error of a command line that cannot be understood.
+var ErrUsage = errors.New("usage")

@@ -1,0 +1,3 @@
+module github.com/fleetconf/fleetconf/tools
+
+go 1.26.0
