@@ -1,0 +1,94 @@
+# Fleetconf. `make` alone lists what there is.
+
+MODULES  := pkg controller agent worker test
+BINARIES := controller agent worker
+TAGS     := nomsgpack,osusergo,netgo,sqlite_omit_load_extension
+FUZZTIME ?= 10s
+
+# The packages that hold the rules, each of which tests must cover to COVER_MIN %.
+RULES     := controller/internal/service agent/internal/poller agent/internal/cache worker/internal/proxy pkg/auth
+COVER_MIN := 85
+
+# What GET /version answers. The date is that of the commit, so that the same
+# commit builds the same bytes; where there is no git, it is today's.
+BUILDINFO := github.com/fleetconf/fleetconf/pkg/buildinfo
+RELEASE   := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
+COMMIT    := $(or $(shell git rev-parse --short=12 HEAD 2>/dev/null | grep -v HEAD),unknown)
+DATE      := $(or $(shell TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null),$(shell date -u +%Y-%m-%dT%H:%M:%SZ))
+LDFLAGS   := -X $(BUILDINFO).Release=$(RELEASE) -X $(BUILDINFO).Commit=$(COMMIT) -X $(BUILDINFO).Date=$(DATE)
+
+BUILD     := go build -trimpath -buildvcs=false -tags $(TAGS) -ldflags "$(LDFLAGS)"
+GOTESTSUM := bin/tools/gotestsum --format pkgname-and-test-fails --packages work
+LINTER    := bin/tools/golangci-lint
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build $(BINARIES)
+build: $(BINARIES) ## Build bin/controller, bin/agent and bin/worker
+
+$(BINARIES):
+	$(BUILD) -o bin/$@ ./$@/cmd
+
+.PHONY: run
+run: build ## Build, and run all three here (./scripts/start-all.sh)
+	./scripts/start-all.sh
+
+.PHONY: test
+test: tools ## Run the tests of every module, with -race
+	$(GOTESTSUM) -- -race -tags $(TAGS)
+
+.PHONY: check
+check: format vet lint tidy fresh cover test ## Format, vet, lint, generated files fresh, coverage, tests with -race
+
+.PHONY: e2e
+e2e: build ## Run the whole system, and break it (./scripts/test-e2e.sh)
+	./scripts/test-e2e.sh
+
+.PHONY: bench
+bench: build ## Run the benchmarks
+	go test -run '^$$' -bench . -benchmem -tags $(TAGS) work
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME (10s)
+	./scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: generate
+generate: ## Generate the API documents again
+	go generate ./controller/... ./worker/...
+
+.PHONY: cover
+cover: ## Print the coverage of the rules, and fail below 85 %
+	./scripts/cover.sh $(COVER_MIN) $(TAGS) $(RULES)
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin dist coverage.out $(foreach b,$(BINARIES),$(b)/$(b))
+
+.PHONY: format vet lint tidy fresh
+format:
+	@unformatted=$$(gofmt -l $(MODULES)); test -z "$$unformatted" || \
+		{ printf 'These files are not formatted; run gofmt -w on them:\n%s\n' "$$unformatted" >&2; exit 1; }
+
+vet:
+	go vet -tags $(TAGS) work
+
+lint: tools
+	$(LINTER) run --build-tags $(TAGS) $(MODULES:%=./%/...)
+
+tidy:
+	@for m in $(MODULES); do GOWORK=off go -C $$m mod tidy -diff || \
+		{ echo "$$m/go.mod is not tidy; run go mod tidy in $$m" >&2; exit 1; }; done
+
+fresh:
+	./scripts/check-generated.sh controller worker
+
+# The linter and the test runner are pinned by a module outside the workspace.
+.PHONY: tools
+tools: bin/tools/.built
+bin/tools/.built: tools/go.mod tools/go.sum
+	@mkdir -p $(@D)
+	GOWORK=off go -C tools build -buildvcs=false -o ../$(@D)/ tool
+	@touch $@
