@@ -58,7 +58,7 @@ func Serve(ctx context.Context, ln net.Listener, handler http.Handler, log logru
 		log.WithField("after", DrainTimeout.String()).Warn("Requests still open were cut")
 		_ = s.Close()
 	}
-	<-served
+	_ = <-served // http.ErrServerClosed
 	return nil
 }
 

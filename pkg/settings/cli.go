@@ -34,7 +34,7 @@ func (p Program) Parse(args []string, into Validator, stdout io.Writer) error {
 		p.help(into, stdout)
 		return errDone
 	case err != nil:
-		return fmt.Errorf("%w: %v; --help says what can be given", ErrUsage, err)
+		return fmt.Errorf("%w: %w; --help says what can be given", ErrUsage, err)
 	case *version:
 		_, _ = fmt.Fprintln(stdout, p.Name, buildinfo.Read())
 		return errDone
