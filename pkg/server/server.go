@@ -58,7 +58,9 @@ func Serve(ctx context.Context, ln net.Listener, handler http.Handler, log logru
 		log.WithField("after", DrainTimeout.String()).Warn("Requests still open were cut")
 		_ = s.Close()
 	}
-	_ = <-served // http.ErrServerClosed
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+	}
 	return nil
 }
 
