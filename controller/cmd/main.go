@@ -1,0 +1,115 @@
+// Command controller keeps every version of the configuration and serves the
+// current one to the fleet.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	_ "github.com/fleetconf/fleetconf/controller/docs" // the Swagger document
+	"github.com/fleetconf/fleetconf/controller/internal/api"
+	"github.com/fleetconf/fleetconf/controller/internal/config"
+	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/pkg/auth"
+	"github.com/fleetconf/fleetconf/pkg/buildinfo"
+	"github.com/fleetconf/fleetconf/pkg/logger"
+	"github.com/fleetconf/fleetconf/pkg/server"
+	"github.com/fleetconf/fleetconf/pkg/settings"
+)
+
+//go:generate go tool swag init --quiet --generalInfo api.go --dir ../internal/api,../../pkg/models,../../pkg/problem --output ../docs
+
+var program = settings.Program{
+	Name: "controller",
+	About: `The Fleetconf controller keeps every version of the configuration, serves the
+current one to the agents, and knows who runs what.`,
+	Examples: `  controller
+  DB_PATH=/var/lib/fleetconf/controller.db ADMIN_PASSWORD_FILE=/run/secrets/admin \
+    AGENT_PASSWORD_FILE=/run/secrets/agent HOST=0.0.0.0 controller
+  curl -u admin:admin123 -H 'Content-Type: application/json' \
+    -d '{"url":"https://example.com/"}' http://localhost:8080/api/v1/config`,
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	program.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// admin, agents ──▶ api ──▶ service.Configs ──▶ database.DB (SQLite)
+//
+//	└────▶ service.Agents ────────▲
+//	       (presence, in batches)
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
+	var set config.Settings
+	if err := program.Parse(args, &set, stdout); err != nil {
+		return err
+	}
+	log, err := logger.New(stderr, set.LogLevel, set.LogFormat)
+	if err != nil {
+		return err
+	}
+	log.WithFields(logrus.Fields{"build": buildinfo.Read().String(), "database": set.DBPath}).Info("Starting")
+
+	db, err := database.Open(ctx, set.DBPath)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	configs, err := service.OpenConfigs(ctx, db, db.Epoch(), set.PollInterval())
+	if err != nil {
+		return err
+	}
+	agents, err := service.OpenAgents(ctx, db, configs, []string{set.AdminUsername, set.AgentUsername}, log)
+	if err != nil {
+		return err
+	}
+	if err := publishInitial(ctx, configs, set.InitialURL, log); err != nil {
+		return err
+	}
+	handler := api.New(api.Options{
+		Configs:      configs,
+		Agents:       agents,
+		Store:        db,
+		AgentAccount: auth.NewAccount(set.AgentUsername, set.AgentPassword.Reveal()),
+		AdminName:    set.AdminUsername,
+		AdminAccount: auth.NewAccount(set.AdminUsername, set.AdminPassword.Reveal()),
+		Log:          log,
+	})
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", settings.Address(set.Host, set.Port))
+	if err != nil {
+		return fmt.Errorf("%w; set HOST and PORT to an address that is free", err)
+	}
+
+	// Presence is flushed once more after the last request has ended.
+	serving, served := context.WithCancel(context.WithoutCancel(ctx))
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return agents.Run(serving) })
+	group.Go(func() error { defer served(); return server.Serve(ctx, listener, handler, log) })
+	return group.Wait()
+}
+
+// publishInitial publishes the URL of the settings where nothing was ever
+// published.
+func publishInitial(ctx context.Context, configs *service.Configs, url string, log logrus.FieldLogger) error {
+	if url == "" {
+		return nil
+	}
+	cfg, published, err := configs.PublishFirst(ctx, url)
+	if err != nil {
+		return fmt.Errorf("publish INITIAL_URL: %w", err)
+	}
+	if published {
+		log.WithField("version", cfg.Version).Info("Configuration published")
+	}
+	return nil
+}

@@ -1,0 +1,198 @@
+package api
+
+import (
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/service"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/server"
+)
+
+// register makes an agent known.
+//
+//	@Summary		Register an agent
+//	@Description	With the agent_id of a known agent it stays that agent. The token is said here only.
+//	@Tags			agents
+//	@Accept			json
+//	@Produce		json
+//	@Security		Agent
+//	@Param			agent	body		wire.RegisterRequest	true	"who it is"
+//	@Success		200		{object}	wire.RegisterResponse	"was known"
+//	@Success		201		{object}	wire.RegisterResponse	"is new"
+//	@Failure		400,401,403,413,415,503,507	{object}	problem.Problem
+//	@Router			/api/v1/register [post]
+func (a *API) register(c *gin.Context) error {
+	req, err := server.Decode[wire.RegisterRequest](c.Request)
+	if err != nil {
+		return err
+	}
+	if err := req.Validate(); err != nil {
+		return err
+	}
+	registration, err := fromRegister(req)
+	if err != nil {
+		return err
+	}
+	id, token, isNew, err := a.Agents.Register(c.Request.Context(), registration)
+	if err != nil {
+		return err
+	}
+	status := http.StatusOK
+	if isNew {
+		status = http.StatusCreated
+		a.Log.WithFields(logrus.Fields{"agent": id, "hostname": req.Hostname, "source_ip": c.ClientIP()}).Info("Agent registered")
+	}
+	c.Header("Cache-Control", "no-store")
+	return server.WriteJSON(c.Writer, status, wire.RegisterResponse{
+		AgentID: id, AgentToken: token, PollURL: wire.ConfigPath, PollIntervalSeconds: seconds(a.Configs.PollInterval()),
+	})
+}
+
+// agents lists the agents as they are now.
+//
+//	@Summary	List the agents, in the order of registration
+//	@Tags		agents
+//	@Produce	json
+//	@Security	Admin
+//	@Param		limit	query		int		false	"at most this many (100, at most 1000)"
+//	@Param		cursor	query		string	false	"where the page before ended; Link has it"
+//	@Param		status	query		string	false	"only agents in this state"	Enums(online, stale, offline, failed)
+//	@Param		version	query		int		false	"only agents that have applied this version"
+//	@Success	200		{array}		wire.Agent
+//	@Header		200		{string}	Link			"rel=next: the next page"
+//	@Header		200		{integer}	X-Total-Count	"how many there are on all pages"
+//	@Failure	400,401,403	{object}	problem.Problem
+//	@Router		/api/v1/agents [get]
+func (a *API) agents(c *gin.Context) error {
+	query, err := agentQuery(c)
+	if err != nil {
+		return err
+	}
+	now, desired := time.Now().UTC(), desired(a.Configs.Current())
+	page := a.Agents.List(query, now, desired)
+	out := make([]wire.Agent, 0, len(page.Agents))
+	for _, agent := range page.Agents {
+		out = append(out, toAgent(agent, now, desired))
+	}
+	c.Header("X-Total-Count", strconv.Itoa(page.Total))
+	if page.More {
+		next := c.Request.URL.Query()
+		next.Set("cursor", toCursor(page.Agents[len(page.Agents)-1].Seq))
+		target := url.URL{Path: c.Request.URL.Path, RawQuery: next.Encode()}
+		c.Header("Link", "<"+target.String()+`>; rel="next"`) // RFC 8288 §3
+	}
+	return server.WriteJSON(c.Writer, http.StatusOK, out)
+}
+
+var statusNames = []string{string(models.Online), string(models.Stale), string(models.Offline), string(models.Unwell)}
+
+func agentQuery(c *gin.Context) (q service.Query, err error) {
+	limit, err := number(c, "limit", defaultLimit, maxLimit)
+	if err != nil {
+		return q, err
+	}
+	q.Limit = int(limit)
+	if status, ok := c.GetQuery("status"); ok {
+		if !slices.Contains(statusNames, status) {
+			return q, wire.Bad("status", "must be one of %s", strings.Join(statusNames, ", "))
+		}
+		q.Status = models.Status(status)
+	}
+	if q.Applied, err = number(c, "version", 0, 1<<62); err != nil {
+		return q, err
+	}
+	if cursor, ok := c.GetQuery("cursor"); ok {
+		if q.After, ok = fromCursor(cursor); !ok {
+			return q, wire.Bad("cursor", "is not one that this server gave; begin again without it")
+		}
+	}
+	return q, nil
+}
+
+// A cursor is opaque to everyone else, so that what it holds may change.
+func toCursor(seq int64) string {
+	return base64.RawURLEncoding.EncodeToString([]byte("s" + strconv.FormatInt(seq, 10)))
+}
+
+func fromCursor(cursor string) (seq int64, ok bool) {
+	b, err := base64.RawURLEncoding.DecodeString(cursor)
+	if err != nil || len(b) < 2 || b[0] != 's' {
+		return 0, false
+	}
+	seq, err = strconv.ParseInt(string(b[1:]), 10, 64)
+	return seq, err == nil && seq > 0
+}
+
+// agent shows one agent.
+//
+//	@Summary	One agent
+//	@Tags		agents
+//	@Produce	json
+//	@Security	Admin
+//	@Param		id	path		string	true	"its id"
+//	@Success	200	{object}	wire.Agent
+//	@Failure	401,403,404	{object}	problem.Problem
+//	@Router		/api/v1/agents/{id} [get]
+func (a *API) agent(c *gin.Context) error {
+	agent, err := a.Agents.Agent(c.Param("id"))
+	if err != nil {
+		return err
+	}
+	return server.WriteJSON(c.Writer, http.StatusOK, toAgent(agent, time.Now().UTC(), desired(a.Configs.Current())))
+}
+
+// decommission forgets an agent.
+//
+//	@Summary		Decommission an agent
+//	@Description	Its token is revoked. An agent that still runs registers again.
+//	@Tags			agents
+//	@Security		Admin
+//	@Param			id	path	string	true	"its id"
+//	@Success		204	"gone"
+//	@Failure		401,403,404,503,507	{object}	problem.Problem
+//	@Router			/api/v1/agents/{id} [delete]
+func (a *API) decommission(c *gin.Context) error {
+	if err := a.Agents.Decommission(c.Request.Context(), c.Param("id")); err != nil {
+		return err
+	}
+	a.Log.WithFields(logrus.Fields{"agent": c.Param("id"), "by": a.AdminName}).Info("Agent decommissioned")
+	c.Status(http.StatusNoContent)
+	c.Writer.WriteHeaderNow()
+	return nil
+}
+
+// report takes the outcome of an agent's attempt.
+//
+//	@Summary		Report the outcome of an attempt
+//	@Description	A version that an agent reported FAILED is not offered to it again until a newer one is published.
+//	@Tags			agents
+//	@Accept			json
+//	@Security		Agent
+//	@Param			id		path	string		true	"the agent's own id"
+//	@Param			report	body	wire.Report	true	"what came of it"
+//	@Success		204		"noted"
+//	@Failure		400,401,403,413,415	{object}	problem.Problem
+//	@Router			/api/v1/agents/{id}/status [post]
+func (a *API) report(c *gin.Context) error {
+	req, err := server.Decode[wire.Report](c.Request)
+	if err != nil {
+		return err
+	}
+	if err := req.Validate(); err != nil {
+		return err
+	}
+	a.Agents.Report(self(c), fromReport(req, time.Now().UTC()))
+	c.Status(http.StatusNoContent)
+	c.Writer.WriteHeaderNow()
+	return nil
+}

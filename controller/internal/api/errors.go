@@ -1,0 +1,81 @@
+package api
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/server"
+)
+
+// statuses is the one place where a kind of error gets its status.
+var statuses = []struct {
+	kind   error
+	status int
+}{
+	{models.ErrNotFound, http.StatusNotFound},
+	{models.ErrPrecondition, http.StatusPreconditionFailed},
+	{models.ErrBusy, http.StatusServiceUnavailable},
+	{models.ErrReadOnly, http.StatusServiceUnavailable},
+	{models.ErrFull, http.StatusInsufficientStorage},
+}
+
+// retryAfter is when a caller whose request the store could not take may try
+// again.
+const retryAfter = 5 * time.Second
+
+// answer makes a gin handler of one that returns an error, and is the only
+// place where an error is answered.
+func (a *API) answer(handle func(*gin.Context) error) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		err := handle(c)
+		if err == nil {
+			return
+		}
+		p := a.problemOf(c, err)
+		if p.Status == http.StatusServiceUnavailable {
+			server.RetryAfter(c.Writer.Header(), retryAfter)
+		}
+		problem.Write(c.Writer, p)
+	}
+}
+
+func (a *API) problemOf(c *gin.Context, err error) *problem.Problem {
+	var (
+		p       *problem.Problem
+		bad     *wire.Invalid
+		refused *models.InvalidError
+	)
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.As(err, &bad):
+		return problem.Invalid(bad)
+	case errors.As(err, &refused):
+		return problem.Invalid(wire.Bad(refused.Field, "%s", refused.Detail))
+	}
+	for _, s := range statuses {
+		if !errors.Is(err, s.kind) {
+			continue
+		}
+		if s.status >= http.StatusInternalServerError {
+			a.logFailure(c, err)
+			return problem.New(s.status, "%v; nothing was changed", s.kind)
+		}
+		return problem.New(s.status, "%v", err)
+	}
+	a.logFailure(c, err)
+	return server.Internal(c.Request)
+}
+
+func (a *API) logFailure(c *gin.Context, err error) {
+	a.Log.WithFields(logrus.Fields{
+		"request_id": server.RequestID(c.Request), "method": c.Request.Method, "path": c.FullPath(),
+	}).WithError(err).Error("Request failed")
+}

@@ -1,0 +1,61 @@
+// Package config is the settings of the controller. No other package of it
+// reads the environment.
+package config
+
+import (
+	"time"
+
+	"github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/settings"
+)
+
+// Settings is the manual page of the controller's options.
+type Settings struct {
+	Host string `setting:"HOST" default:"127.0.0.1" usage:"address to listen on; 0.0.0.0 for every interface"`
+	Port int    `setting:"PORT" default:"8080" usage:"TCP port to listen on; 0 picks a free one"`
+
+	DBPath string `setting:"DB_PATH" default:"./controller.db" usage:"SQLite file that keeps versions and agents; made if missing"`
+
+	AgentUsername string          `setting:"AGENT_USERNAME" default:"agent" usage:"user name that all agents register with"`
+	AgentPassword settings.Secret `setting:"AGENT_PASSWORD" default:"secret123" usage:"password that all agents register with"`
+	AdminUsername string          `setting:"ADMIN_USERNAME" default:"admin" usage:"user name of the admin"`
+	AdminPassword settings.Secret `setting:"ADMIN_PASSWORD" default:"admin123" usage:"password of the admin"`
+
+	// Whole seconds: the unit of the HTTP contract.
+	DefaultPollInterval int    `setting:"DEFAULT_POLL_INTERVAL" default:"30" usage:"seconds between two polls of an agent, until a publish says otherwise"`
+	InitialURL          string `setting:"INITIAL_URL" usage:"URL to publish as version 1 where nothing was ever published"`
+
+	LogLevel  string `setting:"LOG_LEVEL" default:"info" usage:"error, warn, info or debug"`
+	LogFormat string `setting:"LOG_FORMAT" default:"auto" usage:"text, json, or auto: text on a terminal, json elsewhere"`
+}
+
+// Passwords that everybody knows. With one of them only this machine may reach
+// the controller.
+const (
+	knownAgentPassword = "secret123"
+	knownAdminPassword = "admin123"
+)
+
+// PollInterval is DefaultPollInterval as a duration.
+func (s *Settings) PollInterval() time.Duration {
+	return time.Duration(s.DefaultPollInterval) * time.Second
+}
+
+// Validate names every setting that cannot be used.
+func (s *Settings) Validate() (faults settings.Faults) {
+	faults.CheckListener(s.Host, s.Port)
+	faults.Check(s.DBPath != "", "DB_PATH", "is empty; name the file of the database")
+	faults.Check(s.AgentUsername != "", "AGENT_USERNAME", "is empty")
+	faults.Check(s.AdminUsername != "", "ADMIN_USERNAME", "is empty")
+	faults.Check(s.AdminUsername != s.AgentUsername, "ADMIN_USERNAME", "is the same as AGENT_USERNAME; the two must be told apart")
+	faults.CheckDefault(s.Host, "AGENT_PASSWORD", s.AgentPassword, knownAgentPassword)
+	faults.CheckDefault(s.Host, "ADMIN_PASSWORD", s.AdminPassword, knownAdminPassword)
+	faults.Check(s.PollInterval() >= models.MinPollInterval && s.PollInterval() <= models.MaxPollInterval,
+		"DEFAULT_POLL_INTERVAL", "is %d; it must be %.0f to %.0f seconds", s.DefaultPollInterval, models.MinPollInterval.Seconds(), models.MaxPollInterval.Seconds())
+	if s.InitialURL != "" {
+		err := models.PublishRequest{URL: &s.InitialURL}.Validate()
+		faults.Check(err == nil, "INITIAL_URL", "cannot be published: %v", err)
+	}
+	faults.CheckLog(s.LogLevel, s.LogFormat)
+	return faults
+}

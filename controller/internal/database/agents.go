@@ -1,0 +1,81 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+)
+
+// Agents returns every agent in the order of registration.
+func (db *DB) Agents(ctx context.Context) (agents []models.Agent, err error) {
+	rows, err := db.reader.QueryContext(ctx, `SELECT seq, id, hostname, metadata, registered_at, token, previous_token,
+		last_poll, poll_interval_seconds, applied_version, attempt_version, attempt_status, attempt_error, attempt_at
+		FROM agents ORDER BY seq`)
+	if err != nil {
+		return nil, explain(err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var (
+			a                                          models.Agent
+			token, previous                            []byte
+			registeredAt, lastPoll, seconds, attemptAt int64
+		)
+		if err := rows.Scan(&a.Seq, &a.ID, &a.Hostname, &a.Metadata, &registeredAt, &token, &previous,
+			&lastPoll, &seconds, &a.Applied, &a.Attempt.Version, &a.Attempt.Status, &a.Attempt.Error, &attemptAt); err != nil {
+			return nil, explain(err)
+		}
+		copy(a.Token[:], token)
+		copy(a.PreviousToken[:], previous)
+		a.RegisteredAt, a.LastPoll, a.Attempt.At = toTime(registeredAt), toTime(lastPoll), toTime(attemptAt)
+		a.PollInterval = time.Duration(seconds) * time.Second
+		agents = append(agents, a)
+	}
+	return agents, explain(rows.Err())
+}
+
+// SaveAgent stores a new agent, or the known one of that id anew, and returns
+// its place in the order of registration. It leaves presence alone.
+func (db *DB) SaveAgent(ctx context.Context, a models.Agent) (seq int64, err error) {
+	err = db.inTx(ctx, func(tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, `INSERT INTO agents
+			(id, hostname, metadata, registered_at, token, previous_token, poll_interval_seconds)
+			VALUES ($1, $2, $3, $4, $5, $6, $7)
+			ON CONFLICT (id) DO UPDATE SET hostname = excluded.hostname, metadata = excluded.metadata,
+				token = excluded.token, previous_token = excluded.previous_token
+			RETURNING seq`,
+			a.ID, a.Hostname, string(a.Metadata), fromTime(a.RegisteredAt), a.Token[:], a.PreviousToken[:],
+			int64(a.PollInterval/time.Second)).Scan(&seq)
+	})
+	return seq, explain(err)
+}
+
+// DeleteAgent removes an agent.
+func (db *DB) DeleteAgent(ctx context.Context, id string) error {
+	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `DELETE FROM agents WHERE id = $1`, id)
+		return err
+	}))
+}
+
+// SavePresence stores the presence of agents in one transaction. One that is
+// unknown by now is passed over.
+func (db *DB) SavePresence(ctx context.Context, batch map[string]models.Presence) error {
+	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
+		update, err := tx.PrepareContext(ctx, `UPDATE agents SET last_poll = $2, poll_interval_seconds = $3, applied_version = $4,
+			attempt_version = $5, attempt_status = $6, attempt_error = $7, attempt_at = $8 WHERE id = $1`)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = update.Close() }()
+		for id, p := range batch {
+			if _, err := update.ExecContext(ctx, id, fromTime(p.LastPoll), int64(p.PollInterval/time.Second), p.Applied,
+				p.Attempt.Version, string(p.Attempt.Status), p.Attempt.Error, fromTime(p.Attempt.At)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
