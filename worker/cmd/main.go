@@ -1,0 +1,74 @@
+// Command worker answers GET /hit with what the configured URL answers.
+//
+//	@title			Fleetconf worker
+//	@version		1.0
+//	@description	Answers GET /hit with what the configured URL answers. An agent on the same machine pushes the configuration.
+//	@description	Errors are problem documents (RFC 9457, application/problem+json).
+//	@BasePath		/
+//
+//	@securityDefinitions.apikey	WorkerToken
+//	@in							header
+//	@name						Authorization
+//	@description				Needed when WORKER_TOKEN is set: "Bearer " and the token.
+package main
+
+//go:generate go tool swag init --quiet --generalInfo main.go --dir .,../internal/api,../../pkg/models,../../pkg/problem,../../pkg/server,../../pkg/buildinfo --outputTypes json --output ../docs
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/fleetconf/fleetconf/pkg/logger"
+	"github.com/fleetconf/fleetconf/pkg/server"
+	"github.com/fleetconf/fleetconf/pkg/settings"
+	"github.com/fleetconf/fleetconf/worker/internal/api"
+	"github.com/fleetconf/fleetconf/worker/internal/config"
+	"github.com/fleetconf/fleetconf/worker/internal/proxy"
+)
+
+var program = settings.Program{
+	Name: "worker",
+	About: `
+Answers GET /hit with what the configured URL answers. The configuration is
+pushed with POST /config, by the agent on the same machine; until then a hit
+is answered 503. It lives in memory: after a restart the agent pushes it again.`,
+	Examples: `
+  worker
+  PORT=9000 HIT_TIMEOUT=5s worker
+  curl -d '{"url":"https://example.com/"}' -H 'Content-Type: application/json' localhost:8082/config
+  curl localhost:8082/hit`,
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	program.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// clients ──GET /hit─────▶ api ──Hit────▶ proxy.Proxy ──▶ the configured URL
+// agent ────POST /config──▶ │ ──Apply──▶      │
+//
+//	what runs now
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var s config.Settings
+	if err := program.Parse(args, &s, stdout); err != nil {
+		return err
+	}
+	log, err := logger.New(stderr, s.LogLevel, s.LogFormat)
+	if err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", settings.Address(s.Host, s.Port))
+	if err != nil {
+		return fmt.Errorf("cannot listen; HOST and PORT say where: %w", err)
+	}
+	p := proxy.New(proxy.Options{Timeout: s.HitTimeout, Deny: s.DenyCIDRs, Log: log})
+	defer p.Close()
+	handler := server.Wrap(api.New(p, s.WorkerToken.Reveal(), log), log)
+	return server.Serve(ctx, ln, handler, log)
+}

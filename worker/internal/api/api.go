@@ -1,0 +1,257 @@
+// Package api is the worker's face to HTTP: who may push a configuration, and
+// what each failure is called in a status code.
+package api
+
+import (
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/pkg/etag"
+	"github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/server"
+	"github.com/fleetconf/fleetconf/worker/internal/proxy"
+)
+
+// retryAfter is told to who hits a worker that runs nothing yet: an agent
+// looks after its worker every second.
+const retryAfter = time.Second
+
+// API answers for one proxy.
+type API struct {
+	proxy  *proxy.Proxy
+	pusher *pusher
+	log    logrus.FieldLogger
+}
+
+// New returns the handler of every route. token is what a push must present;
+// empty, it must come from this machine.
+func New(p *proxy.Proxy, token string, log logrus.FieldLogger) http.Handler {
+	a := &API{proxy: p, pusher: newPusher(token), log: log}
+	gin.SetMode(gin.ReleaseMode)
+	engine := gin.New()
+	engine.HandleMethodNotAllowed = true
+	engine.RedirectTrailingSlash = false
+	_ = engine.SetTrustedProxies(nil) // fails only on a bad network
+
+	for _, route := range []struct {
+		method, path string
+		who          guard
+		handle       handler
+	}{
+		{http.MethodGet, "/hit", anyone, a.hit},
+		{http.MethodPost, "/config", a.pusher.may, a.push},
+		{http.MethodGet, "/config", anyone, a.state},
+		{http.MethodGet, "/health", anyone, a.health},
+		{http.MethodGet, "/ready", anyone, a.ready},
+		{http.MethodGet, "/version", anyone, a.version},
+		{http.MethodGet, "/swagger/*file", anyone, a.swagger},
+	} {
+		engine.Handle(route.method, route.path, a.answer(route.who, route.handle))
+	}
+	engine.NoRoute(a.answer(anyone, func(*gin.Context) error {
+		return problem.New(http.StatusNotFound, "there is nothing here; GET /swagger/index.html shows what there is")
+	}))
+	engine.NoMethod(a.answer(anyone, func(c *gin.Context) error {
+		return problem.New(http.StatusMethodNotAllowed, "this takes %s only", c.Writer.Header().Get("Allow"))
+	}))
+	return engine
+}
+
+type (
+	handler func(*gin.Context) error
+	guard   func(*http.Request) error
+)
+
+func anyone(*http.Request) error { return nil }
+
+// answer makes a route of a handler: the guard first, and one answer to
+// whatever error comes of either.
+func (a *API) answer(who guard, handle handler) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		err := who(c.Request)
+		if err == nil {
+			err = handle(c)
+		}
+		if err != nil {
+			a.fail(c, err)
+		}
+	}
+}
+
+// statuses says which status each kind of failure is.
+var statuses = []struct {
+	kind   error
+	status int
+}{
+	{errNothingRuns, http.StatusNotFound},
+	{errToken, http.StatusUnauthorized},
+	{errElsewhere, http.StatusForbidden},
+	{proxy.ErrUnreachable, http.StatusBadGateway},
+	{proxy.ErrForbidden, http.StatusBadGateway},
+	{proxy.ErrNotConfigured, http.StatusServiceUnavailable},
+	{proxy.ErrTimeout, http.StatusGatewayTimeout},
+	{proxy.ErrLoop, http.StatusLoopDetected},
+}
+
+// fail answers with the problem that err is. What has no status is a bug: the
+// log has it, the caller learns where to look.
+func (a *API) fail(c *gin.Context, err error) {
+	log := a.log.WithFields(logrus.Fields{
+		"request_id": server.RequestID(c.Request), "method": c.Request.Method, "path": c.Request.URL.Path,
+	})
+	p := problemOf(err)
+	if p == nil {
+		log.WithError(err).Error("Request failed")
+		p = server.Internal(c.Request)
+	} else {
+		log.WithFields(logrus.Fields{"status": p.Status, "detail": p.Detail}).Debug("Request refused")
+	}
+	switch p.Status {
+	case http.StatusUnauthorized:
+		c.Header("WWW-Authenticate", `Bearer realm="worker"`)
+	case http.StatusServiceUnavailable:
+		server.RetryAfter(c.Writer.Header(), retryAfter)
+	}
+	problem.Write(c.Writer, p)
+}
+
+// problemOf returns nil for an error that is no kind of answer.
+func problemOf(err error) *problem.Problem {
+	var (
+		p   *problem.Problem
+		bad *models.Invalid
+	)
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.As(err, &bad):
+		return problem.Invalid(bad)
+	}
+	for _, s := range statuses {
+		if errors.Is(err, s.kind) {
+			return problem.New(s.status, "%s", models.Trim(err.Error()))
+		}
+	}
+	return nil
+}
+
+var errNothingRuns = errors.New("no configuration runs yet; an agent pushes one with POST /config")
+
+// hit answers GET /hit.
+//
+//	@Summary		Fetch the configured URL
+//	@Description	Answers with the status, the headers and the body that the configured URL answers, streamed.
+//	@Description	The caller's Accept, Accept-Language, Range, If-Range, If-None-Match, If-Modified-Since and User-Agent go along; cookies and credentials never do.
+//	@Tags			hit
+//	@Produce		*/*
+//	@Success		200	{file}		binary			"what the configured URL answers, whatever its status"
+//	@Header			200	{integer}	X-Config-Version	"the version that this hit was served with"
+//	@Failure		502	{object}	problem.Problem	"the target cannot be reached, or may not be fetched"
+//	@Failure		503	{object}	problem.Problem	"no configuration has been applied yet"
+//	@Header			503	{integer}	Retry-After		"seconds"
+//	@Failure		504	{object}	problem.Problem	"the target did not answer within HIT_TIMEOUT"
+//	@Failure		508	{object}	problem.Problem	"the target leads back to this worker"
+//	@Router			/hit [get]
+func (a *API) hit(c *gin.Context) error { return a.proxy.Hit(c.Writer, c.Request) }
+
+// push answers POST /config.
+//
+//	@Summary		Push a configuration
+//	@Description	Runs the configuration from the next hit on. Taken from this machine only, by its own name, and never from a page of another site; unless WORKER_TOKEN is set: then from anywhere that presents it.
+//	@Tags			config
+//	@Accept			json
+//	@Produce		json
+//	@Param			config	body		models.WorkerConfig	true	"what to run"
+//	@Success		200		{object}	models.WorkerAccepted
+//	@Failure		400		{object}	problem.Problem	"the document breaks the contract; errors names the fields"
+//	@Failure		401		{object}	problem.Problem	"WORKER_TOKEN is set, and was not presented"
+//	@Failure		403		{object}	problem.Problem	"not from this machine"
+//	@Failure		413		{object}	problem.Problem	"larger than 64 KiB"
+//	@Failure		415		{object}	problem.Problem	"not application/json"
+//	@Security		WorkerToken
+//	@Router			/config [post]
+func (a *API) push(c *gin.Context) error {
+	cfg, err := server.Decode[models.WorkerConfig](c.Request)
+	if err != nil {
+		return err
+	}
+	if err := a.proxy.Apply(cfg); err != nil {
+		return err
+	}
+	return server.WriteJSON(c.Writer, http.StatusOK, models.WorkerAccepted{Message: "Configuration applied", Version: cfg.Version})
+}
+
+// state answers GET /config.
+//
+//	@Summary		What runs
+//	@Description	The configuration that hits are served with. The instance changes when the worker was restarted.
+//	@Tags			config
+//	@Produce		json
+//	@Param			If-None-Match	header		string	false	"entity tags that the caller holds"
+//	@Success		200				{object}	models.WorkerState
+//	@Header			200				{string}	ETag			"of this configuration in this process"
+//	@Success		304				"still what the caller holds"
+//	@Failure		404				{object}	problem.Problem	"nothing runs yet"
+//	@Router			/config [get]
+func (a *API) state(c *gin.Context) error {
+	state, tag, ok := a.proxy.State()
+	if !ok {
+		return errNothingRuns
+	}
+	c.Header("ETag", tag)
+	c.Header("Cache-Control", "no-cache")
+	if etag.NoneMatch(c.Request.Header["If-None-Match"], tag) {
+		c.Writer.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	return server.WriteJSON(c.Writer, http.StatusOK, state)
+}
+
+// health answers GET /health.
+//
+//	@Summary	Whether the process lives
+//	@Tags		process
+//	@Produce	json
+//	@Success	200	{object}	server.Status
+//	@Router		/health [get]
+func (a *API) health(c *gin.Context) error {
+	server.Health(c.Writer, c.Request)
+	return nil
+}
+
+// ready answers GET /ready.
+//
+//	@Summary	Whether to send traffic here
+//	@Tags		process
+//	@Produce	json
+//	@Success	200	{object}	server.Status
+//	@Failure	503	{object}	problem.Problem	"no configuration runs yet"
+//	@Router		/ready [get]
+func (a *API) ready(c *gin.Context) error {
+	server.Ready(a.notReady)(c.Writer, c.Request)
+	return nil
+}
+
+func (a *API) notReady(*http.Request) []models.FieldError {
+	if _, _, ok := a.proxy.State(); !ok {
+		return []models.FieldError{{Field: "configuration", Detail: "has not been pushed yet"}}
+	}
+	return nil
+}
+
+// version answers GET /version.
+//
+//	@Summary	Which build this is
+//	@Tags		process
+//	@Produce	json
+//	@Success	200	{object}	buildinfo.Info
+//	@Router		/version [get]
+func (a *API) version(c *gin.Context) error {
+	server.Version(c.Writer, c.Request)
+	return nil
+}

@@ -1,0 +1,50 @@
+// Package config is the manual page of the worker's settings.
+package config
+
+import (
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/fleetconf/fleetconf/pkg/auth"
+	"github.com/fleetconf/fleetconf/pkg/settings"
+)
+
+// maxHitTimeout is the longest HIT_TIMEOUT: beyond it a mistyped unit is more
+// likely than a target that slow.
+const maxHitTimeout = time.Hour
+
+// Settings are the worker's options. They are the machine's own: nothing that
+// the controller publishes changes them.
+type Settings struct {
+	Host string `setting:"HOST" default:"127.0.0.1" usage:"address to listen on; 0.0.0.0 lets other machines hit this worker"`
+	Port int    `setting:"PORT" default:"8082" usage:"TCP port to listen on; 0 picks a free one"`
+
+	// Without a token only this machine may push a configuration.
+	WorkerToken settings.Secret `setting:"WORKER_TOKEN" usage:"when set, POST /config is taken from anywhere that presents it (Authorization: Bearer)"`
+
+	HitTimeout time.Duration `setting:"HIT_TIMEOUT" default:"30s" usage:"how long a hit may take, from its request to its last byte"`
+
+	// The default names where clouds keep the credentials of a machine, and
+	// link-local addresses, which hold the rest of what only neighbours offer:
+	// AWS, Azure, GCP, Oracle and others at 169.254.169.254; AWS, GCP, Oracle
+	// and Scaleway over IPv6; Alibaba, Oracle (classic) and Azure (wire server).
+	DenyCIDRs []netip.Prefix `setting:"DENY_CIDRS" default:"169.254.0.0/16,fe80::/10,fd00:ec2::254,fd20:ce::254,fd00:c1::a9fe:a9fe,fd00:42::42,100.100.100.200,192.0.0.192,168.63.129.16" usage:"networks that a hit never connects to, checked after DNS at each redirect"`
+
+	LogLevel  string `setting:"LOG_LEVEL" default:"info" usage:"error, warn, info or debug"`
+	LogFormat string `setting:"LOG_FORMAT" default:"auto" usage:"text, json, or auto: text on a terminal, else json"`
+}
+
+// Validate returns every setting that cannot be used.
+func (s *Settings) Validate() settings.Faults {
+	var f settings.Faults
+	f.CheckListener(s.Host, s.Port)
+	token := s.WorkerToken.Reveal()
+	f.Check(len(token) <= auth.MaxCredentialsBytes-len("Bearer "), "WORKER_TOKEN", "is longer than a header may carry")
+	f.Check(!strings.ContainsFunc(token, unfitForBearer), "WORKER_TOKEN", "holds a space, a comma or a character outside printable ASCII")
+	f.Check(s.HitTimeout > 0 && s.HitTimeout <= maxHitTimeout, "HIT_TIMEOUT", "is %s; it must be more than 0s and at most %s", s.HitTimeout, maxHitTimeout)
+	f.CheckLog(s.LogLevel, s.LogFormat)
+	return f
+}
+
+func unfitForBearer(r rune) bool { return r <= ' ' || r == ',' || r > '~' }

@@ -1,0 +1,319 @@
+// Package proxy is what a worker does: it holds the configuration that runs,
+// and answers a hit with what the configured URL answers. A hit streams: it
+// holds one buffer, whatever the size of the answer. It takes to the target
+// only the caller's headers that ask for a form of the content, never a
+// cookie or a credential, and connects only where the worker's own settings
+// let it.
+package proxy
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	stdlog "log"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/pkg/etag"
+	"github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/server"
+)
+
+// The kinds of failure of a hit. Nothing has been answered yet when Hit
+// returns one.
+var (
+	ErrNotConfigured = errors.New("no configuration has been applied yet")
+	ErrUnreachable   = errors.New("the target cannot be reached")
+	ErrForbidden     = errors.New("the target may not be fetched")
+	ErrTimeout       = errors.New("the target did not answer in time")
+	ErrLoop          = errors.New("the target leads back to this worker")
+)
+
+const (
+	maxRedirects = 10
+
+	// flushAfter bounds how long bytes of a slow answer wait for more of it.
+	flushAfter = 20 * time.Millisecond
+
+	// writeGrace is what a caller gets beyond the time of its hit, to take the
+	// answer that says that the time is over.
+	writeGrace = 5 * time.Second
+
+	// sandbox keeps a page of the target, shown by a browser as if it were the
+	// worker's own, from being of the worker's origin: its scripts run, but
+	// cannot push a configuration.
+	sandbox = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts"
+)
+
+// asked are the caller's headers that go along to the target: they ask for a
+// form or a part of the content (RFC 9110 §12.5, §13.1, §14.2) and hold no
+// secret of the caller.
+var asked = []string{
+	"Accept", "Accept-Language", "If-Modified-Since", "If-None-Match", "If-Range", "Range", "User-Agent",
+}
+
+// Options are what the machine that the worker runs on decides. No
+// configuration changes them.
+type Options struct {
+	Timeout time.Duration      // of a whole hit, from its request to its last byte
+	Deny    []netip.Prefix     // networks that are never connected to
+	Log     logrus.FieldLogger // of changes, and of answers that broke off
+}
+
+// Proxy runs one configuration at a time. Its methods may be called from many
+// goroutines.
+type Proxy struct {
+	instance  string
+	timeout   time.Duration
+	log       logrus.FieldLogger
+	running   atomic.Pointer[running]
+	transport *http.Transport
+	client    *http.Client
+}
+
+// running is an accepted configuration, with all that a hit needs of it made
+// beforehand. It is never changed.
+type running struct {
+	config  models.WorkerConfig
+	target  *url.URL
+	version string
+	etag    string
+}
+
+// New returns a Proxy that runs nothing yet. Close frees its connections.
+func New(o Options) *Proxy {
+	dialer := net.Dialer{
+		Timeout: o.Timeout, // a dial outlives the hit that it was begun for
+		Control: newDenyList(o.Deny).control,
+	}
+	var http1 http.Protocols
+	http1.SetHTTP1(true)
+	transport := &http.Transport{ // with no Proxy: a proxy's address is not the target's, so the deny list would judge in vain
+		DialContext:            dialer.DialContext,
+		Protocols:              &http1,
+		DisableCompression:     true, // bytes, validators and ranges stay the target's own
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        time.Minute,
+		MaxResponseHeaderBytes: server.MaxHeaderBytes,
+	}
+	return &Proxy{
+		instance:  rand.Text(),
+		timeout:   o.Timeout,
+		log:       o.Log,
+		transport: transport,
+		client:    &http.Client{Transport: transport, CheckRedirect: checkRedirect},
+	}
+}
+
+// Close frees the connections to targets that no hit uses.
+func (p *Proxy) Close() { p.transport.CloseIdleConnections() }
+
+// Apply runs cfg from the next hit on; hits in flight end with what they began
+// with. The error says why cfg is not run, a *models.Invalid if it breaks the
+// contract; then the worker goes on with what it ran before.
+func (p *Proxy) Apply(cfg models.WorkerConfig) error {
+	next, err := p.prepare(cfg)
+	if err != nil {
+		return err
+	}
+	last := p.running.Swap(next)
+	if last != nil && last.config == cfg {
+		return nil
+	}
+	if last != nil && last.config.URL != cfg.URL {
+		p.transport.CloseIdleConnections()
+	}
+	p.log.WithFields(logrus.Fields{"version": cfg.Version, "host": next.target.Host}).Info("Configuration applied")
+	return nil
+}
+
+// prepare judges cfg and makes what its hits need.
+func (p *Proxy) prepare(cfg models.WorkerConfig) (*running, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	target, err := url.Parse(cfg.URL)
+	if err != nil {
+		return nil, fmt.Errorf("parse the configured URL: %w", err)
+	}
+	version := strconv.FormatInt(cfg.Version, 10)
+	hash := sha256.Sum256([]byte(p.instance + " " + version + " " + cfg.URL))
+	return &running{
+		config:  cfg,
+		target:  target,
+		version: version,
+		etag:    etag.Quote(base64.RawURLEncoding.EncodeToString(hash[:16])),
+	}, nil
+}
+
+// State returns what runs, and the entity tag of exactly that in this process.
+// ok is false while nothing does.
+func (p *Proxy) State() (state models.WorkerState, tag string, ok bool) {
+	run := p.running.Load()
+	if run == nil {
+		return models.WorkerState{}, "", false
+	}
+	return models.WorkerState{URL: run.config.URL, Version: run.config.Version, Instance: p.instance}, run.etag, true
+}
+
+// Hit answers r with what the target answers. If that fails before the answer
+// has begun, it writes nothing and returns one of the errors above. After
+// that it can only cut the connection, by http.ErrAbortHandler, so that the
+// caller does not take a part for the whole.
+func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) error {
+	run := p.running.Load()
+	if run == nil {
+		return ErrNotConfigured
+	}
+	w.Header().Set(models.HeaderConfigVersion, run.version)
+	for _, line := range r.Header["Via"] {
+		if strings.Contains(line, p.instance) {
+			return ErrLoop
+		}
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), p.timeout)
+	defer cancel()
+	// The server's own bound does not know HIT_TIMEOUT. A writer without
+	// deadlines is not a server's.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(p.timeout + writeGrace))
+
+	var failed error
+	reverse := httputil.ReverseProxy{
+		Rewrite: func(pr *httputil.ProxyRequest) { p.rewrite(pr, run.target) },
+		// With ctx in place of the request's own, interim answers (103) stay
+		// here: ReverseProxy would clear our headers after each.
+		Transport:      fetch(func(out *http.Request) (*http.Response, error) { return p.fetch(out.WithContext(ctx)) }),
+		ModifyResponse: func(res *http.Response) error { merge(w.Header(), res.Header); return nil },
+		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { failed = err },
+		FlushInterval:  flushAfter,
+		BufferPool:     &buffers,
+		ErrorLog:       stdlog.New(debugLines{p.log}, "", 0),
+	}
+	reverse.ServeHTTP(w, r.WithContext(ctx))
+	if failed == nil {
+		return nil
+	}
+	if r.Context().Err() != nil {
+		panic(http.ErrAbortHandler) // the caller has gone: nobody is left to tell
+	}
+	return p.kind(failed)
+}
+
+// rewrite makes the request to the target. What the caller named in Connection
+// is gone from pr.Out already.
+func (p *Proxy) rewrite(pr *httputil.ProxyRequest, target *url.URL) {
+	header := make(http.Header, len(asked)+1)
+	for _, name := range asked {
+		if values := pr.Out.Header[name]; len(values) > 0 {
+			header[name] = values
+		}
+	}
+	// RFC 9110 §7.6.3: who has handled the request, so that a loop, through
+	// other workers too, is seen when it closes.
+	via := pr.In.Header["Via"]
+	header["Via"] = append(via[:len(via):len(via)], strings.TrimPrefix(pr.In.Proto, "HTTP/")+" fleetconf-"+p.instance)
+
+	pr.Out.Header = header
+	pr.Out.URL = target
+	pr.Out.Host = ""
+	pr.Out.RequestURI = ""
+	pr.Out.Body, pr.Out.ContentLength, pr.Out.TransferEncoding, pr.Out.Trailer = nil, 0, nil, nil
+}
+
+// merge readies the target's headers to be added to ours. What the worker
+// itself says of the answer stands: the id of the request, the version.
+func merge(ours, target http.Header) {
+	for name := range ours {
+		target.Del(name)
+	}
+	if _, ok := target["Content-Type"]; !ok {
+		ours["Content-Type"] = nil // the server is not to guess one
+	}
+	target.Add("Content-Security-Policy", sandbox)
+}
+
+// fetch is an http.RoundTripper that follows redirects.
+type fetch func(*http.Request) (*http.Response, error)
+
+// RoundTrip implements http.RoundTripper.
+func (f fetch) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+
+func (p *Proxy) fetch(req *http.Request) (*http.Response, error) {
+	res, err := p.client.Do(req)
+	if err != nil {
+		return nil, err // and res, if there is one, is closed
+	}
+	if res.StatusCode < http.StatusOK {
+		_ = res.Body.Close()
+		return nil, fmt.Errorf("answered %d, which was not asked for", res.StatusCode)
+	}
+	return res, nil
+}
+
+// checkRedirect judges the request that would follow a redirect. Where it
+// connects to is judged by the deny list.
+func checkRedirect(req *http.Request, via []*http.Request) error {
+	switch {
+	case len(via) > maxRedirects:
+		return fmt.Errorf("%w: it redirects more than %d times", ErrForbidden, maxRedirects)
+	case req.URL.Scheme != "http" && req.URL.Scheme != "https":
+		return fmt.Errorf("%w: it redirects to the scheme %q", ErrForbidden, req.URL.Scheme)
+	case req.URL.User != nil:
+		return fmt.Errorf("%w: it redirects to a URL with a user name", ErrForbidden)
+	case req.URL.Hostname() == "":
+		return fmt.Errorf("%w: it redirects to a URL with no host", ErrForbidden)
+	}
+	req.Header.Del("Referer")
+	return nil
+}
+
+// kind says which of the failures err is. It leaves out the URL, whose query
+// may hold a secret.
+func (p *Proxy) kind(err error) error {
+	var of *url.Error
+	if errors.As(err, &of) {
+		err = of.Err
+	}
+	var slow net.Error
+	switch {
+	case errors.Is(err, ErrForbidden):
+		return err
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: HIT_TIMEOUT is %s", ErrTimeout, p.timeout)
+	case errors.As(err, &slow) && slow.Timeout():
+		return fmt.Errorf("%w: %w", ErrTimeout, err)
+	}
+	return fmt.Errorf("%w: %w", ErrUnreachable, err)
+}
+
+// pool lends the buffers that answers are copied through.
+type pool struct{ sync.Pool }
+
+const bufferBytes = 32 << 10
+
+var buffers = pool{sync.Pool{New: func() any { return new([bufferBytes]byte) }}}
+
+func (b *pool) Get() []byte    { return b.Pool.Get().(*[bufferBytes]byte)[:] }
+func (b *pool) Put(buf []byte) { b.Pool.Put((*[bufferBytes]byte)(buf)) }
+
+// debugLines takes what ReverseProxy has to say of answers that broke off to
+// the log.
+type debugLines struct{ log logrus.FieldLogger }
+
+func (d debugLines) Write(line []byte) (int, error) {
+	d.log.WithField("proxy", strings.TrimSpace(string(line))).Debug("Answer broke off")
+	return len(line), nil
+}
