@@ -57,7 +57,7 @@ func New(o Options) http.Handler {
 		return problem.New(http.StatusNotFound, "there is nothing here; /swagger/index.html lists what there is")
 	}))
 	engine.NoMethod(a.answer(func(c *gin.Context) error {
-		return problem.New(http.StatusMethodNotAllowed, "%s is not for this path; %s is", c.Request.Method, c.Writer.Header().Get("Allow"))
+		return problem.New(http.StatusMethodNotAllowed, "%s is not for this path; it takes %s", c.Request.Method, c.Writer.Header().Get("Allow"))
 	}))
 	for _, r := range a.routes() {
 		handler := a.answer(a.guarded(r))

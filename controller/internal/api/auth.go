@@ -33,11 +33,8 @@ const (
 	admin
 )
 
-// callerKey and agentKey are where admit leaves the caller for the handler.
-const (
-	callerKey = "caller"
-	agentKey  = "agent"
-)
+// agentKey is where admit leaves the agent that calls, for the handler.
+const agentKey = "agent"
 
 // credentials are the buffers that Authorization headers are read into.
 var credentials = sync.Pool{New: func() any { return new(auth.Basic) }}
@@ -53,17 +50,12 @@ func (a *API) admit(c *gin.Context, d door) error {
 		c.Header("WWW-Authenticate", `Basic realm="fleetconf", charset="UTF-8"`)
 		return problem.New(http.StatusUnauthorized, "%v", err)
 	}
-	switch allowed := map[door]bool{
-		enrolling:     who == enrolled,
-		reading:       true,
-		reporting:     who == agent && self.ID() == c.Param("id"),
-		administering: who == admin,
-	}; {
-	case !allowed[d] && d == enrolling:
+	switch {
+	case d == enrolling && who != enrolled:
 		return problem.New(http.StatusForbidden, "only the shared agent credentials (AGENT_USERNAME) may register")
-	case !allowed[d] && d == reporting:
+	case d == reporting && (who != agent || self.ID() != c.Param("id")):
 		return problem.New(http.StatusForbidden, "an agent reports as itself: its own id and token")
-	case !allowed[d]:
+	case d == administering && who != admin:
 		return problem.New(http.StatusForbidden, "these credentials are good, but this is for the admin (ADMIN_USERNAME)")
 	}
 	if self != nil {

@@ -64,15 +64,15 @@ func (db *DB) DeleteAgent(ctx context.Context, id string) error {
 // unknown by now is passed over.
 func (db *DB) SavePresence(ctx context.Context, batch map[string]models.Presence) error {
 	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
-		update, err := tx.PrepareContext(ctx, `UPDATE agents SET last_poll = $2, poll_interval_seconds = $3, applied_version = $4,
-			attempt_version = $5, attempt_status = $6, attempt_error = $7, attempt_at = $8 WHERE id = $1`)
+		update, err := tx.PrepareContext(ctx, `UPDATE agents SET last_poll = $1, poll_interval_seconds = $2, applied_version = $3,
+			attempt_version = $4, attempt_status = $5, attempt_error = $6, attempt_at = $7 WHERE id = $8`)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = update.Close() }()
 		for id, p := range batch {
-			if _, err := update.ExecContext(ctx, id, fromTime(p.LastPoll), int64(p.PollInterval/time.Second), p.Applied,
-				p.Attempt.Version, string(p.Attempt.Status), p.Attempt.Error, fromTime(p.Attempt.At)); err != nil {
+			if _, err := update.ExecContext(ctx, fromTime(p.LastPoll), int64(p.PollInterval/time.Second), p.Applied,
+				p.Attempt.Version, string(p.Attempt.Status), p.Attempt.Error, fromTime(p.Attempt.At), id); err != nil {
 				return err
 			}
 		}

@@ -1,6 +1,9 @@
 // Package database keeps the controller's store in one SQLite file. A write
 // that returned is on the disk: write-ahead log, synchronous=FULL. Nothing of
 // SQLite leaves the package, neither its types nor its errors.
+//
+// Queries number their parameters $1, $2, … in the order in which they stand
+// in the text: to SQLite these are names, bound in the order of appearance.
 package database
 
 import (

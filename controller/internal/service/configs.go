@@ -66,20 +66,21 @@ func (c *Configs) Publish(ctx context.Context, d models.Draft) (cfg *models.Conf
 	c.publishing.Lock()
 	defer c.publishing.Unlock()
 	ctx = context.WithoutCancel(ctx)
+	var refusal error
 	err = c.store.Append(ctx, func(newest *models.Config) (*models.Config, error) {
-		cfg, changed, err = c.decide(newest, d)
-		if !changed || err != nil {
-			return nil, err
+		cfg, changed, refusal = c.decide(newest, d)
+		if !changed {
+			return nil, refusal
 		}
 		return cfg, nil
 	})
+	if refusal != nil {
+		return nil, false, refusal
+	}
 	if err != nil {
 		// A commit that failed may have reached the disk all the same. What the
 		// store says is what holds.
-		if reload := c.reload(ctx); reload != nil {
-			err = errors.Join(err, reload)
-		}
-		return nil, false, err
+		return nil, false, errors.Join(err, c.reload(ctx))
 	}
 	if changed {
 		c.current.Store(cfg)

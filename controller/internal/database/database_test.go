@@ -1,0 +1,318 @@
+package database_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	_ "github.com/mattn/go-sqlite3"
+
+	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+)
+
+func open(t *testing.T, path string) *database.DB {
+	t.Helper()
+	db, err := database.Open(t.Context(), path)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+func newPath(t *testing.T) string { return filepath.Join(t.TempDir(), "controller.db") }
+
+// append1 stores the next version with a URL.
+func append1(db *database.DB, url string) error {
+	return db.Append(context.Background(), func(newest *models.Config) (*models.Config, error) {
+		version := int64(1)
+		if newest != nil {
+			version = newest.Version + 1
+		}
+		return config(version, url), nil
+	})
+}
+
+func config(version int64, url string) *models.Config {
+	return &models.Config{
+		Content: models.Content{URL: url, PollInterval: 30 * time.Second},
+		Version: version, ETag: fmt.Sprintf(`"e%d"`, version), Message: "why", PublishedBy: "admin",
+		PublishedAt: time.Date(2026, 11, 24, 2, 0, 0, 123456000, time.UTC), SourceIP: "127.0.0.1",
+	}
+}
+
+// outside opens the file as another program would.
+func outside(t *testing.T, path string) *sql.DB {
+	t.Helper()
+	raw, err := sql.Open("sqlite3", "file:"+path+"?_txlock=immediate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.SetMaxOpenConns(1)
+	t.Cleanup(func() { _ = raw.Close() })
+	return raw
+}
+
+func exec(t *testing.T, raw *sql.DB, statement string) {
+	t.Helper()
+	if _, err := raw.ExecContext(t.Context(), statement); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+func TestOpen_KeepsWhatWasStored(t *testing.T) {
+	path := newPath(t)
+	db := open(t, path)
+	epoch := db.Epoch()
+	for _, url := range []string{"http://a/", "http://b/"} {
+		if err := append1(db, url); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db = open(t, path)
+	if db.Epoch() != epoch || epoch == "" {
+		t.Errorf("epoch after a restart: got %q, want %q", db.Epoch(), epoch)
+	}
+	got, err := db.Configs(t.Context(), 1<<62, 10)
+	want := []*models.Config{config(2, "http://b/"), config(1, "http://a/")}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("history after a restart (%v), -want +got:\n%s", err, diff)
+	}
+	one, err := db.Config(t.Context(), 1)
+	if diff := cmp.Diff(want[1], one); err != nil || diff != "" {
+		t.Errorf("version 1 (%v), -want +got:\n%s", err, diff)
+	}
+	if _, err := db.Config(t.Context(), 3); !errors.Is(err, models.ErrNotFound) {
+		t.Errorf("version 3: got %v, want ErrNotFound", err)
+	}
+	if page, err := db.Configs(t.Context(), 2, 1); err != nil || len(page) != 1 || page[0].Version != 1 {
+		t.Errorf("a page before 2: got %v, %v", page, err)
+	}
+}
+
+func TestOpen_AnotherStoreHasAnotherEpoch(t *testing.T) {
+	if a, b := open(t, newPath(t)), open(t, newPath(t)); a.Epoch() == b.Epoch() {
+		t.Errorf("two stores share the epoch %q", a.Epoch())
+	}
+}
+
+func TestOpen_IsDurable(t *testing.T) {
+	path := newPath(t)
+	open(t, path)
+	raw := outside(t, path)
+	var mode string
+	if err := raw.QueryRow(`PRAGMA journal_mode`).Scan(&mode); err != nil || mode != "wal" {
+		t.Errorf("journal_mode: got %q, %v, want wal", mode, err)
+	}
+	rows, err := raw.Query(`SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND strict = 0
+		AND name NOT LIKE 'sqlite_%' AND name NOT LIKE 'goose_%'`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		_ = rows.Scan(&name)
+		t.Errorf("table %s is not STRICT", name)
+	}
+}
+
+func TestConfigs_AreNeverRewritten(t *testing.T) {
+	path := newPath(t)
+	db := open(t, path)
+	if err := append1(db, "http://a/"); err != nil {
+		t.Fatal(err)
+	}
+	raw := outside(t, path)
+	for _, statement := range []string{
+		`UPDATE configs SET url = 'http://evil/'`,
+		`DELETE FROM configs`,
+		`INSERT INTO configs VALUES (7, 'http://gap/', 30, '"x"', '', '', 0, '', NULL)`,
+		`INSERT INTO configs VALUES (2, 'http://text/', 'often', '"x"', '', '', 0, '', NULL)`,
+	} {
+		if _, err := raw.Exec(statement); err == nil {
+			t.Errorf("%s: got no error", statement)
+		}
+	}
+}
+
+func TestAppend_StoresNothingWhenNextRefuses(t *testing.T) {
+	db := open(t, newPath(t))
+	refusal := errors.New("no")
+	err := db.Append(t.Context(), func(*models.Config) (*models.Config, error) { return config(1, "http://a/"), refusal })
+	if !errors.Is(err, refusal) {
+		t.Errorf("got %v, want the refusal itself", err)
+	}
+	if err := db.Append(t.Context(), func(*models.Config) (*models.Config, error) { return nil, nil }); err != nil {
+		t.Errorf("next returned nothing: got %v", err)
+	}
+	if _, err := db.Newest(t.Context()); !errors.Is(err, models.ErrNotFound) {
+		t.Errorf("newest: got %v, want ErrNotFound", err)
+	}
+}
+
+func TestAppend_OnAFullDisk(t *testing.T) {
+	db := open(t, newPath(t))
+	if err := append1(db, "http://a/"); err != nil {
+		t.Fatal(err)
+	}
+	restore := database.LimitPages(t, db) // SQLite's own quota gives the error of a full disk
+	err := append1(db, "http://b/"+strings.Repeat("b", 20_000))
+	if !errors.Is(err, models.ErrFull) {
+		t.Fatalf("got %v, want ErrFull", err)
+	}
+	if newest, err := db.Newest(t.Context()); err != nil || newest.Version != 1 {
+		t.Errorf("newest after it: got %v, %v, want version 1", newest, err)
+	}
+	restore()
+	if err := append1(db, "http://c/"); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+}
+
+func TestAppend_WhileAnotherProcessHoldsTheLock(t *testing.T) {
+	path := newPath(t)
+	db := open(t, path)
+	database.ShortenBusyTimeout(t, db)
+	tx, err := outside(t, path).BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := append1(db, "http://a/"); !errors.Is(err, models.ErrBusy) {
+		t.Errorf("got %v, want ErrBusy", err)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := append1(db, "http://a/"); err != nil {
+		t.Errorf("with the lock free again: %v", err)
+	}
+}
+
+func TestOpen_Refuses(t *testing.T) {
+	for name, row := range map[string]struct {
+		prepare func(t *testing.T, path string)
+		want    string
+	}{
+		"a file that is no database": {
+			func(t *testing.T, path string) { write(t, path, strings.Repeat("not a database ", 100)) },
+			"damaged or is no SQLite database",
+		},
+		"a damaged database": {
+			func(t *testing.T, path string) {
+				db := open(t, path)
+				for range 200 {
+					if err := append1(db, "http://a/"+strings.Repeat("a", 500)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				_ = db.Close()
+				b, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				copy(b[len(b)/2:], strings.Repeat("\xff", 3*4096))
+				write(t, path, string(b))
+			},
+			"damaged or is no SQLite database",
+		},
+		"a database of a newer build": {
+			func(t *testing.T, path string) {
+				_ = open(t, path).Close()
+				exec(t, outside(t, path), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)`)
+			},
+			"a newer controller has written it",
+		},
+		"a database that is open": {
+			func(t *testing.T, path string) { open(t, path) },
+			"another controller has it open",
+		},
+		"a folder that is not there": {
+			func(t *testing.T, path string) {
+				if err := os.Remove(filepath.Dir(path)); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"no such file or directory",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := newPath(t)
+			row.prepare(t, path)
+			before, _ := os.ReadFile(path)
+			_, err := database.Open(t.Context(), path)
+			if err == nil || !strings.Contains(err.Error(), row.want) || !strings.Contains(err.Error(), path) {
+				t.Errorf("got %v, want an error that says %q and names the file", err, row.want)
+			}
+			if after, _ := os.ReadFile(path); string(before) != string(after) {
+				t.Error("the file was changed")
+			}
+		})
+	}
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOpen_TakesAnyFileName(t *testing.T) {
+	open(t, filepath.Join(t.TempDir(), "a b?c=d#e%20f.db"))
+}
+
+func TestAgents_AreStoredAndRemoved(t *testing.T) {
+	path := newPath(t)
+	db := open(t, path)
+	at := time.Date(2026, 11, 24, 2, 0, 0, 1000, time.UTC)
+	a := models.Agent{
+		ID: "a1", Hostname: "web-1", Metadata: []byte(`{"os":"linux"}`), RegisteredAt: at, Token: models.TokenHash{1},
+		Presence: models.Presence{PollInterval: 30 * time.Second},
+	}
+	b := a
+	b.ID = "b1"
+	for _, agent := range []*models.Agent{&a, &b} {
+		seq, err := db.SaveAgent(t.Context(), *agent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		agent.Seq = seq
+	}
+	a.Presence = models.Presence{
+		LastPoll: at.Add(time.Minute), PollInterval: 15 * time.Second, Applied: 7,
+		Attempt: models.Attempt{Version: 8, Status: models.Failed, Error: "host not allowed", At: at.Add(time.Minute)},
+	}
+	if err := db.SavePresence(t.Context(), map[string]models.Presence{"a1": a.Presence, "gone": a.Presence}); err != nil {
+		t.Fatal(err)
+	}
+	a.Hostname, a.Token, a.PreviousToken = "web-2", models.TokenHash{2}, models.TokenHash{1}
+	if seq, err := db.SaveAgent(t.Context(), a); err != nil || seq != a.Seq {
+		t.Errorf("saving a known agent: got seq %d, %v, want %d", seq, err, a.Seq)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db = open(t, path)
+	got, err := db.Agents(t.Context())
+	if diff := cmp.Diff([]models.Agent{a, b}, got); err != nil || diff != "" {
+		t.Errorf("agents after a restart (%v), -want +got:\n%s", err, diff)
+	}
+	if err := db.DeleteAgent(t.Context(), "a1"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err = db.Agents(t.Context()); err != nil || len(got) != 1 || got[0].ID != "b1" {
+		t.Errorf("agents after a removal: got %v, %v", got, err)
+	}
+}

@@ -1,0 +1,418 @@
+package service_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/service"
+)
+
+func openAgents(t *testing.T, store service.AgentStore, configs *service.Configs) (*service.Agents, *logtest.Hook) {
+	t.Helper()
+	log, hook := logtest.NewNullLogger()
+	log.SetLevel(logrus.DebugLevel)
+	agents, err := service.OpenAgents(t.Context(), store, configs, []string{"admin", "agent"}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return agents, hook
+}
+
+func newAgents(t *testing.T) (*service.Agents, *service.Configs) {
+	t.Helper()
+	db := newStore(t)
+	configs := openConfigs(t, db, db.Epoch())
+	agents, _ := openAgents(t, db, configs)
+	return agents, configs
+}
+
+func register(t *testing.T, agents *service.Agents, id string) (string, string) {
+	t.Helper()
+	id, token, _, err := agents.Register(t.Context(), service.Registration{ID: id, Hostname: "host", Metadata: []byte("{}")})
+	if err != nil {
+		t.Fatalf("Register: %v", err)
+	}
+	return id, token
+}
+
+// login authenticates an agent that must be known.
+func login(t *testing.T, agents *service.Agents, id, token string) *service.Agent {
+	t.Helper()
+	live := agents.Authenticate([]byte(id), []byte(token))
+	if live == nil {
+		t.Fatalf("agent %s is not let in with its token", id)
+	}
+	return live
+}
+
+func TestRegister_IsIdempotentById(t *testing.T) {
+	agents, _ := newAgents(t)
+	id, token, isNew, err := agents.Register(t.Context(), service.Registration{Hostname: "web-1", Metadata: []byte("{}")})
+	if err != nil || !isNew || id == "" || len(token) != 43 {
+		t.Fatalf("a new agent: got %q, %q, %v, %v", id, token, isNew, err)
+	}
+	again, newToken, isNew, err := agents.Register(t.Context(), service.Registration{ID: id, Hostname: "web-2", Metadata: []byte(`{"a":1}`)})
+	if err != nil || isNew || again != id || newToken == token {
+		t.Errorf("the same agent again: got %q, new %v, %v, want id %q and another token", again, isNew, err, id)
+	}
+	page := agents.List(service.Query{Limit: 10}, time.Now(), 0)
+	if page.Total != 1 || page.Agents[0].Hostname != "web-2" || string(page.Agents[0].Metadata) != `{"a":1}` {
+		t.Errorf("the list: got %+v, want one agent with its new hostname and metadata", page)
+	}
+}
+
+func TestRegister_KeepsAnUnknownId(t *testing.T) {
+	agents, _ := newAgents(t)
+	if id, _ := register(t, agents, "from-a-lost-controller"); id != "from-a-lost-controller" {
+		t.Errorf("got %q, want the id that was sent", id)
+	}
+}
+
+func TestRegister_RefusesTheNameOfAnAccount(t *testing.T) {
+	agents, _ := newAgents(t)
+	_, _, _, err := agents.Register(t.Context(), service.Registration{ID: "admin", Hostname: "h"})
+	var bad *models.InvalidError
+	if !errors.As(err, &bad) || bad.Field != "agent_id" {
+		t.Errorf("got %v, want an error that names agent_id", err)
+	}
+}
+
+func TestAuthenticate(t *testing.T) {
+	agents, _ := newAgents(t)
+	id, token := register(t, agents, "")
+	other, _ := register(t, agents, "")
+	for name, row := range map[string]struct {
+		id, token string
+		want      bool
+	}{
+		"its own token":    {id, token, true},
+		"a wrong token":    {id, token[1:], false},
+		"no token":         {id, "", false},
+		"another's token":  {other, token, false},
+		"an unknown id":    {"nobody", token, false},
+		"zeros as a token": {id, string(make([]byte, 32)), false},
+		"nothing whatever": {"", "", false},
+	} {
+		if got := agents.Authenticate([]byte(row.id), []byte(row.token)) != nil; got != row.want {
+			t.Errorf("%s: got %v, want %v", name, got, row.want)
+		}
+	}
+}
+
+// Two hosts with one id, from a cloned disk, each register when they start:
+// neither may lock the other out, and somebody must be told.
+func TestRegister_OfTwoAgentsWithOneId(t *testing.T) {
+	db := newStore(t)
+	configs := openConfigs(t, db, db.Epoch())
+	agents, logged := openAgents(t, db, configs)
+	one := service.Registration{ID: "twin", Hostname: "one", Metadata: []byte("{}")}
+	two := service.Registration{ID: "twin", Hostname: "two", Metadata: []byte("{}")}
+	_, first, _, _ := agents.Register(t.Context(), one)
+	_, second, _, _ := agents.Register(t.Context(), two)
+	login(t, agents, "twin", first)
+	login(t, agents, "twin", second)
+	if last := logged.LastEntry(); last == nil || last.Level != logrus.WarnLevel || last.Data["agent"] != "twin" {
+		t.Errorf("logged %v, want a warning that names the agent", last)
+	}
+	register(t, agents, "twin")
+	if agents.Authenticate([]byte("twin"), []byte(first)) != nil {
+		t.Error("a token that is two registrations old is still good")
+	}
+}
+
+func TestPoll_IsSeenAtOnce(t *testing.T) {
+	agents, _ := newAgents(t)
+	id, token := register(t, agents, "")
+	at := time.Now().UTC()
+	if offer := agents.Poll(login(t, agents, id, token), at, 5*time.Second, 3, 2); !offer {
+		t.Error("version 3 is not offered")
+	}
+	got, err := agents.Agent(id)
+	want := models.Presence{LastPoll: at, PollInterval: 5 * time.Second, Applied: 2}
+	if diff := cmp.Diff(want, got.Presence); err != nil || diff != "" {
+		t.Errorf("presence (%v), -want +got:\n%s", err, diff)
+	}
+}
+
+func TestReport_OfAFailureStopsTheOfferUntilANewerVersion(t *testing.T) {
+	agents, _ := newAgents(t)
+	id, token := register(t, agents, "")
+	live := login(t, agents, id, token)
+	now := time.Now().UTC()
+	agents.Report(live, models.Attempt{Version: 1, Status: models.Applied, At: now})
+	agents.Report(live, models.Attempt{Version: 2, Status: models.Failed, Error: "host not allowed", At: now})
+	if agents.Poll(live, now, time.Second, 2, 1) {
+		t.Error("the refused version is offered again")
+	}
+	if !agents.Poll(live, now, time.Second, 3, 1) {
+		t.Error("a newer version is not offered")
+	}
+	got, _ := agents.Agent(id)
+	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || got.StatusAt(now, 2) != models.Unwell || got.StatusAt(now, 3) != models.Online {
+		t.Errorf("got %+v, want version 1 applied, 2 failed", got)
+	}
+}
+
+func TestStatusAt(t *testing.T) {
+	registered := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
+	const interval = 10 * time.Second
+	for name, row := range map[string]struct {
+		lastPoll, now time.Duration // since registration; lastPoll 0 is never
+		want          models.Status
+	}{
+		"just registered":             {0, time.Second, models.Online},
+		"never polled for a while":    {0, 31 * time.Second, models.Stale},
+		"never polled for long":       {0, 101 * time.Second, models.Offline},
+		"three intervals ago":         {time.Hour, time.Hour + 30*time.Second, models.Online},
+		"more than three intervals":   {time.Hour, time.Hour + 31*time.Second, models.Stale},
+		"ten intervals ago":           {time.Hour, time.Hour + 100*time.Second, models.Stale},
+		"more than ten intervals":     {time.Hour, time.Hour + 101*time.Second, models.Offline},
+		"the clock was set backwards": {time.Hour, 0, models.Online},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := models.Agent{RegisteredAt: registered, Presence: models.Presence{PollInterval: interval}}
+			if row.lastPoll != 0 {
+				a.LastPoll = registered.Add(row.lastPoll)
+			}
+			if got := a.StatusAt(registered.Add(row.now), 1); got != row.want {
+				t.Errorf("got %s, want %s", got, row.want)
+			}
+		})
+	}
+}
+
+func TestList_Pages(t *testing.T) {
+	agents, _ := newAgents(t)
+	ids := []string{}
+	for i := range 7 {
+		id, token := register(t, agents, fmt.Sprintf("a%d", i))
+		ids = append(ids, id)
+		if i%2 == 0 {
+			agents.Poll(login(t, agents, id, token), time.Now(), time.Minute, 1, 1)
+		}
+	}
+	if err := agents.Decommission(t.Context(), "a3"); err != nil {
+		t.Fatal(err)
+	}
+	ids = append(ids[:3], ids[4:]...)
+	for name, row := range map[string]struct {
+		query service.Query
+		want  []string
+	}{
+		"all":              {service.Query{}, ids},
+		"by version":       {service.Query{Applied: 1}, []string{"a0", "a2", "a4", "a6"}},
+		"by status":        {service.Query{Status: models.Online}, ids},
+		"by status, none":  {service.Query{Status: models.Offline}, nil},
+		"by version, none": {service.Query{Applied: 9}, nil},
+	} {
+		for limit := 1; limit <= 8; limit++ {
+			var got []string
+			q := row.query
+			q.Limit = limit
+			for more := true; more; {
+				page := agents.List(q, time.Now(), 1)
+				if page.Total != len(row.want) || len(page.Agents) > limit {
+					t.Fatalf("%s, %d a page: got %d of %d, want a total of %d", name, limit, len(page.Agents), page.Total, len(row.want))
+				}
+				for _, a := range page.Agents {
+					got = append(got, a.ID)
+					q.After = a.Seq
+				}
+				more = page.More
+			}
+			if diff := cmp.Diff(row.want, got); diff != "" {
+				t.Errorf("%s, %d a page, -want +got:\n%s", name, limit, diff)
+			}
+		}
+	}
+}
+
+func TestDecommission_RevokesTheToken(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "controller.db")
+	db, closeDB := openStore(t, path)
+	configs := openConfigs(t, db, db.Epoch())
+	agents, _ := openAgents(t, db, configs)
+	id, token := register(t, agents, "")
+	live := login(t, agents, id, token)
+	if err := agents.Decommission(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	agents.Poll(live, time.Now(), time.Second, 1, 0) // a poll that was under way
+	if agents.Authenticate([]byte(id), []byte(token)) != nil {
+		t.Error("the token is still good")
+	}
+	if _, err := agents.Agent(id); !errors.Is(err, models.ErrNotFound) {
+		t.Errorf("the agent: got %v, want ErrNotFound", err)
+	}
+	if err := agents.Decommission(t.Context(), id); !errors.Is(err, models.ErrNotFound) {
+		t.Errorf("once more: got %v, want ErrNotFound", err)
+	}
+	closeDB()
+	db, _ = openStore(t, path)
+	agents, _ = openAgents(t, db, openConfigs(t, db, db.Epoch()))
+	if page := agents.List(service.Query{Limit: 10}, time.Now(), 0); page.Total != 0 {
+		t.Errorf("after a restart there are %d agents, want none", page.Total)
+	}
+	if _, _, isNew, err := agents.Register(t.Context(), service.Registration{ID: id, Hostname: "h", Metadata: []byte("{}")}); err != nil || !isNew {
+		t.Errorf("registering again: new %v, %v, want a new agent", isNew, err)
+	}
+}
+
+func TestPresence_SurvivesARestart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "controller.db")
+	db, closeDB := openStore(t, path)
+	agents, _ := openAgents(t, db, openConfigs(t, db, db.Epoch()))
+	id, token := register(t, agents, "")
+	at := time.Now().UTC().Truncate(time.Microsecond)
+	agents.Poll(login(t, agents, id, token), at, time.Minute, 2, 1)
+	agents.Report(login(t, agents, id, token), models.Attempt{Version: 2, Status: models.Failed, Error: "no", At: at})
+	want, _ := agents.Agent(id)
+
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if err := agents.Run(ctx); err != nil { // ends at once, after one flush
+		t.Fatal(err)
+	}
+	closeDB()
+	db, _ = openStore(t, path)
+	agents, _ = openAgents(t, db, openConfigs(t, db, db.Epoch()))
+	got, err := agents.Agent(id)
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("the agent after a restart (%v), -want +got:\n%s", err, diff)
+	}
+	live := login(t, agents, id, token)
+	if agents.Poll(live, at, time.Minute, 2, 1) {
+		t.Error("the refused version is offered again after a restart")
+	}
+}
+
+// batches is a store that counts what is written to it, and fails while told to.
+type batches struct {
+	mu      sync.Mutex
+	batches []int
+	fails   bool
+}
+
+func (b *batches) Agents(context.Context) ([]models.Agent, error) { return nil, nil }
+func (b *batches) SaveAgent(_ context.Context, a models.Agent) (int64, error) {
+	return max(a.Seq, time.Now().UnixNano()), nil
+}
+func (b *batches) DeleteAgent(context.Context, string) error { return nil }
+func (b *batches) SavePresence(_ context.Context, batch map[string]models.Presence) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.batches = append(b.batches, len(batch))
+	if b.fails {
+		return models.ErrFull
+	}
+	return nil
+}
+
+func (b *batches) written() []int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]int(nil), b.batches...)
+}
+
+func (b *batches) fail(fails bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fails = fails
+}
+
+// Law 11: however many polls there are, the database sees one batch a period.
+func TestRun_WritesPresenceInBatches(t *testing.T) {
+	configs := openConfigs(t, newStore(t), "epoch")
+	synctest.Test(t, func(t *testing.T) {
+		store := &batches{}
+		agents, logged := openAgents(t, store, configs)
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- agents.Run(ctx) }()
+		lives := []*service.Agent{}
+		for i := range 10 {
+			time.Sleep(time.Millisecond)
+			id, token := register(t, agents, fmt.Sprint("a", i))
+			lives = append(lives, login(t, agents, id, token))
+		}
+		poll := func() {
+			for range 100 {
+				for _, live := range lives {
+					agents.Poll(live, time.Now(), time.Second, 1, 1)
+				}
+			}
+		}
+		poll()
+		time.Sleep(service.FlushInterval)
+		synctest.Wait()
+		time.Sleep(2 * service.FlushInterval) // nothing polled: nothing to write
+		synctest.Wait()
+		if diff := cmp.Diff([]int{10}, store.written()); diff != "" {
+			t.Errorf("batches after 1,000 polls, -want +got:\n%s", diff)
+		}
+
+		store.fail(true)
+		poll()
+		time.Sleep(2 * service.FlushInterval)
+		synctest.Wait()
+		if !errors.Is(agents.Failing(), models.ErrFull) {
+			t.Errorf("failing: got %v, want ErrFull", agents.Failing())
+		}
+		warnings := 0
+		for _, entry := range logged.AllEntries() {
+			if entry.Level == logrus.WarnLevel {
+				warnings++
+			}
+		}
+		if warnings != 1 {
+			t.Errorf("got %d warnings over two failed flushes, want 1", warnings)
+		}
+		store.fail(false)
+		time.Sleep(service.FlushInterval)
+		synctest.Wait()
+		if agents.Failing() != nil {
+			t.Errorf("failing after it healed: got %v", agents.Failing())
+		}
+		poll()
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		if diff := cmp.Diff([]int{10, 10, 10, 10, 10}, store.written()); diff != "" {
+			t.Errorf("batches, the two that failed, the one after, the last, -want +got:\n%s", diff)
+		}
+	})
+}
+
+func TestAgents_UnderManyCallersAtOnce(t *testing.T) {
+	agents, _ := newAgents(t)
+	id, token := register(t, agents, "shared")
+	var group sync.WaitGroup
+	for i := range 8 {
+		group.Go(func() {
+			for n := range 20 {
+				if live := agents.Authenticate([]byte(id), []byte(token)); live != nil {
+					agents.Poll(live, time.Now(), time.Second, int64(n), int64(n))
+					agents.Report(live, models.Attempt{Version: int64(n), Status: models.Applied, At: time.Now()})
+				}
+				agents.List(service.Query{Limit: 5, Status: models.Online}, time.Now(), 1)
+				own, _ := register(t, agents, fmt.Sprintf("a%d", i))
+				if n%5 == 0 {
+					_ = agents.Decommission(t.Context(), own)
+				}
+			}
+		})
+	}
+	group.Wait()
+}

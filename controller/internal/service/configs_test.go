@@ -1,0 +1,270 @@
+package service_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/service"
+)
+
+const defaultInterval = 30 * time.Second
+
+// openStore opens a real database; the returned function closes it, so that a
+// test may open it anew, as a restarted controller does.
+func openStore(t *testing.T, path string) (*database.DB, func()) {
+	t.Helper()
+	db, err := database.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeOnce := sync.OnceFunc(func() { _ = db.Close() })
+	t.Cleanup(closeOnce)
+	return db, closeOnce
+}
+
+func newStore(t *testing.T) *database.DB {
+	t.Helper()
+	db, _ := openStore(t, filepath.Join(t.TempDir(), "controller.db"))
+	return db
+}
+
+func openConfigs(t *testing.T, store service.ConfigStore, epoch string) *service.Configs {
+	t.Helper()
+	configs, err := service.OpenConfigs(t.Context(), store, epoch, defaultInterval)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return configs
+}
+
+func draft(url string) models.Draft { return models.Draft{URL: &url, PublishedBy: "admin"} }
+
+func publish(t *testing.T, configs *service.Configs, d models.Draft) *models.Config {
+	t.Helper()
+	cfg, _, err := configs.Publish(t.Context(), d)
+	if err != nil {
+		t.Fatalf("Publish: %v", err)
+	}
+	return cfg
+}
+
+func TestPublish_MakesTheNextVersionCurrent(t *testing.T) {
+	configs := openConfigs(t, newStore(t), "epoch")
+	if configs.Current() != nil || configs.PollInterval() != defaultInterval {
+		t.Errorf("before the first publish: got %v, %v", configs.Current(), configs.PollInterval())
+	}
+	for version := int64(1); version <= 3; version++ {
+		cfg, changed, err := configs.Publish(t.Context(), draft(fmt.Sprintf("http://target/%d", version)))
+		if err != nil || !changed || cfg.Version != version {
+			t.Fatalf("publish %d: got %+v, %v, %v", version, cfg, changed, err)
+		}
+		if got := configs.Current(); got != cfg {
+			t.Errorf("current after publish %d: got %v, want %v", version, got, cfg)
+		}
+	}
+	history, err := configs.History(t.Context(), 1<<62, 10)
+	if err != nil || len(history) != 3 || history[0].Version != 3 || history[2].Version != 1 {
+		t.Errorf("history: got %v, %v, want 3, 2, 1", history, err)
+	}
+	first, err := configs.Version(t.Context(), 1)
+	if err != nil || first.URL != "http://target/1" {
+		t.Errorf("version 1: got %v, %v", first, err)
+	}
+	if _, err := configs.Version(t.Context(), 4); !errors.Is(err, models.ErrNotFound) {
+		t.Errorf("version 4: got %v, want ErrNotFound", err)
+	}
+}
+
+func TestPublish_KeepsWhatIsLeftOut(t *testing.T) {
+	configs := openConfigs(t, newStore(t), "epoch")
+	publish(t, configs, draft("http://a/"))
+	interval := 5 * time.Second
+	cfg := publish(t, configs, models.Draft{PollInterval: &interval})
+	if want := (models.Content{URL: "http://a/", PollInterval: interval}); cfg.Content != want || cfg.Version != 2 {
+		t.Errorf("interval alone: got %+v, want %+v as version 2", cfg, want)
+	}
+	cfg = publish(t, configs, draft("http://b/"))
+	if want := (models.Content{URL: "http://b/", PollInterval: interval}); cfg.Content != want || configs.PollInterval() != interval {
+		t.Errorf("URL alone: got %+v, want %+v", cfg.Content, want)
+	}
+}
+
+func TestPublish_OfTheSameContentIsNoUpdate(t *testing.T) {
+	configs := openConfigs(t, newStore(t), "epoch")
+	first := publish(t, configs, draft("http://a/"))
+	again := draft("http://a/")
+	again.Message = "another message is no other content"
+	cfg, changed, err := configs.Publish(t.Context(), again)
+	if err != nil || changed || cfg.Version != 1 || cfg.ETag != first.ETag || cfg.Message != "" {
+		t.Errorf("got %+v, %v, %v, want version 1 as it was", cfg, changed, err)
+	}
+}
+
+func TestPublish_WithoutAURLWhereNoneIsCurrent(t *testing.T) {
+	configs := openConfigs(t, newStore(t), "epoch")
+	interval := 5 * time.Second
+	_, _, err := configs.Publish(t.Context(), models.Draft{PollInterval: &interval})
+	var bad *models.InvalidError
+	if !errors.As(err, &bad) || bad.Field != "url" || configs.Current() != nil {
+		t.Errorf("got %v, %v, want an error that names url, and nothing current", err, configs.Current())
+	}
+}
+
+func TestPublish_AsksThePrecondition(t *testing.T) {
+	configs := openConfigs(t, newStore(t), "epoch")
+	asked := []string{}
+	d := draft("http://a/")
+	d.Allowed = func(etag string) bool { asked = append(asked, etag); return etag == "" }
+	first := publish(t, configs, d)
+	d.URL = new(string)
+	*d.URL = "http://b/"
+	if _, _, err := configs.Publish(t.Context(), d); !errors.Is(err, models.ErrPrecondition) {
+		t.Errorf("got %v, want ErrPrecondition", err)
+	}
+	if diff := cmp.Diff([]string{"", first.ETag}, asked); diff != "" {
+		t.Errorf("asked about, -want +got:\n%s", diff)
+	}
+	if configs.Current() != first {
+		t.Errorf("current: got %v, want %v", configs.Current(), first)
+	}
+}
+
+func TestPublish_SurvivesARestart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "controller.db")
+	db, closeDB := openStore(t, path)
+	want := publish(t, openConfigs(t, db, db.Epoch()), draft("http://a/"))
+	closeDB()
+	db, _ = openStore(t, path)
+	configs := openConfigs(t, db, db.Epoch())
+	if diff := cmp.Diff(want, configs.Current()); diff != "" {
+		t.Errorf("current after a restart, -want +got:\n%s", diff)
+	}
+	if next := publish(t, configs, draft("http://b/")); next.Version != 2 {
+		t.Errorf("the next version: got %d, want 2", next.Version)
+	}
+}
+
+func TestPublish_IsNotBrokenOffWhenTheCallerLeaves(t *testing.T) {
+	configs := openConfigs(t, newStore(t), "epoch")
+	ctx, leave := context.WithCancel(t.Context())
+	leave()
+	if _, changed, err := configs.Publish(ctx, draft("http://a/")); err != nil || !changed {
+		t.Errorf("got changed %v, %v, want it published", changed, err)
+	}
+}
+
+func TestPublish_OfManyAtOnceLeavesNoGaps(t *testing.T) {
+	const publishers, each = 8, 10
+	configs := openConfigs(t, newStore(t), "epoch")
+	var group sync.WaitGroup
+	for p := range publishers {
+		group.Go(func() {
+			last := int64(0)
+			for n := range each {
+				cfg, _, err := configs.Publish(t.Context(), draft(fmt.Sprintf("http://target/%d/%d", p, n)))
+				if err != nil {
+					t.Errorf("publish: %v", err)
+					return
+				}
+				if current := configs.Current().Version; cfg.Version <= last || current < cfg.Version {
+					t.Errorf("publish gave version %d after %d, current is %d", cfg.Version, last, current)
+				}
+				last = cfg.Version
+			}
+		})
+	}
+	group.Wait()
+	history, err := configs.History(t.Context(), 1<<62, 1000)
+	if err != nil || len(history) != publishers*each {
+		t.Fatalf("history: got %d entries, %v, want %d", len(history), err, publishers*each)
+	}
+	for i, cfg := range history {
+		if want := int64(len(history) - i); cfg.Version != want {
+			t.Fatalf("history[%d]: got version %d, want %d", i, cfg.Version, want)
+		}
+	}
+}
+
+// lossy is a store whose commit may reach the disk and report an error all the
+// same, as a disk does that fails at the wrong moment.
+type lossy struct {
+	*database.DB
+	stores bool
+	fails  bool
+}
+
+var errDisk = errors.New("input/output error")
+
+func (l *lossy) Append(ctx context.Context, next func(*models.Config) (*models.Config, error)) error {
+	if l.stores {
+		if err := l.DB.Append(ctx, next); err != nil {
+			return err
+		}
+	}
+	if l.fails {
+		return errDisk
+	}
+	return nil
+}
+
+func TestPublish_ThatFailedFollowsTheStore(t *testing.T) {
+	for name, row := range map[string]struct {
+		stored bool
+		want   int64
+	}{
+		"and left nothing":     {false, 1},
+		"and was stored still": {true, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := &lossy{DB: newStore(t), stores: true}
+			configs := openConfigs(t, store, "epoch")
+			publish(t, configs, draft("http://a/"))
+			store.stores, store.fails = row.stored, true
+			if _, _, err := configs.Publish(t.Context(), draft("http://b/")); !errors.Is(err, errDisk) {
+				t.Errorf("got %v, want the error of the disk", err)
+			}
+			if got := configs.Current().Version; got != row.want {
+				t.Errorf("current: got version %d, want %d", got, row.want)
+			}
+		})
+	}
+}
+
+func TestPublishFirst_OnlyWhereNothingWasPublished(t *testing.T) {
+	configs := openConfigs(t, newStore(t), "epoch")
+	if cfg, published, err := configs.PublishFirst(t.Context(), "http://a/"); err != nil || !published || cfg.Version != 1 {
+		t.Errorf("on an empty store: got %v, %v, %v", cfg, published, err)
+	}
+	if cfg, published, err := configs.PublishFirst(t.Context(), "http://b/"); err != nil || published || cfg.URL != "http://a/" {
+		t.Errorf("on a store with a version: got %v, %v, %v", cfg, published, err)
+	}
+}
+
+// A restored store reaches the same version again, with other content or in
+// another store: the ETag must differ wherever the bytes may.
+func TestETag_DiffersWhereTheAnswerMay(t *testing.T) {
+	content := models.Content{URL: "http://a/", PollInterval: defaultInterval}
+	base := models.ETagOf("e1", 1, content)
+	if again := models.ETagOf("e1", 1, content); again != base {
+		t.Errorf("the same answer: got %s and %s", base, again)
+	}
+	for name, other := range map[string]string{
+		"another epoch":    models.ETagOf("e2", 1, content),
+		"another version":  models.ETagOf("e1", 2, content),
+		"another URL":      models.ETagOf("e1", 1, models.Content{URL: "http://b/", PollInterval: defaultInterval}),
+		"another interval": models.ETagOf("e1", 1, models.Content{URL: "http://a/", PollInterval: time.Second}),
+	} {
+		if other == base {
+			t.Errorf("%s: got the same ETag %s", name, other)
+		}
+	}
+}
