@@ -1,0 +1,80 @@
+// Command agent keeps the worker beside it at the configuration that the
+// controller wants it to run.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fleetconf/fleetconf/agent/internal/cache"
+	"github.com/fleetconf/fleetconf/agent/internal/config"
+	"github.com/fleetconf/fleetconf/agent/internal/controller"
+	"github.com/fleetconf/fleetconf/agent/internal/poller"
+	"github.com/fleetconf/fleetconf/agent/internal/status"
+	"github.com/fleetconf/fleetconf/agent/internal/worker"
+	"github.com/fleetconf/fleetconf/pkg/buildinfo"
+	"github.com/fleetconf/fleetconf/pkg/logger"
+	"github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/server"
+	"github.com/fleetconf/fleetconf/pkg/settings"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	config.Program.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// controller.Client ◀─register, fetch, report─ poller.Poller ─push, read─▶ worker.Client
+//
+//	       │       │
+//	cache.File   status.Handler ◀─GET /status
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var s config.Settings
+	if err := config.Program.Parse(args, &s, stdout); err != nil {
+		return err
+	}
+	log, err := logger.New(stderr, s.LogLevel, s.LogFormat)
+	if err != nil {
+		return err
+	}
+	agent := poller.New(poller.Parts{
+		Source: controller.New(s.ControllerURL, s.ControllerUsername, s.ControllerPassword.Reveal()),
+		Sink:   worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
+		Cache:  cache.New(s.CacheFile),
+		Self:   self(),
+		Log:    log,
+	})
+	ln, err := net.Listen("tcp", settings.Address(s.Host, s.Port))
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return agent.Run(ctx) })
+	g.Go(func() error { return server.Serve(ctx, ln, status.Handler(agent.Status, log), log) })
+	return g.Wait()
+}
+
+// self is what this agent says of itself when it registers.
+func self() models.RegisterRequest {
+	hostname, err := os.Hostname()
+	if err != nil || models.Text("hostname", hostname, models.MaxHostnameBytes) != nil || hostname == "" {
+		hostname = "unknown"
+	}
+	return models.RegisterRequest{
+		Hostname: hostname,
+		Metadata: map[string]any{
+			"os":            runtime.GOOS,
+			"arch":          runtime.GOARCH,
+			"agent_version": buildinfo.Read().Version,
+		},
+	}
+}

@@ -1,0 +1,45 @@
+// Package config is the agent's manual: every setting, its default and what it
+// must be. Nothing else in the agent reads the environment.
+package config
+
+import "github.com/fleetconf/fleetconf/pkg/settings"
+
+const defaultPassword = "secret123"
+
+// Settings are the options of an agent.
+type Settings struct {
+	Host               string          `setting:"HOST" default:"127.0.0.1" usage:"address to listen on for /status and the other probes; 0.0.0.0 is every interface"`
+	Port               int             `setting:"PORT" default:"8081" usage:"TCP port to listen on; 0 picks a free one"`
+	ControllerURL      string          `setting:"CONTROLLER_URL" default:"http://localhost:8080" usage:"where the configuration is fetched"`
+	ControllerUsername string          `setting:"CONTROLLER_USERNAME" default:"agent" usage:"user name that all agents register with"`
+	ControllerPassword settings.Secret `setting:"CONTROLLER_PASSWORD" default:"secret123" usage:"password that all agents register with"`
+	WorkerURL          string          `setting:"WORKER_URL" default:"http://localhost:8082" usage:"the worker that this agent feeds"`
+	WorkerToken        settings.Secret `setting:"WORKER_TOKEN" usage:"the worker's own WORKER_TOKEN; may stay empty for a worker on this machine"`
+	CacheFile          string          `setting:"CACHE_FILE" default:"./agent_config.cache" usage:"file that keeps this agent's identity and the last good configuration"`
+	LogLevel           string          `setting:"LOG_LEVEL" default:"info" usage:"error, warn, info or debug"`
+	LogFormat          string          `setting:"LOG_FORMAT" default:"auto" usage:"text, json, or auto: text on a terminal, else json"`
+}
+
+// Validate names every setting that cannot be used.
+func (s *Settings) Validate() (faults settings.Faults) {
+	faults.CheckListener(s.Host, s.Port)
+	faults.CheckServer("CONTROLLER_URL", s.ControllerURL)
+	faults.Check(s.ControllerUsername != "", "CONTROLLER_USERNAME", "is empty; set it to the controller's AGENT_USERNAME")
+	faults.CheckDefault(s.Host, "CONTROLLER_PASSWORD", s.ControllerPassword, defaultPassword)
+	faults.CheckServer("WORKER_URL", s.WorkerURL)
+	faults.Check(s.CacheFile != "", "CACHE_FILE", "is empty; name a file that this agent may write")
+	faults.CheckLog(s.LogLevel, s.LogFormat)
+	return faults
+}
+
+// Program is what --help says before it lists the settings.
+var Program = settings.Program{
+	Name: "agent",
+	About: `agent fetches the configuration from the controller, keeps the last good one on
+disk, and sees to it that the worker beside it runs it: through restarts of the
+worker, and while the controller is away.`,
+	Examples: `
+  agent
+  CONTROLLER_URL=https://fleet.example.com CONTROLLER_PASSWORD_FILE=/run/secrets/agent agent
+  curl -s http://127.0.0.1:8081/status`,
+}

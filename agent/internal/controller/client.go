@@ -1,0 +1,209 @@
+// Package controller is the agent's side of the controller's HTTP API: it
+// registers, fetches and reports, and turns the answers' status codes into the
+// errors of models.
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fleetconf/fleetconf/agent/internal/exchange"
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+const (
+	// timeout is how long one answer may take.
+	timeout = 10 * time.Second
+	// maxRetryAfter is the longest that the controller can keep an agent away.
+	maxRetryAfter = time.Hour
+	// maxETagBytes is the longest ETag that is kept and sent back.
+	maxETagBytes = 256
+)
+
+// Client speaks to one controller.
+type Client struct {
+	http               *exchange.Client
+	username, password string // shared by all agents: to register
+}
+
+// New returns a client of the controller at baseURL. username and password are
+// what all agents register with.
+func New(baseURL, username, password string) *Client {
+	return &Client{http: exchange.New("the controller", baseURL), username: username, password: password}
+}
+
+// Register tells the controller who is there, and learns who the controller
+// takes it for. models.ErrUnauthorized: the shared credentials are wrong.
+func (c *Client) Register(ctx context.Context, self wire.RegisterRequest) (models.Registration, error) {
+	request := exchange.Request{
+		Method: http.MethodPost, Path: "/api/v1/register",
+		User: c.username, Password: c.password, Body: self,
+	}
+	answer, err := c.http.Do(ctx, timeout, request)
+	if err != nil {
+		return models.Registration{}, err
+	}
+	switch answer.Status {
+	case http.StatusOK, http.StatusCreated:
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return models.Registration{}, fmt.Errorf("%w: set CONTROLLER_USERNAME and CONTROLLER_PASSWORD to the controller's AGENT_USERNAME and AGENT_PASSWORD: %w",
+			models.ErrUnauthorized, c.http.Unexpected(answer, request))
+	default:
+		return models.Registration{}, c.outage(answer, request)
+	}
+	registered, err := decodeRegistration(answer)
+	if err != nil {
+		return models.Registration{}, errors.Join(c.http.Foreign(answer, "a controller", "CONTROLLER_URL"), err)
+	}
+	return models.Registration{
+		Identity:     models.Identity{AgentID: registered.AgentID, AgentToken: registered.AgentToken},
+		PollInterval: clampInterval(registered.PollIntervalSeconds),
+	}, nil
+}
+
+// Fetch asks for the release that id should run. etag names the applied one,
+// "" if there is none. The error is one of models' or an outage; the answer's
+// PollInterval may be set with an error too.
+func (c *Client) Fetch(ctx context.Context, id models.Identity, etag string) (models.Answer, error) {
+	request := exchange.Request{
+		Method: http.MethodGet, Path: wire.ConfigPath,
+		User: id.AgentID, Password: id.AgentToken, IfNoneMatch: etag,
+	}
+	answer, err := c.http.Do(ctx, timeout, request)
+	if err != nil {
+		return models.Answer{}, err
+	}
+	result := models.Answer{PollInterval: headerInterval(answer.Header)}
+	switch answer.Status {
+	case http.StatusOK:
+		config, err := wire.DecodeConfig(answer.Body)
+		if err != nil {
+			return result, fmt.Errorf("%w: %w", models.ErrInvalidConfig, err)
+		}
+		if result.PollInterval == 0 {
+			result.PollInterval = config.PollInterval()
+		}
+		result.Release = &models.Release{ETag: usableETag(answer.Header), Config: config, FetchedAt: time.Now().UTC()}
+		return result, nil
+	case http.StatusNotModified:
+		if etag == "" {
+			return result, c.http.Foreign(answer, "a controller", "CONTROLLER_URL")
+		}
+		return result, models.ErrNotModified
+	case http.StatusNotFound:
+		if result.PollInterval == 0 && !answer.IsProblem() {
+			return result, c.http.Foreign(answer, "a controller", "CONTROLLER_URL")
+		}
+		return result, models.ErrNothingPublished
+	case http.StatusUnauthorized:
+		return result, fmt.Errorf("%w: %w", models.ErrUnauthorized, c.http.Unexpected(answer, request))
+	}
+	return result, c.outage(answer, request)
+}
+
+// Report tells the outcome of an attempt. models.ErrUnwanted: it need not be
+// sent again.
+func (c *Client) Report(ctx context.Context, id models.Identity, report wire.Report) error {
+	request := exchange.Request{
+		Method: http.MethodPost, Path: "/api/v1/agents/" + url.PathEscape(id.AgentID) + "/status",
+		User: id.AgentID, Password: id.AgentToken, Body: report,
+	}
+	answer, err := c.http.Do(ctx, timeout, request)
+	switch {
+	case err != nil:
+		return err
+	case answer.Status >= 200 && answer.Status < 300:
+		return nil
+	case answer.Status == http.StatusUnauthorized:
+		return fmt.Errorf("%w: %w", models.ErrUnauthorized, c.http.Unexpected(answer, request))
+	case answer.Status == http.StatusBadRequest, answer.Status == http.StatusForbidden, answer.Status == http.StatusNotFound,
+		answer.Status == http.StatusMethodNotAllowed, answer.Status == http.StatusConflict, answer.Status == http.StatusUnprocessableEntity:
+		return fmt.Errorf("%w: %w", models.ErrUnwanted, c.http.Unexpected(answer, request))
+	}
+	return c.outage(answer, request)
+}
+
+// outage is the error of an answer that should be another one later.
+func (c *Client) outage(answer exchange.Answer, request exchange.Request) error {
+	err := c.http.Unexpected(answer, request)
+	if answer.Status == http.StatusTooManyRequests || answer.Status == http.StatusServiceUnavailable {
+		if after := retryAfter(answer.Header); after > 0 {
+			return &models.RetryLater{After: after, Err: err}
+		}
+	}
+	return err
+}
+
+// decodeRegistration reads an identity that can be authenticated with.
+func decodeRegistration(answer exchange.Answer) (wire.RegisterResponse, error) {
+	r, err := exchange.Decode[wire.RegisterResponse](answer)
+	if err != nil {
+		return r, err
+	}
+	if r.AgentID == "" || r.AgentToken == "" || len(r.AgentToken) > 512 {
+		return r, wire.Bad("agent_id", "and agent_token must be there")
+	}
+	return r, wire.RegisterRequest{Hostname: "answer", AgentID: r.AgentID}.Validate()
+}
+
+// headerInterval reads X-Poll-Interval-Seconds; 0 if it is missing or no
+// number.
+func headerInterval(h http.Header) time.Duration {
+	seconds, err := strconv.Atoi(strings.TrimSpace(h.Get(wire.HeaderPollInterval)))
+	if err != nil {
+		return 0
+	}
+	return clampInterval(seconds)
+}
+
+// clampInterval brings what the controller asks for into the contract's
+// bounds. 0 stands for its having asked for nothing.
+func clampInterval(seconds int) time.Duration {
+	if seconds == 0 {
+		return 0
+	}
+	seconds = min(max(seconds, int(wire.MinPollInterval/time.Second)), int(wire.MaxPollInterval/time.Second))
+	return time.Duration(seconds) * time.Second
+}
+
+// usableETag is the ETag as it can be sent back, a weak one too; "" if it is
+// missing or not to be trusted with (RFC 9110 §8.8.3).
+func usableETag(h http.Header) string {
+	tag := h.Get("ETag")
+	opaque := strings.TrimPrefix(tag, "W/")
+	if len(tag) > maxETagBytes || len(opaque) < 2 || opaque[0] != '"' || opaque[len(opaque)-1] != '"' {
+		return ""
+	}
+	for _, c := range []byte(opaque[1 : len(opaque)-1]) {
+		if c <= ' ' || c == '"' || c >= 0x7f {
+			return ""
+		}
+	}
+	return tag
+}
+
+// retryAfter reads Retry-After (RFC 9110 §10.2.3): seconds, or a date, which
+// is taken against the answer's own Date where it has one, for the clocks may
+// differ.
+func retryAfter(h http.Header) time.Duration {
+	text := strings.TrimSpace(h.Get("Retry-After"))
+	if seconds, err := strconv.ParseUint(text, 10, 32); err == nil {
+		return min(time.Duration(seconds)*time.Second, maxRetryAfter)
+	}
+	at, err := http.ParseTime(text)
+	if err != nil {
+		return 0
+	}
+	now, err := http.ParseTime(h.Get("Date"))
+	if err != nil {
+		now = time.Now()
+	}
+	return min(max(at.Sub(now), 0), maxRetryAfter)
+}

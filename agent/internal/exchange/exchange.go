@@ -1,0 +1,219 @@
+// Package exchange sends one HTTP request and reads one answer, with the
+// bounds that keep a neighbour from harming the agent: a time limit, at most
+// models.MaxBodyBytes of answer, no redirect followed (it would take the
+// credentials along), no cookie kept. Its errors read the same each time the
+// same thing goes wrong, and hold no credentials: they are logged and shown.
+package exchange
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/problem"
+)
+
+// Client talks to one server.
+type Client struct {
+	base   string
+	server string // what errors call it
+	http   *http.Client
+}
+
+// New returns a client of the server at base, a URL. name is what its errors
+// call it: "the worker". It opens no connection.
+func New(name, base string) *Client {
+	return &Client{
+		base:   strings.TrimRight(base, "/"),
+		server: name + " at " + base,
+		http: &http.Client{
+			Transport: &http.Transport{
+				DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+				TLSHandshakeTimeout:    5 * time.Second,
+				MaxIdleConns:           2,
+				MaxIdleConnsPerHost:    2,
+				IdleConnTimeout:        90 * time.Second,
+				MaxResponseHeaderBytes: wire.MaxBodyBytes,
+				ReadBufferSize:         4 << 10,
+				WriteBufferSize:        4 << 10,
+				ForceAttemptHTTP2:      false,
+			},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+}
+
+// Request is what to send.
+type Request struct {
+	Method, Path   string
+	User, Password string // Basic credentials, unless User is empty
+	Bearer         string // a Bearer token, unless empty
+	IfNoneMatch    string // unless empty
+	Body           any    // sent as JSON, unless nil
+}
+
+// Answer is what came back, whole.
+type Answer struct {
+	Status int
+	Header http.Header
+	Body   []byte
+}
+
+// Do sends r and reads the answer, whatever its status, within timeout. The
+// error says what is wrong with the server or the way to it.
+func (c *Client) Do(ctx context.Context, timeout time.Duration, r Request) (Answer, error) {
+	bounded, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := c.request(bounded, r)
+	if err != nil {
+		return Answer{}, err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return Answer{}, c.explain(err, timeout)
+	}
+	defer func() { _ = resp.Body.Close() }() // read to its end, or given up
+	body, err := io.ReadAll(io.LimitReader(resp.Body, wire.MaxBodyBytes+1))
+	switch {
+	case err != nil:
+		return Answer{}, c.explain(err, timeout)
+	case len(body) > wire.MaxBodyBytes:
+		return Answer{}, fmt.Errorf("%s sent more than %d bytes", c.server, wire.MaxBodyBytes)
+	}
+	return Answer{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
+}
+
+func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) {
+	body, err := io.Reader(http.NoBody), error(nil)
+	if r.Body != nil {
+		document, encodeErr := wire.Encode(r.Body)
+		body, err = bytes.NewReader(document), encodeErr
+	}
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, r.Method, c.base+r.Path, body)
+	if err != nil {
+		return nil, fmt.Errorf("make a request to %s: %w", c.server, err)
+	}
+	req.Header.Set("User-Agent", "fleetconf-agent")
+	req.Header.Set("Accept", "application/json, "+problem.ContentType)
+	if r.Body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if r.User != "" {
+		req.SetBasicAuth(r.User, r.Password)
+	}
+	if r.Bearer != "" {
+		req.Header.Set("Authorization", "Bearer "+r.Bearer)
+	}
+	if r.IfNoneMatch != "" {
+		req.Header.Set("If-None-Match", r.IfNoneMatch)
+	}
+	return req, nil
+}
+
+// explain puts what can go wrong on the way into words without port numbers
+// and times, which differ at each attempt.
+func (c *Client) explain(err error, timeout time.Duration) error {
+	var (
+		timedOut interface{ Timeout() bool }
+		dns      *net.DNSError
+		cert     *tls.CertificateVerificationError
+		record   tls.RecordHeaderError
+		errno    syscall.Errno
+		wrapped  *url.Error
+	)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
+	case errors.As(err, &dns):
+		return fmt.Errorf("%s cannot be found: no address for %s", c.server, dns.Name)
+	case errors.As(err, &timedOut) && timedOut.Timeout():
+		return fmt.Errorf("%s did not answer within %s", c.server, timeout)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%s cannot be reached: nothing listens there", c.server)
+	case errors.As(err, &cert):
+		return fmt.Errorf("%s is not trusted: %w", c.server, cert.Err)
+	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return fmt.Errorf("%s does not speak TLS; is it http rather than https?", c.server)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("%s cut the connection before its answer was whole", c.server)
+	case errors.As(err, &errno):
+		return fmt.Errorf("%s cannot be reached: %w", c.server, errno)
+	case errors.As(err, &wrapped):
+		return fmt.Errorf("%s does not answer as an HTTP server: %w", c.server, wrapped.Err)
+	}
+	return fmt.Errorf("%s does not answer as an HTTP server: %w", c.server, err)
+}
+
+// Problem reads an error answer: the server's own problem document, or the
+// beginning of what it sent instead. What r was authenticated with is struck
+// out, should the server have sent it back.
+func (a Answer) Problem(r Request) *problem.Problem {
+	p := problem.Read(&http.Response{StatusCode: a.Status, Body: io.NopCloser(bytes.NewReader(a.Body))})
+	if p.Title == "" {
+		p.Title = "a status of no meaning"
+	}
+	for _, secret := range []string{r.Password, r.Bearer, basic(r)} {
+		if secret != "" {
+			p.Detail = strings.ReplaceAll(p.Detail, secret, "[secret]")
+		}
+	}
+	return p
+}
+
+func basic(r Request) string {
+	if r.User == "" {
+		return ""
+	}
+	req := http.Request{Header: http.Header{}}
+	req.SetBasicAuth(r.User, r.Password)
+	return strings.TrimPrefix(req.Header.Get("Authorization"), "Basic ")
+}
+
+// IsProblem reports whether the answer is one of ours, or could be: a page of
+// some other server is not.
+func (a Answer) IsProblem() bool {
+	return strings.HasPrefix(a.Header.Get("Content-Type"), problem.ContentType)
+}
+
+// Unexpected is the error of an answer that the caller can do nothing with.
+func (c *Client) Unexpected(a Answer, r Request) error {
+	if a.Status >= 300 && a.Status < 400 {
+		to := a.Header.Get("Location")
+		if u, err := url.Parse(to); err == nil {
+			u.RawQuery = ""
+			to = u.Redacted()
+		}
+		return fmt.Errorf("%s redirects to %q, which is not followed: set its URL to where it really is", c.server, wire.Trim(to))
+	}
+	return fmt.Errorf("%s answered %w", c.server, a.Problem(r))
+}
+
+// Foreign is the error of a server that is not of this system.
+func (c *Client) Foreign(a Answer, want, setting string) error {
+	return fmt.Errorf("%s answered %d, but not as %s does: check %s", c.server, a.Status, want, setting)
+}
+
+// Decode reads the JSON document of an answer. Members that a newer server may
+// have added are passed over.
+func Decode[T any](a Answer) (T, error) {
+	var v T
+	if err := json.Unmarshal(a.Body, &v); err != nil {
+		return v, fmt.Errorf("decode answer: %w", err)
+	}
+	return v, nil
+}

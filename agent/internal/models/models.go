@@ -1,0 +1,154 @@
+// Package models holds the words that the parts of the agent share: who it is
+// to the controller, what it holds, and how an attempt can end. It knows no
+// HTTP and no file.
+package models
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+// Identity is what an agent authenticates as. The zero Identity belongs to an
+// agent that never registered. It never prints its token.
+type Identity struct {
+	AgentID    string `json:"agent_id"`
+	AgentToken string `json:"agent_token"`
+}
+
+func (i Identity) String() string   { return i.AgentID }
+func (i Identity) GoString() string { return i.AgentID }
+
+// Release is a configuration with the ETag that it was fetched under, as it
+// stood in the header; "" if the answer had none.
+type Release struct {
+	ETag      string      `json:"etag"`
+	Config    wire.Config `json:"config"`
+	FetchedAt time.Time   `json:"fetched_at"` // for people: nothing orders by it
+}
+
+// Same reports whether both are the same release, whenever they were fetched.
+func (r *Release) Same(other *Release) bool {
+	if r == nil || other == nil {
+		return r == other
+	}
+	return r.ETag == other.ETag && r.Config == other.Config
+}
+
+// Push is what a worker is told to run it.
+func (r *Release) Push() wire.WorkerConfig {
+	return wire.WorkerConfig{URL: r.Config.Data.URL, Version: r.Config.Version}
+}
+
+// RunsOn reports whether that is what a worker runs: the version alone would
+// not do, for a worker can be told anything by hand.
+func (r *Release) RunsOn(w wire.WorkerState) bool {
+	return w.Version == r.Config.Version && w.URL == r.Config.Data.URL
+}
+
+// State is all that an agent remembers over a restart.
+type State struct {
+	Identity  Identity `json:"identity"`
+	Candidate *Release `json:"candidate,omitempty"` // fetched; the worker has not judged it yet
+	LastGood  *Release `json:"last_good,omitempty"` // the worker accepted it last: the applied one
+}
+
+// Desired is what the worker should run, nil if nothing was ever fetched.
+func (s State) Desired() *Release {
+	if s.Candidate != nil {
+		return s.Candidate
+	}
+	return s.LastGood
+}
+
+// Answer is what the controller said. PollInterval is set with some errors too.
+type Answer struct {
+	Release      *Release      // nil with an error
+	PollInterval time.Duration // within the bounds of the contract; 0 if the answer named none
+}
+
+// Registration is who the controller takes this agent for.
+type Registration struct {
+	Identity     Identity
+	PollInterval time.Duration // as in Answer
+}
+
+// What the controller answers besides a release. All else is an outage, to be
+// tried again.
+var (
+	// ErrNotModified: what If-None-Match named is what this agent should run.
+	ErrNotModified = errors.New("not modified")
+	// ErrNothingPublished: there is no configuration yet.
+	ErrNothingPublished = errors.New("nothing is published yet")
+	// ErrUnauthorized: the credentials are wrong, or not valid any more.
+	ErrUnauthorized = errors.New("credentials refused")
+	// ErrInvalidConfig: what came is no configuration that may be run.
+	ErrInvalidConfig = errors.New("not a valid configuration")
+	// ErrUnwanted: the controller will never take this report.
+	ErrUnwanted = errors.New("report not wanted")
+)
+
+// ErrNothingRuns is the answer of a worker that has no configuration yet.
+var ErrNothingRuns = errors.New("the worker runs no configuration yet")
+
+// Refused is a worker's no to a configuration. The same one is not pushed again
+// until it is offered again.
+type Refused struct {
+	Words string // the worker's own
+}
+
+func (e *Refused) Error() string { return "the worker refused: " + e.Words }
+
+// RetryLater is the error of a neighbour that named the time before which
+// nothing should be tried again.
+type RetryLater struct {
+	After time.Duration
+	Err   error
+}
+
+func (e *RetryLater) Error() string { return fmt.Sprintf("%v (asked to wait %s)", e.Err, e.After) }
+func (e *RetryLater) Unwrap() error { return e.Err }
+
+// Floor is the wait that err asks for, 0 if it asks for none.
+func Floor(err error) time.Duration {
+	var later *RetryLater
+	if errors.As(err, &later) {
+		return later.After
+	}
+	return 0
+}
+
+// Status is what GET /status answers. Times and texts are empty, numbers null,
+// until there is something to say.
+type Status struct {
+	AgentID             string       `json:"agent_id"`
+	Registered          bool         `json:"registered"` // since this process started
+	DesiredVersion      *int64       `json:"desired_version"`
+	AppliedVersion      *int64       `json:"applied_version"` // the version that the worker accepted last
+	Transport           string       `json:"transport"`
+	PollIntervalSeconds int          `json:"poll_interval_seconds"`
+	LastFetch           *time.Time   `json:"last_fetch"` // last answer to a poll, a 304 too
+	LastError           string       `json:"last_error"` // "" while all is well
+	CacheAgeSeconds     *int64       `json:"cache_age_seconds"`
+	Worker              WorkerStatus `json:"worker"`
+	Cache               CacheStatus  `json:"cache"`
+
+	ControllerError string `json:"-"` // LastError holds it too
+	InSync          bool   `json:"-"` // the worker runs the last good configuration, or the candidate
+}
+
+// WorkerStatus is how the worker was when last asked.
+type WorkerStatus struct {
+	Reachable bool   `json:"reachable"`
+	Version   *int64 `json:"version"` // null while it runs nothing
+	Instance  string `json:"instance"`
+	Error     string `json:"error"`
+}
+
+// CacheStatus says whether a restart of the agent would find what it holds.
+type CacheStatus struct {
+	Writable bool   `json:"writable"`
+	Error    string `json:"error"`
+}

@@ -1,0 +1,262 @@
+// Package poller keeps a worker at the configuration that the controller wants
+// it to run. Three loops share one memory of what is wanted:
+//
+//	follow     asks the controller, and remembers what it offers as the candidate
+//	reconcile  compares what the worker runs with what is wanted, and pushes the difference
+//	report     tells the controller how it ended
+//
+// None waits for another, so a controller that hangs does not keep a restarted
+// worker hungry, nor a worker that hangs keep the agent from polling. None
+// gives up.
+package poller
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fleetconf/fleetconf/agent/internal/backoff"
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+// Source is where configurations come from. Each call ends within seconds,
+// whatever the other side does. An error is one of models', which is an answer,
+// or any other, which is an outage and worth another try; models.Floor says
+// after how long.
+type Source interface {
+	// Register may be called at any time. With self.AgentID set the agent stays
+	// the one it was.
+	Register(ctx context.Context, self wire.RegisterRequest) (models.Registration, error)
+	// Fetch returns models.ErrNotModified if what should run is what etag names.
+	Fetch(ctx context.Context, id models.Identity, etag string) (models.Answer, error)
+	// Report returns models.ErrUnwanted if the report need not be sent again.
+	Report(ctx context.Context, id models.Identity, report wire.Report) error
+}
+
+// Sink is what runs configurations. Each call ends within seconds.
+type Sink interface {
+	// Running returns models.ErrNothingRuns before the first push.
+	Running(ctx context.Context) (wire.WorkerState, error)
+	// Push returns nil only if exactly that version runs, and *models.Refused
+	// only if it never will.
+	Push(ctx context.Context, config wire.WorkerConfig) error
+}
+
+// Cache outlives the process. After Save returned nil, Load gives that state;
+// after an error or a crash, that state or the one before it.
+type Cache interface {
+	// Load returns what can be trusted, also beside an error.
+	Load() (models.State, error)
+	Save(state models.State) error
+}
+
+// Parts are what a Poller is made of.
+type Parts struct {
+	Source Source
+	Sink   Sink
+	Cache  Cache
+	Self   wire.RegisterRequest // what to say of this agent; the id comes from the cache
+	Log    logrus.FieldLogger
+}
+
+const (
+	cycleInterval = time.Second      // how often the worker is asked what it runs
+	firstInterval = 30 * time.Second // between polls, until the controller says otherwise
+	feedFirst     = time.Second      // the longest that a slow worker delays the first registration
+
+	retryFirst  = time.Second
+	retryLimit  = 5 * time.Minute  // of requests to the controller
+	pushLimit   = 30 * time.Second // of pushes to the worker, which is near
+	deniedCalm  = 10 * time.Minute // a token refused again within it is no accident
+	saveLimit   = time.Minute      // of writes to the cache
+	pollsJitter = 10               // percent of the interval, either way
+)
+
+// Poller is the agent without its sockets. Make it with New.
+type Poller struct {
+	Parts
+
+	// Each holds one wake-up at most; nobody closes them.
+	offered chan struct{} // to reconcile: what is wanted changed
+	owed    chan struct{} // to report: there may be something to send, and someone to take it
+	// fed is closed by reconcile when the worker was first tried.
+	fed chan struct{}
+
+	mu         sync.Mutex   // guards all below
+	state      models.State // the truth; the cache has the same unless unsaved
+	unsaved    bool
+	saveAgain  *backoff.Backoff
+	saveAt     time.Time // not before this is the cache tried again
+	registered bool      // by this process, and the token was not refused since
+	interval   time.Duration
+	lastFetch  time.Time
+
+	worker  models.WorkerStatus
+	inSync  bool            // the worker, when last asked, ran what is wanted
+	balked  *models.Release // the last good one, when the worker refused even that
+	refusal refusal         // what the worker refused last, until that is history
+
+	due   bool         // the outcome for what is wanted now was not reported yet
+	next  *wire.Report // to be sent; a newer one replaces it
+	acked wire.Report  // the last that the controller took
+
+	controllerTrouble, workerTrouble, cacheTrouble trouble
+}
+
+// New returns a Poller that has not started.
+func New(parts Parts) *Poller {
+	return &Poller{
+		Parts:     parts,
+		offered:   make(chan struct{}, 1),
+		owed:      make(chan struct{}, 1),
+		fed:       make(chan struct{}),
+		interval:  firstInterval,
+		saveAgain: backoff.New(retryFirst, saveLimit),
+		due:       true,
+	}
+}
+
+// Run keeps the worker at what the controller wants until ctx ends, and then
+// returns nil. It is called once.
+func (p *Poller) Run(ctx context.Context) error {
+	p.load()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { p.reconcile(ctx); return nil })
+	g.Go(func() error { p.follow(ctx); return nil })
+	g.Go(func() error { p.report(ctx); return nil })
+	return g.Wait()
+}
+
+// Status says how the agent is.
+func (p *Poller) Status() models.Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := models.Status{
+		AgentID:             p.state.Identity.AgentID,
+		Registered:          p.registered,
+		Transport:           "poll",
+		PollIntervalSeconds: int(p.interval / time.Second),
+		Worker:              p.worker,
+		Cache:               models.CacheStatus{Writable: p.cacheTrouble == "", Error: string(p.cacheTrouble)},
+		ControllerError:     string(p.controllerTrouble),
+		InSync:              p.inSync,
+	}
+	s.Worker.Error = string(p.workerTrouble)
+	if want := p.state.Desired(); want != nil {
+		s.DesiredVersion = new(want.Config.Version)
+		s.CacheAgeSeconds = new(max(0, int64(time.Since(want.FetchedAt)/time.Second)))
+	}
+	if good := p.state.LastGood; good != nil {
+		s.AppliedVersion = new(good.Config.Version)
+	}
+	if !p.lastFetch.IsZero() {
+		s.LastFetch = new(p.lastFetch)
+	}
+	var errs []string
+	for _, text := range []string{s.ControllerError, s.Worker.Error, p.refusal.String(), s.Cache.Error} {
+		if text != "" {
+			errs = append(errs, text)
+		}
+	}
+	s.LastError = strings.Join(errs, "; ")
+	return s
+}
+
+// load starts from what the cache holds. A cache that cannot be used is a
+// fresh start.
+func (p *Poller) load() {
+	state, err := p.Cache.Load()
+	if err != nil {
+		p.Log.WithField("error", err.Error()).Warn("Cache cannot be used")
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.state = state
+	if want := state.Desired(); want != nil {
+		p.interval = want.Config.PollInterval()
+		p.Log.WithFields(logrus.Fields{"agent": state.Identity.AgentID, "version": want.Config.Version}).Info("Cache loaded")
+	}
+}
+
+// save writes the state to the cache. If it cannot be written the agent goes
+// on from memory, and reconcile tries again. The caller holds mu.
+func (p *Poller) save() {
+	err := p.Cache.Save(p.state)
+	p.unsaved = err != nil
+	p.cacheTrouble.note(p.Log, err, "Cache cannot be written", "Cache can be written again")
+	if err != nil {
+		p.saveAt = time.Now().Add(p.saveAgain.Next(0))
+		return
+	}
+	p.saveAgain.Reset()
+}
+
+// trouble is what is wrong with one neighbour, "" while all is well.
+type trouble string
+
+// note takes the outcome of an attempt, and logs it as lost when it is another
+// trouble than before, as back when it was the last of it.
+func (t *trouble) note(log logrus.FieldLogger, err error, lost, back string) {
+	was := *t
+	switch {
+	case err == nil && was == "":
+	case err == nil:
+		*t = ""
+		log.Info(back)
+	case trouble(err.Error()) == was:
+		log.WithField("error", err.Error()).Debug(lost)
+	default:
+		*t = trouble(err.Error())
+		log.WithField("error", err.Error()).Warn(lost)
+	}
+}
+
+// refusal is a worker's no; the zero refusal is none.
+type refusal struct {
+	version int64
+	words   string
+}
+
+func (r refusal) String() string {
+	if r.version == 0 {
+		return ""
+	}
+	return fmt.Sprintf("the worker refused version %d: %s", r.version, r.words)
+}
+
+// wake puts a wake-up into c unless one is there already.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// sleep waits for d, and reports whether ctx goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// spread draws a wait around interval, so that agents that started together do
+// not poll together.
+func spread(interval time.Duration) time.Duration {
+	most := interval * pollsJitter / 100
+	return interval - most + rand.N(2*most+1)
+}

@@ -1,0 +1,233 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/agent/internal/backoff"
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+// reconciler is the state of reconcile, which alone touches it.
+type reconciler struct {
+	*Poller
+	instance string // of the worker when last asked; "" while it runs nothing
+
+	// After a push of held, the same is not pushed again before notBefore. The
+	// pushes have effect when a read shows so, not when the worker says so.
+	retry     *backoff.Backoff
+	held      *models.Release
+	notBefore time.Time
+}
+
+// unreached stands for the instance of a worker that could not be asked: who
+// answers next counts as another one.
+const unreached = "\x00"
+
+// maxTurns bounds how often what is wanted can change within one cycle: the
+// last good one on an empty worker, the candidate, and back when it is refused.
+const maxTurns = 3
+
+// reconcile sees to it that the worker runs what is wanted until ctx ends: now,
+// every second, and whenever something else is wanted.
+func (p *Poller) reconcile(ctx context.Context) {
+	r := &reconciler{Poller: p, instance: unreached, retry: backoff.New(retryFirst, pushLimit)}
+	ticker := time.NewTicker(cycleInterval)
+	defer ticker.Stop()
+	for first := true; ; first = false {
+		for range maxTurns {
+			if !r.cycle(ctx) {
+				break
+			}
+		}
+		r.saveIfDue()
+		if first {
+			close(p.fed)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.offered:
+		case <-ticker.C:
+		}
+	}
+}
+
+// cycle asks the worker what it runs and pushes what it should run. It reports
+// whether something else is wanted now, so that another cycle is due at once.
+func (r *reconciler) cycle(ctx context.Context) bool {
+	running, err := r.Sink.Running(ctx)
+	nothing := errors.Is(err, models.ErrNothingRuns)
+	switch {
+	case ctx.Err() != nil:
+		return false
+	case err != nil && !nothing:
+		r.instance = unreached
+		r.unreachable(err)
+		return false
+	}
+	r.met(running, nothing)
+
+	want := r.want(nothing)
+	switch {
+	case want == nil:
+		r.idle()
+		return false
+	case !nothing && want.RunsOn(running):
+		r.retry.Reset()
+		r.held = nil
+		return r.runs(want)
+	case want.Same(r.held) && time.Now().Before(r.notBefore):
+		return false
+	}
+
+	r.setInSync(false)
+	err = r.Sink.Push(ctx, want.Push())
+	r.held, r.notBefore = want, time.Now().Add(r.retry.Next(models.Floor(err)))
+	var refused *models.Refused
+	switch {
+	case err == nil:
+		r.Log.WithFields(logrus.Fields{"version": want.Config.Version, "url": want.Config.Data.URL}).Info("Configuration pushed")
+		return r.runs(want)
+	case errors.As(err, &refused):
+		r.refuse(want, refused.Words)
+		return true
+	case ctx.Err() != nil:
+		return false
+	}
+	r.unreachable(fmt.Errorf("push version %d: %w", want.Config.Version, err))
+	return false
+}
+
+// met notes who answered. Another instance than before knows nothing of what
+// this one was told, nor of what it refused.
+func (r *reconciler) met(running wire.WorkerState, nothing bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if running.Instance != r.instance {
+		if r.instance != unreached && r.instance != "" {
+			r.Log.WithField("instance", running.Instance).Info("Worker restarted")
+		}
+		r.instance = running.Instance
+		r.retry.Reset()
+		r.held = nil
+		r.balked = nil
+	}
+	r.worker = models.WorkerStatus{Reachable: true, Instance: running.Instance}
+	if !nothing {
+		r.worker.Version = new(running.Version)
+	}
+}
+
+// unreachable notes a worker that could not be asked or told.
+func (r *reconciler) unreachable(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.workerTrouble.note(r.Log, err, "Worker lost", "Worker back")
+	r.inSync = false
+	if r.instance == unreached {
+		r.worker = models.WorkerStatus{}
+	}
+	if c := r.state.Candidate; c != nil {
+		r.say(wire.Report{Version: c.Config.Version, Status: wire.Applying})
+	}
+}
+
+// idle notes a worker that is well and should run nothing in particular.
+func (r *reconciler) idle() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.workerTrouble.note(r.Log, nil, "", "Worker back")
+	r.inSync = r.state.Desired() == nil
+}
+
+func (r *reconciler) setInSync(is bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.inSync = is
+}
+
+// want is what the worker should run next. An empty worker gets what is known
+// to be good before what is new: /hit works at once, and again if the new one
+// is refused.
+func (p *Poller) want(nothing bool) *models.Release {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	good, candidate := p.state.LastGood, p.state.Candidate
+	if good != nil && good.Same(p.balked) {
+		good = nil
+	}
+	if candidate != nil && (!nothing || good == nil) {
+		return candidate
+	}
+	return good
+}
+
+// runs notes that the worker runs release: a candidate is the last good one
+// now. It reports whether something else is wanted.
+func (p *Poller) runs(release *models.Release) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.workerTrouble.note(p.Log, nil, "", "Worker back")
+	p.worker.Version = new(release.Config.Version)
+	if !release.Same(p.state.LastGood) {
+		if p.state.Candidate == nil {
+			return true // withdrawn while it was pushed
+		}
+		p.state.LastGood = release
+		if release.Same(p.state.Candidate) {
+			p.state.Candidate = nil
+		}
+		p.save()
+		p.refusal = refusal{}
+		p.Log.WithFields(logrus.Fields{"agent": p.state.Identity.AgentID, "version": release.Config.Version}).Info("Configuration applied")
+	}
+	if p.refusal.version == release.Config.Version {
+		p.refusal = refusal{} // the worker has changed its mind
+	}
+	p.balked = nil
+	if p.state.Candidate != nil {
+		return true
+	}
+	p.inSync = true
+	if p.due {
+		p.due = false
+		p.say(wire.Report{Version: release.Config.Version, Status: wire.Applied})
+	}
+	return false
+}
+
+// refuse notes the worker's no. A candidate is dropped; the last good one stays,
+// for it is all there is, but is not pushed again until the controller confirms
+// it or the worker restarts.
+func (p *Poller) refuse(release *models.Release, words string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.workerTrouble.note(p.Log, nil, "", "Worker back")
+	p.refusal = refusal{version: release.Config.Version, words: words}
+	p.Log.WithFields(logrus.Fields{"version": release.Config.Version, "error": words}).Warn("Configuration refused")
+	p.due = false
+	if release.Same(p.state.Candidate) {
+		p.state.Candidate = nil
+		p.save()
+	}
+	if release.Same(p.state.LastGood) {
+		p.balked = release
+		p.due = true // should it run after all, that is news
+	}
+	p.say(wire.Report{Version: release.Config.Version, Status: wire.Failed, Error: words})
+}
+
+// saveIfDue tries again to write a state that the cache did not take.
+func (p *Poller) saveIfDue() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.unsaved && !time.Now().Before(p.saveAt) {
+		p.save()
+	}
+}

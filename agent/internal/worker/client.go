@@ -1,0 +1,99 @@
+// Package worker is the agent's side of the worker's HTTP API: it asks what
+// runs and pushes what should, and turns the answers' status codes into the
+// errors of models.
+package worker
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/fleetconf/fleetconf/agent/internal/exchange"
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+// Bounds on one answer. A push has longer: the worker may try the URL first.
+const (
+	readTimeout = 2 * time.Second
+	pushTimeout = 5 * time.Second
+)
+
+const path = "/config"
+
+// Client speaks to one worker.
+type Client struct {
+	http  *exchange.Client
+	token string
+}
+
+// New returns a client of the worker at baseURL. token is the worker's
+// WORKER_TOKEN, "" if it has none.
+func New(baseURL, token string) *Client {
+	return &Client{http: exchange.New("the worker", baseURL), token: token}
+}
+
+// Running is what the worker runs. models.ErrNothingRuns: nothing yet.
+func (c *Client) Running(ctx context.Context) (wire.WorkerState, error) {
+	request := exchange.Request{Method: http.MethodGet, Path: path, Bearer: c.token}
+	answer, err := c.http.Do(ctx, readTimeout, request)
+	if err != nil {
+		return wire.WorkerState{}, err
+	}
+	switch {
+	case answer.Status == http.StatusOK:
+		state, err := exchange.Decode[wire.WorkerState](answer)
+		if err != nil || state.Instance == "" {
+			return wire.WorkerState{}, c.http.Foreign(answer, "a worker", "WORKER_URL")
+		}
+		return state, nil
+	case answer.Status == http.StatusNotFound && answer.IsProblem():
+		return wire.WorkerState{}, models.ErrNothingRuns
+	case answer.Status == http.StatusNotFound:
+		return wire.WorkerState{}, c.http.Foreign(answer, "a worker", "WORKER_URL")
+	}
+	return wire.WorkerState{}, c.advise(answer, request)
+}
+
+// Push makes the worker run config. nil: it says that it runs exactly that
+// version. *models.Refused: it will not run it. Any other error: it could not
+// be asked, or was not a worker.
+func (c *Client) Push(ctx context.Context, config wire.WorkerConfig) error {
+	request := exchange.Request{Method: http.MethodPost, Path: path, Bearer: c.token, Body: config}
+	answer, err := c.http.Do(ctx, pushTimeout, request)
+	if err != nil {
+		return err
+	}
+	switch {
+	case answer.Status >= 200 && answer.Status < 300:
+		accepted, err := exchange.Decode[wire.WorkerAccepted](answer)
+		switch {
+		case err != nil:
+			return c.http.Foreign(answer, "a worker", "WORKER_URL")
+		case accepted.Version != config.Version:
+			return fmt.Errorf("the worker was pushed version %d and says that it runs %d", config.Version, accepted.Version)
+		}
+		return nil
+	case answer.Status == http.StatusBadRequest, answer.Status == http.StatusUnprocessableEntity:
+		p := answer.Problem(request)
+		if p.Detail == "" {
+			p.Detail = p.Error()
+		}
+		return &models.Refused{Words: wire.Trim(p.Detail)}
+	}
+	return c.advise(answer, request)
+}
+
+// advise is the error of an answer that should be another one later, with what
+// an operator can do about it.
+func (c *Client) advise(answer exchange.Answer, request exchange.Request) error {
+	err := c.http.Unexpected(answer, request)
+	switch answer.Status {
+	case http.StatusUnauthorized:
+		return fmt.Errorf("%w; set WORKER_TOKEN to the worker's own", err)
+	case http.StatusForbidden:
+		return fmt.Errorf("%w; set WORKER_TOKEN on worker and agent, or run the agent on the worker's machine with WORKER_URL on a loopback address", err)
+	}
+	return err
+}
