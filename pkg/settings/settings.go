@@ -13,6 +13,7 @@ package settings
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"net/url"
@@ -33,7 +34,7 @@ type Secret string
 const hidden = "[secret]"
 
 func (Secret) String() string               { return hidden }
-func (Secret) GoString() string             { return hidden }
+func (Secret) Format(w fmt.State, _ rune)   { _, _ = io.WriteString(w, hidden) } // %d and its like ask no Stringer
 func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
 // Reveal gives the secret itself.
@@ -77,7 +78,7 @@ func (f Faults) Err() error {
 type Validator interface{ Validate() Faults }
 
 // Read fills the struct that into points to. file may be empty. The error is a
-// Faults, or says why the file could not be read.
+// Faults.
 func Read(into Validator, file string) error {
 	v := viper.New()
 	fields := fieldsOf(into)
@@ -89,12 +90,12 @@ func Read(into Validator, file string) error {
 	if file != "" {
 		v.SetConfigFile(file)
 		if err := v.ReadInConfig(); err != nil {
-			return fmt.Errorf("read settings file %s: %w", file, err)
+			return Faults{{"--config", fmt.Sprintf("names a file that cannot be read: %s: %v", file, err)}}
 		}
 		faults = append(faults, unknownKeys(v, fields)...)
 	}
 	for _, f := range fields {
-		text := v.GetString(f.name)
+		text, detail := textOf(v.Get(f.name))
 		if f.secret {
 			fromFile, fault := secretFromFile(f.name, v)
 			faults = append(faults, fault...)
@@ -102,7 +103,10 @@ func Read(into Validator, file string) error {
 				text = fromFile
 			}
 		}
-		if detail := f.set(text); detail != "" {
+		if detail == "" {
+			detail = f.set(text)
+		}
+		if detail != "" {
 			faults = append(faults, Fault{f.name, detail})
 		}
 	}
@@ -110,6 +114,25 @@ func Read(into Validator, file string) error {
 		faults = into.Validate()
 	}
 	return faults.Err()
+}
+
+// textOf writes the value of a setting as it would stand in the environment: a
+// list of a file with commas between. What cannot stand there is a fault, for
+// taken as empty it would switch off what it was to set.
+func textOf(value any) (text, fault string) {
+	switch value := value.(type) {
+	case []any:
+		parts := make([]string, len(value))
+		for i, part := range value {
+			if parts[i], fault = textOf(part); fault != "" {
+				return "", fault
+			}
+		}
+		return strings.Join(parts, ","), ""
+	case map[string]any:
+		return "", "is a table in the settings file; it must be a single value"
+	}
+	return fmt.Sprint(value), ""
 }
 
 // secretFromFile reads the secret X from the file named by X_FILE, less the
