@@ -1,0 +1,82 @@
+package logger_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/pkg/logger"
+)
+
+func TestNew_WritesAnObjectALineWhereThereIsNoTerminal(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	log, err := logger.New(file, "info", "auto")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Debug("Unseen")
+	log.WithField("version", 8).Info("Configuration applied")
+	lines, err := os.ReadFile(file.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Level, Msg, Time string
+		Version          int
+	}
+	if err := json.Unmarshal(lines, &got); err != nil {
+		t.Fatalf("%q is not one JSON object: %v", lines, err)
+	}
+	if got.Level != "info" || got.Msg != "Configuration applied" || got.Version != 8 {
+		t.Errorf("got %+v", got)
+	}
+	if _, err := time.Parse(time.RFC3339Nano, got.Time); err != nil {
+		t.Errorf("time %q: %v", got.Time, err)
+	}
+}
+
+func TestNew_Formats(t *testing.T) {
+	for format, json := range map[string]bool{"auto": true, "json": true, "text": false} {
+		var out bytes.Buffer
+		log, err := logger.New(&out, "warn", format)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Info("Unseen")
+		log.Warn("Seen")
+		if got := strings.HasPrefix(out.String(), "{"); got != json || strings.Count(out.String(), "\n") != 1 || !strings.Contains(out.String(), "Seen") {
+			t.Errorf("%s wrote %q, want the warning alone, as JSON: %v", format, out.String(), json)
+		}
+	}
+}
+
+func TestNew_NamesWhatItDoesNotKnow(t *testing.T) {
+	for _, row := range []struct{ level, format, want string }{
+		{"loud", "json", `"loud"`},
+		{"", "json", `""`},
+		{"info", "xml", `"xml"`},
+		{"info", "", `""`},
+	} {
+		if log, err := logger.New(os.Stderr, row.level, row.format); err == nil || log != nil || !strings.Contains(err.Error(), row.want) {
+			t.Errorf("New(%q, %q) = %v, %v, want an error that names %s", row.level, row.format, log, err, row.want)
+		}
+	}
+}
+
+func TestFormats_AreAllKnown(t *testing.T) {
+	for _, format := range logger.Formats {
+		if log, err := logger.New(os.Stderr, logrus.InfoLevel.String(), format); err != nil || log == nil {
+			t.Errorf("%s: got %v", format, err)
+		}
+	}
+}

@@ -1,0 +1,241 @@
+package server_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/fleetconf/fleetconf/pkg/buildinfo"
+	"github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/server"
+)
+
+// answer sends r through Wrap to handler.
+func answer(handler http.HandlerFunc, r *http.Request) (*httptest.ResponseRecorder, *logtest.Hook) {
+	log, lines := logtest.NewNullLogger()
+	w := httptest.NewRecorder()
+	server.Wrap(handler, log).ServeHTTP(w, r)
+	return w, lines
+}
+
+func TestWrap_RequestID(t *testing.T) {
+	made := regexp.MustCompile(`^[a-z0-9]{1,13}$`)
+	for name, row := range map[string]struct {
+		sent string
+		kept bool
+	}{
+		"none":                    {"", false},
+		"one that is fit":         {"req-1.a:b_C", true},
+		"as long as may be":       {strings.Repeat("a", 64), true},
+		"too long":                {strings.Repeat("a", 65), false},
+		"one that forges a line":  {"a\nlevel=error", false},
+		"one with a space":        {"a b", false},
+		"one outside ASCII":       {"ä", false},
+		"one that opens a script": {"<script>", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := httptest.NewRequest("GET", "/", nil)
+			r.Header.Set(server.HeaderRequestID, row.sent)
+			var seen string
+			w, _ := answer(func(_ http.ResponseWriter, r *http.Request) { seen = server.RequestID(r) }, r)
+			got := w.Header().Get(server.HeaderRequestID)
+			if got != seen {
+				t.Errorf("the caller got %q and the handler %q, want the same", got, seen)
+			}
+			if row.kept && got != row.sent || !row.kept && (got == row.sent || !made.MatchString(got)) {
+				t.Errorf("got %q of %q, want it kept: %v", got, row.sent, row.kept)
+			}
+		})
+	}
+}
+
+func TestWrap_MakesARequestIDForEachRequest(t *testing.T) {
+	a, _ := answer(server.Health, httptest.NewRequest("GET", "/", nil))
+	b, _ := answer(server.Health, httptest.NewRequest("GET", "/", nil))
+	if id := a.Header().Get(server.HeaderRequestID); id == b.Header().Get(server.HeaderRequestID) {
+		t.Errorf("two requests have one id, %q", id)
+	}
+}
+
+func TestWrap_TurnsAPanicIntoAProblem(t *testing.T) {
+	r := httptest.NewRequest("GET", "/boom", nil)
+	r.Header.Set(server.HeaderRequestID, "req-1")
+	w, lines := answer(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("ETag", `"x"`)
+		panic("secret words")
+	}, r)
+	p := problem.Read(w.Result())
+	if w.Code != http.StatusInternalServerError || !strings.Contains(p.Detail, "req-1") || strings.Contains(p.Detail, "secret") {
+		t.Errorf("got %d %q, want a 500 that tells the request id and nothing else", w.Code, p.Detail)
+	}
+	if got := w.Header().Get("ETag"); got != "" {
+		t.Errorf("the problem carries the ETag %s, want none", got)
+	}
+	line := lines.LastEntry()
+	if line == nil || line.Level != logrus.ErrorLevel || line.Data["request_id"] != "req-1" || line.Data["path"] != "/boom" ||
+		line.Data["panic"] != "secret words" || !strings.Contains(line.Data["stack"].(string), "handler_test.go") {
+		t.Errorf("the log has %v, want an error with the request, the panic and its stack", line)
+	}
+}
+
+func TestWrap_LetsAHandlerCutTheConnection(t *testing.T) {
+	defer func() {
+		if got := recover(); got != http.ErrAbortHandler { //nolint:errorlint // the very value that net/http looks for
+			t.Errorf("got panic %v, want http.ErrAbortHandler", got)
+		}
+	}()
+	answer(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, httptest.NewRequest("GET", "/", nil))
+}
+
+func TestWrap_KeepsBrowsersFromGuessing(t *testing.T) {
+	w, _ := answer(server.Health, httptest.NewRequest("GET", "/", nil))
+	if got := w.Header().Get("X-Content-Type-Options"); got != "nosniff" {
+		t.Errorf("X-Content-Type-Options is %q, want nosniff", got)
+	}
+}
+
+// post sends a JSON body and reads it as a document of the contract.
+func post(contentType, body string) (models.PublishRequest, error) {
+	var (
+		got models.PublishRequest
+		err error
+	)
+	r := httptest.NewRequest("POST", "/", strings.NewReader(body))
+	if contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
+	answer(func(_ http.ResponseWriter, r *http.Request) { got, err = server.Decode[models.PublishRequest](r) }, r)
+	return got, err
+}
+
+func TestDecode_TakesJSON(t *testing.T) {
+	for _, contentType := range []string{"application/json", "application/json; charset=utf-8", "Application/JSON"} {
+		got, err := post(contentType, `{"url":"http://a/"}`)
+		if err != nil || got.URL == nil || *got.URL != "http://a/" {
+			t.Errorf("%s: got %+v, %v, want the URL", contentType, got, err)
+		}
+	}
+}
+
+func TestDecode_RefusesEverythingElse(t *testing.T) {
+	atMost := `{"message":"` + strings.Repeat("a", models.MaxBodyBytes-len(`{"message":""}`)) + `"}`
+	if _, err := post("application/json", atMost); err != nil {
+		t.Errorf("a body of the most bytes: got %v, want nil", err)
+	}
+	for name, row := range map[string]struct {
+		contentType, body string
+		status            int
+		detail            string
+		errors            []models.FieldError
+	}{
+		"no content type":     {"", `{}`, 415, "application/json", nil},
+		"a form":              {"application/x-www-form-urlencoded", `url=http://a/`, 415, "application/json", nil},
+		"plain text":          {"text/plain", `{}`, 415, "application/json", nil},
+		"a broken media type": {"application/json; charset", `{}`, 415, "application/json", nil},
+		"a byte too many":     {"application/json", atMost + " ", 413, "65536", nil},
+		"an unknown field":    {"application/json", `{"a":1}`, 400, "a is not a known field", []models.FieldError{{Field: "a", Detail: "is not a known field"}}},
+		"nothing":             {"application/json", ``, 400, "empty", []models.FieldError{{Detail: "the body is empty; a JSON document was expected"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := post(row.contentType, row.body)
+			var p *problem.Problem
+			if !errors.As(err, &p) {
+				t.Fatalf("got %v (%T), want a problem", err, err)
+			}
+			if p.Status != row.status || !strings.Contains(p.Detail, row.detail) {
+				t.Errorf("got %v, want %d that says %q", p, row.status, row.detail)
+			}
+			if diff := cmp.Diff(row.errors, p.Errors); diff != "" {
+				t.Errorf("errors (-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestDecode_OfABodyThatBreaksOff(t *testing.T) {
+	r := httptest.NewRequest("POST", "/", io.MultiReader(strings.NewReader(`{"url`), broken{}))
+	r.Header.Set("Content-Type", "application/json")
+	_, err := server.Decode[models.PublishRequest](r)
+	var p *problem.Problem
+	if !errors.As(err, &p) || p.Status != http.StatusRequestTimeout {
+		t.Errorf("got %v, want a 408", err)
+	}
+}
+
+type broken struct{}
+
+func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func TestWriteJSON(t *testing.T) {
+	w := httptest.NewRecorder()
+	if err := server.WriteJSON(w, http.StatusCreated, models.WorkerAccepted{Message: "a", Version: 8}); err != nil {
+		t.Fatal(err)
+	}
+	if w.Code != 201 || w.Header().Get("Content-Type") != "application/json" || w.Body.String() != "{\"message\":\"a\",\"version\":8}\n" {
+		t.Errorf("got %d %q %q", w.Code, w.Header(), w.Body)
+	}
+}
+
+func TestWriteJSON_SendsNothingOfWhatCannotBeWritten(t *testing.T) {
+	w := httptest.NewRecorder()
+	if err := server.WriteJSON(w, http.StatusOK, func() {}); err == nil || w.Body.Len() > 0 || len(w.Header()) > 0 {
+		t.Errorf("got %v, %q, %q, want an error and nothing sent", err, w.Header(), w.Body)
+	}
+}
+
+func TestHealth(t *testing.T) {
+	w, _ := answer(server.Health, httptest.NewRequest("GET", "/health", nil))
+	if w.Code != 200 || w.Body.String() != "{\"status\":\"ok\"}\n" || w.Header().Get("Cache-Control") != "no-store" {
+		t.Errorf("got %d %q %q", w.Code, w.Header(), w.Body)
+	}
+}
+
+func TestReady_WithoutAReasonAgainst(t *testing.T) {
+	w, _ := answer(server.Ready(func(*http.Request) []models.FieldError { return nil }), httptest.NewRequest("GET", "/ready", nil))
+	if w.Code != 200 || w.Body.String() != "{\"status\":\"ready\"}\n" || w.Header().Get("Cache-Control") != "no-store" {
+		t.Errorf("got %d %q %q", w.Code, w.Header(), w.Body)
+	}
+}
+
+func TestReady_NamesEveryReasonAgainst(t *testing.T) {
+	reasons := []models.FieldError{{Field: "database", Detail: "is locked"}, {Field: "configuration", Detail: "was never pushed"}}
+	w, _ := answer(server.Ready(func(*http.Request) []models.FieldError { return reasons }), httptest.NewRequest("GET", "/ready", nil))
+	p := problem.Read(w.Result())
+	if w.Code != 503 || p.Detail != "not ready: database is locked; configuration was never pushed" {
+		t.Errorf("got %d %q", w.Code, p.Detail)
+	}
+	if diff := cmp.Diff(reasons, p.Errors); diff != "" {
+		t.Errorf("errors (-want +got)\n%s", diff)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	w, _ := answer(server.Version, httptest.NewRequest("GET", "/version", nil))
+	var got buildinfo.Info
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || got != buildinfo.Read() {
+		t.Errorf("got %q, %v, want %+v", w.Body, err, buildinfo.Read())
+	}
+}
+
+func TestRetryAfter_IsInWholeSecondsAndAtLeastOne(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second: "1", 0: "1", time.Millisecond: "1", time.Second: "1", time.Second + 1: "2", time.Minute: "60",
+	} {
+		h := http.Header{}
+		server.RetryAfter(h, d)
+		if got := h.Get("Retry-After"); got != want {
+			t.Errorf("RetryAfter(%s) sets %q, want %q", d, got, want)
+		}
+	}
+}
