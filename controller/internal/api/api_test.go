@@ -1,0 +1,700 @@
+package api_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	_ "github.com/fleetconf/fleetconf/controller/docs"
+	"github.com/fleetconf/fleetconf/controller/internal/api"
+	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/pkg/auth"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/server"
+)
+
+// system is the whole controller but its process: the real rules on a real
+// database behind the real handler.
+type system struct {
+	t       testing.TB
+	handler http.Handler
+	configs *service.Configs
+	agents  *service.Agents
+	db      *database.DB
+	logged  *logtest.Hook
+}
+
+func newSystem(t testing.TB) *system {
+	t.Helper()
+	db, err := database.Open(t.Context(), filepath.Join(t.TempDir(), "controller.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	log, hook := logtest.NewNullLogger()
+	configs, err := service.OpenConfigs(t.Context(), db, db.Epoch(), 30*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	agents, err := service.OpenAgents(t.Context(), db, configs, []string{"admin", "agent"}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &system{t: t, db: db, configs: configs, agents: agents, logged: hook, handler: api.New(api.Options{
+		Configs: configs, Agents: agents, Store: db, AdminName: "admin",
+		AdminAccount: auth.NewAccount("admin", "admin123"), AgentAccount: auth.NewAccount("agent", "secret123"), Log: log,
+	})}
+}
+
+// account is a user name and a password; the zero value sends none.
+type account [2]string
+
+var (
+	admin    = account{"admin", "admin123"}
+	enroller = account{"agent", "secret123"}
+)
+
+// call sends a request. Headers come in pairs; a body that is not empty is sent as JSON.
+func (s *system) call(who account, method, path, body string, headers ...string) *http.Response {
+	s.t.Helper()
+	r := httptest.NewRequestWithContext(s.t.Context(), method, path, strings.NewReader(body))
+	if who != (account{}) {
+		r.SetBasicAuth(who[0], who[1])
+	}
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Add(headers[i], headers[i+1])
+		if headers[i+1] == "" {
+			r.Header[http.CanonicalHeaderKey(headers[i])] = []string{""}
+		}
+	}
+	w := httptest.NewRecorder()
+	s.handler.ServeHTTP(w, r)
+	return w.Result()
+}
+
+func (s *system) publish(url string) *http.Response {
+	s.t.Helper()
+	resp := s.call(admin, "POST", "/api/v1/config", fmt.Sprintf(`{"url":%q}`, url))
+	if resp.StatusCode != http.StatusOK {
+		s.t.Fatalf("publish %s: got %d %s", url, resp.StatusCode, text(s.t, resp))
+	}
+	return resp
+}
+
+func (s *system) register(id string) account {
+	s.t.Helper()
+	resp := s.call(enroller, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"h","agent_id":%q}`, id))
+	got := decode[wire.RegisterResponse](s.t, resp)
+	return account{got.AgentID, got.AgentToken}
+}
+
+func text(t testing.TB, resp *http.Response) string {
+	t.Helper()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func decode[T any](t testing.TB, resp *http.Response) (v T) {
+	t.Helper()
+	body := text(t, resp)
+	if err := json.Unmarshal([]byte(body), &v); err != nil {
+		t.Fatalf("%d %s: %v", resp.StatusCode, body, err)
+	}
+	return v
+}
+
+// wantProblem checks that an answer is a problem document of a status, and
+// that it names the field, where there is one.
+func wantProblem(t testing.TB, resp *http.Response, status int, field string) {
+	t.Helper()
+	if resp.StatusCode != status || resp.Header.Get("Content-Type") != problem.ContentType {
+		t.Errorf("got %d %s %s, want %d %s", resp.StatusCode, resp.Header.Get("Content-Type"), text(t, resp), status, problem.ContentType)
+		return
+	}
+	p := decode[problem.Problem](t, resp)
+	if p.Status != status || p.Title == "" || p.Detail == "" || p.Type == "" {
+		t.Errorf("got an unfinished problem: %+v", p)
+	}
+	if field != "" && (len(p.Errors) == 0 || p.Errors[0].Field != field) {
+		t.Errorf("got errors %+v, want one that names %s", p.Errors, field)
+	}
+}
+
+func TestConfig_BeforeTheFirstPublish(t *testing.T) {
+	s := newSystem(t)
+	for _, who := range []account{admin, enroller, s.register("a1")} {
+		resp := s.call(who, "GET", "/api/v1/config", "")
+		if got := resp.Header.Get(wire.HeaderPollInterval); got != "30" {
+			t.Errorf("%s: got the interval %q, want 30", who[0], got)
+		}
+		wantProblem(t, resp, http.StatusNotFound, "")
+	}
+}
+
+func TestPublish_ThenFetch(t *testing.T) {
+	s := newSystem(t)
+	resp := s.call(admin, "POST", "/api/v1/config", `{"url":"https://example.com/","poll_interval_seconds":15,"message":"first"}`)
+	tag := resp.Header.Get("ETag")
+	if got := decode[wire.PublishResponse](t, resp); got.Version != 1 || !got.Changed || got.Message == "" {
+		t.Errorf("publish: got %+v", got)
+	}
+	if !regexp.MustCompile(`^"[!#-~]+"$`).MatchString(tag) {
+		t.Errorf("publish: got the ETag %s, want a strong quoted one", tag)
+	}
+	resp = s.call(enroller, "GET", "/api/v1/config", "")
+	if h := resp.Header; h.Get("ETag") != tag || h.Get(wire.HeaderPollInterval) != "15" || h.Get("Content-Type") != "application/json" {
+		t.Errorf("fetch: got the headers %v, want the ETag %s and the interval 15", h, tag)
+	}
+	want := `{"version":1,"data":{"url":"https://example.com/"},"poll_interval_seconds":15}`
+	if got := text(t, resp); got != want {
+		t.Errorf("fetch: got %s, want %s", got, want)
+	}
+	resp = s.call(admin, "POST", "/api/v1/config", `{"url":"https://example.com/"}`)
+	if got := decode[wire.PublishResponse](t, resp); got.Version != 1 || got.Changed || resp.Header.Get("ETag") != tag {
+		t.Errorf("the same again: got %+v and %s, want version 1 unchanged", got, resp.Header.Get("ETag"))
+	}
+}
+
+func TestConfig_IfNoneMatch(t *testing.T) {
+	s := newSystem(t)
+	old := s.publish("http://a/").Header.Get("ETag")
+	tag := s.publish("http://b/").Header.Get("ETag")
+	for name, row := range map[string]struct {
+		header string
+		want   int
+	}{
+		"the current one":     {tag, 304},
+		"weakened by a proxy": {"W/" + tag, 304},
+		"in a list":           {old + ", " + tag, 304},
+		"star":                {"*", 304},
+		"an old one":          {old, 200},
+		"without its quotes":  {strings.Trim(tag, `"`), 200},
+		"empty":               {"", 200},
+		"an empty tag":        {`""`, 200},
+		"ten thousand bytes":  {`"` + strings.Repeat("x", 10_000) + `"`, 200},
+		"rubbish":             {`",,W/"`, 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp := s.call(enroller, "GET", "/api/v1/config", "", "If-None-Match", row.header)
+			body := text(t, resp)
+			if resp.StatusCode != row.want || (row.want == 304) != (body == "") {
+				t.Errorf("got %d with %d bytes, want %d", resp.StatusCode, len(body), row.want)
+			}
+			if resp.Header.Get("ETag") != tag || resp.Header.Get(wire.HeaderPollInterval) != "30" {
+				t.Errorf("got the headers %v, want the ETag and the interval on %d too", resp.Header, row.want)
+			}
+		})
+	}
+}
+
+func TestPublish_Preconditions(t *testing.T) {
+	s := newSystem(t)
+	wantProblem(t, s.call(admin, "POST", "/api/v1/config", `{"url":"http://a/"}`, "If-Match", "*"), http.StatusPreconditionFailed, "")
+	if resp := s.call(admin, "POST", "/api/v1/config", `{"url":"http://a/"}`, "If-None-Match", "*"); resp.StatusCode != 200 {
+		t.Errorf("If-None-Match: * with nothing published: got %d, want 200", resp.StatusCode)
+	}
+	wantProblem(t, s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/"}`, "If-None-Match", "*"), http.StatusPreconditionFailed, "")
+	old := s.publish("http://b/").Header.Get("ETag")
+	tag := s.publish("http://c/").Header.Get("ETag")
+	for name, row := range map[string]struct {
+		header string
+		status int
+	}{
+		"stale":              {old, 412},
+		"weak":               {"W/" + tag, 412},
+		"without its quotes": {strings.Trim(tag, `"`), 400},
+		"empty":              {"", 400},
+		"ten thousand bytes": {`"` + strings.Repeat("x", 10_000) + `"`, 412},
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp := s.call(admin, "POST", "/api/v1/config", `{"url":"http://never/"}`, "If-Match", row.header)
+			field := ""
+			if row.status == 400 {
+				field = "If-Match"
+			}
+			wantProblem(t, resp, row.status, field)
+		})
+	}
+	if got := s.configs.Current(); got.URL != "http://c/" {
+		t.Errorf("current: got %+v, want what was there", got)
+	}
+	for _, header := range []string{tag, old + "," + tag, "*"} {
+		if resp := s.call(admin, "POST", "/api/v1/config", `{"url":"http://c/"}`, "If-Match", header); resp.StatusCode != 200 {
+			t.Errorf("If-Match: %s: got %d, want 200", header, resp.StatusCode)
+		}
+	}
+}
+
+func TestPublish_PollIntervalInTheQuery(t *testing.T) {
+	s := newSystem(t)
+	s.publish("http://a/")
+	if resp := s.call(admin, "POST", "/api/v1/config?poll_interval=15", ""); resp.StatusCode != 200 {
+		t.Fatalf("without a body: got %d %s", resp.StatusCode, text(t, resp))
+	}
+	if got := s.configs.Current(); got.PollInterval != 15*time.Second || got.URL != "http://a/" || got.Version != 2 {
+		t.Errorf("got %+v, want 15 s and the URL kept, as version 2", got)
+	}
+	if resp := s.call(admin, "POST", "/api/v1/config?poll_interval=20", `{"url":"http://b/"}`); resp.StatusCode != 200 {
+		t.Fatalf("with a body: got %d", resp.StatusCode)
+	}
+	if got := s.configs.Current(); got.PollInterval != 20*time.Second || got.URL != "http://b/" {
+		t.Errorf("got %+v, want 20 s and the new URL", got)
+	}
+	for _, bad := range []string{"0", "-1", "abc", "", "1.5", "86401", "99999999999999999999"} {
+		wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval="+bad, ""), 400, "poll_interval")
+	}
+	wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval=5", `{"poll_interval_seconds":6}`), 400, "poll_interval")
+	wantProblem(t, s.call(admin, "POST", "/api/v1/config?pol_interval=5", `{"url":"http://c/"}`), 400, "pol_interval")
+	if got := s.configs.Current().Version; got != 3 {
+		t.Errorf("after bad input the version is %d, want 3", got)
+	}
+}
+
+func TestPublish_BadInput(t *testing.T) {
+	s := newSystem(t)
+	s.publish("http://a/")
+	for name, row := range map[string]struct {
+		body   string
+		status int
+		field  string
+	}{
+		"no body":                {"", 415, ""},
+		"blank body":             {"  ", 400, ""},
+		"malformed":              {`{url:1}`, 400, ""},
+		"truncated":              {`{"url":"http://b/"`, 400, ""},
+		"doubled":                {`{"url":"http://b/"}{"url":"http://c/"}`, 400, ""},
+		"an array":               {`[]`, 400, ""},
+		"a string":               {`"http://b/"`, 400, ""},
+		"a field twice":          {`{"url":"http://b/","url":"http://c/"}`, 400, "url"},
+		"an unknown field":       {`{"url":"http://b/","urls":1}`, 400, "urls"},
+		"the field in capitals":  {`{"URL":"http://b/"}`, 400, "URL"},
+		"null":                   {`{"url":null}`, 400, "url"},
+		"a number for the URL":   {`{"url":7}`, 400, "url"},
+		"a string for seconds":   {`{"poll_interval_seconds":"15"}`, 400, "poll_interval_seconds"},
+		"half a second":          {`{"poll_interval_seconds":0.5}`, 400, "poll_interval_seconds"},
+		"zero seconds":           {`{"poll_interval_seconds":0}`, 400, "poll_interval_seconds"},
+		"negative seconds":       {`{"poll_interval_seconds":-5}`, 400, "poll_interval_seconds"},
+		"more than a day":        {`{"poll_interval_seconds":86401}`, 400, "poll_interval_seconds"},
+		"NUL":                    {`{"url":"http://b/\u0000"}`, 400, "url"},
+		"invalid UTF-8":          {"{\"url\":\"http://b/\xff\"}", 400, ""},
+		"an empty URL":           {`{"url":""}`, 400, "url"},
+		"a relative URL":         {`{"url":"/path"}`, 400, "url"},
+		"another scheme":         {`{"url":"file:///etc/passwd"}`, 400, "url"},
+		"user and password":      {`{"url":"http://u:p@b/"}`, 400, "url"},
+		"a fragment":             {`{"url":"http://b/#x"}`, 400, "url"},
+		"a message with newline": {`{"message":"a\nb"}`, 400, "message"},
+		"a message too long":     {`{"message":"` + strings.Repeat("m", 1025) + `"}`, 400, "message"},
+		"larger than 64 KiB":     {`{"message":"` + strings.Repeat("m", 65<<10) + `"}`, 413, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			wantProblem(t, s.call(admin, "POST", "/api/v1/config", row.body), row.status, row.field)
+		})
+	}
+	for _, contentType := range []string{"text/plain", "application/x-www-form-urlencoded", "json", ";"} {
+		r := httptest.NewRequestWithContext(t.Context(), "POST", "/api/v1/config", strings.NewReader(`{"url":"http://b/"}`))
+		r.SetBasicAuth(admin[0], admin[1])
+		r.Header.Set("Content-Type", contentType)
+		w := httptest.NewRecorder()
+		s.handler.ServeHTTP(w, r)
+		wantProblem(t, w.Result(), http.StatusUnsupportedMediaType, "")
+	}
+	if got := s.configs.Current(); got.Version != 1 || got.URL != "http://a/" {
+		t.Errorf("after all that: got %+v, want what was there", got)
+	}
+}
+
+func TestPublish_WhenTheStoreFails(t *testing.T) {
+	s := newSystem(t)
+	s.publish("http://a/")
+	_ = s.db.Close()
+	resp := s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/"}`)
+	body := text(t, resp)
+	if resp.StatusCode != 500 || strings.Contains(body, "sql") {
+		t.Errorf("got %d %s, want a 500 that tells nothing of the store", resp.StatusCode, body)
+	}
+	id := resp.Header.Get(server.HeaderRequestID)
+	if last := s.logged.LastEntry(); last == nil || last.Data["request_id"] != id || !strings.Contains(body, id) {
+		t.Errorf("logged %v, want the request id %s, which the answer names too: %s", last, id, body)
+	}
+	if resp := s.call(enroller, "GET", "/api/v1/config", ""); resp.StatusCode != 200 {
+		t.Errorf("a poll with the store gone: got %d, want 200 (law 11)", resp.StatusCode)
+	}
+	wantProblem(t, s.call(account{}, "GET", "/ready", ""), 503, "database")
+}
+
+func TestHistory(t *testing.T) {
+	s := newSystem(t)
+	if got := strings.TrimSpace(text(t, s.call(admin, "GET", "/api/v1/configs", ""))); got != "[]" {
+		t.Errorf("before the first publish: got %s, want []", got)
+	}
+	for i := range 5 {
+		s.publish(fmt.Sprintf("http://t/%d", i+1))
+	}
+	versions := func(query string) (got []int64) {
+		for _, p := range decode[[]wire.PublishedConfig](t, s.call(admin, "GET", "/api/v1/configs"+query, "")) {
+			got = append(got, p.Version)
+		}
+		return got
+	}
+	for query, want := range map[string][]int64{
+		"":                  {5, 4, 3, 2, 1},
+		"?limit=2":          {5, 4},
+		"?limit=2&before=4": {3, 2},
+		"?before=1":         nil,
+	} {
+		if diff := cmp.Diff(want, versions(query)); diff != "" {
+			t.Errorf("%q, -want +got:\n%s", query, diff)
+		}
+	}
+	one := decode[wire.PublishedConfig](t, s.call(admin, "GET", "/api/v1/configs/2", ""))
+	if one.Data.URL != "http://t/2" || one.PublishedBy != "admin" || one.SourceIP != "192.0.2.1" || one.PublishedAt.IsZero() ||
+		one.RestoredFrom != nil || !strings.HasPrefix(one.ETag, `"`) {
+		t.Errorf("version 2: got %+v", one)
+	}
+	wantProblem(t, s.call(admin, "GET", "/api/v1/configs/6", ""), 404, "")
+	for path, field := range map[string]string{
+		"/0": "version", "/abc": "version", "/-1": "version",
+		"?limit=0": "limit", "?limit=1001": "limit", "?limit=x": "limit", "?before=0": "before", "?after=1": "after",
+	} {
+		wantProblem(t, s.call(admin, "GET", "/api/v1/configs"+path, ""), 400, field)
+	}
+}
+
+func TestRegister(t *testing.T) {
+	s := newSystem(t)
+	resp := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"web-1","metadata":{"os":"linux","cpus":4}}`)
+	first := decode[wire.RegisterResponse](t, resp)
+	if resp.StatusCode != 201 || first.AgentID == "" || first.AgentToken == "" || first.PollURL != "/api/v1/config" || first.PollIntervalSeconds != 30 {
+		t.Errorf("a new agent: got %d %+v", resp.StatusCode, first)
+	}
+	resp = s.call(enroller, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"web-1","agent_id":%q}`, first.AgentID))
+	if again := decode[wire.RegisterResponse](t, resp); resp.StatusCode != 200 || again.AgentID != first.AgentID {
+		t.Errorf("the same agent: got %d %+v, want 200 and the same id", resp.StatusCode, again)
+	}
+	for body, field := range map[string]string{
+		`{}`:                                "hostname",
+		`{"hostname":""}`:                   "hostname",
+		`{"hostname":"a\u0007"}`:            "hostname",
+		`{"hostname":"h","agent_id":"a:b"}`: "agent_id",
+		`{"hostname":"h","agent_id":"` + strings.Repeat("a", 65) + `"}`:         "agent_id",
+		`{"hostname":"h","agent_id":"admin"}`:                                   "agent_id",
+		`{"hostname":"h","metadata":"x"}`:                                       "metadata",
+		`{"hostname":"h","metadata":{"a":"` + strings.Repeat("a", 9000) + `"}}`: "metadata",
+		`{"hostname":"h","token":"x"}`:                                          "token",
+	} {
+		wantProblem(t, s.call(enroller, "POST", "/api/v1/register", body), 400, field)
+	}
+	if total := s.call(admin, "GET", "/api/v1/agents", "").Header.Get("X-Total-Count"); total != "1" {
+		t.Errorf("got %s agents, want 1", total)
+	}
+}
+
+func TestAgents_ShowWhoRunsWhat(t *testing.T) {
+	s := newSystem(t)
+	tag := s.publish("http://a/").Header.Get("ETag")
+	a1 := s.register("a1")
+	show := func() wire.Agent { return decode[wire.Agent](t, s.call(admin, "GET", "/api/v1/agents/a1", "")) }
+	if got := show(); got.LastPoll != nil || got.AppliedVersion != nil || *got.DesiredVersion != 1 || got.Status != wire.Online || got.LastAttempt != nil {
+		t.Errorf("just registered: got %+v", got)
+	}
+	s.call(a1, "GET", "/api/v1/config", "")
+	if got := show(); got.LastPoll == nil || time.Since(*got.LastPoll) > time.Minute || got.AppliedVersion != nil {
+		t.Errorf("after a poll: got %+v, want last_poll now and nothing applied", got)
+	}
+	s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", "*")
+	if got := show(); got.AppliedVersion != nil {
+		t.Errorf("after If-None-Match: *: got applied %d, want none", *got.AppliedVersion)
+	}
+	if resp := s.call(a1, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`); resp.StatusCode != 204 {
+		t.Errorf("report: got %d", resp.StatusCode)
+	}
+	if got := show(); got.AppliedVersion == nil || *got.AppliedVersion != 1 || got.LastAttempt.Status != wire.Applied {
+		t.Errorf("after the report: got %+v, want version 1 applied", got)
+	}
+	// What an agent runs is also known from its polls, should a report be lost.
+	a2 := s.register("a2")
+	s.call(a2, "GET", "/api/v1/config", "", "If-None-Match", tag)
+	if got := decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents?version=1", "")); len(got) != 2 {
+		t.Errorf("agents that run version 1: got %+v, want both", got)
+	}
+}
+
+func TestConfig_AfterARefusal(t *testing.T) {
+	s := newSystem(t)
+	a1 := s.register("a1")
+	s.publish("http://a/")
+	s.call(a1, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"FAILED","error":"host not allowed"}`)
+	wantProblem(t, s.call(a1, "GET", "/api/v1/config", ""), 404, "") // it runs nothing: there is nothing to be unchanged
+	runs := s.publish("http://b/").Header.Get("ETag")
+	s.call(a1, "POST", "/api/v1/agents/a1/status", `{"version":2,"status":"APPLIED"}`)
+	s.publish("http://c/")
+	if resp := s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", runs); resp.StatusCode != 200 {
+		t.Errorf("a new version: got %d, want 200", resp.StatusCode)
+	}
+	s.call(a1, "POST", "/api/v1/agents/a1/status", `{"version":3,"status":"FAILED","error":"host not allowed"}`)
+	resp := s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", runs)
+	if resp.StatusCode != 304 || resp.Header.Get("ETag") != runs || resp.Header.Get(wire.HeaderPollInterval) != "30" {
+		t.Errorf("the refused version: got %d %v, want 304 against what it runs", resp.StatusCode, resp.Header)
+	}
+	if resp := s.call(enroller, "GET", "/api/v1/config", "", "If-None-Match", runs); resp.StatusCode != 200 {
+		t.Errorf("another reader: got %d, want 200", resp.StatusCode)
+	}
+	got := decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents?status=failed", ""))
+	if len(got) != 1 || got[0].LastAttempt.Error != "host not allowed" || *got[0].AppliedVersion != 2 || *got[0].DesiredVersion != 3 {
+		t.Errorf("failed agents: got %+v", got)
+	}
+	s.publish("http://d/")
+	if resp := s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", runs); resp.StatusCode != 200 {
+		t.Errorf("a newer version: got %d, want 200", resp.StatusCode)
+	}
+}
+
+func TestReport_BadInput(t *testing.T) {
+	s := newSystem(t)
+	a1 := s.register("a1")
+	for body, field := range map[string]string{
+		`{"status":"APPLIED"}`:             "version",
+		`{"version":0,"status":"APPLIED"}`: "version",
+		`{"version":1}`:                    "status",
+		`{"version":1,"status":"applied"}`: "status",
+		`{"version":1,"status":"APPLIED","error":"` + strings.Repeat("e", 1025) + `"}`: "error",
+	} {
+		wantProblem(t, s.call(a1, "POST", "/api/v1/agents/a1/status", body), 400, field)
+	}
+}
+
+func TestAgents_Pages(t *testing.T) {
+	s := newSystem(t)
+	for i := range 5 {
+		s.register(fmt.Sprint("a", i))
+	}
+	var got []string
+	path := "/api/v1/agents?limit=2&status=online"
+	for pages := 0; path != ""; pages++ {
+		resp := s.call(admin, "GET", path, "")
+		if total := resp.Header.Get("X-Total-Count"); total != "5" || pages > 3 {
+			t.Fatalf("page %d: total %s, want 5 on three pages", pages, total)
+		}
+		for _, a := range decode[[]wire.Agent](t, resp) {
+			got = append(got, a.ID)
+		}
+		link := resp.Header.Get("Link")
+		path = ""
+		if link != "" {
+			path = regexp.MustCompile(`^<(.+)>; rel="next"$`).FindStringSubmatch(link)[1]
+		}
+	}
+	if diff := cmp.Diff([]string{"a0", "a1", "a2", "a3", "a4"}, got); diff != "" {
+		t.Errorf("all pages, -want +got:\n%s", diff)
+	}
+	for query, field := range map[string]string{
+		"?limit=0": "limit", "?limit=1001": "limit", "?status=well": "status", "?version=x": "version",
+		"?cursor=x": "cursor", "?cursor=": "cursor", "?page=2": "page",
+	} {
+		wantProblem(t, s.call(admin, "GET", "/api/v1/agents"+query, ""), 400, field)
+	}
+}
+
+func TestDecommission(t *testing.T) {
+	s := newSystem(t)
+	a1 := s.register("a1")
+	if resp := s.call(admin, "DELETE", "/api/v1/agents/a1", ""); resp.StatusCode != 204 {
+		t.Errorf("got %d, want 204", resp.StatusCode)
+	}
+	wantProblem(t, s.call(a1, "GET", "/api/v1/config", ""), 401, "")
+	wantProblem(t, s.call(admin, "GET", "/api/v1/agents/a1", ""), 404, "")
+	wantProblem(t, s.call(admin, "DELETE", "/api/v1/agents/a1", ""), 404, "")
+}
+
+// Who may call what: every route, every kind of caller.
+func TestRoutes_WhoMayCall(t *testing.T) {
+	s := newSystem(t)
+	s.publish("http://a/")
+	a1, a2 := s.register("a1"), s.register("a2")
+	callers := []struct {
+		name string
+		account
+	}{{"nobody", account{}}, {"a wrong password", account{"admin", "secret123"}}, {"the shared account", enroller}, {"a1", a1}, {"a2", a2}, {"admin", admin}}
+	for _, row := range []struct {
+		method, path, body string
+		want               [6]int
+	}{
+		{"GET", "/health", "", [6]int{200, 200, 200, 200, 200, 200}},
+		{"GET", "/ready", "", [6]int{200, 200, 200, 200, 200, 200}},
+		{"GET", "/version", "", [6]int{200, 200, 200, 200, 200, 200}},
+		{"GET", "/swagger/index.html", "", [6]int{200, 200, 200, 200, 200, 200}},
+		{"POST", "/api/v1/register", `{"hostname":"h","agent_id":"x"}`, [6]int{401, 401, 201, 403, 403, 403}},
+		{"GET", "/api/v1/config", "", [6]int{401, 401, 200, 200, 200, 200}},
+		{"HEAD", "/api/v1/config", "", [6]int{401, 401, 200, 200, 200, 200}},
+		{"POST", "/api/v1/config", `{"url":"http://a/"}`, [6]int{401, 401, 403, 403, 403, 200}},
+		{"GET", "/api/v1/configs", "", [6]int{401, 401, 403, 403, 403, 200}},
+		{"GET", "/api/v1/configs/1", "", [6]int{401, 401, 403, 403, 403, 200}},
+		{"GET", "/api/v1/agents", "", [6]int{401, 401, 403, 403, 403, 200}},
+		{"GET", "/api/v1/agents/a1", "", [6]int{401, 401, 403, 403, 403, 200}},
+		{"POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`, [6]int{401, 401, 403, 204, 403, 403}},
+		{"DELETE", "/api/v1/agents/x", "", [6]int{401, 401, 403, 403, 403, 204}},
+	} {
+		for i, who := range callers {
+			resp := s.call(who.account, row.method, row.path, row.body)
+			if resp.StatusCode != row.want[i] {
+				t.Errorf("%s %s by %s: got %d, want %d", row.method, row.path, who.name, resp.StatusCode, row.want[i])
+			}
+			if challenge := resp.Header.Get("WWW-Authenticate"); (resp.StatusCode == 401) != strings.HasPrefix(challenge, "Basic realm=") {
+				t.Errorf("%s %s by %s: got %d with the challenge %q", row.method, row.path, who.name, resp.StatusCode, challenge)
+			}
+			if resp.StatusCode > 400 && row.method != "HEAD" {
+				wantProblem(t, resp, row.want[i], "")
+			}
+		}
+	}
+}
+
+func TestAuthorization_BadHeaders(t *testing.T) {
+	s := newSystem(t)
+	for _, header := range []string{"", "Basic", "Basic ", "Basic !!", "Basic YWRtaW4=", "Bearer abc", "Digest x", "Basic YWRtaW46YWRtaW4xMjM", "Basic " + strings.Repeat("A", 20_000)} {
+		wantProblem(t, s.call(account{}, "GET", "/api/v1/config", "", "Authorization", header), 401, "")
+	}
+}
+
+func TestRoutes_UnknownPathsAndMethods(t *testing.T) {
+	s := newSystem(t)
+	for _, path := range []string{"/", "/api", "/api/v1/config/", "/api/v2/config", "/api/v1/configs/1/2", "//api/v1/config"} {
+		wantProblem(t, s.call(admin, "GET", path, ""), 404, "")
+	}
+	for path, allow := range map[string][]string{
+		"/api/v1/config": {"GET", "HEAD", "POST"}, "/api/v1/register": {"POST"}, "/health": {"GET", "HEAD"}, "/api/v1/agents/a1": {"GET", "HEAD", "DELETE"},
+	} {
+		for _, method := range []string{"PUT", "PATCH", "OPTIONS", "BREW"} {
+			resp := s.call(admin, method, path, "")
+			for _, m := range allow {
+				if !strings.Contains(resp.Header.Get("Allow"), m) {
+					t.Errorf("%s %s: got Allow %q, want %v", method, path, resp.Header.Get("Allow"), allow)
+				}
+			}
+			wantProblem(t, resp, 405, "")
+		}
+	}
+}
+
+// The Swagger document names every route, and no other.
+func TestSwagger_NamesEveryRoute(t *testing.T) {
+	var doc struct {
+		Paths map[string]map[string]any `json:"paths"`
+	}
+	b, err := os.ReadFile("../../docs/swagger.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, &doc); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]bool{}
+	for path, methods := range doc.Paths {
+		for method := range methods {
+			got[strings.ToUpper(method)+" "+path] = true
+		}
+	}
+	want := map[string]bool{}
+	for _, r := range api.Routes() {
+		path := regexp.MustCompile(`:(\w+)`).ReplaceAllString(r[1], "{$1}")
+		if strings.HasPrefix(path, "/api/") {
+			want[r[0]+" "+path] = true
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("routes in the Swagger document, -want +got:\n%s", diff)
+	}
+}
+
+func TestSwagger_ServesItsPages(t *testing.T) {
+	s := newSystem(t)
+	for path, want := range map[string]string{
+		"/swagger/index.html": "swagger-ui", "/swagger/doc.json": "Fleetconf controller", "/swagger/swagger-ui.css": "swagger-ui", "/swagger/swagger-ui-bundle.js": "Swagger",
+	} {
+		resp := s.call(account{}, "GET", path, "")
+		if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: got %d with %d bytes, want %q in it", path, resp.StatusCode, len(body), want)
+		}
+	}
+	if resp := s.call(account{}, "GET", "/swagger/none.js", ""); resp.StatusCode != 404 {
+		t.Errorf("a page that is not there: got %d, want 404", resp.StatusCode)
+	}
+}
+
+func TestConfig_OfAThousandAtOnce(t *testing.T) {
+	s := newSystem(t)
+	s.publish("http://a/0")
+	a1 := s.register("a1")
+	ts := httptest.NewServer(s.handler)
+	defer ts.Close()
+	var group sync.WaitGroup
+	for i := range 1000 {
+		group.Go(func() {
+			r, _ := http.NewRequestWithContext(t.Context(), "GET", ts.URL+"/api/v1/config", nil)
+			r.SetBasicAuth(a1[0], a1[1])
+			if i%100 == 0 {
+				r.Method, r.Body = "POST", io.NopCloser(bytes.NewReader(fmt.Appendf(nil, `{"url":"http://a/%d"}`, i+1)))
+				r.Header.Set("Content-Type", "application/json")
+				r.SetBasicAuth(admin[0], admin[1])
+			}
+			resp, err := ts.Client().Do(r)
+			if err != nil {
+				t.Errorf("request %d: %v", i, err)
+				return
+			}
+			defer func() { _ = resp.Body.Close() }()
+			if resp.StatusCode != 200 {
+				t.Errorf("request %d: got %d", i, resp.StatusCode)
+			}
+		})
+	}
+	group.Wait()
+	if got := s.configs.Current().Version; got != 11 {
+		t.Errorf("after 10 publishes amid 990 polls: got version %d, want 11", got)
+	}
+}
+
+// discard is a ResponseWriter that costs nothing, so that the benchmark sees
+// the handler alone.
+type discard struct{ header http.Header }
+
+func (d *discard) Header() http.Header         { return d.header }
+func (d *discard) Write(b []byte) (int, error) { return len(b), nil }
+func (d *discard) WriteHeader(int)             {}
+
+// BenchmarkConfig_Unchanged is an agent's poll with nothing new: the hot path.
+func BenchmarkConfig_Unchanged(b *testing.B) {
+	s := newSystem(b)
+	tag := s.publish("http://a/").Header.Get("ETag")
+	a1 := s.register("a1")
+	r := httptest.NewRequestWithContext(b.Context(), "GET", "/api/v1/config", nil)
+	r.SetBasicAuth(a1[0], a1[1])
+	r.Header.Set("If-None-Match", tag)
+	w := &discard{header: http.Header{}}
+	b.ReportAllocs()
+	for b.Loop() {
+		clear(w.header)
+		s.handler.ServeHTTP(w, r)
+	}
+}
