@@ -1,0 +1,184 @@
+#!/usr/bin/env bash
+# Build and run controller, agent and worker on this machine. See --help.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+	cat <<-'USAGE'
+		Build and run controller, agent and worker on this machine.
+
+		Usage:
+		  scripts/start-all.sh [--tmux]
+
+		  --tmux    each in a pane of a tmux session named fleetconf, if tmux is there
+		  --help    print this page
+
+		Without --tmux all three run in the foreground, each line of their logs behind
+		the name of who wrote it. One that ends is started again, so that you can kill
+		any of them and watch the rest carry on. Ctrl-C ends all three.
+
+		Variables of the environment (default):
+		  DATA_DIR          folder for the database and the agent's cache (./data)
+		  CONTROLLER_PORT   (8080)
+		  AGENT_PORT        (8081)
+		  WORKER_PORT       (8082)
+		and the settings of the three, which bin/controller --help and so on list.
+	USAGE
+}
+
+tmux=
+while [ $# -gt 0 ]; do
+	case $1 in
+	--tmux) tmux=1 ;;
+	--help | -h) usage && exit 0 ;;
+	*) echo "start-all.sh: $1 is not understood; --help says what can be given" >&2 && exit 2 ;;
+	esac
+	shift
+done
+
+data=${DATA_DIR:-./data}
+: "${CONTROLLER_PORT:=8080}" "${AGENT_PORT:=8081}" "${WORKER_PORT:=8082}"
+declare -A port=([controller]=$CONTROLLER_PORT [agent]=$AGENT_PORT [worker]=$WORKER_PORT)
+names=(controller worker agent)
+session=fleetconf
+
+export DB_PATH="${DB_PATH:-$data/controller.db}" CACHE_FILE="${CACHE_FILE:-$data/agent_config.cache}"
+export CONTROLLER_URL="http://127.0.0.1:${port[controller]}" WORKER_URL="http://127.0.0.1:${port[worker]}"
+export CONTROLLER_USERNAME="${CONTROLLER_USERNAME:-${AGENT_USERNAME:-agent}}"
+[ -z "${AGENT_PASSWORD:-}" ] || export CONTROLLER_PASSWORD="${CONTROLLER_PASSWORD:-$AGENT_PASSWORD}"
+[ -z "${AGENT_PASSWORD_FILE:-}" ] || export CONTROLLER_PASSWORD_FILE="${CONTROLLER_PASSWORD_FILE:-$AGENT_PASSWORD_FILE}"
+export LOG_FORMAT="${LOG_FORMAT:-text}"
+export DEFAULT_POLL_INTERVAL="${DEFAULT_POLL_INTERVAL:-2}" # to see a publish arrive; a fleet polls less often
+
+colour() { :; }
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
+	colour() {
+		case $1 in
+		controller) printf '\e[36m' ;; agent) printf '\e[33m' ;; worker) printf '\e[35m' ;; off) printf '\e[0m' ;;
+		esac
+	}
+fi
+
+declare -A pid=()
+stopping=
+
+start() { # NAME
+	PORT=${port[$1]} "bin/$1" > >(prefix "$1") 2>&1 &
+	pid[$1]=$!
+}
+
+# prefix puts the name of who wrote it before each line. It ends with its
+# writer, not with Ctrl-C: the last lines are the ones that matter.
+prefix() { # NAME
+	trap '' INT TERM
+	local line before
+	before="$(colour "$1")$(printf '%-10s |' "$1")$(colour off)"
+	while IFS= read -r line; do printf '%s %s\n' "$before" "$line"; done
+}
+
+stop_all() {
+	stopping=1
+	trap '' INT TERM
+	[ ${#pid[@]} -eq 0 ] || kill -TERM "${pid[@]}" 2>/dev/null || true
+	local name
+	for name in "${!pid[@]}"; do wait "${pid[$name]}" 2>/dev/null || true; done
+	pid=()
+}
+
+die() {
+	printf 'start-all.sh: %s\n' "$*" >&2
+	exit 1
+}
+
+is_healthy() { curl -fs -o /dev/null --max-time 2 "http://127.0.0.1:${port[$1]}/health"; } # NAME
+
+# wait_healthy returns when NAME answers; the command ALIVE says whether it
+# still may.
+wait_healthy() { # NAME ALIVE
+	local tries
+	for ((tries = 0; tries < 150; tries++)); do
+		"$2" "$1" || die "$1 ended at its start; what it said stands above"
+		is_healthy "$1" && return
+		sleep 0.1
+	done
+	die "$1 does not answer on port ${port[$1]}"
+}
+
+greet() {
+	cat <<-GREET
+
+		All three run. Publish a configuration:
+
+		  curl -u ${ADMIN_USERNAME:-admin}:$admin -H 'Content-Type: application/json' -d '{"url":"https://example.com/"}' http://localhost:${port[controller]}/api/v1/config
+
+		and hit the worker, which runs it a moment later:
+
+		  curl -i http://localhost:${port[worker]}/hit
+
+		API: http://localhost:${port[controller]}/swagger/index.html   Data: $data   $1
+	GREET
+}
+admin=admin123
+[ -z "${ADMIN_PASSWORD:-}${ADMIN_PASSWORD_FILE:-}" ] || admin='YOUR_ADMIN_PASSWORD'
+
+make -s build
+mkdir -p "$data"
+for name in "${names[@]}"; do
+	if (exec 3<>"/dev/tcp/127.0.0.1/${port[$name]}") 2>/dev/null; then
+		die "port ${port[$name]} is in use already; end what listens there, or set ${name^^}_PORT"
+	fi
+done
+
+if [ -n "$tmux" ] && command -v tmux >/dev/null; then
+	tmux has-session -t "=$session" 2>/dev/null && die "a tmux session $session runs already; tmux attach -t $session"
+	environment=()
+	for variable in DB_PATH CACHE_FILE CONTROLLER_URL WORKER_URL LOG_FORMAT DEFAULT_POLL_INTERVAL; do
+		environment+=(-e "$variable=${!variable}")
+	done
+	for variable in HOST ADMIN_USERNAME ADMIN_PASSWORD ADMIN_PASSWORD_FILE AGENT_USERNAME AGENT_PASSWORD AGENT_PASSWORD_FILE CONTROLLER_USERNAME \
+		CONTROLLER_PASSWORD CONTROLLER_PASSWORD_FILE WORKER_TOKEN WORKER_TOKEN_FILE HIT_TIMEOUT DENY_CIDRS INITIAL_URL LOG_LEVEL; do
+		[ -z "${!variable:-}" ] || environment+=(-e "$variable=${!variable}")
+	done
+	tmux new-session -d -s "$session" -x 200 -y 50 "${environment[@]}" -e "PORT=${port[controller]}" bin/controller \; \
+		set-option -w remain-on-exit on
+	tmux split-window -t "=$session:" "${environment[@]}" -e "PORT=${port[worker]}" bin/worker
+	tmux split-window -t "=$session:" "${environment[@]}" -e "PORT=${port[agent]}" bin/agent
+	tmux select-layout -t "=$session:" even-vertical >/dev/null
+
+	alive() { # NAME: the pane whose command it is has not ended
+		! tmux list-panes -t "=$session:" -F '#{pane_start_command} #{pane_dead}' | grep -q "bin/$1\"* 1"
+	}
+	give_up() {
+		tmux list-panes -t "=$session:" -F '#{pane_id}' | while read -r pane; do tmux capture-pane -p -t "$pane" | grep . >&2; done
+		tmux kill-session -t "=$session"
+	}
+	trap give_up EXIT
+	for name in "${names[@]}"; do wait_healthy "$name" alive; done
+	trap - EXIT
+	greet "End: tmux kill-session -t $session"
+	[ ! -t 1 ] || exec tmux attach -t "=$session"
+	exit 0
+elif [ -n "$tmux" ]; then
+	echo "start-all.sh: tmux is not installed; running in the foreground" >&2
+fi
+
+trap stop_all EXIT
+trap 'exit 0' INT TERM
+alive() { kill -0 "${pid[$1]}" 2>/dev/null; } # NAME
+for name in "${names[@]}"; do
+	start "$name"
+	wait_healthy "$name" alive
+done
+greet "End: Ctrl-C"
+
+while [ -z "$stopping" ]; do
+	wait -n "${pid[@]}" 2>/dev/null || true
+	for name in "${names[@]}"; do
+		alive "$name" && continue
+		status=0
+		wait "${pid[$name]}" 2>/dev/null || status=$?
+		echo "start-all.sh: $name ended (exit status $status) and is started again" >&2
+		sleep 1
+		start "$name"
+	done
+done
