@@ -5,8 +5,10 @@ go 1.26.0
 require (
 	github.com/fleetconf/fleetconf/pkg v0.0.0
 	github.com/gin-gonic/gin v1.12.0
+	github.com/google/go-cmp v0.7.0
 	github.com/sirupsen/logrus v1.10.2
 	github.com/swaggo/files/v2 v2.0.2
+	go.uber.org/goleak v1.3.0
 )
 
 require (
