@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/fleetconf/fleetconf/pkg/auth"
-	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
 var (
@@ -60,7 +59,7 @@ func (p *pusher) fromHere(r *http.Request) error {
 	if err != nil || !remote.Addr().Unmap().IsLoopback() {
 		return fmt.Errorf("%w; set WORKER_TOKEN to take it from others", errElsewhere)
 	}
-	if !settings.IsLoopback(hostname(r.Host)) {
+	if !isLoopback(r.Host) {
 		return fmt.Errorf("%w, called by its own name: localhost or 127.0.0.1, not %q", errElsewhere, r.Host)
 	}
 	if err := p.crossOrigin.Check(r); err != nil {
@@ -69,13 +68,13 @@ func (p *pusher) fromHere(r *http.Request) error {
 	return nil
 }
 
-// hostname is a Host header less its port and the brackets of an IPv6 address.
-func hostname(host string) string {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		return name
+// isLoopback reports whether a Host header, with or without a port, names this
+// machine in a way that no DNS can change.
+func isLoopback(host string) bool {
+	name, _, err := net.SplitHostPort(host)
+	if err != nil {
+		name = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	}
-	if inner, ok := strings.CutPrefix(host, "["); ok {
-		return strings.TrimSuffix(inner, "]")
-	}
-	return host
+	addr, err := netip.ParseAddr(name)
+	return strings.EqualFold(name, "localhost") || err == nil && addr.Unmap().IsLoopback()
 }

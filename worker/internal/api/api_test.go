@@ -1,0 +1,497 @@
+package api_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+	"go.uber.org/goleak"
+
+	"github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/server"
+	"github.com/fleetconf/fleetconf/worker/docs"
+	"github.com/fleetconf/fleetconf/worker/internal/api"
+	"github.com/fleetconf/fleetconf/worker/internal/proxy"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const token = "wt-0123456789"
+
+// newHandler is a worker as cmd builds it, for requests of any origin.
+func newHandler(t *testing.T, token string, deny ...netip.Prefix) (http.Handler, *logtest.Hook) {
+	t.Helper()
+	log, logs := logtest.NewNullLogger()
+	log.SetLevel(logrus.DebugLevel)
+	p := proxy.New(proxy.Options{Timeout: 10 * time.Second, Deny: deny, Log: log})
+	t.Cleanup(p.Close)
+	return server.Wrap(api.New(p, token, log), log), logs
+}
+
+func newServer(t *testing.T, h http.Handler) *httptest.Server {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s
+}
+
+// push is a push as the agent sends it, which change then makes another of.
+func push(body string, change func(*http.Request)) *http.Request {
+	r := httptest.NewRequest(http.MethodPost, "http://localhost:8082/config", strings.NewReader(body))
+	r.RemoteAddr = "127.0.0.1:40000"
+	r.Header.Set("Content-Type", "application/json")
+	if change != nil {
+		change(r)
+	}
+	return r
+}
+
+func send(h http.Handler, r *http.Request) *http.Response {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Result()
+}
+
+func get(path string, headers ...string) *http.Request {
+	r := httptest.NewRequest(http.MethodGet, path, nil)
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Add(headers[i], headers[i+1])
+	}
+	return r
+}
+
+// wantProblem reads an error answer, which must be whole.
+func wantProblem(t *testing.T, res *http.Response, status int) problem.Problem {
+	t.Helper()
+	var p problem.Problem
+	body, _ := io.ReadAll(res.Body)
+	if err := json.Unmarshal(body, &p); err != nil || res.Header.Get("Content-Type") != problem.ContentType {
+		t.Errorf("got %s %q, want a problem document", res.Header.Get("Content-Type"), body)
+	}
+	if res.StatusCode != status || p.Status != status || p.Title != http.StatusText(status) || p.Detail == "" || p.Type != "about:blank" {
+		t.Errorf("got %s %+v, want a whole problem of status %d", res.Status, p, status)
+	}
+	return p
+}
+
+const good = `{"url":"https://example.com/","version":8}`
+
+func TestPush_Accepted(t *testing.T) {
+	h, logs := newHandler(t, "")
+	for _, contentType := range []string{"application/json", "application/json; charset=utf-8", "Application/JSON"} {
+		res := send(h, push(good, func(r *http.Request) { r.Header.Set("Content-Type", contentType) }))
+		body, _ := io.ReadAll(res.Body)
+		if want := `{"message":"Configuration applied","version":8}` + "\n"; res.StatusCode != 200 || string(body) != want {
+			t.Errorf("%s: got %s %s, want %s", contentType, res.Status, body, want)
+		}
+	}
+	var changes int
+	for _, e := range logs.AllEntries() {
+		if e.Level <= logrus.InfoLevel {
+			changes++
+		}
+	}
+	if changes != 1 {
+		t.Errorf("got %d lines at info for one change pushed three times, want 1", changes)
+	}
+}
+
+func TestPush_WithoutVersion(t *testing.T) {
+	h, _ := newHandler(t, "")
+	if res := send(h, push(`{"url":"https://example.com/"}`, nil)); res.StatusCode != 200 {
+		t.Errorf("got %s, want 200: a push by hand needs no version", res.Status)
+	}
+}
+
+func TestPush_Guard(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		token  string
+		change func(*http.Request)
+		status int
+	}{
+		{"from here", "", nil, 200},
+		{"from here over IPv6", "", func(r *http.Request) { r.RemoteAddr, r.Host = "[::1]:40000", "[::1]:8082" }, 200},
+		{"from here on a socket for both", "", func(r *http.Request) { r.RemoteAddr = "[::ffff:127.0.0.1]:40000" }, 200},
+		{"Host is an address", "", func(r *http.Request) { r.Host = "127.0.0.1:8082" }, 200},
+		{"Host is another loopback address", "", func(r *http.Request) { r.Host = "127.8.8.8" }, 200},
+		{"Host is an IPv6 address without a port", "", func(r *http.Request) { r.Host = "[::1]" }, 200},
+		{"Host in capitals", "", func(r *http.Request) { r.Host = "LOCALHOST" }, 200},
+		{"a page of this worker", "", headers("Sec-Fetch-Site", "same-origin", "Origin", "http://localhost:8082"), 200},
+		{"a page of this worker, old browser", "", headers("Origin", "http://localhost:8082"), 200},
+
+		{"from another machine", "", func(r *http.Request) { r.RemoteAddr = "192.0.2.1:40000" }, 403},
+		{"from another machine over IPv6", "", func(r *http.Request) { r.RemoteAddr = "[2001:db8::1]:40000" }, 403},
+		{"from another machine that says it is here", "", func(r *http.Request) {
+			r.RemoteAddr = "192.0.2.1:40000"
+			headers("X-Forwarded-For", "127.0.0.1", "X-Real-Ip", "127.0.0.1", "Forwarded", "for=127.0.0.1")(r)
+		}, 403},
+		{"from nowhere", "", func(r *http.Request) { r.RemoteAddr = "@" }, 403},
+		{"a name made to resolve to here", "", func(r *http.Request) { r.Host = "rebound.example:8082" }, 403},
+		{"a name that begins like here", "", func(r *http.Request) { r.Host = "localhost.evil.example" }, 403},
+		{"a name that begins like an address", "", func(r *http.Request) { r.Host = "127.0.0.1.evil.example" }, 403},
+		{"another address", "", func(r *http.Request) { r.Host = "192.0.2.1:8082" }, 403},
+		{"no Host", "", func(r *http.Request) { r.Host = "" }, 403},
+		{"Host of nonsense", "", func(r *http.Request) { r.Host = "[" }, 403},
+		{"a page of another site", "", headers("Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"), 403},
+		{"a page of another port", "", headers("Sec-Fetch-Site", "same-site", "Origin", "http://localhost:3000"), 403},
+		{"a page of another site, old browser", "", headers("Origin", "https://evil.example"), 403},
+		{"a sandboxed page, as a hit is", "", headers("Sec-Fetch-Site", "cross-site", "Origin", "null"), 403},
+		{"a sandboxed page, old browser", "", headers("Origin", "null"), 403},
+		{"a token where none is set", "", func(r *http.Request) {
+			r.RemoteAddr = "192.0.2.1:40000"
+			headers("Authorization", "Bearer ")(r)
+		}, 403},
+
+		{"token from here", token, headers("Authorization", "Bearer "+token), 200},
+		{"scheme in small letters", token, headers("Authorization", "bearer "+token), 200},
+		{"token from anywhere, by any name", token, func(r *http.Request) {
+			r.RemoteAddr, r.Host = "192.0.2.1:40000", "worker.example"
+			headers("Authorization", "Bearer "+token)(r)
+		}, 200},
+		{"from here without the token", token, nil, 401},
+		{"another token", token, headers("Authorization", "Bearer "+token+"x"), 401},
+		{"beginning of the token", token, headers("Authorization", "Bearer "+token[:5]), 401},
+		{"no token", token, headers("Authorization", "Bearer "), 401},
+		{"another scheme", token, headers("Authorization", "Basic d3Q6eA=="), 401},
+		{"oversized", token, headers("Authorization", "Bearer "+strings.Repeat("x", 10<<10)), 401},
+		{"two tokens", token, headers("Authorization", "Bearer "+token+", "+token), 401},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			h, _ := newHandler(t, tc.token)
+			res := send(h, push(good, tc.change))
+			if tc.status == 200 {
+				if res.StatusCode != 200 {
+					t.Errorf("got %s, want 200", res.Status)
+				}
+				return
+			}
+			wantProblem(t, res, tc.status)
+			if challenge := res.Header.Get("WWW-Authenticate"); strings.HasPrefix(challenge, "Bearer ") != (tc.status == 401) {
+				t.Errorf("got WWW-Authenticate %q with %d", challenge, tc.status)
+			}
+			if res := send(h, get("/config")); res.StatusCode != 404 {
+				t.Errorf("GET /config after a refused push: got %s, want 404", res.Status)
+			}
+		})
+	}
+}
+
+func headers(pairs ...string) func(*http.Request) {
+	return func(r *http.Request) {
+		for i := 0; i < len(pairs); i += 2 {
+			r.Header.Set(pairs[i], pairs[i+1])
+		}
+	}
+}
+
+func TestPush_BadDocument(t *testing.T) {
+	h, logs := newHandler(t, "")
+	if res := send(h, push(good, nil)); res.StatusCode != 200 {
+		t.Fatal(res.Status)
+	}
+	url := func(u string) string { return `{"url":"` + u + `","version":9}` }
+	for _, tc := range []struct {
+		name, body string
+		status     int
+		fields     []string
+	}{
+		{"empty", "", 400, []string{""}},
+		{"no JSON", "url=http://a.example/", 400, []string{""}},
+		{"cut short", `{"url":"http://a.ex`, 400, []string{""}},
+		{"two documents", good + good, 400, []string{""}},
+		{"null", "null", 400, []string{""}},
+		{"array", "[]", 400, []string{""}},
+		{"unknown field", `{"url":"http://a.example/","urls":[]}`, 400, []string{"urls"}},
+		{"field in other case", `{"URL":"http://a.example/"}`, 400, []string{"URL"}},
+		{"a field twice", `{"url":"http://a.example/","url":"http://b.example/"}`, 400, []string{"url"}},
+		{"url of another type", `{"url":1}`, 400, []string{"url"}},
+		{"url null", `{"url":null}`, 400, []string{"url"}},
+		{"version of another type", `{"url":"http://a.example/","version":"8"}`, 400, []string{"version"}},
+		{"version fractional", `{"url":"http://a.example/","version":1.5}`, 400, []string{"version"}},
+		{"version too large", `{"url":"http://a.example/","version":99999999999999999999}`, 400, []string{"version"}},
+		{"version negative and no url", `{"version":-1}`, 400, []string{"url", "version"}},
+		{"NUL", `{"url":"http://a.example/\u0000"}`, 400, []string{"url"}},
+		{"invalid UTF-8", "{\"url\":\"http://a.example/\xff\"}", 400, []string{""}},
+		{"relative", url("/hit"), 400, []string{"url"}},
+		{"no host", url("http:///x"), 400, []string{"url"}},
+		{"another scheme", url("ftp://a.example/"), 400, []string{"url"}},
+		{"a file", url("file:///etc/passwd"), 400, []string{"url"}},
+		{"user name", url("http://user@a.example/"), 400, []string{"url"}},
+		{"fragment", url("http://a.example/#top"), 400, []string{"url"}},
+		{"too long", url("http://a.example/" + strings.Repeat("x", 2048)), 400, []string{"url"}},
+		{"space", url("http://a.example/a b"), 400, []string{"url"}},
+		{"unicode host", url("http://bücher.example/"), 400, []string{"url"}},
+		{"too large", url("http://a.example/" + strings.Repeat("x", 64<<10)), 413, nil},
+		{"deep", strings.Repeat("[", 60000), 400, []string{""}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := wantProblem(t, send(h, push(tc.body, nil)), tc.status)
+			var fields []string
+			for _, e := range p.Errors {
+				fields = append(fields, e.Field)
+			}
+			if tc.name == "invalid UTF-8" || tc.name == "deep" {
+				return // which field is for the decoder to say
+			}
+			if diff := cmp.Diff(tc.fields, fields); diff != "" {
+				t.Errorf("fields of %q (-want +got):\n%s", p.Detail, diff)
+			}
+		})
+	}
+	for _, contentType := range []string{"", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/jsonp", ";"} {
+		res := send(h, push(good, func(r *http.Request) { r.Header["Content-Type"] = []string{contentType} }))
+		wantProblem(t, res, http.StatusUnsupportedMediaType)
+	}
+	body, _ := io.ReadAll(send(h, get("/config")).Body)
+	if !strings.Contains(string(body), `"url":"https://example.com/","version":8`) {
+		t.Errorf("after bad pushes: got %s, want the configuration of before", body)
+	}
+	for _, e := range logs.AllEntries() {
+		if e.Level < logrus.InfoLevel {
+			t.Errorf("a bad push was logged as ours: %s %v", e.Message, e.Data)
+		}
+	}
+}
+
+func TestState_BeforeTheFirstPush(t *testing.T) {
+	h, _ := newHandler(t, "")
+	wantProblem(t, send(h, get("/config")), http.StatusNotFound)
+}
+
+func TestState_Conditional(t *testing.T) {
+	h, _ := newHandler(t, "")
+	send(h, push(good, nil))
+	res := send(h, get("/config"))
+	var state models.WorkerState
+	if err := json.NewDecoder(res.Body).Decode(&state); err != nil {
+		t.Fatal(err)
+	}
+	if state.Instance == "" || state != (models.WorkerState{URL: "https://example.com/", Version: 8, Instance: state.Instance}) {
+		t.Errorf("got %+v, want what was pushed, and an instance", state)
+	}
+	tag := res.Header.Get("ETag")
+	for _, tc := range []struct {
+		name   string
+		lines  []string
+		status int
+	}{
+		{"held", []string{tag}, 304},
+		{"in a list", []string{`"other", ` + tag}, 304},
+		{"in a second line", []string{`"other"`, tag}, 304},
+		{"weakened", []string{"W/" + tag}, 304},
+		{"anything", []string{"*"}, 304},
+		{"another", []string{`"other"`}, 200},
+		{"unquoted", []string{strings.Trim(tag, `"`)}, 200},
+		{"empty", []string{""}, 200},
+		{"long", []string{`"` + strings.Repeat("x", 10<<10) + `"`}, 200},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			r := get("/config")
+			r.Header["If-None-Match"] = tc.lines
+			res := send(h, r)
+			body, _ := io.ReadAll(res.Body)
+			if res.StatusCode != tc.status || res.Header.Get("ETag") != tag || (len(body) == 0) != (tc.status == 304) {
+				t.Errorf("got %s %s %q, want %d with %s", res.Status, res.Header.Get("ETag"), body, tc.status, tag)
+			}
+		})
+	}
+	send(h, push(`{"url":"https://example.com/","version":9}`, nil))
+	if res := send(h, get("/config", "If-None-Match", tag)); res.StatusCode != 200 {
+		t.Errorf("after another push: got %s, want 200", res.Status)
+	}
+}
+
+func TestHit_EachFailureHasItsStatus(t *testing.T) {
+	h, _ := newHandler(t, "", netip.MustParsePrefix("169.254.0.0/16"))
+	res := send(h, get("/hit"))
+	wantProblem(t, res, http.StatusServiceUnavailable)
+	if res.Header.Get("Retry-After") != "1" {
+		t.Errorf("got Retry-After %q, want 1", res.Header.Get("Retry-After"))
+	}
+	closed := httptest.NewServer(nil)
+	closed.Close()
+	for _, tc := range []struct{ name, url, words string }{
+		{"unreachable", closed.URL, "cannot be reached"},
+		{"denied", "http://169.254.169.254/latest/meta-data/", "DENY_CIDRS"},
+	} {
+		send(h, push(`{"url":"`+tc.url+`","version":4}`, nil))
+		res := send(h, get("/hit"))
+		if p := wantProblem(t, res, http.StatusBadGateway); !strings.Contains(p.Detail, tc.words) {
+			t.Errorf("%s: got %q, want %q", tc.name, p.Detail, tc.words)
+		}
+		if res.Header.Get("X-Config-Version") != "4" {
+			t.Errorf("%s: got version %q, want the one that failed", tc.name, res.Header.Get("X-Config-Version"))
+		}
+	}
+	self := newServer(t, h)
+	send(h, push(`{"url":"`+self.URL+`/hit"}`, nil))
+	wantProblem(t, send(h, get("/hit")), http.StatusLoopDetected)
+}
+
+func TestHit_TooSlow(t *testing.T) {
+	silent := newServer(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	log, _ := logtest.NewNullLogger()
+	p := proxy.New(proxy.Options{Timeout: 50 * time.Millisecond, Log: log})
+	h := server.Wrap(api.New(p, "", log), log)
+	send(h, push(`{"url":"`+silent.URL+`"}`, nil))
+	wantProblem(t, send(h, get("/hit")), http.StatusGatewayTimeout)
+}
+
+func TestHit_ThroughAllTheLayers(t *testing.T) {
+	more := make(chan struct{})
+	target := newServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Content-Type"] = nil
+		w.Header().Set("X-Content-Type-Options", "theirs")
+		w.WriteHeader(http.StatusAccepted)
+		fmt.Fprint(w, "<p>first")
+		w.(http.Flusher).Flush()
+		<-more
+		fmt.Fprint(w, " second")
+	}))
+	h, _ := newHandler(t, "")
+	w := newServer(t, h)
+	send(h, push(`{"url":"`+target.URL+`","version":3}`, nil))
+	res, err := w.Client().Get(w.URL + "/hit")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	first := make([]byte, 8)
+	_, err = io.ReadFull(res.Body, first)
+	close(more)
+	rest, err2 := io.ReadAll(res.Body)
+	if string(first)+string(rest) != "<p>first second" || err != nil || err2 != nil || res.StatusCode != 202 {
+		t.Errorf("got %s %q %q, want 202 and the body as it came", res.Status, first, rest)
+	}
+	for name, want := range map[string][]string{"Content-Type": nil, "X-Config-Version": {"3"}, "X-Content-Type-Options": {"nosniff"}} {
+		if diff := cmp.Diff(want, res.Header[name]); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	if ids := res.Header["X-Request-Id"]; len(ids) != 1 {
+		t.Errorf("got request ids %q, want one", ids)
+	}
+}
+
+func TestHit_ThousandAtOnce(t *testing.T) {
+	body := bytes.Repeat([]byte("x"), 10<<10)
+	target := newServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(body) }))
+	h, _ := newHandler(t, "")
+	w := newServer(t, h)
+	send(h, push(`{"url":"`+target.URL+`"}`, nil))
+	var all sync.WaitGroup
+	for range 1000 {
+		all.Go(func() {
+			res, err := w.Client().Get(w.URL + "/hit")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer res.Body.Close()
+			if got, err := io.ReadAll(res.Body); err != nil || !bytes.Equal(got, body) || res.StatusCode != 200 {
+				t.Errorf("got %s, %d bytes, %v", res.Status, len(got), err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+func TestRoutes_Unknown(t *testing.T) {
+	h, _ := newHandler(t, "")
+	for _, path := range []string{"/", "/hit/", "/Hit", "/config/1", "/api/v1/config", "/../hit", "//hit", "/swagger", "/%ff", "/hit%00"} {
+		r := get("/")
+		r.URL.Path = path
+		wantProblem(t, send(h, r), http.StatusNotFound)
+	}
+	wantProblem(t, send(h, get("/swagger/../api.go")), http.StatusNotFound)
+	wantProblem(t, send(h, get("/swagger/nothing.js")), http.StatusNotFound)
+	wantProblem(t, send(h, get("/swagger/.")), http.StatusNotFound)
+}
+
+func TestRoutes_OtherMethods(t *testing.T) {
+	h, _ := newHandler(t, "")
+	for _, tc := range []struct{ method, path, allow string }{
+		{"POST", "/hit", "GET"}, {"HEAD", "/hit", "GET"}, {"OPTIONS", "/hit", "GET"}, {"BREW", "/hit", "GET"}, {"CONNECT", "/hit", "GET"},
+		{"PUT", "/config", "GET, POST"}, {"DELETE", "/config", "GET, POST"}, {"PATCH", "/config", "GET, POST"},
+		{"POST", "/health", "GET"}, {"POST", "/ready", "GET"}, {"POST", "/version", "GET"}, {"POST", "/swagger/index.html", "GET"},
+	} {
+		res := send(h, httptest.NewRequest(tc.method, tc.path, nil))
+		wantProblem(t, res, http.StatusMethodNotAllowed)
+		if got := res.Header.Get("Allow"); got != tc.allow && got != "POST, GET" {
+			t.Errorf("%s %s: got Allow %q, want %q", tc.method, tc.path, got, tc.allow)
+		}
+	}
+}
+
+func TestProcess_Routes(t *testing.T) {
+	h, _ := newHandler(t, token) // these need no token
+	if res := send(h, get("/health")); res.StatusCode != 200 {
+		t.Errorf("/health: got %s, want 200", res.Status)
+	}
+	if p := wantProblem(t, send(h, get("/ready")), http.StatusServiceUnavailable); len(p.Errors) != 1 {
+		t.Errorf("/ready before a push: got %+v, want its reason", p)
+	}
+	send(h, push(good, headers("Authorization", "Bearer "+token)))
+	if res := send(h, get("/ready")); res.StatusCode != 200 {
+		t.Errorf("/ready after a push: got %s, want 200", res.Status)
+	}
+	var info struct{ Version, Commit, Date, Go string }
+	if err := json.NewDecoder(send(h, get("/version")).Body).Decode(&info); err != nil || info.Version == "" || info.Go == "" {
+		t.Errorf("/version: got %+v %v, want the build", info, err)
+	}
+}
+
+func TestSwagger_Pages(t *testing.T) {
+	h, _ := newHandler(t, "")
+	for path, want := range map[string]struct{ contentType, words string }{
+		"/swagger/index.html":             {"text/html; charset=utf-8", "swagger-ui-bundle.js"},
+		"/swagger/swagger-initializer.js": {"text/javascript; charset=utf-8", "./doc.json"},
+		"/swagger/swagger-ui.css":         {"text/css; charset=utf-8", ".swagger-ui"},
+		"/swagger/swagger-ui-bundle.js":   {"text/javascript; charset=utf-8", "SwaggerUIBundle"},
+		"/swagger/doc.json":               {"application/json", `"swagger": "2.0"`},
+	} {
+		res := send(h, get(path))
+		body, _ := io.ReadAll(res.Body)
+		if res.StatusCode != 200 || res.Header.Get("Content-Type") != want.contentType || !strings.Contains(string(body), want.words) {
+			t.Errorf("%s: got %s %s, %d bytes; want %s with %s", path, res.Status, res.Header.Get("Content-Type"), len(body), want.contentType, want.words)
+		}
+	}
+	if res := send(h, get("/swagger/")); res.Header.Get("Location") != "/swagger/index.html" {
+		t.Errorf("/swagger/: got %s %q, want the way to the first page", res.Status, res.Header.Get("Location"))
+	}
+}
+
+func TestSwagger_DescribesEveryRoute(t *testing.T) {
+	var doc struct {
+		Paths       map[string]map[string]any
+		Definitions map[string]any
+	}
+	if err := json.Unmarshal([]byte(docs.Swagger), &doc); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int{}
+	for path, methods := range doc.Paths {
+		got[path] = len(methods)
+	}
+	if diff := cmp.Diff(map[string]int{"/hit": 1, "/config": 2, "/health": 1, "/ready": 1, "/version": 1}, got); diff != "" {
+		t.Errorf("paths (-want +got):\n%s", diff)
+	}
+	for _, name := range []string{"models.WorkerConfig", "models.WorkerAccepted", "models.WorkerState", "problem.Problem"} {
+		if doc.Definitions[name] == nil {
+			t.Errorf("%s: not defined", name)
+		}
+	}
+}
