@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/fleetconf/fleetconf/pkg/settings"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// lines gives each line that is written to it to whoever waits for one.
+type lines struct {
+	mu   sync.Mutex
+	all  bytes.Buffer
+	sent chan string
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all.Write(b)
+	select {
+	case l.sent <- string(b):
+	default:
+	}
+	return len(b), nil
+}
+
+func TestRun_ServesUntilStopped(t *testing.T) {
+	t.Setenv("PORT", "0")
+	t.Setenv("LOG_FORMAT", "text")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	log := &lines{sent: make(chan string, 1)}
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx, nil, io.Discard, log) }()
+	_, addr, _ := strings.Cut(<-log.sent, "127.0.0.1:")
+	port, _, _ := strings.Cut(addr, `"`)
+
+	res, err := http.Get("http://127.0.0.1:" + strings.TrimSpace(port) + "/health")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	http.DefaultClient.CloseIdleConnections()
+	if res.StatusCode != 200 {
+		t.Errorf("got %s, want 200", res.Status)
+	}
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("stopped: got %v, want nil", err)
+	}
+}
+
+func TestRun_PortInUse(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	t.Setenv("PORT", port)
+	err = run(t.Context(), nil, io.Discard, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), port) || !strings.Contains(err.Error(), "in use") {
+		t.Errorf("got %v, want the port named as in use", err)
+	}
+}
+
+func TestRun_BadSettings(t *testing.T) {
+	t.Setenv("PORT", "99999")
+	t.Setenv("HIT_TIMEOUT", "30")
+	var faults settings.Faults
+	if err := run(t.Context(), nil, io.Discard, io.Discard); !errors.As(err, &faults) || len(faults) == 0 {
+		t.Errorf("got %v, want the faults of the settings", err)
+	}
+	if err := run(t.Context(), []string{"--bogus"}, io.Discard, io.Discard); !errors.Is(err, settings.ErrUsage) {
+		t.Errorf("got %v, want the command line refused", err)
+	}
+}
+
+func TestRun_Help(t *testing.T) {
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"--help"}, &out, io.Discard); err == nil {
+		t.Error("got nil, want the run ended after --help")
+	}
+	for _, want := range []string{"HOST", "PORT", "WORKER_TOKEN", "WORKER_TOKEN_FILE", "HIT_TIMEOUT", "DENY_CIDRS", "LOG_LEVEL", "LOG_FORMAT"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("--help says nothing of %s", want)
+		}
+	}
+}
