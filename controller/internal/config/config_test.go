@@ -1,0 +1,81 @@
+package config_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fleetconf/fleetconf/controller/internal/config"
+	"github.com/fleetconf/fleetconf/pkg/settings"
+)
+
+func read(t *testing.T, environment map[string]string) (config.Settings, error) {
+	t.Helper()
+	for name, value := range environment {
+		t.Setenv(name, value)
+	}
+	var s config.Settings
+	return s, settings.Read(&s, "")
+}
+
+func TestSettings_HaveTheDefaultsOfTheContract(t *testing.T) {
+	var s config.Settings
+	if err := settings.Read(&s, ""); err != nil {
+		t.Fatal(err)
+	}
+	want := config.Settings{
+		Host: "127.0.0.1", Port: 8080, DBPath: "./controller.db",
+		AgentUsername: "agent", AgentPassword: "secret123", AdminUsername: "admin", AdminPassword: "admin123",
+		DefaultPollInterval: 30, LogLevel: "info", LogFormat: "auto",
+	}
+	if diff := cmp.Diff(want, s); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestSettings_ReportEveryFaultAtOnce(t *testing.T) {
+	for name, row := range map[string]struct {
+		environment map[string]string
+		want        []string
+	}{
+		"values out of bounds": {
+			map[string]string{"PORT": "70000", "DEFAULT_POLL_INTERVAL": "0", "INITIAL_URL": "ftp://x/", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml"},
+			[]string{"PORT", "DEFAULT_POLL_INTERVAL", "INITIAL_URL", "LOG_LEVEL", "LOG_FORMAT"},
+		},
+		"values of another type": {
+			map[string]string{"PORT": "abc", "DEFAULT_POLL_INTERVAL": "30s"}, []string{"PORT", "DEFAULT_POLL_INTERVAL"},
+		},
+		"default passwords where others can reach them": {
+			map[string]string{"HOST": "0.0.0.0"}, []string{"AGENT_PASSWORD", "ADMIN_PASSWORD"},
+		},
+		"accounts that cannot be told apart": {
+			map[string]string{"ADMIN_USERNAME": "agent"}, []string{"ADMIN_USERNAME"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := read(t, row.environment)
+			var faults settings.Faults
+			if !errors.As(err, &faults) {
+				t.Fatalf("got %v, want Faults", err)
+			}
+			got := make([]string, 0, len(faults))
+			for _, f := range faults {
+				got = append(got, f.Setting)
+			}
+			if diff := cmp.Diff(row.want, got); diff != "" {
+				t.Errorf("faults, -want +got:\n%s\n%v", diff, err)
+			}
+			if strings.Contains(err.Error(), "admin123") || strings.Contains(err.Error(), "secret123") {
+				t.Errorf("a password is in the error: %v", err)
+			}
+		})
+	}
+}
+
+func TestSettings_OwnPasswordsAreTakenAnywhere(t *testing.T) {
+	if _, err := read(t, map[string]string{"HOST": "0.0.0.0", "AGENT_PASSWORD": "own", "ADMIN_PASSWORD": "own too"}); err != nil {
+		t.Error(err)
+	}
+}
