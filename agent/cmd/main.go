@@ -33,10 +33,11 @@ func main() {
 	config.Program.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// controller.Client ◀─register, fetch, report─ poller.Poller ─push, read─▶ worker.Client
+// run builds the parts of the diagram, and runs them until ctx ends.
 //
-//	       │       │
-//	cache.File   status.Handler ◀─GET /status
+//	controller.Client ◀─register, fetch, report─ poller.Poller ─push, read─▶ worker.Client
+//	                                             ▲     │
+//	                   status.Handler ──what is──┘     └──load, save──▶ cache.File
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var s config.Settings
 	if err := config.Program.Parse(args, &s, stdout); err != nil {

@@ -1,0 +1,474 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	logrustest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+var errOutage = errors.New("connection refused")
+
+// span is a stretch of fake time since the world began: [from, to).
+type span struct{ from, to time.Duration }
+
+func within(spans []span, t time.Duration) bool {
+	return slices.ContainsFunc(spans, func(s span) bool { return s.from <= t && t < s.to })
+}
+
+const forever = 1000 * 24 * time.Hour
+
+// always is a span that every moment is in.
+var always = []span{{0, forever}}
+
+// clock is when a world began.
+type clock struct{ began time.Time }
+
+func (c clock) now() time.Duration { return time.Since(c.began) }
+
+// release is version v with interval seconds, as the fake controller serves it.
+func release(v int64, interval int) models.Release {
+	return models.Release{
+		ETag:   fmt.Sprintf(`"v%d-%d"`, v, interval),
+		Config: wire.Config{Version: v, Data: wire.Data{URL: fmt.Sprintf("http://target/%d", v)}, PollIntervalSeconds: interval},
+	}
+}
+
+// publication is what is current from at on.
+type publication struct {
+	at time.Duration
+	models.Release
+}
+
+func published(at time.Duration, v int64) publication { return publication{at, release(v, 30)} }
+
+// fakeController does what a controller does with these fields at the time.
+type fakeController struct {
+	clock
+	publications  []publication
+	down, hanging []span
+	invalid       []span          // answers with a document that is none
+	busy          []span          // 429 with retryAfter
+	retryAfter    time.Duration   //
+	takesNoReport []span          //
+	denies        []span          // refuses every token
+	noEnrolment   []span          // refuses the shared credentials
+	unwanted      bool            // answers reports as a controller that does not know them
+	forgets       []time.Duration // loses all its agents
+	rivals        []time.Duration // another agent registers with the same id
+	withholds     bool            // does not offer a version that was reported FAILED
+
+	mu        sync.Mutex // guards the records below
+	calls     []call
+	token     string
+	tokenAt   time.Duration
+	tokens    int
+	failed    int64
+	outcomes  []wire.Report
+	outcomeAt []time.Duration
+	selves    []wire.RegisterRequest
+}
+
+// call is one request that came, with the ETag or the version that it named.
+type call struct {
+	at   time.Duration
+	what string
+	etag string
+}
+
+func (c *fakeController) record(what, etag string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls = append(c.calls, call{c.now(), what, etag})
+}
+
+// times is when requests of a kind came.
+func (c *fakeController) times(what string) (at []time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, call := range c.calls {
+		if call.what == what {
+			at = append(at, call.at)
+		}
+	}
+	return at
+}
+
+func (c *fakeController) etags() (etags []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, call := range c.calls {
+		if call.what == "fetch" {
+			etags = append(etags, call.etag)
+		}
+	}
+	return etags
+}
+
+func (c *fakeController) reports() []wire.Report {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.outcomes)
+}
+
+// reachable waits as long as the real client does for a controller that hangs.
+func (c *fakeController) reachable(ctx context.Context) error {
+	if within(c.hanging, c.now()) {
+		if !sleep(ctx, 10*time.Second) {
+			return ctx.Err()
+		}
+		return errors.New("did not answer within 10s")
+	}
+	if within(c.down, c.now()) {
+		return errOutage
+	}
+	if within(c.busy, c.now()) {
+		return &models.RetryLater{After: c.retryAfter, Err: errOutage}
+	}
+	return ctx.Err()
+}
+
+// authentic reports whether the token is the one of the last registration,
+// and the controller has not forgotten it since.
+func (c *fakeController) authentic(id models.Identity) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	lost := func(at time.Duration) bool { return c.tokenAt < at && at <= c.now() }
+	return id.AgentToken == c.token && !within(c.denies, c.now()) &&
+		!slices.ContainsFunc(c.forgets, lost) && !slices.ContainsFunc(c.rivals, lost)
+}
+
+func (c *fakeController) Register(ctx context.Context, self wire.RegisterRequest) (models.Registration, error) {
+	c.record("register", "")
+	if err := c.reachable(ctx); err != nil {
+		return models.Registration{}, err
+	}
+	if within(c.noEnrolment, c.now()) {
+		return models.Registration{}, fmt.Errorf("%w: shared credentials", models.ErrUnauthorized)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.selves = append(c.selves, self)
+	if self.AgentID == "" {
+		self.AgentID = "agent-1"
+	}
+	c.tokens++
+	c.token, c.tokenAt = fmt.Sprintf("token-%d", c.tokens), c.now()
+	return models.Registration{
+		Identity:     models.Identity{AgentID: self.AgentID, AgentToken: c.token},
+		PollInterval: 30 * time.Second,
+	}, nil
+}
+
+func (c *fakeController) Fetch(ctx context.Context, id models.Identity, etag string) (models.Answer, error) {
+	c.record("fetch", etag)
+	if err := c.reachable(ctx); err != nil {
+		return models.Answer{}, err
+	}
+	if !c.authentic(id) {
+		return models.Answer{}, fmt.Errorf("%w: token", models.ErrUnauthorized)
+	}
+	answer := models.Answer{PollInterval: 30 * time.Second}
+	current := c.current()
+	if current != nil {
+		answer.PollInterval = current.Config.PollInterval()
+	}
+	c.mu.Lock()
+	withheld := c.withholds && current != nil && c.failed == current.Config.Version
+	c.mu.Unlock()
+	switch {
+	case within(c.invalid, c.now()):
+		return answer, fmt.Errorf("%w: data.url is missing", models.ErrInvalidConfig)
+	case current == nil, withheld && etag == "":
+		return answer, models.ErrNothingPublished
+	case etag != "" && etag == current.ETag, withheld:
+		return answer, models.ErrNotModified
+	}
+	current.FetchedAt = time.Now()
+	answer.Release = current
+	return answer, nil
+}
+
+func (c *fakeController) current() *models.Release {
+	var current *models.Release
+	for _, p := range c.publications {
+		if p.at <= c.now() {
+			current = &p.Release
+		}
+	}
+	return current
+}
+
+func (c *fakeController) Report(ctx context.Context, id models.Identity, report wire.Report) error {
+	c.record("report", fmt.Sprint(report.Version, " ", report.Status))
+	if err := c.reachable(ctx); err != nil {
+		return err
+	}
+	switch {
+	case within(c.takesNoReport, c.now()):
+		return errOutage
+	case c.unwanted:
+		return models.ErrUnwanted
+	case !c.authentic(id):
+		return models.ErrUnauthorized
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.outcomes = append(c.outcomes, report)
+	c.outcomeAt = append(c.outcomeAt, c.now())
+	if report.Status == wire.Failed {
+		c.failed = report.Version
+	}
+	return nil
+}
+
+// fakeWorker does what a worker does with these fields at the time.
+type fakeWorker struct {
+	clock
+	down, hanging []span
+	deaf          []span                                // answers reads, but 500 to pushes
+	restarts      []time.Duration                       // loses what it runs
+	refuses       func(v int64, t time.Duration) string // the words of a no; nil: takes all
+	amnesic       bool                                  // takes every push and runs none
+	tampered      []publication                         // someone else pushes these
+
+	mu      sync.Mutex // guards the records below
+	pushes  []push
+	reads   []time.Duration
+	running wire.WorkerConfig
+	since   time.Duration
+}
+
+// push is one push that came and whether it was taken.
+type push struct {
+	at      time.Duration
+	version int64
+	taken   bool
+}
+
+func (w *fakeWorker) reachable(ctx context.Context, patience time.Duration) error {
+	if within(w.hanging, w.now()) {
+		if !sleep(ctx, patience) {
+			return ctx.Err()
+		}
+		return fmt.Errorf("did not answer within %s", patience)
+	}
+	if within(w.down, w.now()) {
+		return errOutage
+	}
+	return ctx.Err()
+}
+
+// instance counts the restarts until now.
+func (w *fakeWorker) instance() (n int, since time.Duration) {
+	for _, at := range w.restarts {
+		if at <= w.now() {
+			n, since = n+1, at
+		}
+	}
+	return n, since
+}
+
+func (w *fakeWorker) Running(ctx context.Context) (wire.WorkerState, error) {
+	w.mu.Lock()
+	w.reads = append(w.reads, w.now())
+	w.mu.Unlock()
+	if err := w.reachable(ctx, 2*time.Second); err != nil {
+		return wire.WorkerState{}, err
+	}
+	return w.state()
+}
+
+func (w *fakeWorker) state() (wire.WorkerState, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, started := w.instance()
+	running, since := w.running, w.since
+	for _, t := range w.tampered {
+		if since < t.at && t.at <= w.now() {
+			running, since = t.Push(), t.at
+		}
+	}
+	if running.Version == 0 || since < started || w.amnesic {
+		return wire.WorkerState{}, models.ErrNothingRuns
+	}
+	return wire.WorkerState{URL: running.URL, Version: running.Version, Instance: fmt.Sprint("instance-", n)}, nil
+}
+
+func (w *fakeWorker) Push(ctx context.Context, config wire.WorkerConfig) error {
+	err := w.reachable(ctx, 5*time.Second)
+	if err == nil && within(w.deaf, w.now()) {
+		err = errors.New("answered 500")
+	}
+	if err == nil && w.refuses != nil {
+		if words := w.refuses(config.Version, w.now()); words != "" {
+			err = &models.Refused{Words: words}
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pushes = append(w.pushes, push{w.now(), config.Version, err == nil})
+	if err == nil {
+		w.running, w.since = config, w.now()
+	}
+	return err
+}
+
+// taken is the versions that the worker took, in order.
+func (w *fakeWorker) taken() (versions []int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.pushes {
+		if p.taken {
+			versions = append(versions, p.version)
+		}
+	}
+	return versions
+}
+
+func (w *fakeWorker) pushTimes() (at []time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.pushes {
+		at = append(at, p.at)
+	}
+	return at
+}
+
+func (w *fakeWorker) readTimes() []time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.reads)
+}
+
+// fakeCache is a file in memory.
+type fakeCache struct {
+	clock
+	unwritable []span
+	loadError  error
+
+	mu    sync.Mutex
+	state models.State
+	saves []models.State
+}
+
+func (c *fakeCache) Load() (models.State, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state, c.loadError
+}
+
+func (c *fakeCache) Save(state models.State) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if within(c.unwritable, c.now()) {
+		return errors.New("no space left on device")
+	}
+	c.state = state
+	c.saves = append(c.saves, state)
+	return nil
+}
+
+func (c *fakeCache) held() models.State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
+
+// world is a poller among fakes.
+type world struct {
+	*Poller
+	controller *fakeController
+	worker     *fakeWorker
+	cache      *fakeCache
+	log        *logrustest.Hook
+}
+
+// scenario is what a world is made of. What is left nil is well and empty.
+type scenario struct {
+	controller *fakeController
+	worker     *fakeWorker
+	cache      *fakeCache
+}
+
+// play runs a poller in a bubble of fake time; story watches it and makes the
+// claims. The poller stops when story returns.
+func play(t *testing.T, s scenario, story func(t *testing.T, w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := s.world()
+		ctx, cancel := context.WithCancel(t.Context())
+		stopped := make(chan error)
+		go func() { stopped <- w.Run(ctx) }() // ends with cancel below
+		defer func() {
+			cancel()
+			if err := <-stopped; err != nil {
+				t.Errorf("Run: got %v, want nil", err)
+			}
+		}()
+		story(t, w)
+	})
+}
+
+func (s scenario) world() *world {
+	began := clock{time.Now()}
+	if s.controller == nil {
+		s.controller = &fakeController{}
+	}
+	if s.worker == nil {
+		s.worker = &fakeWorker{}
+	}
+	if s.cache == nil {
+		s.cache = &fakeCache{}
+	}
+	s.controller.clock, s.worker.clock, s.cache.clock = began, began, began
+	log, hook := logrustest.NewNullLogger()
+	log.SetOutput(io.Discard)
+	log.SetLevel(logrus.DebugLevel)
+	return &world{
+		Poller: New(Parts{
+			Source: s.controller, Sink: s.worker, Cache: s.cache,
+			Self: wire.RegisterRequest{Hostname: "host"}, Log: log,
+		}),
+		controller: s.controller, worker: s.worker, cache: s.cache, log: hook,
+	}
+}
+
+// pass lets d of fake time pass, and what is due by then happen.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// runs fails the test unless the worker runs version v.
+func (w *world) runs(t *testing.T, v int64) {
+	t.Helper()
+	got, err := w.worker.state()
+	if v == 0 && errors.Is(err, models.ErrNothingRuns) {
+		return
+	}
+	if err != nil || got.Version != v {
+		t.Errorf("at %s the worker runs version %d (%v), want %d", w.worker.now(), got.Version, err, v)
+	}
+}
+
+// logged counts the lines of a level and a message.
+func (w *world) logged(level logrus.Level, message string) (n int) {
+	for _, e := range w.log.AllEntries() {
+		if e.Level == level && e.Message == message {
+			n++
+		}
+	}
+	return n
+}

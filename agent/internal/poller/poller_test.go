@@ -1,0 +1,748 @@
+package poller
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	"go.uber.org/goleak"
+
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// known is the identity of an agent that has registered before.
+var known = models.Identity{AgentID: "agent-7", AgentToken: "token-0"}
+
+func ptr(r models.Release) *models.Release { return &r }
+
+// gaps are the times between moments.
+func gaps(at []time.Duration) (between []time.Duration) {
+	for i := 1; i < len(at); i++ {
+		between = append(between, at[i]-at[i-1])
+	}
+	return between
+}
+
+func TestRun_FirstPollAtOnce(t *testing.T) {
+	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
+		pass(0)
+		if got := w.controller.times("fetch"); !slices.Equal(got, []time.Duration{0}) {
+			t.Errorf("polled at %v, want at 0 s", got)
+		}
+		w.runs(t, 1)
+		pass(0)
+		if diff := cmp.Diff([]wire.Report{{Version: 1, Status: wire.Applied}}, w.controller.reports()); diff != "" {
+			t.Errorf("reports (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestRun_IntervalIsSpread(t *testing.T) {
+	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
+		pass(3 * time.Hour)
+		between := gaps(w.controller.times("fetch"))
+		if len(between) < 320 {
+			t.Fatalf("%d polls in three hours, want about 360", len(between))
+		}
+		low, high := slices.Min(between), slices.Max(between)
+		if low < 27*time.Second || high > 33*time.Second {
+			t.Errorf("polls are %s to %s apart, want 27 s to 33 s", low, high)
+		}
+		if high-low < 4*time.Second {
+			t.Errorf("polls are %s to %s apart: not spread", low, high)
+		}
+	})
+}
+
+func TestRun_IntervalChanges(t *testing.T) {
+	play(t, scenario{controller: &fakeController{publications: []publication{
+		published(0, 1), {time.Hour, release(2, 5)}, {2 * time.Hour, release(3, 600)},
+	}}}, func(t *testing.T, w *world) {
+		pass(90 * time.Minute)
+		for _, gap := range lastOf(gaps(w.controller.times("fetch")), 20) {
+			if gap < 4500*time.Millisecond || gap > 5500*time.Millisecond {
+				t.Errorf("polls are %s apart, want 5 s", gap)
+			}
+		}
+		if got := w.Status().PollIntervalSeconds; got != 5 {
+			t.Errorf("status says %d s, want 5", got)
+		}
+		pass(4 * time.Hour)
+		for _, gap := range lastOf(gaps(w.controller.times("fetch")), 5) {
+			if gap < 9*time.Minute || gap > 11*time.Minute {
+				t.Errorf("polls are %s apart, want 10 min", gap)
+			}
+		}
+	})
+}
+
+func lastOf[T any](s []T, n int) []T { return s[max(0, len(s)-n):] }
+
+// The trap: the version is remembered when it is fetched, the push fails, and
+// the agent is told 304 for ever.
+func TestRun_RemembersOnlyWhatTheWorkerAccepted(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1), published(40*time.Second, 2)}},
+		worker:     &fakeWorker{deaf: []span{{35 * time.Second, 10 * time.Minute}}},
+	}, func(t *testing.T, w *world) {
+		pass(9 * time.Minute)
+		w.runs(t, 1)
+		for _, etag := range w.controller.etags()[1:] {
+			if etag != `"v1-30"` {
+				t.Fatalf("If-None-Match is %s while the worker runs version 1", etag)
+			}
+		}
+		status := w.Status()
+		if *status.DesiredVersion != 2 || *status.AppliedVersion != 1 || status.InSync {
+			t.Errorf("status says desired %d, applied %d, in sync %v", *status.DesiredVersion, *status.AppliedVersion, status.InSync)
+		}
+		if diff := cmp.Diff([]wire.Report{{Version: 1, Status: wire.Applied}, {Version: 2, Status: wire.Applying}}, w.controller.reports()); diff != "" {
+			t.Errorf("reports (-want +got):\n%s", diff)
+		}
+		if n := w.logged(logrus.WarnLevel, "Worker lost"); n != 1 {
+			t.Errorf("%d warnings, want 1 for one trouble", n)
+		}
+		pass(2 * time.Minute)
+		w.runs(t, 2)
+		etags := w.controller.etags()
+		if last := etags[len(etags)-1]; last != `"v2-30"` {
+			t.Errorf("If-None-Match is %s, want that of version 2", last)
+		}
+		if held := w.cache.held(); held.Candidate != nil || held.LastGood.Config.Version != 2 {
+			t.Errorf("cache holds %+v, want version 2 as last good", held)
+		}
+		if got := w.Status().LastError; got != "" {
+			t.Errorf("last error %q, want none", got)
+		}
+	})
+}
+
+func TestRun_PushesAreBackedOff(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}},
+		worker:     &fakeWorker{deaf: always},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour)
+		n := len(w.worker.pushTimes())
+		if n < 120 || n > 500 {
+			t.Errorf("%d pushes in an hour, want about 240: one in 0 to 30 s", n)
+		}
+		if high := slices.Max(gaps(w.worker.pushTimes())); high > 31*time.Second {
+			t.Errorf("pushes are up to %s apart, want at most 30 s and a cycle", high)
+		}
+		if reads := len(w.worker.readTimes()); reads < 3500 {
+			t.Errorf("%d reads in an hour, want one a second", reads)
+		}
+	})
+}
+
+func TestRun_WorkerRestartIsHealedInOneCycle(t *testing.T) {
+	const at = time.Hour + 300*time.Millisecond
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}, down: []span{{time.Minute, forever}}},
+		worker:     &fakeWorker{restarts: []time.Duration{at}},
+	}, func(t *testing.T, w *world) {
+		pass(at)
+		w.runs(t, 0)
+		pass(time.Second)
+		w.runs(t, 1)
+		if got := w.worker.taken(); !slices.Equal(got, []int64{1, 1}) {
+			t.Errorf("the worker took %v, want version 1 twice", got)
+		}
+		if len(w.cache.saves) != 3 { // identity, candidate, last good
+			t.Errorf("%d saves: healing a worker must not write", len(w.cache.saves))
+		}
+	})
+}
+
+func TestRun_WorkerChangedByHandIsSetRight(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 3)}},
+		worker:     &fakeWorker{tampered: []publication{{time.Minute, release(9, 30)}, {2 * time.Minute, models.Release{Config: wire.Config{Version: 3, Data: wire.Data{URL: "http://elsewhere/"}}}}}},
+	}, func(t *testing.T, w *world) {
+		pass(2 * time.Minute)
+		w.runs(t, 3)
+		pass(2 * time.Second)
+		if state, _ := w.worker.state(); state.URL != "http://target/3" {
+			t.Errorf("the worker runs %s, want what version 3 says", state.URL)
+		}
+	})
+}
+
+func TestRun_WorkerAwayAtStart(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}},
+		worker:     &fakeWorker{down: []span{{0, 10*time.Minute + 500*time.Millisecond}}},
+	}, func(t *testing.T, w *world) {
+		pass(10 * time.Minute)
+		if got := w.controller.times("fetch"); len(got) < 18 || got[0] != 0 {
+			t.Errorf("polled at %v, want from the start on", got)
+		}
+		if status := w.Status(); status.Worker.Reachable || status.Worker.Error == "" || status.AppliedVersion != nil {
+			t.Errorf("status says %+v of a worker that is away", status)
+		}
+		pass(time.Second)
+		w.runs(t, 1)
+		if w.logged(logrus.InfoLevel, "Worker back") != 1 {
+			t.Error("the log does not say that the worker is back")
+		}
+	})
+}
+
+func TestRun_ControllerAwayAtStart(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 8)}, down: []span{{0, 12 * time.Hour}}},
+		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
+	}, func(t *testing.T, w *world) {
+		pass(0)
+		w.runs(t, 7)
+		pass(11 * time.Hour)
+		if status := w.Status(); !status.InSync || status.Registered || status.ControllerError == "" {
+			t.Errorf("status says in sync %v, registered %v, error %q", status.InSync, status.Registered, status.ControllerError)
+		}
+		if n := w.logged(logrus.WarnLevel, "Controller lost"); n != 1 {
+			t.Errorf("%d warnings of one outage, want 1", n)
+		}
+		pass(time.Hour + 5*time.Minute + time.Second)
+		w.runs(t, 8)
+		if got := w.controller.selves[0].AgentID; got != known.AgentID {
+			t.Errorf("registered as %q, want %q", got, known.AgentID)
+		}
+		if w.logged(logrus.InfoLevel, "Controller back") != 1 {
+			t.Error("the log does not say that the controller is back")
+		}
+	})
+}
+
+func TestRun_BothAwayAtStart(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}, down: []span{{0, time.Hour}}},
+		worker:     &fakeWorker{down: []span{{0, 2 * time.Hour}}},
+	}, func(t *testing.T, w *world) {
+		pass(2*time.Hour + time.Second)
+		w.runs(t, 1)
+	})
+}
+
+func TestRun_FeedsTheWorkerBeforeItRegisters(t *testing.T) {
+	play(t, scenario{
+		worker: &fakeWorker{hanging: []span{{0, time.Second / 2}}},
+		cache:  &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Second - 1)
+		if n := len(w.controller.times("register")); n != 0 {
+			t.Errorf("registered before the worker was tried")
+		}
+		pass(2 * time.Second)
+		if got := w.controller.times("register"); !slices.Equal(got, []time.Duration{time.Second}) {
+			t.Errorf("registered at %v: a worker that hangs delays it by 1 s", got)
+		}
+	})
+}
+
+func TestRun_EmptyWorkerGetsLastGoodBeforeCandidate(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{down: always},
+		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30)), Candidate: ptr(release(8, 30))}},
+	}, func(t *testing.T, w *world) {
+		pass(0)
+		if got := w.worker.taken(); !slices.Equal(got, []int64{7, 8}) {
+			t.Errorf("the worker took %v, want 7 and then 8", got)
+		}
+		if held := w.cache.held(); held.Candidate != nil || held.LastGood.Config.Version != 8 {
+			t.Errorf("cache holds %+v, want 8 as last good", held)
+		}
+	})
+}
+
+// The agent died between the push and the save: the worker has it already.
+func TestRun_CandidateThatRunsIsPromotedWithoutAPush(t *testing.T) {
+	eight := release(8, 30)
+	play(t, scenario{
+		controller: &fakeController{down: always},
+		worker:     &fakeWorker{running: eight.Push(), since: 0},
+		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30)), Candidate: &eight}},
+	}, func(t *testing.T, w *world) {
+		pass(0)
+		if got := w.worker.taken(); len(got) != 0 {
+			t.Errorf("pushed %v to a worker that ran it", got)
+		}
+		if held := w.cache.held(); held.Candidate != nil || held.LastGood.Config.Version != 8 {
+			t.Errorf("cache holds %+v, want 8 as last good", held)
+		}
+	})
+}
+
+func TestRun_RefusedTokenRegistersAgainAndKeepsTheID(t *testing.T) {
+	play(t, scenario{controller: &fakeController{
+		publications: []publication{published(0, 1)}, forgets: []time.Duration{time.Hour},
+	}}, func(t *testing.T, w *world) {
+		pass(2 * time.Hour)
+		if len(w.controller.selves) != 2 || w.controller.selves[1].AgentID != "agent-1" {
+			t.Fatalf("registered as %+v, want twice and with the id kept", w.controller.selves)
+		}
+		fetches, registered := w.controller.times("fetch"), w.controller.times("register")[1]
+		if !slices.Contains(fetches, registered) {
+			t.Errorf("registered at %s, not at once after the 401", registered)
+		}
+		reports := w.controller.reports()
+		if len(reports) != 2 || reports[1] != (wire.Report{Version: 1, Status: wire.Applied}) {
+			t.Errorf("reported %+v: a controller that forgot the agent must learn again", reports)
+		}
+		if got := w.cache.held().Identity.AgentToken; got != "token-2" {
+			t.Errorf("cache holds %q, want the new token", got)
+		}
+	})
+}
+
+func TestRun_TokenRefusedForEver(t *testing.T) {
+	play(t, scenario{controller: &fakeController{denies: always}}, func(t *testing.T, w *world) {
+		pass(24 * time.Hour)
+		n := len(w.controller.times("register"))
+		if n < 400 || n > 1000 {
+			t.Errorf("registered %d times a day, want about 600: one in 0 to 5 min", n)
+		}
+		if status := w.Status(); status.Registered || !strings.Contains(status.LastError, "credentials refused") {
+			t.Errorf("status says registered %v, error %q", status.Registered, status.LastError)
+		}
+	})
+}
+
+// Two agents with one id end each other's token with each registration.
+func TestRun_TwoAgentsWithOneID(t *testing.T) {
+	var rivals []time.Duration
+	for at := 15 * time.Second; at < 24*time.Hour; at += 30 * time.Second {
+		rivals = append(rivals, at)
+	}
+	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}, rivals: rivals}}, func(t *testing.T, w *world) {
+		pass(24 * time.Hour)
+		w.runs(t, 1)
+		if n := len(w.controller.times("fetch")); n > 3000 {
+			t.Errorf("%d polls a day, want at most as many as alone: 2880", n)
+		}
+		if n := len(w.controller.times("register")); n > 1500 {
+			t.Errorf("%d registrations a day, want them backed off", n)
+		}
+	})
+}
+
+func TestRun_SharedPasswordChanged(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 8)}, noEnrolment: always, token: known.AgentToken, tokenAt: 0},
+		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Minute)
+		w.runs(t, 8) // its own token is as good as before
+		if status := w.Status(); status.Registered || !strings.Contains(status.LastError, "credentials refused") {
+			t.Errorf("status says registered %v, error %q", status.Registered, status.LastError)
+		}
+	})
+}
+
+func TestRun_RetriesNeverStop(t *testing.T) {
+	const back = 4 * 24 * time.Hour
+	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}, down: []span{{0, back}}}}, func(t *testing.T, w *world) {
+		pass(back - 1)
+		tries := w.controller.times("register")
+		between := gaps(tries)
+		if early := between[:3]; slices.Max(early) > 8*time.Second {
+			t.Errorf("first retries are %v apart, want them soon", early)
+		}
+		late := between[20:]
+		if high := slices.Max(late); high > 5*time.Minute || high < 4*time.Minute {
+			t.Errorf("retries are up to %s apart, want 5 min", high)
+		}
+		var sum time.Duration
+		for _, gap := range late {
+			sum += gap
+		}
+		if mean := sum / time.Duration(len(late)); mean < 135*time.Second || mean > 165*time.Second {
+			t.Errorf("retries are %s apart on average, want 150 s: full jitter", mean)
+		}
+		pass(5*time.Minute + 2*time.Second)
+		w.runs(t, 1)
+	})
+}
+
+func TestRun_BackoffStartsAnewAfterSuccess(t *testing.T) {
+	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}, down: []span{{0, 24 * time.Hour}, {25 * time.Hour, 26 * time.Hour}}}}, func(t *testing.T, w *world) {
+		pass(26 * time.Hour)
+		var second []time.Duration
+		for _, at := range w.controller.times("fetch") {
+			if at >= 25*time.Hour {
+				second = append(second, at)
+			}
+		}
+		if between := gaps(second); between[0] > time.Second || between[1] > 2*time.Second || between[2] > 4*time.Second {
+			t.Errorf("retries of the second outage are %v apart, want them to begin at 1 s", between[:3])
+		}
+	})
+}
+
+func TestRun_RetryAfterIsAFloor(t *testing.T) {
+	play(t, scenario{controller: &fakeController{busy: []span{{0, 12 * time.Hour}}, retryAfter: 2 * time.Minute}}, func(t *testing.T, w *world) {
+		pass(10 * time.Hour)
+		between := gaps(w.controller.times("register"))
+		if low := slices.Min(between); low < 2*time.Minute {
+			t.Errorf("retried after %s, was asked to wait 2 min", low)
+		}
+		if high := slices.Max(between); high > 2*time.Minute+12*time.Second+5*time.Minute {
+			t.Errorf("retried after %s", high)
+		}
+	})
+}
+
+func TestRun_NothingPublished(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(time.Hour, 1)}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour - 1)
+		if status := w.Status(); status.LastError != "" || status.DesiredVersion != nil || !status.InSync || status.LastFetch == nil {
+			t.Errorf("status says %+v while nothing is published", status)
+		}
+		if n := len(w.controller.times("fetch")); n < 105 || n > 135 {
+			t.Errorf("%d polls in an hour, want about 120", n)
+		}
+		pass(34 * time.Second)
+		w.runs(t, 1)
+	})
+}
+
+// A restored controller that knows nothing must not empty the fleet.
+func TestRun_NothingPublishedClearsNothing(t *testing.T) {
+	play(t, scenario{
+		worker: &fakeWorker{restarts: []time.Duration{time.Minute}},
+		cache:  &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
+	}, func(t *testing.T, w *world) {
+		pass(2 * time.Minute)
+		w.runs(t, 7)
+	})
+}
+
+func TestRun_InvalidConfiguration(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2)}, invalid: []span{{time.Minute, time.Hour}}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour - 1)
+		w.runs(t, 1)
+		if got := w.Status().LastError; !strings.Contains(got, "data.url") {
+			t.Errorf("last error %q does not name the field", got)
+		}
+		if n := w.logged(logrus.WarnLevel, "Configuration not usable"); n != 1 {
+			t.Errorf("%d warnings, want 1", n)
+		}
+		if n := len(w.controller.times("fetch")); n > 140 {
+			t.Errorf("%d polls in an hour: a bad document made it hurry", n)
+		}
+		pass(34 * time.Second)
+		w.runs(t, 2)
+	})
+}
+
+func TestRun_LowerVersionIsAuthoritative(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 3), published(time.Minute, 2)}},
+		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(9, 30))}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Minute - 1)
+		w.runs(t, 3)
+		pass(34 * time.Second)
+		w.runs(t, 2)
+		if got := w.cache.held().LastGood.Config.Version; got != 2 {
+			t.Errorf("last good is version %d, want 2", got)
+		}
+	})
+}
+
+func TestRun_CandidateIsWithdrawn(t *testing.T) {
+	for name, back := range map[string]publication{
+		"by a 304":                {2 * time.Minute, release(1, 30)},
+		"by a document once more": {2 * time.Minute, models.Release{Config: release(1, 30).Config}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			first := back
+			first.at = 0
+			play(t, scenario{
+				controller: &fakeController{publications: []publication{first, published(time.Minute, 2), back}},
+				worker:     &fakeWorker{deaf: []span{{30 * time.Second, 5 * time.Minute}}},
+			}, func(t *testing.T, w *world) {
+				pass(2*time.Minute - 1)
+				if w.cache.held().Candidate == nil {
+					t.Fatal("version 2 is not pending")
+				}
+				pass(10 * time.Minute)
+				w.runs(t, 1)
+				if got := w.worker.taken(); !slices.Equal(got, []int64{1}) {
+					t.Errorf("the worker took %v, want version 1 only", got)
+				}
+				if w.cache.held().Candidate != nil {
+					t.Error("version 2 is still pending")
+				}
+				reports := w.controller.reports()
+				if last := reports[len(reports)-1]; last != (wire.Report{Version: 1, Status: wire.Applied}) {
+					t.Errorf("last report is %+v, want version 1 applied", last)
+				}
+			})
+		})
+	}
+}
+
+func refuse(bad int64) func(int64, time.Duration) string {
+	return func(v int64, _ time.Duration) string {
+		if v == bad {
+			return "host not allowed here"
+		}
+		return ""
+	}
+}
+
+func TestRun_RefusedVersion(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2), published(time.Hour, 3)}, withholds: true},
+		worker:     &fakeWorker{refuses: refuse(2), restarts: []time.Duration{10 * time.Minute}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour - 1)
+		w.runs(t, 1)
+		want := []wire.Report{{Version: 1, Status: wire.Applied}, {Version: 2, Status: wire.Failed, Error: "host not allowed here"}}
+		if diff := cmp.Diff(want, w.controller.reports()); diff != "" {
+			t.Errorf("reports (-want +got):\n%s", diff)
+		}
+		if n := len(w.worker.pushTimes()); n != 3 { // 1, 2 refused, 1 after the restart
+			t.Errorf("%d pushes, want 3", n)
+		}
+		if held := w.cache.held(); held.Candidate != nil || held.LastGood.Config.Version != 1 {
+			t.Errorf("cache holds %+v, want version 1 only", held)
+		}
+		if got := w.Status().LastError; got != "the worker refused version 2: host not allowed here" {
+			t.Errorf("last error is %q", got)
+		}
+		pass(34 * time.Second)
+		w.runs(t, 3)
+		if got := w.Status().LastError; got != "" {
+			t.Errorf("last error is %q, want none", got)
+		}
+	})
+}
+
+func TestRun_RefusedVersionOfferedAgain(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2)}},
+		worker: &fakeWorker{refuses: func(v int64, at time.Duration) string {
+			if at < time.Hour {
+				return refuse(2)(v, at)
+			}
+			return ""
+		}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour - 1)
+		pushes, fetches := len(w.worker.pushTimes()), len(w.controller.times("fetch"))
+		if pushes > fetches {
+			t.Errorf("%d pushes in %d polls: more than one for each offer", pushes, fetches)
+		}
+		w.runs(t, 1)
+		pass(34 * time.Second)
+		w.runs(t, 2)
+	})
+}
+
+func TestRun_RefusedVersionOnAnEmptyWorker(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 2)}},
+		worker:     &fakeWorker{refuses: refuse(2)},
+		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(1, 30)), Candidate: ptr(release(2, 30))}},
+	}, func(t *testing.T, w *world) {
+		pass(0)
+		w.runs(t, 1)
+	})
+}
+
+// What the worker ran yesterday it refuses today: there is nothing else to
+// push, so it is tried again when the controller confirms it, not every second.
+func TestRun_LastGoodRefused(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}},
+		worker: &fakeWorker{restarts: []time.Duration{2 * time.Hour}, refuses: func(v int64, at time.Duration) string {
+			if at < time.Hour {
+				return refuse(1)(v, at)
+			}
+			return ""
+		}},
+		cache: &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(1, 30))}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour - 1)
+		if pushes, fetches := len(w.worker.pushTimes()), len(w.controller.times("fetch")); pushes > fetches+1 {
+			t.Errorf("%d pushes in %d polls", pushes, fetches)
+		}
+		if got := w.controller.reports(); len(got) != 1 || got[0].Status != wire.Failed {
+			t.Errorf("reported %+v, want one failure", got)
+		}
+		pass(34 * time.Second)
+		w.runs(t, 1)
+		if status := w.Status(); status.LastError != "" || !status.InSync {
+			t.Errorf("status says %q, in sync %v", status.LastError, status.InSync)
+		}
+		if got := lastOf(w.controller.reports(), 1); got[0].Status != wire.Applied {
+			t.Errorf("last report is %+v, want applied", got)
+		}
+	})
+}
+
+func TestRun_AmnesicWorkerIsNotFlooded(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 2)}},
+		worker:     &fakeWorker{amnesic: true},
+		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(1, 30)), Candidate: ptr(release(2, 30))}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour)
+		if n := len(w.worker.pushTimes()); n > 500 {
+			t.Errorf("%d pushes in an hour to a worker that forgets them", n)
+		}
+	})
+}
+
+func TestRun_HangingFetchDoesNotStopReconciling(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{hanging: always},
+		worker:     &fakeWorker{restarts: []time.Duration{100*time.Second + 1}},
+		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
+	}, func(t *testing.T, w *world) {
+		pass(102 * time.Second)
+		w.runs(t, 7)
+		if high := slices.Max(gaps(w.worker.readTimes())); high > time.Second {
+			t.Errorf("the worker was left alone for %s", high)
+		}
+	})
+}
+
+func TestRun_HangingWorkerDoesNotStopPolling(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{{0, release(1, 1)}}},
+		worker:     &fakeWorker{hanging: always},
+	}, func(t *testing.T, w *world) {
+		pass(time.Minute)
+		if n := len(w.controller.times("fetch")); n < 50 {
+			t.Errorf("%d polls in a minute, want one a second", n)
+		}
+	})
+}
+
+func TestRun_ReportsUntilAcknowledged(t *testing.T) {
+	play(t, scenario{controller: &fakeController{
+		publications:  []publication{published(0, 1), published(10*time.Minute, 2)},
+		takesNoReport: []span{{0, time.Hour}},
+	}}, func(t *testing.T, w *world) {
+		pass(time.Hour - 1)
+		w.runs(t, 2) // a report that nobody takes holds up nothing
+		if n := len(w.controller.times("report")); n < 60 || n > 200 {
+			t.Errorf("%d attempts in an hour, want about one a poll", n)
+		}
+		pass(time.Minute)
+		if diff := cmp.Diff([]wire.Report{{Version: 2, Status: wire.Applied}}, w.controller.reports()); diff != "" {
+			t.Errorf("reports (-want +got):\n%s", diff)
+		}
+		pass(time.Hour)
+		if n := len(w.controller.reports()); n != 1 {
+			t.Errorf("%d reports taken, want 1: it is said once", n)
+		}
+	})
+}
+
+func TestRun_ReportRetryAfterIsAFloor(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}, busy: []span{{1, time.Hour}}, retryAfter: 10 * time.Minute},
+		worker:     &fakeWorker{deaf: []span{{0, time.Second / 2}}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour)
+		for _, gap := range gaps(w.controller.times("report")[1:]) {
+			if gap < 10*time.Minute {
+				t.Errorf("reported again after %s, was asked to wait 10 min", gap)
+			}
+		}
+	})
+}
+
+func TestRun_UnwantedReportIsDropped(t *testing.T) {
+	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}, unwanted: true}}, func(t *testing.T, w *world) {
+		pass(time.Hour)
+		if n := len(w.controller.times("report")); n != 1 {
+			t.Errorf("%d reports to a controller that wants none, want 1", n)
+		}
+	})
+}
+
+func TestRun_CacheUnwritable(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}},
+		cache:      &fakeCache{unwritable: []span{{0, time.Hour}}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour - 1)
+		w.runs(t, 1)
+		if status := w.Status(); status.Cache.Writable || !strings.Contains(status.LastError, "no space left") {
+			t.Errorf("status says writable %v, error %q", status.Cache.Writable, status.LastError)
+		}
+		if n := w.logged(logrus.WarnLevel, "Cache cannot be written"); n != 1 {
+			t.Errorf("%d warnings, want 1", n)
+		}
+		pass(time.Minute + 2*time.Second)
+		if held := w.cache.held(); held.LastGood == nil || held.LastGood.Config.Version != 1 || held.Identity.AgentID != "agent-1" {
+			t.Errorf("cache holds %+v once it can be written, want all", held)
+		}
+		if !w.Status().Cache.Writable {
+			t.Error("status does not say that the cache is well again")
+		}
+	})
+}
+
+func TestRun_CacheUnreadable(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}},
+		cache:      &fakeCache{loadError: errors.New("the checksum does not fit")},
+	}, func(t *testing.T, w *world) {
+		pass(time.Second)
+		w.runs(t, 1)
+		if w.logged(logrus.WarnLevel, "Cache cannot be used") != 1 {
+			t.Error("the log does not say that the cache is broken")
+		}
+	})
+}
+
+func TestRun_NoETag(t *testing.T) {
+	bare := release(1, 30)
+	bare.ETag = ""
+	play(t, scenario{controller: &fakeController{publications: []publication{{0, bare}}}}, func(t *testing.T, w *world) {
+		pass(time.Hour)
+		if n := len(w.worker.pushTimes()); n != 1 {
+			t.Errorf("%d pushes of one configuration without an ETag, want 1", n)
+		}
+		if n := w.logged(logrus.WarnLevel, "Configuration came without a usable ETag"); n != 1 {
+			t.Errorf("%d warnings, want 1", n)
+		}
+		if n := len(w.cache.saves); n != 3 {
+			t.Errorf("%d saves, want 3: the same again is no news", n)
+		}
+	})
+}
+
+func TestStatus_BeforeAnything(t *testing.T) {
+	w := scenario{}.world()
+	want := models.Status{Transport: "poll", PollIntervalSeconds: 30, Cache: models.CacheStatus{Writable: true}}
+	if diff := cmp.Diff(want, w.Status()); diff != "" {
+		t.Errorf("status (-want +got):\n%s", diff)
+	}
+}
+
+func TestStatus_CacheAge(t *testing.T) {
+	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
+		pass(90 * time.Minute)
+		if got := *w.Status().CacheAgeSeconds; got != 5400 {
+			t.Errorf("the cache is %d s old, want 5400", got)
+		}
+	})
+}
