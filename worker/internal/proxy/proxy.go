@@ -79,6 +79,7 @@ type Proxy struct {
 	instance  string
 	timeout   time.Duration
 	log       logrus.FieldLogger
+	brokeOff  *stdlog.Logger
 	running   atomic.Pointer[running]
 	transport *http.Transport
 	client    *http.Client
@@ -113,6 +114,7 @@ func New(o Options) *Proxy {
 		instance:  rand.Text(),
 		timeout:   o.Timeout,
 		log:       o.Log,
+		brokeOff:  stdlog.New(debugLines{o.Log}, "", 0),
 		transport: transport,
 		client:    &http.Client{Transport: transport, CheckRedirect: checkRedirect},
 	}
@@ -200,7 +202,7 @@ func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) error {
 		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { failed = err },
 		FlushInterval:  flushAfter,
 		BufferPool:     &buffers,
-		ErrorLog:       stdlog.New(debugLines{p.log}, "", 0),
+		ErrorLog:       p.brokeOff,
 	}
 	reverse.ServeHTTP(w, r.WithContext(ctx))
 	if failed == nil {

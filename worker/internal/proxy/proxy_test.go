@@ -23,6 +23,7 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	"go.uber.org/goleak"
+	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/fleetconf/fleetconf/pkg/models"
 )
@@ -299,7 +300,7 @@ func TestHit_RangesAndConditions(t *testing.T) {
 }
 
 func TestHit_Redirects(t *testing.T) {
-	// /n redirects n times, to /n-1 and at last to /0. Other paths redirect to what they name.
+	// /n redirects n times, to /n-1 and at last to /0; ?to=x redirects to x.
 	target := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if to := r.URL.Query().Get("to"); to != "" {
 			w.Header().Set("Location", to)
@@ -309,6 +310,8 @@ func TestHit_Redirects(t *testing.T) {
 		switch n, _ := strconv.Atoi(r.URL.Path[1:]); {
 		case r.URL.Path == "/nowhere":
 			w.WriteHeader(http.StatusFound)
+		case r.URL.Path == "/itself":
+			http.Redirect(w, r, "/itself", http.StatusFound)
 		case n > 0:
 			http.Redirect(w, r, strconv.Itoa(n-1), []int{301, 302, 303, 307, 308}[n%5])
 		default:
@@ -328,7 +331,7 @@ func TestHit_Redirects(t *testing.T) {
 		words      string
 	}{
 		{"eleven", "/11", ErrForbidden, "more than 10 times"},
-		{"to itself", "/?to=/?to=/", ErrForbidden, "more than 10 times"},
+		{"to itself", "/itself", ErrForbidden, "more than 10 times"},
 		{"to a file", "/?to=file:///etc/passwd", ErrForbidden, `the scheme "file"`},
 		{"to FTP", "/?to=ftp://127.0.0.1/", ErrForbidden, `the scheme "ftp"`},
 		{"with a password", "/?to=http://user:secret@" + target.Listener.Addr().String() + "/0", ErrForbidden, "a user name"},
@@ -336,12 +339,7 @@ func TestHit_Redirects(t *testing.T) {
 		{"to no URL", "/?to=http://[::1", ErrUnreachable, "Location"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			if tc.name == "to itself" {
-				loop := serve(t, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/", http.StatusFound) })
-				w.apply(t, loop.URL, 1)
-			} else {
-				w.apply(t, target.URL+tc.path, 1)
-			}
+			w.apply(t, target.URL+tc.path, 1)
 			w.wantFailure(t, tc.kind, tc.words)
 		})
 	}
@@ -378,6 +376,64 @@ func TestHit_DeniedTarget(t *testing.T) {
 	if len(reached) > 0 {
 		t.Errorf("a denied target was reached as %s", <-reached)
 	}
+}
+
+// rebinding makes the name rebound.test resolve to each of the addresses in
+// turn, and then to the last.
+func rebinding(t *testing.T, addresses ...[4]byte) {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var done sync.WaitGroup
+	done.Go(func() {
+		buf := make([]byte, 512)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if err := m.Unpack(buf[:n]); err != nil {
+				t.Error(err)
+				return
+			}
+			m.Response, m.Additionals = true, nil
+			if m.Questions[0].Type == dnsmessage.TypeA {
+				m.Answers = []dnsmessage.Resource{{
+					Header: dnsmessage.ResourceHeader{Name: m.Questions[0].Name, Class: dnsmessage.ClassINET},
+					Body:   &dnsmessage.AResource{A: addresses[0]},
+				}}
+				addresses = addresses[min(1, len(addresses)-1):]
+			}
+			answer, err := m.Pack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			conn.WriteTo(answer, from)
+		}
+	})
+	last := net.DefaultResolver
+	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "udp", conn.LocalAddr().String())
+	}}
+	t.Cleanup(func() { net.DefaultResolver = last; conn.Close(); done.Wait() })
+}
+
+func TestHit_NameThatResolvesToADeniedAddressLater(t *testing.T) {
+	target := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "allowed") })
+	target.Config.SetKeepAlivesEnabled(false) // each hit connects anew
+	_, port, _ := net.SplitHostPort(target.Listener.Addr().String())
+	rebinding(t, [4]byte{127, 0, 0, 1}, [4]byte{169, 254, 169, 254})
+	w := newWorker(t, denying("169.254.0.0/16"))
+	w.apply(t, "http://rebound.test.:"+port+"/", 1)
+	if res, body, _ := w.hit(t); body != "allowed" {
+		t.Fatalf("while the name is harmless: got %s %q, want the target's answer", res.Status, body)
+	}
+	w.wantFailure(t, ErrForbidden, "169.254.169.254 lies in 169.254.0.0/16")
 }
 
 func TestHit_RedirectToDeniedTarget(t *testing.T) {
