@@ -1,0 +1,402 @@
+#!/usr/bin/env bash
+# Run the whole system, break it, and see that it heals. See --help.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+	cat <<-'USAGE'
+		Run the whole system, break it, and see that it heals. It takes bash, curl and,
+		for the three to be built, Go and make; no human and no network.
+
+		Usage:
+		  scripts/test-e2e.sh
+		  scripts/test-e2e.sh --against URL [--worker URL] [--target URL]
+
+		  --against URL   try a system that runs, by its controller's URL, rather than
+		                  start one; nothing is killed, and what was published before
+		                  is published again at the end
+		  --worker URL    the worker to hit (WORKER_URL, or http://localhost:8082)
+		  --target URL    a URL for the workers to fetch, which answers 200; without it a
+		                  small server is started here, which they must be able to reach
+		  --help          print this page
+
+		Credentials come from ADMIN_USERNAME, ADMIN_PASSWORD, AGENT_USERNAME and
+		AGENT_PASSWORD, which have the defaults of the controller.
+
+		Exit status: 0 when every step passed, 1 at the first that did not, 2 when the
+		command line cannot be used.
+	USAGE
+}
+
+refuse() {
+	echo "test-e2e.sh: $1; --help says what can be given" >&2
+	exit 2
+}
+against='' target='' worker_url=${WORKER_URL:-http://localhost:8082}
+while [ $# -gt 0 ]; do
+	case $1 in
+	--against | --worker | --target)
+		[ $# -gt 1 ] || refuse "$1 takes a URL"
+		case $1 in --against) against=${2%/} ;; --worker) worker_url=${2%/} ;; --target) target=$2 ;; esac
+		shift
+		;;
+	--help | -h) usage && exit 0 ;;
+	*) refuse "$1 is not understood" ;;
+	esac
+	shift
+done
+
+admin="${ADMIN_USERNAME:-admin}:${ADMIN_PASSWORD:-admin123}"
+agent="${AGENT_USERNAME:-agent}:${AGENT_PASSWORD:-secret123}"
+patience=${PATIENCE:-60} # seconds that anything may take to come true
+
+# --- how a step says what it wants -----------------------------------------
+
+tmp=$(mktemp -d)
+declare -A pid=() port=([controller]=0 [agent]=0 [worker]=0 [target]=0) url=()
+what='' passed=0 since=$SECONDS told=''
+restore='' # what to publish at the end, however that comes
+
+step() {
+	if [ -n "$what" ]; then
+		printf '  ✓ %s\n' "$what"
+		passed=$((passed + 1))
+	fi
+	what=$1
+}
+
+fail() { # WANT GOT
+	told=1
+	{
+		printf '  ✗ %s\n    want %s\n    got  %s\n' "$what" "$1" "$2"
+		local name
+		for name in controller agent worker target; do
+			[ -s "$tmp/$name.log" ] || continue
+			printf '\n--- the last lines of %s\n' "$name"
+			tail -n 15 "$tmp/$name.log"
+		done
+	} >&2
+	exit 1
+}
+
+clean_up() {
+	local code=$?
+	trap '' INT TERM
+	[ "$code" = 0 ] || [ -n "$told" ] || echo "  ✗ $what: broken off, line $1" >&2
+	[ -z "$restore" ] || publish "$restore"
+	local name
+	for name in "${!pid[@]}"; do crash "$name"; done
+	rm -rf "$tmp"
+	exit "$code"
+}
+trap 'clean_up $LINENO' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# http sends a request and keeps what came back: $status, 000 for none, $body
+# and, for header, the headers.
+http() { # METHOD URL [OPTION OF CURL...]
+	local method=$1
+	called="$1 $2"
+	: >"$tmp/body" >"$tmp/headers"
+	status=$(curl -s --max-time 20 -X "$method" -o "$tmp/body" -D "$tmp/headers" -w '%{http_code}' "${@:2}") || true
+	body=$(tr -d '\000' <"$tmp/body")
+}
+as() { http "$2" "$3" -u "$1" "${@:4}"; }                                                              # WHO METHOD URL…
+send() { as "$1" POST "$2" -H 'Content-Type: application/json' -d "$3" "${@:4}"; }                      # WHO URL JSON…
+header() { tr -d '\r' <"$tmp/headers" | sed -n "s/^$1: //Ip" | tail -n 1; }                             # NAME
+json() { grep -o "\"$1\":\(\"[^\"]*\"\|[^,}]*\)" <<<"$body" | head -n 1 | cut -d: -f2- | tr -d '"' || true; } # NAME: its first value
+
+want_status() { [ "$status" = "$1" ] || fail "$called to be answered $1" "$status $body"; }
+want_body() { [[ $body == *"$1"* ]] || fail "the body to hold $1" "$body"; }
+want_header() { [[ $(header "$1") == $2 ]] || fail "the header $1: $2" "$(header "$1")"; } # NAME PATTERN
+want_json() { [ "$(json "$1")" = "$2" ] || fail "$1 to be $2" "$body"; }
+want_problem() { # STATUS [WORDS]
+	want_status "$1"
+	want_header Content-Type 'application/problem+json*'
+	want_json status "$1"
+	[ -z "${2:-}" ] || want_body "$2"
+}
+
+# eventually asks again until a condition holds.
+eventually() { # CONDITION [ARGUMENT...]
+	local deadline=$((SECONDS + patience))
+	until "$@"; do
+		[ $SECONDS -lt $deadline ] || fail "within $patience s: $*" "${status:-} ${body:-}"
+		sleep 0.1
+	done
+}
+answers() { http GET "$1" && [ "$status" = "$2" ]; }                       # URL STATUS
+runs() { http GET "$worker_url/hit" && [ "$(header X-Config-Version)" = "$1" ]; } # VERSION
+hit_gives() { # WORDS: the hit is the target's own answer
+	http GET "$worker_url/hit" && want_status 200
+	[ -z "${url[target]:-}" ] || want_body "target /e2e?$1"
+}
+applied() { as "$admin" GET "$api/agents?version=$1" && [ "$(header X-Total-Count)" -ge "$2" ]; } # VERSION COUNT
+to() { local query='?'; [[ $target != *\?* ]] || query='&'; printf '%s%s%s' "$target" "$query" "$1"; } # WORDS: a URL of its own
+publish() { send "$admin" "$api/config" "$1"; }                            # JSON
+
+# --- the processes ------------------------------------------------------------
+
+start() { # NAME [SETTING...]
+	local name=$1 said=0 program=bin/$1
+	[ "$name" != target ] || program=$tmp/target
+	[ ! -e "$tmp/$name.log" ] || said=$(wc -l <"$tmp/$name.log")
+	env -i PATH="$PATH" HOME="$tmp" LOG_FORMAT=json LOG_LEVEL=info PORT="${port[$name]}" "${@:2}" "$program" >>"$tmp/$name.log" 2>&1 &
+	pid[$name]=$!
+	listening() {
+		local address
+		address=$(tail -n "+$((said + 1))" "$tmp/$name.log" | sed -n -e '/"msg":"Listening"/s/.*"addr":"\([^"]*\)".*/\1/p' -e 's|^http://||p' | head -n 1)
+		if [ -z "$address" ]; then
+			alive "$name" || fail "$name to start" "it ended"
+			return 1
+		fi
+		url[$name]=http://$address port[$name]=${address##*:}
+	}
+	eventually listening
+}
+start_controller() {
+	start controller DB_PATH="$tmp/controller.db" DEFAULT_POLL_INTERVAL=1 \
+		ADMIN_USERNAME="${admin%%:*}" ADMIN_PASSWORD="${admin#*:}" AGENT_USERNAME="${agent%%:*}" AGENT_PASSWORD="${agent#*:}"
+}
+start_worker() { start worker; }
+start_agent() {
+	start agent CACHE_FILE="$tmp/agent_config.cache" CONTROLLER_URL="http://127.0.0.1:${port[controller]}" WORKER_URL="http://127.0.0.1:${port[worker]}" \
+		CONTROLLER_USERNAME="${agent%%:*}" CONTROLLER_PASSWORD="${agent#*:}"
+}
+alive() { kill -0 "${pid[$1]}" 2>/dev/null; }
+crash() { # NAME: as when the machine loses it, with nothing said before
+	kill -9 "${pid[$1]}" 2>/dev/null || true
+	wait "${pid[$1]}" 2>/dev/null || true
+	unset "pid[$1]"
+}
+terminate() { # NAME: as a supervisor stops it; its exit status must be 0
+	local code=0
+	kill -TERM "${pid[$1]}"
+	wait "${pid[$1]}" || code=$?
+	unset "pid[$1]"
+	[ "$code" = 0 ] || fail "$1 to end with exit status 0 on SIGTERM" "$code"
+}
+
+if [ -z "$against" ]; then
+	make -s build
+fi
+if [ -z "$target" ]; then
+	go build -o "$tmp/target" ./test/cmd/target
+	start target
+	target=${url[target]}/e2e
+fi
+if [ -n "$against" ]; then
+	url[controller]=$against url[worker]=$worker_url
+	echo "Against the controller at $against and the worker at $worker_url"
+else
+	start_controller
+	start_worker
+	worker_url=${url[worker]}
+	start_agent
+fi
+api=${url[controller]}/api/v1
+
+# --- the steps -----------------------------------------------------------------
+
+step "each is healthy and says which build it is"
+for name in "${!url[@]}"; do
+	[ "$name" != target ] || continue
+	eventually answers "${url[$name]}/health" 200
+	http GET "${url[$name]}/version" && want_status 200 && want_body '"commit"'
+done
+eventually answers "${url[controller]}/ready" 200
+[ -n "$against" ] || eventually answers "${url[agent]}/ready" 200
+
+if [ -z "$against" ]; then
+	step "before anything is published there is no configuration, and nothing runs"
+	as "$agent" GET "$api/config" && want_problem 404
+	want_header X-Poll-Interval-Seconds 1
+	http GET "$worker_url/hit" && want_problem 503
+	want_header Retry-After '[1-9]*'
+	http GET "$worker_url/config" && want_problem 404
+	http GET "$worker_url/ready" && want_problem 503 configuration
+	as "$admin" GET "$api/configs" && want_status 200
+	[ "$body" = '[]' ] || fail "an empty history, []" "$body"
+fi
+as "$admin" GET "$api/config"
+before=$([ "$status" != 200 ] || echo "$body")
+was="{\"url\":\"$(json url)\",\"poll_interval_seconds\":$(json poll_interval_seconds),\"message\":\"e2e: as it was before\"}"
+
+step "who has no right is told so: 401 and 403"
+http GET "$api/config" && want_problem 401
+want_header WWW-Authenticate 'Basic *'
+as "${admin%%:*}:wrong" GET "$api/configs" && want_problem 401
+want_header WWW-Authenticate 'Basic *'
+http GET "$api/config" -H 'Authorization: Basic !!!' && want_problem 401
+send "${admin%%:*}:" "$api/config" '{"url":"http://example.com/"}' && want_problem 401
+send "$agent" "$api/config" '{"url":"http://example.com/"}' && want_problem 403
+as "$agent" GET "$api/agents" && want_problem 403
+as "$agent" GET "$api/configs" && want_problem 403
+
+step "bad input is answered with the field that is wrong, and changes nothing"
+for bad in '' '/relative' 'ftp://example.com/' 'http://' 'http://user:secret@example.com/' 'http://example.com/#top' 'http://example.com/a b' 'http://münchen.de/' \
+	'http://example.com:99999/' "http://example.com/$(printf 'x%.0s' {1..2048})"; do
+	publish "{\"url\":\"$bad\"}" && want_problem 400 '"field":"url"'
+done
+for seconds in 0 -1 86401 1.5 '"abc"' 99999999999999999999; do
+	publish "{\"url\":\"http://example.com/\",\"poll_interval_seconds\":$seconds}" && want_problem 400 '"field":"poll_interval_seconds"'
+done
+publish '{"uri":"http://example.com/"}' && want_problem 400 '"field":"uri"'
+publish '{"url":"http://example.com/","url":"http://example.com/"}' && want_problem 400 '"field":"url"'
+publish '{"url":null}' && want_problem 400 '"field":"url"'
+publish '{"url":"http://example.com/\u0000"}' && want_problem 400 '"field":"url"'
+publish '{"url":"http://exam' && want_problem 400
+publish '{"url":"http://example.com/"}{}' && want_problem 400
+publish '' && want_problem 400
+send "$admin" "$api/config?poll_interval=soon" '{"url":"http://example.com/"}' && want_problem 400 '"field":"poll_interval"'
+as "$admin" POST "$api/config" -d 'url=http://example.com/' && want_problem 415
+head -c 70000 /dev/zero | tr '\0' ' ' >"$tmp/large"
+as "$admin" POST "$api/config" -H 'Content-Type: application/json' --data-binary "@$tmp/large" && want_problem 413
+as "$admin" GET "$api/config"
+[ "$([ "$status" != 200 ] || echo "$body")" = "$before" ] || fail "what was current before, $before" "$body"
+
+step "what is not there is a 404, and what cannot be done to it a 405"
+for name in controller worker; do
+	http GET "${url[$name]}/nothing/here" && want_problem 404
+	http DELETE "${url[$name]}/health" && want_problem 405
+	want_header Allow '*GET*'
+done
+as "$admin" GET "$api/configs/999999999" && want_problem 404
+as "$admin" GET "$api/agents/nobody" && want_problem 404
+as "$admin" PUT "$api/config" && want_problem 405
+want_header Allow '*POST*'
+
+step "the API documents itself"
+for name in controller worker; do
+	http GET "${url[$name]}/swagger/index.html" && want_status 200
+	want_header Content-Type 'text/html*'
+	http GET "${url[$name]}/swagger/doc.json" && want_status 200 && want_body '"paths"'
+done
+
+step "a publish is acknowledged with its version and entity tag"
+mark=$$-$RANDOM
+[ -z "$against" ] || [ -z "$before" ] || restore=$was
+publish "{\"url\":\"$(to "$mark-1")\",\"poll_interval_seconds\":1,\"message\":\"e2e $mark\"}" && want_status 200
+want_json changed true
+version=$(json version)
+[ -n "$against" ] || want_json version 1
+etag=$(header ETag)
+want_header ETag '"?*"'
+
+
+step "the fleet runs it: a hit is the target's own answer"
+eventually runs "$version"
+hit_gives "$mark-1"
+if [ -n "${url[target]:-}" ]; then
+	want_header Content-Type 'text/plain; charset=utf-8'
+fi
+eventually answers "${url[worker]}/ready" 200
+
+step "an unchanged configuration is a 304, for a list of tags and for * too"
+for tags in "$etag" "\"other\", $etag" "W/$etag" '*'; do
+	as "$agent" GET "$api/config" -H "If-None-Match: $tags" && want_status 304
+	want_header ETag "$etag"
+	want_header X-Poll-Interval-Seconds 1
+done
+for tags in '"other"' '' "${etag//\"/}" "\"$(printf 'x%.0s' {1..10000})\""; do
+	as "$agent" GET "$api/config" -H "If-None-Match: $tags" && want_status 200
+	want_json version "$version"
+done
+
+step "the same content again is no new version"
+publish "{\"url\":\"$(to "$mark-1")\"}" && want_status 200
+want_json changed false
+want_json version "$version"
+want_header ETag "$etag"
+
+step "the poll interval changes alone, with ?poll_interval="
+send "$admin" "$api/config?poll_interval=2" '{}' && want_status 200
+want_json changed true
+as "$agent" GET "$api/config" && want_status 200
+want_json poll_interval_seconds 2
+want_header X-Poll-Interval-Seconds 2
+want_body "$mark-1"
+
+step "who publishes on top of a version that is no longer current gets a 412"
+send "$admin" "$api/config" "{\"url\":\"$(to "$mark-lost")\"}" -H "If-Match: $etag" && want_problem 412
+as "$admin" GET "$api/config"
+send "$admin" "$api/config?poll_interval=1" "{\"url\":\"$(to "$mark-2")\"}" -H "If-Match: $(header ETag)" && want_status 200
+version=$(json version)
+eventually runs "$version"
+hit_gives "$mark-2"
+
+step "the history tells who published what, when and why"
+as "$admin" GET "$api/configs" && want_status 200
+want_json version "$version"
+want_body "\"message\":\"e2e $mark\""
+want_body "\"published_by\":\"${admin%%:*}\""
+[[ $(json published_at) == 20??-* ]] || fail "when it was published" "$body"
+as "$admin" GET "$api/configs/$((version - 2))" && want_status 200 && want_body "$mark-1"
+
+step "the list of agents shows who lives and what each one runs"
+as "$admin" GET "$api/agents?status=online" && want_status 200
+online=$(header X-Total-Count)
+[ "$online" -gt 0 ] || fail "an agent that is online" "$body"
+[ -n "$against" ] || [ "$online" = 1 ] || fail "one agent" "$body"
+eventually applied "$version" "$online"
+[[ $(json last_poll) == 20??-* ]] || fail "the time of the last poll" "$body"
+want_body '"status":"APPLIED"'
+
+if [ -z "$against" ]; then
+	id=$(json id)
+	http GET "${url[agent]}/status" && want_status 200 && want_json agent_id "$id"
+	want_json applied_version "$version"
+
+	step "a worker that was killed runs again what it ran, with no new publish"
+	crash worker
+	start_worker
+	eventually runs "$version"
+	hit_gives "$mark-2"
+
+	step "while the controller is gone, hits go on and the agent lives"
+	crash controller
+	hit_gives "$mark-2"
+	http GET "${url[agent]}/health" && want_status 200
+
+	step "the controller comes back with all it had acknowledged, and publishes on"
+	start_controller
+	as "$admin" GET "$api/config" && want_status 200 && want_json version "$version"
+	publish "{\"url\":\"$(to "$mark-3")\"}" && want_status 200
+	version=$((version + 1))
+	want_json version "$version"
+	eventually runs "$version"
+	hit_gives "$mark-3"
+	eventually applied "$version" 1
+
+	step "with the controller gone, a restarted agent feeds a restarted worker from its cache"
+	crash controller
+	crash agent
+	crash worker
+	start_worker
+	http GET "$worker_url/hit" && want_problem 503
+	start_agent
+	eventually runs "$version"
+	hit_gives "$mark-3"
+	http GET "${url[agent]}/status" && want_json agent_id "$id"
+
+	step "everybody back, it is the same agent, and the only one"
+	start_controller
+	publish "{\"url\":\"$(to "$mark-4")\"}" && want_status 200
+	version=$((version + 1))
+	want_json version "$version"
+	eventually runs "$version"
+	eventually applied "$version" 1
+	as "$admin" GET "$api/agents"
+	want_header X-Total-Count 1
+	want_json id "$id"
+
+	step "each ends with exit status 0 on SIGTERM"
+	for name in agent worker controller; do terminate "$name"; done
+elif [ -n "$before" ]; then
+	step "what was published before is published again"
+	publish "$restore" && want_status 200
+	restore=''
+fi
+step ''
+printf '%s steps passed in %s s\n' "$passed" "$((SECONDS - since))"
