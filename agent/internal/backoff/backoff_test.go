@@ -1,0 +1,65 @@
+package backoff
+
+import (
+	"testing"
+	"time"
+)
+
+func TestNext_FullJitterUpToTheLimit(t *testing.T) {
+	const first, limit, rounds = time.Second, 5 * time.Minute, 4000
+	sums := make([]time.Duration, 12)
+	for range rounds {
+		b := New(first, limit)
+		for i := range sums {
+			most := min(first<<i, limit)
+			wait := b.Next(0)
+			if wait < 0 || wait > most {
+				t.Fatalf("wait %d is %s, want 0 to %s", i, wait, most)
+			}
+			sums[i] += wait
+		}
+	}
+	for i, sum := range sums {
+		mean, want := sum/rounds, min(first<<i, limit)/2
+		if mean < want*9/10 || mean > want*11/10 {
+			t.Errorf("wait %d is %s on average, want %s: half of what the growth has reached", i, mean, want)
+		}
+	}
+}
+
+func TestNext_NeverGivesUp(t *testing.T) {
+	b := New(time.Second, 5*time.Minute)
+	for i := range 100_000 { // most of a year
+		if wait := b.Next(0); wait < 0 || wait > 5*time.Minute {
+			t.Fatalf("wait %d is %s", i, wait)
+		}
+	}
+}
+
+func TestNext_FloorIsKeptAndSpread(t *testing.T) {
+	const floor = time.Minute
+	low, high := time.Hour, time.Duration(0)
+	for range 1000 {
+		wait := New(time.Second, 5*time.Minute).Next(floor)
+		low, high = min(low, wait), max(high, wait)
+	}
+	if low < floor {
+		t.Errorf("waited %s, was asked to wait %s", low, floor)
+	}
+	if high < floor+4*time.Second || high > floor+7*time.Second {
+		t.Errorf("waited up to %s, want %s spread by a tenth and a first wait", high, floor)
+	}
+}
+
+func TestReset_StartsAnew(t *testing.T) {
+	b := New(time.Second, 5*time.Minute)
+	for range 20 {
+		b.Next(0)
+	}
+	b.Reset()
+	for i := range 3 {
+		if wait, most := b.Next(0), time.Second<<i; wait > most {
+			t.Errorf("wait %d after Reset is %s, want at most %s", i, wait, most)
+		}
+	}
+}

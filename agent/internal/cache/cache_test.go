@@ -1,0 +1,339 @@
+package cache
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+func state(v int64) models.State {
+	release := func(v int64) *models.Release {
+		return &models.Release{
+			ETag:      fmt.Sprintf(`W/"v%d"`, v),
+			Config:    wire.Config{Version: v, Data: wire.Data{URL: "http://target/?a=1&b=2"}, PollIntervalSeconds: 30},
+			FetchedAt: time.Unix(1_700_000_000+v, 0).UTC(),
+		}
+	}
+	return models.State{
+		Identity:  models.Identity{AgentID: "agent-7", AgentToken: "tok/en+1"},
+		Candidate: release(v + 1), LastGood: release(v),
+	}
+}
+
+func saved(t *testing.T, s models.State) (*File, string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "agent.cache")
+	f := New(path)
+	if err := f.Save(s); err != nil {
+		t.Fatalf("Save: %v", err)
+	}
+	return f, path
+}
+
+func load(t *testing.T, f *File) models.State {
+	t.Helper()
+	s, err := f.Load()
+	if err != nil {
+		t.Fatalf("Load: %v", err)
+	}
+	return s
+}
+
+func TestFile_GivesBackWhatItTook(t *testing.T) {
+	f, _ := saved(t, state(1))
+	for _, want := range []models.State{state(2), {}, {Identity: state(1).Identity}, {LastGood: state(4).LastGood}} {
+		if err := f.Save(want); err != nil {
+			t.Fatalf("Save: %v", err)
+		}
+		if diff := cmp.Diff(want, load(t, f)); diff != "" {
+			t.Errorf("state (-saved +loaded):\n%s", diff)
+		}
+	}
+}
+
+func TestLoad_NoFile(t *testing.T) {
+	f := New(filepath.Join(t.TempDir(), "none"))
+	if diff := cmp.Diff(models.State{}, load(t, f)); diff != "" {
+		t.Errorf("state (-want +got):\n%s", diff)
+	}
+}
+
+func TestSave_OnlyItsOwnerMayRead(t *testing.T) {
+	f, path := saved(t, state(1))
+	if err := os.Chmod(path, 0o644); err != nil { // as an older agent, or a hand, may have left it
+		t.Fatal(err)
+	}
+	old := syscall.Umask(0)
+	defer syscall.Umask(old)
+	if err := f.Save(state(2)); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode is %v (%v), want 0600", info.Mode(), err)
+	}
+}
+
+func TestSave_MakesItsFolder(t *testing.T) {
+	f := New(filepath.Join(t.TempDir(), "a", "b", "agent.cache"))
+	if err := f.Save(state(1)); err != nil {
+		t.Fatalf("Save: %v", err)
+	}
+	load(t, f)
+}
+
+func TestSave_Unwritable(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, path := range map[string]string{
+		"its folder is a file": filepath.Join(dir, "file", "agent.cache"),
+		"it is a folder":       dir,
+		"nothing may be there": "/proc/agent.cache",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := New(path).Save(state(1)); err == nil {
+				t.Error("Save: got no error")
+			}
+		})
+	}
+	if entries, _ := os.ReadDir(filepath.Dir(dir)); len(entries) != 1 {
+		t.Errorf("%d entries beside the folder, want 1: what was not replaced is removed", len(entries))
+	}
+}
+
+func TestSave_FullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=16k"); err != nil {
+		t.Skipf("cannot mount a small disk: %v", err)
+	}
+	defer func() { _ = syscall.Unmount(dir, 0) }()
+	f := New(filepath.Join(dir, "agent.cache"))
+	if err := f.Save(state(1)); err != nil {
+		t.Fatalf("Save: %v", err)
+	}
+	filler := filepath.Join(dir, "filler")
+	if err := os.WriteFile(filler, make([]byte, 64<<10), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("fill the disk: %v", err)
+	}
+	if err := f.Save(state(2)); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Save on a full disk: got %v, want no space left", err)
+	}
+	if diff := cmp.Diff(state(1), load(t, f)); diff != "" {
+		t.Errorf("state (-before +after):\n%s", diff)
+	}
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Save(state(3)); err != nil {
+		t.Errorf("Save with room again: %v", err)
+	}
+}
+
+func TestLoad_Unreadable(t *testing.T) {
+	f, path := saved(t, state(1))
+	if err := os.Chmod(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	if os.Geteuid() == 0 {
+		t.Skip("root may read everything")
+	}
+	if s, err := f.Load(); err == nil || s != (models.State{}) {
+		t.Errorf("got %+v and %v, want an error and nothing else", s, err)
+	}
+}
+
+func TestLoad_NotAFile(t *testing.T) {
+	dir := t.TempDir()
+	fifo := filepath.Join(dir, "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{dir, fifo, "/dev/zero"} {
+		if s, err := New(path).Load(); !errors.Is(err, ErrBroken) || s != (models.State{}) {
+			t.Errorf("%s: got %+v and %v, want ErrBroken and nothing else", path, s, err)
+		}
+	}
+	if _, err := New(filepath.Join(fifo, "below")).Load(); err == nil {
+		t.Error("below a file: got no error")
+	}
+}
+
+// Any cut, and any flipped bit, is a fresh start: no half is believed.
+func TestLoad_Torn(t *testing.T) {
+	f, path := saved(t, state(1))
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(what string, document []byte) {
+		t.Helper()
+		if err := os.WriteFile(path, document, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if s, err := f.Load(); !errors.Is(err, ErrBroken) || s != (models.State{}) {
+			t.Errorf("%s: got %+v and %v, want ErrBroken and nothing else", what, s, err)
+		}
+	}
+	for cut := range whole {
+		check(fmt.Sprintf("cut at %d", cut), whole[:cut])
+	}
+	for at := range whole {
+		flipped := bytes.Clone(whole)
+		flipped[at] ^= 1
+		check(fmt.Sprintf("bit flipped at %d", at), flipped)
+	}
+	check("more behind it", append(bytes.Clone(whole), '\n'))
+	check("too long", append(bytes.Clone(whole), make([]byte, maxBytes)...))
+	check("another format", bytes.Replace(whole, []byte(magic+" 1"), []byte(magic+" 0"), 1))
+	check("JSON without a header", whole[bytes.IndexByte(whole, '\n')+1:])
+}
+
+func TestLoad_BadConfiguration(t *testing.T) {
+	bad := state(1)
+	bad.Candidate.Config.Data.URL = "file:///etc/passwd"
+	f, _ := saved(t, bad)
+	got, err := f.Load()
+	if err == nil || !strings.Contains(err.Error(), "candidate configuration: data.url") {
+		t.Errorf("error %v does not name the field", err)
+	}
+	want := state(1)
+	want.Candidate = nil
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("state (-want +got): what is well must stay:\n%s", diff)
+	}
+}
+
+func TestLoad_BadIdentity(t *testing.T) {
+	bad := state(1)
+	bad.Identity.AgentID = "a:b"
+	f, _ := saved(t, bad)
+	got, err := f.Load()
+	if err == nil || got.Identity != (models.Identity{}) || got.LastGood == nil {
+		t.Errorf("got %+v and %v, want no identity, an error, and the configuration", got, err)
+	}
+}
+
+func TestLoad_SweepsWhatAKilledAgentLeft(t *testing.T) {
+	f, path := saved(t, state(1))
+	dir := filepath.Dir(path)
+	for _, name := range []string{".agent.cache12345", ".agent.cache", ".agent.cache12x", "agent.cache1", ".other.cache1"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	load(t, f)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if diff := cmp.Diff([]string{".agent.cache", ".agent.cache12x", ".other.cache1", "agent.cache", "agent.cache1"}, names); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}
+
+// A process is killed again and again while it saves 1, 2, 3…; what is left is
+// always one of them, whole, and never an older one than it said was safe.
+func TestSave_KilledAtAnyMoment(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.cache")
+	if os.Getenv("CACHE_TEST_SAVE") != "" {
+		t.Skip("this is the child")
+	}
+	for round := range 20 {
+		child := exec.Command(os.Args[0], "-test.run=^TestSave_Child$")
+		child.Env = append(os.Environ(), "CACHE_TEST_SAVE="+path)
+		out, err := child.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var safe int64
+		if _, err := fmt.Fscanln(out, &safe); err != nil {
+			t.Fatalf("round %d: the child said nothing: %v", round, err)
+		}
+		time.Sleep(time.Duration(round) * 700 * time.Microsecond)
+		_ = child.Process.Kill()
+		for { // what it said before it died
+			var n int64
+			if _, err := fmt.Fscanln(out, &n); err != nil {
+				break
+			}
+			safe = n
+		}
+		_ = child.Wait()
+		got := load(t, New(path)).LastGood.Config.Version
+		if got < safe || got > safe+1 {
+			t.Errorf("round %d: cache holds %d, the child said that %d is safe", round, got, safe)
+		}
+	}
+}
+
+func TestSave_Child(t *testing.T) {
+	path := os.Getenv("CACHE_TEST_SAVE")
+	if path == "" {
+		t.Skip("only as a child of TestSave_KilledAtAnyMoment")
+	}
+	f := New(path)
+	for v := int64(1); ; v++ {
+		if err := f.Save(state(v)); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Println(v)
+	}
+}
+
+func FuzzRead(f *testing.F) {
+	for _, s := range []models.State{{}, state(1), {Identity: state(1).Identity}} {
+		document, err := encode(s)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(document)
+		f.Add(document[:len(document)/2])
+	}
+	for _, payload := range []string{"", "{}", "null", "[]", `{"identity":{"agent_id":"a:b"}}`, `{"last_good":{"etag":"","config":{"version":1}}}`, `{"surplus":1}`, "{}{}"} {
+		f.Add(append(header([]byte(payload)), payload...))
+	}
+	f.Add([]byte(magic + " 2 00\n{}"))
+	f.Fuzz(func(t *testing.T, document []byte) {
+		// As it is, and with a sum that fits, or the fuzzer would never get past it.
+		for _, d := range [][]byte{document, append(header(document), document...)} {
+			got, err := read(bytes.NewReader(d))
+			for _, r := range []*models.Release{got.Candidate, got.LastGood} {
+				if r != nil && r.Config.Validate() != nil {
+					t.Fatalf("gave a configuration that must not run: %+v", r)
+				}
+			}
+			if err != nil {
+				continue
+			}
+			again, err := encode(got)
+			if err != nil {
+				t.Fatalf("what was read cannot be written: %v", err)
+			}
+			back, err := read(bytes.NewReader(again))
+			if err != nil || !cmp.Equal(got, back) {
+				t.Fatalf("wrote %+v, read %+v (%v)", got, back, err)
+			}
+		}
+	})
+}
