@@ -193,12 +193,11 @@ func (a Answer) IsProblem() bool {
 // Unexpected is the error of an answer that the caller can do nothing with.
 func (c *Client) Unexpected(a Answer, r Request) error {
 	if a.Status >= 300 && a.Status < 400 {
-		to := a.Header.Get("Location")
-		if u, err := url.Parse(to); err == nil {
-			u.RawQuery = ""
-			to = u.Redacted()
+		to := "nowhere"
+		if u, err := url.Parse(a.Header.Get("Location")); err == nil && u.Host != "" {
+			to = u.Scheme + "://" + u.Host // the rest may hold what it was sent
 		}
-		return fmt.Errorf("%s redirects to %q, which is not followed: set its URL to where it really is", c.server, wire.Trim(to))
+		return fmt.Errorf("%s redirects to %s, which is not followed: set its URL to where it really is", c.server, wire.Trim(to))
 	}
 	return fmt.Errorf("%s answered %w", c.server, a.Problem(r))
 }

@@ -1,0 +1,362 @@
+package controller
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.uber.org/goleak"
+
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	password = "shared-password-0123456789"
+	token    = "agent-token-0123456789"
+	document = `{"version":8,"data":{"url":"http://target/8"},"poll_interval_seconds":15}`
+)
+
+var self = models.Identity{AgentID: "agent-7", AgentToken: token}
+
+// serve answers every request by handle and returns a client for it.
+func serve(t *testing.T, handle http.HandlerFunc) *Client {
+	t.Helper()
+	s := httptest.NewServer(handle)
+	t.Cleanup(s.Close)
+	return New(s.URL+"/", "agent", password)
+}
+
+// answer is a handler that says always the same. head is pairs of a header and
+// its value.
+func answer(status int, body string, head ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		for i := 0; i < len(head); i += 2 {
+			w.Header().Set(head[i], head[i+1])
+		}
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}
+}
+
+const problemJSON = "application/problem+json"
+
+func TestFetch_SendsWhoAsksAndWhatIsApplied(t *testing.T) {
+	var got *http.Request
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		got = r
+		answer(200, document, "ETag", `"e8"`)(w, r)
+	})
+	for _, etag := range []string{"", `"e7"`, `W/"e7"`} {
+		if _, err := c.Fetch(t.Context(), self, etag); err != nil {
+			t.Fatal(err)
+		}
+		user, pass, _ := got.BasicAuth()
+		if user != self.AgentID || pass != token || got.Header.Get("If-None-Match") != etag || got.URL.Path != "/api/v1/config" || got.Header.Get("Cookie") != "" {
+			t.Errorf("sent %s as %s with %v", got.URL, user, got.Header)
+		}
+	}
+}
+
+func TestFetch_Answers(t *testing.T) {
+	eight := &models.Release{ETag: `"e8"`, Config: wire.Config{Version: 8, Data: wire.Data{URL: "http://target/8"}, PollIntervalSeconds: 15}}
+	bare, weak := *eight, *eight
+	bare.ETag, weak.ETag = "", `W/"e8"`
+	const interval = "X-Poll-Interval-Seconds"
+	for name, tt := range map[string]struct {
+		handle http.HandlerFunc
+		want   models.Answer
+		kind   error  // what it must be
+		words  string // what it must say
+	}{
+		"document":                  {handle: answer(200, document, "ETag", `"e8"`), want: models.Answer{Release: eight, PollInterval: 15 * time.Second}},
+		"header before document":    {handle: answer(200, document, "ETag", `"e8"`, interval, "20"), want: models.Answer{Release: eight, PollInterval: 20 * time.Second}},
+		"interval too small":        {handle: answer(200, document, "ETag", `"e8"`, interval, "-5"), want: models.Answer{Release: eight, PollInterval: time.Second}},
+		"interval too large":        {handle: answer(200, document, "ETag", `"e8"`, interval, "99999999"), want: models.Answer{Release: eight, PollInterval: 24 * time.Hour}},
+		"interval no number":        {handle: answer(200, document, "ETag", `"e8"`, interval, "soon"), want: models.Answer{Release: eight, PollInterval: 15 * time.Second}},
+		"fields of a newer one":     {handle: answer(200, document[:len(document)-1]+`,"more":[1]}`, "ETag", `"e8"`), want: models.Answer{Release: eight, PollInterval: 15 * time.Second}},
+		"no ETag":                   {handle: answer(200, document), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},
+		"weak ETag":                 {handle: answer(200, document, "ETag", `W/"e8"`), want: models.Answer{Release: &weak, PollInterval: 15 * time.Second}},
+		"ETag unquoted":             {handle: answer(200, document, "ETag", `e8`), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},
+		"ETag with a quote within":  {handle: answer(200, document, "ETag", `"e"8"`), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},
+		"ETag outside ASCII":        {handle: answer(200, document, "ETag", "\"e\xff8\""), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},
+		"ETag of 10 kB":             {handle: answer(200, document, "ETag", `"`+strings.Repeat("e", 10_000)+`"`), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},
+		"not modified":              {handle: answer(304, "", interval, "40"), want: models.Answer{PollInterval: 40 * time.Second}, kind: models.ErrNotModified},
+		"nothing published":         {handle: answer(404, `{"detail":"nothing"}`, "Content-Type", problemJSON, interval, "40"), want: models.Answer{PollInterval: 40 * time.Second}, kind: models.ErrNothingPublished},
+		"404 of another server":     {handle: answer(404, "<html>not found", "Content-Type", "text/html"), words: "check CONTROLLER_URL"},
+		"token refused":             {handle: answer(401, `{"detail":"the token is wrong"}`, "Content-Type", problemJSON), kind: models.ErrUnauthorized, words: "the token is wrong"},
+		"wrong door":                {handle: answer(403, `{"detail":"not you"}`), words: "403 Forbidden: not you"},
+		"broken":                    {handle: answer(500, "oops"), words: "500 Internal Server Error: oops"},
+		"busy":                      {handle: answer(429, "", "Retry-After", "7", interval, "40"), want: models.Answer{PollInterval: 40 * time.Second}, words: "asked to wait 7s"},
+		"busy, not saying how long": {handle: answer(503, ""), words: "503"},
+		"a status of no meaning":    {handle: answer(299, document), words: "299"},
+		"HTML":                      {handle: answer(200, "<html>hello</html>", "Content-Type", "text/html"), kind: models.ErrInvalidConfig},
+		"empty":                     {handle: answer(200, ""), kind: models.ErrInvalidConfig, words: "empty"},
+		"half a document":           {handle: answer(200, document[:40]), kind: models.ErrInvalidConfig},
+		"two documents":             {handle: answer(200, document+document), kind: models.ErrInvalidConfig},
+		"unknown data":              {handle: answer(200, `{"version":8,"data":{"url":"http://t/","x":1},"poll_interval_seconds":15}`), kind: models.ErrInvalidConfig, words: "data.x"},
+		"URL not to be fetched":     {handle: answer(200, `{"version":8,"data":{"url":"file:///"},"poll_interval_seconds":15}`), kind: models.ErrInvalidConfig, words: "data.url"},
+		"huge":                      {handle: answer(200, strings.Repeat(" ", wire.MaxBodyBytes+1)), words: "sent more than 65536 bytes"},
+		"endless":                   {handle: endless, words: "sent more than 65536 bytes"},
+		"cut":                       {handle: cut, words: "cut the connection"},
+		"redirect":                  {handle: answer(302, "", "Location", "http://u:p@elsewhere/?secret=1"), words: "redirects to http://elsewhere,"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := serve(t, tt.handle).Fetch(t.Context(), self, `"e7"`)
+			if (err == nil) != (tt.kind == nil && tt.words == "") || tt.kind != nil && !errors.Is(err, tt.kind) {
+				t.Fatalf("error: got %v, want %v", err, tt.kind)
+			}
+			if err != nil && !strings.Contains(err.Error(), tt.words) {
+				t.Errorf("error %q does not say %q", err, tt.words)
+			}
+			if tt.words != "" && tt.kind == nil {
+				for _, kind := range []error{models.ErrNotModified, models.ErrNothingPublished, models.ErrUnauthorized, models.ErrInvalidConfig} {
+					if errors.Is(err, kind) {
+						t.Errorf("an outage is taken for %v", kind)
+					}
+				}
+			}
+			if diff := cmp.Diff(tt.want, got, cmpopts.IgnoreFields(models.Release{}, "FetchedAt")); diff != "" {
+				t.Errorf("answer (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// cut promises more than it sends.
+func cut(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Length", "500")
+	_, _ = io.WriteString(w, document)
+	panic(http.ErrAbortHandler)
+}
+
+func endless(w http.ResponseWriter, r *http.Request) {
+	for r.Context().Err() == nil {
+		if _, err := w.Write(make([]byte, 32<<10)); err != nil {
+			return
+		}
+	}
+}
+
+func TestFetch_NotModifiedUnasked(t *testing.T) {
+	_, err := serve(t, answer(304, "")).Fetch(t.Context(), self, "")
+	if err == nil || errors.Is(err, models.ErrNotModified) {
+		t.Errorf("got %v, want an outage: nothing was named that could be unmodified", err)
+	}
+}
+
+func TestFetch_RedirectIsNotFollowed(t *testing.T) {
+	visited := false
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { visited = true }))
+	defer elsewhere.Close()
+	_, err := serve(t, answer(307, "", "Location", elsewhere.URL)).Fetch(t.Context(), self, "")
+	if err == nil || visited {
+		t.Errorf("got %v, visited %v; the credentials must not go elsewhere", err, visited)
+	}
+}
+
+func TestFetch_NobodyThere(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "http://" + ln.Addr().String()
+	_ = ln.Close()
+	_, err = New(url, "agent", password).Fetch(t.Context(), self, "")
+	if err == nil || err.Error() != "the controller at "+url+" cannot be reached: nothing listens there" {
+		t.Errorf("got %v", err)
+	}
+	for _, tt := range []struct{ url, words string }{
+		{"http://host.invalid", "cannot be found"},
+		{strings.Replace(serveURL(t), "http:", "https:", 1), "does not speak TLS"},
+	} {
+		_, err = New(tt.url, "agent", password).Fetch(t.Context(), self, "")
+		if err == nil || !strings.Contains(err.Error(), tt.words) {
+			t.Errorf("%s: got %v, want %q", tt.url, err, tt.words)
+		}
+	}
+}
+
+func serveURL(t *testing.T) string {
+	t.Helper()
+	s := httptest.NewServer(answer(200, document))
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+// A server that speaks another protocol is an outage like any other.
+func TestFetch_NotHTTP(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }()
+	go func() { // ends when ln is closed
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, "220 mail ready\r\n")
+			_ = conn.Close()
+		}
+	}()
+	if _, err := New("http://"+ln.Addr().String(), "agent", password).Fetch(t.Context(), self, ""); err == nil {
+		t.Error("got no error")
+	}
+}
+
+func TestFetch_Canceled(t *testing.T) {
+	c := serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	if _, err := c.Fetch(ctx, self, ""); err == nil || time.Since(began) > 5*time.Second {
+		t.Errorf("got %v after %s", err, time.Since(began))
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	date := time.Date(2026, 11, 24, 3, 0, 0, 0, time.UTC)
+	for name, tt := range map[string]struct {
+		retry, date string
+		want        time.Duration
+	}{
+		"seconds":              {retry: "120", want: 2 * time.Minute},
+		"spaces":               {retry: " 5 ", want: 5 * time.Second},
+		"missing":              {},
+		"zero":                 {retry: "0"},
+		"negative":             {retry: "-5"},
+		"fraction":             {retry: "1.5"},
+		"longer than an hour":  {retry: "86400", want: time.Hour},
+		"number without end":   {retry: strings.Repeat("9", 40)},
+		"date":                 {retry: date.Add(90 * time.Second).Format(http.TimeFormat), date: date.Format(http.TimeFormat), want: 90 * time.Second},
+		"date past":            {retry: date.Add(-time.Hour).Format(http.TimeFormat), date: date.Format(http.TimeFormat)},
+		"date far":             {retry: date.Add(9000 * time.Hour).Format(http.TimeFormat), date: date.Format(http.TimeFormat), want: time.Hour},
+		"date, our clock":      {retry: time.Now().Add(10 * time.Hour).UTC().Format(http.TimeFormat), want: time.Hour},
+		"date without a clock": {retry: "Tuesday"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := http.Header{}
+			h.Set("Retry-After", tt.retry)
+			h.Set("Date", tt.date)
+			if got := retryAfter(h); got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestRegister(t *testing.T) {
+	const good = `{"agent_id":"agent-7","agent_token":"` + token + `","poll_url":"/api/v1/config","poll_interval_seconds":30,"more":1}`
+	want := models.Registration{Identity: self, PollInterval: 30 * time.Second}
+	for name, tt := range map[string]struct {
+		handle http.HandlerFunc
+		want   models.Registration
+		kind   error
+		words  string
+	}{
+		"new":                        {handle: answer(201, good), want: want},
+		"known":                      {handle: answer(200, good), want: want},
+		"wrong password":             {handle: answer(401, `{"detail":"wrong"}`), kind: models.ErrUnauthorized, words: "set CONTROLLER_USERNAME and CONTROLLER_PASSWORD"},
+		"wrong door":                 {handle: answer(403, `{"detail":"not here"}`), kind: models.ErrUnauthorized, words: "not here"},
+		"busy":                       {handle: answer(503, "", "Retry-After", "9"), words: "asked to wait 9s"},
+		"bad":                        {handle: answer(400, `{"detail":"hostname is missing"}`), words: "hostname is missing"},
+		"HTML":                       {handle: answer(200, "<html>"), words: "check CONTROLLER_URL"},
+		"no token":                   {handle: answer(200, `{"agent_id":"a"}`), words: "agent_token"},
+		"an id that is no user name": {handle: answer(200, `{"agent_id":"a:b","agent_token":"t"}`), words: "agent_id"},
+		"a token of 1 kB":            {handle: answer(200, `{"agent_id":"a","agent_token":"`+strings.Repeat("t", 1024)+`"}`), words: "agent_token"},
+		"nobody":                     {handle: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, words: "cut the connection"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := serve(t, tt.handle).Register(t.Context(), wire.RegisterRequest{Hostname: "host", AgentID: "agent-7"})
+			if (err == nil) != (tt.words == "") || tt.kind != nil && !errors.Is(err, tt.kind) {
+				t.Fatalf("error: got %v, want %v", err, tt.kind)
+			}
+			if err != nil && !strings.Contains(err.Error(), tt.words) {
+				t.Errorf("error %q does not say %q", err, tt.words)
+			}
+			if err == nil && got != tt.want {
+				t.Errorf("got %+v, want %+v", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestRegister_SendsWhoItIs(t *testing.T) {
+	want := wire.RegisterRequest{Hostname: "host", AgentID: "agent-7", Metadata: map[string]any{"os": "linux"}}
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		var got wire.RegisterRequest
+		if err := json.NewDecoder(r.Body).Decode(&got); err != nil || !cmp.Equal(want, got) {
+			t.Errorf("sent %+v (%v), want %+v", got, err, want)
+		}
+		if user, pass, _ := r.BasicAuth(); user != "agent" || pass != password || r.Header.Get("Content-Type") != "application/json" || r.Method != "POST" {
+			t.Errorf("sent as %s, %v", user, r.Header)
+		}
+		answer(200, `{"agent_id":"agent-7","agent_token":"t"}`)(w, r)
+	})
+	if _, err := c.Register(t.Context(), want); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReport(t *testing.T) {
+	report := wire.Report{Version: 8, Status: wire.Failed, Error: "no"}
+	for status, want := range map[int]error{
+		200: nil, 204: nil,
+		400: models.ErrUnwanted, 403: models.ErrUnwanted, 404: models.ErrUnwanted, 405: models.ErrUnwanted, 409: models.ErrUnwanted, 422: models.ErrUnwanted,
+		401: models.ErrUnauthorized,
+	} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				var got wire.Report
+				if err := json.NewDecoder(r.Body).Decode(&got); err != nil || got != report || r.URL.Path != "/api/v1/agents/agent-7/status" {
+					t.Errorf("sent %+v to %s (%v)", got, r.URL, err)
+				}
+				answer(status, "")(w, r)
+			})
+			if err := c.Report(t.Context(), self, report); !errors.Is(err, want) {
+				t.Errorf("got %v, want %v", err, want)
+			}
+		})
+	}
+	err := serve(t, answer(429, "", "Retry-After", "30")).Report(t.Context(), self, report)
+	if models.Floor(err) != 30*time.Second || errors.Is(err, models.ErrUnwanted) {
+		t.Errorf("429: got %v, want an outage of 30 s", err)
+	}
+	if err := serve(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }).Report(t.Context(), self, report); err == nil {
+		t.Error("a cut connection is taken for a report")
+	}
+}
+
+// A server that sends back what it was sent must not bring secrets into the log.
+func TestErrors_HoldNoSecret(t *testing.T) {
+	for _, status := range []int{200, 302, 400, 401, 403, 404, 429, 500} {
+		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			user, pass, _ := r.BasicAuth()
+			w.Header().Set("Location", "http://"+user+":"+pass+"@elsewhere/?"+pass)
+			answer(status, user+" "+pass+" "+r.Header.Get("Authorization"))(w, r)
+		})
+		_, fetch := c.Fetch(t.Context(), self, "")
+		_, register := c.Register(t.Context(), wire.RegisterRequest{Hostname: "host"})
+		report := c.Report(t.Context(), self, wire.Report{Version: 1, Status: wire.Applied})
+		for _, err := range []error{fetch, register, report} {
+			text := fmt.Sprintf("%v %+v", err, err)
+			if strings.Contains(text, token) || strings.Contains(text, password) || strings.Contains(text, "YWdlbnQ") {
+				t.Errorf("%d: a secret stands in %q", status, text)
+			}
+		}
+	}
+}
