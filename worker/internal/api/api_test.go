@@ -352,6 +352,7 @@ func TestHit_TooSlow(t *testing.T) {
 
 func TestHit_ThroughAllTheLayers(t *testing.T) {
 	more := make(chan struct{})
+	finish := sync.OnceFunc(func() { close(more) })
 	target := newServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header()["Content-Type"] = nil
 		w.Header().Set("X-Content-Type-Options", "theirs")
@@ -361,6 +362,7 @@ func TestHit_ThroughAllTheLayers(t *testing.T) {
 		<-more
 		fmt.Fprint(w, " second")
 	}))
+	t.Cleanup(finish) // before the target closes, whatever fails
 	h, _ := newHandler(t, "")
 	w := newServer(t, h)
 	send(h, push(`{"url":"`+target.URL+`","version":3}`, nil))
@@ -371,7 +373,7 @@ func TestHit_ThroughAllTheLayers(t *testing.T) {
 	defer res.Body.Close()
 	first := make([]byte, 8)
 	_, err = io.ReadFull(res.Body, first)
-	close(more)
+	finish()
 	rest, err2 := io.ReadAll(res.Body)
 	if string(first)+string(rest) != "<p>first second" || err != nil || err2 != nil || res.StatusCode != 202 {
 		t.Errorf("got %s %q %q, want 202 and the body as it came", res.Status, first, rest)

@@ -491,6 +491,7 @@ func TestHit_Streams(t *testing.T) {
 	for _, length := range []string{"", "11"} {
 		t.Run("Content-Length "+length, func(t *testing.T) {
 			more := make(chan struct{})
+			finish := sync.OnceFunc(func() { close(more) })
 			target := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 				if length != "" {
 					w.Header().Set("Content-Length", length)
@@ -500,6 +501,7 @@ func TestHit_Streams(t *testing.T) {
 				<-more
 				fmt.Fprint(w, "second")
 			})
+			t.Cleanup(finish) // before the target closes, whatever fails
 			w := newWorker(t)
 			w.apply(t, target.URL, 1)
 			res, err := w.plain.Get(w.URL)
@@ -509,7 +511,7 @@ func TestHit_Streams(t *testing.T) {
 			defer res.Body.Close()
 			first := make([]byte, 5)
 			_, err = io.ReadFull(res.Body, first)
-			close(more)
+			finish()
 			if err != nil || string(first) != "first" {
 				t.Fatalf("got %q %v before the target had finished, want first", first, err)
 			}
