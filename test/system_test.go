@@ -1,0 +1,384 @@
+package test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	admin     = "admin:admin123"
+	agents    = "agent:secret123"
+	patience  = 60 * time.Second // that anything may take to come true
+	glance    = 20 * time.Millisecond
+	buildTags = "nomsgpack,osusergo,netgo,sqlite_omit_load_extension"
+)
+
+// binaries is the folder of what TestMain built.
+var binaries string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	code, err := buildAndRun(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "test:", err)
+		code = 1
+	}
+	// The go tool keeps the result of a test whose own files did not change. What
+	// is tested here are other modules, of which it knows nothing; but it keeps
+	// no result of a test that opened a file which was written only just now.
+	if err := os.WriteFile(".ran", nil, 0o600); err != nil {
+		fmt.Fprintln(os.Stderr, "test:", err)
+	}
+	os.Exit(code)
+}
+
+func buildAndRun(m *testing.M) (code int, err error) {
+	binaries, err = os.MkdirTemp("", "fleetconf-test-")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(binaries)
+	if err := os.Chmod(binaries, 0o755); err != nil { // some tests run them as another user
+		return 0, err
+	}
+	for name, path := range map[string]string{
+		"controller": "./controller/cmd", "agent": "./agent/cmd", "worker": "./worker/cmd", "target": "./test/cmd/target",
+	} {
+		build := exec.Command("go", "build", "-buildvcs=false", "-tags", buildTags, "-o", filepath.Join(binaries, name))
+		if raceDetector {
+			build.Args = append(build.Args, "-race")
+		}
+		build.Args = append(build.Args, path)
+		build.Dir = ".."
+		if out, err := build.CombinedOutput(); err != nil {
+			return 0, fmt.Errorf("build %s: %w\n%s", name, err, out)
+		}
+	}
+	return m.Run(), nil
+}
+
+// process is one of the binaries. After a crash or a stop it can be started
+// again, and has the port that it had.
+type process struct {
+	name string
+	args []string
+	env  []string // KEY=VALUE, beside what all have
+	uid  uint32   // who runs it; 0: who runs the test
+
+	cmd   *exec.Cmd
+	log   output // of all its lives
+	ended chan struct{}
+	addr  string
+	port  string
+}
+
+// output is what a process wrote, which is read while it writes.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+func newProcess(name string, env ...string) *process {
+	return &process{name: name, env: env, port: "0"}
+}
+
+// launch starts the process and returns at once.
+func (p *process) launch() error {
+	p.cmd = exec.Command(filepath.Join(binaries, p.name), p.args...)
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "LOG_FORMAT=json", "PORT=" + p.port, "GORACE=halt_on_error=1"}, p.env...)
+	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
+	if p.uid != 0 {
+		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: p.uid, Gid: p.uid}}
+	}
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	p.ended = make(chan struct{})
+	go func(cmd *exec.Cmd, ended chan struct{}) { // ends with the process
+		_ = cmd.Wait()
+		close(ended)
+	}(p.cmd, p.ended)
+	return nil
+}
+
+// start starts the process and returns when it listens.
+func (p *process) start() error {
+	said := len(p.log.String())
+	if err := p.launch(); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(patience); ; time.Sleep(glance) {
+		if addr := listening(p.log.String()[said:]); addr != "" {
+			p.addr = addr
+			_, p.port, _ = net.SplitHostPort(addr)
+			return nil
+		}
+		select {
+		case <-p.ended:
+			return fmt.Errorf("%s ended at its start with status %d:\n%s", p.name, p.cmd.ProcessState.ExitCode(), p.log.String()[said:])
+		default:
+		}
+		if time.Now().After(deadline) {
+			_ = p.crash()
+			return fmt.Errorf("%s does not listen:\n%s", p.name, p.log.String()[said:])
+		}
+	}
+}
+
+// listening finds the address in what a process wrote.
+func listening(log string) string {
+	for line := range strings.Lines(log) {
+		var event struct{ Msg, Addr string }
+		if json.Unmarshal([]byte(line), &event) == nil && event.Msg == "Listening" {
+			return event.Addr
+		}
+		if addr, ok := strings.CutPrefix(line, "http://"); ok {
+			return strings.TrimSpace(addr)
+		}
+	}
+	return ""
+}
+
+func (p *process) url() string { return "http://" + p.addr }
+
+// crash ends the process as a power cut does.
+func (p *process) crash() error { return p.end(syscall.SIGKILL, -1) }
+
+// stop ends the process as a supervisor does.
+func (p *process) stop() error { return p.end(syscall.SIGTERM, 0) }
+
+func (p *process) end(signal syscall.Signal, status int) error {
+	if p.cmd == nil {
+		return fmt.Errorf("%s was never started", p.name)
+	}
+	_ = p.cmd.Process.Signal(signal) // it may have ended by itself; its status tells
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		_ = p.cmd.Process.Kill()
+		<-p.ended
+		return fmt.Errorf("%s does not end on %v:\n%s", p.name, signal, p.log.String())
+	}
+	p.cmd = nil
+	return p.verdict(status)
+}
+
+// exit waits for the process to end by itself.
+func (p *process) exit(status int) error {
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		_ = p.crash()
+		return fmt.Errorf("%s still runs, want it ended:\n%s", p.name, p.log.String())
+	}
+	return p.verdict(status)
+}
+
+func (p *process) verdict(status int) error {
+	log := p.log.String()
+	var got int
+	if p.cmd != nil {
+		got = p.cmd.ProcessState.ExitCode()
+		p.cmd = nil
+	} else {
+		got = status
+	}
+	switch {
+	case strings.Contains(log, "DATA RACE"), strings.Contains(log, "panic:"), strings.Contains(log, `"panic"`):
+		return fmt.Errorf("%s is broken:\n%s", p.name, log)
+	case got != status:
+		return fmt.Errorf("%s ended with status %d, want %d:\n%s", p.name, got, status, log)
+	}
+	return nil
+}
+
+// --- for tests in Go ----------------------------------------------------------
+
+// run starts a process that ends with the test.
+func run(t *testing.T, name string, env ...string) *process {
+	t.Helper()
+	p := newProcess(name, env...)
+	must(t, p.start())
+	tidy(t, p)
+	return p
+}
+
+// tidy ends a process with the test, and shows its log if that failed.
+func tidy(t *testing.T, p *process) {
+	t.Cleanup(func() {
+		if p.cmd != nil {
+			if err := p.crash(); err != nil && p.name != "target" {
+				t.Error(err)
+			}
+		}
+		if t.Failed() {
+			t.Logf("--- log of %s\n%s", p.name, tail(p.log.String(), 4000))
+		}
+	})
+}
+
+func tail(s string, n int) string { return s[max(0, len(s)-n):] }
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// controllerIn gives the settings of a controller with its data in a folder.
+func controllerIn(dir string) []string {
+	return []string{"DB_PATH=" + filepath.Join(dir, "controller.db"), "DEFAULT_POLL_INTERVAL=1"}
+}
+
+// agentIn gives the settings of an agent with its cache in a folder.
+func agentIn(dir, controller, worker string) []string {
+	return []string{"CACHE_FILE=" + filepath.Join(dir, "agent_config.cache"), "CONTROLLER_URL=" + controller, "WORKER_URL=" + worker}
+}
+
+// eventually waits until a condition holds; it returns nil then, or why not yet.
+func eventually(t *testing.T, condition func() error) {
+	t.Helper()
+	must(t, within(patience, condition))
+}
+
+func within(d time.Duration, condition func() error) error {
+	for deadline := time.Now().Add(d); ; time.Sleep(glance) {
+		err := condition()
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("after %s: %w", d, err)
+		}
+	}
+}
+
+// answer is what a request came to.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func (a answer) String() string { return fmt.Sprintf("%d %s", a.status, tail(a.body, 1000)) }
+
+var client = &http.Client{
+	Timeout:       40 * time.Second,
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	Transport:     &http.Transport{MaxIdleConnsPerHost: 64},
+}
+
+// call sends a request. who is user:password, or nothing; body is JSON, or nothing.
+func call(who, method, url, body string, header ...string) (answer, error) {
+	var reader io.Reader
+	if body != "" {
+		reader = strings.NewReader(body)
+	}
+	req, err := http.NewRequest(method, url, reader)
+	if err != nil {
+		return answer{}, err
+	}
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for _, h := range header {
+		name, value, _ := strings.Cut(h, ": ")
+		req.Header.Set(name, value)
+	}
+	if user, password, ok := strings.Cut(who, ":"); ok {
+		req.SetBasicAuth(user, password)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, string(b)}, err
+}
+
+// get sends a GET and decodes what is answered with 200.
+func get[T any](who, url string) (v T, a answer, err error) {
+	a, err = call(who, "GET", url, "")
+	if err != nil {
+		return v, a, err
+	}
+	if a.status != http.StatusOK {
+		return v, a, fmt.Errorf("GET %s: got %v, want 200", url, a)
+	}
+	return v, a, json.Unmarshal([]byte(a.body), &v)
+}
+
+// config is a version as the controller tells of it.
+type config struct {
+	Version             int64             `json:"version"`
+	Data                map[string]string `json:"data"`
+	PollIntervalSeconds int               `json:"poll_interval_seconds"`
+	Message             string            `json:"message"`
+}
+
+// publish returns the version that was acknowledged.
+func publish(controller, url string) (int64, error) {
+	a, err := call(admin, "POST", controller+"/api/v1/config", fmt.Sprintf(`{"url":%q}`, url))
+	if err != nil {
+		return 0, err
+	}
+	var done struct{ Version int64 }
+	if a.status != http.StatusOK {
+		return 0, fmt.Errorf("publish: got %v, want 200", a)
+	}
+	return done.Version, json.Unmarshal([]byte(a.body), &done)
+}
+
+// hits returns an error unless a hit gives that body, which may be a part.
+func hits(worker, body string) error {
+	a, err := call("", "GET", worker+"/hit", "")
+	if err != nil {
+		return err
+	}
+	if a.status != http.StatusOK || !strings.Contains(a.body, body) {
+		return fmt.Errorf("the hit: got %v, want 200 %s", a, body)
+	}
+	return nil
+}
+
+// status is what an agent says of itself.
+type status struct {
+	AgentID        string `json:"agent_id"`
+	Registered     bool   `json:"registered"`
+	AppliedVersion *int64 `json:"applied_version"`
+	LastError      string `json:"last_error"`
+	Worker         struct {
+		Reachable bool   `json:"reachable"`
+		Error     string `json:"error"`
+	} `json:"worker"`
+}
+
+var errNotYet = errors.New("not yet")
