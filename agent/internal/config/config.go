@@ -2,7 +2,11 @@
 // must be. Nothing else in the agent reads the environment.
 package config
 
-import "github.com/fleetconf/fleetconf/pkg/settings"
+import (
+	"strings"
+
+	"github.com/fleetconf/fleetconf/pkg/settings"
+)
 
 const defaultPassword = "secret123"
 
@@ -24,13 +28,17 @@ type Settings struct {
 func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckListener(s.Host, s.Port)
 	faults.CheckServer("CONTROLLER_URL", s.ControllerURL)
-	faults.Check(s.ControllerUsername != "", "CONTROLLER_USERNAME", "is empty; set it to the controller's AGENT_USERNAME")
+	faults.Check(strings.TrimSpace(s.ControllerUsername) != "" && !strings.Contains(s.ControllerUsername, ":"), "CONTROLLER_USERNAME", "is empty or holds a colon; set it to the controller's AGENT_USERNAME")
 	faults.CheckDefault(s.Host, "CONTROLLER_PASSWORD", s.ControllerPassword, defaultPassword)
 	faults.CheckServer("WORKER_URL", s.WorkerURL)
-	faults.Check(s.CacheFile != "", "CACHE_FILE", "is empty; name a file that this agent may write")
+	faults.Check(!strings.ContainsFunc(s.WorkerToken.Reveal(), unfitForBearer), "WORKER_TOKEN", "holds a space, a comma or a character outside printable ASCII")
+	faults.Check(strings.TrimSpace(s.CacheFile) != "", "CACHE_FILE", "is empty; name a file that this agent may write")
 	faults.CheckLog(s.LogLevel, s.LogFormat)
 	return faults
 }
+
+// unfitForBearer is what a worker does not take in a token.
+func unfitForBearer(r rune) bool { return r <= ' ' || r == ',' || r > '~' }
 
 // Program is what --help says before it lists the settings.
 var Program = settings.Program{

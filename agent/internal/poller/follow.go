@@ -197,7 +197,8 @@ func (p *Poller) offer(release *models.Release) {
 		p.refusal = refusal{}
 	case release.Same(p.state.Candidate):
 	default:
-		log := p.Log.WithFields(logrus.Fields{"version": release.Config.Version, "url": release.Config.Data.URL})
+		// Not the URL: its query may be somebody's key.
+		log := p.Log.WithField("version", release.Config.Version)
 		log.Info("Configuration fetched")
 		if release.ETag == "" {
 			log.Warn("Configuration came without a usable ETag")

@@ -92,7 +92,7 @@ func (r *reconciler) cycle(ctx context.Context) bool {
 	var refused *models.Refused
 	switch {
 	case err == nil:
-		r.Log.WithFields(logrus.Fields{"version": want.Config.Version, "url": want.Config.Data.URL}).Info("Configuration pushed")
+		r.Log.WithField("version", want.Config.Version).Info("Configuration pushed")
 		return r.runs(want)
 	case errors.As(err, &refused):
 		r.refuse(want, refused.Words)
@@ -111,7 +111,7 @@ func (r *reconciler) met(running wire.WorkerState, nothing bool) {
 	defer r.mu.Unlock()
 	if running.Instance != r.instance {
 		if r.instance != unreached && r.instance != "" {
-			r.Log.WithField("instance", running.Instance).Info("Worker restarted")
+			r.Log.Info("Worker restarted")
 		}
 		r.instance = running.Instance
 		r.retry.Reset()

@@ -1,0 +1,55 @@
+package config
+
+import (
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/fleetconf/fleetconf/pkg/settings"
+)
+
+func parse(t *testing.T, environment map[string]string) (Settings, error) {
+	t.Helper()
+	for name, value := range environment {
+		t.Setenv(name, value)
+	}
+	var s Settings
+	return s, Program.Parse(nil, &s, io.Discard)
+}
+
+func TestSettings_Defaults(t *testing.T) {
+	var got Settings
+	if err := Program.Parse(nil, &got, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	want := Settings{
+		Host: "127.0.0.1", Port: 8081, ControllerURL: "http://localhost:8080", ControllerUsername: "agent", ControllerPassword: "secret123",
+		WorkerURL: "http://localhost:8082", CacheFile: "./agent_config.cache", LogLevel: "info", LogFormat: "auto",
+	}
+	if got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestSettings_EveryFaultAtOnce(t *testing.T) {
+	_, err := parse(t, map[string]string{
+		"HOST": "0.0.0.0", "PORT": "70000", "CONTROLLER_URL": "ftp://x", "CONTROLLER_USERNAME": " ", "WORKER_URL": "http://u:p@w",
+		"CACHE_FILE": " ", "WORKER_TOKEN": "a\nb", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml",
+	})
+	var faults settings.Faults
+	if !errors.As(err, &faults) {
+		t.Fatalf("got %v, want faults", err)
+	}
+	for _, name := range []string{"PORT", "CONTROLLER_URL", "CONTROLLER_USERNAME", "CONTROLLER_PASSWORD is the default", "WORKER_URL", "WORKER_TOKEN", "CACHE_FILE", "LOG_LEVEL", "LOG_FORMAT"} {
+		if !strings.Contains(err.Error(), name) {
+			t.Errorf("the error does not name %s:\n%v", name, err)
+		}
+	}
+}
+
+func TestSettings_OwnPasswordMayBeReached(t *testing.T) {
+	if _, err := parse(t, map[string]string{"HOST": "0.0.0.0", "CONTROLLER_PASSWORD": "my own"}); err != nil {
+		t.Errorf("got %v", err)
+	}
+}
