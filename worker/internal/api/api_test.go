@@ -126,6 +126,7 @@ func TestPush_Guard(t *testing.T) {
 		{"from here over IPv6", "", func(r *http.Request) { r.RemoteAddr, r.Host = "[::1]:40000", "[::1]:8082" }, 200},
 		{"from here on a socket for both", "", func(r *http.Request) { r.RemoteAddr = "[::ffff:127.0.0.1]:40000" }, 200},
 		{"Host is an address", "", func(r *http.Request) { r.Host = "127.0.0.1:8082" }, 200},
+		{"Host is an IPv4-mapped address", "", func(r *http.Request) { r.Host = "[::ffff:127.0.0.1]:8082" }, 200},
 		{"Host is another loopback address", "", func(r *http.Request) { r.Host = "127.8.8.8" }, 200},
 		{"Host is an IPv6 address without a port", "", func(r *http.Request) { r.Host = "[::1]" }, 200},
 		{"Host in capitals", "", func(r *http.Request) { r.Host = "LOCALHOST" }, 200},
@@ -469,6 +470,9 @@ func TestSwagger_Pages(t *testing.T) {
 		body, _ := io.ReadAll(res.Body)
 		if res.StatusCode != 200 || res.Header.Get("Content-Type") != want.contentType || !strings.Contains(string(body), want.words) {
 			t.Errorf("%s: got %s %s, %d bytes; want %s with %s", path, res.Status, res.Header.Get("Content-Type"), len(body), want.contentType, want.words)
+		}
+		if got := res.Header.Get("Content-Security-Policy"); got != "frame-ancestors 'none'" {
+			t.Errorf("%s: got Content-Security-Policy %q, want it in no other site's frame", path, got)
 		}
 	}
 	if res := send(h, get("/swagger/")); res.Header.Get("Location") != "/swagger/index.html" {

@@ -56,7 +56,7 @@ func (p *pusher) presents(r *http.Request) error {
 // page that posts here from another site (by what browsers say of it).
 func (p *pusher) fromHere(r *http.Request) error {
 	remote, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil || !remote.Addr().Unmap().IsLoopback() {
+	if err != nil || !remote.Addr().IsLoopback() {
 		return fmt.Errorf("%w; set WORKER_TOKEN to take it from others", errElsewhere)
 	}
 	if !isLoopback(r.Host) {
@@ -76,5 +76,5 @@ func isLoopback(host string) bool {
 		name = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	}
 	addr, err := netip.ParseAddr(name)
-	return strings.EqualFold(name, "localhost") || err == nil && addr.Unmap().IsLoopback()
+	return strings.EqualFold(name, "localhost") || err == nil && addr.IsLoopback()
 }

@@ -549,6 +549,22 @@ func TestHit_HoldsNoBody(t *testing.T) {
 	}
 }
 
+func TestHit_LendsItsBuffer(t *testing.T) {
+	target := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "small") })
+	w := newWorker(t)
+	w.apply(t, target.URL, 1)
+	const hits = 100
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range hits {
+		w.hit(t)
+	}
+	runtime.ReadMemStats(&after)
+	if got := (after.TotalAlloc - before.TotalAlloc) / hits; got > bufferBytes {
+		t.Errorf("got %d bytes allocated for each small hit, target and caller too; want less than one buffer", got)
+	}
+}
+
 func within(d time.Duration) func(*Options) { return func(o *Options) { o.Timeout = d } }
 
 func TestHit_TargetTooSlow(t *testing.T) {
