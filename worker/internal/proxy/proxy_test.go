@@ -557,7 +557,9 @@ func TestHit_LendsItsBuffer(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	for range hits {
-		w.hit(t)
+		if _, body, err := w.hit(t); err != nil || body != "small" {
+			t.Fatalf("got %q %v, want small", body, err)
+		}
 	}
 	runtime.ReadMemStats(&after)
 	if got := (after.TotalAlloc - before.TotalAlloc) / hits; got > bufferBytes {
