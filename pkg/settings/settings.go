@@ -74,7 +74,8 @@ func (f Faults) Err() error {
 }
 
 // Validator is a settings struct that knows what its values must be, beyond
-// their types. It is asked only about values that could be read.
+// their types. It is asked also where some could not be read: these hold the
+// zero value, and what it says of them does not count.
 type Validator interface{ Validate() Faults }
 
 // Read fills the struct that into points to. file may be empty. The error is a
@@ -110,8 +111,11 @@ func Read(into Validator, file string) error {
 			faults = append(faults, Fault{f.name, detail})
 		}
 	}
-	if len(faults) == 0 {
-		faults = into.Validate()
+	for _, fault := range into.Validate() {
+		// What could not be read holds nothing that could be judged.
+		if !slices.ContainsFunc(faults, func(f Fault) bool { return f.Setting == fault.Setting }) {
+			faults = append(faults, fault)
+		}
 	}
 	return faults.Err()
 }
@@ -232,8 +236,12 @@ func (f field) set(text string) (fault string) {
 	return ""
 }
 
-// parsePrefixes reads networks with commas between; a bare address is a network of one.
+// parsePrefixes reads networks with commas between; a bare address is a network
+// of one, and "none" stands for no network: an empty variable is one that is not set.
 func parsePrefixes(text string) (prefixes []netip.Prefix, fault string) {
+	if strings.TrimSpace(text) == "none" {
+		return nil, ""
+	}
 	for part := range strings.SplitSeq(text, ",") {
 		part = strings.TrimSpace(part)
 		if part == "" {

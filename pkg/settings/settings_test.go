@@ -67,6 +67,7 @@ func TestRead(t *testing.T) {
 		"an empty file":                     {nil, "# nothing yet\n", func(*options) {}},
 		"networks":                          {map[string]string{"T_DENY": "10.1.2.3/8,192.0.2.1 ,::1,"}, "", func(o *options) { o.Deny = prefixes("10.0.0.0/8", "192.0.2.1/32", "::1/128") }},
 		"networks as a list in a file":      {nil, "t_deny: [10.0.0.0/8, 192.0.2.1]\n", func(o *options) { o.Deny = prefixes("10.0.0.0/8", "192.0.2.1/32") }},
+		"no networks":                       {map[string]string{"T_DENY": "none"}, "", func(o *options) { o.Deny = nil }},
 		"a secret":                          {map[string]string{"T_PASSWORD": "hunter2"}, "", func(o *options) { o.Password = "hunter2" }},
 		"a secret with spaces and a dollar": {map[string]string{"T_PASSWORD": " $HOME #1 "}, "", func(o *options) { o.Password = " $HOME #1 " }},
 		"a secret of digits in a file":      {nil, "t_password: 0123\n", func(o *options) { o.Password = "83" }}, // YAML's octal: quote it
@@ -141,6 +142,8 @@ func TestRead_Faults(t *testing.T) {
 		"a secret in an empty file":       {map[string]string{"T_PASSWORD_FILE": empty}, "", []string{"T_PASSWORD_FILE names an empty file"}},
 		"the known password, for anybody": {map[string]string{"T_HOST": "0.0.0.0"}, "", []string{"T_PASSWORD is the default, and HOST=0.0.0.0 can be reached from other machines; set T_PASSWORD to"}},
 		"an unknown key":                  {nil, "t_prot: 1\nt_port: 1\nother: 2", []string{"OTHER is no setting", "T_PROT is no setting"}},
+		"one not read, another not usable": {map[string]string{"T_TIMEOUT": "30", "T_PORT": "65536"}, "",
+			[]string{"T_TIMEOUT", "T_PORT"}},
 		"everything at once": {map[string]string{"T_PORT": "abc", "T_TIMEOUT": "30", "T_STRICT": "x", "T_DENY": "x", "T_PASSWORD_FILE": missing}, "t_hots: a",
 			[]string{"T_DENY", "T_HOTS", "T_PASSWORD_FILE", "T_PORT", "T_STRICT", "T_TIMEOUT"}},
 	} {

@@ -29,7 +29,7 @@ type Settings struct {
 	// link-local addresses, which hold the rest of what only neighbours offer:
 	// AWS, Azure, GCP, Oracle and others at 169.254.169.254; AWS, GCP, Oracle
 	// and Scaleway over IPv6; Alibaba, Oracle (classic) and Azure (wire server).
-	DenyCIDRs []netip.Prefix `setting:"DENY_CIDRS" default:"169.254.0.0/16,fe80::/10,fd00:ec2::254,fd20:ce::254,fd00:c1::a9fe:a9fe,fd00:42::42,100.100.100.200,192.0.0.192,168.63.129.16" usage:"networks that a hit never connects to, checked after DNS at each redirect"`
+	DenyCIDRs []netip.Prefix `setting:"DENY_CIDRS" default:"169.254.0.0/16,fe80::/10,fd00:ec2::254,fd20:ce::254,fd00:c1::a9fe:a9fe,fd00:42::42,100.100.100.200,192.0.0.192,168.63.129.16" usage:"networks that a hit never connects to, checked after DNS at each redirect; none for no such network"`
 
 	LogLevel  string `setting:"LOG_LEVEL" default:"info" usage:"error, warn, info or debug"`
 	LogFormat string `setting:"LOG_FORMAT" default:"auto" usage:"text, json, or auto: text on a terminal, else json"`
