@@ -74,8 +74,8 @@ func (f Faults) Err() error {
 }
 
 // Validator is a settings struct that knows what its values must be, beyond
-// their types. It is asked also where some could not be read: these hold the
-// zero value, and what it says of them does not count.
+// their types. It is asked also where some could not be read: these hold their
+// default then.
 type Validator interface{ Validate() Faults }
 
 // Read fills the struct that into points to. file may be empty. The error is a
@@ -109,10 +109,10 @@ func Read(into Validator, file string) error {
 		}
 		if detail != "" {
 			faults = append(faults, Fault{f.name, detail})
+			f.set(f.fallback)
 		}
 	}
 	for _, fault := range into.Validate() {
-		// What could not be read holds nothing that could be judged.
 		if !slices.ContainsFunc(faults, func(f Fault) bool { return f.Setting == fault.Setting }) {
 			faults = append(faults, fault)
 		}
