@@ -148,6 +148,7 @@ func (s *story) exits(ts *testscript.TestScript, args []string) error {
 	}
 	cmd := exec.Command(filepath.Join(binaries, args[1]), args[2:]...)
 	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = []string{"GORACE=atexit_sleep_ms=0"}
 	for _, name := range []string{"HOST", "PORT", "DB_PATH", "ADMIN_PASSWORD", "AGENT_PASSWORD", "ADMIN_PASSWORD_FILE", "DEFAULT_POLL_INTERVAL", "INITIAL_URL",
 		"CONTROLLER_URL", "CONTROLLER_PASSWORD", "WORKER_URL", "WORKER_TOKEN", "CACHE_FILE", "HIT_TIMEOUT", "DENY_CIDRS", "LOG_LEVEL", "LOG_FORMAT"} {
 		if value := ts.Getenv(name); value != "" {

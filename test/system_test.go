@@ -3,7 +3,6 @@ package test
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -51,7 +50,7 @@ func buildAndRun(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(binaries)
+	defer func() { _ = os.RemoveAll(binaries) }()
 	if err := os.Chmod(binaries, 0o755); err != nil { // some tests run them as another user
 		return 0, err
 	}
@@ -111,7 +110,7 @@ func newProcess(name string, env ...string) *process {
 // launch starts the process and returns at once.
 func (p *process) launch() error {
 	p.cmd = exec.Command(filepath.Join(binaries, p.name), p.args...)
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "LOG_FORMAT=json", "PORT=" + p.port, "GORACE=halt_on_error=1"}, p.env...)
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "LOG_FORMAT=json", "PORT=" + p.port, "GORACE=halt_on_error=1 atexit_sleep_ms=0"}, p.env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
 	if p.uid != 0 {
 		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: p.uid, Gid: p.uid}}
@@ -380,5 +379,3 @@ type status struct {
 		Error     string `json:"error"`
 	} `json:"worker"`
 }
-
-var errNotYet = errors.New("not yet")
