@@ -92,3 +92,6 @@ bin/tools/.built: tools/go.mod tools/go.sum
 	@mkdir -p $(@D)
 	GOWORK=off go -C tools build -buildvcs=false -o ../$(@D)/ tool
 	@touch $@
+
+# The targets of one line run in its order, with -j too.
+.NOTPARALLEL:
