@@ -56,7 +56,7 @@ func TestProgram_Exit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			cmd := exec.Command(self)
-			cmd.Env = append(append(os.Environ(), row.env...), "SETTINGS_TEST_ARGS="+row.args)
+			cmd.Env = append(append(os.Environ(), row.env...), "SETTINGS_TEST_ARGS="+row.args, "GORACE=atexit_sleep_ms=0")
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			_ = cmd.Run()
 			if got := cmd.ProcessState.ExitCode(); got != row.status {
