@@ -59,7 +59,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Self:   self(),
 		Log:    log,
 	})
-	ln, err := net.Listen("tcp", settings.Address(s.Host, s.Port))
+	var listen net.ListenConfig
+	ln, err := listen.Listen(ctx, "tcp", settings.Address(s.Host, s.Port))
 	if err != nil {
 		return fmt.Errorf("cannot listen; HOST and PORT say where: %w", err)
 	}
