@@ -311,7 +311,7 @@ want_json version "$version"
 want_header ETag "$etag"
 
 step "the poll interval changes alone, with ?poll_interval="
-send "$admin" "$api/config?poll_interval=2" '{}' && want_status 200
+as "$admin" POST "$api/config?poll_interval=2" && want_status 200
 want_json changed true
 as "$agent" GET "$api/config" && want_status 200
 want_json poll_interval_seconds 2
