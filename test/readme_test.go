@@ -1,0 +1,109 @@
+package test
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestREADME_EveryCommand runs every block of shell in the README, in order, as
+// a newcomer pastes them: `make run` first, and then the rest against what it
+// started. Only ports and the target differ.
+func TestREADME_EveryCommand(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	must(t, err)
+	blocks := regexp.MustCompile("(?ms)^```sh\n(.*?)^```").FindAllStringSubmatch(string(readme), -1)
+	if len(blocks) < 10 {
+		t.Fatalf("the README has %d blocks of shell, want at least 10: are they marked as before?", len(blocks))
+	}
+	target := run(t, "target")
+	ports := freePorts(t, 3)
+	here := strings.NewReplacer("localhost:8080", "localhost:"+ports[0], "localhost:8081", "localhost:"+ports[1],
+		"localhost:8082", "localhost:"+ports[2], "https://example.com/", target.url()+"/readme")
+	environment := append(os.Environ(), "CONTROLLER_PORT="+ports[0], "AGENT_PORT="+ports[1], "WORKER_PORT="+ports[2],
+		"DATA_DIR="+t.TempDir(), "DEFAULT_POLL_INTERVAL=1", "WORKER_URL=http://localhost:"+ports[2])
+	for _, block := range blocks {
+		switch block := block[1]; block {
+		case "make run\n":
+			makeRun(t, environment, ports)
+		case "make check e2e\n": // what runs this test
+			ci, err := os.ReadFile("../.ci/run")
+			if must(t, err); !strings.Contains(string(ci), block) {
+				t.Errorf(".ci/run does not run %q", block)
+			}
+		default:
+			eventually(t, func() error { return paste(here.Replace(block), environment) })
+		}
+	}
+}
+
+// makeRun runs `make run` until the test ends, and then presses Ctrl-C.
+func makeRun(t *testing.T, environment, ports []string) {
+	t.Helper()
+	var log output
+	cmd := exec.Command("make", "run")
+	cmd.Dir, cmd.Stdout, cmd.Stderr = "..", &log, &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Its own settings of the three; the ones of the test are for the blocks.
+	for _, v := range environment {
+		if !strings.HasPrefix(v, "WORKER_URL=") {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	must(t, cmd.Start())
+	ended := make(chan struct{})
+	go func() { // ends with make
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
+		select {
+		case <-ended:
+		case <-time.After(patience):
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+			t.Error("`make run` does not end on Ctrl-C")
+		}
+		if t.Failed() {
+			t.Logf("--- make run\n%s", tail(log.String(), 6000))
+		}
+	})
+	for _, port := range ports {
+		eventually(t, func() error {
+			a, err := call("", "GET", "http://localhost:"+port+"/health", "")
+			if err == nil && a.status != 200 {
+				err = fmt.Errorf("port %s: got %v, want 200", port, a)
+			}
+			return err
+		})
+	}
+}
+
+// paste runs a block of shell; a curl that is answered with an error is one.
+func paste(block string, environment []string) error {
+	cmd := exec.Command("bash", "-euo", "pipefail", "-c", "curl() { command curl --fail-with-body -sS \"$@\"; }\n"+block)
+	cmd.Dir, cmd.Env = "..", environment
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s%s\n%w", block, out, err)
+	}
+	return nil
+}
+
+// freePorts finds ports that nobody listens on.
+func freePorts(t *testing.T, n int) (ports []string) {
+	t.Helper()
+	for range n {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		defer func() { _ = listener.Close() }() // after all are found, so that they differ
+		_, port, _ := net.SplitHostPort(listener.Addr().String())
+		ports = append(ports, port)
+	}
+	return ports
+}
