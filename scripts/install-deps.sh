@@ -4,7 +4,7 @@
 set -euo pipefail
 
 declare -A package=(
-	[gcc]=gcc [make]=make [curl]=curl [git]=git [ps]=procps [awk]=mawk [diff]=diffutils
+	[gcc]=gcc [make]=make [curl]=curl [git]=git [awk]=mawk [diff]=diffutils
 )
 missing=()
 for program in "${!package[@]}"; do
