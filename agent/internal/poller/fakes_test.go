@@ -64,6 +64,8 @@ type fakeController struct {
 	takesNoReport []span          //
 	denies        []span          // refuses every token
 	noEnrolment   []span          // refuses the shared credentials
+	busyReports   []span          // 429 with retryAfter to reports alone
+	slowReports   time.Duration   // how long taking a report lasts
 	unwanted      bool            // answers reports as a controller that does not know them
 	forgets       []time.Duration // loses all its agents
 	rivals        []time.Duration // another agent registers with the same id
@@ -215,7 +217,12 @@ func (c *fakeController) Report(ctx context.Context, id models.Identity, report 
 	if err := c.reachable(ctx); err != nil {
 		return err
 	}
+	if !sleep(ctx, c.slowReports) {
+		return ctx.Err()
+	}
 	switch {
+	case within(c.busyReports, c.now()):
+		return &models.RetryLater{After: c.retryAfter, Err: errOutage}
 	case within(c.takesNoReport, c.now()):
 		return errOutage
 	case c.unwanted:
@@ -240,6 +247,7 @@ type fakeWorker struct {
 	deaf          []span                                // answers reads, but 500 to pushes
 	restarts      []time.Duration                       // loses what it runs
 	refuses       func(v int64, t time.Duration) string // the words of a no; nil: takes all
+	slow          time.Duration                         // how long a push lasts
 	amnesic       bool                                  // takes every push and runs none
 	tampered      []publication                         // someone else pushes these
 
@@ -308,6 +316,9 @@ func (w *fakeWorker) state() (wire.WorkerState, error) {
 
 func (w *fakeWorker) Push(ctx context.Context, config wire.WorkerConfig) error {
 	err := w.reachable(ctx, 5*time.Second)
+	if err == nil && !sleep(ctx, w.slow) {
+		err = ctx.Err()
+	}
 	if err == nil && within(w.deaf, w.now()) {
 		err = errors.New("answered 500")
 	}

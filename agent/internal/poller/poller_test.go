@@ -288,8 +288,13 @@ func TestRun_RefusedTokenRegistersAgainAndKeepsTheID(t *testing.T) {
 		if len(w.controller.selves) != 2 || w.controller.selves[1].AgentID != "agent-1" {
 			t.Fatalf("registered as %+v, want twice and with the id kept", w.controller.selves)
 		}
-		fetches, registered := w.controller.times("fetch"), w.controller.times("register")[1]
-		if !slices.Contains(fetches, registered) {
+		registered, polls := w.controller.times("register")[1], 0
+		for _, at := range w.controller.times("fetch") {
+			if at == registered {
+				polls++
+			}
+		}
+		if polls != 2 { // the refused one and the next
 			t.Errorf("registered at %s, not at once after the 401", registered)
 		}
 		reports := w.controller.reports()
@@ -546,6 +551,9 @@ func TestRun_RefusedVersionOfferedAgain(t *testing.T) {
 		if pushes > fetches {
 			t.Errorf("%d pushes in %d polls: more than one for each offer", pushes, fetches)
 		}
+		if n := len(w.controller.reports()); n < 100 {
+			t.Errorf("%d reports of about 118 refusals: who offers again wants to know again", n)
+		}
 		w.runs(t, 1)
 		pass(34 * time.Second)
 		w.runs(t, 2)
@@ -655,16 +663,112 @@ func TestRun_ReportsUntilAcknowledged(t *testing.T) {
 }
 
 func TestRun_ReportRetryAfterIsAFloor(t *testing.T) {
+	play(t, scenario{controller: &fakeController{
+		publications: []publication{published(0, 1)}, busyReports: always, retryAfter: 10 * time.Minute,
+	}}, func(t *testing.T, w *world) {
+		pass(2 * time.Hour)
+		between := gaps(w.controller.times("report"))
+		if low := slices.Min(between); low < 10*time.Minute {
+			t.Errorf("reported again after %s, was asked to wait 10 min", low)
+		}
+		if n := len(w.controller.times("fetch")); n < 200 {
+			t.Errorf("%d polls in two hours: the reports held them up", n)
+		}
+	})
+}
+
+func TestRun_OutcomeOfTheMeantimeIsReported(t *testing.T) {
+	play(t, scenario{controller: &fakeController{
+		publications: []publication{{0, release(1, 1)}, {2 * time.Second, release(2, 1)}}, slowReports: 5 * time.Second,
+	}}, func(t *testing.T, w *world) {
+		pass(time.Minute)
+		want := []wire.Report{{Version: 1, Status: wire.Applied}, {Version: 2, Status: wire.Applied}}
+		if diff := cmp.Diff(want, w.controller.reports()); diff != "" {
+			t.Errorf("reports (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestRun_CandidateWithdrawnWhileItIsPushed(t *testing.T) {
 	play(t, scenario{
-		controller: &fakeController{publications: []publication{published(0, 1)}, busy: []span{{1, time.Hour}}, retryAfter: 10 * time.Minute},
-		worker:     &fakeWorker{deaf: []span{{0, time.Second / 2}}},
+		controller: &fakeController{publications: []publication{{0, release(1, 1)}, {time.Minute, release(2, 1)}, {62 * time.Second, release(1, 1)}}},
+		worker:     &fakeWorker{slow: 4 * time.Second},
 	}, func(t *testing.T, w *world) {
-		pass(time.Hour)
-		for _, gap := range gaps(w.controller.times("report")[1:]) {
-			if gap < 10*time.Minute {
-				t.Errorf("reported again after %s, was asked to wait 10 min", gap)
+		pass(2 * time.Minute)
+		w.runs(t, 1)
+		if got := w.worker.taken(); !slices.Equal(got, []int64{1, 2, 1}) {
+			t.Fatalf("the worker took %v, want 2 although it was withdrawn, and 1 again", got)
+		}
+		for _, s := range w.cache.saves {
+			if s.LastGood != nil && s.LastGood.Config.Version == 2 {
+				t.Error("what was withdrawn became last good")
 			}
 		}
+	})
+}
+
+func TestRun_NewerCandidateWhileOneIsPushed(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{{0, release(1, 1)}, {time.Minute, release(2, 1)}, {62 * time.Second, release(3, 600)}}},
+		worker:     &fakeWorker{slow: 4 * time.Second},
+	}, func(t *testing.T, w *world) {
+		pass(75 * time.Second)
+		w.runs(t, 3)
+		if got := w.worker.taken(); !slices.Equal(got, []int64{1, 2, 3}) {
+			t.Errorf("the worker took %v, want 1, 2, 3", got)
+		}
+	})
+}
+
+func TestRun_EveryChangeByHandIsSetRightInOneCycle(t *testing.T) {
+	var tampered []publication
+	for i := range time.Duration(30) {
+		tampered = append(tampered, publication{i*10*time.Second + 9500*time.Millisecond, release(99, 30)})
+	}
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 3)}},
+		worker:     &fakeWorker{tampered: tampered},
+	}, func(t *testing.T, w *world) {
+		for range tampered {
+			pass(9500 * time.Millisecond)
+			w.runs(t, 99)
+			pass(500 * time.Millisecond)
+			w.runs(t, 3)
+		}
+	})
+}
+
+// The pushes are backed off when the worker restarts; the new one gets its
+// chance at once.
+func TestRun_RestartedWorkerIsNotHeldBack(t *testing.T) {
+	const at = 10 * time.Minute
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}},
+		worker:     &fakeWorker{deaf: []span{{0, at}}, down: []span{{at, at + 1500*time.Millisecond}}},
+	}, func(t *testing.T, w *world) {
+		pass(at + 2*time.Second)
+		w.runs(t, 1)
+	})
+}
+
+func TestRun_RefusedLastGoodIsTriedOnAnotherWorker(t *testing.T) {
+	const at = time.Hour
+	play(t, scenario{
+		controller: &fakeController{down: always},
+		worker: &fakeWorker{down: []span{{at, at + 2*time.Second}}, refuses: func(v int64, now time.Duration) string {
+			if now < at {
+				return refuse(1)(v, now)
+			}
+			return ""
+		}},
+		cache: &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(1, 30))}},
+	}, func(t *testing.T, w *world) {
+		pass(at)
+		if n := len(w.worker.pushTimes()); n != 1 {
+			t.Errorf("%d pushes of what was refused, want 1", n)
+		}
+		pass(3 * time.Second)
+		w.runs(t, 1)
 	})
 }
 
