@@ -15,7 +15,7 @@ BUILDINFO := github.com/fleetconf/fleetconf/pkg/buildinfo
 RELEASE   := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
 COMMIT    := $(or $(shell git rev-parse --short=12 HEAD 2>/dev/null | grep -v HEAD),unknown)
 DATE      := $(or $(shell TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null),$(shell date -u +%Y-%m-%dT%H:%M:%SZ))
-LDFLAGS   := -X $(BUILDINFO).Release=$(RELEASE) -X $(BUILDINFO).Commit=$(COMMIT) -X $(BUILDINFO).Date=$(DATE)
+LDFLAGS   := -s -w -X $(BUILDINFO).Release=$(RELEASE) -X $(BUILDINFO).Commit=$(COMMIT) -X $(BUILDINFO).Date=$(DATE)
 
 BUILD     := go build -trimpath -buildvcs=false -tags $(TAGS) -ldflags "$(LDFLAGS)"
 GOTESTSUM := bin/tools/gotestsum --format pkgname-and-test-fails --packages work

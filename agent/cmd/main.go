@@ -11,14 +11,12 @@ import (
 	"os/signal"
 	"runtime"
 	"syscall"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fleetconf/fleetconf/agent/internal/cache"
 	"github.com/fleetconf/fleetconf/agent/internal/config"
 	"github.com/fleetconf/fleetconf/agent/internal/controller"
-	"github.com/fleetconf/fleetconf/agent/internal/memory"
 	"github.com/fleetconf/fleetconf/agent/internal/poller"
 	"github.com/fleetconf/fleetconf/agent/internal/status"
 	"github.com/fleetconf/fleetconf/agent/internal/worker"
@@ -28,9 +26,6 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
-
-// settle is how long after its start an agent has done what it does but once.
-const settle = 3 * time.Second
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -64,8 +59,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("cannot listen; HOST and PORT say where: %w", err)
 	}
-	settled := time.AfterFunc(settle, memory.Release)
-	defer settled.Stop()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })
 	g.Go(func() error { return server.Serve(ctx, ln, status.Handler(agent.Status, log), log) })

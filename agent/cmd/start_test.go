@@ -67,11 +67,11 @@ func BenchmarkStart(b *testing.B) {
 	b.ReportMetric(residentMiB(b, worker), "worker-MiB")
 }
 
-// build makes the binary of a module as `cd module && go build ./cmd` does.
+// build makes the binary of a module as the Makefile does.
 func build(b *testing.B, dir, module string) string {
 	b.Helper()
 	binary := filepath.Join(dir, module)
-	cmd := exec.Command("go", "build", "-o", binary, "./cmd")
+	cmd := exec.Command("go", "build", "-trimpath", "-tags", "nomsgpack,osusergo,netgo", "-ldflags", "-s -w", "-o", binary, "./cmd")
 	cmd.Dir = filepath.Join("..", "..", module)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		b.Fatalf("build %s: %v\n%s", module, err, out)
