@@ -11,7 +11,7 @@ import (
 // Agents returns every agent in the order of registration.
 func (db *DB) Agents(ctx context.Context) (agents []models.Agent, err error) {
 	rows, err := db.reader.QueryContext(ctx, `SELECT seq, id, hostname, metadata, registered_at, token, previous_token,
-		last_poll, poll_interval_seconds, applied_version, attempt_version, attempt_status, attempt_error, attempt_at
+		last_poll, poll_interval_seconds, applied_version, attempt_version, attempt_status, attempt_error, attempt_at, refused_version
 		FROM agents ORDER BY seq`)
 	if err != nil {
 		return nil, explain(err)
@@ -24,7 +24,7 @@ func (db *DB) Agents(ctx context.Context) (agents []models.Agent, err error) {
 			registeredAt, lastPoll, seconds, attemptAt int64
 		)
 		if err := rows.Scan(&a.Seq, &a.ID, &a.Hostname, &a.Metadata, &registeredAt, &token, &previous,
-			&lastPoll, &seconds, &a.Applied, &a.Attempt.Version, &a.Attempt.Status, &a.Attempt.Error, &attemptAt); err != nil {
+			&lastPoll, &seconds, &a.Applied, &a.Attempt.Version, &a.Attempt.Status, &a.Attempt.Error, &attemptAt, &a.Refused); err != nil {
 			return nil, explain(err)
 		}
 		copy(a.Token[:], token)
@@ -65,14 +65,14 @@ func (db *DB) DeleteAgent(ctx context.Context, id string) error {
 func (db *DB) SavePresence(ctx context.Context, batch map[string]models.Presence) error {
 	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
 		update, err := tx.PrepareContext(ctx, `UPDATE agents SET last_poll = $1, poll_interval_seconds = $2, applied_version = $3,
-			attempt_version = $4, attempt_status = $5, attempt_error = $6, attempt_at = $7 WHERE id = $8`)
+			attempt_version = $4, attempt_status = $5, attempt_error = $6, attempt_at = $7, refused_version = $8 WHERE id = $9`)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = update.Close() }()
 		for id, p := range batch {
 			if _, err := update.ExecContext(ctx, fromTime(p.LastPoll), int64(p.PollInterval/time.Second), p.Applied,
-				p.Attempt.Version, string(p.Attempt.Status), p.Attempt.Error, fromTime(p.Attempt.At), id); err != nil {
+				p.Attempt.Version, string(p.Attempt.Status), p.Attempt.Error, fromTime(p.Attempt.At), p.Refused, id); err != nil {
 				return err
 			}
 		}

@@ -293,6 +293,7 @@ func TestAgents_AreStoredAndRemoved(t *testing.T) {
 	a.Presence = models.Presence{
 		LastPoll: at.Add(time.Minute), PollInterval: 15 * time.Second, Applied: 7,
 		Attempt: models.Attempt{Version: 8, Status: models.Failed, Error: "host not allowed", At: at.Add(time.Minute)},
+		Refused: 8,
 	}
 	if err := db.SavePresence(t.Context(), map[string]models.Presence{"a1": a.Presence, "gone": a.Presence}); err != nil {
 		t.Fatal(err)

@@ -90,6 +90,10 @@ type Presence struct {
 	PollInterval time.Duration // what the agent was told last
 	Applied      int64         // the version that its worker runs; 0 for none
 	Attempt      Attempt
+	// Refused is the version that the worker refused last, 0 for none. It is not
+	// offered again. It stands apart from Attempt, which a restarted agent
+	// replaces when it reports what it runs.
+	Refused int64
 }
 
 // AttemptStatus is the outcome of an attempt.
@@ -136,7 +140,7 @@ func (a *Agent) StatusAt(now time.Time, desired int64) Status {
 	switch unseen := now.Sub(seen); {
 	case unseen > staleIntervals*a.PollInterval:
 		return Offline
-	case a.Refused(desired):
+	case a.Refuses(desired):
 		return Unwell
 	case unseen > onlineIntervals*a.PollInterval:
 		return Stale
@@ -144,8 +148,20 @@ func (a *Agent) StatusAt(now time.Time, desired int64) Status {
 	return Online
 }
 
-// Refused reports whether the agent's last word on a version is that its worker
-// will not run it.
-func (p *Presence) Refused(version int64) bool {
-	return p.Attempt.Status == Failed && p.Attempt.Version == version
+// Report takes the outcome of an attempt into account.
+func (p *Presence) Report(attempt Attempt) {
+	switch attempt.Status {
+	case Applied:
+		p.Applied = attempt.Version
+		if p.Refused == attempt.Version {
+			p.Refused = 0 // the worker has changed its mind
+		}
+	case Failed:
+		p.Refused = attempt.Version
+	case Applying:
+	}
+	p.Attempt = attempt
 }
+
+// Refuses reports whether the agent's worker will not run a version.
+func (p *Presence) Refuses(version int64) bool { return version != 0 && p.Refused == version }

@@ -178,18 +178,15 @@ func (s *Agents) Poll(live *Agent, now time.Time, interval time.Duration, desire
 		live.agent.Applied = runs
 	}
 	s.markDirty(live)
-	return !live.agent.Refused(desired)
+	return !live.agent.Refuses(desired)
 }
 
 // Report remembers the outcome of an agent's last attempt.
 func (s *Agents) Report(live *Agent, attempt models.Attempt) {
 	live.mu.Lock()
 	defer live.mu.Unlock()
-	if attempt.Status == models.Applied {
-		live.agent.Applied = attempt.Version
-	}
 	changed := live.agent.Attempt.Version != attempt.Version || live.agent.Attempt.Status != attempt.Status
-	live.agent.Attempt = attempt
+	live.agent.Report(attempt)
 	s.markDirty(live)
 	if changed && attempt.Status == models.Failed {
 		s.log.WithFields(logrus.Fields{"agent": live.id, "version": attempt.Version, "error": attempt.Error}).

@@ -158,7 +158,16 @@ func TestReport_OfAFailureStopsTheOfferUntilANewerVersion(t *testing.T) {
 	if !agents.Poll(live, now, time.Second, 3, 1) {
 		t.Error("a newer version is not offered")
 	}
+	// A restarted agent tells again what it runs; the refusal stands.
 	got, _ := agents.Agent(id)
+	agents.Report(live, models.Attempt{Version: 1, Status: models.Applied, At: now})
+	if agents.Poll(live, now, time.Second, 2, 1) {
+		t.Error("the refused version is offered again after a restart of the agent")
+	}
+	agents.Report(live, models.Attempt{Version: 2, Status: models.Applied, At: now})
+	if !agents.Poll(live, now, time.Second, 2, 0) {
+		t.Error("a version that runs after all is not offered")
+	}
 	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || got.StatusAt(now, 2) != models.Unwell || got.StatusAt(now, 3) != models.Online {
 		t.Errorf("got %+v, want version 1 applied, 2 failed", got)
 	}

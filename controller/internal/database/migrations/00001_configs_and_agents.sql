@@ -52,7 +52,8 @@ CREATE TABLE agents (
     attempt_version       INTEGER NOT NULL DEFAULT 0,        -- the last report; 0 for none
     attempt_status        TEXT    NOT NULL DEFAULT '',
     attempt_error         TEXT    NOT NULL DEFAULT '',
-    attempt_at            INTEGER NOT NULL DEFAULT 0         -- microseconds since 1970 UTC
+    attempt_at            INTEGER NOT NULL DEFAULT 0,        -- microseconds since 1970 UTC
+    refused_version       INTEGER NOT NULL DEFAULT 0         -- the version that its worker refused last; 0 for none
 ) STRICT;
 
 -- +goose Down
