@@ -399,4 +399,4 @@ elif [ -n "$before" ]; then
 	restore=''
 fi
 step ''
-printf '%s steps passed in %s s\n' "$passed" "$((SECONDS - since))"
+printf 'All steps passed in %s s\n%s passed, 0 failed\n' "$((SECONDS - since))" "$passed"

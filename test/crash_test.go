@@ -268,7 +268,6 @@ func TestRegister_TwentyAgentsStayTwentyThroughRestarts(t *testing.T) {
 // An answer that is lost on its way, or an agent that is killed before it can
 // keep it, leaves one agent all the same.
 func TestRegister_AnAnswerThatIsLostLeavesNoGhost(t *testing.T) {
-	t.Skip("the agent leaves its first id to the controller: it must choose and keep one before it asks")
 	t.Parallel()
 	controller := run(t, "controller", controllerIn(t.TempDir())...)
 	base, err := url.Parse(controller.url())

@@ -2,7 +2,9 @@ package poller
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -83,7 +85,8 @@ func (f *follower) turn(ctx context.Context) time.Duration {
 // keeps what the controller says it is.
 func (f *follower) register(ctx context.Context) error {
 	self := f.Self
-	self.AgentID = f.identity().AgentID
+	known := f.identity().AgentToken != ""
+	self.AgentID = f.name()
 	registration, err := f.Source.Register(ctx, self)
 	if err != nil {
 		return err
@@ -103,8 +106,20 @@ func (f *follower) register(ctx context.Context) error {
 		f.next = new(f.acked)
 	}
 	wake(f.owed)
-	f.Log.WithFields(logrus.Fields{"agent": registration.Identity.AgentID, "known": self.AgentID == registration.Identity.AgentID}).Info("Registered")
+	f.Log.WithFields(logrus.Fields{"agent": registration.Identity.AgentID, "known": known}).Info("Registered")
 	return nil
+}
+
+// name is this agent's id, which it chooses and keeps before it first says it:
+// an answer that is lost, or a crash before it was kept, leaves no second agent.
+func (f *follower) name() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.state.Identity.AgentID == "" {
+		f.state.Identity.AgentID = strings.ToLower(rand.Text())
+		f.save()
+	}
+	return f.state.Identity.AgentID
 }
 
 // tokenRefused makes the next turn register again: at once, but not when that

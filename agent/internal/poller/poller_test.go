@@ -156,7 +156,7 @@ func TestRun_WorkerRestartIsHealedInOneCycle(t *testing.T) {
 		if got := w.worker.taken(); !slices.Equal(got, []int64{1, 1}) {
 			t.Errorf("the worker took %v, want version 1 twice", got)
 		}
-		if len(w.cache.saves) != 3 { // identity, candidate, last good
+		if len(w.cache.saves) != 4 { // id, token, candidate, last good
 			t.Errorf("%d saves: healing a worker must not write", len(w.cache.saves))
 		}
 	})
@@ -285,7 +285,7 @@ func TestRun_RefusedTokenRegistersAgainAndKeepsTheID(t *testing.T) {
 		publications: []publication{published(0, 1)}, forgets: []time.Duration{time.Hour},
 	}}, func(t *testing.T, w *world) {
 		pass(2 * time.Hour)
-		if len(w.controller.selves) != 2 || w.controller.selves[1].AgentID != "agent-1" {
+		if len(w.controller.selves) != 2 || w.controller.selves[0].AgentID == "" || w.controller.selves[1].AgentID != w.controller.selves[0].AgentID {
 			t.Fatalf("registered as %+v, want twice and with the id kept", w.controller.selves)
 		}
 		registered, polls := w.controller.times("register")[1], 0
@@ -795,7 +795,7 @@ func TestRun_CacheUnwritable(t *testing.T) {
 			t.Errorf("%d warnings, want 1", n)
 		}
 		pass(time.Minute + 2*time.Second)
-		if held := w.cache.held(); held.LastGood == nil || held.LastGood.Config.Version != 1 || held.Identity.AgentID != "agent-1" {
+		if held := w.cache.held(); held.LastGood == nil || held.LastGood.Config.Version != 1 || held.Identity.AgentID != w.controller.selves[0].AgentID {
 			t.Errorf("cache holds %+v once it can be written, want all", held)
 		}
 		if !w.Status().Cache.Writable {
@@ -828,8 +828,8 @@ func TestRun_NoETag(t *testing.T) {
 		if n := w.logged(logrus.WarnLevel, "Configuration came without a usable ETag"); n != 1 {
 			t.Errorf("%d warnings, want 1", n)
 		}
-		if n := len(w.cache.saves); n != 3 {
-			t.Errorf("%d saves, want 3: the same again is no news", n)
+		if n := len(w.cache.saves); n != 4 {
+			t.Errorf("%d saves, want 4: the same again is no news", n)
 		}
 	})
 }
