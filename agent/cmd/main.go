@@ -71,12 +71,13 @@ func self() models.RegisterRequest {
 	if err != nil || models.Text("hostname", hostname, models.MaxHostnameBytes) != nil || hostname == "" {
 		hostname = "unknown"
 	}
-	return models.RegisterRequest{
-		Hostname: hostname,
-		Metadata: map[string]any{
-			"os":            runtime.GOOS,
-			"arch":          runtime.GOARCH,
-			"agent_version": buildinfo.Read().Version,
-		},
+	metadata, err := models.Encode(map[string]string{
+		"os":            runtime.GOOS,
+		"arch":          runtime.GOARCH,
+		"agent_version": buildinfo.Read().Version,
+	})
+	if err != nil {
+		metadata = nil // strings always encode
 	}
+	return models.RegisterRequest{Hostname: hostname, Metadata: metadata}
 }

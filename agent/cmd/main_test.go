@@ -254,8 +254,12 @@ func TestSelf_CanBeRegistered(t *testing.T) {
 	if err := request.Validate(); err != nil {
 		t.Errorf("got %v", err)
 	}
+	var metadata map[string]string
+	if err := json.Unmarshal(request.Metadata, &metadata); err != nil {
+		t.Fatal(err)
+	}
 	for _, key := range []string{"os", "arch", "agent_version"} {
-		if request.Metadata[key] == "" {
+		if metadata[key] == "" {
 			t.Errorf("metadata lacks %s", key)
 		}
 	}

@@ -109,7 +109,7 @@ func publishInitial(ctx context.Context, configs *service.Configs, url string, l
 		return fmt.Errorf("publish INITIAL_URL: %w", err)
 	}
 	if published {
-		log.WithField("version", cfg.Version).Info("Configuration published")
+		log.WithFields(logrus.Fields{"version": cfg.Version, "by": cfg.PublishedBy}).Info("Configuration published")
 	}
 	return nil
 }

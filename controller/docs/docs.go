@@ -672,8 +672,7 @@ const docTemplate = `{
                     "type": "string"
                 },
                 "metadata": {
-                    "type": "object",
-                    "additionalProperties": {}
+                    "type": "object"
                 },
                 "registered_at": {
                     "type": "string"
@@ -702,9 +701,9 @@ const docTemplate = `{
                 "failed"
             ],
             "x-enum-comments": {
-                "AgentFailed": "seen, but its worker refused the desired version",
                 "Offline": "missed ten polls, or never seen",
                 "Online": "seen within three of its own intervals",
+                "Refused": "seen, but its worker refused the desired version",
                 "Stale": "missed three polls"
             },
             "x-enum-descriptions": [
@@ -717,7 +716,7 @@ const docTemplate = `{
                 "Online",
                 "Stale",
                 "Offline",
-                "AgentFailed"
+                "Refused"
             ]
         },
         "models.Attempt": {
@@ -884,8 +883,8 @@ const docTemplate = `{
                     "example": "web-17"
                 },
                 "metadata": {
-                    "type": "object",
-                    "additionalProperties": {}
+                    "description": "any JSON object, kept as it was sent",
+                    "type": "object"
                 }
             }
         },

@@ -34,9 +34,11 @@ func DigestOf[T string | []byte](secret T) Digest { return sha256.Sum256([]byte(
 // Matches reports in constant time whether d is the digest of secret. The zero
 // Digest matches nothing.
 func (d *Digest) Matches(secret []byte) bool {
-	got := sha256.Sum256(secret)
-	return subtle.ConstantTimeCompare(d[:], got[:]) == 1
+	return d.Equal(DigestOf(secret))
 }
+
+// Equal reports in constant time whether two digests are the same.
+func (d *Digest) Equal(other Digest) bool { return subtle.ConstantTimeCompare(d[:], other[:]) == 1 }
 
 // NewToken returns 256 random bits as 43 characters that are safe in a header,
 // a URL and a file.

@@ -51,6 +51,17 @@ func Match(lines []string, current string) (matches, ok bool) {
 	return matches, true
 }
 
+// Single returns the entity tag that the lines of a request consist of, if it
+// is one alone, and strong.
+func Single(lines []string) (tag string, ok bool) {
+	if len(lines) != 1 {
+		return "", false
+	}
+	rest := lines[0]
+	tag, ok = next(&rest)
+	return tag, ok && rest == "" && tag[0] == '"'
+}
+
 func isStar(line string) bool { return strings.Trim(line, " \t") == "*" }
 
 // next takes the first entity tag off a list. ok is false at the end, which

@@ -68,6 +68,26 @@ func TestMatch(t *testing.T) {
 	}
 }
 
+func TestSingle(t *testing.T) {
+	for name, row := range map[string]struct {
+		lines []string
+		tag   string
+		ok    bool
+	}{
+		"one tag":   {[]string{` "abc" `}, `"abc"`, true},
+		"weak":      {[]string{`W/"abc"`}, "", false},
+		"two tags":  {[]string{`"abc", "x"`}, "", false},
+		"two lines": {[]string{`"abc"`, `"x"`}, "", false},
+		"star":      {[]string{`*`}, "", false},
+		"rubbish":   {[]string{`abc`}, "", false},
+		"no header": {nil, "", false},
+	} {
+		if tag, ok := etag.Single(row.lines); ok != row.ok || ok && tag != row.tag {
+			t.Errorf("%s: Single(%q) = %q, %v, want %q, %v", name, row.lines, tag, ok, row.tag, row.ok)
+		}
+	}
+}
+
 // A list that holds the current tag in its proper form matches whatever stands
 // around it, and what has no quote and no star matches nothing.
 func FuzzNoneMatch(f *testing.F) {

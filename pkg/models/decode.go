@@ -74,6 +74,7 @@ func Encode(v any) ([]byte, error) {
 
 // scan reads every token once, for what Unmarshal lets pass: null, which would
 // leave a field as if it had not been sent, and NUL, which C strings end at.
+// Below the document's own fields null stands in a value that is kept as it is.
 func scan(document []byte) error {
 	d := jsontext.NewDecoder(bytes.NewReader(document))
 	for {
@@ -89,6 +90,9 @@ func scan(document []byte) error {
 		}
 		switch token.Kind() {
 		case 'n':
+			if d.StackDepth() > 1 {
+				continue
+			}
 			return Bad(field(d.StackPointer()), "must not be null; leave the field out instead")
 		case '"':
 			if strings.ContainsRune(token.String(), 0) {

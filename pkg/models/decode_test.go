@@ -65,6 +65,14 @@ func TestDecode_RefusesWhatIsNotExactlyTheDocument(t *testing.T) {
 	}
 }
 
+func TestDecode_LeavesAFreeValueAsItIs(t *testing.T) {
+	const metadata = `{"zone":null,"id":9007199254740993,"load":1.0}`
+	got, err := models.Decode[models.RegisterRequest]([]byte(`{"hostname":"h","metadata":` + metadata + `}`))
+	if err != nil || string(got.Metadata) != metadata {
+		t.Errorf("got %s, %v, want %s", got.Metadata, err, metadata)
+	}
+}
+
 func TestDecode_NamesWhatWasWantedOfEachType(t *testing.T) {
 	type document struct {
 		Flag  *bool                 `json:"flag"`
@@ -79,7 +87,7 @@ func TestDecode_NamesWhatWasWantedOfEachType(t *testing.T) {
 		"an object":          {`{"inner":[]}`, "inner", "an object"},
 		"within a map":       {`{"map":{"a":"b"}}`, "map.a", "a whole number"},
 		"within an array":    {`{"items":[{"url":"http://a/"},{"url":5}]}`, "items.1.url", "a string"},
-		"null far within":    {`{"map":{"a":{"b":[1,null]}}}`, "map.a.b.1", "null"},
+		"null":               {`{"map":null}`, "map", "null"},
 		"a slash in a name":  {`{"a/b~c":1}`, "a/b~c", "not a known field"},
 		"unknown far within": {`{"items":[{"uri":"http://a/"}]}`, "items.0.uri", "not a known field"},
 	} {

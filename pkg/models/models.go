@@ -3,7 +3,11 @@
 // the controller accepts, agent and worker accept, because all three ask here.
 package models
 
-import "time"
+import (
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
 
 // Bounds of the contract. A document outside of them is refused with the name
 // of the field.
@@ -80,7 +84,7 @@ type PublishedConfig struct {
 // same agent, come back; without an id the controller makes one.
 type RegisterRequest struct {
 	Hostname string         `json:"hostname" example:"web-17"`
-	Metadata map[string]any `json:"metadata,omitempty"`
+	Metadata jsontext.Value `json:"metadata,omitempty" swaggertype:"object"` // any JSON object, kept as it was sent
 	AgentID  string         `json:"agent_id,omitempty" example:"019aa1f0-7e2c-7c31-9a51-0a4f6e1d2b3c"`
 }
 
@@ -124,17 +128,17 @@ type AgentStatus string
 
 // The states of an agent.
 const (
-	Online      AgentStatus = "online"  // seen within three of its own intervals
-	Stale       AgentStatus = "stale"   // missed three polls
-	Offline     AgentStatus = "offline" // missed ten polls, or never seen
-	AgentFailed AgentStatus = "failed"  // seen, but its worker refused the desired version
+	Online  AgentStatus = "online"  // seen within three of its own intervals
+	Stale   AgentStatus = "stale"   // missed three polls
+	Offline AgentStatus = "offline" // missed ten polls, or never seen
+	Refused AgentStatus = "failed"  // seen, but its worker refused the desired version
 )
 
 // Agent is an agent as the admin sees it.
 type Agent struct {
 	ID             string         `json:"id"`
 	Hostname       string         `json:"hostname"`
-	Metadata       map[string]any `json:"metadata"`
+	Metadata       jsontext.Value `json:"metadata" swaggertype:"object"`
 	RegisteredAt   time.Time      `json:"registered_at"`
 	LastPoll       *time.Time     `json:"last_poll"` // null until the first poll
 	Status         AgentStatus    `json:"status" enums:"online,stale,offline,failed"`

@@ -88,8 +88,8 @@ func (r RegisterRequest) Validate() error {
 		f.that(agentID.MatchString(r.AgentID), "agent_id",
 			"must be 1 to %d letters, digits, dots, dashes or underscores", MaxAgentIDBytes)
 	}
-	metadata, err := Encode(r.Metadata)
-	f.that(err == nil && len(metadata) <= MaxMetadataBytes, "metadata", "is longer than %d bytes", MaxMetadataBytes)
+	f.that(len(r.Metadata) == 0 || r.Metadata.Kind() == '{', "metadata", "must be an object")
+	f.that(len(r.Metadata) <= MaxMetadataBytes, "metadata", "is longer than %d bytes", MaxMetadataBytes)
 	return f.err()
 }
 
@@ -161,6 +161,11 @@ func (c *check) url(field, s string) {
 // allowed) in ASCII.
 var hostname = regexp.MustCompile(`^(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?$`)
 
+// numeric is a name whose last label is a number: some resolvers take such a
+// name for an IPv4 address in another notation, so it would mean different
+// hosts on different machines.
+var numeric = regexp.MustCompile(`(?i)(?:^|\.)(?:\d+|0x[0-9a-f]*)\.?$`)
+
 func urlFault(s string) string {
 	switch {
 	case s == "":
@@ -171,6 +176,8 @@ func urlFault(s string) string {
 		return "is not valid UTF-8"
 	case strings.ContainsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
 		return "holds a space or a control character; write a space as %20"
+	case strings.ContainsAny(s, "\"<>\\^`{|}"): // RFC 3986 §2: no part of a URI may hold them
+		return "holds one of \"<>\\^`{|}, which must be percent-encoded"
 	}
 	u, err := url.Parse(s)
 	if err != nil {
@@ -206,7 +213,7 @@ func hostFault(u *url.URL) string {
 		if addr.Zone() != "" {
 			return "has an address with a zone, which means something on one machine only"
 		}
-	} else if strings.HasPrefix(u.Host, "[") || !hostname.MatchString(host) || len(host) > MaxHostnameBytes {
+	} else if strings.HasPrefix(u.Host, "[") || !hostname.MatchString(host) || len(host) > MaxHostnameBytes || numeric.MatchString(host) {
 		return fmt.Sprintf("has a host that is no DNS name or address: %q", host)
 	}
 	if port := u.Port(); port != "" {

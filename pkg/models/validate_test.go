@@ -8,6 +8,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fleetconf/fleetconf/pkg/models"
@@ -38,60 +39,67 @@ func TestValidate_URLsThatAreFetched(t *testing.T) {
 
 func TestValidate_URLsThatAreRefused(t *testing.T) {
 	for name, row := range map[string]struct{ url, detail string }{
-		"none":                        {"", "missing"},
-		"relative":                    {"/hello", "must be absolute"},
-		"relative, no slash":          {"hello", "must be absolute"},
-		"a host alone":                {"example.com", "must be absolute"},
-		"a host and a port":           {"example.com:8080", `scheme "example.com"`},
-		"without a scheme":            {"//example.com/", "must be absolute"},
-		"no host":                     {"http://", "has no host"},
-		"no host but a path":          {"http:///hello", "has no host"},
-		"no host but a port":          {"http://:8080/", "has no host"},
-		"no slashes":                  {"http:example.com", "has no host"},
-		"ftp":                         {"ftp://example.com/", `scheme "ftp"`},
-		"file":                        {"file:///etc/passwd", `scheme "file"`},
-		"javascript":                  {"javascript:alert(1)", `scheme "javascript"`},
-		"data":                        {"data:text/plain,hello", `scheme "data"`},
-		"a user":                      {"http://user@example.com/", "user name or password"},
-		"a user and a password":       {"http://user:secret@example.com/", "user name or password"},
-		"an empty user":               {"http://@example.com/", "user name or password"},
-		"a fragment":                  {"http://example.com/#top", "fragment"},
-		"an empty fragment":           {"http://example.com/#", "fragment"},
-		"too long":                    {"http://a/" + strings.Repeat("x", models.MaxURLBytes), "2057 bytes long; at most 2048"},
-		"a space before":              {" http://example.com/", "space"},
-		"a space behind":              {"http://example.com/ ", "space"},
-		"a space in the path":         {"http://example.com/a b", "%20"},
-		"a tab":                       {"http://example.com/\t", "control character"},
-		"a line feed":                 {"http://example.com/\nHost: b", "control character"},
-		"NUL":                         {"http://example.com/\x00", "control character"},
-		"DEL":                         {"http://example.com/\x7f", "control character"},
-		"a no-break space":            {"http://example.com/\u00a0", "space"},
-		"invalid UTF-8":               {"http://example.com/\xff", "UTF-8"},
-		"a Unicode host":              {"http://münchen.de/", "Punycode"},
-		"a Unicode dot":               {"http://example。com/", "Punycode"},
-		"a percent-encoded host":      {"http://m%C3%BCnchen.de/", "Punycode"},
-		"a Unicode path":              {"http://example.com/ü", "percent-encode"},
-		"a bad escape":                {"http://example.com/%zz", "cannot be parsed"},
-		"a backslash for a slash":     {`http://example.com\@evil.com/`, "cannot be parsed"},
-		"a host of dots":              {"http://../", "no DNS name or address"},
-		"an empty label":              {"http://a..b/", "no DNS name or address"},
-		"a label that is too long":    {"http://" + strings.Repeat("a", 64) + ".com/", "no DNS name or address"},
-		"a name that is too long":     {"http://" + strings.Repeat("a.", 127) + "com/", "no DNS name or address"},
-		"a label that ends in a dash": {"http://a-.com/", "no DNS name or address"},
-		"a star":                      {"http://*.example.com/", "no DNS name or address"},
-		"a comma":                     {"http://a,b/", "no DNS name or address"},
-		"an address with a zone":      {"http://[fe80::1%25eth0]/", "zone"},
-		"a bracket that stays open":   {"http://[::1/", "cannot be parsed"},
-		"IPv4 in brackets":            {"http://[127.0.0.1]/", ""},
-		"a name in brackets":          {"http://[example.com]/", ""},
-		"IPv6 without brackets":       {"http://::1/", ""},
-		"port 0":                      {"http://example.com:0/", "1 to 65535"},
-		"port 65536":                  {"http://example.com:65536/", "1 to 65535"},
-		"a port past 64 bits":         {"http://example.com:99999999999999999999/", "1 to 65535"},
-		"a port of letters":           {"http://example.com:http/", "cannot be parsed"},
-		"a negative port":             {"http://example.com:-1/", "cannot be parsed"},
-		"two ports":                   {"http://example.com:80:80/", ""},
-		"a colon and no port":         {"http://example.com:/", "no port"},
+		"none":                         {"", "missing"},
+		"relative":                     {"/hello", "must be absolute"},
+		"relative, no slash":           {"hello", "must be absolute"},
+		"a host alone":                 {"example.com", "must be absolute"},
+		"a host and a port":            {"example.com:8080", `scheme "example.com"`},
+		"without a scheme":             {"//example.com/", "must be absolute"},
+		"no host":                      {"http://", "has no host"},
+		"no host but a path":           {"http:///hello", "has no host"},
+		"no host but a port":           {"http://:8080/", "has no host"},
+		"no slashes":                   {"http:example.com", "has no host"},
+		"ftp":                          {"ftp://example.com/", `scheme "ftp"`},
+		"file":                         {"file:///etc/passwd", `scheme "file"`},
+		"javascript":                   {"javascript:alert(1)", `scheme "javascript"`},
+		"data":                         {"data:text/plain,hello", `scheme "data"`},
+		"a user":                       {"http://user@example.com/", "user name or password"},
+		"a user and a password":        {"http://user:secret@example.com/", "user name or password"},
+		"an empty user":                {"http://@example.com/", "user name or password"},
+		"a fragment":                   {"http://example.com/#top", "fragment"},
+		"an empty fragment":            {"http://example.com/#", "fragment"},
+		"too long":                     {"http://a/" + strings.Repeat("x", models.MaxURLBytes), "2057 bytes long; at most 2048"},
+		"a space before":               {" http://example.com/", "space"},
+		"a space behind":               {"http://example.com/ ", "space"},
+		"a space in the path":          {"http://example.com/a b", "%20"},
+		"a tab":                        {"http://example.com/\t", "control character"},
+		"a line feed":                  {"http://example.com/\nHost: b", "control character"},
+		"NUL":                          {"http://example.com/\x00", "control character"},
+		"DEL":                          {"http://example.com/\x7f", "control character"},
+		"a no-break space":             {"http://example.com/\u00a0", "space"},
+		"invalid UTF-8":                {"http://example.com/\xff", "UTF-8"},
+		"a Unicode host":               {"http://münchen.de/", "Punycode"},
+		"a Unicode dot":                {"http://example。com/", "Punycode"},
+		"a percent-encoded host":       {"http://m%C3%BCnchen.de/", "Punycode"},
+		"a Unicode path":               {"http://example.com/ü", "percent-encode"},
+		"a bad escape":                 {"http://example.com/%zz", "cannot be parsed"},
+		"a backslash for a slash":      {`http://example.com\@evil.com/`, "percent-encoded"},
+		"a quote":                      {`http://example.com/"`, "percent-encoded"},
+		"angle brackets":               {`http://example.com/<x>`, "percent-encoded"},
+		"a pipe":                       {`http://example.com/a|b`, "percent-encoded"},
+		"a number for a host":          {`http://2130706433/`, "no DNS name or address"},
+		"a short IPv4 address":         {`http://127.1/`, "no DNS name or address"},
+		"a hexadecimal IPv4 address":   {`http://0x7f.0.0.0x1/`, "no DNS name or address"},
+		"an IPv4 address out of range": {`http://256.1.1.1/`, "no DNS name or address"},
+		"a host of dots":               {"http://../", "no DNS name or address"},
+		"an empty label":               {"http://a..b/", "no DNS name or address"},
+		"a label that is too long":     {"http://" + strings.Repeat("a", 64) + ".com/", "no DNS name or address"},
+		"a name that is too long":      {"http://" + strings.Repeat("a.", 127) + "com/", "no DNS name or address"},
+		"a label that ends in a dash":  {"http://a-.com/", "no DNS name or address"},
+		"a star":                       {"http://*.example.com/", "no DNS name or address"},
+		"a comma":                      {"http://a,b/", "no DNS name or address"},
+		"an address with a zone":       {"http://[fe80::1%25eth0]/", "zone"},
+		"a bracket that stays open":    {"http://[::1/", "cannot be parsed"},
+		"IPv4 in brackets":             {"http://[127.0.0.1]/", ""},
+		"a name in brackets":           {"http://[example.com]/", ""},
+		"IPv6 without brackets":        {"http://::1/", ""},
+		"port 0":                       {"http://example.com:0/", "1 to 65535"},
+		"port 65536":                   {"http://example.com:65536/", "1 to 65535"},
+		"a port past 64 bits":          {"http://example.com:99999999999999999999/", "1 to 65535"},
+		"a port of letters":            {"http://example.com:http/", "cannot be parsed"},
+		"a negative port":              {"http://example.com:-1/", "cannot be parsed"},
+		"two ports":                    {"http://example.com:80:80/", ""},
+		"a colon and no port":          {"http://example.com:/", "no port"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			wantInvalid(t, models.WorkerConfig{URL: row.url}.Validate(), "url", row.detail)
@@ -164,7 +172,7 @@ func TestPollInterval_OfAQuery(t *testing.T) {
 }
 
 func TestRegisterRequest_Validate(t *testing.T) {
-	valid := models.RegisterRequest{Hostname: "web-17", AgentID: "019aa1f0-7e2c-7c31-9a51-0a4f6e1d2b3c", Metadata: map[string]any{"zone": "a"}}
+	valid := models.RegisterRequest{Hostname: "web-17", AgentID: "019aa1f0-7e2c-7c31-9a51-0a4f6e1d2b3c", Metadata: jsontext.Value(`{"zone":"a"}`)}
 	if err := valid.Validate(); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
@@ -172,16 +180,17 @@ func TestRegisterRequest_Validate(t *testing.T) {
 		change        func(*models.RegisterRequest)
 		field, detail string
 	}{
-		"no hostname":                    {func(r *models.RegisterRequest) { r.Hostname = "" }, "hostname", "missing"},
-		"a hostname that is too long":    {func(r *models.RegisterRequest) { r.Hostname = strings.Repeat("a", 254) }, "hostname", "253"},
-		"a hostname with a line feed":    {func(r *models.RegisterRequest) { r.Hostname = "a\nb" }, "hostname", "control character"},
-		"an id with a colon":             {func(r *models.RegisterRequest) { r.AgentID = "a:b" }, "agent_id", "letters"},
-		"an id with a slash":             {func(r *models.RegisterRequest) { r.AgentID = "../a" }, "agent_id", "letters"},
-		"an id with a line feed":         {func(r *models.RegisterRequest) { r.AgentID = "a\n" }, "agent_id", "letters"},
-		"an id that is too long":         {func(r *models.RegisterRequest) { r.AgentID = strings.Repeat("a", 65) }, "agent_id", "64"},
-		"metadata that is too long":      {func(r *models.RegisterRequest) { r.Metadata = map[string]any{"a": strings.Repeat("a", 8192)} }, "metadata", "8192"},
-		"metadata that is no document":   {func(r *models.RegisterRequest) { r.Metadata = map[string]any{"a": math.NaN()} }, "metadata", ""},
-		"metadata that is not even UTF8": {func(r *models.RegisterRequest) { r.Metadata = map[string]any{"a": "\xff"} }, "metadata", ""},
+		"no hostname":                 {func(r *models.RegisterRequest) { r.Hostname = "" }, "hostname", "missing"},
+		"a hostname that is too long": {func(r *models.RegisterRequest) { r.Hostname = strings.Repeat("a", 254) }, "hostname", "253"},
+		"a hostname with a line feed": {func(r *models.RegisterRequest) { r.Hostname = "a\nb" }, "hostname", "control character"},
+		"an id with a colon":          {func(r *models.RegisterRequest) { r.AgentID = "a:b" }, "agent_id", "letters"},
+		"an id with a slash":          {func(r *models.RegisterRequest) { r.AgentID = "../a" }, "agent_id", "letters"},
+		"an id with a line feed":      {func(r *models.RegisterRequest) { r.AgentID = "a\n" }, "agent_id", "letters"},
+		"an id that is too long":      {func(r *models.RegisterRequest) { r.AgentID = strings.Repeat("a", 65) }, "agent_id", "64"},
+		"metadata that is too long": {func(r *models.RegisterRequest) {
+			r.Metadata = jsontext.Value(`{"a":"` + strings.Repeat("a", 8192) + `"}`)
+		}, "metadata", "8192"},
+		"metadata that is an array": {func(r *models.RegisterRequest) { r.Metadata = jsontext.Value("[]") }, "metadata", "object"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := valid

@@ -38,7 +38,11 @@ func New(status int, format string, args ...any) *Problem {
 // Invalid makes the 400 of a document that breaks the contract.
 func Invalid(err *models.Invalid) *Problem {
 	p := New(http.StatusBadRequest, "%s", err.Error())
-	p.Errors = err.Errors
+	for _, fault := range err.Errors {
+		if fault.Field != "" { // of the document as a whole the detail has said all
+			p.Errors = append(p.Errors, fault)
+		}
+	}
 	return p
 }
 

@@ -6,9 +6,11 @@ import (
 	"math/rand/v2"
 	"mime"
 	"net/http"
+	"os"
 	"regexp"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -20,7 +22,7 @@ import (
 
 // HeaderRequestID names a request in logs and answers. The caller's is kept
 // if it is fit for a log line, else one is made.
-const HeaderRequestID = "X-Request-ID"
+const HeaderRequestID = "X-Request-Id"
 
 var requestID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
 
@@ -29,8 +31,11 @@ func RequestID(r *http.Request) string { return r.Header.Get(HeaderRequestID) }
 
 // Wrap gives every request an id, bounds its body at models.MaxBodyBytes, sets
 // the headers that keep a browser from guessing, and turns a panic into a 500
-// that is logged with its stack.
+// that is logged with its stack. At the debug level every request is logged.
 func Wrap(next http.Handler, log logrus.FieldLogger) http.Handler {
+	if l, ok := log.(*logrus.Logger); ok && l.IsLevelEnabled(logrus.DebugLevel) {
+		next = logged(next, log)
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get(HeaderRequestID)
 		if !requestID.MatchString(id) {
@@ -47,6 +52,35 @@ func Wrap(next http.Handler, log logrus.FieldLogger) http.Handler {
 		next.ServeHTTP(w, r)
 	})
 }
+
+// logged logs each request when it has been answered.
+func logged(next http.Handler, log logrus.FieldLogger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began, status := time.Now(), &statusWriter{ResponseWriter: w, status: http.StatusOK}
+		next.ServeHTTP(status, r)
+		log.WithFields(logrus.Fields{
+			"request_id": RequestID(r), "method": r.Method, "path": r.URL.Path, "status": status.status,
+			"remote": r.RemoteAddr, "took": time.Since(began).String(),
+		}).Debug("Request answered")
+	})
+}
+
+// statusWriter remembers the status of an answer that passes through it.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (s *statusWriter) WriteHeader(status int) {
+	if status >= http.StatusOK { // not an interim answer
+		s.status = status
+	}
+	s.ResponseWriter.WriteHeader(status)
+}
+
+// Flush is there for who asks by type; Unwrap for http.ResponseController.
+func (s *statusWriter) Flush()                      { _ = http.NewResponseController(s.ResponseWriter).Flush() }
+func (s *statusWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 func recoverTo(w http.ResponseWriter, r *http.Request, log logrus.FieldLogger) {
 	switch err := recover(); err {
@@ -72,16 +106,22 @@ func Internal(r *http.Request) *problem.Problem {
 // models.Decode does.
 func Decode[T any](r *http.Request) (T, error) {
 	var zero T
-	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != "application/json" {
-		return zero, problem.New(http.StatusUnsupportedMediaType, "send the document with Content-Type: application/json")
+	mediaType, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if charset, named := parameters["charset"]; err != nil || mediaType != "application/json" || named && !strings.EqualFold(charset, "utf-8") {
+		return zero, problem.New(http.StatusUnsupportedMediaType, "send the document with Content-Type: application/json, in UTF-8")
+	}
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return zero, problem.New(http.StatusUnsupportedMediaType, "send the document without Content-Encoding")
 	}
 	body, err := io.ReadAll(r.Body)
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
 		return zero, problem.New(http.StatusRequestEntityTooLarge, "the body is larger than %d bytes", tooLarge.Limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return zero, problem.New(http.StatusRequestTimeout, "the body did not arrive in time")
 	case err != nil:
-		return zero, problem.New(http.StatusRequestTimeout, "the body did not arrive whole")
+		return zero, problem.New(http.StatusBadRequest, "the body did not arrive whole")
 	}
 	v, err := models.Decode[T](body)
 	var bad *models.Invalid

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -145,7 +146,8 @@ func TestDecode_RefusesEverythingElse(t *testing.T) {
 		"a broken media type": {"application/json; charset", `{}`, 415, "application/json", nil},
 		"a byte too many":     {"application/json", atMost + " ", 413, "65536", nil},
 		"an unknown field":    {"application/json", `{"a":1}`, 400, "a is not a known field", []models.FieldError{{Field: "a", Detail: "is not a known field"}}},
-		"nothing":             {"application/json", ``, 400, "empty", []models.FieldError{{Detail: "the body is empty; a JSON document was expected"}}},
+		"nothing":             {"application/json", ``, 400, "empty", nil},
+		"another charset":     {"application/json; charset=latin1", `{}`, 415, "UTF-8", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := post(row.contentType, row.body)
@@ -164,18 +166,53 @@ func TestDecode_RefusesEverythingElse(t *testing.T) {
 }
 
 func TestDecode_OfABodyThatBreaksOff(t *testing.T) {
-	r := httptest.NewRequest("POST", "/", io.MultiReader(strings.NewReader(`{"url`), broken{}))
+	r := httptest.NewRequest("POST", "/", io.MultiReader(strings.NewReader(`{"url`), broken{io.ErrUnexpectedEOF}))
 	r.Header.Set("Content-Type", "application/json")
 	_, err := server.Decode[models.PublishRequest](r)
+	wantStatus(t, err, http.StatusBadRequest)
+}
+
+func TestDecode_OfABodyThatTakesTooLong(t *testing.T) {
+	r := httptest.NewRequest("POST", "/", io.MultiReader(strings.NewReader(`{"url`), broken{os.ErrDeadlineExceeded}))
+	r.Header.Set("Content-Type", "application/json")
+	_, err := server.Decode[models.PublishRequest](r)
+	wantStatus(t, err, http.StatusRequestTimeout)
+}
+
+func TestDecode_OfAnEncodedBody(t *testing.T) {
+	r := httptest.NewRequest("POST", "/", strings.NewReader(`{}`))
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Content-Encoding", "gzip")
+	_, err := server.Decode[models.PublishRequest](r)
+	wantStatus(t, err, http.StatusUnsupportedMediaType)
+}
+
+func wantStatus(t *testing.T, err error, status int) {
+	t.Helper()
 	var p *problem.Problem
-	if !errors.As(err, &p) || p.Status != http.StatusRequestTimeout {
-		t.Errorf("got %v, want a 408", err)
+	if !errors.As(err, &p) || p.Status != status {
+		t.Errorf("got %v, want a %d", err, status)
 	}
 }
 
-type broken struct{}
+type broken struct{ err error }
 
-func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+func (b broken) Read([]byte) (int, error) { return 0, b.err }
+
+func TestWrap_LogsRequestsAtDebug(t *testing.T) {
+	log, hook := logtest.NewNullLogger()
+	log.SetLevel(logrus.DebugLevel)
+	handler := server.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusTeapot)
+		w.(http.Flusher).Flush()
+	}), log)
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, httptest.NewRequest("GET", "/a?secret=x", nil))
+	last := hook.LastEntry()
+	if last == nil || last.Data["status"] != http.StatusTeapot || last.Data["path"] != "/a" || last.Data["request_id"] != w.Header().Get(server.HeaderRequestID) || !w.Flushed {
+		t.Errorf("logged %+v, want the request and its answer", last)
+	}
+}
 
 func TestWriteJSON(t *testing.T) {
 	w := httptest.NewRecorder()

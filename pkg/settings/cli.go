@@ -39,7 +39,7 @@ func (p Program) Parse(args []string, into Validator, stdout io.Writer) error {
 		_, _ = fmt.Fprintln(stdout, p.Name, buildinfo.Read())
 		return errDone
 	case flags.NArg() > 0:
-		return fmt.Errorf("%w: %q is not understood; --help says what can be given", ErrUsage, flags.Arg(0))
+		return fmt.Errorf("%w: %q; --help says what can be given", ErrUsage, flags.Arg(0))
 	}
 	return Read(into, *file)
 }

@@ -23,8 +23,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/viper"
+
+	"github.com/fleetconf/fleetconf/pkg/auth"
 )
 
 // Secret is a setting that is never printed: every way to format it gives a
@@ -148,7 +151,7 @@ func secretFromFile(name string, v *viper.Viper) (string, Faults) {
 	switch {
 	case path == "":
 		return "", nil
-	case os.Getenv(name) != "":
+	case os.Getenv(name) != "" || v.InConfig(name):
 		return "", Faults{{setting, "is set, and so is " + name + "; set one of the two"}}
 	}
 	b, err := os.ReadFile(path)
@@ -289,16 +292,29 @@ func (f *Faults) CheckServer(setting, text string) {
 		setting, "is not the URL of a server, such as http://localhost:8080")
 }
 
+// CheckAccount adds a fault unless name and password can stand in an
+// Authorization header (RFC 7617 §2).
+func (f *Faults) CheckAccount(userSetting, name, passwordSetting string, password Secret) {
+	f.Check(name != "", userSetting, "is empty")
+	f.Check(!strings.Contains(name, ":") && !strings.ContainsFunc(name, unicode.IsControl), userSetting,
+		"holds a colon or a control character, which cannot be sent")
+	f.Check(!strings.ContainsFunc(password.Reveal(), unicode.IsControl), passwordSetting, "holds a control character, which cannot be sent")
+	f.Check(len(name)+len(password) <= maxAccountBytes, passwordSetting, "and its user name are longer than %d bytes together", maxAccountBytes)
+}
+
+// maxAccountBytes is what fits the header, in base64 and behind its scheme.
+const maxAccountBytes = auth.MaxCredentialsBytes*3/4 - len("Basic :")
+
 // CheckDefault adds a fault when a process that others can reach would run
 // with a password that everybody knows.
-func (f *Faults) CheckDefault(host, setting string, password Secret, known string) {
+func (f *Faults) CheckDefault(host, setting string, password Secret, known ...string) {
 	f.Check(password != "", setting, "is empty; set it, or name a file that holds it in %s_FILE", setting)
-	f.Check(IsLoopback(host) || password.Reveal() != known, setting,
-		"is the default, and HOST=%s can be reached from other machines; set %s to a secret of your own, or HOST to 127.0.0.1", host, setting)
+	f.Check(IsLoopback(host) || !slices.Contains(known, password.Reveal()), setting,
+		"is a default, and HOST=%s can be reached from other machines; set %s to a secret of your own, or HOST to 127.0.0.1", host, setting)
 }
 
 // Address joins a host and a port for net.Listen.
 func Address(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
 
 // ErrUsage is the error of a command line that cannot be understood.
-var ErrUsage = errors.New("usage")
+var ErrUsage = errors.New("the command line cannot be understood")

@@ -28,7 +28,7 @@ type Settings struct {
 func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckListener(s.Host, s.Port)
 	faults.CheckServer("CONTROLLER_URL", s.ControllerURL)
-	faults.Check(strings.TrimSpace(s.ControllerUsername) != "" && !strings.Contains(s.ControllerUsername, ":"), "CONTROLLER_USERNAME", "is empty or holds a colon; set it to the controller's AGENT_USERNAME")
+	faults.CheckAccount("CONTROLLER_USERNAME", s.ControllerUsername, "CONTROLLER_PASSWORD", s.ControllerPassword)
 	faults.CheckDefault(s.Host, "CONTROLLER_PASSWORD", s.ControllerPassword, defaultPassword)
 	faults.CheckServer("WORKER_URL", s.WorkerURL)
 	faults.Check(!strings.ContainsFunc(s.WorkerToken.Reveal(), unfitForBearer), "WORKER_TOKEN", "holds a space, a comma or a character outside printable ASCII")

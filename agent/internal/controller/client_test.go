@@ -296,7 +296,7 @@ func TestRegister(t *testing.T) {
 }
 
 func TestRegister_SendsWhoItIs(t *testing.T) {
-	want := wire.RegisterRequest{Hostname: "host", AgentID: "agent-7", Metadata: map[string]any{"os": "linux"}}
+	want := wire.RegisterRequest{Hostname: "host", AgentID: "agent-7", Metadata: []byte(`{"os":"linux"}`)}
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		var got wire.RegisterRequest
 		if err := json.NewDecoder(r.Body).Decode(&got); err != nil || !cmp.Equal(want, got) {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gin-gonic/gin"
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
@@ -31,7 +30,7 @@ import (
 //	@Success		201		{object}	wire.RegisterResponse	"is new"
 //	@Failure		400,401,403,413,415,503,507	{object}	problem.Problem
 //	@Router			/api/v1/register [post]
-func (a *API) register(c *gin.Context) error {
+func (a *API) register(c *call) error {
 	req, err := server.Decode[wire.RegisterRequest](c.Request)
 	if err != nil {
 		return err
@@ -73,7 +72,7 @@ func (a *API) register(c *gin.Context) error {
 //	@Header		200		{integer}	X-Total-Count	"how many there are on all pages"
 //	@Failure	400,401,403	{object}	problem.Problem
 //	@Router		/api/v1/agents [get]
-func (a *API) agents(c *gin.Context) error {
+func (a *API) agents(c *call) error {
 	query, err := agentQuery(c)
 	if err != nil {
 		return err
@@ -94,9 +93,9 @@ func (a *API) agents(c *gin.Context) error {
 	return server.WriteJSON(c.Writer, http.StatusOK, out)
 }
 
-var statusNames = []string{string(models.Online), string(models.Stale), string(models.Offline), string(models.Unwell)}
+var statusNames = []string{string(models.Online), string(models.Stale), string(models.Offline), string(models.Refused)}
 
-func agentQuery(c *gin.Context) (q service.Query, err error) {
+func agentQuery(c *call) (q service.Query, err error) {
 	limit, err := number(c, "limit", defaultLimit, maxLimit)
 	if err != nil {
 		return q, err
@@ -143,7 +142,7 @@ func fromCursor(cursor string) (seq int64, ok bool) {
 //	@Success	200	{object}	wire.Agent
 //	@Failure	401,403,404	{object}	problem.Problem
 //	@Router		/api/v1/agents/{id} [get]
-func (a *API) agent(c *gin.Context) error {
+func (a *API) agent(c *call) error {
 	agent, err := a.Agents.Agent(c.Param("id"))
 	if err != nil {
 		return err
@@ -161,7 +160,7 @@ func (a *API) agent(c *gin.Context) error {
 //	@Success		204	"gone"
 //	@Failure		401,403,404,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id} [delete]
-func (a *API) decommission(c *gin.Context) error {
+func (a *API) decommission(c *call) error {
 	if err := a.Agents.Decommission(c.Request.Context(), c.Param("id")); err != nil {
 		return err
 	}
@@ -183,7 +182,7 @@ func (a *API) decommission(c *gin.Context) error {
 //	@Success		204		"noted"
 //	@Failure		400,401,403,413,415	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id}/status [post]
-func (a *API) report(c *gin.Context) error {
+func (a *API) report(c *call) error {
 	req, err := server.Decode[wire.Report](c.Request)
 	if err != nil {
 		return err
@@ -191,7 +190,10 @@ func (a *API) report(c *gin.Context) error {
 	if err := req.Validate(); err != nil {
 		return err
 	}
-	a.Agents.Report(self(c), fromReport(req, time.Now().UTC()))
+	if current := desired(a.Configs.Current()); req.Version > current {
+		return wire.Bad("version", "%d was never published; the newest is %d", req.Version, current)
+	}
+	a.Agents.Report(c.self, fromReport(req, time.Now().UTC()))
 	c.Status(http.StatusNoContent)
 	c.Writer.WriteHeaderNow()
 	return nil

@@ -11,11 +11,14 @@ package api
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
@@ -41,12 +44,13 @@ type Options struct {
 // API answers the controller's requests.
 type API struct {
 	Options
-	served servedConfig
+	served  servedConfig
+	refused rate.Sometimes // how often refused credentials are worth a warning
 }
 
 // New returns the handler of the whole contract.
 func New(o Options) http.Handler {
-	a := &API{Options: o}
+	a := &API{Options: o, refused: rate.Sometimes{First: 1, Interval: time.Minute}}
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
@@ -66,7 +70,18 @@ func New(o Options) http.Handler {
 			engine.HEAD(r.path, handler) // RFC 9110 §9.3.2: net/http leaves out the body
 		}
 	}
-	return server.Wrap(engine, o.Log)
+	return server.Wrap(sameOrigin(engine), o.Log)
+}
+
+// sameOrigin keeps other sites' pages from changing anything with the
+// credentials that an admin's browser remembers. No program sends what browsers
+// say of a page, so it concerns nobody else.
+func sameOrigin(next http.Handler) http.Handler {
+	protection := http.NewCrossOriginProtection()
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		problem.Write(w, problem.New(http.StatusForbidden, "a page of another site may not do this"))
+	}))
+	return protection.Handler(next)
 }
 
 // guarded lets a request through to its route if its caller may, and if it
@@ -75,27 +90,39 @@ func New(o Options) http.Handler {
 func (a *API) guarded(r route) func(*gin.Context) error {
 	known := strings.Fields(r.query)
 	return func(c *gin.Context) error {
-		if err := a.admit(c, r.who); err != nil {
+		self, err := a.admit(c, r.who)
+		if err != nil {
 			return err
 		}
 		if r.query != "*" && c.Request.URL.RawQuery != "" {
-			for name := range c.Request.URL.Query() {
-				if !slices.Contains(known, name) {
-					return wire.Bad(name, "is not a known parameter here")
-				}
+			if err := checkQuery(c.Request.URL.RawQuery, known); err != nil {
+				return err
 			}
 		}
-		return r.handle(c)
+		return r.handle(&call{c, self})
 	}
+}
+
+func checkQuery(query string, known []string) error {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return problem.New(http.StatusBadRequest, "the query cannot be read: %v", err)
+	}
+	for name, value := range values {
+		switch {
+		case !slices.Contains(known, name):
+			return wire.Bad(name, "is not a known parameter here")
+		case len(value) > 1:
+			return wire.Bad(name, "stands there twice")
+		}
+	}
+	return nil
 }
 
 // notReady is what keeps the controller from doing its job.
 func (a *API) notReady(r *http.Request) (reasons []wire.FieldError) {
 	if err := a.Store.Ping(r.Context()); err != nil {
-		reasons = append(reasons, wire.FieldError{Field: "database", Detail: "does not answer: " + err.Error()})
-	}
-	if err := a.Agents.Failing(); err != nil {
-		reasons = append(reasons, wire.FieldError{Field: "database", Detail: "cannot be written: " + err.Error()})
+		reasons = append(reasons, wire.FieldError{Field: "database", Detail: err.Error()})
 	}
 	return reasons
 }

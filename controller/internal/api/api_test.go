@@ -261,6 +261,8 @@ func TestPublish_PollIntervalInTheQuery(t *testing.T) {
 	if got := s.configs.Current(); got.PollInterval != 20*time.Second || got.URL != "http://b/" {
 		t.Errorf("got %+v, want 20 s and the new URL", got)
 	}
+	wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval=5&poll_interval=6", ""), 400, "poll_interval")
+	wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval=%zz", ""), 400, "")
 	for _, bad := range []string{"0", "-1", "abc", "", "1.5", "86401", "99999999999999999999"} {
 		wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval="+bad, ""), 400, "poll_interval")
 	}
@@ -399,6 +401,7 @@ func TestRegister(t *testing.T) {
 		`{"hostname":"h","agent_id":"a:b"}`: "agent_id",
 		`{"hostname":"h","agent_id":"` + strings.Repeat("a", 65) + `"}`:         "agent_id",
 		`{"hostname":"h","agent_id":"admin"}`:                                   "agent_id",
+		`{"hostname":"h","metadata":null}`:                                      "metadata",
 		`{"hostname":"h","metadata":"x"}`:                                       "metadata",
 		`{"hostname":"h","metadata":{"a":"` + strings.Repeat("a", 9000) + `"}}`: "metadata",
 		`{"hostname":"h","token":"x"}`:                                          "token",
@@ -457,6 +460,9 @@ func TestConfig_AfterARefusal(t *testing.T) {
 	if resp.StatusCode != 304 || resp.Header.Get("ETag") != runs || resp.Header.Get(wire.HeaderPollInterval) != "30" {
 		t.Errorf("the refused version: got %d %v, want 304 against what it runs", resp.StatusCode, resp.Header)
 	}
+	for _, rubbish := range []string{"garbage", `"a", "b"`, `W/"a"`} {
+		wantProblem(t, s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", rubbish), 404, "")
+	}
 	if resp := s.call(enroller, "GET", "/api/v1/config", "", "If-None-Match", runs); resp.StatusCode != 200 {
 		t.Errorf("another reader: got %d, want 200", resp.StatusCode)
 	}
@@ -476,6 +482,7 @@ func TestReport_BadInput(t *testing.T) {
 	for body, field := range map[string]string{
 		`{"status":"APPLIED"}`:             "version",
 		`{"version":0,"status":"APPLIED"}`: "version",
+		`{"version":1,"status":"APPLIED"}`: "version", // was never published
 		`{"version":1}`:                    "status",
 		`{"version":1,"status":"applied"}`: "status",
 		`{"version":1,"status":"APPLIED","error":"` + strings.Repeat("e", 1025) + `"}`: "error",
@@ -637,8 +644,45 @@ func TestSwagger_ServesItsPages(t *testing.T) {
 			t.Errorf("%s: got %d with %d bytes, want %q in it", path, resp.StatusCode, len(body), want)
 		}
 	}
-	if resp := s.call(account{}, "GET", "/swagger/none.js", ""); resp.StatusCode != 404 {
-		t.Errorf("a page that is not there: got %d, want 404", resp.StatusCode)
+	for _, path := range []string{"/swagger/none.js", "/swagger/.", "/swagger/../api"} {
+		wantProblem(t, s.call(account{}, "GET", path, ""), 404, "")
+	}
+	if resp := s.call(account{}, "GET", "/swagger/", ""); resp.Header.Get("Location") != "/swagger/index.html" {
+		t.Errorf("/swagger/: got %d, want the way to the first page", resp.StatusCode)
+	}
+	if resp := s.call(account{}, "HEAD", "/swagger/index.html", ""); resp.StatusCode != 200 {
+		t.Errorf("HEAD: got %d, want 200", resp.StatusCode)
+	}
+}
+
+// An admin's browser remembers the password, and sends it for any page.
+func TestPublish_FromAPageOfAnotherSite(t *testing.T) {
+	s := newSystem(t)
+	s.publish("http://a/")
+	for _, header := range [][]string{
+		{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "http://evil.example"}, {"Origin", "null"},
+	} {
+		wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval=1", "", header...), 403, "")
+		wantProblem(t, s.call(admin, "DELETE", "/api/v1/agents/a1", "", header...), 403, "")
+	}
+	if got := s.configs.Current().Version; got != 1 {
+		t.Errorf("got version %d, want 1", got)
+	}
+	if resp := s.call(admin, "POST", "/api/v1/config?poll_interval=1", "", "Sec-Fetch-Site", "same-origin"); resp.StatusCode != 200 {
+		t.Errorf("from our own page: got %d, want 200", resp.StatusCode)
+	}
+}
+
+func TestAuthorization_RefusalsAreLoggedNowAndThen(t *testing.T) {
+	s := newSystem(t)
+	for range 10 {
+		s.call(account{"admin", "guess"}, "GET", "/api/v1/agents", "")
+	}
+	if n := len(s.logged.AllEntries()); n != 1 {
+		t.Errorf("10 refusals made %d lines, want 1", n)
+	}
+	if line, _ := s.logged.LastEntry().String(); strings.Contains(line, "guess") {
+		t.Errorf("the password is in the log: %s", line)
 	}
 }
 
@@ -695,6 +739,7 @@ func BenchmarkConfig_Unchanged(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		clear(w.header)
+		r.Header.Del(server.HeaderRequestID) // or the next poll would keep the last one's
 		s.handler.ServeHTTP(w, r)
 	}
 }

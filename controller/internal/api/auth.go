@@ -6,10 +6,12 @@ import (
 	"sync"
 
 	"github.com/gin-gonic/gin"
+	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
 // door is who may call a route.
@@ -33,35 +35,34 @@ const (
 	admin
 )
 
-// agentKey is where admit leaves the agent that calls, for the handler.
-const agentKey = "agent"
-
 // credentials are the buffers that Authorization headers are read into.
 var credentials = sync.Pool{New: func() any { return new(auth.Basic) }}
 
 // admit lets a request through a door: 401 for credentials that are nobody's,
-// 403 for somebody's at the wrong door.
-func (a *API) admit(c *gin.Context, d door) error {
+// 403 for somebody's at the wrong door. It returns the agent that calls, nil for
+// anybody else.
+func (a *API) admit(c *gin.Context, d door) (*service.Agent, error) {
 	if d == open {
-		return nil
+		return nil, nil
 	}
 	who, self, err := a.identify(c.GetHeader("Authorization"))
 	if err != nil {
+		a.refused.Do(func() {
+			a.Log.WithFields(logrus.Fields{"source_ip": c.ClientIP(), "path": c.Request.URL.Path, "request_id": server.RequestID(c.Request)}).
+				WithError(err).Warn("Credentials refused; more within a minute are not logged")
+		})
 		c.Header("WWW-Authenticate", `Basic realm="fleetconf", charset="UTF-8"`)
-		return problem.New(http.StatusUnauthorized, "%v", err)
+		return nil, problem.New(http.StatusUnauthorized, "%v", err)
 	}
 	switch {
 	case d == enrolling && who != enrolled:
-		return problem.New(http.StatusForbidden, "only the shared agent credentials (AGENT_USERNAME) may register")
+		return nil, problem.New(http.StatusForbidden, "only the shared agent credentials (AGENT_USERNAME) may register")
 	case d == reporting && (who != agent || self.ID() != c.Param("id")):
-		return problem.New(http.StatusForbidden, "an agent reports as itself: its own id and token")
+		return nil, problem.New(http.StatusForbidden, "an agent reports as itself: its own id and token")
 	case d == administering && who != admin:
-		return problem.New(http.StatusForbidden, "these credentials are good, but this is for the admin (ADMIN_USERNAME)")
+		return nil, problem.New(http.StatusForbidden, "these credentials are good, but this is for the admin (ADMIN_USERNAME)")
 	}
-	if self != nil {
-		c.Set(agentKey, self)
-	}
-	return nil
+	return self, nil
 }
 
 var errWrong = errors.New("the user name, the password or the token is wrong")
@@ -84,12 +85,4 @@ func (a *API) identify(header string) (caller, *service.Agent, error) {
 		return enrolled, nil, nil
 	}
 	return nobody, nil, errWrong
-}
-
-// self is the agent that a request authenticated as, nil for anybody else.
-func self(c *gin.Context) *service.Agent {
-	if v, ok := c.Get(agentKey); ok {
-		return v.(*service.Agent)
-	}
-	return nil
 }

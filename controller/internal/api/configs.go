@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/gin-gonic/gin"
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
@@ -68,10 +67,10 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 //	@Failure		401				{object}	problem.Problem
 //	@Failure		404				{object}	problem.Problem	"nothing was ever published"
 //	@Router			/api/v1/config [get]
-func (a *API) config(c *gin.Context) error {
+func (a *API) config(c *call) error {
 	var (
 		current = a.Configs.Current()
-		self    = self(c)
+		self    = c.self
 		held    = c.Request.Header["If-None-Match"]
 		h       = c.Writer.Header()
 	)
@@ -113,12 +112,13 @@ func (a *API) config(c *gin.Context) error {
 }
 
 // withhold answers an agent whose worker refused the current version: 304
-// against what it runs, or 404 where it runs nothing.
-func (a *API) withhold(c *gin.Context, held []string, version int64) error {
-	if len(held) == 0 {
+// against what it runs, or 404 where it names nothing that it runs.
+func (a *API) withhold(c *call, held []string, version int64) error {
+	tag, ok := etag.Single(held)
+	if !ok {
 		return problem.New(http.StatusNotFound, "this agent's worker refused version %d, and nothing newer was published", version)
 	}
-	c.Writer.Header()["Etag"] = held[:1]
+	c.Writer.Header()["Etag"] = []string{tag}
 	c.Status(http.StatusNotModified)
 	c.Writer.WriteHeaderNow()
 	return nil
@@ -139,7 +139,7 @@ func (a *API) withhold(c *gin.Context, held []string, version int64) error {
 //	@Header			200				{string}	ETag	"of the configuration that is current now"
 //	@Failure		400,401,403,412,413,415,503,507	{object}	problem.Problem
 //	@Router			/api/v1/config [post]
-func (a *API) publish(c *gin.Context) error {
+func (a *API) publish(c *call) error {
 	req, err := decodePublish(c)
 	if err != nil {
 		return err
@@ -166,7 +166,7 @@ func (a *API) publish(c *gin.Context) error {
 
 // decodePublish reads a publish from the body and the query. The body may be
 // left out where the query says it all.
-func decodePublish(c *gin.Context) (req wire.PublishRequest, err error) {
+func decodePublish(c *call) (req wire.PublishRequest, err error) {
 	interval, inQuery := c.GetQuery("poll_interval")
 	if c.Request.ContentLength != 0 || !inQuery {
 		if req, err = server.Decode[wire.PublishRequest](c.Request); err != nil {
@@ -216,7 +216,7 @@ const (
 //	@Success	200		{array}		wire.PublishedConfig
 //	@Failure	400,401,403	{object}	problem.Problem
 //	@Router		/api/v1/configs [get]
-func (a *API) history(c *gin.Context) error {
+func (a *API) history(c *call) error {
 	limit, err := number(c, "limit", defaultLimit, maxLimit)
 	if err != nil {
 		return err
@@ -246,7 +246,7 @@ func (a *API) history(c *gin.Context) error {
 //	@Success	200		{object}	wire.PublishedConfig
 //	@Failure	400,401,403,404	{object}	problem.Problem
 //	@Router		/api/v1/configs/{version} [get]
-func (a *API) version(c *gin.Context) error {
+func (a *API) version(c *call) error {
 	n, err := positive("version", c.Param("version"), math.MaxInt64)
 	if err != nil {
 		return err
@@ -260,7 +260,7 @@ func (a *API) version(c *gin.Context) error {
 
 // number reads a whole number from the query, 1 to most; fallback where it is
 // not there.
-func number(c *gin.Context, name string, fallback, most int64) (int64, error) {
+func number(c *call, name string, fallback, most int64) (int64, error) {
 	text, ok := c.GetQuery(name)
 	if !ok {
 		return fallback, nil

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"time"
@@ -55,6 +56,8 @@ func (a *API) problemOf(c *gin.Context, err error) *problem.Problem {
 	switch {
 	case errors.As(err, &p):
 		return p
+	case c.Request.Context().Err() != nil && errors.Is(err, context.Canceled):
+		return problem.New(http.StatusServiceUnavailable, "the caller left before it was its turn") // who has gone reads no answer
 	case errors.As(err, &bad):
 		return problem.Invalid(bad)
 	case errors.As(err, &refused):
@@ -66,7 +69,7 @@ func (a *API) problemOf(c *gin.Context, err error) *problem.Problem {
 		}
 		if s.status >= http.StatusInternalServerError {
 			a.logFailure(c, err)
-			return problem.New(s.status, "%v; nothing was changed", s.kind)
+			return problem.New(s.status, "%v", s.kind)
 		}
 		return problem.New(s.status, "%v", err)
 	}

@@ -5,8 +5,15 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
+
+// call is a request that was let in.
+type call struct {
+	*gin.Context
+	self *service.Agent // the agent that calls, nil for anybody else
+}
 
 // route is one line of the table of all that the controller answers.
 type route struct {
@@ -14,7 +21,7 @@ type route struct {
 	path   string
 	who    door
 	query  string // the parameters that are known, with spaces between; "*" takes any
-	handle func(*gin.Context) error
+	handle func(*call) error
 }
 
 func (a *API) routes() []route {
@@ -34,12 +41,12 @@ func (a *API) routes() []route {
 		{"GET", "/health", open, "*", plain(server.Health)},
 		{"GET", "/ready", open, "*", plain(server.Ready(a.notReady))},
 		{"GET", "/version", open, "*", plain(server.Version)},
-		{"GET", "/swagger/*any", open, "*", swaggerUI()},
+		{"GET", "/swagger/*page", open, "*", swaggerUI()},
 	}
 }
 
-func plain(h http.HandlerFunc) func(*gin.Context) error {
-	return func(c *gin.Context) error {
+func plain(h http.HandlerFunc) func(*call) error {
+	return func(c *call) error {
 		h(c.Writer, c.Request)
 		return nil
 	}

@@ -5,23 +5,40 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"strings"
 
-	"github.com/gin-gonic/gin"
 	swaggerfiles "github.com/swaggo/files/v2"
 	ginswagger "github.com/swaggo/gin-swagger"
 	"golang.org/x/net/webdav"
+
+	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
 // swaggerUI serves the pages of the API. The UI's files stay where the linker
 // put them until somebody asks for one; the usual package would read all of
 // them into memory at start.
-func swaggerUI() func(*gin.Context) error {
+func swaggerUI() func(*call) error {
 	handle := ginswagger.WrapHandler(&webdav.Handler{
 		FileSystem: readOnly{http.FS(swaggerfiles.FS)},
 		LockSystem: webdav.NewMemLS(),
 	})
-	return func(c *gin.Context) error {
-		handle(c)
+	return func(c *call) error {
+		name := strings.TrimPrefix(c.Param("page"), "/")
+		switch info, err := fs.Stat(swaggerfiles.FS, name); {
+		case name == "":
+			c.Redirect(http.StatusFound, "/swagger/index.html")
+			return nil
+		case name == "doc.json": // made from the annotations
+		case err != nil || info.IsDir():
+			return problem.New(http.StatusNotFound, "there is no such page; begin at /swagger/index.html")
+		}
+		c.Header("Content-Security-Policy", "frame-ancestors 'none'") // no other site may have its visitors click here
+		if c.Request.Method == http.MethodHead {                      // which gin-swagger does not know
+			get := *c.Request
+			get.Method = http.MethodGet
+			c.Request = &get
+		}
+		handle(c.Context)
 		return nil
 	}
 }

@@ -1,8 +1,9 @@
 package api
 
 import (
-	"encoding/json"
 	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
@@ -43,12 +44,12 @@ func fromPublish(r wire.PublishRequest) models.Draft {
 }
 
 func fromRegister(r wire.RegisterRequest) (service.Registration, error) {
-	metadata := []byte("{}")
-	if r.Metadata != nil {
-		var err error
-		if metadata, err = wire.Encode(r.Metadata); err != nil {
-			return service.Registration{}, err
-		}
+	metadata := jsontext.Value("{}")
+	if len(r.Metadata) > 0 {
+		metadata = r.Metadata
+	}
+	if err := metadata.Compact(); err != nil {
+		return service.Registration{}, err
 	}
 	return service.Registration{ID: r.AgentID, Hostname: r.Hostname, Metadata: metadata}, nil
 }
@@ -60,9 +61,8 @@ func fromReport(r wire.Report, now time.Time) models.Attempt {
 func toAgent(a models.Agent, now time.Time, desired int64) wire.Agent {
 	out := wire.Agent{
 		ID: a.ID, Hostname: a.Hostname, RegisteredAt: a.RegisteredAt,
-		Status: wire.AgentStatus(a.StatusAt(now, desired)),
+		Status: wire.AgentStatus(a.StatusAt(now, desired)), Metadata: a.Metadata,
 	}
-	_ = json.Unmarshal(a.Metadata, &out.Metadata) // was encoded by fromRegister
 	if !a.LastPoll.IsZero() {
 		out.LastPoll = &a.LastPoll
 	}

@@ -45,11 +45,11 @@ func (s *Settings) PollInterval() time.Duration {
 func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckListener(s.Host, s.Port)
 	faults.Check(s.DBPath != "", "DB_PATH", "is empty; name the file of the database")
-	faults.Check(s.AgentUsername != "", "AGENT_USERNAME", "is empty")
-	faults.Check(s.AdminUsername != "", "ADMIN_USERNAME", "is empty")
+	faults.CheckAccount("AGENT_USERNAME", s.AgentUsername, "AGENT_PASSWORD", s.AgentPassword)
+	faults.CheckAccount("ADMIN_USERNAME", s.AdminUsername, "ADMIN_PASSWORD", s.AdminPassword)
 	faults.Check(s.AdminUsername != s.AgentUsername, "ADMIN_USERNAME", "is the same as AGENT_USERNAME; the two must be told apart")
-	faults.CheckDefault(s.Host, "AGENT_PASSWORD", s.AgentPassword, knownAgentPassword)
-	faults.CheckDefault(s.Host, "ADMIN_PASSWORD", s.AdminPassword, knownAdminPassword)
+	faults.CheckDefault(s.Host, "AGENT_PASSWORD", s.AgentPassword, knownAgentPassword, knownAdminPassword)
+	faults.CheckDefault(s.Host, "ADMIN_PASSWORD", s.AdminPassword, knownAdminPassword, knownAgentPassword)
 	faults.Check(s.PollInterval() >= models.MinPollInterval && s.PollInterval() <= models.MaxPollInterval,
 		"DEFAULT_POLL_INTERVAL", "is %d; it must be %.0f to %.0f seconds", s.DefaultPollInterval, models.MinPollInterval.Seconds(), models.MaxPollInterval.Seconds())
 	if s.InitialURL != "" {

@@ -50,6 +50,12 @@ func TestSettings_ReportEveryFaultAtOnce(t *testing.T) {
 		"default passwords where others can reach them": {
 			map[string]string{"HOST": "0.0.0.0"}, []string{"AGENT_PASSWORD", "ADMIN_PASSWORD"},
 		},
+		"default passwords, swapped": {
+			map[string]string{"HOST": "0.0.0.0", "AGENT_PASSWORD": "admin123", "ADMIN_PASSWORD": "secret123"}, []string{"AGENT_PASSWORD", "ADMIN_PASSWORD"},
+		},
+		"names and passwords that cannot be sent": {
+			map[string]string{"AGENT_USERNAME": "a:b", "ADMIN_PASSWORD": strings.Repeat("x", 1000)}, []string{"AGENT_USERNAME", "ADMIN_PASSWORD"},
+		},
 		"accounts that cannot be told apart": {
 			map[string]string{"ADMIN_USERNAME": "agent"}, []string{"ADMIN_USERNAME"},
 		},

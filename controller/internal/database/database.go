@@ -15,6 +15,10 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -34,21 +38,28 @@ const minSQLite = 3_051_003
 // busyTimeout is how long a statement waits for another process's lock.
 const busyTimeout = 3 * time.Second
 
+// applicationID marks a file as ours; the first migration sets it.
+const applicationID = 0x466C6366
+
 // DB is the open store. All writes go through one connection, for SQLite has
 // one writer; reads have connections of their own and never wait for it.
 type DB struct {
+	path   string
+	file   os.FileInfo // what path named when it was opened
 	writer *sql.DB
 	reader *sql.DB
 	lock   *flock.Flock
 	epoch  string
+
+	failing atomic.Pointer[error] // why the last write failed, nil when it did not
 }
 
 // Open opens the store in the file at path, makes it if it is not there, and
 // brings its schema up to date. It refuses a file that another controller has
-// open, that is damaged or read-only, or that a newer build has written; the
-// error says what to do, and the file is left as it was.
+// open, that is damaged, read-only or another program's, or that a newer build
+// has written; the error says what to do, and the file is left as it was.
 func Open(ctx context.Context, path string) (*DB, error) {
-	db := &DB{lock: flock.New(path + ".lock")}
+	db := &DB{}
 	if err := db.open(ctx, path); err != nil {
 		_ = db.Close()
 		return nil, fmt.Errorf("open database %s: %w", path, explain(err))
@@ -60,31 +71,58 @@ func (db *DB) open(ctx context.Context, path string) (err error) {
 	if _, n, _ := sqlite3.Version(); n < minSQLite {
 		return fmt.Errorf("this build holds SQLite %d, which can corrupt a write-ahead log; %d is the least", n, minSQLite)
 	}
-	locked, err := db.lock.TryLock()
-	if err != nil {
-		return fmt.Errorf("take the lock file: %w", err)
-	}
-	if !locked {
-		return errors.New("another controller has it open; stop that one, or set DB_PATH to another file")
-	}
-	if db.writer, err = connect(path, "_txlock=immediate", 1); err != nil {
+	if err := db.claim(path); err != nil {
 		return err
 	}
-	if err := db.check(ctx); err != nil {
+	if err := db.inspect(ctx); err != nil {
+		return err
+	}
+	if db.writer, err = connect(db.path, "_txlock=immediate&"+durable, 1); err != nil {
 		return err
 	}
 	if err := db.migrate(ctx); err != nil {
 		return err
 	}
-	if db.reader, err = connect(path, "_query_only=true", 4); err != nil {
+	if db.reader, err = connect(db.path, "_query_only=true&"+durable, 4); err != nil {
 		return err
 	}
 	return db.readEpoch(ctx)
 }
 
+// claim makes the file if it is not there, for this user's eyes only, and
+// takes its lock, by its real name: a link must not lead two controllers to
+// one file.
+func (db *DB) claim(path string) error {
+	file, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("%w; DB_PATH must be in a folder that is there and that this user may write", err)
+	}
+	defer func() { _ = file.Close() }()
+	if db.path, err = filepath.EvalSymlinks(path); err != nil {
+		return err
+	}
+	if db.path, err = filepath.Abs(db.path); err != nil {
+		return err
+	}
+	if db.file, err = file.Stat(); err != nil {
+		return err
+	}
+	db.lock = flock.New(db.path + ".lock")
+	locked, err := db.lock.TryLock()
+	if err != nil {
+		return fmt.Errorf("take the lock file: %w; this user must be able to write it and its folder", err)
+	}
+	if !locked {
+		return errors.New("another controller has it open; stop that one, or set DB_PATH to another file")
+	}
+	return nil
+}
+
+// durable are the options of a connection to our own file.
+const durable = "_journal_mode=WAL&_synchronous=FULL&_foreign_keys=true"
+
 func connect(path, options string, connections int) (*sql.DB, error) {
-	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
-		fmt.Sprintf("?_journal_mode=WAL&_synchronous=FULL&_foreign_keys=true&_busy_timeout=%d&", busyTimeout.Milliseconds()) + options
+	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + fmt.Sprintf("?_busy_timeout=%d&", busyTimeout.Milliseconds()) + options
 	pool, err := sql.Open("sqlite3", dsn)
 	if err != nil {
 		return nil, err
@@ -94,17 +132,35 @@ func connect(path, options string, connections int) (*sql.DB, error) {
 	return pool, nil
 }
 
-// check proves that the file is a whole database and can be written, before
-// anything in it is changed.
-func (db *DB) check(ctx context.Context) error {
-	var verdict string
-	if err := db.writer.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&verdict); err != nil {
+// inspect proves, before anything is changed, that the file is empty or ours,
+// whole, and can be written.
+func (db *DB) inspect(ctx context.Context) error {
+	plain, err := connect(db.path, "_txlock=immediate", 1)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = plain.Close() }()
+	var (
+		id, tables int64
+		verdict    string
+	)
+	if err := plain.QueryRowContext(ctx, `SELECT application_id, (SELECT count(*) FROM sqlite_schema) FROM pragma_application_id`).Scan(&id, &tables); err != nil {
+		return err
+	}
+	if tables > 0 && id != applicationID {
+		return errors.New("it is the database of another program; set DB_PATH to another file")
+	}
+	if err := plain.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&verdict); err != nil {
 		return err
 	}
 	if verdict != "ok" {
-		return fmt.Errorf("%w: %s", errCorrupt, verdict)
+		return fmt.Errorf("%w: %s", errCorrupt, strings.ReplaceAll(verdict, "\n", " "))
 	}
-	return db.inTx(ctx, func(*sql.Tx) error { return nil })
+	tx, err := plain.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	return tx.Rollback()
 }
 
 func (db *DB) migrate(ctx context.Context) error {
@@ -142,10 +198,24 @@ func (db *DB) readEpoch(ctx context.Context) error {
 // Epoch names this store among all that ever were.
 func (db *DB) Epoch() string { return db.epoch }
 
-// Ping reports whether the store answers.
+// Ping says why the store cannot do its work at the moment, nil when it can: it
+// answers, its file is still the one at its path, and the last write succeeded,
+// or another one does now.
 func (db *DB) Ping(ctx context.Context) error {
 	var one int
-	return explain(db.reader.QueryRowContext(ctx, `SELECT 1 FROM store`).Scan(&one))
+	if err := db.reader.QueryRowContext(ctx, `SELECT 1 FROM store`).Scan(&one); err != nil {
+		return fmt.Errorf("the database does not answer: %w", explain(err))
+	}
+	if now, err := os.Stat(db.path); err != nil || !os.SameFile(db.file, now) {
+		return fmt.Errorf("the database file was removed or replaced while it is open: stop the controller, and put %s back", db.path)
+	}
+	if db.failing.Load() == nil {
+		return nil
+	}
+	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, `UPDATE store SET epoch = epoch`)
+		return err
+	}))
 }
 
 // Close lets go of the file.
@@ -156,12 +226,27 @@ func (db *DB) Close() error {
 			errs = append(errs, pool.Close())
 		}
 	}
-	return errors.Join(append(errs, db.lock.Close())...)
+	if db.lock != nil {
+		errs = append(errs, db.lock.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // inTx runs f in a transaction that holds the write lock from the start, and
-// commits if f returns nil.
+// commits if f returns nil. It remembers whether the store could be written.
 func (db *DB) inTx(ctx context.Context, f func(*sql.Tx) error) error {
+	err := db.transact(ctx, f)
+	var driver sqlite3.Error
+	switch {
+	case err == nil:
+		db.failing.Store(nil)
+	case errors.As(err, &driver):
+		db.failing.Store(&err)
+	}
+	return err
+}
+
+func (db *DB) transact(ctx context.Context, f func(*sql.Tx) error) error {
 	tx, err := db.writer.BeginTx(ctx, nil)
 	if err != nil {
 		return err

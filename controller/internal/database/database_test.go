@@ -234,6 +234,24 @@ func TestOpen_Refuses(t *testing.T) {
 			},
 			"a newer controller has written it",
 		},
+		"another program's database": {
+			func(t *testing.T, path string) {
+				raw := outside(t, path)
+				exec(t, raw, `CREATE TABLE agents (name TEXT)`)
+				_ = raw.Close()
+			},
+			"the database of another program",
+		},
+		"a link to a database that is open": {
+			func(t *testing.T, path string) {
+				real := newPath(t)
+				open(t, real)
+				if err := os.Symlink(real, path); err != nil {
+					t.Fatal(err)
+				}
+			},
+			"another controller has it open",
+		},
 		"a database that is open": {
 			func(t *testing.T, path string) { open(t, path) },
 			"another controller has it open",
@@ -244,7 +262,7 @@ func TestOpen_Refuses(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			"no such file or directory",
+			"in a folder that is there",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -269,8 +287,67 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
+func TestOpen_MakesAFileForThisUserOnly(t *testing.T) {
+	path := newPath(t)
+	open(t, path)
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if info, err := os.Stat(path + suffix); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: got %v, %v, want mode 0600", path+suffix, info.Mode(), err)
+		}
+	}
+}
+
+func TestPing_TellsWhatIsWrong(t *testing.T) {
+	path := newPath(t)
+	db := open(t, path)
+	if err := db.Ping(t.Context()); err != nil {
+		t.Errorf("when all is well: %v", err)
+	}
+	restore := database.LimitPages(t, db)
+	if err := append1(db, "http://a/"+strings.Repeat("a", 20_000)); !errors.Is(err, models.ErrFull) {
+		t.Fatalf("got %v, want ErrFull", err)
+	}
+	restore()
+	if err := db.Ping(t.Context()); err != nil {
+		t.Errorf("when there is room again, and nobody writes: %v", err)
+	}
+	tx, err := outside(t, path).BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	database.ShortenBusyTimeout(t, db)
+	if err := append1(db, "http://a/"); !errors.Is(err, models.ErrBusy) {
+		t.Fatalf("got %v, want ErrBusy", err)
+	}
+	if err := db.Ping(t.Context()); !errors.Is(err, models.ErrBusy) {
+		t.Errorf("while it is locked: got %v, want ErrBusy", err)
+	}
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Ping(t.Context()); err != nil {
+		t.Errorf("with the lock free again: %v", err)
+	}
+	if err := os.Rename(path, path+".gone"); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "removed or replaced") {
+		t.Errorf("when its file is gone: got %v", err)
+	}
+}
+
 func TestOpen_TakesAnyFileName(t *testing.T) {
-	open(t, filepath.Join(t.TempDir(), "a b?c=d#e%20f.db"))
+	dir := t.TempDir()
+	t.Chdir(dir)
+	for _, name := range []string{"a b?c=d#e%20f.db", ":memory:", "//" + dir + "/slashes.db"} {
+		db := open(t, name)
+		if err := append1(db, "http://a/"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 func TestAgents_AreStoredAndRemoved(t *testing.T) {

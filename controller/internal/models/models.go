@@ -8,14 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/fleetconf/fleetconf/pkg/etag"
 )
 
 // The kinds of error. Each is mapped to a status in exactly one place, the
 // error table of package api.
 var (
 	ErrNotFound     = errors.New("not found")
-	ErrPrecondition = errors.New("the current configuration is not the one that If-Match names")
-	ErrBusy         = errors.New("the database is locked by another process")
+	ErrPrecondition = errors.New("the current configuration is not one that If-Match or If-None-Match allows")
+	ErrBusy         = errors.New("the database is locked by another process, or too many writes wait for it")
 	ErrFull         = errors.New("the disk or the database is full")
 	ErrReadOnly     = errors.New("the database cannot be written")
 )
@@ -49,7 +51,7 @@ type Config struct {
 // a version again with other content does not either.
 func ETagOf(epoch string, version int64, c Content) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%s\x00%d", epoch, version, c.URL, c.PollInterval))
-	return `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`
+	return etag.Quote(base64.RawURLEncoding.EncodeToString(sum[:16]))
 }
 
 // Draft is what a publish asks for. A nil field keeps the value that is
@@ -122,7 +124,7 @@ const (
 	Online  Status = "online"
 	Stale   Status = "stale"
 	Offline Status = "offline"
-	Unwell  Status = "failed" // heard of, but its worker refused the desired version
+	Refused Status = "failed" // heard of, but its worker refused the desired version
 )
 
 // Missed intervals after which an agent is no longer online, then offline.
@@ -141,11 +143,24 @@ func (a *Agent) StatusAt(now time.Time, desired int64) Status {
 	case unseen > staleIntervals*a.PollInterval:
 		return Offline
 	case a.Refuses(desired):
-		return Unwell
+		return Refused
 	case unseen > onlineIntervals*a.PollInterval:
 		return Stale
 	}
 	return Online
+}
+
+// Polled takes into account that the agent was here and, where runs is not 0,
+// what it said that its worker runs. That heals a report that was lost.
+func (p *Presence) Polled(now time.Time, interval time.Duration, runs int64) {
+	p.LastPoll, p.PollInterval = now, interval
+	if runs == 0 {
+		return
+	}
+	p.Applied = runs
+	if p.Attempt.Version == runs && p.Attempt.Status != Applied {
+		p.Report(Attempt{Version: runs, Status: Applied, At: now})
+	}
 }
 
 // Report takes the outcome of an attempt into account.

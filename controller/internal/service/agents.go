@@ -41,15 +41,16 @@ type Agents struct {
 	reserved []string // user names that no agent may take for its id
 	log      logrus.FieldLogger
 
-	saving sync.Mutex // one registration or removal at a time, memory and store together
+	saving turn // one registration or removal at a time, memory and store together
 
 	mu    sync.RWMutex // guards byID and order
 	byID  map[string]*Agent
 	order []*Agent // by Seq
 
-	dirtyMu sync.Mutex // guards dirty and failing
+	dirtyMu sync.Mutex // guards dirty
 	dirty   []*Agent   // presence that the store has not seen yet
-	failing error      // why the last flush failed
+
+	failing error // why the last flush failed; Run's alone
 }
 
 // Agent is one known agent, live.
@@ -61,6 +62,10 @@ type Agent struct {
 	agent models.Agent
 	dirty bool // stands in Agents.dirty
 	gone  bool // was removed
+	// Which of its tokens were used since the last registration. An agent that
+	// has used its new one never goes back; if the one before is used after
+	// that, somebody else has the same id.
+	usedToken, sawTwin bool
 }
 
 // OpenAgents reads every agent from store. No agent may register under a
@@ -71,7 +76,7 @@ func OpenAgents(ctx context.Context, store AgentStore, configs *Configs, reserve
 		return nil, fmt.Errorf("read the agents: %w", err)
 	}
 	s := &Agents{
-		store: store, configs: configs, reserved: reserved, log: log,
+		store: store, configs: configs, reserved: reserved, log: log, saving: newTurn(),
 		byID: make(map[string]*Agent, len(stored)), order: make([]*Agent, 0, len(stored)),
 	}
 	for _, a := range stored {
@@ -101,15 +106,16 @@ func (s *Agents) Register(ctx context.Context, r Registration) (id, token string
 	token = auth.NewToken()
 	now := time.Now().UTC().Truncate(time.Microsecond)
 
-	s.saving.Lock()
-	defer s.saving.Unlock()
+	if err := s.saving.take(ctx); err != nil {
+		return "", "", false, err
+	}
+	defer s.saving.give()
 	ctx = context.WithoutCancel(ctx) // what is stored is also remembered
 	live := s.find(r.ID)
 	isNew = live == nil
 	agent := models.Agent{ID: r.ID, RegisteredAt: now}
 	if !isNew {
 		agent = live.snapshot()
-		s.warnOfTwins(agent, r, now)
 	}
 	agent.Hostname, agent.Metadata = r.Hostname, r.Metadata
 	agent.PreviousToken, agent.Token = agent.Token, auth.DigestOf(token)
@@ -123,15 +129,6 @@ func (s *Agents) Register(ctx context.Context, r Registration) (id, token string
 		live.reregister(agent)
 	}
 	return agent.ID, token, isNew, nil
-}
-
-// warnOfTwins tells of an id that a second host takes while the first still
-// polls: a cloned disk or a copied cache file.
-func (s *Agents) warnOfTwins(known models.Agent, r Registration, now time.Time) {
-	if known.Hostname != r.Hostname && known.StatusAt(now, 0) == models.Online {
-		s.log.WithFields(logrus.Fields{"agent": known.ID, "hostname": r.Hostname, "known_hostname": known.Hostname}).
-			Warn("Agent id is used by two hosts; delete the copied cache file of one of them")
-	}
 }
 
 func (s *Agents) add(live *Agent) {
@@ -156,14 +153,29 @@ func (s *Agents) Authenticate(id, token []byte) *Agent {
 	if live == nil {
 		return nil
 	}
+	digest := auth.DigestOf(token)
 	live.mu.Lock()
-	current, previous := auth.Digest(live.agent.Token), auth.Digest(live.agent.PreviousToken)
-	live.mu.Unlock()
-	isCurrent, isPrevious := current.Matches(token), previous.Matches(token)
-	if !isCurrent && !isPrevious {
+	defer live.mu.Unlock()
+	switch {
+	case digest.Equal(live.agent.Token):
+		live.usedToken = true
+	case digest.Equal(live.agent.PreviousToken):
+		s.warnOfTwins(live)
+	default:
 		return nil
 	}
 	return live
+}
+
+// warnOfTwins tells of an id that two agents use at once, as a copied cache
+// file or a cloned disk makes them. The caller holds the agent's lock.
+func (s *Agents) warnOfTwins(live *Agent) {
+	if !live.usedToken || live.sawTwin {
+		return
+	}
+	live.sawTwin = true
+	s.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname}).
+		Warn("Agent id is used by two agents; delete the copied cache file of one of them")
 }
 
 // Poll remembers that an agent was here, was told interval and, where runs is
@@ -172,11 +184,7 @@ func (s *Agents) Authenticate(id, token []byte) *Agent {
 func (s *Agents) Poll(live *Agent, now time.Time, interval time.Duration, desired, runs int64) (offer bool) {
 	live.mu.Lock()
 	defer live.mu.Unlock()
-	live.agent.LastPoll = now
-	live.agent.PollInterval = interval
-	if runs != 0 {
-		live.agent.Applied = runs
-	}
+	live.agent.Polled(now, interval, runs)
 	s.markDirty(live)
 	return !live.agent.Refuses(desired)
 }
@@ -245,23 +253,14 @@ func (s *Agents) flush(ctx context.Context) {
 			live.mu.Unlock()
 		}
 	}
-	s.dirtyMu.Lock()
 	before := s.failing
 	s.failing = err
-	s.dirtyMu.Unlock()
 	switch {
 	case err != nil && before == nil:
 		s.log.WithError(err).Warn("Presence could not be stored; it stays in memory")
 	case err == nil && before != nil:
 		s.log.Info("Presence is stored again")
 	}
-}
-
-// Failing says why presence cannot be stored at the moment, nil when it can.
-func (s *Agents) Failing() error {
-	s.dirtyMu.Lock()
-	defer s.dirtyMu.Unlock()
-	return s.failing
 }
 
 // Agent returns one agent, or models.ErrNotFound.
@@ -275,8 +274,10 @@ func (s *Agents) Agent(id string) (models.Agent, error) {
 // Decommission forgets an agent and revokes its tokens. It returns
 // models.ErrNotFound if there is none of that id.
 func (s *Agents) Decommission(ctx context.Context, id string) error {
-	s.saving.Lock()
-	defer s.saving.Unlock()
+	if err := s.saving.take(ctx); err != nil {
+		return err
+	}
+	defer s.saving.give()
 	live := s.find(id)
 	if live == nil {
 		return fmt.Errorf("agent %s: %w", id, models.ErrNotFound)
@@ -365,4 +366,5 @@ func (a *Agent) reregister(fresh models.Agent) {
 	defer a.mu.Unlock()
 	fresh.Presence = a.agent.Presence
 	a.agent = fresh
+	a.usedToken, a.sawTwin = false, false
 }

@@ -116,12 +116,21 @@ func TestRegister_OfTwoAgentsWithOneId(t *testing.T) {
 	db := newStore(t)
 	configs := openConfigs(t, db, db.Epoch())
 	agents, logged := openAgents(t, db, configs)
-	one := service.Registration{ID: "twin", Hostname: "one", Metadata: []byte("{}")}
-	two := service.Registration{ID: "twin", Hostname: "two", Metadata: []byte("{}")}
+	one := service.Registration{ID: "twin", Hostname: "clone", Metadata: []byte("{}")}
+	two := service.Registration{ID: "twin", Hostname: "clone", Metadata: []byte("{}")}
 	_, first, _, _ := agents.Register(t.Context(), one)
 	_, second, _, _ := agents.Register(t.Context(), two)
 	login(t, agents, "twin", first)
-	login(t, agents, "twin", second)
+	if last := logged.LastEntry(); last != nil {
+		t.Errorf("logged %v of an agent whose new token is still on its way", last)
+	}
+	for range 3 {
+		login(t, agents, "twin", second)
+		login(t, agents, "twin", first)
+	}
+	if n := len(logged.AllEntries()); n != 1 {
+		t.Errorf("logged %d lines, want 1", n)
+	}
 	if last := logged.LastEntry(); last == nil || last.Level != logrus.WarnLevel || last.Data["agent"] != "twin" {
 		t.Errorf("logged %v, want a warning that names the agent", last)
 	}
@@ -168,8 +177,23 @@ func TestReport_OfAFailureStopsTheOfferUntilANewerVersion(t *testing.T) {
 	if !agents.Poll(live, now, time.Second, 2, 0) {
 		t.Error("a version that runs after all is not offered")
 	}
-	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || got.StatusAt(now, 2) != models.Unwell || got.StatusAt(now, 3) != models.Online {
+	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || got.StatusAt(now, 2) != models.Refused || got.StatusAt(now, 3) != models.Online {
 		t.Errorf("got %+v, want version 1 applied, 2 failed", got)
+	}
+}
+
+// What an agent proves to run it has not refused, should its report be lost.
+func TestPoll_HealsALostReport(t *testing.T) {
+	agents, _ := newAgents(t)
+	id, token := register(t, agents, "")
+	live := login(t, agents, id, token)
+	now := time.Now().UTC()
+	agents.Report(live, models.Attempt{Version: 2, Status: models.Failed, Error: "no", At: now})
+	agents.Poll(live, now, time.Second, 2, 2)
+	got, _ := agents.Agent(id)
+	want := models.Presence{LastPoll: now, PollInterval: time.Second, Applied: 2, Attempt: models.Attempt{Version: 2, Status: models.Applied, At: now}}
+	if diff := cmp.Diff(want, got.Presence); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 
@@ -375,9 +399,6 @@ func TestRun_WritesPresenceInBatches(t *testing.T) {
 		poll()
 		time.Sleep(2 * service.FlushInterval)
 		synctest.Wait()
-		if !errors.Is(agents.Failing(), models.ErrFull) {
-			t.Errorf("failing: got %v, want ErrFull", agents.Failing())
-		}
 		warnings := 0
 		for _, entry := range logged.AllEntries() {
 			if entry.Level == logrus.WarnLevel {
@@ -390,8 +411,8 @@ func TestRun_WritesPresenceInBatches(t *testing.T) {
 		store.fail(false)
 		time.Sleep(service.FlushInterval)
 		synctest.Wait()
-		if agents.Failing() != nil {
-			t.Errorf("failing after it healed: got %v", agents.Failing())
+		if last := logged.LastEntry(); last.Level != logrus.InfoLevel {
+			t.Errorf("after it healed: logged %v, want that it did", last)
 		}
 		poll()
 		stop()

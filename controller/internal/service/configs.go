@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,7 +33,7 @@ type Configs struct {
 	store           ConfigStore
 	epoch           string
 	defaultInterval time.Duration
-	publishing      sync.Mutex // one publish at a time, so that current never steps back
+	publishing      turn // one publish at a time, so that current never steps back
 	current         atomic.Pointer[models.Config]
 }
 
@@ -42,7 +41,7 @@ type Configs struct {
 // store among all that ever were; defaultInterval is what agents are told until
 // a publish says otherwise.
 func OpenConfigs(ctx context.Context, store ConfigStore, epoch string, defaultInterval time.Duration) (*Configs, error) {
-	c := &Configs{store: store, epoch: epoch, defaultInterval: defaultInterval}
+	c := &Configs{store: store, epoch: epoch, defaultInterval: defaultInterval, publishing: newTurn()}
 	return c, c.reload(ctx)
 }
 
@@ -60,11 +59,14 @@ func (c *Configs) PollInterval() time.Duration {
 
 // Publish makes a draft the current configuration. changed is false when the
 // draft's content was current already; then nothing was stored. A publish that
-// returned is durable. Once begun it is not broken off when ctx ends: its
-// outcome would be in doubt.
+// returned is durable. Once its turn has come it is not broken off when ctx
+// ends: its outcome would be in doubt. It returns models.ErrBusy if its turn
+// does not come.
 func (c *Configs) Publish(ctx context.Context, d models.Draft) (cfg *models.Config, changed bool, err error) {
-	c.publishing.Lock()
-	defer c.publishing.Unlock()
+	if err := c.publishing.take(ctx); err != nil {
+		return nil, false, err
+	}
+	defer c.publishing.give()
 	ctx = context.WithoutCancel(ctx)
 	var refusal error
 	err = c.store.Append(ctx, func(newest *models.Config) (*models.Config, error) {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -153,13 +154,63 @@ func TestPublish_SurvivesARestart(t *testing.T) {
 	}
 }
 
-func TestPublish_IsNotBrokenOffWhenTheCallerLeaves(t *testing.T) {
-	configs := openConfigs(t, newStore(t), "epoch")
-	ctx, leave := context.WithCancel(t.Context())
-	leave()
-	if _, changed, err := configs.Publish(ctx, draft("http://a/")); err != nil || !changed {
-		t.Errorf("got changed %v, %v, want it published", changed, err)
+// slow is a store whose transactions take their time.
+type slow struct {
+	*database.DB
+	begun, finish chan struct{}
+}
+
+func (s *slow) Append(ctx context.Context, next func(*models.Config) (*models.Config, error)) error {
+	s.begun <- struct{}{}
+	<-s.finish
+	if err := ctx.Err(); err != nil {
+		return err
 	}
+	return s.DB.Append(ctx, next)
+}
+
+func TestPublish_OfACallerThatLeaves(t *testing.T) {
+	store := &slow{DB: newStore(t), begun: make(chan struct{}), finish: make(chan struct{})}
+	configs := openConfigs(t, store, "epoch")
+	ctx, leave := context.WithCancel(t.Context())
+	outcome := make(chan error, 2)
+	send := func(url string) {
+		_, _, err := configs.Publish(ctx, draft(url))
+		outcome <- err
+	}
+	go send("http://begun/")
+	<-store.begun
+	go send("http://waits/")
+	leave()
+	if err := <-outcome; !errors.Is(err, context.Canceled) {
+		t.Errorf("the one that waited for its turn: got %v, want it given up", err)
+	}
+	close(store.finish)
+	if err := <-outcome; err != nil {
+		t.Errorf("the one that had begun: got %v, want it finished", err)
+	}
+	if got := configs.Current(); got == nil || got.URL != "http://begun/" || got.Version != 1 {
+		t.Errorf("current: got %+v", got)
+	}
+}
+
+func TestPublish_BehindOneThatHangs(t *testing.T) {
+	db := newStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		store := &slow{DB: db, begun: make(chan struct{}), finish: make(chan struct{})}
+		configs := openConfigs(t, store, "epoch")
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _, _ = configs.Publish(context.Background(), draft("http://hangs/"))
+		}()
+		<-store.begun
+		if _, _, err := configs.Publish(t.Context(), draft("http://waits/")); !errors.Is(err, models.ErrBusy) {
+			t.Errorf("got %v, want ErrBusy", err)
+		}
+		close(store.finish)
+		<-done
+	})
 }
 
 func TestPublish_OfManyAtOnceLeavesNoGaps(t *testing.T) {

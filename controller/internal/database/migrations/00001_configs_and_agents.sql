@@ -1,4 +1,6 @@
 -- +goose Up
+PRAGMA application_id = 0x466C6366; -- "Flcf": how this file is told from other programs'
+
 CREATE TABLE store (
     only_row  INTEGER PRIMARY KEY CHECK (only_row = 1),
     epoch     TEXT    NOT NULL -- random: names this store among all that ever were
@@ -55,8 +57,3 @@ CREATE TABLE agents (
     attempt_at            INTEGER NOT NULL DEFAULT 0,        -- microseconds since 1970 UTC
     refused_version       INTEGER NOT NULL DEFAULT 0         -- the version that its worker refused last; 0 for none
 ) STRICT;
-
--- +goose Down
-DROP TABLE agents;
-DROP TABLE configs;
-DROP TABLE store;
