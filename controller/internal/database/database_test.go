@@ -244,9 +244,9 @@ func TestOpen_Refuses(t *testing.T) {
 		},
 		"a link to a database that is open": {
 			func(t *testing.T, path string) {
-				real := newPath(t)
-				open(t, real)
-				if err := os.Symlink(real, path); err != nil {
+				held := newPath(t)
+				open(t, held)
+				if err := os.Symlink(held, path); err != nil {
 					t.Fatal(err)
 				}
 			},
