@@ -93,6 +93,9 @@ func scan(document []byte) error {
 			if d.StackDepth() > 1 {
 				continue
 			}
+			if d.StackDepth() == 0 {
+				return Bad("", "the document must be an object, not null")
+			}
 			return Bad(field(d.StackPointer()), "must not be null; leave the field out instead")
 		case '"':
 			if strings.ContainsRune(token.String(), 0) {
@@ -121,6 +124,8 @@ func invalid(err error) error {
 		return Bad("", "not a valid JSON document at byte %d: %v", syntactic.ByteOffset, syntactic.Err)
 	case errors.Is(err, json.ErrUnknownName) && errors.As(err, &semantic):
 		return Bad(field(semantic.JSONPointer), "is not a known field")
+	case errors.As(err, &semantic) && semantic.JSONPointer == "":
+		return Bad("", "the document must be %s", wanted(semantic.GoType))
 	case errors.As(err, &semantic):
 		return Bad(field(semantic.JSONPointer), "must be %s", wanted(semantic.GoType))
 	}

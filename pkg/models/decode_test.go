@@ -41,7 +41,7 @@ func TestDecode_RefusesWhatIsNotExactlyTheDocument(t *testing.T) {
 		"a name twice, once escaped":    {`{"url":"http://a/","\u0075rl":"http://b/"}`, "url", "twice"},
 		"an unknown field":              {`{"url":"http://a/","uri":"http://b/"}`, "uri", "not a known field"},
 		"another case":                  {`{"URL":"http://a/"}`, "URL", "not a known field"},
-		"null":                          {`null`, "", "must not be null"},
+		"null":                          {`null`, "", "an object, not null"},
 		"a null field":                  {`{"url":null}`, "url", "must not be null"},
 		"NUL in a value":                {`{"url":"http://a/\u0000"}`, "url", "NUL"},
 		"a raw NUL":                     {"{\"url\":\"http://a/\x00\"}", "", "not a valid JSON document"},

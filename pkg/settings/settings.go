@@ -295,7 +295,7 @@ func (f *Faults) CheckServer(setting, text string) {
 // CheckAccount adds a fault unless name and password can stand in an
 // Authorization header (RFC 7617 §2).
 func (f *Faults) CheckAccount(userSetting, name, passwordSetting string, password Secret) {
-	f.Check(name != "", userSetting, "is empty")
+	f.Check(strings.TrimSpace(name) != "", userSetting, "is empty")
 	f.Check(!strings.Contains(name, ":") && !strings.ContainsFunc(name, unicode.IsControl), userSetting,
 		"holds a colon or a control character, which cannot be sent")
 	f.Check(!strings.ContainsFunc(password.Reveal(), unicode.IsControl), passwordSetting, "holds a control character, which cannot be sent")

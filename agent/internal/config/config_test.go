@@ -41,7 +41,7 @@ func TestSettings_EveryFaultAtOnce(t *testing.T) {
 	if !errors.As(err, &faults) {
 		t.Fatalf("got %v, want faults", err)
 	}
-	for _, name := range []string{"PORT", "CONTROLLER_URL", "CONTROLLER_USERNAME", "CONTROLLER_PASSWORD is the default", "WORKER_URL", "WORKER_TOKEN", "CACHE_FILE", "LOG_LEVEL", "LOG_FORMAT"} {
+	for _, name := range []string{"PORT", "CONTROLLER_URL", "CONTROLLER_USERNAME", "CONTROLLER_PASSWORD is a default", "WORKER_URL", "WORKER_TOKEN", "CACHE_FILE", "LOG_LEVEL", "LOG_FORMAT"} {
 		if !strings.Contains(err.Error(), name) {
 			t.Errorf("the error does not name %s:\n%v", name, err)
 		}

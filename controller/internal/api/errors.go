@@ -69,7 +69,7 @@ func (a *API) problemOf(c *gin.Context, err error) *problem.Problem {
 		}
 		if s.status >= http.StatusInternalServerError {
 			a.logFailure(c, err)
-			return problem.New(s.status, "%v", s.kind)
+			return problem.New(s.status, "%v; nothing was changed", s.kind)
 		}
 		return problem.New(s.status, "%v", err)
 	}

@@ -95,7 +95,7 @@ func (db *DB) open(ctx context.Context, path string) (err error) {
 func (db *DB) claim(path string) error {
 	file, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
-		return fmt.Errorf("%w; DB_PATH must be in a folder that is there and that this user may write", err)
+		return fmt.Errorf("%w: DB_PATH must name a file in a folder that is there and that this user may write: %w", models.ErrReadOnly, err)
 	}
 	defer func() { _ = file.Close() }()
 	if db.path, err = filepath.EvalSymlinks(path); err != nil {
