@@ -15,7 +15,7 @@ done
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 
 if ! command -v go >/dev/null; then
-	echo "Go 1.26 or newer is missing: install it from https://go.dev/dl/ and put its bin folder in PATH" >&2
+	echo "Go 1.26 or newer is missing: install it, and put its bin folder in PATH" >&2
 	exit 1
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
