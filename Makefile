@@ -37,7 +37,7 @@ run: build ## Build, and run all three here (./scripts/start-all.sh)
 	./scripts/start-all.sh
 
 .PHONY: test
-test: tools ## Run the tests of every module, with -race
+test: bin/tools/gotestsum ## Run the tests of every module, with -race
 	$(GOTESTSUM) -- -race -tags $(TAGS)
 
 .PHONY: check
@@ -65,7 +65,7 @@ cover: ## Print the coverage of the rules, and fail below 85 %
 
 .PHONY: clean
 clean: ## Remove what was built
-	rm -rf bin dist coverage.out $(foreach b,$(BINARIES),$(b)/$(b))
+	rm -rf bin $(foreach b,$(BINARIES),$(b)/$(b))
 
 .PHONY: format vet lint tidy fresh
 format:
@@ -75,7 +75,7 @@ format:
 vet:
 	go vet -tags $(TAGS) work
 
-lint: tools
+lint: bin/tools/golangci-lint
 	$(LINTER) run --build-tags $(TAGS) $(MODULES:%=./%/...)
 
 tidy:
@@ -86,11 +86,11 @@ fresh:
 	./scripts/check-generated.sh controller worker
 
 # The linter and the test runner are pinned by a module outside the workspace.
-.PHONY: tools
-tools: bin/tools/.built
-bin/tools/.built: tools/go.mod tools/go.sum
+bin/tools/gotestsum: TOOL = gotest.tools/gotestsum
+bin/tools/golangci-lint: TOOL = github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+bin/tools/gotestsum bin/tools/golangci-lint: tools/go.mod tools/go.sum
 	@mkdir -p $(@D)
-	GOWORK=off go -C tools build -buildvcs=false -o ../$(@D)/ tool
+	GOWORK=off go -C tools build -buildvcs=false -o ../$@ $(TOOL)
 	@touch $@
 
 # The targets of one line run in its order, with -j too.

@@ -130,33 +130,29 @@ for name in "${names[@]}"; do
 done
 
 if [ -n "$tmux" ] && command -v tmux >/dev/null; then
-	tmux has-session -t "=$session" 2>/dev/null && die "a tmux session $session runs already; tmux attach -t $session"
-	environment=()
-	for variable in DB_PATH CACHE_FILE CONTROLLER_URL WORKER_URL LOG_FORMAT DEFAULT_POLL_INTERVAL; do
-		environment+=(-e "$variable=${!variable}")
-	done
-	for variable in HOST ADMIN_USERNAME ADMIN_PASSWORD ADMIN_PASSWORD_FILE AGENT_USERNAME AGENT_PASSWORD AGENT_PASSWORD_FILE CONTROLLER_USERNAME \
-		CONTROLLER_PASSWORD CONTROLLER_PASSWORD_FILE WORKER_TOKEN WORKER_TOKEN_FILE HIT_TIMEOUT DENY_CIDRS INITIAL_URL LOG_LEVEL; do
-		[ -z "${!variable:-}" ] || environment+=(-e "$variable=${!variable}")
-	done
-	tmux new-session -d -s "$session" -x 200 -y 50 "${environment[@]}" -e "PORT=${port[controller]}" bin/controller \; \
+	server() { tmux -L "$session" "$@"; }
+	server has-session -t "=$session" 2>/dev/null && die "a tmux session $session runs already; tmux -L $session attach"
+	# A server of its own takes over this environment; given on its command line,
+	# everybody could read the passwords.
+	export HOST="${HOST:-127.0.0.1}"
+	server new-session -d -s "$session" -x 200 -y 50 -e "PORT=${port[controller]}" bin/controller \; \
 		set-option -w remain-on-exit on
-	tmux split-window -t "=$session:" "${environment[@]}" -e "PORT=${port[worker]}" bin/worker
-	tmux split-window -t "=$session:" "${environment[@]}" -e "PORT=${port[agent]}" bin/agent
-	tmux select-layout -t "=$session:" even-vertical >/dev/null
+	server split-window -t "=$session:" -e "PORT=${port[worker]}" bin/worker
+	server split-window -t "=$session:" -e "PORT=${port[agent]}" bin/agent
+	server select-layout -t "=$session:" even-vertical >/dev/null
 
 	alive() { # NAME: the pane whose command it is has not ended
-		! tmux list-panes -t "=$session:" -F '#{pane_start_command} #{pane_dead}' | grep -q "bin/$1\"* 1"
+		! server list-panes -t "=$session:" -F '#{pane_start_command} #{pane_dead}' | grep -q "bin/$1\"* 1"
 	}
 	give_up() {
-		tmux list-panes -t "=$session:" -F '#{pane_id}' | while read -r pane; do tmux capture-pane -p -t "$pane" | grep . >&2; done
-		tmux kill-session -t "=$session"
+		server list-panes -t "=$session:" -F '#{pane_id}' | while read -r pane; do server capture-pane -p -t "$pane" | grep . >&2; done
+		server kill-server
 	}
 	trap give_up EXIT
 	for name in "${names[@]}"; do wait_healthy "$name" alive; done
 	trap - EXIT
-	greet "End: tmux kill-session -t $session"
-	[ ! -t 1 ] || exec tmux attach -t "=$session"
+	greet "End: tmux -L $session kill-server"
+	[ ! -t 1 ] || exec tmux -L "$session" attach
 	exit 0
 elif [ -n "$tmux" ]; then
 	echo "start-all.sh: tmux is not installed; running in the foreground" >&2
@@ -172,7 +168,7 @@ done
 greet "End: Ctrl-C"
 
 while [ -z "$stopping" ]; do
-	wait -n "${pid[@]}" 2>/dev/null || true
+	sleep 0.5 # not wait -n, which misses what ends while another is started
 	for name in "${names[@]}"; do
 		alive "$name" && continue
 		status=0

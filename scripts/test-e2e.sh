@@ -83,7 +83,10 @@ clean_up() {
 	local code=$?
 	trap '' INT TERM
 	[ "$code" = 0 ] || [ -n "$told" ] || echo "  ✗ $what: broken off, line $1" >&2
-	[ -z "$restore" ] || publish "$restore"
+	if [ -n "$restore" ]; then
+		publish "$restore"
+		[ "$status" = 200 ] || echo "  ✗ what was published before could not be published again; do it by hand: $restore" >&2
+	fi
 	local name
 	for name in "${!pid[@]}"; do crash "$name"; done
 	rm -rf "$tmp"
@@ -397,6 +400,8 @@ elif [ -n "$before" ]; then
 	step "what was published before is published again"
 	publish "$restore" && want_status 200
 	restore=''
+elif [ -n "$against" ]; then
+	echo "  Nothing had been published here before: the fleet is left at this script's target. Publish what it should run."
 fi
 step ''
 printf 'All steps passed in %s s\n%s passed, 0 failed\n' "$((SECONDS - since))" "$passed"

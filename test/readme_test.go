@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -79,15 +80,50 @@ func makeRun(t *testing.T, environment, ports []string) {
 			t.Logf("--- make run\n%s", tail(log.String(), 6000))
 		}
 	})
-	for _, port := range ports {
+	healthy := func() {
+		for _, port := range ports {
+			eventually(t, func() error {
+				a, err := call("", "GET", "http://localhost:"+port+"/health", "")
+				if err == nil && a.status != 200 {
+					err = fmt.Errorf("port %s: got %v, want 200", port, a)
+				}
+				return err
+			})
+		}
+	}
+	healthy()
+	// What is killed is started again, also when one ends while another is.
+	for _, name := range []string{"worker", "controller", "agent"} {
+		must(t, kill(cmd.Process.Pid, "bin/"+name))
+	}
+	for _, name := range []string{"controller", "agent", "worker"} {
 		eventually(t, func() error {
-			a, err := call("", "GET", "http://localhost:"+port+"/health", "")
-			if err == nil && a.status != 200 {
-				err = fmt.Errorf("port %s: got %v, want 200", port, a)
+			if n := strings.Count(log.String(), name+" ended (exit status 137)"); n != 1 {
+				return fmt.Errorf("%s was said to have ended %d times, want once", name, n)
 			}
-			return err
+			return nil
 		})
 	}
+	healthy()
+}
+
+// kill ends, as a crash does, the process of a group whose program that is.
+func kill(group int, program string) error {
+	processes, err := os.ReadDir("/proc")
+	if err != nil {
+		return err
+	}
+	for _, p := range processes {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil {
+			continue
+		}
+		command, _ := os.ReadFile("/proc/" + p.Name() + "/cmdline")
+		if of, err := syscall.Getpgid(pid); err == nil && of == group && strings.TrimRight(string(command), "\x00") == program {
+			return syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	return fmt.Errorf("%s does not run", program)
 }
 
 // paste runs a block of shell; a curl that is answered with an error is one.

@@ -27,10 +27,21 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
+var program = settings.Program{
+	Name: "agent",
+	About: `Fetches the configuration from the controller, keeps the last good one on disk,
+and sees to it that the worker beside it runs it: through restarts of the
+worker, and while the controller is away.`,
+	Examples: `
+  agent
+  CONTROLLER_URL=https://fleet.example.com CONTROLLER_PASSWORD_FILE=/run/secrets/agent agent
+  curl -s http://127.0.0.1:8081/status`,
+}
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	config.Program.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	program.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // run builds the parts of the diagram, and runs them until ctx ends.
@@ -40,7 +51,7 @@ func main() {
 //	                   status.Handler ──what is──┘     └──load, save──▶ cache.File
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var s config.Settings
-	if err := config.Program.Parse(args, &s, stdout); err != nil {
+	if err := program.Parse(args, &s, stdout); err != nil {
 		return err
 	}
 	log, err := logger.New(stderr, s.LogLevel, s.LogFormat)

@@ -302,6 +302,14 @@ func (f *Faults) CheckAccount(userSetting, name, passwordSetting string, passwor
 	f.Check(len(name)+len(password) <= maxAccountBytes, passwordSetting, "and its user name are longer than %d bytes together", maxAccountBytes)
 }
 
+// CheckBearer adds a fault unless token, if it is set, can stand in an
+// Authorization header (RFC 6750 §2.1).
+func (f *Faults) CheckBearer(setting string, token Secret) {
+	f.Check(len(token) <= auth.MaxCredentialsBytes-len("Bearer "), setting, "is longer than a header may carry")
+	f.Check(!strings.ContainsFunc(token.Reveal(), func(r rune) bool { return r <= ' ' || r == ',' || r > '~' }), setting,
+		"holds a space, a comma or a character outside printable ASCII")
+}
+
 // maxAccountBytes is what fits the header, in base64 and behind its scheme.
 const maxAccountBytes = auth.MaxCredentialsBytes*3/4 - len("Basic :")
 

@@ -51,9 +51,7 @@ func main() {
 }
 
 // clients ──GET /hit─────▶ api ──Hit────▶ proxy.Proxy ──▶ the configured URL
-// agent ────POST /config──▶ │ ──Apply──▶      │
-//
-//	what runs now
+// agent ────POST /config──▶ │ ──Apply──▶  (holds what runs)
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var s config.Settings
 	if err := program.Parse(args, &s, stdout); err != nil {

@@ -31,23 +31,8 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckAccount("CONTROLLER_USERNAME", s.ControllerUsername, "CONTROLLER_PASSWORD", s.ControllerPassword)
 	faults.CheckDefault(s.Host, "CONTROLLER_PASSWORD", s.ControllerPassword, defaultPassword)
 	faults.CheckServer("WORKER_URL", s.WorkerURL)
-	faults.Check(!strings.ContainsFunc(s.WorkerToken.Reveal(), unfitForBearer), "WORKER_TOKEN", "holds a space, a comma or a character outside printable ASCII")
+	faults.CheckBearer("WORKER_TOKEN", s.WorkerToken)
 	faults.Check(strings.TrimSpace(s.CacheFile) != "", "CACHE_FILE", "is empty; name a file that this agent may write")
 	faults.CheckLog(s.LogLevel, s.LogFormat)
 	return faults
-}
-
-// unfitForBearer is what a worker does not take in a token.
-func unfitForBearer(r rune) bool { return r <= ' ' || r == ',' || r > '~' }
-
-// Program is what --help says before it lists the settings.
-var Program = settings.Program{
-	Name: "agent",
-	About: `agent fetches the configuration from the controller, keeps the last good one on
-disk, and sees to it that the worker beside it runs it: through restarts of the
-worker, and while the controller is away.`,
-	Examples: `
-  agent
-  CONTROLLER_URL=https://fleet.example.com CONTROLLER_PASSWORD_FILE=/run/secrets/agent agent
-  curl -s http://127.0.0.1:8081/status`,
 }

@@ -2,7 +2,6 @@ package config
 
 import (
 	"errors"
-	"io"
 	"strings"
 	"testing"
 
@@ -15,12 +14,12 @@ func parse(t *testing.T, environment map[string]string) (Settings, error) {
 		t.Setenv(name, value)
 	}
 	var s Settings
-	return s, Program.Parse(nil, &s, io.Discard)
+	return s, settings.Read(&s, "")
 }
 
 func TestSettings_Defaults(t *testing.T) {
 	var got Settings
-	if err := Program.Parse(nil, &got, io.Discard); err != nil {
+	if err := settings.Read(&got, ""); err != nil {
 		t.Fatal(err)
 	}
 	want := Settings{

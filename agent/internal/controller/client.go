@@ -123,6 +123,8 @@ func (c *Client) Report(ctx context.Context, id models.Identity, report wire.Rep
 		return nil
 	case answer.Status == http.StatusUnauthorized:
 		return fmt.Errorf("%w: %w", models.ErrUnauthorized, c.http.Unexpected(answer, request))
+	case !answer.IsProblem(): // a proxy's page, not the controller's word
+		return c.outage(answer, request)
 	case answer.Status == http.StatusBadRequest, answer.Status == http.StatusForbidden, answer.Status == http.StatusNotFound,
 		answer.Status == http.StatusMethodNotAllowed, answer.Status == http.StatusConflict, answer.Status == http.StatusUnprocessableEntity:
 		return fmt.Errorf("%w: %w", models.ErrUnwanted, c.http.Unexpected(answer, request))

@@ -19,6 +19,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/agent/internal/models"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -325,10 +326,21 @@ func TestReport(t *testing.T) {
 				if err := json.NewDecoder(r.Body).Decode(&got); err != nil || got != report || r.URL.Path != "/api/v1/agents/agent-7/status" {
 					t.Errorf("sent %+v to %s (%v)", got, r.URL, err)
 				}
+				if status >= 400 {
+					problem.Write(w, problem.New(status, "said by the controller"))
+					return
+				}
 				answer(status, "")(w, r)
 			})
 			if err := c.Report(t.Context(), self, report); !errors.Is(err, want) {
 				t.Errorf("got %v, want %v", err, want)
+			}
+			if want != models.ErrUnwanted {
+				return
+			}
+			err := serve(t, answer(status, "<html>no backend</html>")).Report(t.Context(), self, report)
+			if err == nil || errors.Is(err, models.ErrUnwanted) {
+				t.Errorf("a proxy's page: got %v, want an outage", err)
 			}
 		})
 	}

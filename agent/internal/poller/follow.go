@@ -20,6 +20,7 @@ type follower struct {
 	retry    *backoff.Backoff // after an outage
 	denied   *backoff.Backoff // after a refused token, when it is not the first
 	deniedAt time.Time        // the last refused token
+	early    <-chan struct{}  // what may cut the next wait short; nil: nothing
 }
 
 // follow registers, then polls until ctx ends.
@@ -37,7 +38,11 @@ func (p *Poller) follow(ctx context.Context) {
 		retry:  backoff.New(retryFirst, retryLimit),
 		denied: backoff.New(retryFirst, retryLimit),
 	}
-	for sleep(ctx, f.turn(ctx)) {
+	for {
+		f.early = nil
+		if wait := f.turn(ctx); !pause(ctx, wait, f.early) {
+			return
+		}
 	}
 }
 
@@ -47,7 +52,7 @@ func (f *follower) turn(ctx context.Context) time.Duration {
 	if !f.isRegistered() {
 		switch err := f.register(ctx); {
 		case err == nil:
-		case errors.Is(err, models.ErrUnauthorized) && f.identity().AgentToken != "" && f.deniedAt.IsZero():
+		case errors.Is(err, models.ErrUnauthorized) && f.identity().AgentToken != "":
 			refused = err // the shared password has changed; this agent's own token may hold
 		default:
 			return f.outage(ctx, err)
@@ -145,6 +150,11 @@ func (f *follower) outage(ctx context.Context, err error) time.Duration {
 		return 0 // the agent stops: that is nobody's fault
 	}
 	f.unwell(err, "Controller lost")
+	select {
+	case <-f.back: // from before
+	default:
+	}
+	f.early = early(f.back, err)
 	return f.retry.Next(models.Floor(err))
 }
 

@@ -86,6 +86,7 @@ type Poller struct {
 	// Each holds one wake-up at most; nobody closes them.
 	offered chan struct{} // to reconcile: what is wanted changed
 	owed    chan struct{} // to report: there may be something to send, and someone to take it
+	back    chan struct{} // to follow: the controller took a report
 	// fed is closed by reconcile when the worker was first tried.
 	fed chan struct{}
 
@@ -116,6 +117,7 @@ func New(parts Parts) *Poller {
 		Parts:     parts,
 		offered:   make(chan struct{}, 1),
 		owed:      make(chan struct{}, 1),
+		back:      make(chan struct{}, 1),
 		fed:       make(chan struct{}),
 		interval:  firstInterval,
 		saveAgain: backoff.New(retryFirst, saveLimit),
@@ -240,7 +242,10 @@ func wake(c chan struct{}) {
 }
 
 // sleep waits for d, and reports whether ctx goes on.
-func sleep(ctx context.Context, d time.Duration) bool {
+func sleep(ctx context.Context, d time.Duration) bool { return pause(ctx, d, nil) }
+
+// pause waits for d, or for a wake-up, and reports whether ctx goes on.
+func pause(ctx context.Context, d time.Duration, wakeUp <-chan struct{}) bool {
 	if d <= 0 {
 		return ctx.Err() == nil
 	}
@@ -248,10 +253,19 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
-		return false
+	case <-wakeUp:
 	case <-timer.C:
-		return true
 	}
+	return ctx.Err() == nil
+}
+
+// early is the wake-up that may cut short the wait after err: none if the
+// other side asked to be left alone.
+func early(wakeUp <-chan struct{}, err error) <-chan struct{} {
+	if models.Floor(err) > 0 {
+		return nil
+	}
+	return wakeUp
 }
 
 // spread draws a wait around interval, so that agents that started together do

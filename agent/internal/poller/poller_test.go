@@ -5,12 +5,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 	"go.uber.org/goleak"
 
+	"github.com/fleetconf/fleetconf/agent/internal/backoff"
 	"github.com/fleetconf/fleetconf/agent/internal/models"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
@@ -848,5 +850,38 @@ func TestStatus_CacheAge(t *testing.T) {
 		if got := *w.Status().CacheAgeSeconds; got != 5400 {
 			t.Errorf("the cache is %d s old, want 5400", got)
 		}
+	})
+}
+
+// A report that is taken shows that the controller is back, minutes before the
+// back-off would; one that asked for time is left alone.
+func TestEarly(t *testing.T) {
+	c := make(chan struct{}, 1)
+	if early(c, errOutage) == nil || early(c, &models.RetryLater{After: time.Second, Err: errOutage}) != nil {
+		t.Error("want a wake-up after an outage, none before the time that was asked for")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		w := scenario{controller: &fakeController{down: always}}.world()
+		f := &follower{Poller: w.Poller, retry: backoff.New(time.Hour, time.Hour)}
+		wake(w.back) // from before the outage: it says nothing of now
+		_ = f.outage(t.Context(), errOutage)
+		began := time.Now()
+		time.AfterFunc(time.Second, func() { w.acknowledged(wire.Report{Version: 1}, nil); wake(w.back) })
+		if !pause(t.Context(), time.Hour, f.early) || time.Since(began) != time.Second {
+			t.Errorf("waited %s, want until the report was taken", time.Since(began))
+		}
+	})
+}
+
+// The agent's own token may hold while the shared password has changed: one
+// refusal of the token is no reason not to try it again.
+func TestRun_OwnTokenIsTriedAgainWithoutEnrolment(t *testing.T) {
+	play(t, scenario{controller: &fakeController{
+		publications: []publication{published(0, 1), published(2*time.Hour, 2)},
+		noEnrolment:  []span{{time.Minute, forever}},
+		denies:       []span{{time.Hour, time.Hour + 5*time.Minute}},
+	}}, func(t *testing.T, w *world) {
+		pass(3 * time.Hour)
+		w.runs(t, 2)
 	})
 }

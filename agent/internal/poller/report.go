@@ -3,7 +3,6 @@ package poller
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -26,32 +25,16 @@ func (p *Poller) report(ctx context.Context) {
 			err := p.Source.Report(ctx, id, *report)
 			if err == nil || errors.Is(err, models.ErrUnwanted) {
 				p.acknowledged(*report, err)
+				wake(p.back)
 				retry.Reset()
 				continue
 			}
 			p.Log.WithFields(logrus.Fields{"version": report.Version, "status": report.Status, "error": err.Error()}).Debug("Report not taken")
-			if !p.pause(ctx, retry.Next(models.Floor(err)), models.Floor(err) > 0) {
+			if !pause(ctx, retry.Next(models.Floor(err)), early(p.owed, err)) {
 				return
 			}
 		}
 	}
-}
-
-// pause waits for d, or until a poll shows that the controller is back, unless
-// it asked to be left alone. It reports whether ctx goes on.
-func (p *Poller) pause(ctx context.Context, d time.Duration, asked bool) bool {
-	if asked {
-		return sleep(ctx, d)
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-p.owed:
-	case <-timer.C:
-	}
-	return ctx.Err() == nil
 }
 
 // outcome is what to send, and as whom; nil if there is nothing to send, or

@@ -51,7 +51,11 @@ func New(p *proxy.Proxy, token string, log logrus.FieldLogger) http.Handler {
 		{http.MethodGet, "/version", anyone, a.version},
 		{http.MethodGet, "/swagger/*file", anyone, a.swagger},
 	} {
-		engine.Handle(route.method, route.path, a.answer(route.who, route.handle))
+		answer := a.answer(route.who, route.handle)
+		engine.Handle(route.method, route.path, answer)
+		if route.method == http.MethodGet {
+			engine.HEAD(route.path, answer) // RFC 9110 §9.3.2: net/http leaves out the body
+		}
 	}
 	engine.NoRoute(a.answer(anyone, func(*gin.Context) error {
 		return problem.New(http.StatusNotFound, "there is nothing here; GET /swagger/index.html shows what there is")

@@ -50,8 +50,9 @@ func (p *pusher) presents(r *http.Request) error {
 	return nil
 }
 
-// fromHere holds off three strangers: another machine (by the address of the
-// socket; a header can say anything), a browser's page whose name was made to
+// fromHere holds off four strangers: another machine (by the address of the
+// socket; a header can say anything), one behind a proxy on this machine (by
+// what proxies add), a browser's page whose name was made to
 // resolve to this machine (by the Host that it cannot help sending), and a
 // page that posts here from another site (by what browsers say of it).
 func (p *pusher) fromHere(r *http.Request) error {
@@ -61,6 +62,11 @@ func (p *pusher) fromHere(r *http.Request) error {
 	}
 	if !isLoopback(r.Host) {
 		return fmt.Errorf("%w, called by its own name: localhost or 127.0.0.1, not %q", errElsewhere, r.Host)
+	}
+	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"} {
+		if len(r.Header[name]) > 0 {
+			return fmt.Errorf("%w, not through a proxy (%s); set WORKER_TOKEN to take it from others", errElsewhere, name)
+		}
 	}
 	if err := p.crossOrigin.Check(r); err != nil {
 		return fmt.Errorf("%w, and from no page of another site: %w", errElsewhere, err)

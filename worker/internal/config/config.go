@@ -3,10 +3,8 @@ package config
 
 import (
 	"net/netip"
-	"strings"
 	"time"
 
-	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
@@ -39,12 +37,8 @@ type Settings struct {
 func (s *Settings) Validate() settings.Faults {
 	var f settings.Faults
 	f.CheckListener(s.Host, s.Port)
-	token := s.WorkerToken.Reveal()
-	f.Check(len(token) <= auth.MaxCredentialsBytes-len("Bearer "), "WORKER_TOKEN", "is longer than a header may carry")
-	f.Check(!strings.ContainsFunc(token, unfitForBearer), "WORKER_TOKEN", "holds a space, a comma or a character outside printable ASCII")
+	f.CheckBearer("WORKER_TOKEN", s.WorkerToken)
 	f.Check(s.HitTimeout > 0 && s.HitTimeout <= maxHitTimeout, "HIT_TIMEOUT", "is %s; it must be more than 0s and at most %s", s.HitTimeout, maxHitTimeout)
 	f.CheckLog(s.LogLevel, s.LogFormat)
 	return f
 }
-
-func unfitForBearer(r rune) bool { return r <= ' ' || r == ',' || r > '~' }

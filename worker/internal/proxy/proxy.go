@@ -295,6 +295,8 @@ func (p *Proxy) kind(err error) error {
 		return err
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: HIT_TIMEOUT is %s", ErrTimeout, p.timeout)
+	case strings.Contains(err.Error(), "parse Location header"): // net/http quotes it whole
+		return fmt.Errorf("%w: it redirects to what is no URL", ErrForbidden)
 	case errors.As(err, &slow) && slow.Timeout():
 		return fmt.Errorf("%w: %w", ErrTimeout, err)
 	}

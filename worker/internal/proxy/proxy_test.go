@@ -336,7 +336,7 @@ func TestHit_Redirects(t *testing.T) {
 		{"to FTP", "/?to=ftp://127.0.0.1/", ErrForbidden, `the scheme "ftp"`},
 		{"with a password", "/?to=http://user:secret@" + target.Listener.Addr().String() + "/0", ErrForbidden, "a user name"},
 		{"with no host", "/?to=http:///0", ErrForbidden, "no host"},
-		{"to no URL", "/?to=http://[::1", ErrUnreachable, "Location"},
+		{"to no URL", "/?to=http://[::1", ErrForbidden, "to what is no URL"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w.apply(t, target.URL+tc.path, 1)
