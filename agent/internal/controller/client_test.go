@@ -335,7 +335,7 @@ func TestReport(t *testing.T) {
 			if err := c.Report(t.Context(), self, report); !errors.Is(err, want) {
 				t.Errorf("got %v, want %v", err, want)
 			}
-			if want != models.ErrUnwanted {
+			if !errors.Is(want, models.ErrUnwanted) {
 				return
 			}
 			err := serve(t, answer(status, "<html>no backend</html>")).Report(t.Context(), self, report)
