@@ -1,6 +1,7 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -92,6 +93,12 @@ func makeRun(t *testing.T, environment, ports []string) {
 		}
 	}
 	healthy()
+	eventually(t, func() error { // a program that ends before this could not start
+		if !strings.Contains(log.String(), "All three run") {
+			return errors.New("`make run` does not say that all three run")
+		}
+		return nil
+	})
 	// What is killed is started again, also when one ends while another is.
 	for _, name := range []string{"worker", "controller", "agent"} {
 		must(t, kill(cmd.Process.Pid, "bin/"+name))
