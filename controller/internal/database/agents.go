@@ -11,7 +11,8 @@ import (
 // Agents returns every agent in the order of registration.
 func (db *DB) Agents(ctx context.Context) (agents []models.Agent, err error) {
 	rows, err := db.reader.QueryContext(ctx, `SELECT seq, id, hostname, metadata, registered_at, token, previous_token,
-		last_poll, poll_interval_seconds, applied_version, attempt_version, attempt_status, attempt_error, attempt_at, refused_version
+		last_poll, poll_interval_seconds, applied_version, attempt_version, attempt_status, attempt_error, attempt_at, refused_version,
+		refused_error, applied_at
 		FROM agents ORDER BY seq`)
 	if err != nil {
 		return nil, explain(err)
@@ -19,17 +20,18 @@ func (db *DB) Agents(ctx context.Context) (agents []models.Agent, err error) {
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
 		var (
-			a                                          models.Agent
-			token, previous                            []byte
-			registeredAt, lastPoll, seconds, attemptAt int64
+			a                                                     models.Agent
+			token, previous                                       []byte
+			registeredAt, lastPoll, seconds, attemptAt, appliedAt int64
 		)
 		if err := rows.Scan(&a.Seq, &a.ID, &a.Hostname, &a.Metadata, &registeredAt, &token, &previous,
-			&lastPoll, &seconds, &a.Applied, &a.Attempt.Version, &a.Attempt.Status, &a.Attempt.Error, &attemptAt, &a.Refused); err != nil {
+			&lastPoll, &seconds, &a.Applied, &a.Attempt.Version, &a.Attempt.Status, &a.Attempt.Error, &attemptAt, &a.Refused.Version,
+			&a.Refused.Error, &appliedAt); err != nil {
 			return nil, explain(err)
 		}
 		copy(a.Token[:], token)
 		copy(a.PreviousToken[:], previous)
-		a.RegisteredAt, a.LastPoll, a.Attempt.At = toTime(registeredAt), toTime(lastPoll), toTime(attemptAt)
+		a.RegisteredAt, a.LastPoll, a.Attempt.At, a.AppliedAt = toTime(registeredAt), toTime(lastPoll), toTime(attemptAt), toTime(appliedAt)
 		a.PollInterval = time.Duration(seconds) * time.Second
 		agents = append(agents, a)
 	}
@@ -52,30 +54,39 @@ func (db *DB) SaveAgent(ctx context.Context, a models.Agent) (seq int64, err err
 	return seq, explain(err)
 }
 
-// DeleteAgent removes an agent.
-func (db *DB) DeleteAgent(ctx context.Context, id string) error {
+// DeleteAgents removes agents, and adds the entry to the audit trail.
+func (db *DB) DeleteAgents(ctx context.Context, ids []string, entry models.Entry) error {
 	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `DELETE FROM agents WHERE id = $1`, id)
-		return err
+		remove, err := tx.PrepareContext(ctx, `DELETE FROM agents WHERE id = $1`)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = remove.Close() }()
+		for _, id := range ids {
+			if _, err := remove.ExecContext(ctx, id); err != nil {
+				return err
+			}
+		}
+		return insertEntries(ctx, tx, []models.Entry{entry})
 	}))
 }
 
-// SavePresence stores the presence of agents in one transaction. One that is
-// unknown by now is passed over.
-func (db *DB) SavePresence(ctx context.Context, batch map[string]models.Presence) error {
+// SavePresence stores the presence of agents, and the entries with it, in one
+// transaction. An agent that is unknown by now is passed over.
+func (db *DB) SavePresence(ctx context.Context, batch map[string]models.Presence, entries ...models.Entry) error {
 	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
-		update, err := tx.PrepareContext(ctx, `UPDATE agents SET last_poll = $1, poll_interval_seconds = $2, applied_version = $3,
-			attempt_version = $4, attempt_status = $5, attempt_error = $6, attempt_at = $7, refused_version = $8 WHERE id = $9`)
+		update, err := tx.PrepareContext(ctx, `UPDATE agents SET last_poll = $1, poll_interval_seconds = $2, applied_version = $3, applied_at = $4,
+			attempt_version = $5, attempt_status = $6, attempt_error = $7, attempt_at = $8, refused_version = $9, refused_error = $10 WHERE id = $11`)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = update.Close() }()
 		for id, p := range batch {
-			if _, err := update.ExecContext(ctx, fromTime(p.LastPoll), int64(p.PollInterval/time.Second), p.Applied,
-				p.Attempt.Version, string(p.Attempt.Status), p.Attempt.Error, fromTime(p.Attempt.At), p.Refused, id); err != nil {
+			if _, err := update.ExecContext(ctx, fromTime(p.LastPoll), int64(p.PollInterval/time.Second), p.Applied, fromTime(p.AppliedAt),
+				p.Attempt.Version, string(p.Attempt.Status), p.Attempt.Error, fromTime(p.Attempt.At), p.Refused.Version, p.Refused.Error, id); err != nil {
 				return err
 			}
 		}
-		return nil
+		return insertEntries(ctx, tx, entries)
 	}))
 }

@@ -10,28 +10,43 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-const selectConfig = `SELECT version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip, coalesce(restored_from, 0) FROM configs `
+const selectConfig = `SELECT version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip, coalesce(restored_from, 0), probe FROM configs `
 
-// Append stores the version that next makes of the newest one; see
+// Append stores the change that next makes of the newest version; see
 // service.ConfigStore.
-func (db *DB) Append(ctx context.Context, next func(newest *models.Config) (*models.Config, error)) error {
+func (db *DB) Append(ctx context.Context, next func(newest *models.Config) (*models.Change, error)) error {
 	err := db.inTx(ctx, func(tx *sql.Tx) error {
 		newest, err := scanConfig(tx.QueryRowContext(ctx, selectConfig+`ORDER BY version DESC LIMIT 1`))
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		cfg, err := next(newest)
-		if err != nil || cfg == nil {
+		change, err := next(newest)
+		if err != nil || change == nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO configs
-			(version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip, restored_from)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, nullif($9, 0))`,
-			cfg.Version, cfg.URL, int64(cfg.PollInterval/time.Second), cfg.ETag, cfg.Message,
-			cfg.PublishedBy, fromTime(cfg.PublishedAt), cfg.SourceIP, cfg.RestoredFrom)
-		return err
+		if _, err := tx.ExecContext(ctx, `UPDATE store SET highest_reported = max(highest_reported, $1)`, change.Above); err != nil {
+			return err
+		}
+		if err := insertConfig(ctx, tx, change.Config); err != nil {
+			return err
+		}
+		if newest != nil && change.Figures != nil {
+			if err := insertFigures(ctx, tx, newest.Version, change.Config.Version, change.Figures); err != nil {
+				return err
+			}
+		}
+		return insertEntries(ctx, tx, change.Audit)
 	})
 	return explain(err)
+}
+
+func insertConfig(ctx context.Context, tx *sql.Tx, cfg *models.Config) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO configs
+		(version, url, poll_interval_seconds, probe, etag, message, published_by, published_at, source_ip, restored_from)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, 0))`,
+		cfg.Version, cfg.URL, int64(cfg.PollInterval/time.Second), cfg.Probe, cfg.ETag, cfg.Message,
+		cfg.PublishedBy, fromTime(cfg.PublishedAt), cfg.SourceIP, cfg.RestoredFrom)
+	return err
 }
 
 // Newest returns the version with the highest number, or models.ErrNotFound.
@@ -74,7 +89,7 @@ func scanConfig(row interface{ Scan(...any) error }) (*models.Config, error) {
 		seconds, publishedAt int64
 	)
 	err := row.Scan(&cfg.Version, &cfg.URL, &seconds, &cfg.ETag, &cfg.Message,
-		&cfg.PublishedBy, &publishedAt, &cfg.SourceIP, &cfg.RestoredFrom)
+		&cfg.PublishedBy, &publishedAt, &cfg.SourceIP, &cfg.RestoredFrom, &cfg.Probe)
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/fleetconf/fleetconf/pkg/etag"
@@ -20,6 +22,7 @@ var (
 	ErrBusy         = errors.New("the database is locked by another process, or too many writes wait for it")
 	ErrFull         = errors.New("the disk or the database is full")
 	ErrReadOnly     = errors.New("the database cannot be written")
+	ErrDraining     = errors.New("the controller is stopping")
 )
 
 // InvalidError is the error of a value that the rules refuse.
@@ -31,6 +34,7 @@ func (e *InvalidError) Error() string { return e.Field + " " + e.Detail }
 type Content struct {
 	URL          string
 	PollInterval time.Duration // whole seconds
+	Probe        bool          // workers try the URL before they run it
 }
 
 // Config is a configuration: a version of the content, and where it came from.
@@ -45,13 +49,26 @@ type Config struct {
 	RestoredFrom int64 // the version that a rollback copied; 0 for none
 }
 
-// ETagOf makes the validator of a version: it depends on the store's epoch, so
-// that a store made anew never validates what another one served; on the
-// version; and on a hash of the content, so that a restored store that reaches
-// a version again with other content does not either.
+// ETagOf makes the validator of a version. It begins with the version, so that
+// a controller whose store was restored sees when an agent runs a later one
+// than it knows; for everybody else it is opaque. The rest is a hash of the
+// store's epoch, so that a store made anew never validates what another one
+// served, of the version, and of the content, so that a restored store that
+// reaches a version again with other content does not either.
 func ETagOf(epoch string, version int64, c Content) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%s\x00%d", epoch, version, c.URL, c.PollInterval))
-	return etag.Quote(base64.RawURLEncoding.EncodeToString(sum[:16]))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%s\x00%d\x00%t", epoch, version, c.URL, c.PollInterval, c.Probe))
+	return etag.Quote(strconv.FormatInt(version, 10) + "-" + base64.RawURLEncoding.EncodeToString(sum[:16]))
+}
+
+// VersionOf returns the version that a tag of ETagOf begins with, 0 where it
+// begins with none.
+func VersionOf(tag string) int64 {
+	number, _, found := strings.Cut(strings.Trim(tag, `"`), "-")
+	version, err := strconv.ParseInt(number, 10, 64)
+	if !found || err != nil || version < 0 {
+		return 0
+	}
+	return version
 }
 
 // Draft is what a publish asks for. A nil field keeps the value that is
@@ -59,13 +76,36 @@ func ETagOf(epoch string, version int64, c Content) string {
 type Draft struct {
 	URL          *string
 	PollInterval *time.Duration
-	Message      string
-	PublishedBy  string
-	SourceIP     string
+	Probe        *bool
+	Terms
+}
+
+// Terms are what a publish and a rollback have in common beside the content.
+type Terms struct {
+	Origin
+	Message  string // why
+	Override bool   // publish in spite of a freeze
 
 	// Allowed judges the preconditions of the caller against the ETag of the
-	// current configuration, "" for none. It is asked within the transaction.
+	// current configuration, "" for none. It is asked within the transaction;
+	// nil allows all.
 	Allowed func(etag string) bool
+}
+
+// Change is what a publish stores, all of it or nothing.
+type Change struct {
+	Config  *Config
+	Above   int64    // Config's version is above this one, though the store has none as high; 0 for none
+	Figures *Figures // the last ones of the version before; nil where there is none
+	Audit   []Entry
+}
+
+// Outcome is what a publish came to, or would come to.
+type Outcome struct {
+	Config  *Config // what is current now
+	Before  *Config // what was; nil where nothing was
+	Changed bool
+	Targets int // how many agents should run it
 }
 
 // TokenHash is the SHA-256 digest of an agent's token.
@@ -91,11 +131,17 @@ type Presence struct {
 	LastPoll     time.Time     // zero before the first poll
 	PollInterval time.Duration // what the agent was told last
 	Applied      int64         // the version that its worker runs; 0 for none
+	AppliedAt    time.Time     // when the controller heard of it; zero for unknown
 	Attempt      Attempt
-	// Refused is the version that the worker refused last, 0 for none. It is not
-	// offered again. It stands apart from Attempt, which a restarted agent
-	// replaces when it reports what it runs.
-	Refused int64
+	Refused      Refusal
+}
+
+// Refusal is the version that a worker refused last, and its words. The zero
+// value is none. The version is not offered again. It stands apart from
+// Attempt, which a restarted agent replaces when it reports what it runs.
+type Refusal struct {
+	Version int64
+	Error   string
 }
 
 // AttemptStatus is the outcome of an attempt.
@@ -116,40 +162,6 @@ type Attempt struct {
 	At      time.Time // the controller's clock
 }
 
-// Status is how an agent is, as far as the controller can tell.
-type Status string
-
-// The states of an agent.
-const (
-	Online  Status = "online"
-	Stale   Status = "stale"
-	Offline Status = "offline"
-	Refused Status = "failed" // heard of, but its worker refused the desired version
-)
-
-// Missed intervals after which an agent is no longer online, then offline.
-const (
-	onlineIntervals = 3
-	staleIntervals  = 10
-)
-
-// StatusAt tells how the agent is at a moment, when desired is the current version.
-func (a *Agent) StatusAt(now time.Time, desired int64) Status {
-	seen := a.LastPoll
-	if seen.IsZero() {
-		seen = a.RegisteredAt
-	}
-	switch unseen := now.Sub(seen); {
-	case unseen > staleIntervals*a.PollInterval:
-		return Offline
-	case a.Refuses(desired):
-		return Refused
-	case unseen > onlineIntervals*a.PollInterval:
-		return Stale
-	}
-	return Online
-}
-
 // Polled takes into account that the agent was here and, where runs is not 0,
 // what it said that its worker runs. That heals a report that was lost.
 func (p *Presence) Polled(now time.Time, interval time.Duration, runs int64) {
@@ -157,7 +169,7 @@ func (p *Presence) Polled(now time.Time, interval time.Duration, runs int64) {
 	if runs == 0 {
 		return
 	}
-	p.Applied = runs
+	p.applied(runs, now)
 	if p.Attempt.Version == runs && p.Attempt.Status != Applied {
 		p.Report(Attempt{Version: runs, Status: Applied, At: now})
 	}
@@ -167,16 +179,22 @@ func (p *Presence) Polled(now time.Time, interval time.Duration, runs int64) {
 func (p *Presence) Report(attempt Attempt) {
 	switch attempt.Status {
 	case Applied:
-		p.Applied = attempt.Version
-		if p.Refused == attempt.Version {
-			p.Refused = 0 // the worker has changed its mind
+		p.applied(attempt.Version, attempt.At)
+		if p.Refused.Version == attempt.Version {
+			p.Refused = Refusal{} // the worker has changed its mind
 		}
 	case Failed:
-		p.Refused = attempt.Version
+		p.Refused = Refusal{Version: attempt.Version, Error: attempt.Error}
 	case Applying:
 	}
 	p.Attempt = attempt
 }
 
+func (p *Presence) applied(version int64, at time.Time) {
+	if p.Applied != version {
+		p.Applied, p.AppliedAt = version, at
+	}
+}
+
 // Refuses reports whether the agent's worker will not run a version.
-func (p *Presence) Refuses(version int64) bool { return version != 0 && p.Refused == version }
+func (p *Presence) Refuses(version int64) bool { return version != 0 && p.Refused.Version == version }

@@ -1,0 +1,50 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"math"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+)
+
+// AppendAudit adds entries to the audit trail.
+func (db *DB) AppendAudit(ctx context.Context, entries ...models.Entry) error {
+	return explain(db.inTx(ctx, func(tx *sql.Tx) error { return insertEntries(ctx, tx, entries) }))
+}
+
+// Audit returns up to limit entries before the one of that Seq, newest first;
+// 0 begins with the newest. An action that is not empty leaves out all others.
+func (db *DB) Audit(ctx context.Context, action models.Action, before int64, limit int) (entries []models.Entry, err error) {
+	if before == 0 {
+		before = math.MaxInt64
+	}
+	rows, err := db.reader.QueryContext(ctx, `SELECT seq, at, actor, source_ip, action, version, detail FROM audit
+		WHERE seq < $1 AND ($2 = '' OR action = $3) ORDER BY seq DESC LIMIT $4`, before, string(action), string(action), limit)
+	if err != nil {
+		return nil, explain(err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var (
+			e  models.Entry
+			at int64
+		)
+		if err := rows.Scan(&e.Seq, &at, &e.Actor, &e.SourceIP, &e.Action, &e.Version, &e.Detail); err != nil {
+			return nil, explain(err)
+		}
+		e.At = toTime(at)
+		entries = append(entries, e)
+	}
+	return entries, explain(rows.Err())
+}
+
+func insertEntries(ctx context.Context, tx *sql.Tx, entries []models.Entry) error {
+	for _, e := range entries {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO audit (at, actor, source_ip, action, version, detail) VALUES ($1, $2, $3, $4, $5, $6)`,
+			fromTime(e.At), e.Actor, e.SourceIP, string(e.Action), e.Version, e.Detail); err != nil {
+			return err
+		}
+	}
+	return nil
+}

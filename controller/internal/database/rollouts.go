@@ -1,0 +1,50 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+)
+
+// Figures returns the last figures of a version that was superseded, and the
+// version after it. It returns models.ErrNotFound where there are none.
+func (db *DB) Figures(ctx context.Context, version int64) (figures models.Figures, supersededBy int64, err error) {
+	var text string
+	err = db.reader.QueryRowContext(ctx, `SELECT superseded_by, figures FROM rollouts WHERE version = $1`, version).Scan(&supersededBy, &text)
+	if err != nil {
+		return figures, 0, fmt.Errorf("rollout of version %d: %w", version, explain(err))
+	}
+	if err := json.Unmarshal([]byte(text), &figures); err != nil {
+		return figures, 0, fmt.Errorf("rollout of version %d: %w", version, err)
+	}
+	return figures, supersededBy, nil
+}
+
+func insertFigures(ctx context.Context, tx *sql.Tx, version, supersededBy int64, figures *models.Figures) error {
+	text, err := json.Marshal(figures)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO rollouts (version, superseded_by, figures) VALUES ($1, $2, $3)`, version, supersededBy, string(text))
+	return err
+}
+
+// Reported returns what agents said of versions above the store's own.
+func (db *DB) Reported(ctx context.Context) (r models.Reported, err error) {
+	err = db.reader.QueryRowContext(ctx, `SELECT highest_reported, resumed_below FROM store`).Scan(&r.Highest, &r.ResumedBelow)
+	return r, explain(err)
+}
+
+// SaveReported stores what agents said of versions above the store's own, and
+// the entries with it.
+func (db *DB) SaveReported(ctx context.Context, r models.Reported, entries ...models.Entry) error {
+	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, `UPDATE store SET highest_reported = $1, resumed_below = $2`, r.Highest, r.ResumedBelow); err != nil {
+			return err
+		}
+		return insertEntries(ctx, tx, entries)
+	}))
+}

@@ -1,0 +1,68 @@
+package models
+
+import "time"
+
+// Status is how an agent is, as far as the controller can tell.
+type Status string
+
+// The states of an agent.
+const (
+	Online   Status = "online"
+	Stale    Status = "stale"
+	Offline  Status = "offline"
+	Inactive Status = "inactive" // offline for so long that it may be gone for good
+	Refused  Status = "failed"   // heard of, but its worker refused the desired version
+	Ahead    Status = "conflict" // heard of, but it runs a version that this store does not know
+)
+
+// Statuses are all of them.
+var Statuses = []Status{Online, Stale, Offline, Inactive, Refused, Ahead}
+
+// Missed intervals after which an agent is no longer online, then offline.
+const (
+	onlineIntervals = 3
+	staleIntervals  = 10
+)
+
+// Vitals are what the status of an agent is computed from.
+type Vitals struct {
+	Seen     time.Time // its last poll, or its registration before that
+	Interval time.Duration
+	Applied  int64
+	Refused  int64 // the version that its worker refused last; 0 for none
+}
+
+// Vitals are what the status of the agent is computed from.
+func (a *Agent) Vitals() Vitals {
+	seen := a.LastPoll
+	if seen.IsZero() {
+		seen = a.RegisteredAt
+	}
+	return Vitals{Seen: seen, Interval: a.PollInterval, Applied: a.Applied, Refused: a.Refused.Version}
+}
+
+// Outlook is what agents are judged against at a moment.
+type Outlook struct {
+	Now           time.Time
+	Desired       int64         // the version that they should run; 0 while nothing was published
+	Conflict      bool          // some run versions above the store's, and no admin has decided yet
+	InactiveAfter time.Duration // how long an agent is unseen before it counts as inactive
+}
+
+// Status tells how an agent is. Polls on time never make it inactive, however
+// long its interval.
+func (o Outlook) Status(v Vitals) Status {
+	switch unseen := o.Now.Sub(v.Seen); {
+	case unseen > o.InactiveAfter && unseen > onlineIntervals*v.Interval:
+		return Inactive
+	case unseen > staleIntervals*v.Interval:
+		return Offline
+	case o.Conflict && v.Applied > o.Desired:
+		return Ahead
+	case o.Desired != 0 && v.Refused == o.Desired:
+		return Refused
+	case unseen > onlineIntervals*v.Interval:
+		return Stale
+	}
+	return Online
+}
