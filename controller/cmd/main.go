@@ -45,10 +45,11 @@ func main() {
 	program.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// admin, agents ──▶ api ──▶ service.Configs ──▶ database.DB (SQLite)
+// admin, agents ──▶ api ──▶ service.Rollouts ─────────────▶ database.DB (SQLite)
 //
-//	└────▶ service.Agents ────────▲
-//	       (presence, in batches)
+//	│          │  └──▶ service.Agents ──────▲  (presence, in batches)
+//	│          └─────▶ service.Configs ─────┤  (each publish at once)
+//	└────────────────▶ service.Trail ───────┘  (audit)
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
 	var set config.Settings
 	if err := program.Parse(args, &set, stdout); err != nil {
@@ -65,21 +66,30 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		return err
 	}
 	defer func() { _ = db.Close() }()
-	configs, err := service.OpenConfigs(ctx, db, db.Epoch(), set.PollInterval())
+	agents, err := service.OpenAgents(ctx, db, service.AgentOptions{
+		Reserved:      append([]string{set.AdminUsername, set.AgentUsername}, api.Names...),
+		InactiveAfter: set.InactiveAfter,
+		PruneAfter:    set.PruneAfter,
+	}, log)
 	if err != nil {
 		return err
 	}
-	agents, err := service.OpenAgents(ctx, db, configs, []string{set.AdminUsername, set.AgentUsername}, log)
+	configs, err := service.OpenConfigs(ctx, db, agents, service.ConfigOptions{Epoch: db.Epoch(), DefaultInterval: set.PollInterval()}, log)
 	if err != nil {
 		return err
 	}
+	trail := service.NewTrail(db, log)
 	if err := publishInitial(ctx, configs, set.InitialURL, log); err != nil {
 		return err
 	}
 	handler := api.New(api.Options{
 		Configs:      configs,
 		Agents:       agents,
+		Rollouts:     service.NewRollouts(configs, agents, db),
+		Trail:        trail,
 		Store:        db,
+		Draining:     ctx.Done(),
+		AgentName:    set.AgentUsername,
 		AgentAccount: auth.NewAccount(set.AgentUsername, set.AgentPassword.Reveal()),
 		AdminName:    set.AdminUsername,
 		AdminAccount: auth.NewAccount(set.AdminUsername, set.AdminPassword.Reveal()),
@@ -90,10 +100,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		return fmt.Errorf("%w; set HOST and PORT to an address that is free", err)
 	}
 
-	// Presence is flushed once more after the last request has ended.
+	// What is kept in memory is flushed once more after the last request has ended.
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return agents.Run(serving) })
+	group.Go(func() error { return configs.Run(serving) })
+	group.Go(func() error { return trail.Run(serving) })
 	group.Go(func() error { defer served(); return server.Serve(ctx, listener, handler, log) })
 	return group.Wait()
 }

@@ -2,11 +2,21 @@
 // handled as it stands in a header, in its quotes.
 package etag
 
-import "strings"
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"strings"
+)
 
 // Quote makes a strong entity tag of an opaque text, which must hold neither a
 // quote nor a control character.
 func Quote(opaque string) string { return `"` + opaque + `"` }
+
+// Of makes a strong entity tag of what a representation depends on.
+func Of(parts ...string) string {
+	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
+	return Quote(base64.RawURLEncoding.EncodeToString(sum[:16]))
+}
 
 // NoneMatch reports whether the If-None-Match lines of a request name current,
 // the entity tag of what would be sent, so that 304 is the answer to a GET

@@ -37,6 +37,9 @@ const (
 type Data struct {
 	// URL is fetched for every hit: absolute, http or https.
 	URL string `json:"url" example:"https://example.com/"`
+	// Probe has a worker try the URL once before it runs it, and refuse one that
+	// does not answer with a status below 500.
+	Probe bool `json:"probe,omitzero"`
 }
 
 // Config is a configuration as an agent fetches it.
@@ -56,15 +59,29 @@ func (c Config) PollInterval() time.Duration {
 type PublishRequest struct {
 	URL                 *string `json:"url" example:"https://example.com/"`
 	PollIntervalSeconds *int    `json:"poll_interval_seconds,omitempty" example:"30"`
+	Probe               *bool   `json:"probe,omitempty"` // workers try the URL before they run it
 	Message             *string `json:"message,omitempty" example:"move to the new site"`
 }
 
-// PublishResponse says what a publish came to. Changed is false when the same
-// content was current already: then Version is the one that carries it.
+// PublishResponse says what a publish, a rollback or a resume came to. Changed
+// is false when the same content was current already: then Version is the one
+// that carries it.
 type PublishResponse struct {
 	Message string `json:"message" example:"Configuration published"`
 	Version int64  `json:"version" example:"8"`
 	Changed bool   `json:"changed" example:"true"`
+}
+
+// Preview says what a publish or a rollback would come to: nothing was stored.
+// Version is the one that it would be.
+type Preview struct {
+	Message string       `json:"message" example:"Nothing was stored: dry run"`
+	Version int64        `json:"version" example:"9"`
+	Changed bool         `json:"changed" example:"true"`
+	DryRun  bool         `json:"dry_run" example:"true"`
+	Config  Config       `json:"config"`  // as agents would fetch it
+	Changes []Difference `json:"changes"` // against what is current
+	Agents  int          `json:"agents" example:"20"`
 }
 
 // PublishedConfig is a version in the history.
@@ -122,18 +139,6 @@ type Attempt struct {
 	At      time.Time     `json:"at"`
 }
 
-// AgentStatus is how an agent is, computed from when it was last seen and from
-// its last attempt.
-type AgentStatus string
-
-// The states of an agent.
-const (
-	Online  AgentStatus = "online"  // seen within three of its own intervals
-	Stale   AgentStatus = "stale"   // missed three polls
-	Offline AgentStatus = "offline" // missed ten polls, or never seen
-	Refused AgentStatus = "failed"  // seen, but its worker refused the desired version
-)
-
 // Agent is an agent as the admin sees it.
 type Agent struct {
 	ID             string         `json:"id"`
@@ -141,7 +146,7 @@ type Agent struct {
 	Metadata       jsontext.Value `json:"metadata" swaggertype:"object"`
 	RegisteredAt   time.Time      `json:"registered_at"`
 	LastPoll       *time.Time     `json:"last_poll"` // null until the first poll
-	Status         AgentStatus    `json:"status" enums:"online,stale,offline,failed"`
+	Status         AgentStatus    `json:"status" enums:"online,stale,offline,inactive,failed,conflict"`
 	DesiredVersion *int64         `json:"desired_version"` // null until something is published
 	AppliedVersion *int64         `json:"applied_version"` // null until its worker accepted one
 	LastAttempt    *Attempt       `json:"last_attempt"`
@@ -152,6 +157,7 @@ type Agent struct {
 type WorkerConfig struct {
 	URL     string `json:"url" example:"https://example.com/"`
 	Version int64  `json:"version,omitempty" example:"8"`
+	Probe   bool   `json:"probe,omitzero"` // try the URL before it is run
 }
 
 // WorkerAccepted is a worker's answer to a push.

@@ -146,12 +146,13 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 // Status is what /health and /ready answer when all is well.
 type Status struct {
 	Status string `json:"status" example:"ok"`
+	Detail string `json:"detail,omitempty"` // what somebody should look at all the same
 }
 
 // Health answers GET /health: the process lives.
 func Health(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
-	_ = WriteJSON(w, http.StatusOK, Status{"ok"})
+	_ = WriteJSON(w, http.StatusOK, Status{Status: "ok"})
 }
 
 // Ready answers GET /ready with what reasons gives: 200 when there is none to
@@ -165,7 +166,7 @@ func Ready(reasons func(*http.Request) []models.FieldError) http.HandlerFunc {
 			return
 		}
 		w.Header().Set("Cache-Control", "no-store")
-		_ = WriteJSON(w, http.StatusOK, Status{"ready"})
+		_ = WriteJSON(w, http.StatusOK, Status{Status: "ready"})
 	}
 }
 

@@ -4,9 +4,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -42,6 +40,7 @@ func (a *API) register(c *call) error {
 	if err != nil {
 		return err
 	}
+	registration.PollInterval = a.Configs.PollInterval()
 	id, token, isNew, err := a.Agents.Register(c.Request.Context(), registration)
 	if err != nil {
 		return err
@@ -53,7 +52,7 @@ func (a *API) register(c *call) error {
 	}
 	c.Header("Cache-Control", "no-store")
 	return server.WriteJSON(c.Writer, status, wire.RegisterResponse{
-		AgentID: id, AgentToken: token, PollURL: wire.ConfigPath, PollIntervalSeconds: seconds(a.Configs.PollInterval()),
+		AgentID: id, AgentToken: token, PollURL: wire.ConfigPath, PollIntervalSeconds: seconds(registration.PollInterval),
 	})
 }
 
@@ -65,8 +64,9 @@ func (a *API) register(c *call) error {
 //	@Security	Admin
 //	@Param		limit	query		int		false	"at most this many (100, at most 1000)"
 //	@Param		cursor	query		string	false	"where the page before ended; Link has it"
-//	@Param		status	query		string	false	"only agents in this state"	Enums(online, stale, offline, failed)
+//	@Param		status	query		string	false	"only agents in this state; without it, or with all, in any, but without it no inactive ones"	Enums(online, stale, offline, inactive, failed, conflict, all)
 //	@Param		version	query		int		false	"only agents that have applied this version"
+//	@Param		hostname	query	string	false	"only agents on this host; a * at the end stands for anything"
 //	@Success	200		{array}		wire.Agent
 //	@Header		200		{string}	Link			"rel=next: the next page"
 //	@Header		200		{integer}	X-Total-Count	"how many there are on all pages"
@@ -77,11 +77,11 @@ func (a *API) agents(c *call) error {
 	if err != nil {
 		return err
 	}
-	now, desired := time.Now().UTC(), desired(a.Configs.Current())
-	page := a.Agents.List(query, now, desired)
+	outlook := a.Configs.Outlook()
+	page := a.Agents.List(query, outlook)
 	out := make([]wire.Agent, 0, len(page.Agents))
 	for _, agent := range page.Agents {
-		out = append(out, toAgent(agent, now, desired))
+		out = append(out, toAgent(agent, a.Agents.StatusOf(&agent, outlook), outlook.Desired))
 	}
 	c.Header("X-Total-Count", strconv.Itoa(page.Total))
 	if page.More {
@@ -93,7 +93,8 @@ func (a *API) agents(c *call) error {
 	return server.WriteJSON(c.Writer, http.StatusOK, out)
 }
 
-var statusNames = []string{string(models.Online), string(models.Stale), string(models.Offline), string(models.Refused)}
+// allStatuses asks for agents in any state, the inactive ones too.
+const allStatuses models.Status = "all"
 
 func agentQuery(c *call) (q service.Query, err error) {
 	limit, err := number(c, "limit", defaultLimit, maxLimit)
@@ -101,12 +102,13 @@ func agentQuery(c *call) (q service.Query, err error) {
 		return q, err
 	}
 	q.Limit = int(limit)
-	if status, ok := c.GetQuery("status"); ok {
-		if !slices.Contains(statusNames, status) {
-			return q, wire.Bad("status", "must be one of %s", strings.Join(statusNames, ", "))
-		}
-		q.Status = models.Status(status)
+	if q.Status, err = oneOf(c, "status", append([]models.Status{allStatuses}, models.Statuses...)); err != nil {
+		return q, err
 	}
+	if q.Status == allStatuses {
+		q.Status, q.All = "", true
+	}
+	q.Hostname = c.Query("hostname")
 	if q.Applied, err = number(c, "version", 0, 1<<62); err != nil {
 		return q, err
 	}
@@ -147,40 +149,97 @@ func (a *API) agent(c *call) error {
 	if err != nil {
 		return err
 	}
-	return server.WriteJSON(c.Writer, http.StatusOK, toAgent(agent, time.Now().UTC(), desired(a.Configs.Current())))
+	outlook := a.Configs.Outlook()
+	return server.WriteJSON(c.Writer, http.StatusOK, toAgent(agent, a.Agents.StatusOf(&agent, outlook), outlook.Desired))
+}
+
+// summary counts the agents.
+//
+//	@Summary	How many agents there are, by status and by what they run
+//	@Tags		agents
+//	@Produce	json
+//	@Security	Admin
+//	@Success	200	{object}	wire.AgentSummary
+//	@Failure	401,403	{object}	problem.Problem
+//	@Router		/api/v1/agents/summary [get]
+func (a *API) summary(c *call) error {
+	outlook := a.Configs.Outlook()
+	return server.WriteJSON(c.Writer, http.StatusOK, toSummary(a.Agents.Summary(outlook), outlook.Desired))
 }
 
 // decommission forgets an agent.
 //
 //	@Summary		Decommission an agent
-//	@Description	Its token is revoked. An agent that still runs registers again.
+//	@Description	Its token is revoked. An agent that still runs registers again. An agent may take off itself.
 //	@Tags			agents
 //	@Security		Admin
-//	@Param			id	path	string	true	"its id"
+//	@Security		Agent
+//	@Param			id			path	string	true	"its id"
+//	@Param			If-Match	header	string	false	"only if this is the ETag of the current configuration"
 //	@Success		204	"gone"
-//	@Failure		401,403,404,503,507	{object}	problem.Problem
+//	@Failure		400,401,403,404,412,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id} [delete]
 func (a *API) decommission(c *call) error {
-	if err := a.Agents.Decommission(c.Request.Context(), c.Param("id")); err != nil {
+	if err := a.onCurrent(c); err != nil {
 		return err
 	}
-	a.Log.WithFields(logrus.Fields{"agent": c.Param("id"), "by": a.AdminName}).Info("Agent decommissioned")
-	c.Status(http.StatusNoContent)
-	c.Writer.WriteHeaderNow()
+	if err := a.Agents.Decommission(c.Request.Context(), c.Param("id"), c.origin()); err != nil {
+		return err
+	}
+	a.Log.WithFields(logrus.Fields{"agent": c.Param("id"), "by": c.by}).Info("Agent decommissioned")
+	return noContent(c)
+}
+
+// retry offers an agent the version that its worker refused once more.
+//
+//	@Summary		Let an agent try a refused version again
+//	@Description	The version that its worker refused is offered to it once more, with its next poll.
+//	@Tags			agents
+//	@Security		Admin
+//	@Param			id			path	string	true	"its id"
+//	@Param			If-Match	header	string	false	"only if this is the ETag of the current configuration"
+//	@Success		204	"it will"
+//	@Failure		400,401,403,404,412,503,507	{object}	problem.Problem
+//	@Router			/api/v1/agents/{id}/retry [post]
+func (a *API) retry(c *call) error {
+	if err := a.onCurrent(c); err != nil {
+		return err
+	}
+	if err := a.Agents.Retry(c.Request.Context(), c.Param("id"), c.origin()); err != nil {
+		return err
+	}
+	a.Log.WithFields(logrus.Fields{"agent": c.Param("id"), "by": c.by}).Info("Agent is to try again")
+	return noContent(c)
+}
+
+// onCurrent judges the conditional headers of a write that changes no
+// configuration: it was decided on in view of the current one.
+func (a *API) onCurrent(c *call) error {
+	allowed, err := precondition(c.Request.Header)
+	if err != nil {
+		return err
+	}
+	tag := ""
+	if current := a.Configs.Current(); current != nil {
+		tag = current.ETag
+	}
+	if !allowed(tag) {
+		return models.ErrPrecondition
+	}
 	return nil
 }
 
 // report takes the outcome of an agent's attempt.
 //
 //	@Summary		Report the outcome of an attempt
-//	@Description	A version that an agent reported FAILED is not offered to it again until a newer one is published.
+//	@Description	A version that an agent reported FAILED is not offered to it again until a newer one is published, or an admin has it retry. What was answered 204 is stored.
 //	@Tags			agents
 //	@Accept			json
 //	@Security		Agent
 //	@Param			id		path	string		true	"the agent's own id"
 //	@Param			report	body	wire.Report	true	"what came of it"
 //	@Success		204		"noted"
-//	@Failure		400,401,403,413,415	{object}	problem.Problem
+//	@Failure		400,401,403,413,415,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id}/status [post]
 func (a *API) report(c *call) error {
 	req, err := server.Decode[wire.Report](c.Request)
@@ -190,11 +249,11 @@ func (a *API) report(c *call) error {
 	if err := req.Validate(); err != nil {
 		return err
 	}
-	if current := desired(a.Configs.Current()); req.Version > current {
-		return wire.Bad("version", "%d was never published; the newest is %d", req.Version, current)
+	if !a.Configs.Witness(req.Version) {
+		return wire.Bad("version", "%d cannot be one of this fleet's; the newest is %d", req.Version, desired(a.Configs.Current()))
 	}
-	a.Agents.Report(c.self, fromReport(req, time.Now().UTC()))
-	c.Status(http.StatusNoContent)
-	c.Writer.WriteHeaderNow()
-	return nil
+	if err := a.Agents.Report(c.Request.Context(), c.self, fromReport(req, time.Now().UTC())); err != nil {
+		return err
+	}
+	return noContent(c)
 }

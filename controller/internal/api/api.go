@@ -10,6 +10,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -30,10 +31,14 @@ import (
 
 // Options is what the API is made of.
 type Options struct {
-	Configs *service.Configs
-	Agents  *service.Agents
-	Store   interface{ Ping(context.Context) error } // asked by /ready
+	Configs  *service.Configs
+	Agents   *service.Agents
+	Rollouts *service.Rollouts
+	Trail    *service.Trail
+	Store    interface{ Ping(context.Context) error } // asked by /ready
+	Draining <-chan struct{}                          // closed when held answers are to be let go
 
+	AgentName    string
 	AgentAccount *auth.Account // what agents register with
 	AdminName    string
 	AdminAccount *auth.Account
@@ -90,7 +95,7 @@ func sameOrigin(next http.Handler) http.Handler {
 func (a *API) guarded(r route) func(*gin.Context) error {
 	known := strings.Fields(r.query)
 	return func(c *gin.Context) error {
-		self, err := a.admit(c, r.who)
+		who, err := a.admit(c, r.who)
 		if err != nil {
 			return err
 		}
@@ -99,7 +104,7 @@ func (a *API) guarded(r route) func(*gin.Context) error {
 				return err
 			}
 		}
-		return r.handle(&call{c, self})
+		return r.handle(who)
 	}
 }
 
@@ -117,6 +122,21 @@ func checkQuery(query string, known []string) error {
 		}
 	}
 	return nil
+}
+
+// ready answers GET /ready. A conflict does not keep the controller from its
+// job, and an admin must be able to reach it to end one: so it is told of, no
+// more.
+func (a *API) ready(c *call) error {
+	highest, conflict := a.Configs.Conflict()
+	if !conflict || a.notReady(c.Request) != nil {
+		server.Ready(a.notReady)(c.Writer, c.Request)
+		return nil
+	}
+	c.Header("Cache-Control", "no-store")
+	return server.WriteJSON(c.Writer, http.StatusOK, server.Status{Status: "ready", Detail: fmt.Sprintf(
+		"conflict: agents run versions up to %d and the store ends at %d, as if it was restored from an older backup; they keep what they run until you publish, or POST /api/v1/agents/resume",
+		highest, desired(a.Configs.Current()))})
 }
 
 // notReady is what keeps the controller from doing its job.

@@ -8,6 +8,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/problem"
@@ -22,6 +23,7 @@ const (
 	enrolling                 // who holds the shared agent credentials
 	reading                   // these, an agent as itself, the admin
 	reporting                 // the agent that the path names
+	removing                  // that agent, or the admin
 	administering             // the admin
 )
 
@@ -39,30 +41,68 @@ const (
 var credentials = sync.Pool{New: func() any { return new(auth.Basic) }}
 
 // admit lets a request through a door: 401 for credentials that are nobody's,
-// 403 for somebody's at the wrong door. It returns the agent that calls, nil for
-// anybody else.
-func (a *API) admit(c *gin.Context, d door) (*service.Agent, error) {
+// 403 for somebody's at the wrong door.
+func (a *API) admit(c *gin.Context, d door) (*call, error) {
 	if d == open {
-		return nil, nil
+		return &call{Context: c}, nil
 	}
 	who, self, err := a.identify(c.GetHeader("Authorization"))
 	if err != nil {
-		a.refused.Do(func() {
-			a.Log.WithFields(logrus.Fields{"source_ip": c.ClientIP(), "path": c.Request.URL.Path, "request_id": server.RequestID(c.Request)}).
-				WithError(err).Warn("Credentials refused; more within a minute are not logged")
-		})
-		c.Header("WWW-Authenticate", `Basic realm="fleetconf", charset="UTF-8"`)
+		a.turnAway(c, err)
 		return nil, problem.New(http.StatusUnauthorized, "%v", err)
 	}
+	itself := who == agent && self.ID() == c.Param("id")
 	switch {
 	case d == enrolling && who != enrolled:
 		return nil, problem.New(http.StatusForbidden, "only the shared agent credentials (AGENT_USERNAME) may register")
-	case d == reporting && (who != agent || self.ID() != c.Param("id")):
+	case d == reporting && !itself:
 		return nil, problem.New(http.StatusForbidden, "an agent reports as itself: its own id and token")
+	case d == removing && !itself && who != admin:
+		return nil, problem.New(http.StatusForbidden, "these credentials are good, but this is for the admin (ADMIN_USERNAME), or for that agent itself")
 	case d == administering && who != admin:
 		return nil, problem.New(http.StatusForbidden, "these credentials are good, but this is for the admin (ADMIN_USERNAME)")
 	}
-	return self, nil
+	return &call{Context: c, self: self, by: a.name(who, self)}, nil
+}
+
+func (a *API) name(who caller, self *service.Agent) string {
+	switch who {
+	case agent:
+		return self.ID()
+	case admin:
+		return a.AdminName
+	case enrolled:
+		return a.AgentName
+	case nobody:
+	}
+	return ""
+}
+
+// turnAway notes refused credentials. Who sent none was not told yet that some
+// are needed.
+func (a *API) turnAway(c *gin.Context, err error) {
+	c.Header("WWW-Authenticate", `Basic realm="fleetconf", charset="UTF-8"`)
+	if errors.Is(err, auth.ErrMissing) {
+		return
+	}
+	a.refused.Do(func() {
+		a.Log.WithFields(logrus.Fields{"source_ip": c.ClientIP(), "path": c.Request.URL.Path, "request_id": server.RequestID(c.Request)}).
+			WithError(err).Warn("Credentials refused; more within a minute are not logged")
+	})
+	a.Trail.LoginFailed(models.Origin{Actor: a.claimed(c), SourceIP: c.ClientIP()}, c.Request.Method+" "+c.FullPath())
+}
+
+// claimed is the name that refused credentials came with, if it is a known one:
+// any other may be a password in the wrong field.
+func (a *API) claimed(c *gin.Context) string {
+	name, _, _ := c.Request.BasicAuth()
+	if name == a.AdminName || name == a.AgentName {
+		return name
+	}
+	if known, err := a.Agents.Agent(name); err == nil {
+		return known.ID
+	}
+	return "unknown"
 }
 
 var errWrong = errors.New("the user name, the password or the token is wrong")

@@ -52,6 +52,7 @@ func (a *API) problemOf(c *gin.Context, err error) *problem.Problem {
 		p       *problem.Problem
 		bad     *wire.Invalid
 		refused *models.InvalidError
+		frozen  *models.FrozenError
 	)
 	switch {
 	case errors.As(err, &p):
@@ -62,6 +63,10 @@ func (a *API) problemOf(c *gin.Context, err error) *problem.Problem {
 		return problem.Invalid(bad)
 	case errors.As(err, &refused):
 		return problem.Invalid(wire.Bad(refused.Field, "%s", refused.Detail))
+	case errors.As(err, &frozen):
+		return problem.New(http.StatusConflict, "%v; DELETE /api/v1/freeze lifts it, and ?override=true publishes in spite of it", frozen)
+	case errors.Is(err, models.ErrDraining): // no failure
+		return problem.New(http.StatusServiceUnavailable, "%v; ask again", err)
 	}
 	for _, s := range statuses {
 		if !errors.Is(err, s.kind) {

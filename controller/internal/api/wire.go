@@ -1,6 +1,8 @@
 package api
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -12,7 +14,7 @@ import (
 
 // This file alone knows both the domain and the wire.
 
-func toData(c *models.Config) wire.Data { return wire.Data{URL: c.URL} }
+func toData(c *models.Config) wire.Data { return wire.Data{URL: c.URL, Probe: c.Probe} }
 
 func seconds(d time.Duration) int { return int(d / time.Second) }
 
@@ -21,24 +23,18 @@ func toConfig(c *models.Config) wire.Config {
 }
 
 func toPublished(c *models.Config) wire.PublishedConfig {
-	p := wire.PublishedConfig{
+	return wire.PublishedConfig{
 		Version: c.Version, Data: toData(c), PollIntervalSeconds: seconds(c.PollInterval), ETag: c.ETag,
 		Message: c.Message, PublishedBy: c.PublishedBy, PublishedAt: c.PublishedAt, SourceIP: c.SourceIP,
+		RestoredFrom: orNull(c.RestoredFrom),
 	}
-	if c.RestoredFrom != 0 {
-		p.RestoredFrom = &c.RestoredFrom
-	}
-	return p
 }
 
 func fromPublish(r wire.PublishRequest) models.Draft {
-	d := models.Draft{URL: r.URL}
+	d := models.Draft{URL: r.URL, Probe: r.Probe}
 	if r.PollIntervalSeconds != nil {
 		interval := time.Duration(*r.PollIntervalSeconds) * time.Second
 		d.PollInterval = &interval
-	}
-	if r.Message != nil {
-		d.Message = *r.Message
 	}
 	return d
 }
@@ -58,22 +54,113 @@ func fromReport(r wire.Report, now time.Time) models.Attempt {
 	return models.Attempt{Version: r.Version, Status: models.AttemptStatus(r.Status), Error: wire.Trim(r.Error), At: now}
 }
 
-func toAgent(a models.Agent, now time.Time, desired int64) wire.Agent {
+func toAgent(a models.Agent, status models.Status, desired int64) wire.Agent {
 	out := wire.Agent{
-		ID: a.ID, Hostname: a.Hostname, RegisteredAt: a.RegisteredAt,
-		Status: wire.AgentStatus(a.StatusAt(now, desired)), Metadata: a.Metadata,
-	}
-	if !a.LastPoll.IsZero() {
-		out.LastPoll = &a.LastPoll
-	}
-	if desired != 0 {
-		out.DesiredVersion = &desired
-	}
-	if a.Applied != 0 {
-		out.AppliedVersion = &a.Applied
+		ID: a.ID, Hostname: a.Hostname, RegisteredAt: a.RegisteredAt, Status: wire.AgentStatus(status), Metadata: a.Metadata,
+		LastPoll: orNull(a.LastPoll), DesiredVersion: orNull(desired), AppliedVersion: orNull(a.Applied),
 	}
 	if t := a.Attempt; t.Version != 0 {
 		out.LastAttempt = &wire.Attempt{Version: t.Version, Status: wire.AttemptStatus(t.Status), Error: t.Error, At: t.At}
 	}
 	return out
+}
+
+// orNull is null on the wire for the zero value.
+func orNull[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+func toSummary(s service.Summary, desired int64) wire.AgentSummary {
+	out := wire.AgentSummary{
+		Total: s.Total, DesiredVersion: orNull(desired), ByStatus: map[wire.AgentStatus]int{}, ByAppliedVersion: []wire.VersionCount{},
+	}
+	for _, status := range models.Statuses {
+		out.ByStatus[wire.AgentStatus(status)] = s.ByStatus[status]
+	}
+	for _, version := range slices.Backward(slices.Sorted(maps.Keys(s.ByApplied))) {
+		out.ByAppliedVersion = append(out.ByAppliedVersion, wire.VersionCount{Version: orNull(version), Count: s.ByApplied[version]})
+	}
+	return out
+}
+
+func toRollout(r *models.Rollout) wire.Rollout {
+	out := wire.Rollout{
+		Version: r.Config.Version, PublishedAt: r.Config.PublishedAt, SupersededBy: orNull(r.SupersededBy),
+		Targets: r.Targets, Applied: r.Applied, Failed: r.Failed, Pending: r.Pending, Offline: r.Offline,
+		FirstAppliedAt: orNull(r.FirstAppliedAt), Failures: []wire.RolloutFailure{}, Stragglers: []wire.Straggler{},
+	}
+	if l := r.Latency; l.Agents > 0 {
+		out.LatencyMS = wire.Latency{P50: milliseconds(l.P50), P90: milliseconds(l.P90), P99: milliseconds(l.P99), Max: milliseconds(l.Max)}
+	}
+	for _, f := range r.Failures {
+		out.Failures = append(out.Failures, wire.RolloutFailure{Error: f.Error, Count: f.Count, SampleAgents: f.Samples})
+	}
+	for _, s := range r.Stragglers {
+		out.Stragglers = append(out.Stragglers, wire.Straggler{
+			ID: s.ID, Hostname: s.Hostname, Status: wire.AgentStatus(s.Status), AppliedVersion: orNull(s.Applied), LastPoll: orNull(s.LastPoll),
+		})
+	}
+	return out
+}
+
+func milliseconds(d time.Duration) *float64 {
+	ms := float64(d.Microseconds()) / 1000
+	return &ms
+}
+
+func toPreview(o models.Outcome) wire.Preview {
+	out := wire.Preview{
+		Message: "Nothing was stored: this was a dry run", Version: o.Config.Version, Changed: o.Changed, DryRun: true,
+		Config: toConfig(o.Config), Agents: o.Targets,
+	}
+	var before *models.Content
+	if o.Before != nil {
+		before = &o.Before.Content
+	}
+	out.Changes = differences(before, &o.Config.Content)
+	return out
+}
+
+// differences lists the fields that are not the same in two contents. Before
+// may be nil for nothing.
+func differences(before, after *models.Content) []wire.Difference {
+	fields := func(c *models.Content) [3]any {
+		if c == nil {
+			return [3]any{}
+		}
+		return [3]any{c.URL, c.Probe, seconds(c.PollInterval)}
+	}
+	from, to := fields(before), fields(after)
+	out := []wire.Difference{}
+	for i, name := range []string{"data.url", "data.probe", "poll_interval_seconds"} {
+		if from[i] != to[i] {
+			out = append(out, wire.Difference{Field: name, From: from[i], To: to[i]})
+		}
+	}
+	return out
+}
+
+func fromFreeze(r wire.FreezeRequest) models.Freeze {
+	f := models.Freeze{Reason: r.Reason}
+	if r.Until != nil {
+		f.Until = r.Until.UTC().Truncate(time.Microsecond)
+	}
+	return f
+}
+
+func toFreeze(f *models.Freeze) wire.Freeze {
+	if f == nil {
+		return wire.Freeze{}
+	}
+	return wire.Freeze{Frozen: true, Reason: f.Reason, Until: orNull(f.Until), FrozenBy: f.By, FrozenAt: orNull(f.At)}
+}
+
+func toAuditEntry(e models.Entry) wire.AuditEntry {
+	return wire.AuditEntry{
+		ID: e.Seq, At: e.At, Actor: e.Actor, SourceIP: e.SourceIP, Action: string(e.Action), Version: orNull(e.Version), Detail: e.Detail,
+	}
 }

@@ -25,6 +25,9 @@ type Settings struct {
 	DefaultPollInterval int    `setting:"DEFAULT_POLL_INTERVAL" default:"30" usage:"seconds between two polls of an agent, until a publish says otherwise"`
 	InitialURL          string `setting:"INITIAL_URL" usage:"URL to publish as version 1 where nothing was ever published"`
 
+	InactiveAfter time.Duration `setting:"INACTIVE_AFTER" default:"168h" usage:"how long an agent is unseen before it is inactive: out of lists and rollouts, unless asked for"`
+	PruneAfter    time.Duration `setting:"PRUNE_AFTER" default:"0s" usage:"how long an agent is unseen before it is removed; 0s for never. It registers again should it come back"`
+
 	LogLevel  string `setting:"LOG_LEVEL" default:"info" usage:"error, warn, info or debug"`
 	LogFormat string `setting:"LOG_FORMAT" default:"auto" usage:"text, json, or auto: text on a terminal, json elsewhere"`
 }
@@ -52,6 +55,8 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckDefault(s.Host, "ADMIN_PASSWORD", s.AdminPassword, knownAdminPassword, knownAgentPassword)
 	faults.Check(s.PollInterval() >= models.MinPollInterval && s.PollInterval() <= models.MaxPollInterval,
 		"DEFAULT_POLL_INTERVAL", "is %d; it must be %.0f to %.0f seconds", s.DefaultPollInterval, models.MinPollInterval.Seconds(), models.MaxPollInterval.Seconds())
+	faults.Check(s.InactiveAfter >= time.Minute, "INACTIVE_AFTER", "is %s; it must be 1m or more", s.InactiveAfter)
+	faults.Check(s.PruneAfter == 0 || s.PruneAfter >= time.Minute, "PRUNE_AFTER", "is %s; it must be 1m or more, or 0s for never", s.PruneAfter)
 	if s.InitialURL != "" {
 		err := models.PublishRequest{URL: &s.InitialURL}.Validate()
 		faults.Check(err == nil, "INITIAL_URL", "cannot be published: %v", err)

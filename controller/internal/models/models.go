@@ -57,15 +57,18 @@ type Config struct {
 // reaches a version again with other content does not either.
 func ETagOf(epoch string, version int64, c Content) string {
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%s\x00%d\x00%t", epoch, version, c.URL, c.PollInterval, c.Probe))
-	return etag.Quote(strconv.FormatInt(version, 10) + "-" + base64.RawURLEncoding.EncodeToString(sum[:16]))
+	return etag.Quote(strconv.FormatInt(version, 10) + "-" + base64.RawURLEncoding.EncodeToString(sum[:hashBytes]))
 }
 
-// VersionOf returns the version that a tag of ETagOf begins with, 0 where it
-// begins with none.
+// hashBytes is how much of the hash an ETag holds.
+const hashBytes = 16
+
+// VersionOf returns the version that an ETag of ETagOf begins with, 0 for any
+// other, the ones without a version that the first builds made too.
 func VersionOf(tag string) int64 {
-	number, _, found := strings.Cut(strings.Trim(tag, `"`), "-")
+	number, hash, _ := strings.Cut(strings.Trim(strings.TrimPrefix(tag, "W/"), `"`), "-")
 	version, err := strconv.ParseInt(number, 10, 64)
-	if !found || err != nil || version < 0 {
+	if err != nil || version < 0 || len(hash) != base64.RawURLEncoding.EncodedLen(hashBytes) {
 		return 0
 	}
 	return version

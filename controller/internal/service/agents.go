@@ -1,10 +1,10 @@
 package service
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,29 +26,29 @@ type AgentStore interface {
 	// SaveAgent stores a new agent, or the known one of that id anew, and
 	// returns its place in the order of registration.
 	SaveAgent(ctx context.Context, a models.Agent) (seq int64, err error)
-	// DeleteAgent removes an agent.
-	DeleteAgent(ctx context.Context, id string) error
-	// SavePresence stores the presence of agents in one transaction. One that
-	// is unknown by now is passed over.
-	SavePresence(ctx context.Context, batch map[string]models.Presence) error
+	// DeleteAgents removes agents, and adds the entry to the audit trail.
+	DeleteAgents(ctx context.Context, ids []string, entry models.Entry) error
+	// SavePresence stores the presence of agents, and the entries with it, in
+	// one transaction. An agent that is unknown by now is passed over.
+	SavePresence(ctx context.Context, batch map[string]models.Presence, entries ...models.Entry) error
 }
 
 // Agents knows every agent. All of it is in memory, so that neither a poll nor
 // a list reads the database; the store has it for the next start.
 type Agents struct {
-	store    AgentStore
-	configs  *Configs
-	reserved []string // user names that no agent may take for its id
-	log      logrus.FieldLogger
+	store         AgentStore
+	reserved      []string // names that no agent may take for its id
+	inactiveAfter time.Duration
+	pruneAfter    time.Duration // 0: never
+	log           logrus.FieldLogger
+	began         time.Time // nobody was heard before that, so nobody is to blame for it
 
-	saving turn // one registration or removal at a time, memory and store together
+	saving   turn // one registration or removal at a time, memory and store together
+	settling turn // one batch of reports at a time
+	roster   roster
+	changes  beacon // an agent runs, or refuses, another version than before; or has gone
 
-	mu    sync.RWMutex // guards byID and order
-	byID  map[string]*Agent
-	order []*Agent // by Seq
-
-	dirtyMu sync.Mutex // guards dirty
-	dirty   []*Agent   // presence that the store has not seen yet
+	polled, reported batch
 
 	failing error // why the last flush failed; Run's alone
 }
@@ -60,29 +60,37 @@ type Agent struct {
 
 	mu    sync.Mutex // guards the rest
 	agent models.Agent
-	dirty bool // stands in Agents.dirty
+	row   *row // shows what it is to who looks at all agents
 	gone  bool // was removed
 	// Which of its tokens were used since the last registration. An agent that
 	// has used its new one never goes back; if the one before is used after
 	// that, somebody else has the same id.
 	usedToken, sawTwin bool
+
+	inPolled, inReported bool // stands in that batch
 }
 
-// OpenAgents reads every agent from store. No agent may register under a
-// reserved name.
-func OpenAgents(ctx context.Context, store AgentStore, configs *Configs, reserved []string, log logrus.FieldLogger) (*Agents, error) {
+// AgentOptions are the settings of Agents.
+type AgentOptions struct {
+	Reserved      []string      // names that no agent may take for its id
+	InactiveAfter time.Duration // how long an agent is unseen before it counts as inactive
+	PruneAfter    time.Duration // how long before it is removed; 0 for never
+}
+
+// OpenAgents reads every agent from store.
+func OpenAgents(ctx context.Context, store AgentStore, o AgentOptions, log logrus.FieldLogger) (*Agents, error) {
 	stored, err := store.Agents(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the agents: %w", err)
 	}
 	s := &Agents{
-		store: store, configs: configs, reserved: reserved, log: log, saving: newTurn(),
-		byID: make(map[string]*Agent, len(stored)), order: make([]*Agent, 0, len(stored)),
+		store: store, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter, log: log, began: time.Now(),
+		saving: newTurn(), settling: newTurn(), roster: newRoster(len(stored)),
+		polled:   batch{mark: func(a *Agent) *bool { return &a.inPolled }},
+		reported: batch{mark: func(a *Agent) *bool { return &a.inReported }},
 	}
-	for _, a := range stored {
-		live := newAgent(a)
-		s.byID[a.ID] = live
-		s.order = append(s.order, live)
+	for i := range stored {
+		s.roster.add(newAgent(stored[i]))
 	}
 	return s, nil
 }
@@ -90,7 +98,8 @@ func OpenAgents(ctx context.Context, store AgentStore, configs *Configs, reserve
 // Registration is what an agent says of itself. An empty ID asks for a new one.
 type Registration struct {
 	ID, Hostname string
-	Metadata     []byte // a JSON object
+	Metadata     []byte        // a JSON object
+	PollInterval time.Duration // what it is told
 }
 
 // Register makes an agent known, or a known one known again, and returns its
@@ -104,52 +113,36 @@ func (s *Agents) Register(ctx context.Context, r Registration) (id, token string
 		r.ID = uuid.Must(uuid.NewV7()).String() // fails only without randomness
 	}
 	token = auth.NewToken()
-	now := time.Now().UTC().Truncate(time.Microsecond)
 
 	if err := s.saving.take(ctx); err != nil {
 		return "", "", false, err
 	}
 	defer s.saving.give()
 	ctx = context.WithoutCancel(ctx) // what is stored is also remembered
-	live := s.find(r.ID)
+	live := s.roster.find([]byte(r.ID))
 	isNew = live == nil
-	agent := models.Agent{ID: r.ID, RegisteredAt: now}
+	agent := models.Agent{ID: r.ID, RegisteredAt: models.Now()}
 	if !isNew {
 		agent = live.snapshot()
 	}
 	agent.Hostname, agent.Metadata = r.Hostname, r.Metadata
 	agent.PreviousToken, agent.Token = agent.Token, auth.DigestOf(token)
-	agent.PollInterval = s.configs.PollInterval()
+	agent.PollInterval = r.PollInterval
 	if agent.Seq, err = s.store.SaveAgent(ctx, agent); err != nil {
 		return "", "", false, fmt.Errorf("register agent: %w", err)
 	}
 	if isNew {
-		s.add(newAgent(agent))
+		s.roster.add(newAgent(agent))
 	} else {
 		live.reregister(agent)
 	}
 	return agent.ID, token, isNew, nil
 }
 
-func (s *Agents) add(live *Agent) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.byID[live.id] = live
-	s.order = append(s.order, live)
-}
-
-func (s *Agents) find(id string) *Agent {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.byID[id]
-}
-
 // Authenticate returns the agent whose id and token these are, nil if there is
 // none.
 func (s *Agents) Authenticate(id, token []byte) *Agent {
-	s.mu.RLock()
-	live := s.byID[string(id)]
-	s.mu.RUnlock()
+	live := s.roster.find(id)
 	if live == nil {
 		return nil
 	}
@@ -184,44 +177,63 @@ func (s *Agents) warnOfTwins(live *Agent) {
 func (s *Agents) Poll(live *Agent, now time.Time, interval time.Duration, desired, runs int64) (offer bool) {
 	live.mu.Lock()
 	defer live.mu.Unlock()
+	before := live.agent.Applied
 	live.agent.Polled(now, interval, runs)
-	s.markDirty(live)
+	live.show()
+	s.polled.add(live)
+	if live.agent.Applied != before {
+		s.changes.flash()
+	}
 	return !live.agent.Refuses(desired)
 }
 
-// Report remembers the outcome of an agent's last attempt.
-func (s *Agents) Report(live *Agent, attempt models.Attempt) {
+// Report takes the outcome of an agent's last attempt. When it returns nil the
+// outcome is durable; with an error it is in memory only, and the agent is to
+// say it again. It returns models.ErrBusy if its turn does not come.
+func (s *Agents) Report(ctx context.Context, live *Agent, attempt models.Attempt) error {
 	live.mu.Lock()
-	defer live.mu.Unlock()
 	changed := live.agent.Attempt.Version != attempt.Version || live.agent.Attempt.Status != attempt.Status
 	live.agent.Report(attempt)
-	s.markDirty(live)
+	live.show()
+	s.polled.add(live) // should it not be stored below
+	s.reported.add(live)
+	live.mu.Unlock()
+	s.changes.flash()
 	if changed && attempt.Status == models.Failed {
 		s.log.WithFields(logrus.Fields{"agent": live.id, "version": attempt.Version, "error": attempt.Error}).
 			Warn("Worker refused a version")
 	}
+	return s.settle(ctx, live)
 }
 
-// markDirty puts an agent on the list of the next flush. The caller holds its lock.
-func (s *Agents) markDirty(live *Agent) {
-	if live.dirty || live.gone {
-		return
+// settle stores what was reported, by this agent and by all that have reported
+// meanwhile: whoever's turn it is writes for those who wait.
+func (s *Agents) settle(ctx context.Context, live *Agent) error {
+	if err := s.settling.take(ctx); err != nil {
+		return err
 	}
-	live.dirty = true
-	s.dirtyMu.Lock()
-	defer s.dirtyMu.Unlock()
-	s.dirty = append(s.dirty, live)
+	defer s.settling.give()
+	if !s.reported.holds(live) {
+		return nil // somebody has
+	}
+	return s.reported.store(context.WithoutCancel(ctx), s.store)
 }
+
+// pruneInterval is how often agents that were unseen for too long are looked for.
+const pruneInterval = time.Minute
 
 // Run flushes presence to the store every FlushInterval until ctx ends, and
-// once more then.
+// once more then. It removes agents that are to be pruned.
 func (s *Agents) Run(ctx context.Context) error {
-	tick := time.NewTicker(FlushInterval)
-	defer tick.Stop()
+	flush, prune := time.NewTicker(FlushInterval), time.NewTicker(pruneInterval)
+	defer flush.Stop()
+	defer prune.Stop()
 	for {
 		select {
-		case <-tick.C:
+		case <-flush.C:
 			s.flush(ctx)
+		case <-prune.C:
+			s.prune(ctx)
 		case <-ctx.Done():
 			s.flush(context.WithoutCancel(ctx))
 			return nil
@@ -230,29 +242,7 @@ func (s *Agents) Run(ctx context.Context) error {
 }
 
 func (s *Agents) flush(ctx context.Context) {
-	s.dirtyMu.Lock()
-	agents := s.dirty
-	s.dirty = nil
-	s.dirtyMu.Unlock()
-	if len(agents) == 0 {
-		return
-	}
-	batch := make(map[string]models.Presence, len(agents))
-	for _, live := range agents {
-		live.mu.Lock()
-		if live.dirty = false; !live.gone {
-			batch[live.id] = live.agent.Presence
-		}
-		live.mu.Unlock()
-	}
-	err := s.store.SavePresence(ctx, batch)
-	if err != nil {
-		for _, live := range agents {
-			live.mu.Lock()
-			s.markDirty(live)
-			live.mu.Unlock()
-		}
-	}
+	err := s.polled.store(ctx, s.store)
 	before := s.failing
 	s.failing = err
 	switch {
@@ -263,48 +253,144 @@ func (s *Agents) flush(ctx context.Context) {
 	}
 }
 
+// pruneAtOnce is how many agents one transaction removes.
+const pruneAtOnce = 1000
+
+// prune removes the agents that were unseen for longer than the settings
+// allow. The time that the controller itself was away does not count.
+func (s *Agents) prune(ctx context.Context) {
+	now := time.Now()
+	if s.pruneAfter == 0 || now.Sub(s.began) <= s.pruneAfter {
+		return
+	}
+	var gone []*Agent
+	for row := range s.roster.all() {
+		if now.Sub(time.UnixMicro(row.seen.Load())) > s.pruneAfter {
+			gone = append(gone, row.live)
+		}
+	}
+	for batch := range slices.Chunk(gone, pruneAtOnce) {
+		detail := fmt.Sprintf("%d agents unseen for %s, as PRUNE_AFTER says; the first: %s", len(batch), s.pruneAfter, batch[0].id)
+		entry := models.NewEntry(models.Origin{Actor: "controller"}, models.ActionDecommission, 0, detail)
+		if err := s.remove(ctx, batch, entry); err != nil {
+			s.log.WithError(err).Warn("Agents could not be pruned; the next try is in a minute")
+			return
+		}
+		s.log.WithFields(logrus.Fields{"agents": len(batch), "first": batch[0].id}).Info("Agents pruned")
+	}
+}
+
 // Agent returns one agent, or models.ErrNotFound.
 func (s *Agents) Agent(id string) (models.Agent, error) {
-	if live := s.find(id); live != nil {
-		return live.snapshot(), nil
+	live, err := s.known(id)
+	if err != nil {
+		return models.Agent{}, err
 	}
-	return models.Agent{}, fmt.Errorf("agent %s: %w", id, models.ErrNotFound)
+	return live.snapshot(), nil
+}
+
+func (s *Agents) known(id string) (*Agent, error) {
+	if live := s.roster.find([]byte(id)); live != nil {
+		return live, nil
+	}
+	return nil, fmt.Errorf("agent %s: %w", id, models.ErrNotFound)
 }
 
 // Decommission forgets an agent and revokes its tokens. It returns
-// models.ErrNotFound if there is none of that id.
-func (s *Agents) Decommission(ctx context.Context, id string) error {
-	if err := s.saving.take(ctx); err != nil {
+// models.ErrNotFound if there is none of that id, models.ErrBusy if its turn
+// does not come.
+func (s *Agents) Decommission(ctx context.Context, id string, origin models.Origin) error {
+	live, err := s.known(id)
+	if err != nil {
 		return err
 	}
-	defer s.saving.give()
-	live := s.find(id)
-	if live == nil {
-		return fmt.Errorf("agent %s: %w", id, models.ErrNotFound)
-	}
-	if err := s.store.DeleteAgent(context.WithoutCancel(ctx), id); err != nil {
+	agent := live.snapshot()
+	entry := models.NewEntry(origin, models.ActionDecommission, agent.Applied, "agent "+id+" on "+agent.Hostname)
+	if err := s.remove(ctx, []*Agent{live}, entry); err != nil {
 		return fmt.Errorf("decommission agent %s: %w", id, err)
-	}
-	live.mu.Lock()
-	live.gone = true
-	live.mu.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.byID, id)
-	if i, found := slices.BinarySearchFunc(s.order, live.seq, bySeq); found {
-		s.order = slices.Delete(s.order, i, i+1)
 	}
 	return nil
 }
 
-func bySeq(live *Agent, seq int64) int { return cmp.Compare(live.seq, seq) }
+func (s *Agents) remove(ctx context.Context, agents []*Agent, entry models.Entry) error {
+	if err := s.saving.take(ctx); err != nil {
+		return err
+	}
+	defer s.saving.give()
+	ids := make([]string, len(agents))
+	for i, live := range agents {
+		ids[i] = live.id
+	}
+	if err := s.store.DeleteAgents(context.WithoutCancel(ctx), ids, entry); err != nil {
+		return err
+	}
+	for _, live := range agents {
+		s.roster.remove(live)
+	}
+	s.changes.flash()
+	return nil
+}
 
-// Query asks for a page of the agents. Zero values ask for everything.
+// Retry lets an agent be offered the version that its worker refused once
+// more. It returns models.ErrNotFound if there is no agent of that id,
+// models.ErrBusy if its turn does not come.
+func (s *Agents) Retry(ctx context.Context, id string, origin models.Origin) error {
+	if err := s.settling.take(ctx); err != nil { // no report may come in between
+		return err
+	}
+	defer s.settling.give()
+	live, err := s.known(id)
+	if err != nil {
+		return err
+	}
+	agent := live.snapshot()
+	entry := models.NewEntry(origin, models.ActionRetry, agent.Refused.Version, "agent "+id+" on "+agent.Hostname)
+	refused := agent.Refused
+	agent.Refused = models.Refusal{}
+	if err := s.store.SavePresence(context.WithoutCancel(ctx), map[string]models.Presence{id: agent.Presence}, entry); err != nil {
+		return fmt.Errorf("retry agent %s: %w", id, err)
+	}
+	live.mu.Lock()
+	if live.agent.Refused == refused {
+		live.agent.Refused = models.Refusal{}
+	}
+	live.show()
+	s.polled.add(live)
+	live.mu.Unlock()
+	s.changes.flash()
+	return nil
+}
+
+// Query asks for a page of the agents. Zero values ask for all of them.
 type Query struct {
-	Status  models.Status
-	Applied int64
-	After   int64 // Seq of the last agent of the page before
-	Limit   int
+	Status   models.Status // empty: all but the inactive ones
+	All      bool          // the inactive ones too, where Status is empty
+	Applied  int64
+	Hostname string // a * at its end stands for anything
+	After    int64  // Seq of the last agent of the page before
+	Limit    int
+}
+
+// matches reports whether an agent is asked for.
+func (q *Query) matches(row *row, outlook models.Outlook) bool {
+	v := row.vitals()
+	if q.Applied != 0 && v.Applied != q.Applied {
+		return false
+	}
+	switch status := outlook.Status(v); {
+	case q.Status == "" && status == models.Inactive && !q.All:
+		return false
+	case q.Status != "" && status != q.Status:
+		return false
+	}
+	if q.Hostname == "" {
+		return true
+	}
+	hostname := *row.hostname.Load()
+	if prefix, ok := strings.CutSuffix(q.Hostname, "*"); ok {
+		return len(hostname) >= len(prefix) && strings.EqualFold(hostname[:len(prefix)], prefix)
+	}
+	return strings.EqualFold(hostname, q.Hostname)
 }
 
 // Page is some of the agents, in the order of registration.
@@ -315,37 +401,28 @@ type Page struct {
 }
 
 // List returns a page of the agents as they are now.
-func (s *Agents) List(q Query, now time.Time, desired int64) Page {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	page := Page{}
-	start, found := slices.BinarySearchFunc(s.order, q.After, bySeq)
-	if found {
-		start++
-	}
-	if q.Status == "" && q.Applied == 0 {
-		end := min(start+q.Limit, len(s.order))
-		for _, live := range s.order[start:end] {
-			page.Agents = append(page.Agents, live.snapshot())
-		}
-		page.Total, page.More = len(s.order), end < len(s.order)
-		return page
-	}
-	for i, live := range s.order {
-		agent := live.snapshot()
-		if q.Status != "" && agent.StatusAt(now, desired) != q.Status || q.Applied != 0 && agent.Applied != q.Applied {
+func (s *Agents) List(q Query, outlook models.Outlook) (page Page) {
+	outlook.InactiveAfter = s.inactiveAfter
+	for row := range s.roster.all() {
+		if !q.matches(row, outlook) {
 			continue
 		}
 		page.Total++
 		switch {
-		case i < start:
+		case row.seq <= q.After:
 		case len(page.Agents) < q.Limit:
-			page.Agents = append(page.Agents, agent)
+			page.Agents = append(page.Agents, row.live.snapshot())
 		default:
 			page.More = true
 		}
 	}
 	return page
+}
+
+// StatusOf tells how an agent is.
+func (s *Agents) StatusOf(a *models.Agent, outlook models.Outlook) models.Status {
+	outlook.InactiveAfter = s.inactiveAfter
+	return outlook.Status(a.Vitals())
 }
 
 // ID is the agent's id.
@@ -366,5 +443,6 @@ func (a *Agent) reregister(fresh models.Agent) {
 	defer a.mu.Unlock()
 	fresh.Presence = a.agent.Presence
 	a.agent = fresh
+	a.show()
 	a.usedToken, a.sawTwin = false, false
 }

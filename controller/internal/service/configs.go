@@ -6,19 +6,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
 // ConfigStore keeps every version, for ever.
 type ConfigStore interface {
-	// Append stores, as one durable transaction, the version that next makes
-	// of the newest one, which is nil while there is none. When next returns
+	// Append stores, as one durable transaction, the change that next makes of
+	// the newest version, which is nil while there is none. When next returns
 	// nil nothing is stored, and nothing when it returns an error, which Append
 	// returns as it is.
-	Append(ctx context.Context, next func(newest *models.Config) (*models.Config, error)) error
+	Append(ctx context.Context, next func(newest *models.Config) (*models.Change, error)) error
 	// Newest returns the version with the highest number, or models.ErrNotFound.
 	Newest(ctx context.Context) (*models.Config, error)
 	// Config returns a version, or models.ErrNotFound.
@@ -27,27 +31,82 @@ type ConfigStore interface {
 	Configs(ctx context.Context, before int64, limit int) ([]*models.Config, error)
 }
 
+// Store is all that Configs keeps.
+type Store interface {
+	ConfigStore
+	FreezeStore
+	ReportedStore
+}
+
+// Fleet is who a configuration is published to.
+type Fleet interface {
+	// Figures tell how far a configuration has spread.
+	Figures(cfg *models.Config, outlook models.Outlook) models.Figures
+	// Targets is how many agents should run what is current.
+	Targets(outlook models.Outlook) int
+}
+
 // Configs publishes configurations and holds the current one, where every poll
 // reads it without a lock.
 type Configs struct {
-	store           ConfigStore
+	store           Store
 	epoch           string
 	defaultInterval time.Duration
-	publishing      turn // one publish at a time, so that current never steps back
-	current         atomic.Pointer[models.Config]
+	fleet           Fleet
+	log             logrus.FieldLogger
+
+	publishing turn // one publish at a time, so that current never steps back
+	current    atomic.Pointer[models.Config]
+	freeze     atomic.Pointer[models.Freeze]   // the last one, over or not
+	reported   atomic.Pointer[models.Reported] // never nil
+	raised     chan struct{}                   // to Run: reported was raised
+	changes    beacon                          // current has changed
 }
 
-// OpenConfigs reads the current configuration from store. epoch names this
-// store among all that ever were; defaultInterval is what agents are told until
-// a publish says otherwise.
-func OpenConfigs(ctx context.Context, store ConfigStore, epoch string, defaultInterval time.Duration) (*Configs, error) {
-	c := &Configs{store: store, epoch: epoch, defaultInterval: defaultInterval, publishing: newTurn()}
+// ConfigOptions are the settings of Configs.
+type ConfigOptions struct {
+	Epoch           string        // names this store among all that ever were
+	DefaultInterval time.Duration // what agents are told until a publish says otherwise
+}
+
+// OpenConfigs reads the current configuration from store.
+func OpenConfigs(ctx context.Context, store Store, fleet Fleet, o ConfigOptions, log logrus.FieldLogger) (*Configs, error) {
+	c := &Configs{
+		store: store, epoch: o.Epoch, defaultInterval: o.DefaultInterval, fleet: fleet, log: log,
+		publishing: newTurn(), raised: make(chan struct{}, 1),
+	}
+	reported, err := store.Reported(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read what agents reported: %w", err)
+	}
+	c.reported.Store(&reported)
+	freeze, err := store.Freeze(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the freeze: %w", err)
+	}
+	c.freeze.Store(freeze)
 	return c, c.reload(ctx)
 }
 
 // Current is the configuration that agents should run, nil while nothing was
 // ever published. It is never changed after it is returned.
 func (c *Configs) Current() *models.Config { return c.current.Load() }
+
+// newest is the version of Current, 0 while there is none.
+func (c *Configs) newest() int64 {
+	if cfg := c.Current(); cfg != nil {
+		return cfg.Version
+	}
+	return 0
+}
+
+// etag is the ETag of Current, "" while there is none.
+func (c *Configs) etag() string {
+	if cfg := c.Current(); cfg != nil {
+		return cfg.ETag
+	}
+	return ""
+}
 
 // PollInterval is what agents are told to wait between two polls.
 func (c *Configs) PollInterval() time.Duration {
@@ -57,75 +116,173 @@ func (c *Configs) PollInterval() time.Duration {
 	return c.defaultInterval
 }
 
-// Publish makes a draft the current configuration. changed is false when the
-// draft's content was current already; then nothing was stored. A publish that
-// returned is durable. Once its turn has come it is not broken off when ctx
-// ends: its outcome would be in doubt. It returns models.ErrBusy if its turn
-// does not come.
-func (c *Configs) Publish(ctx context.Context, d models.Draft) (cfg *models.Config, changed bool, err error) {
+// Outlook is what agents are judged against at this moment.
+func (c *Configs) Outlook() models.Outlook {
+	_, conflict := c.Conflict()
+	return models.Outlook{Now: time.Now(), Desired: c.newest(), Conflict: conflict}
+}
+
+// proposal is what a publish or a rollback wants to be current.
+type proposal struct {
+	models.Terms
+	action       models.Action
+	restoredFrom int64
+	// content makes it of the content before, which is the zero value but for
+	// the poll interval where nothing was published.
+	content func(before models.Content) models.Content
+}
+
+func (d draft) proposal() proposal {
+	return proposal{Terms: d.Terms, action: models.ActionPublish, content: func(content models.Content) models.Content {
+		if d.URL != nil {
+			content.URL = *d.URL
+		}
+		if d.PollInterval != nil {
+			content.PollInterval = *d.PollInterval
+		}
+		if d.Probe != nil {
+			content.Probe = *d.Probe
+		}
+		return content
+	}}
+}
+
+type draft models.Draft
+
+// Publish makes a draft the current configuration. The outcome is unchanged
+// when the draft's content was current already; then nothing was stored. A
+// publish that returned is durable. Once its turn has come it is not broken off
+// when ctx ends: its outcome would be in doubt. It returns a
+// *models.FrozenError, a *models.InvalidError, models.ErrPrecondition, or
+// models.ErrBusy if its turn does not come.
+func (c *Configs) Publish(ctx context.Context, d models.Draft) (models.Outcome, error) {
+	return c.publish(ctx, draft(d).proposal())
+}
+
+// PreviewPublish says what Publish would come to, and stores nothing.
+func (c *Configs) PreviewPublish(d models.Draft) (models.Outcome, error) {
+	_, outcome, err := c.decide(c.Current(), draft(d).proposal())
+	return outcome, err
+}
+
+// Rollback publishes the content of a version again. It returns
+// models.ErrNotFound if there is no such version; else it is as Publish.
+func (c *Configs) Rollback(ctx context.Context, version int64, terms models.Terms) (models.Outcome, error) {
+	p, err := c.rollback(ctx, version, terms)
+	if err != nil {
+		return models.Outcome{}, err
+	}
+	return c.publish(ctx, p)
+}
+
+// PreviewRollback says what Rollback would come to, and stores nothing.
+func (c *Configs) PreviewRollback(ctx context.Context, version int64, terms models.Terms) (models.Outcome, error) {
+	p, err := c.rollback(ctx, version, terms)
+	if err != nil {
+		return models.Outcome{}, err
+	}
+	_, outcome, err := c.decide(c.Current(), p)
+	return outcome, err
+}
+
+func (c *Configs) rollback(ctx context.Context, version int64, terms models.Terms) (proposal, error) {
+	old, err := c.Version(ctx, version)
+	if err != nil {
+		return proposal{}, err
+	}
+	return proposal{
+		Terms: terms, action: models.ActionRollback, restoredFrom: version,
+		content: func(models.Content) models.Content { return old.Content },
+	}, nil
+}
+
+func (c *Configs) publish(ctx context.Context, p proposal) (outcome models.Outcome, err error) {
 	if err := c.publishing.take(ctx); err != nil {
-		return nil, false, err
+		return outcome, err
 	}
 	defer c.publishing.give()
 	ctx = context.WithoutCancel(ctx)
 	var refusal error
-	err = c.store.Append(ctx, func(newest *models.Config) (*models.Config, error) {
-		cfg, changed, refusal = c.decide(newest, d)
-		if !changed {
-			return nil, refusal
-		}
-		return cfg, nil
+	err = c.store.Append(ctx, func(newest *models.Config) (change *models.Change, _ error) {
+		change, outcome, refusal = c.decide(newest, p)
+		return change, refusal
 	})
 	if refusal != nil {
-		return nil, false, refusal
+		return models.Outcome{}, refusal
 	}
 	if err != nil {
 		// A commit that failed may have reached the disk all the same. What the
 		// store says is what holds.
-		return nil, false, errors.Join(err, c.reload(ctx))
+		return models.Outcome{}, errors.Join(err, c.reload(ctx))
 	}
-	if changed {
-		c.current.Store(cfg)
+	if outcome.Changed {
+		c.current.Store(outcome.Config)
+		c.changes.flash()
 	}
-	return cfg, changed, nil
+	return outcome, nil
 }
 
-// decide is the rule of a publish: what a draft makes of the newest version.
-func (c *Configs) decide(newest *models.Config, d models.Draft) (cfg *models.Config, changed bool, err error) {
+// decide is the rule of a publish: what a proposal makes of the newest version,
+// nil for no change.
+func (c *Configs) decide(newest *models.Config, p proposal) (*models.Change, models.Outcome, error) {
 	var (
-		content = models.Content{PollInterval: c.defaultInterval}
-		version int64
-		etag    string
+		before   = models.Content{PollInterval: c.defaultInterval}
+		version  int64
+		etag     string
+		reported = c.reported.Load()
+		frozen   = c.Frozen()
+		outcome  = models.Outcome{Config: newest, Before: newest}
 	)
 	if newest != nil {
-		content, version, etag = newest.Content, newest.Version, newest.ETag
+		before, version, etag = newest.Content, newest.Version, newest.ETag
 	}
-	if d.Allowed != nil && !d.Allowed(etag) {
-		return nil, false, models.ErrPrecondition
+	if p.Allowed != nil && !p.Allowed(etag) {
+		return nil, outcome, models.ErrPrecondition
 	}
-	if d.URL != nil {
-		content.URL = *d.URL
+	if frozen != nil && !p.Override {
+		return nil, outcome, &models.FrozenError{Freeze: *frozen}
 	}
-	if d.PollInterval != nil {
-		content.PollInterval = *d.PollInterval
-	}
+	content := p.content(before)
 	if content.URL == "" {
-		return nil, false, &models.InvalidError{Field: "url", Detail: "is missing, and nothing was published before whose URL could be kept"}
+		return nil, outcome, &models.InvalidError{Field: "url", Detail: "is missing, and nothing was published before whose URL could be kept"}
 	}
-	if newest != nil && content == newest.Content {
-		return newest, false, nil
+	outlook := c.Outlook()
+	outcome.Targets = c.fleet.Targets(outlook)
+	if newest != nil && content == newest.Content && !reported.Conflict(version) { // in a conflict, to publish the same is to decide
+		return nil, outcome, nil
+	}
+	change := &models.Change{}
+	if newest != nil {
+		figures := c.fleet.Figures(newest, outlook)
+		change.Figures = &figures
+	}
+	if reported.Highest > version {
+		version, change.Above = reported.Highest, reported.Highest
 	}
 	version++
-	return &models.Config{
-		Content:     content,
-		Version:     version,
-		ETag:        models.ETagOf(c.epoch, version, content),
-		Message:     d.Message,
-		PublishedBy: d.PublishedBy,
-		PublishedAt: time.Now().UTC().Truncate(time.Microsecond),
-		SourceIP:    d.SourceIP,
-	}, true, nil
+	change.Config = &models.Config{
+		Content:      content,
+		Version:      version,
+		ETag:         models.ETagOf(c.epoch, version, content),
+		Message:      p.Message,
+		PublishedBy:  p.Actor,
+		PublishedAt:  models.Now(),
+		SourceIP:     p.SourceIP,
+		RestoredFrom: p.restoredFrom,
+	}
+	detail := p.Message
+	if p.restoredFrom != 0 {
+		detail = strings.TrimSpace("from version " + format(p.restoredFrom) + " " + p.Message)
+	}
+	if frozen != nil {
+		change.Audit = append(change.Audit, models.NewEntry(p.Origin, models.ActionOverride, version, "frozen: "+frozen.Reason))
+	}
+	change.Audit = append(change.Audit, models.NewEntry(p.Origin, p.action, version, detail))
+	outcome.Config, outcome.Changed = change.Config, true
+	return change, outcome, nil
 }
+
+func format(version int64) string { return strconv.FormatInt(version, 10) }
 
 // PublishFirst publishes url if nothing was ever published, as the settings of
 // the process may ask. It reports whether it did.
@@ -133,7 +290,10 @@ func (c *Configs) PublishFirst(ctx context.Context, url string) (*models.Config,
 	if c.Current() != nil {
 		return c.Current(), false, nil
 	}
-	return c.Publish(ctx, models.Draft{URL: &url, PublishedBy: "INITIAL_URL", Message: "first configuration, from the settings"})
+	outcome, err := c.Publish(ctx, models.Draft{URL: &url, Terms: models.Terms{
+		Origin: models.Origin{Actor: "INITIAL_URL"}, Message: "first configuration, from the settings", Override: true,
+	}})
+	return outcome.Config, outcome.Changed, err
 }
 
 // Version returns one version of the history, or models.ErrNotFound.

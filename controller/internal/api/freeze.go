@@ -1,0 +1,110 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/etag"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/server"
+)
+
+// frozen tells whether publishing is frozen.
+//
+//	@Summary	Whether publishing is frozen, and why
+//	@Tags		freeze
+//	@Produce	json
+//	@Security	Admin
+//	@Success	200	{object}	wire.Freeze
+//	@Header		200	{string}	ETag	"of the freeze, where there is one"
+//	@Failure	401,403	{object}	problem.Problem
+//	@Router		/api/v1/freeze [get]
+func (a *API) frozen(c *call) error { return a.showFreeze(c) }
+
+// freeze lets nothing be published.
+//
+//	@Summary		Freeze publishing
+//	@Description	A publish or rollback then answers 409 with the reason, unless override=true. A freeze that is there is replaced.
+//	@Tags			freeze
+//	@Accept			json
+//	@Produce		json
+//	@Security		Admin
+//	@Param			freeze		body		wire.FreezeRequest	true	"why, and until when"
+//	@Param			If-Match	header		string				false	"only if this is the ETag of the freeze"
+//	@Success		200			{object}	wire.Freeze
+//	@Header			200			{string}	ETag	"of the freeze"
+//	@Failure		400,401,403,412,413,415,503,507	{object}	problem.Problem
+//	@Router			/api/v1/freeze [put]
+func (a *API) freeze(c *call) error {
+	req, err := server.Decode[wire.FreezeRequest](c.Request)
+	if err != nil {
+		return err
+	}
+	if err := req.Validate(time.Now()); err != nil {
+		return err
+	}
+	allowed, err := freezePrecondition(c.Request.Header)
+	if err != nil {
+		return err
+	}
+	if err := a.Configs.Freeze(c.Request.Context(), fromFreeze(req), c.origin(), allowed); err != nil {
+		return err
+	}
+	a.Log.WithFields(logrus.Fields{"by": c.by, "source_ip": c.ClientIP(), "reason": req.Reason}).Info("Publishing frozen")
+	return a.showFreeze(c)
+}
+
+// unfreeze lets publish again.
+//
+//	@Summary	Lift the freeze
+//	@Tags		freeze
+//	@Security	Admin
+//	@Param		If-Match	header	string	false	"only if this is the ETag of the freeze"
+//	@Success	204	"publishing is not frozen"
+//	@Failure	400,401,403,412,503,507	{object}	problem.Problem
+//	@Router		/api/v1/freeze [delete]
+func (a *API) unfreeze(c *call) error {
+	allowed, err := freezePrecondition(c.Request.Header)
+	if err != nil {
+		return err
+	}
+	if err := a.Configs.Unfreeze(c.Request.Context(), c.origin(), allowed); err != nil {
+		return err
+	}
+	a.Log.WithFields(logrus.Fields{"by": c.by, "source_ip": c.ClientIP()}).Info("Publishing not frozen")
+	return noContent(c)
+}
+
+func (a *API) showFreeze(c *call) error {
+	f := a.Configs.Frozen()
+	if f != nil {
+		c.Header("ETag", freezeETag(f))
+	}
+	c.Header("Cache-Control", "no-cache")
+	return server.WriteJSON(c.Writer, http.StatusOK, toFreeze(f))
+}
+
+// freezePrecondition turns If-Match and If-None-Match into a rule on the
+// freeze that is in force, nil for none.
+func freezePrecondition(h http.Header) (func(*models.Freeze) bool, error) {
+	allowed, err := precondition(h)
+	return func(f *models.Freeze) bool {
+		if f == nil {
+			return allowed("")
+		}
+		return allowed(freezeETag(f))
+	}, err
+}
+
+func freezeETag(f *models.Freeze) string {
+	return etag.Of(f.Reason, f.Until.String(), f.By, f.At.String())
+}
+
+func noContent(c *call) error {
+	c.Status(http.StatusNoContent)
+	c.Writer.WriteHeaderNow()
+	return nil
+}

@@ -1,0 +1,128 @@
+package api
+
+import (
+	"math"
+	"net/http"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/server"
+)
+
+// history lists what was published.
+//
+//	@Summary	List the published configurations, newest first
+//	@Tags		configuration
+//	@Produce	json
+//	@Security	Admin
+//	@Param		limit	query		int	false	"at most this many (100, at most 1000)"
+//	@Param		before	query		int	false	"only versions below this one"
+//	@Success	200		{array}		wire.PublishedConfig
+//	@Failure	400,401,403	{object}	problem.Problem
+//	@Router		/api/v1/configs [get]
+func (a *API) history(c *call) error {
+	limit, err := number(c, "limit", defaultLimit, maxLimit)
+	if err != nil {
+		return err
+	}
+	before, err := number(c, "before", math.MaxInt64, math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	configs, err := a.Configs.History(c.Request.Context(), before, int(limit))
+	if err != nil {
+		return err
+	}
+	out := make([]wire.PublishedConfig, 0, len(configs))
+	for _, cfg := range configs {
+		out = append(out, toPublished(cfg))
+	}
+	return server.WriteJSON(c.Writer, http.StatusOK, out)
+}
+
+// version shows one entry of the history.
+//
+//	@Summary	One published configuration
+//	@Tags		configuration
+//	@Produce	json
+//	@Security	Admin
+//	@Param		version	path		int	true	"its number"
+//	@Success	200		{object}	wire.PublishedConfig
+//	@Failure	400,401,403,404	{object}	problem.Problem
+//	@Router		/api/v1/configs/{version} [get]
+func (a *API) version(c *call) error {
+	n, err := positive("version", c.Param("version"), math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	cfg, err := a.Configs.Version(c.Request.Context(), n)
+	if err != nil {
+		return err
+	}
+	return server.WriteJSON(c.Writer, http.StatusOK, toPublished(cfg))
+}
+
+// diff compares two versions.
+//
+//	@Summary		What differs between two versions
+//	@Description	A field is listed if its value is not the same in both; from is the first version's, to the second's.
+//	@Tags			configuration
+//	@Produce		json
+//	@Security		Admin
+//	@Param			version	path		int	true	"from this one"
+//	@Param			other	path		int	true	"to this one"
+//	@Success		200		{array}		wire.Difference
+//	@Failure		400,401,403,404	{object}	problem.Problem
+//	@Router			/api/v1/configs/{version}/diff/{other} [get]
+func (a *API) diff(c *call) error {
+	var contents [2]*models.Content
+	for i, name := range []string{"version", "other"} {
+		n, err := positive(name, c.Param(name), math.MaxInt64)
+		if err != nil {
+			return err
+		}
+		cfg, err := a.Configs.Version(c.Request.Context(), n)
+		if err != nil {
+			return err
+		}
+		contents[i] = &cfg.Content
+	}
+	return server.WriteJSON(c.Writer, http.StatusOK, differences(contents[0], contents[1]))
+}
+
+// audit lists who did what.
+//
+//	@Summary		The audit trail, newest first
+//	@Description	Nothing in it is ever changed or removed. Refused logins of one origin are one entry a minute.
+//	@Tags			audit
+//	@Produce		json
+//	@Security		Admin
+//	@Param			limit	query		int		false	"at most this many (100, at most 1000)"
+//	@Param			before	query		int		false	"only entries below this id"
+//	@Param			action	query		string	false	"only these"	Enums(publish, rollback, decommission, retry, freeze, unfreeze, override, resume, login_failed)
+//	@Success		200		{array}		wire.AuditEntry
+//	@Failure		400,401,403	{object}	problem.Problem
+//	@Router			/api/v1/audit [get]
+func (a *API) audit(c *call) error {
+	limit, err := number(c, "limit", defaultLimit, maxLimit)
+	if err != nil {
+		return err
+	}
+	before, err := number(c, "before", 0, math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	action, err := oneOf(c, "action", models.Actions)
+	if err != nil {
+		return err
+	}
+	entries, err := a.Trail.Entries(c.Request.Context(), action, before, int(limit))
+	if err != nil {
+		return err
+	}
+	out := make([]wire.AuditEntry, 0, len(entries))
+	for _, e := range entries {
+		out = append(out, toAuditEntry(e))
+	}
+	return server.WriteJSON(c.Writer, http.StatusOK, out)
+}

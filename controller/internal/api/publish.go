@@ -1,0 +1,203 @@
+package api
+
+import (
+	"math"
+	"net/http"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/etag"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/server"
+)
+
+// publish makes a configuration current.
+//
+//	@Summary		Publish a configuration
+//	@Description	Fields left out keep their value. The same content again changes nothing and answers changed:false.
+//	@Description	With dry_run=true nothing is stored, and the answer is a wire.Preview: the configuration as agents would fetch it, what would change, how many agents would follow.
+//	@Tags			configuration
+//	@Accept			json
+//	@Produce		json
+//	@Security		Admin
+//	@Param			configuration	body		wire.PublishRequest	false	"what to publish"
+//	@Param			poll_interval	query		int					false	"seconds between two polls, instead of poll_interval_seconds"
+//	@Param			dry_run			query		bool				false	"only say what would come of it"
+//	@Param			override		query		bool				false	"publish in spite of a freeze"
+//	@Param			If-Match		header		string				false	"publish only if this is the ETag of the current configuration"
+//	@Success		200				{object}	wire.PublishResponse
+//	@Header			200				{string}	ETag	"of the configuration that is current now"
+//	@Failure		400,401,403,412,413,415,503,507	{object}	problem.Problem
+//	@Failure		409				{object}	problem.Problem	"publishing is frozen; the detail has the reason"
+//	@Router			/api/v1/config [post]
+func (a *API) publish(c *call) error {
+	req, err := decodePublish(c)
+	if err != nil {
+		return err
+	}
+	draft := fromPublish(req)
+	dry := false
+	if draft.Terms, dry, err = terms(c, req.Message); err != nil {
+		return err
+	}
+	if dry {
+		outcome, err := a.Configs.PreviewPublish(draft)
+		return preview(c, outcome, err)
+	}
+	outcome, err := a.Configs.Publish(c.Request.Context(), draft)
+	return a.published(c, outcome, err)
+}
+
+// rollback makes the content of a version current again.
+//
+//	@Summary		Take it back
+//	@Description	Publishes the content of a version again, as a new version with restored_from. To take back a rollback, roll back once more.
+//	@Description	If that content is current already nothing is changed. With dry_run=true the answer is a wire.Preview, as for a publish.
+//	@Tags			configuration
+//	@Accept			json
+//	@Produce		json
+//	@Security		Admin
+//	@Param			version		path		int						true	"the version whose content is to be current"
+//	@Param			why			body		wire.RollbackRequest	false	"may say why"
+//	@Param			dry_run		query		bool					false	"only say what would come of it"
+//	@Param			override	query		bool					false	"roll back in spite of a freeze"
+//	@Param			If-Match	header		string					false	"roll back only if this is the ETag of the current configuration"
+//	@Success		200			{object}	wire.PublishResponse
+//	@Header			200			{string}	ETag	"of the configuration that is current now"
+//	@Failure		400,401,403,404,412,413,415,503,507	{object}	problem.Problem
+//	@Failure		409			{object}	problem.Problem	"publishing is frozen; the detail has the reason"
+//	@Router			/api/v1/configs/{version}/rollback [post]
+func (a *API) rollback(c *call) error {
+	version, err := positive("version", c.Param("version"), math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	var req wire.RollbackRequest
+	if c.Request.ContentLength != 0 {
+		if req, err = server.Decode[wire.RollbackRequest](c.Request); err != nil {
+			return err
+		}
+	}
+	if err := req.Validate(); err != nil {
+		return err
+	}
+	terms, dry, err := terms(c, req.Message)
+	if err != nil {
+		return err
+	}
+	if dry {
+		outcome, err := a.Configs.PreviewRollback(c.Request.Context(), version, terms)
+		return preview(c, outcome, err)
+	}
+	outcome, err := a.Configs.Rollback(c.Request.Context(), version, terms)
+	return a.published(c, outcome, err)
+}
+
+// terms reads what a publish and a rollback have in common, and whether to do
+// it at all.
+func terms(c *call, message *string) (t models.Terms, dry bool, err error) {
+	t.Origin = c.origin()
+	if message != nil {
+		t.Message = *message
+	}
+	if dry, err = flag(c, "dry_run"); err != nil {
+		return t, dry, err
+	}
+	if t.Override, err = flag(c, "override"); err != nil {
+		return t, dry, err
+	}
+	t.Allowed, err = precondition(c.Request.Header)
+	return t, dry, err
+}
+
+// published answers with what a publish or a rollback came to.
+func (a *API) published(c *call, outcome models.Outcome, err error) error {
+	if err != nil {
+		return err
+	}
+	cfg, message := outcome.Config, "This content is current already; nothing was changed"
+	if outcome.Changed {
+		message = "Configuration published"
+		log := a.Log.WithFields(logrus.Fields{
+			"version": cfg.Version, "by": cfg.PublishedBy, "source_ip": cfg.SourceIP, "request_id": server.RequestID(c.Request),
+		})
+		if cfg.RestoredFrom != 0 {
+			log = log.WithField("restored_from", cfg.RestoredFrom)
+		}
+		log.Info("Configuration published")
+	}
+	c.Header("ETag", cfg.ETag)
+	return server.WriteJSON(c.Writer, http.StatusOK, wire.PublishResponse{Message: message, Version: cfg.Version, Changed: outcome.Changed})
+}
+
+// preview answers with what a publish or a rollback would come to.
+func preview(c *call, outcome models.Outcome, err error) error {
+	if err != nil {
+		return err
+	}
+	return server.WriteJSON(c.Writer, http.StatusOK, toPreview(outcome))
+}
+
+// resume lets agents follow a restored store.
+//
+//	@Summary		Let agents follow a store that was restored
+//	@Description	When agents run later versions than the store has, as after the restore of an older backup, they keep what they run. This lets them follow the store's current configuration, older or not. To publish instead ends the conflict too.
+//	@Tags			agents
+//	@Produce		json
+//	@Security		Admin
+//	@Param			If-Match	header		string	false	"resume only if this is the ETag of the current configuration"
+//	@Success		200			{object}	wire.PublishResponse	"changed is false where there was no conflict"
+//	@Failure		400,401,403,412,503,507	{object}	problem.Problem
+//	@Router			/api/v1/agents/resume [post]
+func (a *API) resume(c *call) error {
+	allowed, err := precondition(c.Request.Header)
+	if err != nil {
+		return err
+	}
+	resumed, err := a.Configs.Resume(c.Request.Context(), c.origin(), allowed)
+	if err != nil {
+		return err
+	}
+	out := wire.PublishResponse{Message: "There is no conflict; nothing was changed", Version: desired(a.Configs.Current()), Changed: resumed}
+	if resumed {
+		out.Message = "Agents follow the store again"
+		a.Log.WithFields(logrus.Fields{"version": out.Version, "by": c.by, "source_ip": c.ClientIP()}).Info("Conflict resumed")
+	}
+	return server.WriteJSON(c.Writer, http.StatusOK, out)
+}
+
+// decodePublish reads a publish from the body and the query. The body may be
+// left out where the query says it all.
+func decodePublish(c *call) (req wire.PublishRequest, err error) {
+	interval, inQuery := c.GetQuery("poll_interval")
+	if c.Request.ContentLength != 0 || !inQuery {
+		if req, err = server.Decode[wire.PublishRequest](c.Request); err != nil {
+			return req, err
+		}
+	}
+	if inQuery {
+		n, err := wire.PollInterval("poll_interval", interval)
+		if err != nil {
+			return req, err
+		}
+		if req.PollIntervalSeconds != nil && *req.PollIntervalSeconds != n {
+			return req, wire.Bad("poll_interval", "differs from poll_interval_seconds in the body; send one of them")
+		}
+		req.PollIntervalSeconds = &n
+	}
+	return req, req.Validate()
+}
+
+// precondition turns the conditional headers of a write into a rule on the
+// ETag of the current configuration (RFC 9110 §13.1).
+func precondition(h http.Header) (func(string) bool, error) {
+	match, none := h.Values("If-Match"), h.Values("If-None-Match")
+	if _, ok := etag.Match(match, ""); !ok {
+		return nil, wire.Bad("If-Match", `must be * or ETags in their quotes, such as "abc"`)
+	}
+	return func(current string) bool {
+		matches, _ := etag.Match(match, current)
+		return (len(match) == 0 || matches) && (current == "" || !etag.NoneMatch(none, current))
+	}, nil
+}

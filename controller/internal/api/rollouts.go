@@ -1,0 +1,87 @@
+package api
+
+import (
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/server"
+)
+
+// rollout tells how far a version has spread.
+//
+//	@Summary		How far a version has spread
+//	@Description	With wait or applied it is a gate: 200 as soon as that share of the targets has applied the version, 408 with the same body when the wait is over before, or when the version was superseded.
+//	@Description	Targets are all agents but the inactive ones. A share of no targets is never reached.
+//	@Tags			rollouts
+//	@Produce		json
+//	@Security		Admin
+//	@Param			version	path		int		true	"the version"
+//	@Param			wait	query		string	false	"how long to hold the answer, such as 60s; at most 5m (0s)"
+//	@Param			applied	query		number	false	"the share to wait for, above 0 to 1 (1)"
+//	@Success		200		{object}	wire.Rollout
+//	@Failure		408		{object}	wire.Rollout	"the share was not reached"
+//	@Failure		400,401,403,404,503	{object}	problem.Problem
+//	@Router			/api/v1/rollouts/{version} [get]
+func (a *API) rollout(c *call) error {
+	version, err := positive("version", c.Param("version"), math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	wait, share, isGate, err := gate(c)
+	if err != nil {
+		return err
+	}
+	c.Header("Cache-Control", "no-store")
+	if !isGate {
+		rollout, err := a.Rollouts.Rollout(c.Request.Context(), version)
+		if err != nil {
+			return err
+		}
+		return server.WriteJSON(c.Writer, http.StatusOK, toRollout(rollout))
+	}
+	hold(c, wait)
+	rollout, reached, err := a.Rollouts.Wait(c.Request.Context(), version, share, wait, a.Draining)
+	if err != nil {
+		return err
+	}
+	status := http.StatusOK
+	if !reached {
+		status = http.StatusRequestTimeout
+	}
+	return server.WriteJSON(c.Writer, status, toRollout(rollout))
+}
+
+// gate reads what to wait for.
+func gate(c *call) (wait time.Duration, share float64, isGate bool, err error) {
+	share = 1
+	if text, ok := c.GetQuery("wait"); ok {
+		wait, err = time.ParseDuration(text)
+		if seconds, bare := strconv.Atoi(text); bare == nil {
+			wait, err = time.Duration(seconds)*time.Second, nil
+		}
+		if err != nil || wait < 0 || wait > wire.MaxWait {
+			return 0, 0, false, wire.Bad("wait", "must be a duration such as 60s, at most %s", wire.MaxWait)
+		}
+		isGate = true
+	}
+	if text, ok := c.GetQuery("applied"); ok {
+		share, err = strconv.ParseFloat(text, 64)
+		if err != nil || !(share > 0 && share <= 1) {
+			return 0, 0, false, wire.Bad("applied", "must be a share, above 0 to 1, such as 0.99")
+		}
+		isGate = true
+	}
+	return wait, share, isGate, nil
+}
+
+// hold gives an answer more time than the server gives all others. A writer
+// without deadlines is not a server's.
+func hold(c *call, wait time.Duration) {
+	until := time.Now().Add(wait)
+	controller := http.NewResponseController(c.Writer)
+	_ = controller.SetReadDeadline(until.Add(server.ReadTimeout)) // net/http takes a read that fails meanwhile for the caller's leaving
+	_ = controller.SetWriteDeadline(until.Add(server.WriteTimeout))
+}

@@ -1,0 +1,61 @@
+package service
+
+import (
+	"context"
+	"sync"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+)
+
+// batch is the agents whose presence the store is to be told, in one write.
+type batch struct {
+	mark func(*Agent) *bool // where an agent notes that it stands here; its lock guards that
+
+	mu     sync.Mutex // guards agents
+	agents []*Agent
+}
+
+// add puts an agent, whose lock the caller holds, into the batch.
+func (b *batch) add(live *Agent) {
+	if mark := b.mark(live); !*mark && !live.gone {
+		*mark = true
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.agents = append(b.agents, live)
+	}
+}
+
+// holds reports whether an agent stands in the batch.
+func (b *batch) holds(live *Agent) bool {
+	live.mu.Lock()
+	defer live.mu.Unlock()
+	return *b.mark(live)
+}
+
+// store empties the batch into store. After an error it is full again.
+func (b *batch) store(ctx context.Context, store AgentStore) error {
+	b.mu.Lock()
+	agents := b.agents
+	b.agents = nil
+	b.mu.Unlock()
+	if len(agents) == 0 {
+		return nil
+	}
+	presence := make(map[string]models.Presence, len(agents))
+	for _, live := range agents {
+		live.mu.Lock()
+		if *b.mark(live) = false; !live.gone {
+			presence[live.id] = live.agent.Presence
+		}
+		live.mu.Unlock()
+	}
+	err := store.SavePresence(ctx, presence)
+	if err != nil {
+		for _, live := range agents {
+			live.mu.Lock()
+			b.add(live)
+			live.mu.Unlock()
+		}
+	}
+	return err
+}

@@ -1,0 +1,29 @@
+package service
+
+import "sync"
+
+// beacon is a wake-up that all who wait for it share. Its zero value is ready.
+type beacon struct {
+	mu   sync.Mutex
+	next chan struct{} // nil while nobody waits
+}
+
+// wait returns a channel that the next flash closes.
+func (b *beacon) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.next == nil {
+		b.next = make(chan struct{})
+	}
+	return b.next
+}
+
+// flash wakes all who wait.
+func (b *beacon) flash() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.next != nil {
+		close(b.next)
+		b.next = nil
+	}
+}

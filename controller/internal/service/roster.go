@@ -1,0 +1,144 @@
+package service
+
+import (
+	"iter"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+)
+
+// roster finds an agent by its id, and reads all of them from end to end, a
+// million in a few milliseconds, without holding up those that poll meanwhile.
+type roster struct {
+	mu   sync.RWMutex // guards the rest, but not what a row holds
+	byID map[string]*Agent
+	rows rows
+	gone int // rows of agents that were removed
+}
+
+// rows are the agents in the order of registration, those that were removed
+// since too. A copy is what they were at that moment: rows are only ever added.
+type rows struct {
+	chunks [][]row // chunkRows each, so that no row ever moves
+	n      int     // how many are in use
+}
+
+const chunkRows = 1024
+
+// row is what is looked at when all agents are: side by side in memory, and
+// read without a lock. Its values may be of two neighbouring moments.
+type row struct {
+	seq      int64
+	live     *Agent
+	hostname atomic.Pointer[string]
+	gone     atomic.Bool
+
+	registeredAt, seen, applied, appliedAt, refused atomic.Int64 // times in microseconds since 1970 UTC, 0 for unknown
+	interval                                        atomic.Int64 // nanoseconds
+}
+
+func newRoster(size int) roster { return roster{byID: make(map[string]*Agent, size)} }
+
+func (r *roster) find(id []byte) *Agent {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.byID[string(id)]
+}
+
+// all gives the row of each agent that is there now.
+func (r *roster) all() iter.Seq[*row] {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.rows.all()
+}
+
+// add puts a new agent at the end.
+func (r *roster) add(live *Agent) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.byID[live.id] = live
+	live.mu.Lock()
+	defer live.mu.Unlock()
+	r.rows.add(live)
+}
+
+// remove takes an agent off.
+func (r *roster) remove(live *Agent) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.byID, live.id)
+	live.mu.Lock()
+	live.gone = true
+	live.row.gone.Store(true)
+	live.mu.Unlock()
+	if r.gone++; r.gone > chunkRows && r.gone > r.rows.n/2 {
+		r.compact()
+	}
+}
+
+// compact leaves out the rows of agents that were removed, in chunks of their
+// own: who reads the old ones is not disturbed. The caller holds mu.
+func (r *roster) compact() {
+	var kept rows
+	for row := range r.rows.all() {
+		row.live.mu.Lock()
+		kept.add(row.live)
+		row.live.mu.Unlock()
+	}
+	r.rows, r.gone = kept, 0
+}
+
+// add appends the row of an agent, whose lock the caller holds.
+func (r *rows) add(live *Agent) {
+	if r.n == len(r.chunks)*chunkRows {
+		r.chunks = append(r.chunks[:len(r.chunks):len(r.chunks)], make([]row, chunkRows))
+	}
+	row := r.at(r.n)
+	row.seq, row.live = live.seq, live
+	live.row = row
+	live.show()
+	r.n++
+}
+
+func (r rows) at(i int) *row { return &r.chunks[i/chunkRows][i%chunkRows] }
+
+// all gives each row but those that are gone.
+func (r rows) all() iter.Seq[*row] {
+	return func(yield func(*row) bool) {
+		for i := range r.n {
+			if row := r.at(i); !row.gone.Load() && !yield(row) {
+				return
+			}
+		}
+	}
+}
+
+// show brings the agent's row up to date. The caller holds the agent's lock.
+func (a *Agent) show() {
+	v := a.agent.Vitals()
+	a.row.registeredAt.Store(a.agent.RegisteredAt.UnixMicro())
+	a.row.seen.Store(v.Seen.UnixMicro())
+	a.row.interval.Store(int64(v.Interval))
+	a.row.applied.Store(v.Applied)
+	a.row.refused.Store(v.Refused)
+	appliedAt := int64(0)
+	if !a.agent.AppliedAt.IsZero() {
+		appliedAt = a.agent.AppliedAt.UnixMicro()
+	}
+	a.row.appliedAt.Store(appliedAt)
+	if shown := a.row.hostname.Load(); shown == nil || *shown != a.agent.Hostname {
+		hostname := a.agent.Hostname
+		a.row.hostname.Store(&hostname)
+	}
+}
+
+func (r *row) vitals() models.Vitals {
+	return models.Vitals{
+		Seen:     time.UnixMicro(r.seen.Load()),
+		Interval: time.Duration(r.interval.Load()),
+		Applied:  r.applied.Load(),
+		Refused:  r.refused.Load(),
+	}
+}

@@ -1,0 +1,140 @@
+package models
+
+import "time"
+
+// What the controller tells an admin of the fleet, and takes from one beside
+// configurations.
+
+// More bounds of the contract.
+const (
+	MaxReasonBytes = 1024            // why publishing is frozen
+	MaxWait        = 5 * time.Minute // how long an answer can be held
+)
+
+// AgentStatus is how an agent is, computed from when it was last seen and from
+// what its worker runs and refuses.
+type AgentStatus string
+
+// The states of an agent.
+const (
+	Online   AgentStatus = "online"   // seen within three of its own intervals
+	Stale    AgentStatus = "stale"    // missed three polls
+	Offline  AgentStatus = "offline"  // missed ten polls, or never seen
+	Inactive AgentStatus = "inactive" // unseen for INACTIVE_AFTER
+	Refused  AgentStatus = "failed"   // seen, but its worker refused the desired version
+	Conflict AgentStatus = "conflict" // seen, but it runs a version that the controller's store does not know
+)
+
+// AgentSummary counts the agents.
+type AgentSummary struct {
+	Total            int                 `json:"total" example:"20"`
+	DesiredVersion   *int64              `json:"desired_version"`    // null until something is published
+	ByStatus         map[AgentStatus]int `json:"by_status"`          // every state is there
+	ByAppliedVersion []VersionCount      `json:"by_applied_version"` // highest first; inactive agents are left out
+}
+
+// VersionCount is how many agents run a version.
+type VersionCount struct {
+	Version *int64 `json:"version" example:"8"` // null: none yet
+	Count   int    `json:"count" example:"19"`
+}
+
+// Rollout tells how far a version has spread. Applied, Failed, Pending and
+// Offline add up to Targets.
+type Rollout struct {
+	Version        int64            `json:"version" example:"8"`
+	PublishedAt    time.Time        `json:"published_at"`
+	SupersededBy   *int64           `json:"superseded_by"`        // null while it is current; then these are its last figures
+	Targets        int              `json:"targets" example:"20"` // the agents that should run it: all but the inactive ones
+	Applied        int              `json:"applied" example:"19"`
+	Failed         int              `json:"failed" example:"1"`
+	Pending        int              `json:"pending" example:"0"`
+	Offline        int              `json:"offline" example:"0"`
+	FirstAppliedAt *time.Time       `json:"first_applied_at"` // null while none has
+	LatencyMS      Latency          `json:"latency_ms"`
+	Failures       []RolloutFailure `json:"failures"`   // by the worker's words, the most frequent first; at most 20
+	Stragglers     []Straggler      `json:"stragglers"` // at most 20: some of the pending, then some of the offline
+}
+
+// Latency is the time in milliseconds from the commit of a version until the
+// controller heard that a worker runs it, over the agents that were registered
+// by then; null while none has.
+type Latency struct {
+	P50 *float64 `json:"p50" example:"812.4"`
+	P90 *float64 `json:"p90" example:"1430.1"`
+	P99 *float64 `json:"p99" example:"1871.9"`
+	Max *float64 `json:"max" example:"1902.3"`
+}
+
+// RolloutFailure is a worker's words, and who had it say so.
+type RolloutFailure struct {
+	Error        string   `json:"error" example:"the host example.com is not one of this worker's ALLOW_HOSTS"`
+	Count        int      `json:"count" example:"1"`
+	SampleAgents []string `json:"sample_agents"` // the ids of at most 5
+}
+
+// Straggler is an agent that has not applied a version yet.
+type Straggler struct {
+	ID             string      `json:"id"`
+	Hostname       string      `json:"hostname" example:"web-17"`
+	Status         AgentStatus `json:"status" enums:"online,stale,offline,failed,conflict"`
+	AppliedVersion *int64      `json:"applied_version"`
+	LastPoll       *time.Time  `json:"last_poll"`
+}
+
+// RollbackRequest may say why.
+type RollbackRequest struct {
+	Message *string `json:"message,omitempty" example:"the new site is slow"`
+}
+
+// Difference is a field that is not the same in two configurations.
+type Difference struct {
+	Field string `json:"field" example:"data.url"`
+	From  any    `json:"from" swaggertype:"string" example:"https://example.com/old"` // null where there was nothing before
+	To    any    `json:"to" swaggertype:"string" example:"https://example.com/"`
+}
+
+// FreezeRequest freezes publishing.
+type FreezeRequest struct {
+	Reason string     `json:"reason" example:"sale until Monday"`
+	Until  *time.Time `json:"until,omitempty"` // RFC 3339; left out: until it is lifted
+}
+
+// Freeze tells whether publishing is frozen, and why.
+type Freeze struct {
+	Frozen   bool       `json:"frozen"`
+	Reason   string     `json:"reason,omitempty" example:"sale until Monday"`
+	Until    *time.Time `json:"until,omitempty"`
+	FrozenBy string     `json:"frozen_by,omitempty" example:"admin"`
+	FrozenAt *time.Time `json:"frozen_at,omitempty"`
+}
+
+// AuditEntry is one line of the audit trail.
+type AuditEntry struct {
+	ID       int64     `json:"id" example:"17"` // counts up; before= takes it
+	At       time.Time `json:"at"`
+	Actor    string    `json:"actor" example:"admin"`
+	SourceIP string    `json:"source_ip" example:"127.0.0.1"`
+	Action   string    `json:"action" enums:"publish,rollback,decommission,retry,freeze,unfreeze,override,resume,login_failed"`
+	Version  *int64    `json:"version" example:"8"` // null where it was about none
+	Detail   string    `json:"detail" example:"move to the new site"`
+}
+
+// Validate returns an *Invalid that names every bad field, or nil.
+func (r RollbackRequest) Validate() error {
+	var f check
+	if r.Message != nil {
+		f.text("message", *r.Message, MaxMessageBytes)
+	}
+	return f.err()
+}
+
+// Validate returns an *Invalid that names every bad field, or nil. Until must
+// lie behind now.
+func (r FreezeRequest) Validate(now time.Time) error {
+	var f check
+	f.that(r.Reason != "", "reason", "is missing: say why, for whoever is refused a publish")
+	f.text("reason", r.Reason, MaxReasonBytes)
+	f.that(r.Until == nil || r.Until.After(now), "until", "is over already")
+	return f.err()
+}
