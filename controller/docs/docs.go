@@ -47,10 +47,13 @@ const docTemplate = `{
                             "online",
                             "stale",
                             "offline",
-                            "failed"
+                            "inactive",
+                            "failed",
+                            "conflict",
+                            "all"
                         ],
                         "type": "string",
-                        "description": "only agents in this state",
+                        "description": "only agents in this state; without it, or with all, in any, but without it no inactive ones",
                         "name": "status",
                         "in": "query"
                     },
@@ -58,6 +61,12 @@ const docTemplate = `{
                         "type": "integer",
                         "description": "only agents that have applied this version",
                         "name": "version",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "only agents on this host; a * at the end stands for anything",
+                        "name": "hostname",
                         "in": "query"
                     }
                 ],
@@ -85,6 +94,111 @@ const docTemplate = `{
                         "description": "Bad Request",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "403": {
+                        "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    }
+                }
+            }
+        },
+        "/api/v1/agents/resume": {
+            "post": {
+                "security": [
+                    {
+                        "Admin": []
+                    }
+                ],
+                "description": "When agents run later versions than the store has, as after the restore of an older backup, they keep what they run. This lets them follow the store's current configuration, older or not. To publish instead ends the conflict too.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "agents"
+                ],
+                "summary": "Let agents follow a store that was restored",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "resume only if this is the ETag of the current configuration",
+                        "name": "If-Match",
+                        "in": "header"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "changed is false where there was no conflict",
+                        "schema": {
+                            "$ref": "#/definitions/models.PublishResponse"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "403": {
+                        "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "412": {
+                        "description": "Precondition Failed",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "507": {
+                        "description": "Insufficient Storage",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    }
+                }
+            }
+        },
+        "/api/v1/agents/summary": {
+            "get": {
+                "security": [
+                    {
+                        "Admin": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "agents"
+                ],
+                "summary": "How many agents there are, by status and by what they run",
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/models.AgentSummary"
                         }
                     },
                     "401": {
@@ -156,9 +270,12 @@ const docTemplate = `{
                 "security": [
                     {
                         "Admin": []
+                    },
+                    {
+                        "Agent": []
                     }
                 ],
-                "description": "Its token is revoked. An agent that still runs registers again.",
+                "description": "Its token is revoked. An agent that still runs registers again. An agent may take off itself.",
                 "tags": [
                     "agents"
                 ],
@@ -170,11 +287,23 @@ const docTemplate = `{
                         "name": "id",
                         "in": "path",
                         "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "only if this is the ETag of the current configuration",
+                        "name": "If-Match",
+                        "in": "header"
                     }
                 ],
                 "responses": {
                     "204": {
                         "description": "gone"
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
                     },
                     "401": {
                         "description": "Unauthorized",
@@ -190,6 +319,88 @@ const docTemplate = `{
                     },
                     "404": {
                         "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "412": {
+                        "description": "Precondition Failed",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "507": {
+                        "description": "Insufficient Storage",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    }
+                }
+            }
+        },
+        "/api/v1/agents/{id}/retry": {
+            "post": {
+                "security": [
+                    {
+                        "Admin": []
+                    }
+                ],
+                "description": "The version that its worker refused is offered to it once more, with its next poll.",
+                "tags": [
+                    "agents"
+                ],
+                "summary": "Let an agent try a refused version again",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "its id",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "only if this is the ETag of the current configuration",
+                        "name": "If-Match",
+                        "in": "header"
+                    }
+                ],
+                "responses": {
+                    "204": {
+                        "description": "it will"
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "403": {
+                        "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "412": {
+                        "description": "Precondition Failed",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -216,7 +427,7 @@ const docTemplate = `{
                         "Agent": []
                     }
                 ],
-                "description": "A version that an agent reported FAILED is not offered to it again until a newer one is published.",
+                "description": "A version that an agent reported FAILED is not offered to it again until a newer one is published, or an admin has it retry. What was answered 204 is stored.",
                 "consumes": [
                     "application/json"
                 ],
@@ -275,6 +486,95 @@ const docTemplate = `{
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "507": {
+                        "description": "Insufficient Storage",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    }
+                }
+            }
+        },
+        "/api/v1/audit": {
+            "get": {
+                "security": [
+                    {
+                        "Admin": []
+                    }
+                ],
+                "description": "Nothing in it is ever changed or removed. Refused logins of one origin are one entry a minute.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "audit"
+                ],
+                "summary": "The audit trail, newest first",
+                "parameters": [
+                    {
+                        "type": "integer",
+                        "description": "at most this many (100, at most 1000)",
+                        "name": "limit",
+                        "in": "query"
+                    },
+                    {
+                        "type": "integer",
+                        "description": "only entries below this id",
+                        "name": "before",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "publish",
+                            "rollback",
+                            "decommission",
+                            "retry",
+                            "freeze",
+                            "unfreeze",
+                            "override",
+                            "resume",
+                            "login_failed"
+                        ],
+                        "type": "string",
+                        "description": "only these",
+                        "name": "action",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "type": "array",
+                            "items": {
+                                "$ref": "#/definitions/models.AuditEntry"
+                            }
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "403": {
+                        "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
                     }
                 }
             }
@@ -289,7 +589,7 @@ const docTemplate = `{
                         "Agent": []
                     }
                 ],
-                "description": "Answers 304 while If-None-Match (lists and * too) names the current one. An agent that reported the current version FAILED is not offered it again.",
+                "description": "Answers 304 while If-None-Match (lists and * too) names the current one. An agent that reported the current version FAILED is not offered it again; and while agents run later versions than the store has, none that runs something is offered an older one.",
                 "produces": [
                     "application/json"
                 ],
@@ -345,7 +645,7 @@ const docTemplate = `{
                         "Admin": []
                     }
                 ],
-                "description": "Fields left out keep their value. The same content again changes nothing and answers changed:false.",
+                "description": "Fields left out keep their value. The same content again changes nothing and answers changed:false.\nWith dry_run=true nothing is stored, and the answer is a wire.Preview: the configuration as agents would fetch it, what would change, how many agents would follow.",
                 "consumes": [
                     "application/json"
                 ],
@@ -369,6 +669,18 @@ const docTemplate = `{
                         "type": "integer",
                         "description": "seconds between two polls, instead of poll_interval_seconds",
                         "name": "poll_interval",
+                        "in": "query"
+                    },
+                    {
+                        "type": "boolean",
+                        "description": "only say what would come of it",
+                        "name": "dry_run",
+                        "in": "query"
+                    },
+                    {
+                        "type": "boolean",
+                        "description": "publish in spite of a freeze",
+                        "name": "override",
                         "in": "query"
                     },
                     {
@@ -405,6 +717,12 @@ const docTemplate = `{
                     },
                     "403": {
                         "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "409": {
+                        "description": "publishing is frozen; the detail has the reason",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -558,6 +876,402 @@ const docTemplate = `{
                 }
             }
         },
+        "/api/v1/configs/{version}/diff/{other}": {
+            "get": {
+                "security": [
+                    {
+                        "Admin": []
+                    }
+                ],
+                "description": "A field is listed if its value is not the same in both; from is the first version's, to the second's.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "configuration"
+                ],
+                "summary": "What differs between two versions",
+                "parameters": [
+                    {
+                        "type": "integer",
+                        "description": "from this one",
+                        "name": "version",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "integer",
+                        "description": "to this one",
+                        "name": "other",
+                        "in": "path",
+                        "required": true
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "type": "array",
+                            "items": {
+                                "$ref": "#/definitions/models.Difference"
+                            }
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "403": {
+                        "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    }
+                }
+            }
+        },
+        "/api/v1/configs/{version}/rollback": {
+            "post": {
+                "security": [
+                    {
+                        "Admin": []
+                    }
+                ],
+                "description": "Publishes the content of a version again, as a new version with restored_from. To take back a rollback, roll back once more.\nIf that content is current already nothing is changed. With dry_run=true the answer is a wire.Preview, as for a publish.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "configuration"
+                ],
+                "summary": "Take it back",
+                "parameters": [
+                    {
+                        "type": "integer",
+                        "description": "the version whose content is to be current",
+                        "name": "version",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "description": "may say why",
+                        "name": "why",
+                        "in": "body",
+                        "schema": {
+                            "$ref": "#/definitions/models.RollbackRequest"
+                        }
+                    },
+                    {
+                        "type": "boolean",
+                        "description": "only say what would come of it",
+                        "name": "dry_run",
+                        "in": "query"
+                    },
+                    {
+                        "type": "boolean",
+                        "description": "roll back in spite of a freeze",
+                        "name": "override",
+                        "in": "query"
+                    },
+                    {
+                        "type": "string",
+                        "description": "roll back only if this is the ETag of the current configuration",
+                        "name": "If-Match",
+                        "in": "header"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/models.PublishResponse"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "of the configuration that is current now"
+                            }
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "403": {
+                        "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "409": {
+                        "description": "publishing is frozen; the detail has the reason",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "412": {
+                        "description": "Precondition Failed",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "507": {
+                        "description": "Insufficient Storage",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    }
+                }
+            }
+        },
+        "/api/v1/freeze": {
+            "get": {
+                "security": [
+                    {
+                        "Admin": []
+                    }
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "freeze"
+                ],
+                "summary": "Whether publishing is frozen, and why",
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/models.Freeze"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "of the freeze, where there is one"
+                            }
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "403": {
+                        "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    }
+                }
+            },
+            "put": {
+                "security": [
+                    {
+                        "Admin": []
+                    }
+                ],
+                "description": "A publish or rollback then answers 409 with the reason, unless override=true. A freeze that is there is replaced.",
+                "consumes": [
+                    "application/json"
+                ],
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "freeze"
+                ],
+                "summary": "Freeze publishing",
+                "parameters": [
+                    {
+                        "description": "why, and until when",
+                        "name": "freeze",
+                        "in": "body",
+                        "required": true,
+                        "schema": {
+                            "$ref": "#/definitions/models.FreezeRequest"
+                        }
+                    },
+                    {
+                        "type": "string",
+                        "description": "only if this is the ETag of the freeze",
+                        "name": "If-Match",
+                        "in": "header"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/models.Freeze"
+                        },
+                        "headers": {
+                            "ETag": {
+                                "type": "string",
+                                "description": "of the freeze"
+                            }
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "403": {
+                        "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "412": {
+                        "description": "Precondition Failed",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "413": {
+                        "description": "Request Entity Too Large",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "415": {
+                        "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "507": {
+                        "description": "Insufficient Storage",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    }
+                }
+            },
+            "delete": {
+                "security": [
+                    {
+                        "Admin": []
+                    }
+                ],
+                "tags": [
+                    "freeze"
+                ],
+                "summary": "Lift the freeze",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "only if this is the ETag of the freeze",
+                        "name": "If-Match",
+                        "in": "header"
+                    }
+                ],
+                "responses": {
+                    "204": {
+                        "description": "publishing is not frozen"
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "403": {
+                        "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "412": {
+                        "description": "Precondition Failed",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "507": {
+                        "description": "Insufficient Storage",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    }
+                }
+            }
+        },
         "/api/v1/register": {
             "post": {
                 "security": [
@@ -644,6 +1358,88 @@ const docTemplate = `{
                     }
                 }
             }
+        },
+        "/api/v1/rollouts/{version}": {
+            "get": {
+                "security": [
+                    {
+                        "Admin": []
+                    }
+                ],
+                "description": "With wait or applied it is a gate: 200 as soon as that share of the targets has applied the version, 408 with the same body when the wait is over before, or when the version was superseded.\nTargets are all agents but the inactive ones. A share of no targets is never reached.",
+                "produces": [
+                    "application/json"
+                ],
+                "tags": [
+                    "rollouts"
+                ],
+                "summary": "How far a version has spread",
+                "parameters": [
+                    {
+                        "type": "integer",
+                        "description": "the version",
+                        "name": "version",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "how long to hold the answer, such as 60s; at most 5m (0s)",
+                        "name": "wait",
+                        "in": "query"
+                    },
+                    {
+                        "type": "number",
+                        "description": "the share to wait for, above 0 to 1 (1)",
+                        "name": "applied",
+                        "in": "query"
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        "description": "OK",
+                        "schema": {
+                            "$ref": "#/definitions/models.Rollout"
+                        }
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "403": {
+                        "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "408": {
+                        "description": "the share was not reached",
+                        "schema": {
+                            "$ref": "#/definitions/models.Rollout"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    }
+                }
+            }
         }
     },
     "definitions": {
@@ -682,7 +1478,9 @@ const docTemplate = `{
                         "online",
                         "stale",
                         "offline",
-                        "failed"
+                        "inactive",
+                        "failed",
+                        "conflict"
                     ],
                     "allOf": [
                         {
@@ -698,9 +1496,13 @@ const docTemplate = `{
                 "online",
                 "stale",
                 "offline",
-                "failed"
+                "inactive",
+                "failed",
+                "conflict"
             ],
             "x-enum-comments": {
+                "Conflict": "seen, but it runs a version that the controller's store does not know",
+                "Inactive": "unseen for INACTIVE_AFTER",
                 "Offline": "missed ten polls, or never seen",
                 "Online": "seen within three of its own intervals",
                 "Refused": "seen, but its worker refused the desired version",
@@ -710,14 +1512,45 @@ const docTemplate = `{
                 "seen within three of its own intervals",
                 "missed three polls",
                 "missed ten polls, or never seen",
-                "seen, but its worker refused the desired version"
+                "unseen for INACTIVE_AFTER",
+                "seen, but its worker refused the desired version",
+                "seen, but it runs a version that the controller's store does not know"
             ],
             "x-enum-varnames": [
                 "Online",
                 "Stale",
                 "Offline",
-                "Refused"
+                "Inactive",
+                "Refused",
+                "Conflict"
             ]
+        },
+        "models.AgentSummary": {
+            "type": "object",
+            "properties": {
+                "by_applied_version": {
+                    "description": "highest first; inactive agents are left out",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/models.VersionCount"
+                    }
+                },
+                "by_status": {
+                    "description": "every state is there",
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "integer"
+                    }
+                },
+                "desired_version": {
+                    "description": "null until something is published",
+                    "type": "integer"
+                },
+                "total": {
+                    "type": "integer",
+                    "example": 20
+                }
+            }
         },
         "models.Attempt": {
             "type": "object",
@@ -758,6 +1591,50 @@ const docTemplate = `{
                 "Failed"
             ]
         },
+        "models.AuditEntry": {
+            "type": "object",
+            "properties": {
+                "action": {
+                    "type": "string",
+                    "enum": [
+                        "publish",
+                        "rollback",
+                        "decommission",
+                        "retry",
+                        "freeze",
+                        "unfreeze",
+                        "override",
+                        "resume",
+                        "login_failed"
+                    ]
+                },
+                "actor": {
+                    "type": "string",
+                    "example": "admin"
+                },
+                "at": {
+                    "type": "string"
+                },
+                "detail": {
+                    "type": "string",
+                    "example": "move to the new site"
+                },
+                "id": {
+                    "description": "counts up; before= takes it",
+                    "type": "integer",
+                    "example": 17
+                },
+                "source_ip": {
+                    "type": "string",
+                    "example": "127.0.0.1"
+                },
+                "version": {
+                    "description": "null where it was about none",
+                    "type": "integer",
+                    "example": 8
+                }
+            }
+        },
         "models.Config": {
             "type": "object",
             "properties": {
@@ -777,8 +1654,30 @@ const docTemplate = `{
         "models.Data": {
             "type": "object",
             "properties": {
+                "probe": {
+                    "description": "Probe has a worker try the URL once before it runs it, and refuse one that\ndoes not answer with a status below 500.",
+                    "type": "boolean"
+                },
                 "url": {
                     "description": "URL is fetched for every hit: absolute, http or https.",
+                    "type": "string",
+                    "example": "https://example.com/"
+                }
+            }
+        },
+        "models.Difference": {
+            "type": "object",
+            "properties": {
+                "field": {
+                    "type": "string",
+                    "example": "data.url"
+                },
+                "from": {
+                    "description": "null where there was nothing before",
+                    "type": "string",
+                    "example": "https://example.com/old"
+                },
+                "to": {
                     "type": "string",
                     "example": "https://example.com/"
                 }
@@ -797,6 +1696,62 @@ const docTemplate = `{
                 }
             }
         },
+        "models.Freeze": {
+            "type": "object",
+            "properties": {
+                "frozen": {
+                    "type": "boolean"
+                },
+                "frozen_at": {
+                    "type": "string"
+                },
+                "frozen_by": {
+                    "type": "string",
+                    "example": "admin"
+                },
+                "reason": {
+                    "type": "string",
+                    "example": "sale until Monday"
+                },
+                "until": {
+                    "type": "string"
+                }
+            }
+        },
+        "models.FreezeRequest": {
+            "type": "object",
+            "properties": {
+                "reason": {
+                    "type": "string",
+                    "example": "sale until Monday"
+                },
+                "until": {
+                    "description": "RFC 3339; left out: until it is lifted",
+                    "type": "string"
+                }
+            }
+        },
+        "models.Latency": {
+            "type": "object",
+            "properties": {
+                "max": {
+                    "type": "number",
+                    "example": 1902.3
+                },
+                "p50": {
+                    "type": "number",
+                    "example": 812.4
+                },
+                "p90": {
+                    "type": "number",
+                    "example": 1430.1
+                },
+                "p99": {
+                    "type": "number",
+                    "example": 1871.9
+                }
+            }
+        },
         "models.PublishRequest": {
             "type": "object",
             "properties": {
@@ -807,6 +1762,10 @@ const docTemplate = `{
                 "poll_interval_seconds": {
                     "type": "integer",
                     "example": 30
+                },
+                "probe": {
+                    "description": "workers try the URL before they run it",
+                    "type": "boolean"
                 },
                 "url": {
                     "type": "string",
@@ -928,6 +1887,139 @@ const docTemplate = `{
                     "example": "APPLIED"
                 },
                 "version": {
+                    "type": "integer",
+                    "example": 8
+                }
+            }
+        },
+        "models.RollbackRequest": {
+            "type": "object",
+            "properties": {
+                "message": {
+                    "type": "string",
+                    "example": "the new site is slow"
+                }
+            }
+        },
+        "models.Rollout": {
+            "type": "object",
+            "properties": {
+                "applied": {
+                    "type": "integer",
+                    "example": 19
+                },
+                "failed": {
+                    "type": "integer",
+                    "example": 1
+                },
+                "failures": {
+                    "description": "by the worker's words, the most frequent first; at most 20",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/models.RolloutFailure"
+                    }
+                },
+                "first_applied_at": {
+                    "description": "null while none has",
+                    "type": "string"
+                },
+                "latency_ms": {
+                    "$ref": "#/definitions/models.Latency"
+                },
+                "offline": {
+                    "type": "integer",
+                    "example": 0
+                },
+                "pending": {
+                    "type": "integer",
+                    "example": 0
+                },
+                "published_at": {
+                    "type": "string"
+                },
+                "stragglers": {
+                    "description": "at most 20: some of the pending, then some of the offline",
+                    "type": "array",
+                    "items": {
+                        "$ref": "#/definitions/models.Straggler"
+                    }
+                },
+                "superseded_by": {
+                    "description": "null while it is current; then these are its last figures",
+                    "type": "integer"
+                },
+                "targets": {
+                    "description": "the agents that should run it: all but the inactive ones",
+                    "type": "integer",
+                    "example": 20
+                },
+                "version": {
+                    "type": "integer",
+                    "example": 8
+                }
+            }
+        },
+        "models.RolloutFailure": {
+            "type": "object",
+            "properties": {
+                "count": {
+                    "type": "integer",
+                    "example": 1
+                },
+                "error": {
+                    "type": "string",
+                    "example": "the host example.com is not one of this worker's ALLOW_HOSTS"
+                },
+                "sample_agents": {
+                    "description": "the ids of at most 5",
+                    "type": "array",
+                    "items": {
+                        "type": "string"
+                    }
+                }
+            }
+        },
+        "models.Straggler": {
+            "type": "object",
+            "properties": {
+                "applied_version": {
+                    "type": "integer"
+                },
+                "hostname": {
+                    "type": "string",
+                    "example": "web-17"
+                },
+                "id": {
+                    "type": "string"
+                },
+                "last_poll": {
+                    "type": "string"
+                },
+                "status": {
+                    "enum": [
+                        "online",
+                        "stale",
+                        "offline",
+                        "failed",
+                        "conflict"
+                    ],
+                    "allOf": [
+                        {
+                            "$ref": "#/definitions/models.AgentStatus"
+                        }
+                    ]
+                }
+            }
+        },
+        "models.VersionCount": {
+            "type": "object",
+            "properties": {
+                "count": {
+                    "type": "integer",
+                    "example": 19
+                },
+                "version": {
+                    "description": "null: none yet",
                     "type": "integer",
                     "example": 8
                 }
