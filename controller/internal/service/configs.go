@@ -272,7 +272,7 @@ func (c *Configs) decide(newest *models.Config, p proposal) (*models.Change, mod
 	}
 	detail := p.Message
 	if p.restoredFrom != 0 {
-		detail = strings.TrimSpace("from version " + format(p.restoredFrom) + " " + p.Message)
+		detail = strings.TrimSuffix("from version "+format(p.restoredFrom)+": "+p.Message, ": ")
 	}
 	if frozen != nil {
 		change.Audit = append(change.Audit, models.NewEntry(p.Origin, models.ActionOverride, version, "frozen: "+frozen.Reason))

@@ -1,0 +1,364 @@
+package test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// rollout is how far a version has spread, as the controller tells of it.
+type rollout struct {
+	Version                                    int64
+	SupersededBy                               *int64 `json:"superseded_by"`
+	Targets, Applied, Failed, Pending, Offline int
+	FirstAppliedAt                             *time.Time                            `json:"first_applied_at"`
+	LatencyMS                                  struct{ P50, P90, P99, Max *float64 } `json:"latency_ms"`
+	Failures                                   []failure
+	Stragglers                                 []struct{ ID string }
+}
+
+type failure struct {
+	Error        string
+	Count        int
+	SampleAgents []string `json:"sample_agents"`
+}
+
+// gate asks the controller how far a version has spread; query may make it wait.
+func gate(t *testing.T, controller *process, version int64, query string) (r rollout, status int) {
+	t.Helper()
+	a, err := call(admin, "GET", fmt.Sprintf("%s/api/v1/rollouts/%d%s", controller.url(), version, query), "")
+	must(t, err)
+	must(t, json.Unmarshal([]byte(a.body), &r))
+	if r.Applied+r.Failed+r.Pending+r.Offline != r.Targets {
+		t.Errorf("the rollout does not add up: %s", a.body)
+	}
+	return r, a.status
+}
+
+// counter is a proxy before the controller that counts what an agent asks.
+type counter struct {
+	*httptest.Server
+	polls, reports, others atomic.Int64
+}
+
+func countTo(t *testing.T, controller *process) *counter {
+	t.Helper()
+	target, err := url.Parse(controller.url())
+	must(t, err)
+	forward := httputil.NewSingleHostReverseProxy(target)
+	c := &counter{}
+	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/config"):
+			c.polls.Add(1)
+		case strings.HasSuffix(r.URL.Path, "/status"):
+			c.reports.Add(1)
+		default:
+			c.others.Add(1)
+		}
+		forward.ServeHTTP(w, r)
+	}))
+	t.Cleanup(c.Close)
+	return c
+}
+
+// Twenty agents, and the worker of one says no: the admin sees it while it
+// happens, the one keeps what it ran and asks for no more than its neighbour,
+// and all twenty come back together.
+func TestRollout_OneOfTwentyRefuses(t *testing.T) {
+	t.Parallel()
+	const fleet = 20
+	target := run(t, "target")
+	controller := run(t, "controller", controllerIn(t.TempDir())...)
+	refusing, neighbour := countTo(t, controller), countTo(t, controller)
+	elsewhere := strings.Replace(target.url(), "127.0.0.1", "localhost", 1)
+
+	workers := make([]*process, fleet)
+	var starting sync.WaitGroup
+	for i := range workers {
+		var env []string
+		through := controller.url()
+		switch i {
+		case 0:
+			env, through = []string{"ALLOW_HOSTS=127.0.0.1"}, refusing.URL
+		case 1:
+			through = neighbour.URL
+		}
+		workers[i] = newProcess("worker", env...)
+		tidy(t, workers[i])
+		agent := newProcess("agent")
+		tidy(t, agent)
+		dir := t.TempDir()
+		starting.Go(func() {
+			if err := workers[i].start(); err != nil {
+				t.Error(err)
+				return
+			}
+			agent.env = agentIn(dir, through, workers[i].url())
+			if err := agent.start(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	starting.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+	eventually(t, func() error {
+		list, _, err := get[[]any](admin, controller.url()+"/api/v1/agents")
+		if err == nil && len(list) != fleet {
+			err = fmt.Errorf("%d agents are registered, want %d", len(list), fleet)
+		}
+		return err
+	})
+
+	first, err := publish(controller.url(), target.url()+"/good")
+	must(t, err)
+	if r, status := gate(t, controller, first, "?wait=60s"); status != http.StatusOK || r.Applied != fleet || r.LatencyMS.Max == nil || r.FirstAppliedAt == nil {
+		t.Fatalf("the first version: got %d %+v, want 200 with all %d applied, measured", status, r, fleet)
+	}
+
+	second, err := publish(controller.url(), elsewhere+"/bad")
+	must(t, err)
+	if r, status := gate(t, controller, second, "?wait=60s&applied=0.95"); status != http.StatusOK || r.Applied != fleet-1 {
+		t.Fatalf("the version that one refuses: got %d %+v, want 200 with %d applied", status, r, fleet-1)
+	}
+	var refused rollout
+	eventually(t, func() error {
+		if refused, _ = gate(t, controller, second, ""); refused.Failed != 1 {
+			return fmt.Errorf("got %+v, want one that failed", refused)
+		}
+		return nil
+	})
+	if len(refused.Failures) != 1 || !strings.Contains(refused.Failures[0].Error, "ALLOW_HOSTS") || len(refused.Failures[0].SampleAgents) != 1 {
+		t.Errorf("the failures: got %+v, want one agent, in its worker's own words", refused.Failures)
+	}
+	must(t, hits(workers[0].url(), "target /good"))
+	must(t, hits(workers[1].url(), "target /bad"))
+	if _, status := gate(t, controller, second, "?wait=1s&applied=1"); status != http.StatusRequestTimeout {
+		t.Errorf("a gate that cannot be reached: got %d, want 408", status)
+	}
+
+	// The one that refused goes on like its neighbour.
+	polls, reports, others, steps := refusing.polls.Load(), refusing.reports.Load(), refusing.others.Load(), neighbour.polls.Load()
+	eventually(t, func() error {
+		if n := neighbour.polls.Load() - steps; n < 8 {
+			return fmt.Errorf("the neighbour has polled %d times, want 8", n)
+		}
+		return nil
+	})
+	if n := refusing.polls.Load() - polls; n > 12 { // each waits 0.9 to 1.1 intervals
+		t.Errorf("the agent whose worker refused polled %d times while its neighbour polled 8 times", n)
+	}
+	if n := refusing.reports.Load() - reports; n != 0 {
+		t.Errorf("it reported %d times more, want none", n)
+	}
+	if n := refusing.others.Load() - others; n != 0 {
+		t.Errorf("it asked for something else %d times, want none", n)
+	}
+
+	a, err := call(admin, "POST", fmt.Sprintf("%s/api/v1/configs/%d/rollback", controller.url(), first), `{"message":"one says no"}`)
+	must(t, err)
+	var back struct{ Version int64 }
+	must(t, json.Unmarshal([]byte(a.body), &back))
+	if r, status := gate(t, controller, back.Version, "?wait=60s&applied=1"); status != http.StatusOK || r.Applied != fleet {
+		t.Fatalf("the rollback: got %d %+v, want 200 with all %d", status, r, fleet)
+	}
+	for _, worker := range workers {
+		must(t, hits(worker.url(), "target /good"))
+	}
+	if r, _ := gate(t, controller, second, ""); r.Applied != fleet-1 || r.Failed != 1 || r.SupersededBy == nil || *r.SupersededBy != back.Version {
+		t.Errorf("the superseded version: got %+v, want its last figures, superseded by %d", r, back.Version)
+	}
+}
+
+// What was reported and acknowledged is there after a kill -9, with no agent's
+// help.
+func TestRollout_ControllerKilledMidway(t *testing.T) {
+	t.Parallel()
+	controller := run(t, "controller", controllerIn(t.TempDir())...)
+	const fleet = 12
+	who := make([]string, fleet)
+	for i := range who {
+		a, err := call(agents, "POST", controller.url()+"/api/v1/register", fmt.Sprintf(`{"hostname":"web-%d","agent_id":"a%d"}`, i, i))
+		must(t, err)
+		var self struct {
+			ID    string `json:"agent_id"`
+			Token string `json:"agent_token"`
+		}
+		must(t, json.Unmarshal([]byte(a.body), &self))
+		who[i] = self.ID + ":" + self.Token
+	}
+	version, err := publish(controller.url(), "http://example.com/")
+	must(t, err)
+
+	// A third applies it, a third refuses it, and then the power goes.
+	var reporting sync.WaitGroup
+	for i, self := range who[:8] {
+		reporting.Go(func() {
+			body := fmt.Sprintf(`{"version":%d,"status":"APPLIED"}`, version)
+			if i%2 == 1 {
+				body = fmt.Sprintf(`{"version":%d,"status":"FAILED","error":"no room"}`, version)
+			}
+			a, err := call(self, "POST", fmt.Sprintf("%s/api/v1/agents/a%d/status", controller.url(), i), body)
+			if err != nil || a.status != http.StatusNoContent {
+				t.Errorf("report: got %v %v, want 204", a, err)
+			}
+		})
+	}
+	reporting.Wait()
+	before, _ := gate(t, controller, version, "")
+	must(t, controller.crash())
+	must(t, controller.start())
+
+	after, _ := gate(t, controller, version, "")
+	if after.Applied != 4 || after.Failed != 4 || after.Targets != fleet || len(after.Failures) != 1 || after.Failures[0].Error != "no room" {
+		t.Errorf("after the crash: got %+v, want 4 applied, and 4 that failed with their words", after)
+	}
+	if after.LatencyMS.Max == nil || *after.LatencyMS.Max != *before.LatencyMS.Max || !after.FirstAppliedAt.Equal(*before.FirstAppliedAt) {
+		t.Errorf("the latencies: got %+v, want those from before the crash, %+v", after.LatencyMS, before.LatencyMS)
+	}
+
+	// The rest reports, and the gate opens.
+	opened := make(chan int, 1)
+	go func() {
+		_, status := gate(t, controller, version, "?wait=30s&applied=0.66")
+		opened <- status
+	}()
+	for i, self := range who[8:] {
+		a, err := call(self, "POST", fmt.Sprintf("%s/api/v1/agents/a%d/status", controller.url(), i+8), fmt.Sprintf(`{"version":%d,"status":"APPLIED"}`, version))
+		if err != nil || a.status != http.StatusNoContent {
+			t.Errorf("report: got %v %v, want 204", a, err)
+		}
+	}
+	if status := <-opened; status != http.StatusOK {
+		t.Errorf("the gate: got %d, want 200", status)
+	}
+}
+
+// A controller whose database was restored from an older backup does not take
+// the fleet back.
+func TestRestore_OfAnOlderDatabase(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	target := run(t, "target")
+	controller := run(t, "controller", controllerIn(dir)...)
+	worker := run(t, "worker")
+	through := countTo(t, controller)
+	run(t, "agent", agentIn(dir, through.URL, worker.url())...)
+
+	_, err := publish(controller.url(), target.url()+"/old")
+	must(t, err)
+	gate(t, controller, 1, "?wait=60s")
+	must(t, backUp(dir, "old.db"))
+	for _, page := range []string{"/newer", "/newest"} {
+		version, err := publish(controller.url(), target.url()+page)
+		must(t, err)
+		if _, status := gate(t, controller, version, "?wait=60s"); status != http.StatusOK {
+			t.Fatalf("version %d was not applied", version)
+		}
+	}
+
+	restore := func() {
+		must(t, controller.crash())
+		for _, suffix := range []string{"-wal", "-shm"} {
+			_ = os.Remove(filepath.Join(dir, "controller.db"+suffix))
+		}
+		old, err := os.ReadFile(filepath.Join(dir, "old.db"))
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(dir, "controller.db"), old, 0o600))
+		must(t, controller.start())
+	}
+	conflict := func() error {
+		list, a, err := get[[]struct {
+			Status  string
+			Applied int64 `json:"applied_version"`
+		}](admin, controller.url()+"/api/v1/agents?status=conflict")
+		if err == nil && (len(list) != 1 || list[0].Applied != 3) {
+			err = fmt.Errorf("the agents in conflict: got %v, want the one that runs version 3", a)
+		}
+		return err
+	}
+
+	// From here on each hit is served by the newest, until somebody decides.
+	watched, stop := make(chan error, 1), make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-stop:
+				watched <- nil
+				return
+			default:
+			}
+			if err := hits(worker.url(), "target /newest"); err != nil {
+				watched <- err
+				return
+			}
+			time.Sleep(glance)
+		}
+	}()
+	restore()
+	eventually(t, conflict)
+	polls := through.polls.Load()
+	eventually(t, func() error {
+		if n := through.polls.Load() - polls; n < 4 {
+			return fmt.Errorf("the agent has polled %d times since, want 4", n)
+		}
+		return nil
+	})
+	a, err := call("", "GET", controller.url()+"/ready", "")
+	must(t, err)
+	if a.status != http.StatusOK || !strings.Contains(a.body, "conflict") {
+		t.Errorf("/ready: got %v, want 200 and a word of the conflict", a)
+	}
+	if !strings.Contains(controller.log.String(), "restored from an older backup") {
+		t.Error("the log does not tell of it")
+	}
+	close(stop)
+	must(t, <-watched)
+
+	// An admin publishes: the version is above all that were.
+	version, err := publish(controller.url(), target.url()+"/decided")
+	must(t, err)
+	if version != 4 {
+		t.Errorf("the next version: got %d, want 4, above what the agent runs", version)
+	}
+	eventually(t, func() error { return hits(worker.url(), "target /decided") })
+
+	// Or has the agents follow the old store.
+	restore()
+	eventually(t, func() error {
+		a, err := call("", "GET", controller.url()+"/ready", "")
+		if err == nil && !strings.Contains(a.body, "conflict") {
+			err = fmt.Errorf("/ready: got %v, want a word of the conflict", a)
+		}
+		return err
+	})
+	must(t, hits(worker.url(), "target /decided"))
+	a, err = call(admin, "POST", controller.url()+"/api/v1/agents/resume", "")
+	must(t, err)
+	if a.status != http.StatusOK {
+		t.Errorf("resume: got %v, want 200", a)
+	}
+	eventually(t, func() error { return hits(worker.url(), "target /old") })
+}
+
+// backUp copies the database of a controller that runs, in a folder.
+func backUp(dir, name string) error {
+	p := newProcess("controller", "DB_PATH="+filepath.Join(dir, "controller.db"))
+	p.args = []string{"backup", filepath.Join(dir, name)}
+	if err := p.launch(); err != nil {
+		return err
+	}
+	return p.exit(0)
+}
