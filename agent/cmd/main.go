@@ -64,6 +64,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Cache:  cache.New(s.CacheFile),
 		Self:   self(),
 		Log:    log,
+
+		Ephemeral: s.Ephemeral,
 	})
 	var listen net.ListenConfig
 	ln, err := listen.Listen(ctx, "tcp", settings.Address(s.Host, s.Port))

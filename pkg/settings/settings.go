@@ -227,6 +227,12 @@ func (f field) set(text string) (fault string) {
 			return fmt.Sprintf("is %q; it must be a duration with its unit, such as 30s or 5m", text)
 		}
 		*into = d
+	case *[]string:
+		for part := range strings.SplitSeq(text, ",") {
+			if part = strings.TrimSpace(part); part != "" {
+				*into = append(*into, part)
+			}
+		}
 	case *[]netip.Prefix:
 		prefixes, detail := parsePrefixes(text)
 		if detail != "" {

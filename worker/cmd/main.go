@@ -66,7 +66,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("cannot listen; HOST and PORT say where: %w", err)
 	}
-	p := proxy.New(proxy.Options{Timeout: s.HitTimeout, Deny: s.DenyCIDRs, Log: log})
+	p := proxy.New(proxy.Options{Timeout: s.HitTimeout, Deny: s.DenyCIDRs, Allow: s.AllowHosts, Log: log})
 	defer p.Close()
 	handler := server.Wrap(api.New(p, s.WorkerToken.Reveal(), log), log)
 	return server.Serve(ctx, ln, handler, log)

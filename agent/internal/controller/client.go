@@ -21,6 +21,8 @@ import (
 const (
 	// timeout is how long one answer may take.
 	timeout = 10 * time.Second
+	// leaveTimeout is how long an agent that ends is kept by saying so.
+	leaveTimeout = 5 * time.Second
 	// maxRetryAfter is the longest that the controller can keep an agent away.
 	maxRetryAfter = time.Hour
 	// maxETagBytes is the longest ETag that is kept and sent back.
@@ -130,6 +132,25 @@ func (c *Client) Report(ctx context.Context, id models.Identity, report wire.Rep
 		return fmt.Errorf("%w: %w", models.ErrUnwanted, c.http.Unexpected(answer, request))
 	}
 	return c.outage(answer, request)
+}
+
+// Leave takes the agent off the controller's list. Not to be there any more is
+// no error.
+func (c *Client) Leave(ctx context.Context, id models.Identity) error {
+	request := exchange.Request{
+		Method: http.MethodDelete, Path: "/api/v1/agents/" + url.PathEscape(id.AgentID),
+		User: id.AgentID, Password: id.AgentToken,
+	}
+	answer, err := c.http.Do(ctx, leaveTimeout, request)
+	switch {
+	case err != nil:
+		return err
+	case answer.Status >= 200 && answer.Status < 300:
+		return nil
+	case answer.IsProblem() && (answer.Status == http.StatusNotFound || answer.Status == http.StatusUnauthorized):
+		return nil
+	}
+	return c.http.Unexpected(answer, request)
 }
 
 // outage is the error of an answer that should be another one later.

@@ -39,7 +39,7 @@ func (r *Release) Same(other *Release) bool {
 
 // Push is what a worker is told to run it.
 func (r *Release) Push() wire.WorkerConfig {
-	return wire.WorkerConfig{URL: r.Config.Data.URL, Version: r.Config.Version}
+	return wire.WorkerConfig{URL: r.Config.Data.URL, Version: r.Config.Version, Probe: r.Config.Data.Probe}
 }
 
 // RunsOn reports whether that is what a worker runs: the version alone would

@@ -38,6 +38,8 @@ type Source interface {
 	Fetch(ctx context.Context, id models.Identity, etag string) (models.Answer, error)
 	// Report returns models.ErrUnwanted if the report need not be sent again.
 	Report(ctx context.Context, id models.Identity, report wire.Report) error
+	// Leave takes the agent off; nil if it is not known anyway.
+	Leave(ctx context.Context, id models.Identity) error
 }
 
 // Sink is what runs configurations. Each call ends within seconds.
@@ -64,6 +66,8 @@ type Parts struct {
 	Cache  Cache
 	Self   wire.RegisterRequest // what to say of this agent; the id comes from the cache
 	Log    logrus.FieldLogger
+
+	Ephemeral bool // to take itself off the controller's list when it ends
 }
 
 const (
@@ -126,14 +130,33 @@ func New(parts Parts) *Poller {
 }
 
 // Run keeps the worker at what the controller wants until ctx ends, and then
-// returns nil. It is called once.
+// returns nil. An ephemeral agent leaves the controller first. It is called once.
 func (p *Poller) Run(ctx context.Context) error {
 	p.load()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { p.reconcile(ctx); return nil })
 	g.Go(func() error { p.follow(ctx); return nil })
 	g.Go(func() error { p.report(ctx); return nil })
-	return g.Wait()
+	err := g.Wait()
+	if p.Ephemeral {
+		p.leave(context.WithoutCancel(ctx)) // after the last poll, which would register it again
+	}
+	return err
+}
+
+// leave takes the agent off the controller's list, if it ever got there.
+func (p *Poller) leave(ctx context.Context) {
+	p.mu.Lock()
+	id := p.state.Identity
+	p.mu.Unlock()
+	if id.AgentToken == "" {
+		return
+	}
+	if err := p.Source.Leave(ctx, id); err != nil {
+		p.Log.WithField("error", err.Error()).Warn("Controller could not be told that this ephemeral agent ends")
+		return
+	}
+	p.Log.WithField("agent", id.AgentID).Info("Controller left")
 }
 
 // Status says how the agent is.

@@ -87,7 +87,7 @@ func (r *reconciler) cycle(ctx context.Context) bool {
 	}
 
 	r.setInSync(false)
-	err = r.Sink.Push(ctx, want.Push())
+	err = r.Sink.Push(ctx, r.asPushed(want))
 	r.held, r.notBefore = want, time.Now().Add(r.retry.Next(models.Floor(err)))
 	var refused *models.Refused
 	switch {
@@ -166,6 +166,17 @@ func (p *Poller) want(nothing bool) *models.Release {
 		return candidate
 	}
 	return good
+}
+
+// asPushed is what the worker is told. The last good one is not probed again:
+// it was judged when it was new, and a target that is away for a moment must
+// not leave a restarted worker with nothing.
+func (p *Poller) asPushed(release *models.Release) wire.WorkerConfig {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	config := release.Push()
+	config.Probe = config.Probe && !release.Same(p.state.LastGood)
+	return config
 }
 
 // runs notes that the worker runs release: a candidate is the last good one

@@ -14,10 +14,11 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// Bounds on one answer. A push has longer: the worker may try the URL first.
+// Bounds on one answer. A push has longer: the worker may look the host up, for
+// 2 s, and try the URL, for 5 s, first.
 const (
 	readTimeout = 2 * time.Second
-	pushTimeout = 5 * time.Second
+	pushTimeout = 10 * time.Second
 )
 
 const path = "/config"

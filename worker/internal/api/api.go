@@ -3,6 +3,7 @@
 package api
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"time"
@@ -95,11 +96,13 @@ var statuses = []struct {
 	{errNothingRuns, http.StatusNotFound},
 	{errToken, http.StatusUnauthorized},
 	{errElsewhere, http.StatusForbidden},
+	{proxy.ErrRefused, http.StatusUnprocessableEntity}, // before the reason that it wraps
 	{proxy.ErrUnreachable, http.StatusBadGateway},
 	{proxy.ErrForbidden, http.StatusBadGateway},
 	{proxy.ErrNotConfigured, http.StatusServiceUnavailable},
 	{proxy.ErrTimeout, http.StatusGatewayTimeout},
 	{proxy.ErrLoop, http.StatusLoopDetected},
+	{context.Canceled, http.StatusServiceUnavailable}, // who pushed has left: nobody reads it
 }
 
 // fail answers with the problem that err is. What has no status is a bug: the
@@ -166,7 +169,8 @@ func (a *API) hit(c *gin.Context) error { return a.proxy.Hit(c.Writer, c.Request
 // push answers POST /config.
 //
 //	@Summary		Push a configuration
-//	@Description	Runs the configuration from the next hit on. Taken from this machine only, by its own name, and never from a page of another site; unless WORKER_TOKEN is set: then from anywhere that presents it.
+//	@Description	Runs the configuration from the next hit on, if this worker's own settings let it and, where probe is true and the URL is new, one trial fetch of it answers with a status below 500 within 5 s.
+//	@Description	Taken from this machine only, by its own name, and never from a page of another site; unless WORKER_TOKEN is set: then from anywhere that presents it.
 //	@Tags			config
 //	@Accept			json
 //	@Produce		json
@@ -177,6 +181,7 @@ func (a *API) hit(c *gin.Context) error { return a.proxy.Hit(c.Writer, c.Request
 //	@Failure		403		{object}	problem.Problem	"not from this machine"
 //	@Failure		413		{object}	problem.Problem	"larger than 64 KiB"
 //	@Failure		415		{object}	problem.Problem	"not application/json"
+//	@Failure		422		{object}	problem.Problem	"this worker will not run it: ALLOW_HOSTS, DENY_CIDRS, or a probe that failed; the detail has the reason, and what ran before goes on"
 //	@Security		WorkerToken
 //	@Router			/config [post]
 func (a *API) push(c *gin.Context) error {
@@ -184,7 +189,7 @@ func (a *API) push(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := a.proxy.Apply(cfg); err != nil {
+	if err := a.proxy.Apply(c.Request.Context(), cfg); err != nil {
 		return err
 	}
 	return server.WriteJSON(c.Writer, http.StatusOK, models.WorkerAccepted{Message: "Configuration applied", Version: cfg.Version})

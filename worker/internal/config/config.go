@@ -3,8 +3,10 @@ package config
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
+	"github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
@@ -29,6 +31,8 @@ type Settings struct {
 	// and Scaleway over IPv6; Alibaba, Oracle (classic) and Azure (wire server).
 	DenyCIDRs []netip.Prefix `setting:"DENY_CIDRS" default:"169.254.0.0/16,fe80::/10,fd00:ec2::254,fd20:ce::254,fd00:c1::a9fe:a9fe,fd00:42::42,100.100.100.200,192.0.0.192,168.63.129.16" usage:"networks that a hit never connects to, checked after DNS at each redirect; none for no such network"`
 
+	AllowHosts []string `setting:"ALLOW_HOSTS" usage:"hosts that may be fetched, with commas between: example.com, *.example.com (what lies below it), 192.0.2.7; unset: all. Checked before a configuration is taken and at each redirect"`
+
 	LogLevel  string `setting:"LOG_LEVEL" default:"info" usage:"error, warn, info or debug"`
 	LogFormat string `setting:"LOG_FORMAT" default:"auto" usage:"text, json, or auto: text on a terminal, else json"`
 }
@@ -39,6 +43,19 @@ func (s *Settings) Validate() settings.Faults {
 	f.CheckListener(s.Host, s.Port)
 	f.CheckBearer("WORKER_TOKEN", s.WorkerToken)
 	f.Check(s.HitTimeout > 0 && s.HitTimeout <= maxHitTimeout, "HIT_TIMEOUT", "is %s; it must be more than 0s and at most %s", s.HitTimeout, maxHitTimeout)
+	for _, pattern := range s.AllowHosts {
+		f.Check(isHostPattern(pattern), "ALLOW_HOSTS", "holds %q, which is no host such as example.com, *.example.com or 192.0.2.7", pattern)
+	}
 	f.CheckLog(s.LogLevel, s.LogFormat)
 	return f
+}
+
+// isHostPattern reports whether pattern names a host, or with *. before it all
+// hosts below it. What passes as the host of a URL passes here.
+func isHostPattern(pattern string) bool {
+	if _, err := netip.ParseAddr(pattern); err == nil {
+		return true
+	}
+	url := "http://" + strings.TrimPrefix(pattern, "*.") + "/"
+	return !strings.ContainsAny(pattern, ":/?#@[]") && models.WorkerConfig{URL: url}.Validate() == nil
 }

@@ -31,10 +31,16 @@ func (d denyList) control(_, address string, _ syscall.RawConn) error {
 	if err != nil {
 		return fmt.Errorf("%w: %q is no address", ErrForbidden, address)
 	}
-	for _, addr := range meanings(to.Addr()) {
+	return d.check(to.Addr())
+}
+
+// check returns ErrForbidden if a connection to addr may come out in one of the
+// networks.
+func (d denyList) check(addr netip.Addr) error {
+	for _, meaning := range meanings(addr) {
 		for _, network := range d {
-			if network.Contains(addr) {
-				return fmt.Errorf("%w: %s lies in %s, which this worker's DENY_CIDRS names", ErrForbidden, to.Addr(), network)
+			if network.Contains(meaning) {
+				return fmt.Errorf("%w: %s lies in %s, which this worker's DENY_CIDRS names", ErrForbidden, addr, network)
 			}
 		}
 	}

@@ -70,6 +70,7 @@ var asked = []string{
 type Options struct {
 	Timeout time.Duration      // of a whole hit, from its request to its last byte
 	Deny    []netip.Prefix     // networks that are never connected to
+	Allow   []string           // hosts, or *. and a domain, that are fetched; none: all
 	Log     logrus.FieldLogger // of changes, and of answers that broke off
 }
 
@@ -80,6 +81,9 @@ type Proxy struct {
 	timeout   time.Duration
 	log       logrus.FieldLogger
 	brokeOff  *stdlog.Logger
+	allow     allowList
+	deny      denyList
+	applying  chan struct{} // holds one while a push is judged: pushes take turns
 	running   atomic.Pointer[running]
 	transport *http.Transport
 	client    *http.Client
@@ -96,9 +100,10 @@ type running struct {
 
 // New returns a Proxy that runs nothing yet. Close frees its connections.
 func New(o Options) *Proxy {
+	deny := newDenyList(o.Deny)
 	dialer := net.Dialer{
 		Timeout: o.Timeout, // a dial outlives the hit that it was begun for
-		Control: newDenyList(o.Deny).control,
+		Control: deny.control,
 	}
 	var http1 http.Protocols
 	http1.SetHTTP1(true)
@@ -110,25 +115,44 @@ func New(o Options) *Proxy {
 		IdleConnTimeout:        time.Minute,
 		MaxResponseHeaderBytes: server.MaxHeaderBytes,
 	}
-	return &Proxy{
+	p := &Proxy{
 		instance:  rand.Text(),
 		timeout:   o.Timeout,
 		log:       o.Log,
 		brokeOff:  stdlog.New(debugLines{o.Log}, "", 0),
+		allow:     newAllowList(o.Allow),
+		deny:      deny,
+		applying:  make(chan struct{}, 1),
 		transport: transport,
-		client:    &http.Client{Transport: transport, CheckRedirect: checkRedirect},
 	}
+	p.client = &http.Client{Transport: transport, CheckRedirect: p.checkRedirect}
+	return p
 }
 
 // Close frees the connections to targets that no hit uses.
 func (p *Proxy) Close() { p.transport.CloseIdleConnections() }
 
 // Apply runs cfg from the next hit on; hits in flight end with what they began
-// with. The error says why cfg is not run, a *models.Invalid if it breaks the
-// contract; then the worker goes on with what it ran before.
-func (p *Proxy) Apply(cfg models.WorkerConfig) error {
+// with. The error says why cfg is not run: a *models.Invalid if it breaks the
+// contract, ErrRefused if this worker will not have it, or the error of ctx;
+// then the worker goes on with what it ran before. It may take as long as a
+// probe does.
+func (p *Proxy) Apply(ctx context.Context, cfg models.WorkerConfig) error {
 	next, err := p.prepare(cfg)
 	if err != nil {
+		return err
+	}
+	select {
+	case p.applying <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-p.applying }()
+	log := p.log.WithFields(logrus.Fields{"version": cfg.Version, "host": next.target.Host})
+	if err := p.judge(ctx, next); err != nil {
+		if errors.Is(err, ErrRefused) {
+			log.WithError(err).Warn("Configuration refused")
+		}
 		return err
 	}
 	last := p.running.Swap(next)
@@ -138,11 +162,11 @@ func (p *Proxy) Apply(cfg models.WorkerConfig) error {
 	if last != nil && last.config.URL != cfg.URL {
 		p.transport.CloseIdleConnections()
 	}
-	p.log.WithFields(logrus.Fields{"version": cfg.Version, "host": next.target.Host}).Info("Configuration applied")
+	log.Info("Configuration applied")
 	return nil
 }
 
-// prepare judges cfg and makes what its hits need.
+// prepare holds cfg to the contract and makes what its hits need.
 func (p *Proxy) prepare(cfg models.WorkerConfig) (*running, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -211,7 +235,7 @@ func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) error {
 	if r.Context().Err() != nil {
 		panic(http.ErrAbortHandler) // the caller has gone: nobody is left to tell
 	}
-	return p.kind(failed)
+	return p.kind(failed, "HIT_TIMEOUT is "+p.timeout.String())
 }
 
 // rewrite makes the request to the target. What the caller named in Connection
@@ -223,10 +247,8 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest, target *url.URL) {
 			header[name] = values
 		}
 	}
-	// RFC 9110 §7.6.3: who has handled the request, so that a loop, through
-	// other workers too, is seen when it closes.
 	via := pr.In.Header["Via"]
-	header["Via"] = append(via[:len(via):len(via)], strings.TrimPrefix(pr.In.Proto, "HTTP/")+" fleetconf-"+p.instance)
+	header["Via"] = append(via[:len(via):len(via)], p.via(strings.TrimPrefix(pr.In.Proto, "HTTP/")))
 
 	pr.Out.Header = header
 	pr.Out.URL = target
@@ -234,6 +256,10 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest, target *url.URL) {
 	pr.Out.RequestURI = ""
 	pr.Out.Body, pr.Out.ContentLength, pr.Out.TransferEncoding, pr.Out.Trailer = nil, 0, nil, nil
 }
+
+// via says who has handled a request (RFC 9110 §7.6.3), so that a loop, through
+// other workers too, is seen when it closes.
+func (p *Proxy) via(protocol string) string { return protocol + " fleetconf-" + p.instance }
 
 // merge readies the target's headers to be added to ours. What the worker
 // itself says of the answer stands: the id of the request, the version.
@@ -267,7 +293,7 @@ func (p *Proxy) fetch(req *http.Request) (*http.Response, error) {
 
 // checkRedirect judges the request that would follow a redirect. Where it
 // connects to is judged by the deny list.
-func checkRedirect(req *http.Request, via []*http.Request) error {
+func (p *Proxy) checkRedirect(req *http.Request, via []*http.Request) error {
 	switch {
 	case len(via) > maxRedirects:
 		return fmt.Errorf("%w: it redirects more than %d times", ErrForbidden, maxRedirects)
@@ -279,12 +305,12 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 		return fmt.Errorf("%w: it redirects to a URL with no host", ErrForbidden)
 	}
 	req.Header.Del("Referer")
-	return nil
+	return p.allow.check(req.URL.Hostname())
 }
 
-// kind says which of the failures err is. It leaves out the URL, whose query
-// may hold a secret.
-func (p *Proxy) kind(err error) error {
+// kind says which of the failures err is, and of one that took too long what
+// the limit was. It leaves out the URL, whose query may hold a secret.
+func (p *Proxy) kind(err error, limit string) error {
 	var of *url.Error
 	if errors.As(err, &of) {
 		err = of.Err
@@ -294,7 +320,7 @@ func (p *Proxy) kind(err error) error {
 	case errors.Is(err, ErrForbidden):
 		return err
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w: HIT_TIMEOUT is %s", ErrTimeout, p.timeout)
+		return fmt.Errorf("%w: %s", ErrTimeout, limit)
 	case strings.Contains(err.Error(), "parse Location header"): // net/http quotes it whole
 		return fmt.Errorf("%w: it redirects to what is no URL", ErrForbidden)
 	case errors.As(err, &slow) && slow.Timeout():

@@ -72,7 +72,7 @@ func serve(t testing.TB, h http.HandlerFunc) *httptest.Server {
 
 func (w *worker) apply(t testing.TB, target string, version int64) {
 	t.Helper()
-	if err := w.Apply(models.WorkerConfig{URL: target, Version: version}); err != nil {
+	if err := w.Apply(t.Context(), models.WorkerConfig{URL: target, Version: version}); err != nil {
 		t.Fatalf("Apply(%s): %v", target, err)
 	}
 }
@@ -850,7 +850,7 @@ func TestApply_HitsInFlightEndWithWhatTheyBegan(t *testing.T) {
 	w.apply(t, old.URL, 1)
 	go func() {
 		<-begun
-		if err := w.Apply(models.WorkerConfig{URL: "http://127.0.0.1:1/", Version: 2}); err != nil {
+		if err := w.Apply(t.Context(), models.WorkerConfig{URL: "http://127.0.0.1:1/", Version: 2}); err != nil {
 			t.Error(err)
 		}
 		close(more)
