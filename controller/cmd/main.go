@@ -32,9 +32,11 @@ var program = settings.Program{
 	Name: "controller",
 	About: `The Fleetconf controller keeps every version of the configuration, serves the
 current one to the agents, and knows who runs what.`,
+	Commands: commands,
 	Examples: `  controller
   DB_PATH=/var/lib/fleetconf/controller.db ADMIN_PASSWORD_FILE=/run/secrets/admin \
     AGENT_PASSWORD_FILE=/run/secrets/agent HOST=0.0.0.0 controller
+  controller backup /var/backups/controller-$(date +%F).db
   curl -u admin:admin123 -H 'Content-Type: application/json' \
     -d '{"url":"https://example.com/"}' http://localhost:8080/api/v1/config`,
 }
@@ -45,16 +47,35 @@ func main() {
 	program.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
+// run does what the command line says: to serve, where it names no command.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var set config.Settings
+	command, file, err := program.ParseCommand(args, func(command string) settings.Validator {
+		if command != "" {
+			return (*config.StoreSettings)(&set)
+		}
+		return &set
+	}, stdout)
+	if err != nil {
+		return err
+	}
+	switch command {
+	case "backup":
+		return backup(ctx, set.DBPath, file, stdout, stderr)
+	case "export":
+		return export(ctx, set.DBPath, file, stdout, stderr)
+	case "import":
+		return importFrom(ctx, set.DBPath, file, os.Stdin, stdout)
+	}
+	return serve(ctx, set, stderr)
+}
+
 // admin, agents ──▶ api ──▶ service.Rollouts ─────────────▶ database.DB (SQLite)
 //
 //	│          │  └──▶ service.Agents ──────▲  (presence, in batches)
 //	│          └─────▶ service.Configs ─────┤  (each publish at once)
 //	└────────────────▶ service.Trail ───────┘  (audit)
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
-	var set config.Settings
-	if err := program.Parse(args, &set, stdout); err != nil {
-		return err
-	}
+func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	log, err := logger.New(stderr, set.LogLevel, set.LogFormat)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -17,6 +18,14 @@ type Program struct {
 	Name     string // as it is typed
 	About    string // what it does, in a few lines
 	Examples string // command lines to paste
+	Commands []Command
+}
+
+// Command is something that a program does instead of what it is for.
+type Command struct {
+	Name     string
+	Argument string // how --help calls its one argument, in brackets if it may be left out; "" for none
+	About    string
 }
 
 // errDone ends a run that was asked only to print something.
@@ -25,23 +34,53 @@ var errDone = errors.New("done")
 // Parse reads the command line, then the settings. --help and --version print
 // to stdout and give an error that Exit takes for success.
 func (p Program) Parse(args []string, into Validator, stdout io.Writer) error {
+	_, _, err := p.ParseCommand(args, func(string) Validator { return into }, stdout)
+	return err
+}
+
+// ParseCommand is Parse for a program with commands. It returns the command,
+// "" for none, and its argument. into gives the settings of a command.
+func (p Program) ParseCommand(args []string, into func(command string) Validator, stdout io.Writer) (command, argument string, err error) {
 	flags := flag.NewFlagSet(p.Name, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	file := flags.String("config", "", "")
 	version := flags.Bool("version", false, "")
-	switch err := flags.Parse(args); {
+	err = flags.Parse(args)
+	if rest := flags.Args(); err == nil && len(rest) > 0 {
+		command = rest[0]
+		err = flags.Parse(rest[1:]) // flags behind the command
+	}
+	switch {
 	case errors.Is(err, flag.ErrHelp):
-		p.help(into, stdout)
-		return errDone
+		p.help(into(""), stdout)
+		return "", "", errDone
 	case err != nil:
-		return fmt.Errorf("%w: %w; --help says what can be given", ErrUsage, err)
+		return "", "", fmt.Errorf("%w: %w; --help says what can be given", ErrUsage, err)
 	case *version:
 		_, _ = fmt.Fprintln(stdout, p.Name, buildinfo.Read())
-		return errDone
-	case flags.NArg() > 0:
-		return fmt.Errorf("%w: %q; --help says what can be given", ErrUsage, flags.Arg(0))
+		return "", "", errDone
 	}
-	return Read(into, *file)
+	if err := p.check(command, flags.Args()); err != nil {
+		return "", "", err
+	}
+	return command, flags.Arg(0), Read(into(command), *file)
+}
+
+// check holds a command and its arguments to what --help says.
+func (p Program) check(name string, args []string) error {
+	if name == "" {
+		return nil
+	}
+	i := slices.IndexFunc(p.Commands, func(c Command) bool { return c.Name == name })
+	if i < 0 {
+		return fmt.Errorf("%w: %q; --help says what can be given", ErrUsage, name)
+	}
+	c := p.Commands[i]
+	optional := c.Argument == "" || strings.HasPrefix(c.Argument, "[")
+	if len(args) > 1 || len(args) == 1 && c.Argument == "" || len(args) == 0 && !optional {
+		return fmt.Errorf("%w: type %s %s %s", ErrUsage, p.Name, c.Name, c.Argument)
+	}
+	return nil
 }
 
 func (p Program) help(into Validator, w io.Writer) {
@@ -49,13 +88,13 @@ func (p Program) help(into Validator, w io.Writer) {
 
 Usage:
   %s [--config FILE]
-
+%s
   --config FILE   read settings from a YAML, TOML or JSON file; the environment wins over it
   --help          print this page
   --version       print which build this is
 
 Settings, each a variable of the environment or a key of the file (default):
-`, strings.TrimSpace(p.About), p.Name)
+`, strings.TrimSpace(p.About), p.Name, p.usages())
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range fieldsOf(into) {
 		name := f.name
@@ -76,6 +115,17 @@ go on, 2 when the command line or a setting cannot be used.
 Examples:
 %s
 `, strings.Trim(p.Examples, "\n"))
+}
+
+// usages lists the commands, a line each.
+func (p Program) usages() string {
+	var lines strings.Builder
+	table := tabwriter.NewWriter(&lines, 0, 0, 3, ' ', 0)
+	for _, c := range p.Commands {
+		_, _ = fmt.Fprintf(table, "  %s %s %s\t%s\n", p.Name, c.Name, c.Argument, c.About)
+	}
+	_ = table.Flush()
+	return lines.String()
 }
 
 // Exit reports err on standard error, under the program's name, and ends the

@@ -64,3 +64,13 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckLog(s.LogLevel, s.LogFormat)
 	return faults
 }
+
+// StoreSettings are the same settings for a command that only touches the
+// database: the others need not be usable.
+type StoreSettings Settings
+
+// Validate names every setting that cannot be used.
+func (s *StoreSettings) Validate() (faults settings.Faults) {
+	faults.Check(s.DBPath != "", "DB_PATH", "is empty; name the file of the database")
+	return faults
+}

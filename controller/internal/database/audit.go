@@ -8,6 +8,16 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
+const selectEntries = `SELECT seq, at, actor, source_ip, action, version, detail FROM audit `
+
+// scanEntry reads a row of selectEntries.
+func scanEntry(row scanner) (e models.Entry, err error) {
+	var at int64
+	err = row.Scan(&e.Seq, &at, &e.Actor, &e.SourceIP, &e.Action, &e.Version, &e.Detail)
+	e.At = toTime(at)
+	return e, err
+}
+
 // AppendAudit adds entries to the audit trail.
 func (db *DB) AppendAudit(ctx context.Context, entries ...models.Entry) error {
 	return explain(db.inTx(ctx, func(tx *sql.Tx) error { return insertEntries(ctx, tx, entries) }))
@@ -19,21 +29,17 @@ func (db *DB) Audit(ctx context.Context, action models.Action, before int64, lim
 	if before == 0 {
 		before = math.MaxInt64
 	}
-	rows, err := db.reader.QueryContext(ctx, `SELECT seq, at, actor, source_ip, action, version, detail FROM audit
+	rows, err := db.reader.QueryContext(ctx, selectEntries+`
 		WHERE seq < $1 AND ($2 = '' OR action = $3) ORDER BY seq DESC LIMIT $4`, before, string(action), string(action), limit)
 	if err != nil {
 		return nil, explain(err)
 	}
 	defer func() { _ = rows.Close() }()
 	for rows.Next() {
-		var (
-			e  models.Entry
-			at int64
-		)
-		if err := rows.Scan(&e.Seq, &at, &e.Actor, &e.SourceIP, &e.Action, &e.Version, &e.Detail); err != nil {
+		e, err := scanEntry(rows)
+		if err != nil {
 			return nil, explain(err)
 		}
-		e.At = toTime(at)
 		entries = append(entries, e)
 	}
 	return entries, explain(rows.Err())

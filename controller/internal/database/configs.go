@@ -83,7 +83,7 @@ func (db *DB) Configs(ctx context.Context, before int64, limit int) (configs []*
 
 // scanConfig reads a row of selectConfig; the error is sql.ErrNoRows where
 // there is none.
-func scanConfig(row interface{ Scan(...any) error }) (*models.Config, error) {
+func scanConfig(row scanner) (*models.Config, error) {
 	var (
 		cfg                  models.Config
 		seconds, publishedAt int64

@@ -283,6 +283,9 @@ func explain(err error) error {
 	return err
 }
 
+// scanner is a row, alone or of many.
+type scanner interface{ Scan(into ...any) error }
+
 // Moments are stored as microseconds since 1970 UTC; the zero time as 0.
 func fromTime(t time.Time) int64 {
 	if t.IsZero() {

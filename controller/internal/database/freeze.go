@@ -10,16 +10,24 @@ import (
 
 // Freeze returns the freeze that was stored last, nil where there is none.
 func (db *DB) Freeze(ctx context.Context) (*models.Freeze, error) {
+	f, err := scanFreeze(db.reader.QueryRowContext(ctx, selectFreeze))
+	return f, explain(err)
+}
+
+const selectFreeze = `SELECT reason, until, frozen_by, frozen_at FROM freeze`
+
+// scanFreeze reads a row of selectFreeze; nil where there is none.
+func scanFreeze(row scanner) (*models.Freeze, error) {
 	var (
 		f         models.Freeze
 		until, at int64
 	)
-	err := db.reader.QueryRowContext(ctx, `SELECT reason, until, frozen_by, frozen_at FROM freeze`).Scan(&f.Reason, &until, &f.By, &at)
+	err := row.Scan(&f.Reason, &until, &f.By, &at)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
 	f.Until, f.At = toTime(until), toTime(at)
-	return &f, explain(err)
+	return &f, err
 }
 
 // SaveFreeze stores a freeze, or, if f is nil, that there is none, and the
@@ -30,11 +38,16 @@ func (db *DB) SaveFreeze(ctx context.Context, f *models.Freeze, entry models.Ent
 			return err
 		}
 		if f != nil {
-			if _, err := tx.ExecContext(ctx, `INSERT INTO freeze (only_row, reason, until, frozen_by, frozen_at) VALUES (1, $1, $2, $3, $4)`,
-				f.Reason, fromTime(f.Until), f.By, fromTime(f.At)); err != nil {
+			if err := insertFreeze(ctx, tx, f); err != nil {
 				return err
 			}
 		}
 		return insertEntries(ctx, tx, []models.Entry{entry})
 	}))
+}
+
+func insertFreeze(ctx context.Context, tx *sql.Tx, f *models.Freeze) error {
+	_, err := tx.ExecContext(ctx, `INSERT INTO freeze (only_row, reason, until, frozen_by, frozen_at) VALUES (1, $1, $2, $3, $4)`,
+		f.Reason, fromTime(f.Until), f.By, fromTime(f.At))
+	return err
 }

@@ -56,3 +56,9 @@ type Rollout struct {
 	SupersededBy int64 // the version after it, whose publish ended this rollout; 0 while it is current
 	Figures
 }
+
+// Closed is the last figures of a version that was superseded.
+type Closed struct {
+	Version, SupersededBy int64
+	Figures               Figures
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/fleetconf/fleetconf/controller/internal/archive"
+	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/pkg/settings"
+)
+
+// commands are what the program does with a store instead of serving it.
+var commands = []settings.Command{
+	{Name: "backup", Argument: "FILE", About: "copy the database that DB_PATH names to a new file, while a controller runs or not, and verify the copy"},
+	{Name: "export", Argument: "[FILE]", About: "write versions, audit trail and agents as JSON lines, without secrets; to standard output without FILE"},
+	{Name: "import", Argument: "[FILE]", About: "read such lines into a new database; from standard input without FILE"},
+}
+
+// between is the time between two lines on the progress of a backup.
+const between = 2 * time.Second
+
+func backup(ctx context.Context, path, to string, stdout, stderr io.Writer) error {
+	told := time.Now()
+	made, err := database.Backup(ctx, path, to, func(done, total int) {
+		if time.Since(told) >= between {
+			told = time.Now()
+			_, _ = fmt.Fprintf(stderr, "%d %% of %d pages copied\n", 100*done/max(1, total), total)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(stdout, "Backed up version %d, %d agents, %d bytes to %s, and verified it\n", made.Newest, made.Agents, made.Bytes, to)
+	return err
+}
+
+func export(ctx context.Context, path, to string, stdout, stderr io.Writer) (err error) {
+	snapshot, err := database.OpenSnapshot(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, snapshot.Close()) }()
+	out := stdout
+	if to != "" {
+		file, err := renameio.NewPendingFile(to, renameio.WithPermissions(0o600))
+		if err != nil {
+			return err
+		}
+		defer func() { _ = file.Cleanup() }()
+		out = file
+		defer func() {
+			if err == nil {
+				err = file.CloseAtomicallyReplace()
+			}
+		}()
+	}
+	counts, err := archive.Write(ctx, snapshot, out)
+	if err != nil {
+		return fmt.Errorf("export database %s: %w", path, err)
+	}
+	_, err = fmt.Fprintln(stderr, "Exported", counts)
+	return err
+}
+
+func importFrom(ctx context.Context, path, from string, stdin io.Reader, stdout io.Writer) (err error) {
+	in := stdin
+	if from != "" && from != "-" {
+		file, err := os.Open(from)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = file.Close() }()
+		in = file
+	}
+	db, err := database.Open(ctx, path)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	var counts archive.Counts
+	err = db.Fill(ctx, func(filling *database.Filling) (err error) {
+		counts, err = archive.Read(ctx, in, filling)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("import into database %s: %w; nothing was imported", path, err)
+	}
+	_, err = fmt.Fprintln(stdout, "Imported", counts)
+	return err
+}

@@ -1,0 +1,189 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+)
+
+// Snapshot is a store at one moment, to be read from end to end.
+type Snapshot struct {
+	db *sql.DB
+	tx *sql.Tx
+}
+
+// OpenSnapshot opens the store in the file at path, which a controller may be
+// writing to. Close lets go of it.
+func OpenSnapshot(ctx context.Context, path string) (*Snapshot, error) {
+	s, err := openSnapshot(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("open database %s: %w", path, explain(err))
+	}
+	return s, nil
+}
+
+func openSnapshot(ctx context.Context, path string) (*Snapshot, error) {
+	db, err := openToRead(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	s := &Snapshot{db: db}
+	var schema int64
+	newest, err := newestSchema()
+	if err == nil {
+		err = db.QueryRowContext(ctx, `SELECT max(version_id) FROM goose_db_version WHERE is_applied`).Scan(&schema)
+	}
+	if err == nil && schema < newest {
+		err = fmt.Errorf("its schema is version %d and this build's is %d; start this controller on it once, it is brought up to date then", schema, newest)
+	}
+	if err == nil {
+		s.tx, err = db.BeginTx(ctx, nil)
+	}
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return s, nil
+}
+
+// Close lets go of the store.
+func (s *Snapshot) Close() error { return errors.Join(s.tx.Rollback(), s.db.Close()) }
+
+// Store returns what the store is, but for what it holds.
+func (s *Snapshot) Store(ctx context.Context) (epoch string, r models.Reported, err error) {
+	err = s.tx.QueryRowContext(ctx, `SELECT epoch, highest_reported, resumed_below FROM store`).Scan(&epoch, &r.Highest, &r.ResumedBelow)
+	return epoch, r, explain(err)
+}
+
+// Configs gives every version, oldest first.
+func (s *Snapshot) Configs(ctx context.Context) iter.Seq2[*models.Config, error] {
+	return read(ctx, s.tx, selectConfig+`ORDER BY version`, scanConfig)
+}
+
+// Rollouts gives the last figures of every version that was superseded.
+func (s *Snapshot) Rollouts(ctx context.Context) iter.Seq2[models.Closed, error] {
+	return read(ctx, s.tx, `SELECT version, superseded_by, figures FROM rollouts ORDER BY version`, func(row scanner) (c models.Closed, err error) {
+		var text string
+		if err := row.Scan(&c.Version, &c.SupersededBy, &text); err != nil {
+			return c, err
+		}
+		return c, json.Unmarshal([]byte(text), &c.Figures)
+	})
+}
+
+// Entries gives the audit trail, oldest first.
+func (s *Snapshot) Entries(ctx context.Context) iter.Seq2[models.Entry, error] {
+	return read(ctx, s.tx, selectEntries+`ORDER BY seq`, scanEntry)
+}
+
+// Freeze returns the freeze, nil where there is none.
+func (s *Snapshot) Freeze(ctx context.Context) (*models.Freeze, error) {
+	f, err := scanFreeze(s.tx.QueryRowContext(ctx, selectFreeze))
+	return f, explain(err)
+}
+
+// Agents gives every agent in the order of registration.
+func (s *Snapshot) Agents(ctx context.Context) iter.Seq2[models.Agent, error] {
+	return read(ctx, s.tx, selectAgents, scanAgent)
+}
+
+// read gives each row of a query; an error is the last that it gives.
+func read[T any](ctx context.Context, tx *sql.Tx, query string, scan func(scanner) (T, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var none T
+		rows, err := tx.QueryContext(ctx, query)
+		if err != nil {
+			yield(none, explain(err))
+			return
+		}
+		defer func() { _ = rows.Close() }()
+		for rows.Next() {
+			v, err := scan(rows)
+			if !yield(v, explain(err)) || err != nil {
+				return
+			}
+		}
+		if err := rows.Err(); err != nil {
+			yield(none, explain(err))
+		}
+	}
+}
+
+// Filling puts rows into a store that is empty.
+type Filling struct {
+	tx  *sql.Tx
+	end models.Reported
+}
+
+// ErrNotEmpty is the error of filling a store that holds something already.
+var ErrNotEmpty = errors.New("it holds versions, agents or an audit trail already; set DB_PATH to a new file")
+
+// Fill puts into an empty store what fill says, all of it or nothing. It
+// returns the error of fill, or ErrNotEmpty. Afterwards the store has another
+// epoch: the DB is to be closed.
+func (db *DB) Fill(ctx context.Context, fill func(*Filling) error) error {
+	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
+		var rows int64
+		if err := tx.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM configs) + (SELECT count(*) FROM agents) + (SELECT count(*) FROM audit)`).Scan(&rows); err != nil {
+			return err
+		}
+		if rows > 0 {
+			return ErrNotEmpty
+		}
+		f := &Filling{tx: tx}
+		if err := fill(f); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, `UPDATE store SET highest_reported = $1, resumed_below = $2`, f.end.Highest, f.end.ResumedBelow)
+		return err
+	}))
+}
+
+// Store says what the store is, but for what it holds.
+func (f *Filling) Store(ctx context.Context, epoch string, r models.Reported) error {
+	f.end = r
+	_, err := f.tx.ExecContext(ctx, `UPDATE store SET epoch = $1, highest_reported = 0`, epoch)
+	return err
+}
+
+// Config adds a version above those before. Where it is not the next one, what
+// agents had reported lies in between.
+func (f *Filling) Config(ctx context.Context, cfg *models.Config) error {
+	if _, err := f.tx.ExecContext(ctx, `UPDATE store SET highest_reported = $1 WHERE $2 > (SELECT coalesce(max(version), 0) FROM configs)`,
+		cfg.Version-1, cfg.Version-1); err != nil {
+		return err
+	}
+	return insertConfig(ctx, f.tx, cfg)
+}
+
+// Rollout adds the last figures of a version that was superseded.
+func (f *Filling) Rollout(ctx context.Context, c models.Closed) error {
+	return insertFigures(ctx, f.tx, c.Version, c.SupersededBy, &c.Figures)
+}
+
+// Entry adds an entry to the audit trail.
+func (f *Filling) Entry(ctx context.Context, e models.Entry) error {
+	return insertEntries(ctx, f.tx, []models.Entry{e})
+}
+
+// Freeze freezes publishing.
+func (f *Filling) Freeze(ctx context.Context, freeze *models.Freeze) error {
+	return insertFreeze(ctx, f.tx, freeze)
+}
+
+// Agent adds an agent, whose token is unknown until it registers again.
+func (f *Filling) Agent(ctx context.Context, a models.Agent) error {
+	if _, err := upsertAgent(ctx, f.tx, a); err != nil {
+		return err
+	}
+	update, err := preparePresence(ctx, f.tx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = update.Close() }()
+	return updatePresence(ctx, update, a.ID, a.Presence)
+}

@@ -1,0 +1,251 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/mattn/go-sqlite3"
+	"github.com/pressly/goose/v3"
+)
+
+// Contents say what a store holds.
+type Contents struct {
+	Epoch  string
+	Schema int64
+	Newest int64 // version; 0 for none
+	Agents int64
+	Bytes  int64 // of its file
+}
+
+// pagesAtOnce is how much of a backup is copied between two calls of progress.
+const pagesAtOnce = 1024
+
+// Backup copies the store in the file at path, which a controller may be
+// writing to, to a new file, as it is at one moment, and proves that the copy is
+// whole. Writers do not wait for it. progress is told how much of it is done.
+// The new file is there when Backup returns nil, and only then.
+func Backup(ctx context.Context, path, to string, progress func(done, total int)) (Contents, error) {
+	made, err := backup(ctx, path, to, progress)
+	if err != nil {
+		return Contents{}, fmt.Errorf("back up database %s to %s: %w", path, to, explain(err))
+	}
+	return made, nil
+}
+
+func backup(ctx context.Context, path, to string, progress func(done, total int)) (made Contents, err error) {
+	if err := checkNew(path, to); err != nil {
+		return made, err
+	}
+	source, err := openToRead(ctx, path)
+	if err != nil {
+		return made, err
+	}
+	defer func() { _ = source.Close() }()
+	draft, err := os.CreateTemp(filepath.Dir(to), "."+filepath.Base(to)+".*") // 0600
+	if err != nil {
+		return made, err
+	}
+	_ = draft.Close()
+	defer func() { // the draft's own files too, should it not have been closed in order
+		for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
+			_ = os.Remove(draft.Name() + suffix)
+		}
+	}()
+	if err := copyPages(ctx, source, draft.Name(), progress); err != nil {
+		return made, err
+	}
+	if made, err = verify(ctx, source, draft.Name()); err != nil {
+		return made, fmt.Errorf("the copy is not sound: %w", err)
+	}
+	if err := syncFile(draft.Name()); err != nil {
+		return made, err
+	}
+	if err := os.Link(draft.Name(), to); err != nil { // unlike a rename it never replaces what came meanwhile
+		return made, err
+	}
+	return made, syncFile(filepath.Dir(to))
+}
+
+// checkNew refuses to write over anything, or beside the store where SQLite
+// keeps files of its own.
+func checkNew(path, to string) error {
+	if _, err := os.Lstat(to); err == nil {
+		return errors.New("it exists already; name a new file, or remove that one")
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	store, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	abs, err := filepath.Abs(to)
+	if err != nil {
+		return err
+	}
+	for _, suffix := range []string{"-wal", "-shm", "-journal", ".lock"} {
+		if abs == store+suffix {
+			return errors.New("that is the name of a file of the database itself; name another")
+		}
+	}
+	return nil
+}
+
+// openToRead opens the store of a file that is there, ours and of a schema that
+// this build knows, beside a controller that may have it open. It changes
+// nothing.
+func openToRead(ctx context.Context, path string) (*sql.DB, error) {
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("%w; DB_PATH names the database", err)
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return nil, err
+	}
+	db, err := connect(real, "mode=rw&_query_only=true", 1)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSchema(ctx, db); err != nil {
+		_ = db.Close()
+		return nil, err
+	}
+	return db, nil
+}
+
+func checkSchema(ctx context.Context, db *sql.DB) error {
+	var id, schema int64
+	if err := db.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&id); err != nil {
+		return err
+	}
+	if id != applicationID {
+		return errors.New("it is no database of a controller; DB_PATH names the database")
+	}
+	if err := db.QueryRowContext(ctx, `SELECT max(version_id) FROM goose_db_version WHERE is_applied`).Scan(&schema); err != nil {
+		return err
+	}
+	newest, err := newestSchema()
+	if err != nil {
+		return err
+	}
+	if schema > newest {
+		return fmt.Errorf("its schema is version %d and this build knows %d: a newer controller has written it; use that build", schema, newest)
+	}
+	return nil
+}
+
+// newestSchema is the last migration of this build.
+func newestSchema() (newest int64, err error) {
+	files, err := fs.Glob(migrations, "migrations/*.sql")
+	for _, file := range files {
+		version, err := goose.NumericComponent(filepath.Base(file))
+		if err != nil {
+			return 0, err
+		}
+		newest = max(newest, version)
+	}
+	return newest, err
+}
+
+// copyPages copies source into the file at path by SQLite's online backup. A
+// read transaction holds the moment still: without it each write of another
+// process would begin the copy anew.
+func copyPages(ctx context.Context, source *sql.DB, path string, progress func(done, total int)) error {
+	target, err := connect(path, "", 1)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = target.Close() }()
+	from, err := source.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = from.Close() }()
+	into, err := target.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = into.Close() }()
+
+	tx, err := from.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	var epoch string
+	if err := tx.QueryRowContext(ctx, `SELECT epoch FROM store`).Scan(&epoch); err != nil { // the moment
+		return err
+	}
+	return from.Raw(func(from any) error {
+		return into.Raw(func(into any) error {
+			b, err := into.(*sqlite3.SQLiteConn).Backup("main", from.(*sqlite3.SQLiteConn), "main")
+			if err != nil {
+				return err
+			}
+			for done := false; !done && err == nil; {
+				if err = ctx.Err(); err != nil {
+					break
+				}
+				done, err = b.Step(pagesAtOnce)
+				progress(b.PageCount()-b.Remaining(), b.PageCount())
+			}
+			return errors.Join(err, b.Finish())
+		})
+	})
+}
+
+// verify proves that the file at path is a whole store, and the same as source.
+func verify(ctx context.Context, source *sql.DB, path string) (c Contents, err error) {
+	db, err := connect(path, "mode=rw", 1)
+	if err != nil {
+		return c, err
+	}
+	defer func() { _ = db.Close() }()
+	if err := checkSchema(ctx, db); err != nil {
+		return c, err
+	}
+	var verdict, epoch string
+	if err := db.QueryRowContext(ctx, `PRAGMA integrity_check(1)`).Scan(&verdict); err != nil {
+		return c, err
+	}
+	if verdict != "ok" {
+		return c, fmt.Errorf("%w: %s", errCorrupt, strings.ReplaceAll(verdict, "\n", " "))
+	}
+	var table string
+	if err := db.QueryRowContext(ctx, `SELECT "table" FROM pragma_foreign_key_check`).Scan(&table); !errors.Is(err, sql.ErrNoRows) {
+		return c, errors.Join(err, fmt.Errorf("table %q refers to what is not there", table))
+	}
+	if err := source.QueryRowContext(ctx, `SELECT epoch FROM store`).Scan(&epoch); err != nil {
+		return c, err
+	}
+	err = db.QueryRowContext(ctx, `SELECT epoch, (SELECT coalesce(max(version), 0) FROM configs), (SELECT count(*) FROM agents),
+		(SELECT max(version_id) FROM goose_db_version WHERE is_applied) FROM store`).Scan(&c.Epoch, &c.Newest, &c.Agents, &c.Schema)
+	if err == nil && c.Epoch != epoch {
+		err = errors.New("it is another store's")
+	}
+	if err != nil {
+		return c, err
+	}
+	if err := db.Close(); err != nil {
+		return c, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return c, err
+	}
+	c.Bytes = info.Size()
+	return c, nil
+}
+
+func syncFile(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
