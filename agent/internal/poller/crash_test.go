@@ -66,6 +66,11 @@ func (m *mortal) Report(ctx context.Context, id models.Identity, report wire.Rep
 	return err
 }
 
+func (m *mortal) Leave(ctx context.Context, id models.Identity) error {
+	_, err := around(m, func() (struct{}, error) { return struct{}{}, m.controller.Leave(ctx, id) })
+	return err
+}
+
 func (m *mortal) Running(ctx context.Context) (wire.WorkerState, error) {
 	return around(m, func() (wire.WorkerState, error) { return m.worker.Running(ctx) })
 }

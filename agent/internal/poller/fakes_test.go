@@ -212,6 +212,11 @@ func (c *fakeController) current() *models.Release {
 	return current
 }
 
+func (c *fakeController) Leave(ctx context.Context, id models.Identity) error {
+	c.record("leave", id.AgentID)
+	return c.reachable(ctx)
+}
+
 func (c *fakeController) Report(ctx context.Context, id models.Identity, report wire.Report) error {
 	c.record("report", fmt.Sprint(report.Version, " ", report.Status))
 	if err := c.reachable(ctx); err != nil {

@@ -739,7 +739,7 @@ func TestApply_BadConfigurationChangesNothing(t *testing.T) {
 		{URL: "http://a.example/", Version: -1},
 	} {
 		var invalid *models.Invalid
-		if err := w.Apply(bad); !errors.As(err, &invalid) {
+		if err := w.Apply(t.Context(), bad); !errors.As(err, &invalid) {
 			t.Errorf("Apply(%+v): got %v, want the bad field named", bad, err)
 		}
 	}
