@@ -18,28 +18,42 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 )
 
-func openAgents(t *testing.T, store service.AgentStore, configs *service.Configs) (*service.Agents, *logtest.Hook) {
+const inactiveAfter = 7 * 24 * time.Hour
+
+func openAgents(t *testing.T, store service.AgentStore) (*service.Agents, *logtest.Hook) {
 	t.Helper()
 	log, hook := logtest.NewNullLogger()
 	log.SetLevel(logrus.DebugLevel)
-	agents, err := service.OpenAgents(t.Context(), store, configs, []string{"admin", "agent"}, log)
+	agents, err := service.OpenAgents(t.Context(), store, service.AgentOptions{Reserved: []string{"admin", "agent"}, InactiveAfter: inactiveAfter}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return agents, hook
 }
 
-func newAgents(t *testing.T) (*service.Agents, *service.Configs) {
+func newAgents(t *testing.T) *service.Agents {
 	t.Helper()
-	db := newStore(t)
-	configs := openConfigs(t, db, db.Epoch())
-	agents, _ := openAgents(t, db, configs)
-	return agents, configs
+	agents, _ := openAgents(t, newStore(t))
+	return agents
+}
+
+// asOf is what agents are judged against at a moment, without a conflict.
+func asOf(now time.Time, desired int64) models.Outlook {
+	return models.Outlook{Now: now, Desired: desired, InactiveAfter: inactiveAfter}
+}
+
+var byAdmin = models.Origin{Actor: "admin", SourceIP: "192.0.2.1"}
+
+func report(t *testing.T, agents *service.Agents, live *service.Agent, attempt models.Attempt) {
+	t.Helper()
+	if err := agents.Report(t.Context(), live, attempt); err != nil {
+		t.Fatalf("Report: %v", err)
+	}
 }
 
 func register(t *testing.T, agents *service.Agents, id string) (string, string) {
 	t.Helper()
-	id, token, _, err := agents.Register(t.Context(), service.Registration{ID: id, Hostname: "host", Metadata: []byte("{}")})
+	id, token, _, err := agents.Register(t.Context(), service.Registration{ID: id, Hostname: "host", Metadata: []byte("{}"), PollInterval: defaultInterval})
 	if err != nil {
 		t.Fatalf("Register: %v", err)
 	}
@@ -57,7 +71,7 @@ func login(t *testing.T, agents *service.Agents, id, token string) *service.Agen
 }
 
 func TestRegister_IsIdempotentById(t *testing.T) {
-	agents, _ := newAgents(t)
+	agents := newAgents(t)
 	id, token, isNew, err := agents.Register(t.Context(), service.Registration{Hostname: "web-1", Metadata: []byte("{}")})
 	if err != nil || !isNew || id == "" || len(token) != 43 {
 		t.Fatalf("a new agent: got %q, %q, %v, %v", id, token, isNew, err)
@@ -66,21 +80,21 @@ func TestRegister_IsIdempotentById(t *testing.T) {
 	if err != nil || isNew || again != id || newToken == token {
 		t.Errorf("the same agent again: got %q, new %v, %v, want id %q and another token", again, isNew, err, id)
 	}
-	page := agents.List(service.Query{Limit: 10}, time.Now(), 0)
+	page := agents.List(service.Query{Limit: 10}, asOf(time.Now(), 0))
 	if page.Total != 1 || page.Agents[0].Hostname != "web-2" || string(page.Agents[0].Metadata) != `{"a":1}` {
 		t.Errorf("the list: got %+v, want one agent with its new hostname and metadata", page)
 	}
 }
 
 func TestRegister_KeepsAnUnknownId(t *testing.T) {
-	agents, _ := newAgents(t)
+	agents := newAgents(t)
 	if id, _ := register(t, agents, "from-a-lost-controller"); id != "from-a-lost-controller" {
 		t.Errorf("got %q, want the id that was sent", id)
 	}
 }
 
 func TestRegister_RefusesTheNameOfAnAccount(t *testing.T) {
-	agents, _ := newAgents(t)
+	agents := newAgents(t)
 	_, _, _, err := agents.Register(t.Context(), service.Registration{ID: "admin", Hostname: "h"})
 	var bad *models.InvalidError
 	if !errors.As(err, &bad) || bad.Field != "agent_id" {
@@ -89,7 +103,7 @@ func TestRegister_RefusesTheNameOfAnAccount(t *testing.T) {
 }
 
 func TestAuthenticate(t *testing.T) {
-	agents, _ := newAgents(t)
+	agents := newAgents(t)
 	id, token := register(t, agents, "")
 	other, _ := register(t, agents, "")
 	for name, row := range map[string]struct {
@@ -114,8 +128,7 @@ func TestAuthenticate(t *testing.T) {
 // neither may lock the other out, and somebody must be told.
 func TestRegister_OfTwoAgentsWithOneId(t *testing.T) {
 	db := newStore(t)
-	configs := openConfigs(t, db, db.Epoch())
-	agents, logged := openAgents(t, db, configs)
+	agents, logged := openAgents(t, db)
 	one := service.Registration{ID: "twin", Hostname: "clone", Metadata: []byte("{}")}
 	two := service.Registration{ID: "twin", Hostname: "clone", Metadata: []byte("{}")}
 	_, first, _, _ := agents.Register(t.Context(), one)
@@ -141,26 +154,26 @@ func TestRegister_OfTwoAgentsWithOneId(t *testing.T) {
 }
 
 func TestPoll_IsSeenAtOnce(t *testing.T) {
-	agents, _ := newAgents(t)
+	agents := newAgents(t)
 	id, token := register(t, agents, "")
 	at := time.Now().UTC()
 	if offer := agents.Poll(login(t, agents, id, token), at, 5*time.Second, 3, 2); !offer {
 		t.Error("version 3 is not offered")
 	}
 	got, err := agents.Agent(id)
-	want := models.Presence{LastPoll: at, PollInterval: 5 * time.Second, Applied: 2}
+	want := models.Presence{LastPoll: at, PollInterval: 5 * time.Second, Applied: 2, AppliedAt: at}
 	if diff := cmp.Diff(want, got.Presence); err != nil || diff != "" {
 		t.Errorf("presence (%v), -want +got:\n%s", err, diff)
 	}
 }
 
 func TestReport_OfAFailureStopsTheOfferUntilANewerVersion(t *testing.T) {
-	agents, _ := newAgents(t)
+	agents := newAgents(t)
 	id, token := register(t, agents, "")
 	live := login(t, agents, id, token)
 	now := time.Now().UTC()
-	agents.Report(live, models.Attempt{Version: 1, Status: models.Applied, At: now})
-	agents.Report(live, models.Attempt{Version: 2, Status: models.Failed, Error: "host not allowed", At: now})
+	report(t, agents, live, models.Attempt{Version: 1, Status: models.Applied, At: now})
+	report(t, agents, live, models.Attempt{Version: 2, Status: models.Failed, Error: "host not allowed", At: now})
 	if agents.Poll(live, now, time.Second, 2, 1) {
 		t.Error("the refused version is offered again")
 	}
@@ -169,35 +182,35 @@ func TestReport_OfAFailureStopsTheOfferUntilANewerVersion(t *testing.T) {
 	}
 	// A restarted agent tells again what it runs; the refusal stands.
 	got, _ := agents.Agent(id)
-	agents.Report(live, models.Attempt{Version: 1, Status: models.Applied, At: now})
+	report(t, agents, live, models.Attempt{Version: 1, Status: models.Applied, At: now})
 	if agents.Poll(live, now, time.Second, 2, 1) {
 		t.Error("the refused version is offered again after a restart of the agent")
 	}
-	agents.Report(live, models.Attempt{Version: 2, Status: models.Applied, At: now})
+	report(t, agents, live, models.Attempt{Version: 2, Status: models.Applied, At: now})
 	if !agents.Poll(live, now, time.Second, 2, 0) {
 		t.Error("a version that runs after all is not offered")
 	}
-	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || got.StatusAt(now, 2) != models.Refused || got.StatusAt(now, 3) != models.Online {
+	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || asOf(now, 2).Status(got.Vitals()) != models.Refused || asOf(now, 3).Status(got.Vitals()) != models.Online {
 		t.Errorf("got %+v, want version 1 applied, 2 failed", got)
 	}
 }
 
 // What an agent proves to run it has not refused, should its report be lost.
 func TestPoll_HealsALostReport(t *testing.T) {
-	agents, _ := newAgents(t)
+	agents := newAgents(t)
 	id, token := register(t, agents, "")
 	live := login(t, agents, id, token)
 	now := time.Now().UTC()
-	agents.Report(live, models.Attempt{Version: 2, Status: models.Failed, Error: "no", At: now})
+	report(t, agents, live, models.Attempt{Version: 2, Status: models.Failed, Error: "no", At: now})
 	agents.Poll(live, now, time.Second, 2, 2)
 	got, _ := agents.Agent(id)
-	want := models.Presence{LastPoll: now, PollInterval: time.Second, Applied: 2, Attempt: models.Attempt{Version: 2, Status: models.Applied, At: now}}
+	want := models.Presence{LastPoll: now, PollInterval: time.Second, Applied: 2, AppliedAt: now, Attempt: models.Attempt{Version: 2, Status: models.Applied, At: now}}
 	if diff := cmp.Diff(want, got.Presence); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 
-func TestStatusAt(t *testing.T) {
+func TestStatus(t *testing.T) {
 	registered := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
 	const interval = 10 * time.Second
 	for name, row := range map[string]struct {
@@ -218,7 +231,7 @@ func TestStatusAt(t *testing.T) {
 			if row.lastPoll != 0 {
 				a.LastPoll = registered.Add(row.lastPoll)
 			}
-			if got := a.StatusAt(registered.Add(row.now), 1); got != row.want {
+			if got := asOf(registered.Add(row.now), 1).Status(a.Vitals()); got != row.want {
 				t.Errorf("got %s, want %s", got, row.want)
 			}
 		})
@@ -226,7 +239,7 @@ func TestStatusAt(t *testing.T) {
 }
 
 func TestList_Pages(t *testing.T) {
-	agents, _ := newAgents(t)
+	agents := newAgents(t)
 	ids := []string{}
 	for i := range 7 {
 		id, token := register(t, agents, fmt.Sprintf("a%d", i))
@@ -235,7 +248,7 @@ func TestList_Pages(t *testing.T) {
 			agents.Poll(login(t, agents, id, token), time.Now(), time.Minute, 1, 1)
 		}
 	}
-	if err := agents.Decommission(t.Context(), "a3"); err != nil {
+	if err := agents.Decommission(t.Context(), "a3", byAdmin); err != nil {
 		t.Fatal(err)
 	}
 	ids = append(ids[:3], ids[4:]...)
@@ -254,7 +267,7 @@ func TestList_Pages(t *testing.T) {
 			q := row.query
 			q.Limit = limit
 			for more := true; more; {
-				page := agents.List(q, time.Now(), 1)
+				page := agents.List(q, asOf(time.Now(), 1))
 				if page.Total != len(row.want) || len(page.Agents) > limit {
 					t.Fatalf("%s, %d a page: got %d of %d, want a total of %d", name, limit, len(page.Agents), page.Total, len(row.want))
 				}
@@ -274,11 +287,10 @@ func TestList_Pages(t *testing.T) {
 func TestDecommission_RevokesTheToken(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "controller.db")
 	db, closeDB := openStore(t, path)
-	configs := openConfigs(t, db, db.Epoch())
-	agents, _ := openAgents(t, db, configs)
+	agents, _ := openAgents(t, db)
 	id, token := register(t, agents, "")
 	live := login(t, agents, id, token)
-	if err := agents.Decommission(t.Context(), id); err != nil {
+	if err := agents.Decommission(t.Context(), id, byAdmin); err != nil {
 		t.Fatal(err)
 	}
 	agents.Poll(live, time.Now(), time.Second, 1, 0) // a poll that was under way
@@ -288,13 +300,13 @@ func TestDecommission_RevokesTheToken(t *testing.T) {
 	if _, err := agents.Agent(id); !errors.Is(err, models.ErrNotFound) {
 		t.Errorf("the agent: got %v, want ErrNotFound", err)
 	}
-	if err := agents.Decommission(t.Context(), id); !errors.Is(err, models.ErrNotFound) {
+	if err := agents.Decommission(t.Context(), id, byAdmin); !errors.Is(err, models.ErrNotFound) {
 		t.Errorf("once more: got %v, want ErrNotFound", err)
 	}
 	closeDB()
 	db, _ = openStore(t, path)
-	agents, _ = openAgents(t, db, openConfigs(t, db, db.Epoch()))
-	if page := agents.List(service.Query{Limit: 10}, time.Now(), 0); page.Total != 0 {
+	agents, _ = openAgents(t, db)
+	if page := agents.List(service.Query{Limit: 10}, asOf(time.Now(), 0)); page.Total != 0 {
 		t.Errorf("after a restart there are %d agents, want none", page.Total)
 	}
 	if _, _, isNew, err := agents.Register(t.Context(), service.Registration{ID: id, Hostname: "h", Metadata: []byte("{}")}); err != nil || !isNew {
@@ -305,11 +317,11 @@ func TestDecommission_RevokesTheToken(t *testing.T) {
 func TestPresence_SurvivesARestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "controller.db")
 	db, closeDB := openStore(t, path)
-	agents, _ := openAgents(t, db, openConfigs(t, db, db.Epoch()))
+	agents, _ := openAgents(t, db)
 	id, token := register(t, agents, "")
 	at := time.Now().UTC().Truncate(time.Microsecond)
 	agents.Poll(login(t, agents, id, token), at, time.Minute, 2, 1)
-	agents.Report(login(t, agents, id, token), models.Attempt{Version: 2, Status: models.Failed, Error: "no", At: at})
+	report(t, agents, login(t, agents, id, token), models.Attempt{Version: 2, Status: models.Failed, Error: "no", At: at})
 	want, _ := agents.Agent(id)
 
 	ctx, stop := context.WithCancel(t.Context())
@@ -319,7 +331,7 @@ func TestPresence_SurvivesARestart(t *testing.T) {
 	}
 	closeDB()
 	db, _ = openStore(t, path)
-	agents, _ = openAgents(t, db, openConfigs(t, db, db.Epoch()))
+	agents, _ = openAgents(t, db)
 	got, err := agents.Agent(id)
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("the agent after a restart (%v), -want +got:\n%s", err, diff)
@@ -341,8 +353,8 @@ func (b *batches) Agents(context.Context) ([]models.Agent, error) { return nil, 
 func (b *batches) SaveAgent(_ context.Context, a models.Agent) (int64, error) {
 	return max(a.Seq, time.Now().UnixNano()), nil
 }
-func (b *batches) DeleteAgent(context.Context, string) error { return nil }
-func (b *batches) SavePresence(_ context.Context, batch map[string]models.Presence) error {
+func (b *batches) DeleteAgents(context.Context, []string, models.Entry) error { return nil }
+func (b *batches) SavePresence(_ context.Context, batch map[string]models.Presence, _ ...models.Entry) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.batches = append(b.batches, len(batch))
@@ -366,10 +378,9 @@ func (b *batches) fail(fails bool) {
 
 // Law 11: however many polls there are, the database sees one batch a period.
 func TestRun_WritesPresenceInBatches(t *testing.T) {
-	configs := openConfigs(t, newStore(t), "epoch")
 	synctest.Test(t, func(t *testing.T) {
 		store := &batches{}
-		agents, logged := openAgents(t, store, configs)
+		agents, logged := openAgents(t, store)
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- agents.Run(ctx) }()
@@ -426,7 +437,7 @@ func TestRun_WritesPresenceInBatches(t *testing.T) {
 }
 
 func TestAgents_UnderManyCallersAtOnce(t *testing.T) {
-	agents, _ := newAgents(t)
+	agents := newAgents(t)
 	id, token := register(t, agents, "shared")
 	var group sync.WaitGroup
 	for i := range 8 {
@@ -434,12 +445,14 @@ func TestAgents_UnderManyCallersAtOnce(t *testing.T) {
 			for n := range 20 {
 				if live := agents.Authenticate([]byte(id), []byte(token)); live != nil {
 					agents.Poll(live, time.Now(), time.Second, int64(n), int64(n))
-					agents.Report(live, models.Attempt{Version: int64(n), Status: models.Applied, At: time.Now()})
+					if err := agents.Report(t.Context(), live, models.Attempt{Version: int64(n), Status: models.Applied, At: time.Now()}); err != nil {
+						t.Errorf("Report: %v", err)
+					}
 				}
-				agents.List(service.Query{Limit: 5, Status: models.Online}, time.Now(), 1)
+				agents.List(service.Query{Limit: 5, Status: models.Online}, asOf(time.Now(), 1))
 				own, _ := register(t, agents, fmt.Sprintf("a%d", i))
 				if n%5 == 0 {
-					_ = agents.Decommission(t.Context(), own)
+					_ = agents.Decommission(t.Context(), own, byAdmin)
 				}
 			}
 		})

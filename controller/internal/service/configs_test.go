@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
@@ -38,24 +40,38 @@ func newStore(t *testing.T) *database.DB {
 	return db
 }
 
-func openConfigs(t *testing.T, store service.ConfigStore, epoch string) *service.Configs {
+// nobody is a fleet of none.
+type nobody struct{}
+
+func (nobody) Figures(*models.Config, models.Outlook) models.Figures { return models.Figures{} }
+func (nobody) Targets(models.Outlook) int                            { return 0 }
+
+func openConfigs(t *testing.T, store service.Store, epoch string) *service.Configs {
 	t.Helper()
-	configs, err := service.OpenConfigs(t.Context(), store, epoch, defaultInterval)
+	log, _ := logtest.NewNullLogger()
+	return openConfigsOf(t, store, nobody{}, epoch, log)
+}
+
+func openConfigsOf(t *testing.T, store service.Store, fleet service.Fleet, epoch string, log logrus.FieldLogger) *service.Configs {
+	t.Helper()
+	configs, err := service.OpenConfigs(t.Context(), store, fleet, service.ConfigOptions{Epoch: epoch, DefaultInterval: defaultInterval}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return configs
 }
 
-func draft(url string) models.Draft { return models.Draft{URL: &url, PublishedBy: "admin"} }
+func draft(url string) models.Draft {
+	return models.Draft{URL: &url, Terms: models.Terms{Origin: models.Origin{Actor: "admin"}}}
+}
 
 func publish(t *testing.T, configs *service.Configs, d models.Draft) *models.Config {
 	t.Helper()
-	cfg, _, err := configs.Publish(t.Context(), d)
+	outcome, err := configs.Publish(t.Context(), d)
 	if err != nil {
 		t.Fatalf("Publish: %v", err)
 	}
-	return cfg
+	return outcome.Config
 }
 
 func TestPublish_MakesTheNextVersionCurrent(t *testing.T) {
@@ -64,7 +80,8 @@ func TestPublish_MakesTheNextVersionCurrent(t *testing.T) {
 		t.Errorf("before the first publish: got %v, %v", configs.Current(), configs.PollInterval())
 	}
 	for version := int64(1); version <= 3; version++ {
-		cfg, changed, err := configs.Publish(t.Context(), draft(fmt.Sprintf("http://target/%d", version)))
+		outcome, err := configs.Publish(t.Context(), draft(fmt.Sprintf("http://target/%d", version)))
+		cfg, changed := outcome.Config, outcome.Changed
 		if err != nil || !changed || cfg.Version != version {
 			t.Fatalf("publish %d: got %+v, %v, %v", version, cfg, changed, err)
 		}
@@ -104,7 +121,8 @@ func TestPublish_OfTheSameContentIsNoUpdate(t *testing.T) {
 	first := publish(t, configs, draft("http://a/"))
 	again := draft("http://a/")
 	again.Message = "another message is no other content"
-	cfg, changed, err := configs.Publish(t.Context(), again)
+	outcome, err := configs.Publish(t.Context(), again)
+	cfg, changed := outcome.Config, outcome.Changed
 	if err != nil || changed || cfg.Version != 1 || cfg.ETag != first.ETag || cfg.Message != "" {
 		t.Errorf("got %+v, %v, %v, want version 1 as it was", cfg, changed, err)
 	}
@@ -113,7 +131,7 @@ func TestPublish_OfTheSameContentIsNoUpdate(t *testing.T) {
 func TestPublish_WithoutAURLWhereNoneIsCurrent(t *testing.T) {
 	configs := openConfigs(t, newStore(t), "epoch")
 	interval := 5 * time.Second
-	_, _, err := configs.Publish(t.Context(), models.Draft{PollInterval: &interval})
+	_, err := configs.Publish(t.Context(), models.Draft{PollInterval: &interval})
 	var bad *models.InvalidError
 	if !errors.As(err, &bad) || bad.Field != "url" || configs.Current() != nil {
 		t.Errorf("got %v, %v, want an error that names url, and nothing current", err, configs.Current())
@@ -128,7 +146,7 @@ func TestPublish_AsksThePrecondition(t *testing.T) {
 	first := publish(t, configs, d)
 	d.URL = new(string)
 	*d.URL = "http://b/"
-	if _, _, err := configs.Publish(t.Context(), d); !errors.Is(err, models.ErrPrecondition) {
+	if _, err := configs.Publish(t.Context(), d); !errors.Is(err, models.ErrPrecondition) {
 		t.Errorf("got %v, want ErrPrecondition", err)
 	}
 	if diff := cmp.Diff([]string{"", first.ETag}, asked); diff != "" {
@@ -160,7 +178,7 @@ type slow struct {
 	begun, finish chan struct{}
 }
 
-func (s *slow) Append(ctx context.Context, next func(*models.Config) (*models.Config, error)) error {
+func (s *slow) Append(ctx context.Context, next func(*models.Config) (*models.Change, error)) error {
 	s.begun <- struct{}{}
 	<-s.finish
 	if err := ctx.Err(); err != nil {
@@ -175,7 +193,7 @@ func TestPublish_OfACallerThatLeaves(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	outcome := make(chan error, 2)
 	send := func(url string) {
-		_, _, err := configs.Publish(ctx, draft(url))
+		_, err := configs.Publish(ctx, draft(url))
 		outcome <- err
 	}
 	go send("http://begun/")
@@ -202,10 +220,10 @@ func TestPublish_BehindOneThatHangs(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_, _, _ = configs.Publish(context.Background(), draft("http://hangs/"))
+			_, _ = configs.Publish(context.Background(), draft("http://hangs/"))
 		}()
 		<-store.begun
-		if _, _, err := configs.Publish(t.Context(), draft("http://waits/")); !errors.Is(err, models.ErrBusy) {
+		if _, err := configs.Publish(t.Context(), draft("http://waits/")); !errors.Is(err, models.ErrBusy) {
 			t.Errorf("got %v, want ErrBusy", err)
 		}
 		close(store.finish)
@@ -221,11 +239,12 @@ func TestPublish_OfManyAtOnceLeavesNoGaps(t *testing.T) {
 		group.Go(func() {
 			last := int64(0)
 			for n := range each {
-				cfg, _, err := configs.Publish(t.Context(), draft(fmt.Sprintf("http://target/%d/%d", p, n)))
+				outcome, err := configs.Publish(t.Context(), draft(fmt.Sprintf("http://target/%d/%d", p, n)))
 				if err != nil {
 					t.Errorf("publish: %v", err)
 					return
 				}
+				cfg := outcome.Config
 				if current := configs.Current().Version; cfg.Version <= last || current < cfg.Version {
 					t.Errorf("publish gave version %d after %d, current is %d", cfg.Version, last, current)
 				}
@@ -255,7 +274,7 @@ type lossy struct {
 
 var errDisk = errors.New("input/output error")
 
-func (l *lossy) Append(ctx context.Context, next func(*models.Config) (*models.Config, error)) error {
+func (l *lossy) Append(ctx context.Context, next func(*models.Config) (*models.Change, error)) error {
 	if l.stores {
 		if err := l.DB.Append(ctx, next); err != nil {
 			return err
@@ -280,7 +299,7 @@ func TestPublish_ThatFailedFollowsTheStore(t *testing.T) {
 			configs := openConfigs(t, store, "epoch")
 			publish(t, configs, draft("http://a/"))
 			store.stores, store.fails = row.stored, true
-			if _, _, err := configs.Publish(t.Context(), draft("http://b/")); !errors.Is(err, errDisk) {
+			if _, err := configs.Publish(t.Context(), draft("http://b/")); !errors.Is(err, errDisk) {
 				t.Errorf("got %v, want the error of the disk", err)
 			}
 			if got := configs.Current().Version; got != row.want {
@@ -312,6 +331,7 @@ func TestETag_DiffersWhereTheAnswerMay(t *testing.T) {
 		"another epoch":    models.ETagOf("e2", 1, content),
 		"another version":  models.ETagOf("e1", 2, content),
 		"another URL":      models.ETagOf("e1", 1, models.Content{URL: "http://b/", PollInterval: defaultInterval}),
+		"to be probed":     models.ETagOf("e1", 1, models.Content{URL: "http://a/", PollInterval: defaultInterval, Probe: true}),
 		"another interval": models.ETagOf("e1", 1, models.Content{URL: "http://a/", PollInterval: time.Second}),
 	} {
 		if other == base {
