@@ -31,12 +31,13 @@ import (
 // system is the whole controller but its process: the real rules on a real
 // database behind the real handler.
 type system struct {
-	t       testing.TB
-	handler http.Handler
-	configs *service.Configs
-	agents  *service.Agents
-	db      *database.DB
-	logged  *logtest.Hook
+	t        testing.TB
+	handler  http.Handler
+	configs  *service.Configs
+	agents   *service.Agents
+	db       *database.DB
+	logged   *logtest.Hook
+	draining chan struct{} // to be closed by a test that stops the controller
 }
 
 func newSystem(t testing.TB) *system {
@@ -47,16 +48,20 @@ func newSystem(t testing.TB) *system {
 	}
 	t.Cleanup(func() { _ = db.Close() })
 	log, hook := logtest.NewNullLogger()
-	configs, err := service.OpenConfigs(t.Context(), db, db.Epoch(), 30*time.Second)
+	agents, err := service.OpenAgents(t.Context(), db, service.AgentOptions{
+		Reserved: append([]string{"admin", "agent"}, api.Names...), InactiveAfter: 7 * 24 * time.Hour,
+	}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	agents, err := service.OpenAgents(t.Context(), db, configs, []string{"admin", "agent"}, log)
+	configs, err := service.OpenConfigs(t.Context(), db, agents, service.ConfigOptions{Epoch: db.Epoch(), DefaultInterval: 30 * time.Second}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &system{t: t, db: db, configs: configs, agents: agents, logged: hook, handler: api.New(api.Options{
-		Configs: configs, Agents: agents, Store: db, AdminName: "admin",
+	draining := make(chan struct{})
+	return &system{t: t, db: db, configs: configs, agents: agents, logged: hook, draining: draining, handler: api.New(api.Options{
+		Configs: configs, Agents: agents, Rollouts: service.NewRollouts(configs, agents, db), Trail: service.NewTrail(db, log), Store: db,
+		Draining: draining, AgentName: "agent", AdminName: "admin",
 		AdminAccount: auth.NewAccount("admin", "admin123"), AgentAccount: auth.NewAccount("agent", "secret123"), Log: log,
 	})}
 }
@@ -480,11 +485,11 @@ func TestReport_BadInput(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
 	for body, field := range map[string]string{
-		`{"status":"APPLIED"}`:             "version",
-		`{"version":0,"status":"APPLIED"}`: "version",
-		`{"version":1,"status":"APPLIED"}`: "version", // was never published
-		`{"version":1}`:                    "status",
-		`{"version":1,"status":"applied"}`: "status",
+		`{"status":"APPLIED"}`:                   "version",
+		`{"version":0,"status":"APPLIED"}`:       "version",
+		`{"version":1000001,"status":"APPLIED"}`: "version", // no store was restored from that far back
+		`{"version":1}`:                          "status",
+		`{"version":1,"status":"applied"}`:       "status",
 		`{"version":1,"status":"APPLIED","error":"` + strings.Repeat("e", 1025) + `"}`: "error",
 	} {
 		wantProblem(t, s.call(a1, "POST", "/api/v1/agents/a1/status", body), 400, field)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -29,6 +30,7 @@ func TestSettings_HaveTheDefaultsOfTheContract(t *testing.T) {
 		Host: "127.0.0.1", Port: 8080, DBPath: "./controller.db",
 		AgentUsername: "agent", AgentPassword: "secret123", AdminUsername: "admin", AdminPassword: "admin123",
 		DefaultPollInterval: 30, LogLevel: "info", LogFormat: "auto",
+		InactiveAfter: 168 * time.Hour,
 	}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -41,8 +43,8 @@ func TestSettings_ReportEveryFaultAtOnce(t *testing.T) {
 		want        []string
 	}{
 		"values out of bounds": {
-			map[string]string{"PORT": "70000", "DEFAULT_POLL_INTERVAL": "0", "INITIAL_URL": "ftp://x/", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml"},
-			[]string{"PORT", "DEFAULT_POLL_INTERVAL", "INITIAL_URL", "LOG_LEVEL", "LOG_FORMAT"},
+			map[string]string{"PORT": "70000", "DEFAULT_POLL_INTERVAL": "0", "INITIAL_URL": "ftp://x/", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml", "INACTIVE_AFTER": "1s", "PRUNE_AFTER": "-1h"},
+			[]string{"PORT", "DEFAULT_POLL_INTERVAL", "INACTIVE_AFTER", "PRUNE_AFTER", "INITIAL_URL", "LOG_LEVEL", "LOG_FORMAT"},
 		},
 		"values of another type": {
 			map[string]string{"PORT": "abc", "DEFAULT_POLL_INTERVAL": "30s"}, []string{"PORT", "DEFAULT_POLL_INTERVAL"},

@@ -32,12 +32,12 @@ func newPath(t *testing.T) string { return filepath.Join(t.TempDir(), "controlle
 
 // append1 stores the next version with a URL.
 func append1(db *database.DB, url string) error {
-	return db.Append(context.Background(), func(newest *models.Config) (*models.Config, error) {
+	return db.Append(context.Background(), func(newest *models.Config) (*models.Change, error) {
 		version := int64(1)
 		if newest != nil {
 			version = newest.Version + 1
 		}
-		return config(version, url), nil
+		return &models.Change{Config: config(version, url)}, nil
 	})
 }
 
@@ -150,11 +150,13 @@ func TestConfigs_AreNeverRewritten(t *testing.T) {
 func TestAppend_StoresNothingWhenNextRefuses(t *testing.T) {
 	db := open(t, newPath(t))
 	refusal := errors.New("no")
-	err := db.Append(t.Context(), func(*models.Config) (*models.Config, error) { return config(1, "http://a/"), refusal })
+	err := db.Append(t.Context(), func(*models.Config) (*models.Change, error) {
+		return &models.Change{Config: config(1, "http://a/")}, refusal
+	})
 	if !errors.Is(err, refusal) {
 		t.Errorf("got %v, want the refusal itself", err)
 	}
-	if err := db.Append(t.Context(), func(*models.Config) (*models.Config, error) { return nil, nil }); err != nil {
+	if err := db.Append(t.Context(), func(*models.Config) (*models.Change, error) { return nil, nil }); err != nil {
 		t.Errorf("next returned nothing: got %v", err)
 	}
 	if _, err := db.Newest(t.Context()); !errors.Is(err, models.ErrNotFound) {
@@ -368,9 +370,9 @@ func TestAgents_AreStoredAndRemoved(t *testing.T) {
 		agent.Seq = seq
 	}
 	a.Presence = models.Presence{
-		LastPoll: at.Add(time.Minute), PollInterval: 15 * time.Second, Applied: 7,
+		LastPoll: at.Add(time.Minute), PollInterval: 15 * time.Second, Applied: 7, AppliedAt: at.Add(time.Second),
 		Attempt: models.Attempt{Version: 8, Status: models.Failed, Error: "host not allowed", At: at.Add(time.Minute)},
-		Refused: 8,
+		Refused: models.Refusal{Version: 8, Error: "host not allowed"},
 	}
 	if err := db.SavePresence(t.Context(), map[string]models.Presence{"a1": a.Presence, "gone": a.Presence}); err != nil {
 		t.Fatal(err)
@@ -387,7 +389,7 @@ func TestAgents_AreStoredAndRemoved(t *testing.T) {
 	if diff := cmp.Diff([]models.Agent{a, b}, got); err != nil || diff != "" {
 		t.Errorf("agents after a restart (%v), -want +got:\n%s", err, diff)
 	}
-	if err := db.DeleteAgent(t.Context(), "a1"); err != nil {
+	if err := db.DeleteAgents(t.Context(), []string{"a1"}, models.Entry{At: at, Action: models.ActionDecommission}); err != nil {
 		t.Fatal(err)
 	}
 	if got, err = db.Agents(t.Context()); err != nil || len(got) != 1 || got[0].ID != "b1" {
