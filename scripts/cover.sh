@@ -10,7 +10,7 @@ shift 2
 
 failed=0
 for package in "$@"; do
-	if ! output=$(go test -tags "$tags" -cover "./$package" 2>&1); then
+	if ! output=$(go test -short -tags "$tags" -cover "./$package" 2>&1); then
 		printf '%s\n' "$output"
 		exit 1
 	fi

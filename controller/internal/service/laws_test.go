@@ -246,6 +246,7 @@ func (w *world) check(t *rapid.T) {
 // Laws 1, 2, 4 and 7, over any interleaving of publish, rollback, report, crash
 // and restart.
 func TestLaws_HoldOverAnyHistory(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() { // a fsync there is cheap
 		if fast, err := os.MkdirTemp("/dev/shm", "fleetconf"); err == nil {
