@@ -26,19 +26,24 @@ const (
 
 // Vitals are what the status of an agent is computed from.
 type Vitals struct {
-	Seen     time.Time // its last poll, or its registration before that
+	Unseen   time.Duration // since its last poll, or its registration before that
 	Interval time.Duration
 	Applied  int64
 	Refused  int64 // the version that its worker refused last; 0 for none
 }
 
-// Vitals are what the status of the agent is computed from.
-func (a *Agent) Vitals() Vitals {
-	seen := a.LastPoll
-	if seen.IsZero() {
-		seen = a.RegisteredAt
+// Seen is when the agent was here last: its last poll, or its registration
+// before that.
+func (a *Agent) Seen() time.Time {
+	if a.LastPoll.IsZero() {
+		return a.RegisteredAt
 	}
-	return Vitals{Seen: seen, Interval: a.PollInterval, Applied: a.Applied, Refused: a.Refused.Version}
+	return a.LastPoll
+}
+
+// StatusOf tells how an agent is.
+func (o Outlook) StatusOf(a *Agent) Status {
+	return o.Status(Vitals{Unseen: o.Now.Sub(a.Seen()), Interval: a.PollInterval, Applied: a.Applied, Refused: a.Refused.Version})
 }
 
 // Outlook is what agents are judged against at a moment.
@@ -52,7 +57,7 @@ type Outlook struct {
 // Status tells how an agent is. Polls on time never make it inactive, however
 // long its interval.
 func (o Outlook) Status(v Vitals) Status {
-	switch unseen := o.Now.Sub(v.Seen); {
+	switch unseen := v.Unseen; {
 	case unseen > o.InactiveAfter && unseen > onlineIntervals*v.Interval:
 		return Inactive
 	case unseen > staleIntervals*v.Interval:

@@ -373,7 +373,7 @@ type Query struct {
 
 // matches reports whether an agent is asked for.
 func (q *Query) matches(row *row, outlook models.Outlook) bool {
-	v := row.vitals()
+	v := row.vitals(outlook.Now)
 	if q.Applied != 0 && v.Applied != q.Applied {
 		return false
 	}
@@ -422,7 +422,7 @@ func (s *Agents) List(q Query, outlook models.Outlook) (page Page) {
 // StatusOf tells how an agent is.
 func (s *Agents) StatusOf(a *models.Agent, outlook models.Outlook) models.Status {
 	outlook.InactiveAfter = s.inactiveAfter
-	return outlook.Status(a.Vitals())
+	return outlook.StatusOf(a)
 }
 
 // ID is the agent's id.

@@ -190,7 +190,7 @@ func TestReport_OfAFailureStopsTheOfferUntilANewerVersion(t *testing.T) {
 	if !agents.Poll(live, now, time.Second, 2, 0) {
 		t.Error("a version that runs after all is not offered")
 	}
-	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || asOf(now, 2).Status(got.Vitals()) != models.Refused || asOf(now, 3).Status(got.Vitals()) != models.Online {
+	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || asOf(now, 2).StatusOf(&got) != models.Refused || asOf(now, 3).StatusOf(&got) != models.Online {
 		t.Errorf("got %+v, want version 1 applied, 2 failed", got)
 	}
 }
@@ -231,7 +231,7 @@ func TestStatus(t *testing.T) {
 			if row.lastPoll != 0 {
 				a.LastPoll = registered.Add(row.lastPoll)
 			}
-			if got := asOf(registered.Add(row.now), 1).Status(a.Vitals()); got != row.want {
+			if got := asOf(registered.Add(row.now), 1).StatusOf(&a); got != row.want {
 				t.Errorf("got %s, want %s", got, row.want)
 			}
 		})

@@ -46,7 +46,7 @@ func partOf(v models.Vitals, version int64, outlook models.Outlook) part {
 func (s *Agents) count(version int64, outlook models.Outlook) (f models.Figures) {
 	outlook.InactiveAfter = s.inactiveAfter
 	for row := range s.roster.all() {
-		tally(&f, partOf(row.vitals(), version, outlook))
+		tally(&f, partOf(row.vitals(outlook.Now), version, outlook))
 	}
 	return f
 }
@@ -83,7 +83,7 @@ func (s *Agents) Figures(cfg *models.Config, outlook models.Outlook) (f models.F
 		away      []models.Straggler
 	)
 	for row := range s.roster.all() {
-		p := partOf(row.vitals(), cfg.Version, outlook)
+		p := partOf(row.vitals(outlook.Now), cfg.Version, outlook)
 		tally(&f, p)
 		switch p {
 		case applied:
@@ -141,7 +141,7 @@ func mostFrequent(failures map[string]*models.Failure) []models.Failure {
 
 func (r *row) straggler(outlook models.Outlook) models.Straggler {
 	a := r.live.snapshot()
-	return models.Straggler{ID: a.ID, Hostname: a.Hostname, Status: outlook.Status(a.Vitals()), Applied: a.Applied, LastPoll: a.LastPoll}
+	return models.Straggler{ID: a.ID, Hostname: a.Hostname, Status: outlook.StatusOf(&a), Applied: a.Applied, LastPoll: a.LastPoll}
 }
 
 // latency takes the percentiles by the nearest rank.
@@ -169,7 +169,7 @@ func (s *Agents) Summary(outlook models.Outlook) Summary {
 	outlook.InactiveAfter = s.inactiveAfter
 	out := Summary{ByStatus: map[models.Status]int{}, ByApplied: map[int64]int{}}
 	for row := range s.roster.all() {
-		v := row.vitals()
+		v := row.vitals(outlook.Now)
 		status := outlook.Status(v)
 		out.Total++
 		out.ByStatus[status]++

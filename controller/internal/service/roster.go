@@ -117,12 +117,11 @@ func (r rows) all() iter.Seq[*row] {
 
 // show brings the agent's row up to date. The caller holds the agent's lock.
 func (a *Agent) show() {
-	v := a.agent.Vitals()
 	a.row.registeredAt.Store(a.agent.RegisteredAt.UnixMicro())
-	a.row.seen.Store(v.Seen.UnixMicro())
-	a.row.interval.Store(int64(v.Interval))
-	a.row.applied.Store(v.Applied)
-	a.row.refused.Store(v.Refused)
+	a.row.seen.Store(a.agent.Seen().UnixMicro())
+	a.row.interval.Store(int64(a.agent.PollInterval))
+	a.row.applied.Store(a.agent.Applied)
+	a.row.refused.Store(a.agent.Refused.Version)
 	appliedAt := int64(0)
 	if !a.agent.AppliedAt.IsZero() {
 		appliedAt = a.agent.AppliedAt.UnixMicro()
@@ -134,9 +133,9 @@ func (a *Agent) show() {
 	}
 }
 
-func (r *row) vitals() models.Vitals {
+func (r *row) vitals(now time.Time) models.Vitals {
 	return models.Vitals{
-		Seen:     time.UnixMicro(r.seen.Load()),
+		Unseen:   time.Duration(now.UnixMicro()-r.seen.Load()) * time.Microsecond,
 		Interval: time.Duration(r.interval.Load()),
 		Applied:  r.applied.Load(),
 		Refused:  r.refused.Load(),
