@@ -1,0 +1,412 @@
+package api_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+const (
+	applied = `{"version":%d,"status":"APPLIED"}`
+	failed  = `{"version":%d,"status":"FAILED","error":"host not allowed"}`
+)
+
+// report sends the outcome of an agent's attempt, which must be taken.
+func (s *system) report(self account, version int64, outcome string) {
+	s.t.Helper()
+	resp := s.call(self, "POST", "/api/v1/agents/"+self[0]+"/status", fmt.Sprintf(outcome, version))
+	if resp.StatusCode != http.StatusNoContent {
+		s.t.Fatalf("report: got %d %s", resp.StatusCode, text(s.t, resp))
+	}
+}
+
+// poll asks as an agent that runs what tag names, "" for nothing.
+func (s *system) poll(self account, tag string) *http.Response {
+	s.t.Helper()
+	if tag == "" {
+		return s.call(self, "GET", "/api/v1/config", "")
+	}
+	return s.call(self, "GET", "/api/v1/config", "", "If-None-Match", tag)
+}
+
+func (s *system) actions(query string) (actions []string) {
+	s.t.Helper()
+	for _, e := range decode[[]wire.AuditEntry](s.t, s.call(admin, "GET", "/api/v1/audit"+query, "")) {
+		actions = append(actions, e.Action+" by "+e.Actor)
+	}
+	return actions
+}
+
+func TestRollout_IsTheContracts(t *testing.T) {
+	s := newSystem(t)
+	a1, a2, a3 := s.register("a1"), s.register("a2"), s.register("a3")
+	s.publish("http://a/")
+	s.report(a1, 1, applied)
+	s.report(a2, 1, failed)
+	_ = a3
+	got := decode[map[string]any](t, s.call(admin, "GET", "/api/v1/rollouts/1", ""))
+	for _, name := range []string{"published_at", "first_applied_at"} {
+		if _, ok := got[name].(string); !ok {
+			t.Errorf("%s: got %v, want a time", name, got[name])
+		}
+		delete(got, name)
+	}
+	for _, name := range []string{"p50", "p90", "p99", "max"} {
+		if _, ok := got["latency_ms"].(map[string]any)[name].(float64); !ok {
+			t.Errorf("latency_ms.%s: got %v, want a number", name, got["latency_ms"])
+		}
+	}
+	delete(got, "latency_ms")
+	want := map[string]any{
+		"version": 1.0, "superseded_by": nil, "targets": 3.0, "applied": 1.0, "failed": 1.0, "pending": 1.0, "offline": 0.0,
+		"failures":   []any{map[string]any{"error": "host not allowed", "count": 1.0, "sample_agents": []any{"a2"}}},
+		"stragglers": []any{map[string]any{"id": "a3", "hostname": "h", "status": "online", "applied_version": nil, "last_poll": nil}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	for query, status := range map[string]int{
+		"?applied=0.33": 200, "?applied=0.34": 408, "?wait=0s": 408, "?wait=1ms&applied=0.3": 200, "?wait=1&applied=0.3": 200,
+	} {
+		resp := s.call(admin, "GET", "/api/v1/rollouts/1"+query, "")
+		if resp.StatusCode != status || resp.Header.Get("Content-Type") != "application/json" || decode[wire.Rollout](t, resp).Targets != 3 {
+			t.Errorf("%s: got %d, want %d with the same body", query, resp.StatusCode, status)
+		}
+	}
+	for query, field := range map[string]string{
+		"?wait=soon": "wait", "?wait=-1s": "wait", "?wait=301s": "wait", "?applied=0": "applied", "?applied=1.1": "applied", "?applied=NaN": "applied",
+		"?applied=x": "applied", "?since=1": "since",
+	} {
+		wantProblem(t, s.call(admin, "GET", "/api/v1/rollouts/1"+query, ""), 400, field)
+	}
+	wantProblem(t, s.call(admin, "GET", "/api/v1/rollouts/2", ""), 404, "")
+	wantProblem(t, s.call(admin, "GET", "/api/v1/rollouts/2?wait=60s", ""), 404, "")
+	wantProblem(t, s.call(admin, "GET", "/api/v1/rollouts/x", ""), 400, "version")
+}
+
+// An answer can be held for longer than the server gives any other, and is let
+// go when it stops.
+func TestRollout_IsHeld(t *testing.T) {
+	s := newSystem(t)
+	a1 := s.register("a1")
+	s.publish("http://a/")
+	server := httptest.NewUnstartedServer(s.handler)
+	server.Config.ReadTimeout, server.Config.WriteTimeout = 50*time.Millisecond, 50*time.Millisecond
+	server.Start()
+	t.Cleanup(server.Close)
+	ask := func(query string) <-chan *http.Response {
+		answered := make(chan *http.Response, 1)
+		req, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+"/api/v1/rollouts/1"+query, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.SetBasicAuth(admin[0], admin[1])
+		go func() {
+			resp, err := server.Client().Do(req)
+			if err != nil {
+				t.Errorf("the held answer: %v", err)
+			}
+			answered <- resp
+		}()
+		return answered
+	}
+	if resp := <-ask("?wait=300ms"); resp == nil || resp.StatusCode != 408 {
+		t.Errorf("held for longer than both timeouts: got %v, want 408", resp)
+	}
+	held := ask("?wait=60s")
+	s.report(a1, 1, applied)
+	if resp := <-held; resp == nil || resp.StatusCode != 200 {
+		t.Errorf("when it was applied: got %v, want 200", resp)
+	}
+	s.register("a2")
+	held = ask("?wait=60s")
+	close(s.draining)
+	if resp := <-held; resp == nil || resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("when the controller stops: got %v, want 503 and when to ask again", resp)
+	}
+}
+
+func TestRefusal_IsNotOfferedUntilRetry(t *testing.T) {
+	s := newSystem(t)
+	a1 := s.register("a1")
+	runs := s.publish("http://a/").Header.Get("ETag")
+	s.report(a1, 1, applied)
+	s.publish("http://b/")
+	if resp := s.poll(a1, runs); resp.StatusCode != 200 {
+		t.Errorf("before it refused: got %d, want 200", resp.StatusCode)
+	}
+	s.report(a1, 2, failed)
+	for range 3 {
+		if resp := s.poll(a1, runs); resp.StatusCode != 304 || resp.Header.Get("ETag") != runs {
+			t.Errorf("after: got %d %s, want 304 against what it runs", resp.StatusCode, resp.Header.Get("ETag"))
+		}
+	}
+	wantProblem(t, s.poll(a1, ""), 404, "")
+	wantProblem(t, s.call(admin, "POST", "/api/v1/agents/nobody/retry", ""), 404, "")
+	wantProblem(t, s.call(admin, "POST", "/api/v1/agents/a1/retry", "", "If-Match", runs), 412, "")
+	wantProblem(t, s.call(a1, "POST", "/api/v1/agents/a1/retry", ""), 403, "")
+	if resp := s.call(admin, "POST", "/api/v1/agents/a1/retry", ""); resp.StatusCode != 204 {
+		t.Errorf("retry: got %d, want 204", resp.StatusCode)
+	}
+	if resp := s.poll(a1, runs); resp.StatusCode != 200 {
+		t.Errorf("after the retry: got %d, want 200", resp.StatusCode)
+	}
+	if got := s.actions("?action=retry"); len(got) != 1 || got[0] != "retry by admin" {
+		t.Errorf("the audit trail: got %v", got)
+	}
+}
+
+func TestRollback(t *testing.T) {
+	s := newSystem(t)
+	s.call(admin, "POST", "/api/v1/config", `{"url":"http://a/","probe":true,"poll_interval_seconds":5}`)
+	stale := s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/","probe":false,"poll_interval_seconds":9}`).Header.Get("ETag")
+
+	preview := decode[wire.Preview](t, s.call(admin, "POST", "/api/v1/configs/1/rollback?dry_run=true", ""))
+	want := wire.Preview{
+		Message: preview.Message, Version: 3, Changed: true, DryRun: true,
+		Config: wire.Config{Version: 3, Data: wire.Data{URL: "http://a/", Probe: true}, PollIntervalSeconds: 5},
+		Changes: []wire.Difference{
+			{Field: "data.url", From: "http://b/", To: "http://a/"}, {Field: "data.probe", From: false, To: true},
+			{Field: "poll_interval_seconds", From: 9.0, To: 5.0},
+		},
+	}
+	if diff := cmp.Diff(want, preview); diff != "" {
+		t.Errorf("the preview, -want +got:\n%s", diff)
+	}
+	resp := s.call(admin, "POST", "/api/v1/configs/1/rollback", `{"message":"b is slow"}`, "If-Match", stale)
+	if got := decode[wire.PublishResponse](t, resp); got.Version != 3 || !got.Changed || resp.Header.Get("ETag") == stale {
+		t.Errorf("got %+v, want version 3 with its ETag", got)
+	}
+	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/2/rollback", "", "If-Match", stale), 412, "")
+	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/2/rollback", "", "If-Match", "bare"), 400, "")
+	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/9/rollback", ""), 404, "")
+	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/0/rollback", ""), 400, "version")
+	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/2/rollback", `{"url":"http://c/"}`), 400, "url")
+	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/2/rollback?dry_run=yes", ""), 400, "dry_run")
+	if got := decode[wire.PublishedConfig](t, s.call(admin, "GET", "/api/v1/configs/3", "")); got.Message != "b is slow" || got.RestoredFrom == nil || *got.RestoredFrom != 1 || !got.Data.Probe {
+		t.Errorf("the history: got %+v, want version 1 restored, and why", got)
+	}
+	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/configs/2/rollback", "")); got.Version != 4 {
+		t.Errorf("the rollback rolled back: got %+v, want version 4", got)
+	}
+	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/configs/4/rollback", "")); got.Version != 4 || got.Changed {
+		t.Errorf("to what is current: got %+v, want no change", got)
+	}
+	if got := decode[[]wire.Difference](t, s.call(admin, "GET", "/api/v1/configs/2/diff/4", "")); len(got) != 0 || got == nil {
+		t.Errorf("the difference of equals: got %v, want []", got)
+	}
+	if got := decode[[]wire.Difference](t, s.call(admin, "GET", "/api/v1/configs/2/diff/1", "")); !cmp.Equal(got, want.Changes) {
+		t.Errorf("the difference: got %v, want %v", got, want.Changes)
+	}
+	wantProblem(t, s.call(admin, "GET", "/api/v1/configs/1/diff/9", ""), 404, "")
+	wantProblem(t, s.call(admin, "GET", "/api/v1/configs/1/diff/x", ""), 400, "other")
+}
+
+func TestPublish_DryRun(t *testing.T) {
+	s := newSystem(t)
+	s.register("a1")
+	got := decode[wire.Preview](t, s.call(admin, "POST", "/api/v1/config?dry_run=true", `{"url":"http://a/"}`))
+	if got.Version != 1 || !got.DryRun || got.Agents != 1 || got.Config.PollIntervalSeconds != 30 || len(got.Changes) != 3 || got.Changes[0].From != nil {
+		t.Errorf("the first: got %+v", got)
+	}
+	wantProblem(t, s.call(admin, "POST", "/api/v1/config?dry_run=true", `{"url":"ftp://a/"}`), 400, "url")
+	wantProblem(t, s.call(admin, "POST", "/api/v1/config?dry_run=", `{"url":"http://a/"}`), 400, "dry_run")
+	if resp := s.call(admin, "GET", "/api/v1/configs", ""); text(t, resp) != "[]\n" {
+		t.Error("a dry run was stored")
+	}
+	if got := s.actions(""); got != nil {
+		t.Errorf("the audit trail: got %v, want nothing", got)
+	}
+}
+
+func TestFreeze(t *testing.T) {
+	s := newSystem(t)
+	s.publish("http://a/")
+	for body, field := range map[string]string{
+		`{}`: "reason", `{"reason":""}`: "reason", `{"reason":"` + strings.Repeat("r", 1025) + `"}`: "reason", `{"reason":"r","until":"2020-01-01T00:00:00Z"}`: "until",
+		`{"reason":"r","until":"tomorrow"}`: "until", `{"reason":"r","until":null}`: "until", `{"reason":"r","by":"me"}`: "by",
+	} {
+		wantProblem(t, s.call(admin, "PUT", "/api/v1/freeze", body), 400, field)
+	}
+	until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	resp := s.call(admin, "PUT", "/api/v1/freeze", `{"reason":"sale","until":"`+until+`"}`)
+	tag := resp.Header.Get("ETag")
+	if got := decode[wire.Freeze](t, resp); !got.Frozen || got.Reason != "sale" || got.FrozenBy != "admin" || got.Until == nil || tag == "" {
+		t.Errorf("the freeze: got %+v, ETag %s", got, tag)
+	}
+	for _, path := range []string{"/api/v1/config", "/api/v1/config?dry_run=true"} {
+		resp := s.call(admin, "POST", path, `{"url":"http://b/"}`)
+		if resp.StatusCode != 409 || !strings.Contains(text(t, resp), "sale") {
+			t.Errorf("%s: got %d, want 409 with the reason", path, resp.StatusCode)
+		}
+	}
+	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/1/rollback", ""), 409, "")
+	wantProblem(t, s.call(admin, "POST", "/api/v1/config?override=1", `{"url":"http://b/"}`), 400, "override")
+	if resp := s.call(admin, "POST", "/api/v1/config?override=true", `{"url":"http://b/"}`); resp.StatusCode != 200 {
+		t.Errorf("with override: got %d, want 200", resp.StatusCode)
+	}
+	wantProblem(t, s.call(admin, "DELETE", "/api/v1/freeze", "", "If-Match", `"another"`), 412, "")
+	if resp := s.call(admin, "DELETE", "/api/v1/freeze", "", "If-Match", tag); resp.StatusCode != 204 {
+		t.Errorf("lifted: got %d, want 204", resp.StatusCode)
+	}
+	if got := text(t, s.call(admin, "GET", "/api/v1/freeze", "")); got != "{\"frozen\":false}\n" {
+		t.Errorf("after it: got %s", got)
+	}
+	want := []string{"unfreeze by admin", "publish by admin", "override by admin", "freeze by admin", "publish by admin"}
+	if diff := cmp.Diff(want, s.actions("")); diff != "" {
+		t.Errorf("the audit trail, -want +got:\n%s", diff)
+	}
+}
+
+func TestAudit(t *testing.T) {
+	s := newSystem(t)
+	a1 := s.register("a1")
+	s.publish("http://a/")
+	s.call(account{"admin", "guess"}, "GET", "/api/v1/agents", "")
+	s.call(account{"admin", "guess"}, "GET", "/api/v1/agents", "")
+	s.call(account{"a1", "guess"}, "GET", "/api/v1/config", "")
+	s.call(account{"MyPassword1", "admin"}, "GET", "/api/v1/config", "")
+	s.call(account{}, "GET", "/api/v1/config", "") // was not told yet that some are needed
+	wantProblem(t, s.call(a1, "DELETE", "/api/v1/agents/a2", ""), 403, "")
+	if resp := s.call(a1, "DELETE", "/api/v1/agents/a1", ""); resp.StatusCode != 204 {
+		t.Errorf("an agent that leaves: got %d, want 204", resp.StatusCode)
+	}
+	body := text(t, s.call(admin, "GET", "/api/v1/audit", ""))
+	if strings.Contains(body, "guess") || strings.Contains(body, "MyPassword1") {
+		t.Errorf("what was typed is in the audit trail: %s", body)
+	}
+	counts := map[string]int{}
+	for _, action := range s.actions("") {
+		counts[action]++
+	}
+	want := map[string]int{
+		"publish by admin": 1, "decommission by a1": 1, "login_failed by admin": 1, "login_failed by a1": 1, "login_failed by unknown": 1,
+	}
+	if diff := cmp.Diff(want, counts); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	first := decode[[]wire.AuditEntry](t, s.call(admin, "GET", "/api/v1/audit?limit=2", ""))
+	if len(first) != 2 || first[0].ID != 5 {
+		t.Fatalf("a page: got %+v, want the newest two of five", first)
+	}
+	rest := decode[[]wire.AuditEntry](t, s.call(admin, "GET", fmt.Sprintf("/api/v1/audit?before=%d", first[1].ID), ""))
+	if len(rest) != 3 || rest[2].Action != "publish" || *rest[2].Version != 1 || rest[2].SourceIP != "192.0.2.1" {
+		t.Errorf("the rest: got %+v, want three, the publish last", rest)
+	}
+	wantProblem(t, s.call(admin, "GET", "/api/v1/audit?action=theft", ""), 400, "action")
+	wantProblem(t, s.call(admin, "GET", "/api/v1/audit?limit=0", ""), 400, "limit")
+}
+
+func TestAgents_SummaryAndFilters(t *testing.T) {
+	s := newSystem(t)
+	a1, a2 := s.register("a1"), s.register("a2")
+	s.register("a3")
+	s.publish("http://a/")
+	s.report(a1, 1, applied)
+	s.report(a2, 1, failed)
+	want := `{"total":3,"desired_version":1,"by_status":{"conflict":0,"failed":1,"inactive":0,"offline":0,"online":2,"stale":0},` +
+		`"by_applied_version":[{"version":1,"count":1},{"version":null,"count":2}]}` + "\n"
+	if got := text(t, s.call(admin, "GET", "/api/v1/agents/summary", "")); got != want {
+		t.Errorf("got  %swant %s", got, want)
+	}
+	for query, total := range map[string]string{
+		"": "3", "?status=all": "3", "?status=failed": "1", "?status=inactive": "0", "?hostname=H": "3", "?hostname=h*&version=1": "1", "?hostname=x": "0",
+	} {
+		if got := s.call(admin, "GET", "/api/v1/agents"+query, "").Header.Get("X-Total-Count"); got != total {
+			t.Errorf("%s: got %s agents, want %s", query, got, total)
+		}
+	}
+	link := s.call(admin, "GET", "/api/v1/agents?status=online&limit=1&hostname=h*", "").Header.Get("Link")
+	for _, part := range []string{"status=online", "limit=1", "hostname=h", "cursor="} {
+		if !strings.Contains(link, part) {
+			t.Errorf("Link: got %s, want %s in it", link, part)
+		}
+	}
+	wantProblem(t, s.call(admin, "GET", "/api/v1/agents?status=lost", ""), 400, "status")
+	for _, name := range []string{"summary", "resume"} {
+		wantProblem(t, s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"`+name+`"}`), 400, "agent_id")
+	}
+}
+
+// The store knows two versions; agents run the ninth of the same fleet.
+func TestConflict(t *testing.T) {
+	s := newSystem(t)
+	ahead, behind, fresh, teller := s.register("ahead"), s.register("behind"), s.register("fresh"), s.register("teller")
+	first := s.publish("http://a/").Header.Get("ETag")
+	current := s.publish("http://b/").Header.Get("ETag")
+	const ninth = `"9-AAAAAAAAAAAAAAAAAAAAAA"`
+
+	for _, tag := range []string{`"2000000-AAAAAAAAAAAAAAAAAAAAAA"`, `"another"`, `"3-"`} {
+		if resp := s.poll(ahead, tag); resp.StatusCode != 200 {
+			t.Errorf("%s, which is no tag of this fleet: got %d, want 200", tag, resp.StatusCode)
+		}
+	}
+	wantProblem(t, s.call(teller, "POST", "/api/v1/agents/teller/status", fmt.Sprintf(applied, 2_000_000)), 400, "version")
+	if got := text(t, s.call(account{}, "GET", "/ready", "")); got != "{\"status\":\"ready\"}\n" {
+		t.Errorf("/ready: got %s", got)
+	}
+	if resp := s.call(admin, "GET", "/api/v1/config", "", "If-None-Match", ninth); resp.StatusCode != 200 {
+		t.Errorf("an admin is no agent: got %d, want 200", resp.StatusCode)
+	}
+
+	if resp := s.poll(ahead, ninth); resp.StatusCode != 304 || resp.Header.Get("ETag") != ninth {
+		t.Errorf("the first that runs it: got %d %s, want 304 against what it runs", resp.StatusCode, resp.Header.Get("ETag"))
+	}
+	wantProblem(t, s.poll(ahead, "W/"+ninth), 404, "")
+	if resp := s.poll(behind, first); resp.StatusCode != 304 {
+		t.Errorf("one that runs an older one: got %d, want 304", resp.StatusCode)
+	}
+	if resp := s.poll(behind, current); resp.StatusCode != 304 {
+		t.Errorf("one that runs the current one: got %d, want 304", resp.StatusCode)
+	}
+	if resp := s.poll(fresh, ""); resp.StatusCode != 200 {
+		t.Errorf("one that runs nothing: got %d, want 200", resp.StatusCode)
+	}
+	s.report(teller, 11, applied)
+	resp := s.call(account{}, "GET", "/ready", "")
+	if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, "conflict") || !strings.Contains(body, "11") {
+		t.Errorf("/ready: got %d %s, want a word of the conflict", resp.StatusCode, body)
+	}
+	if got := decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents?status=conflict", "")); len(got) != 2 || *got[0].AppliedVersion != 9 {
+		t.Errorf("the agents in conflict: got %+v, want two", got)
+	}
+
+	wantProblem(t, s.call(admin, "POST", "/api/v1/agents/resume", "", "If-Match", first), 412, "")
+	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/agents/resume", "", "If-Match", current)); !got.Changed || got.Version != 2 {
+		t.Errorf("resume: got %+v", got)
+	}
+	if resp := s.poll(ahead, ninth); resp.StatusCode != 200 || resp.Header.Get("ETag") != current {
+		t.Errorf("after it: got %d, want 200 with the current one", resp.StatusCode)
+	}
+	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/agents/resume", "")); got.Changed {
+		t.Errorf("once more: got %+v, want nothing to resume", got)
+	}
+
+	s.report(teller, 12, applied)
+	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/"}`)); got.Version != 13 || !got.Changed {
+		t.Errorf("a publish of the same in a conflict: got %+v, want version 13", got)
+	}
+	if resp := s.poll(teller, `"12-AAAAAAAAAAAAAAAAAAAAAA"`); resp.StatusCode != 200 {
+		t.Errorf("after the publish: got %d, want 200", resp.StatusCode)
+	}
+}
+
+// A controller that begins anew holds a fleet that ran before it, too.
+func TestConflict_WithAnEmptyStore(t *testing.T) {
+	s := newSystem(t)
+	a1 := s.register("a1")
+	wantProblem(t, s.poll(a1, `"9-AAAAAAAAAAAAAAAAAAAAAA"`), 404, "")
+	if got := decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents?status=conflict", "")); len(got) != 1 {
+		t.Errorf("the agents in conflict: got %+v, want one", got)
+	}
+	if got := decode[wire.PublishResponse](t, s.publish("http://a/")); got.Version != 10 {
+		t.Errorf("the first publish: got %+v, want version 10", got)
+	}
+}
