@@ -63,7 +63,10 @@ func (p Program) ParseCommand(args []string, into func(command string) Validator
 	if err := p.check(command, flags.Args()); err != nil {
 		return "", "", err
 	}
-	return command, flags.Arg(0), Read(into(command), *file)
+	if err := Read(into(command), *file); err != nil {
+		return "", "", err
+	}
+	return command, flags.Arg(0), nil
 }
 
 // check holds a command and its arguments to what --help says.

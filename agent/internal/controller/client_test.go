@@ -372,3 +372,30 @@ func TestErrors_HoldNoSecret(t *testing.T) {
 		}
 	}
 }
+
+func TestLeave(t *testing.T) {
+	for name, row := range map[string]struct {
+		handle http.HandlerFunc
+		left   bool
+	}{
+		"gone":                     {answer(204, ""), true},
+		"was gone already":         {answer(404, `{"status":404,"detail":"agent agent-7: not found"}`, "Content-Type", problemJSON), true},
+		"its token went before it": {answer(401, `{"status":401,"detail":"wrong"}`, "Content-Type", problemJSON), true},
+		"a page of a proxy":        {answer(404, "<html>"), false},
+		"an older controller":      {answer(403, `{"status":403,"detail":"for the admin"}`, "Content-Type", problemJSON), false},
+		"a busy one":               {answer(503, ""), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				user, pass, _ := r.BasicAuth()
+				if r.Method != http.MethodDelete || r.URL.Path != "/api/v1/agents/agent-7" || user != self.AgentID || pass != token {
+					t.Errorf("sent %s %s as %s", r.Method, r.URL, user)
+				}
+				row.handle(w, r)
+			})
+			if err := c.Leave(t.Context(), self); (err == nil) != row.left {
+				t.Errorf("got %v, want left %v", err, row.left)
+			}
+		})
+	}
+}

@@ -268,6 +268,7 @@ type push struct {
 	at      time.Duration
 	version int64
 	taken   bool
+	probe   bool
 }
 
 func (w *fakeWorker) reachable(ctx context.Context, patience time.Duration) error {
@@ -334,7 +335,7 @@ func (w *fakeWorker) Push(ctx context.Context, config wire.WorkerConfig) error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pushes = append(w.pushes, push{w.now(), config.Version, err == nil})
+	w.pushes = append(w.pushes, push{w.now(), config.Version, err == nil, config.Probe})
 	if err == nil {
 		w.running, w.since = config, w.now()
 	}
@@ -416,6 +417,7 @@ type scenario struct {
 	controller *fakeController
 	worker     *fakeWorker
 	cache      *fakeCache
+	ephemeral  bool
 }
 
 // play runs a poller in a bubble of fake time; story watches it and makes the
@@ -455,7 +457,7 @@ func (s scenario) world() *world {
 	return &world{
 		Poller: New(Parts{
 			Source: s.controller, Sink: s.worker, Cache: s.cache,
-			Self: wire.RegisterRequest{Hostname: "host"}, Log: log,
+			Self: wire.RegisterRequest{Hostname: "host"}, Log: log, Ephemeral: s.ephemeral,
 		}),
 		controller: s.controller, worker: s.worker, cache: s.cache, log: hook,
 	}

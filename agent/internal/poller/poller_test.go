@@ -885,3 +885,54 @@ func TestRun_OwnTokenIsTriedAgainWithoutEnrolment(t *testing.T) {
 		w.runs(t, 2)
 	})
 }
+
+func TestRun_EphemeralAgentLeaves(t *testing.T) {
+	for name, row := range map[string]struct {
+		ephemeral bool
+		down      []span
+		want      int
+	}{
+		"when it ends":                         {true, nil, 1},
+		"not when it is to come back":          {false, nil, 0},
+		"in vain while the controller is away": {true, []span{{time.Minute, time.Hour}}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			controller := &fakeController{publications: []publication{published(0, 1)}, down: row.down}
+			play(t, scenario{controller: controller, ephemeral: row.ephemeral}, func(*testing.T, *world) { pass(2 * time.Minute) })
+			if got := controller.times("leave"); len(got) != row.want {
+				t.Errorf("it left at %v, want %d times", got, row.want)
+			}
+			last := slices.Max(controller.times("fetch"))
+			if at := controller.times("leave"); row.want > 0 && at[0] < last {
+				t.Errorf("it polled at %s, after it had left at %s", last, at[0])
+			}
+		})
+	}
+}
+
+func TestRun_EphemeralAgentThatNeverRegistered(t *testing.T) {
+	controller := &fakeController{down: []span{{0, time.Hour}}}
+	play(t, scenario{controller: controller, ephemeral: true}, func(*testing.T, *world) { pass(time.Minute) })
+	if got := controller.times("leave"); len(got) != 0 {
+		t.Errorf("it left at %v, though it never came", got)
+	}
+}
+
+// A target that is away for a moment must not leave a restarted worker with
+// nothing: only what is new is probed.
+func TestRun_LastGoodIsNotProbedAgain(t *testing.T) {
+	probed := published(0, 1)
+	probed.Config.Data.Probe = true
+	worker := &fakeWorker{restarts: []time.Duration{time.Minute}}
+	play(t, scenario{controller: &fakeController{publications: []publication{probed}}, worker: worker}, func(t *testing.T, w *world) {
+		pass(2 * time.Minute)
+		w.runs(t, 1)
+		var got []bool
+		for _, p := range worker.pushes {
+			got = append(got, p.probe)
+		}
+		if diff := cmp.Diff([]bool{true, false}, got); diff != "" {
+			t.Errorf("probes asked for (-want +got):\n%s", diff)
+		}
+	})
+}

@@ -315,6 +315,24 @@ func TestState_Conditional(t *testing.T) {
 	}
 }
 
+func TestPush_ThatTheWorkerRefuses(t *testing.T) {
+	h, _ := newHandler(t, "", netip.MustParsePrefix("169.254.0.0/16"))
+	send(h, push(`{"url":"http://127.0.0.1:1/","version":4}`, nil))
+	for body, words := range map[string]string{
+		`{"url":"http://169.254.169.254/latest/meta-data/?key=secret","version":5}`: "DENY_CIDRS",
+		`{"url":"http://127.0.0.1:1/other?key=secret","version":5,"probe":true}`:    "cannot be reached",
+	} {
+		p := wantProblem(t, send(h, push(body, nil)), http.StatusUnprocessableEntity)
+		if !strings.Contains(p.Detail, words) || strings.Contains(p.Detail, "secret") {
+			t.Errorf("%s: got %q, want %q and no query", body, p.Detail, words)
+		}
+	}
+	body, _ := io.ReadAll(send(h, get("/config")).Body)
+	if !strings.Contains(string(body), `"version":4`) {
+		t.Errorf("what runs: got %s, want what ran before", body)
+	}
+}
+
 func TestHit_EachFailureHasItsStatus(t *testing.T) {
 	h, _ := newHandler(t, "", netip.MustParsePrefix("169.254.0.0/16"))
 	res := send(h, get("/hit"))
@@ -326,7 +344,6 @@ func TestHit_EachFailureHasItsStatus(t *testing.T) {
 	closed.Close()
 	for _, tc := range []struct{ name, url, words string }{
 		{"unreachable", closed.URL, "cannot be reached"},
-		{"denied", "http://169.254.169.254/latest/meta-data/", "DENY_CIDRS"},
 	} {
 		send(h, push(`{"url":"`+tc.url+`","version":4}`, nil))
 		res := send(h, get("/hit"))

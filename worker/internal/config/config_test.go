@@ -57,6 +57,10 @@ func TestSettings_BadValues(t *testing.T) {
 		{"negative timeout", "HIT_TIMEOUT", "-1s"},
 		{"timeout of a day", "HIT_TIMEOUT", "24h"},
 		{"no network", "DENY_CIDRS", "10.0.0.0/8,intranet"},
+		{"a URL for a host", "ALLOW_HOSTS", "example.com,http://example.com/"},
+		{"a host with a port", "ALLOW_HOSTS", "example.com:443"},
+		{"a star in the middle", "ALLOW_HOSTS", "www.*.com"},
+		{"a star alone", "ALLOW_HOSTS", "*"},
 		{"level", "LOG_LEVEL", "loud"},
 		{"format", "LOG_FORMAT", "xml"},
 	} {
@@ -82,5 +86,16 @@ func TestSettings_EveryFaultAtOnce(t *testing.T) {
 	}
 	if strings.Contains(faults.Error(), "two words") {
 		t.Error("the token is told")
+	}
+}
+
+func TestSettings_AllowHosts(t *testing.T) {
+	t.Setenv("ALLOW_HOSTS", " example.com, *.Example.org ,192.0.2.7,2001:db8::1,localhost,")
+	var s config.Settings
+	if err := settings.Read(&s, ""); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"example.com", "*.Example.org", "192.0.2.7", "2001:db8::1", "localhost"}, s.AllowHosts); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }

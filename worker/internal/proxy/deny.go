@@ -40,7 +40,7 @@ func (d denyList) check(addr netip.Addr) error {
 	for _, meaning := range meanings(addr) {
 		for _, network := range d {
 			if network.Contains(meaning) {
-				return fmt.Errorf("%w: %s lies in %s, which this worker's DENY_CIDRS names", ErrForbidden, addr, network)
+				return fmt.Errorf("%w: %s lies in %s, which this worker's DENY_CIDRS names", ErrForbidden, addr.Unmap(), network)
 			}
 		}
 	}

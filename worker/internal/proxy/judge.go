@@ -40,6 +40,9 @@ func (p *Proxy) judge(ctx context.Context, next *running) error {
 // deny list names. Where the DNS has nothing to say at the moment, the hit will
 // tell.
 func (p *Proxy) checkAddresses(ctx context.Context, host string) error {
+	if len(p.deny) == 0 {
+		return nil
+	}
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return p.deny.check(addr)
 	}

@@ -353,6 +353,16 @@ func denying(networks ...string) func(*Options) {
 	}
 }
 
+// run makes a worker run what it would refuse now.
+func (w *worker) run(t *testing.T, url string) {
+	t.Helper()
+	next, err := w.prepare(models.WorkerConfig{URL: url, Version: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.running.Store(next)
+}
+
 func TestHit_DeniedTarget(t *testing.T) {
 	reached := make(chan string, 10)
 	target := serve(t, func(_ http.ResponseWriter, r *http.Request) { reached <- r.Host })
@@ -369,7 +379,11 @@ func TestHit_DeniedTarget(t *testing.T) {
 		{"cloud metadata through NAT64", "[64:ff9b::a9fe:a9fe]"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			w.apply(t, "http://"+tc.host+":"+port, 1)
+			err := w.Apply(t.Context(), models.WorkerConfig{URL: "http://" + tc.host + ":" + port, Version: 1})
+			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "DENY_CIDRS") {
+				t.Errorf("the push: got %v, want it refused", err)
+			}
+			w.run(t, "http://"+tc.host+":"+port) // as if its name had meant something else then
 			w.wantFailure(t, ErrForbidden, "DENY_CIDRS")
 		})
 	}
@@ -427,7 +441,7 @@ func TestHit_NameThatResolvesToADeniedAddressLater(t *testing.T) {
 	target := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "allowed") })
 	target.Config.SetKeepAlivesEnabled(false) // each hit connects anew
 	_, port, _ := net.SplitHostPort(target.Listener.Addr().String())
-	rebinding(t, [4]byte{127, 0, 0, 1}, [4]byte{169, 254, 169, 254})
+	rebinding(t, [4]byte{127, 0, 0, 1}, [4]byte{127, 0, 0, 1}, [4]byte{169, 254, 169, 254}) // for the push, for a hit, and from then on
 	w := newWorker(t, denying("169.254.0.0/16"))
 	w.apply(t, "http://rebound.test.:"+port+"/", 1)
 	if res, body, _ := w.hit(t); body != "allowed" {
@@ -719,7 +733,7 @@ func (w *writer) SetWriteDeadline(t time.Time) error { w.deadline = t; return ni
 func TestHit_MayTakeLongerThanTheServerAllows(t *testing.T) {
 	const timeout = 2 * time.Hour
 	w := newWorker(t, within(timeout), denying("127.0.0.0/8"))
-	w.apply(t, "http://127.0.0.1:1", 1)
+	w.run(t, "http://127.0.0.1:1")
 	rw := &writer{ResponseRecorder: httptest.NewRecorder()}
 	before := time.Now()
 	if err := w.Hit(rw, httptest.NewRequest(http.MethodGet, "/hit", nil)); !errors.Is(err, ErrForbidden) {

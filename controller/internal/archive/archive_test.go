@@ -1,0 +1,168 @@
+package archive_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fleetconf/fleetconf/controller/internal/archive"
+	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+)
+
+func open(t *testing.T, path string) *database.DB {
+	t.Helper()
+	db, err := database.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+// full makes a store with something of everything, and a gap in its versions.
+func full(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "controller.db")
+	db := open(t, path)
+	at := time.Date(2026, 11, 24, 2, 0, 0, 123456000, time.UTC)
+	for _, version := range []int64{1, 2, 10} {
+		err := db.Append(t.Context(), func(newest *models.Config) (*models.Change, error) {
+			content := models.Content{URL: fmt.Sprint("http://target/", version), PollInterval: 5 * time.Second, Probe: version == 2}
+			c := &models.Change{Config: &models.Config{
+				Content: content, Version: version, ETag: models.ETagOf("e", version, content), Message: "why ✓", PublishedBy: "admin", PublishedAt: at, SourceIP: "192.0.2.1",
+			}}
+			if version == 10 {
+				c.Above, c.Config.RestoredFrom = 9, 1
+			}
+			if newest != nil {
+				c.Figures = &models.Figures{
+					Targets: 2, Applied: 1, Failed: 1, FirstAppliedAt: at, Latency: models.Latency{Agents: 1, P50: time.Second, P90: time.Second, P99: time.Second, Max: time.Second},
+					Failures: []models.Failure{{Error: "no", Count: 1, Samples: []string{"a1"}}},
+				}
+			}
+			c.Audit = []models.Entry{{At: at, Origin: models.Origin{Actor: "admin", SourceIP: "192.0.2.1"}, Action: models.ActionPublish, Version: version, Detail: "why"}}
+			return c, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.SaveFreeze(t.Context(), &models.Freeze{Reason: "sale", Until: at.Add(time.Hour), By: "admin", At: at}, models.Entry{At: at, Action: models.ActionFreeze}); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		a := models.Agent{ID: fmt.Sprint("a", i), Hostname: "web", Metadata: []byte(`{"os":"linux"}`), RegisteredAt: at, Token: models.TokenHash{1, 2, 3}}
+		a.PollInterval = 5 * time.Second
+		if _, err := db.SaveAgent(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := db.SavePresence(t.Context(), map[string]models.Presence{"a1": {
+		LastPoll: at, PollInterval: 5 * time.Second, Applied: 2, AppliedAt: at, Refused: models.Refusal{Version: 10, Error: "no"},
+		Attempt: models.Attempt{Version: 10, Status: models.Failed, Error: "no", At: at},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path // open still, as by a controller
+}
+
+func export(t *testing.T, path string) string {
+	t.Helper()
+	snapshot, err := database.OpenSnapshot(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = snapshot.Close() }()
+	var out bytes.Buffer
+	if _, err := archive.Write(t.Context(), snapshot, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+func fill(t *testing.T, db *database.DB, text string) (counts archive.Counts, err error) {
+	t.Helper()
+	err = db.Fill(t.Context(), func(f *database.Filling) (err error) {
+		counts, err = archive.Read(t.Context(), strings.NewReader(text), f)
+		return err
+	})
+	return counts, err
+}
+
+func TestArchive_GoesRoundWhole(t *testing.T) {
+	text := export(t, full(t))
+	if strings.Contains(text, "token") || strings.Contains(text, "\x01") {
+		t.Errorf("there are secrets in it:\n%s", text)
+	}
+	path := filepath.Join(t.TempDir(), "new.db")
+	db := open(t, path)
+	counts, err := fill(t, db, text)
+	if want := (archive.Counts{Configs: 3, Entries: 4, Agents: 3}); err != nil || counts != want {
+		t.Fatalf("got %+v, %v, want %+v", counts, err, want)
+	}
+	if diff := cmp.Diff(text, export(t, path)); diff != "" {
+		t.Errorf("exported again, -want +got:\n%s", diff)
+	}
+	if _, err := fill(t, db, text); !errors.Is(err, database.ErrNotEmpty) {
+		t.Errorf("once more: got %v, want it refused", err)
+	}
+	agents, err := db.Agents(t.Context())
+	if err != nil || len(agents) != 3 || agents[1].Token != (models.TokenHash{}) || !agents[1].Refuses(10) {
+		t.Errorf("the agents: got %+v, %v, want them without tokens", agents, err)
+	}
+}
+
+// What is not as it was written is refused, and nothing of it is stored.
+func TestRead_WhatIsNoArchive(t *testing.T) {
+	lines := strings.SplitAfter(strings.TrimSuffix(export(t, full(t)), "\n"), "\n")
+	lines[len(lines)-1] += "\n"
+	with := func(at int, old, new string) string {
+		changed := append([]string(nil), lines...)
+		if changed[at] = strings.Replace(changed[at], old, new, 1); changed[at] == lines[at] {
+			t.Fatalf("line %d has no %s: %s", at+1, old, lines[at])
+		}
+		return strings.Join(changed, "")
+	}
+	without := func(at int) string {
+		return strings.Join(append(append([]string(nil), lines[:at]...), lines[at+1:]...), "")
+	}
+	const firstConfig, firstAgent = 1, 11
+	for name, row := range map[string]struct{ text, words string }{
+		"nothing":                  {"", "line 1"},
+		"a page":                   {"<html>", "line 1: it is no JSON object"},
+		"no beginning":             {without(0), `line 1: it is of kind "config"`},
+		"no end":                   {without(len(lines) - 1), "cut off"},
+		"a line that is missing":   {without(firstAgent), "lines"},
+		"something behind the end": {strings.Join(lines, "") + lines[1], "behind the end"},
+		"a later format":           {with(0, `"format":1`, `"format":2`), "newer controller"},
+		"an unknown kind":          {with(firstConfig, `"kind":"config"`, `"kind":"secret"`), "line 2"},
+		"an unknown field":         {with(firstConfig, `"message"`, `"massage"`), "line 2: massage"},
+		"a wrong type":             {with(firstConfig, `"version":1`, `"version":"1"`), "line 2: version"},
+		"a bad URL":                {with(firstConfig, "http://target/1", "ftp://target/1"), "line 2: data.url"},
+		"a version twice":          {strings.Join(lines[:2], "") + strings.Join(lines[1:], ""), "line 3: version"},
+		"a bad agent":              {with(firstAgent, `"hostname":"web"`, `"hostname":""`), "hostname"},
+		"an agent twice":           {strings.Join(lines[:firstAgent+1], "") + strings.Join(lines[firstAgent:], ""), "line"},
+		"half a line":              {strings.Join(lines[:3], "")[:300], "line"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := open(t, filepath.Join(t.TempDir(), "new.db"))
+			if _, err := fill(t, db, row.text); err == nil || !strings.Contains(err.Error(), row.words) {
+				t.Errorf("got %v, want %q", err, row.words)
+			}
+			if _, err := db.Newest(t.Context()); !errors.Is(err, models.ErrNotFound) {
+				t.Errorf("something was stored: %v", err)
+			}
+			if agents, err := db.Agents(t.Context()); err != nil || len(agents) != 0 {
+				t.Errorf("agents were stored: %v, %v", agents, err)
+			}
+		})
+	}
+}
