@@ -55,6 +55,7 @@ patience=${PATIENCE:-60} # seconds that anything may take to come true
 tmp=$(mktemp -d)
 declare -A pid=() port=([controller]=0 [agent]=0 [worker]=0 [target]=0) url=()
 what='' passed=0 since=$SECONDS told=''
+frozen=''  # set while this script freezes publishing
 restore='' # what to publish at the end, however that comes
 
 step() {
@@ -83,6 +84,7 @@ clean_up() {
 	local code=$?
 	trap '' INT TERM
 	[ "$code" = 0 ] || [ -n "$told" ] || echo "  ✗ $what: broken off, line $1" >&2
+	[ -z "$frozen" ] || as "$admin" DELETE "$api/freeze"
 	if [ -n "$restore" ]; then
 		publish "$restore"
 		[ "$status" = 200 ] || echo "  ✗ what was published before could not be published again; do it by hand: $restore" >&2
@@ -136,6 +138,7 @@ hit_gives() { # WORDS: the hit is the target's own answer
 	[ -z "${url[target]:-}" ] || want_body "target /e2e?$1"
 }
 applied() { as "$admin" GET "$api/agents?version=$1" && [ "$(header X-Total-Count)" -ge "$2" ]; } # VERSION COUNT
+failed() { as "$admin" GET "$api/rollouts/$1" && [ "$(json failed)" -ge 1 ]; }                  # VERSION
 to() { local query='?'; [[ $target != *\?* ]] || query='&'; printf '%s%s%s' "$target" "$query" "$1"; } # WORDS: a URL of its own
 publish() { send "$admin" "$api/config" "$1"; }                            # JSON
 
@@ -224,7 +227,7 @@ if [ -z "$against" ]; then
 fi
 as "$admin" GET "$api/config"
 before=$([ "$status" != 200 ] || echo "$body")
-was="{\"url\":\"$(json url)\",\"poll_interval_seconds\":$(json poll_interval_seconds),\"message\":\"e2e: as it was before\"}"
+was="{\"url\":\"$(json url)\",\"poll_interval_seconds\":$(json poll_interval_seconds),\"probe\":$([[ $body == *'"probe":true'* ]] && echo true || echo false),\"message\":\"e2e: as it was before\"}"
 
 step "who has no right is told so: 401 and 403"
 http GET "$api/config" && want_problem 401
@@ -336,6 +339,58 @@ want_body "\"message\":\"e2e $mark\""
 want_body "\"published_by\":\"${admin%%:*}\""
 [[ $(json published_at) == 20??-* ]] || fail "when it was published" "$body"
 as "$admin" GET "$api/configs/$((version - 2))" && want_status 200 && want_body "$mark-1"
+
+step "the rollout tells who runs it, and holds its answer until they do"
+as "$admin" GET "$api/rollouts/$version?wait=15s&applied=$([ -z "$against" ] && echo 1 || echo 0.01)" && want_status 200
+want_body '"latency_ms"'
+as "$admin" GET "$api/rollouts/$((version - 1))" && want_status 200 && want_body "\"superseded_by\":$version"
+as "$admin" GET "$api/rollouts/$((version + 1))" && want_problem 404
+as "$admin" GET "$api/rollouts/$version?wait=soon" && want_problem 400 '"field":"wait"'
+as "$admin" GET "$api/agents/summary" && want_status 200 && want_body '"by_status"'
+
+step "what was published is taken back, after a look at what would come of it"
+as "$admin" POST "$api/configs/$((version - 2))/rollback?dry_run=true" && want_status 200
+want_json dry_run true
+want_body "$mark-1"
+as "$admin" GET "$api/configs/$((version + 1))" && want_problem 404
+as "$admin" POST "$api/configs/$((version - 2))/rollback" && want_status 200
+want_json version $((version + 1))
+eventually runs $((version + 1))
+hit_gives "$mark-1"
+as "$admin" POST "$api/configs/$version/rollback" && want_status 200
+version=$((version + 2))
+want_json version "$version"
+eventually runs "$version"
+hit_gives "$mark-2"
+as "$admin" GET "$api/configs/$version" && want_status 200 && want_json restored_from $((version - 2))
+as "$admin" GET "$api/configs/$((version - 1))/diff/$version" && want_status 200 && want_body '"field":"data.url"'
+
+step "a worker that cannot reach what is to be probed says no, and goes on with what it runs"
+publish '{"url":"http://127.0.0.1:1/","probe":true}' && want_status 200
+version=$((version + 1))
+eventually failed "$version"
+want_body 'cannot be reached'
+hit_gives "$mark-2"
+as "$admin" POST "$api/configs/$((version - 1))/rollback" && want_status 200
+version=$((version + 1))
+want_json version "$version"
+eventually runs "$version"
+
+step "while publishing is frozen, only who means it publishes"
+frozen=1
+send "$admin" "$api/freeze" '{"reason":""}' -X PUT && want_problem 400 '"field":"reason"'
+as "$admin" PUT "$api/freeze" -H 'Content-Type: application/json' -d "{\"reason\":\"e2e $mark\"}" && want_status 200
+publish "{\"url\":\"$(to "$mark-frozen")\"}" && want_problem 409 "e2e $mark"
+as "$admin" POST "$api/config?poll_interval=2&override=true" && want_status 200
+as "$admin" DELETE "$api/freeze" && want_status 204
+frozen=''
+as "$admin" POST "$api/config?poll_interval=1" && want_status 200
+version=$(json version)
+eventually runs "$version"
+as "$admin" GET "$api/audit?limit=20" && want_status 200
+for action in publish rollback freeze unfreeze override login_failed; do
+	as "$admin" GET "$api/audit?action=$action&limit=1" && want_status 200 && want_body "\"action\":\"$action\""
+done
 
 step "the list of agents shows who lives and what each one runs"
 as "$admin" GET "$api/agents?status=online" && want_status 200

@@ -16,7 +16,8 @@ import (
 
 // TestREADME_EveryCommand runs every block of shell in the README, in order, as
 // a newcomer pastes them: `make run` first, and then the rest against what it
-// started. Only ports and the target differ.
+// started. Only ports, the target and the data's folder
+// differ.
 func TestREADME_EveryCommand(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	must(t, err)
@@ -26,10 +27,11 @@ func TestREADME_EveryCommand(t *testing.T) {
 	}
 	target := run(t, "target")
 	ports := freePorts(t, 3)
-	here := strings.NewReplacer("localhost:8080", "localhost:"+ports[0], "localhost:8081", "localhost:"+ports[1],
+	data := t.TempDir()
+	here := strings.NewReplacer("./data/", data+"/", "localhost:8080", "localhost:"+ports[0], "localhost:8081", "localhost:"+ports[1],
 		"localhost:8082", "localhost:"+ports[2], "https://example.com/", target.url()+"/readme")
 	environment := append(os.Environ(), "CONTROLLER_PORT="+ports[0], "AGENT_PORT="+ports[1], "WORKER_PORT="+ports[2],
-		"DATA_DIR="+t.TempDir(), "DEFAULT_POLL_INTERVAL=1", "WORKER_URL=http://localhost:"+ports[2])
+		"DATA_DIR="+data, "DEFAULT_POLL_INTERVAL=1", "WORKER_URL=http://localhost:"+ports[2])
 	for _, block := range blocks {
 		switch block := block[1]; block {
 		case "make run\n":

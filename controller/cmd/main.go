@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var set config.Settings
 	command, file, err := program.ParseCommand(args, func(command string) settings.Validator {
 		if command != "" {
-			return (*config.StoreSettings)(&set)
+			return &set.Store
 		}
 		return &set
 	}, stdout)

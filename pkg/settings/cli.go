@@ -39,17 +39,15 @@ func (p Program) Parse(args []string, into Validator, stdout io.Writer) error {
 }
 
 // ParseCommand is Parse for a program with commands. It returns the command,
-// "" for none, and its argument. into gives the settings of a command.
+// "" for none, and its argument. into gives the settings of a command: some of
+// those of the program itself, which into gives for "". The others need not be
+// usable then, but a file may hold them.
 func (p Program) ParseCommand(args []string, into func(command string) Validator, stdout io.Writer) (command, argument string, err error) {
 	flags := flag.NewFlagSet(p.Name, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	file := flags.String("config", "", "")
 	version := flags.Bool("version", false, "")
-	err = flags.Parse(args)
-	if rest := flags.Args(); err == nil && len(rest) > 0 {
-		command = rest[0]
-		err = flags.Parse(rest[1:]) // flags behind the command
-	}
+	words, err := parse(flags, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		p.help(into(""), stdout)
@@ -60,31 +58,57 @@ func (p Program) ParseCommand(args []string, into func(command string) Validator
 		_, _ = fmt.Fprintln(stdout, p.Name, buildinfo.Read())
 		return "", "", errDone
 	}
-	if err := p.check(command, flags.Args()); err != nil {
+	if command, argument, err = p.command(words); err != nil {
 		return "", "", err
 	}
-	if err := Read(into(command), *file); err != nil {
-		return "", "", err
-	}
-	return command, flags.Arg(0), nil
+	return command, argument, read(into(command), *file, fieldsOf(into("")))
 }
 
-// check holds a command and its arguments to what --help says.
-func (p Program) check(name string, args []string) error {
-	if name == "" {
-		return nil
+// parse sets flags, wherever they stand, and returns the words between them.
+func parse(flags *flag.FlagSet, args []string) (words []string, err error) {
+	for err = flags.Parse(args); err == nil && flags.NArg() > 0; err = flags.Parse(flags.Args()[1:]) {
+		words = append(words, flags.Arg(0))
 	}
-	i := slices.IndexFunc(p.Commands, func(c Command) bool { return c.Name == name })
-	if i < 0 {
-		return fmt.Errorf("%w: %q; --help says what can be given", ErrUsage, name)
-	}
-	c := p.Commands[i]
-	optional := c.Argument == "" || strings.HasPrefix(c.Argument, "[")
-	if len(args) > 1 || len(args) == 1 && c.Argument == "" || len(args) == 0 && !optional {
-		return fmt.Errorf("%w: type %s %s %s", ErrUsage, p.Name, c.Name, c.Argument)
-	}
-	return nil
+	return words, err
 }
+
+// command takes the words of a command line for a command and its argument, as
+// --help lists them.
+func (p Program) command(words []string) (name, argument string, err error) {
+	if len(words) == 0 {
+		return "", "", nil
+	}
+	i := slices.IndexFunc(p.Commands, func(c Command) bool { return c.Name == words[0] })
+	if i < 0 {
+		return "", "", fmt.Errorf("%w: %q is no command; %s", ErrUsage, words[0], p.choice())
+	}
+	c, rest := p.Commands[i], words[1:]
+	optional := c.Argument == "" || strings.HasPrefix(c.Argument, "[")
+	switch {
+	case len(rest) > 1, len(rest) == 1 && c.Argument == "", len(rest) == 0 && !optional:
+		return "", "", fmt.Errorf("%w: type %s", ErrUsage, p.line(c))
+	case len(rest) == 0:
+		return c.Name, "", nil
+	case rest[0] == "": // an unset variable in its quotes, say
+		return "", "", fmt.Errorf("%w: %s is empty; type %s", ErrUsage, strings.Trim(c.Argument, "[]"), p.line(c))
+	}
+	return c.Name, rest[0], nil
+}
+
+// choice says which commands there are.
+func (p Program) choice() string {
+	if len(p.Commands) == 0 {
+		return p.Name + " takes none"
+	}
+	names := make([]string, len(p.Commands))
+	for i, c := range p.Commands {
+		names[i] = c.Name
+	}
+	return "type " + strings.Join(names, ", ") + ", or none"
+}
+
+// line is how a command is typed.
+func (p Program) line(c Command) string { return strings.TrimSpace(p.Name + " " + c.Name + " " + c.Argument) }
 
 func (p Program) help(into Validator, w io.Writer) {
 	_, _ = fmt.Fprintf(w, `%s
@@ -125,7 +149,7 @@ func (p Program) usages() string {
 	var lines strings.Builder
 	table := tabwriter.NewWriter(&lines, 0, 0, 3, ' ', 0)
 	for _, c := range p.Commands {
-		_, _ = fmt.Fprintf(table, "  %s %s %s\t%s\n", p.Name, c.Name, c.Argument, c.About)
+		_, _ = fmt.Fprintf(table, "  %s\t%s\n", p.line(c), c.About)
 	}
 	_ = table.Flush()
 	return lines.String()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -55,7 +56,7 @@ func TestProgram_Exit(t *testing.T) {
 		"version":                {"--version", nil, 0, "tester dev (commit ", ""},
 		"nothing to complain":    {"", nil, 0, "", ""},
 		"an unknown flag":        {"--port 8080", nil, 2, "", "tester: the command line cannot be understood: flag provided but not defined: -port; --help says what can be given\n"},
-		"an argument":            {"start", nil, 2, "", `cannot be understood: "start"`},
+		"an argument":            {"start", nil, 2, "", `cannot be understood: "start" is no command; tester takes none`},
 		"a command":              {"copy a.db", nil, 0, "command copy of a.db\n", ""},
 		"a command, and flags":   {"copy --config=/dev/null.yaml a.db", nil, 2, "", "--config names a file that cannot be read"},
 		"less than it takes":     {"copy", nil, 2, "", "type tester copy FILE"},
@@ -128,5 +129,134 @@ func TestProgram_ParseReadsTheFile(t *testing.T) {
 	var got options
 	if err := program.Parse([]string{"--config", write(t, "s.yaml", "t_port: 9000")}, &got, nil); err != nil || got.Port != 9000 {
 		t.Errorf("got %d, %v, want 9000", got.Port, err)
+	}
+}
+
+// part is what a command of the program below reads of its settings.
+type part struct {
+	Path string `setting:"T_PATH" default:"./t.db" usage:"file to keep things in"`
+}
+
+func (p *part) Validate() (faults settings.Faults) {
+	faults.Check(p.Path != "", "T_PATH", "is empty")
+	return faults
+}
+
+// whole is all of its settings.
+type whole struct {
+	part
+	Port     int             `setting:"T_PORT" default:"8080" usage:"TCP port to listen on"`
+	Password settings.Secret `setting:"T_PASSWORD" usage:"password of the admin"`
+}
+
+func (w *whole) Validate() (faults settings.Faults) {
+	faults.Check(w.Password != "", "T_PASSWORD", "is empty")
+	return append(faults, w.part.Validate()...)
+}
+
+var commander = settings.Program{
+	Name: "keeper", About: "Keeper keeps.",
+	Commands: []settings.Command{
+		{Name: "save", Argument: "FILE", About: "save things"},
+		{Name: "show", Argument: "[FILE]", About: "show things"},
+		{Name: "drop", About: "drop things"},
+	},
+}
+
+func parseCommand(t *testing.T, args ...string) (command, argument, path string, err error) {
+	t.Helper()
+	var set whole
+	command, argument, err = commander.ParseCommand(args, func(command string) settings.Validator {
+		if command != "" {
+			return &set.part
+		}
+		return &set
+	}, io.Discard)
+	return command, argument, set.Path, err
+}
+
+func TestProgram_ParseCommand(t *testing.T) {
+	t.Setenv("T_PORT", "abc")                // what a command does not read need not be usable,
+	t.Setenv("T_PASSWORD_FILE", "/not/here") // nor readable
+	file := write(t, "s.yaml", "t_path: /var/t.db\nt_port: 9000")
+	for name, row := range map[string]struct {
+		args                    []string
+		command, argument, path string
+	}{
+		"a command and its argument":     {[]string{"save", "x"}, "save", "x", "./t.db"},
+		"without the one that is left":   {[]string{"show"}, "show", "", "./t.db"},
+		"with it":                        {[]string{"show", "-"}, "show", "-", "./t.db"},
+		"one that takes none":            {[]string{"drop"}, "drop", "", "./t.db"},
+		"a flag before the command":      {[]string{"--config", file, "save", "x"}, "save", "x", "/var/t.db"},
+		"a flag behind the command":      {[]string{"save", "--config", file, "x"}, "save", "x", "/var/t.db"},
+		"a flag behind the argument":     {[]string{"save", "x", "--config=" + file}, "save", "x", "/var/t.db"},
+		"an argument that looks as such": {[]string{"save", "--", "-x"}, "save", "-x", "./t.db"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			command, argument, path, err := parseCommand(t, row.args...)
+			if err != nil || command != row.command || argument != row.argument || path != row.path {
+				t.Errorf("got %q %q with T_PATH=%q, %v, want %q %q with %q", command, argument, path, err, row.command, row.argument, row.path)
+			}
+		})
+	}
+}
+
+func TestProgram_ParseCommandRefuses(t *testing.T) {
+	for name, row := range map[string]struct {
+		args []string
+		want string
+	}{
+		"no such command":             {[]string{"safe", "x"}, `"safe" is no command; type save, show, drop, or none`},
+		"no word":                     {[]string{""}, `"" is no command; type save, show, drop, or none`},
+		"an argument that is missing": {[]string{"save"}, "type keeper save FILE"},
+		"an argument that is empty":   {[]string{"save", ""}, "FILE is empty; type keeper save FILE"},
+		"an empty one of choice":      {[]string{"show", ""}, "FILE is empty; type keeper show [FILE]"},
+		"one too many":                {[]string{"show", "x", "y"}, "type keeper show [FILE]"},
+		"one where none is taken":     {[]string{"drop", "x"}, "type keeper drop"},
+		"a flag that is not known":    {[]string{"save", "x", "--force"}, "not defined: -force; --help says"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			command, _, _, err := parseCommand(t, row.args...)
+			if !errors.Is(err, settings.ErrUsage) || !strings.Contains(err.Error(), row.want) || command != "" {
+				t.Errorf("got %q, %v, want an ErrUsage that says %q", command, err, row.want)
+			}
+		})
+	}
+}
+
+func TestProgram_ACommandReadsItsOwnSettingsStrictly(t *testing.T) {
+	for name, row := range map[string]struct{ file, want string }{
+		"a bad value":    {"t_path: ''", "T_PATH is empty"},
+		"an unknown key": {"t_pass: /x", "T_PASS is no setting of this program"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, _, _, err := parseCommand(t, "save", "x", "--config", write(t, "s.yaml", row.file))
+			var faults settings.Faults
+			if !errors.As(err, &faults) || !strings.Contains(err.Error(), row.want) {
+				t.Errorf("got %v, want a fault that says %q", err, row.want)
+			}
+		})
+	}
+	if _, _, _, err := parseCommand(t); err == nil || !strings.Contains(err.Error(), "T_PASSWORD is empty") {
+		t.Errorf("without a command: got %v, want all settings read", err)
+	}
+}
+
+func TestProgram_HelpListsTheCommands(t *testing.T) {
+	var out bytes.Buffer
+	_, _, err := commander.ParseCommand([]string{"save", "--help"}, func(string) settings.Validator { return &whole{} }, &out)
+	const want = `
+Usage:
+  keeper [--config FILE]
+  keeper save FILE     save things
+  keeper show [FILE]   show things
+  keeper drop          drop things
+
+  --config FILE   read`
+	if err == nil || !strings.Contains(err.Error(), "done") || !strings.Contains(out.String(), want) {
+		t.Errorf("got %v and:\n%s\nwant within it:\n%s", err, out.String(), want)
+	}
+	if !strings.Contains(out.String(), "T_PATH ") || !strings.Contains(out.String(), "T_PASSWORD ") {
+		t.Errorf("not every setting is listed:\n%s", out.String())
 	}
 }

@@ -83,7 +83,10 @@ type Validator interface{ Validate() Faults }
 
 // Read fills the struct that into points to. file may be empty. The error is a
 // Faults.
-func Read(into Validator, file string) error {
+func Read(into Validator, file string) error { return read(into, file, fieldsOf(into)) }
+
+// read fills into; known are the settings that the file may hold.
+func read(into Validator, file string, known []field) error {
 	v := viper.New()
 	fields := fieldsOf(into)
 	for _, f := range fields {
@@ -96,7 +99,7 @@ func Read(into Validator, file string) error {
 		if err := v.ReadInConfig(); err != nil {
 			return Faults{{"--config", fmt.Sprintf("names a file that cannot be read: %s: %v", file, err)}}
 		}
-		faults = append(faults, unknownKeys(v, fields)...)
+		faults = append(faults, unknownKeys(v, known)...)
 	}
 	for _, f := range fields {
 		text, detail := textOf(v.Get(f.name))
@@ -190,6 +193,10 @@ func fieldsOf(into Validator) []field {
 	fields := make([]field, 0, value.NumField())
 	for i := range value.NumField() {
 		f := value.Type().Field(i)
+		if f.Anonymous { // settings that a command reads alone
+			fields = append(fields, fieldsOf(value.Field(i).Addr().Interface().(Validator))...)
+			continue
+		}
 		fields = append(fields, field{
 			name:     f.Tag.Get("setting"),
 			fallback: f.Tag.Get("default"),

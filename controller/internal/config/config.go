@@ -14,7 +14,7 @@ type Settings struct {
 	Host string `setting:"HOST" default:"127.0.0.1" usage:"address to listen on; 0.0.0.0 for every interface"`
 	Port int    `setting:"PORT" default:"8080" usage:"TCP port to listen on; 0 picks a free one"`
 
-	DBPath string `setting:"DB_PATH" default:"./controller.db" usage:"SQLite file that keeps versions and agents; made if missing"`
+	Store
 
 	AgentUsername string          `setting:"AGENT_USERNAME" default:"agent" usage:"user name that all agents register with"`
 	AgentPassword settings.Secret `setting:"AGENT_PASSWORD" default:"secret123" usage:"password that all agents register with"`
@@ -32,6 +32,12 @@ type Settings struct {
 	LogFormat string `setting:"LOG_FORMAT" default:"auto" usage:"text, json, or auto: text on a terminal, json elsewhere"`
 }
 
+// Store is where versions and agents are kept: all that a command needs to know
+// which touches nothing else.
+type Store struct {
+	DBPath string `setting:"DB_PATH" default:"./controller.db" usage:"SQLite file that keeps versions and agents; made if missing"`
+}
+
 // Passwords that everybody knows. With one of them only this machine may reach
 // the controller.
 const (
@@ -47,7 +53,7 @@ func (s *Settings) PollInterval() time.Duration {
 // Validate names every setting that cannot be used.
 func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckListener(s.Host, s.Port)
-	faults.Check(s.DBPath != "", "DB_PATH", "is empty; name the file of the database")
+	faults = append(faults, s.Store.Validate()...)
 	faults.CheckAccount("AGENT_USERNAME", s.AgentUsername, "AGENT_PASSWORD", s.AgentPassword)
 	faults.CheckAccount("ADMIN_USERNAME", s.AdminUsername, "ADMIN_PASSWORD", s.AdminPassword)
 	faults.Check(s.AdminUsername != s.AgentUsername, "ADMIN_USERNAME", "is the same as AGENT_USERNAME; the two must be told apart")
@@ -65,12 +71,8 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	return faults
 }
 
-// StoreSettings are the same settings for a command that only touches the
-// database: the others need not be usable.
-type StoreSettings Settings
-
 // Validate names every setting that cannot be used.
-func (s *StoreSettings) Validate() (faults settings.Faults) {
+func (s *Store) Validate() (faults settings.Faults) {
 	faults.Check(s.DBPath != "", "DB_PATH", "is empty; name the file of the database")
 	return faults
 }

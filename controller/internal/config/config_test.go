@@ -27,7 +27,7 @@ func TestSettings_HaveTheDefaultsOfTheContract(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Settings{
-		Host: "127.0.0.1", Port: 8080, DBPath: "./controller.db",
+		Host: "127.0.0.1", Port: 8080, Store: config.Store{DBPath: "./controller.db"},
 		AgentUsername: "agent", AgentPassword: "secret123", AdminUsername: "admin", AdminPassword: "admin123",
 		DefaultPollInterval: 30, LogLevel: "info", LogFormat: "auto",
 		InactiveAfter: 168 * time.Hour,
