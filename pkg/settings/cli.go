@@ -108,7 +108,9 @@ func (p Program) choice() string {
 }
 
 // line is how a command is typed.
-func (p Program) line(c Command) string { return strings.TrimSpace(p.Name + " " + c.Name + " " + c.Argument) }
+func (p Program) line(c Command) string {
+	return strings.TrimSpace(p.Name + " " + c.Name + " " + c.Argument)
+}
 
 func (p Program) help(into Validator, w io.Writer) {
 	_, _ = fmt.Fprintf(w, `%s

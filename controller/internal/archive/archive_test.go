@@ -124,9 +124,9 @@ func TestArchive_GoesRoundWhole(t *testing.T) {
 func TestRead_WhatIsNoArchive(t *testing.T) {
 	lines := strings.SplitAfter(strings.TrimSuffix(export(t, full(t)), "\n"), "\n")
 	lines[len(lines)-1] += "\n"
-	with := func(at int, old, new string) string {
+	with := func(at int, old, with string) string {
 		changed := append([]string(nil), lines...)
-		if changed[at] = strings.Replace(changed[at], old, new, 1); changed[at] == lines[at] {
+		if changed[at] = strings.Replace(changed[at], old, with, 1); changed[at] == lines[at] {
 			t.Fatalf("line %d has no %s: %s", at+1, old, lines[at])
 		}
 		return strings.Join(changed, "")

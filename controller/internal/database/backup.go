@@ -103,11 +103,11 @@ func openToRead(ctx context.Context, path string) (*sql.DB, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("%w; DB_PATH names the database", err)
 	}
-	real, err := filepath.EvalSymlinks(path)
+	file, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, err
 	}
-	db, err := connect(real, "mode=rw&_query_only=true", 1)
+	db, err := connect(file, "mode=rw&_query_only=true", 1)
 	if err != nil {
 		return nil, err
 	}

@@ -459,3 +459,31 @@ func TestAgents_UnderManyCallersAtOnce(t *testing.T) {
 	}
 	group.Wait()
 }
+
+// A large fleet is written in parts, so that a publish gets in between, and a
+// part that was not stored is not forgotten.
+func TestRun_WritesALargeFleetInParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &batches{}
+		agents, _ := openAgents(t, store)
+		for i := range 5000 {
+			time.Sleep(time.Microsecond)
+			id, token := register(t, agents, fmt.Sprint("a", i))
+			agents.Poll(login(t, agents, id, token), time.Now(), time.Second, 1, 1)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- agents.Run(ctx) }()
+		store.fail(true)
+		time.Sleep(service.FlushInterval)
+		synctest.Wait()
+		store.fail(false)
+		time.Sleep(service.FlushInterval)
+		synctest.Wait()
+		if diff := cmp.Diff([]int{4096, 904, 4096}, store.written()); diff != "" && !cmp.Equal([]int{4096, 4096, 904}, store.written()) {
+			t.Errorf("batches, one that failed and what it left, -want +got:\n%s", diff)
+		}
+		stop()
+		<-done
+	})
+}

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
@@ -32,15 +33,29 @@ func (b *batch) holds(live *Agent) bool {
 	return *b.mark(live)
 }
 
-// store empties the batch into store. After an error it is full again.
+// atOnce is how many agents one write tells of: a publish that comes meanwhile
+// waits for no more than that.
+const atOnce = 4096
+
+// store empties the batch into store. After an error it holds what was not
+// stored.
 func (b *batch) store(ctx context.Context, store AgentStore) error {
 	b.mu.Lock()
 	agents := b.agents
 	b.agents = nil
 	b.mu.Unlock()
-	if len(agents) == 0 {
-		return nil
+	var failed error
+	for part := range slices.Chunk(agents, atOnce) {
+		if failed == nil {
+			failed = b.write(ctx, store, part)
+		} else {
+			b.keep(part)
+		}
 	}
+	return failed
+}
+
+func (b *batch) write(ctx context.Context, store AgentStore, agents []*Agent) error {
 	presence := make(map[string]models.Presence, len(agents))
 	for _, live := range agents {
 		live.mu.Lock()
@@ -51,11 +66,17 @@ func (b *batch) store(ctx context.Context, store AgentStore) error {
 	}
 	err := store.SavePresence(ctx, presence)
 	if err != nil {
-		for _, live := range agents {
-			live.mu.Lock()
-			b.add(live)
-			live.mu.Unlock()
-		}
+		b.keep(agents)
 	}
 	return err
+}
+
+// keep puts agents back that were taken out.
+func (b *batch) keep(agents []*Agent) {
+	for _, live := range agents {
+		live.mu.Lock()
+		*b.mark(live) = false
+		b.add(live)
+		live.mu.Unlock()
+	}
 }
