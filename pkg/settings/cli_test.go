@@ -17,11 +17,6 @@ var program = settings.Program{
 	Name:     "tester",
 	About:    "\nTester tests.\n",
 	Examples: "\n  tester --config tester.yaml\n",
-	Commands: []settings.Command{
-		{Name: "copy", Argument: "FILE", About: "copy it"},
-		{Name: "show", Argument: "[FILE]", About: "show it"},
-		{Name: "wipe", About: "wipe it"},
-	},
 }
 
 // TestMain is the program itself when a test starts it again to see how it
@@ -31,11 +26,7 @@ func TestMain(m *testing.M) {
 		if line == "run" {
 			program.Exit(errors.New("the disk is full"))
 		}
-		command, argument, err := program.ParseCommand(strings.Fields(line), func(string) settings.Validator { return &options{} }, os.Stdout)
-		if command != "" {
-			fmt.Println("command", command, "of", argument)
-		}
-		program.Exit(err)
+		program.Exit(program.Parse(strings.Fields(line), &options{}, os.Stdout))
 	}
 	os.Exit(m.Run())
 }
@@ -51,24 +42,17 @@ func TestProgram_Exit(t *testing.T) {
 		status         int
 		stdout, stderr string
 	}{
-		"help":                   {"--help", nil, 0, "Tester tests.", ""},
-		"help in short":          {"-h", nil, 0, "Tester tests.", ""},
-		"version":                {"--version", nil, 0, "tester dev (commit ", ""},
-		"nothing to complain":    {"", nil, 0, "", ""},
-		"an unknown flag":        {"--port 8080", nil, 2, "", "tester: the command line cannot be understood: flag provided but not defined: -port; --help says what can be given\n"},
-		"an argument":            {"start", nil, 2, "", `cannot be understood: "start" is no command; tester takes none`},
-		"a command":              {"copy a.db", nil, 0, "command copy of a.db\n", ""},
-		"a command, and flags":   {"copy --config=/dev/null.yaml a.db", nil, 2, "", "--config names a file that cannot be read"},
-		"less than it takes":     {"copy", nil, 2, "", "type tester copy FILE"},
-		"more than it takes":     {"copy a.db b.db", nil, 2, "", "type tester copy FILE"},
-		"what it can do without": {"show", nil, 0, "command show of \n", ""},
-		"what it does not take":  {"wipe a.db", nil, 2, "", "type tester wipe"},
-		"help on commands":       {"--help", nil, 0, "  tester show [FILE]   show it\n", ""},
-		"a flag without value":   {"--config", nil, 2, "", "flag needs an argument"},
-		"a setting":              {"", []string{"T_PORT=abc", "T_TIMEOUT=5"}, 2, "", "tester: these settings cannot be used:\n  T_PORT is \"abc\"; it must be a whole number\n  T_TIMEOUT is \"5\""},
-		"a file that is not":     {"--config /nonexistent/a.yaml", nil, 2, "", "--config names a file that cannot be read: /nonexistent/a.yaml: open"},
-		"what cannot go on":      {"run", nil, 1, "", "tester: the disk is full\n"},
-		"help before a setting":  {"--help", []string{"T_PORT=abc"}, 0, "Settings", ""},
+		"help":                  {"--help", nil, 0, "Tester tests.", ""},
+		"help in short":         {"-h", nil, 0, "Tester tests.", ""},
+		"version":               {"--version", nil, 0, "tester dev (commit ", ""},
+		"nothing to complain":   {"", nil, 0, "", ""},
+		"an unknown flag":       {"--port 8080", nil, 2, "", "tester: the command line cannot be understood: flag provided but not defined: -port; --help says what can be given\n"},
+		"an argument":           {"start", nil, 2, "", `cannot be understood: "start" is no command; tester takes none`},
+		"a flag without value":  {"--config", nil, 2, "", "flag needs an argument"},
+		"a setting":             {"", []string{"T_PORT=abc", "T_TIMEOUT=5"}, 2, "", "tester: these settings cannot be used:\n  T_PORT is \"abc\"; it must be a whole number\n  T_TIMEOUT is \"5\""},
+		"a file that is not":    {"--config /nonexistent/a.yaml", nil, 2, "", "--config names a file that cannot be read: /nonexistent/a.yaml: open"},
+		"what cannot go on":     {"run", nil, 1, "", "tester: the disk is full\n"},
+		"help before a setting": {"--help", []string{"T_PORT=abc"}, 0, "Settings", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
@@ -98,9 +82,6 @@ func TestProgram_Help(t *testing.T) {
 
 Usage:
   tester [--config FILE]
-  tester copy FILE     copy it
-  tester show [FILE]   show it
-  tester wipe          wipe it
 
   --config FILE   read settings from a YAML, TOML or JSON file; the environment wins over it
   --help          print this page
@@ -132,26 +113,26 @@ func TestProgram_ParseReadsTheFile(t *testing.T) {
 	}
 }
 
-// part is what a command of the program below reads of its settings.
-type part struct {
+// Part is what a command of the program below reads of its settings.
+type Part struct {
 	Path string `setting:"T_PATH" default:"./t.db" usage:"file to keep things in"`
 }
 
-func (p *part) Validate() (faults settings.Faults) {
+func (p *Part) Validate() (faults settings.Faults) {
 	faults.Check(p.Path != "", "T_PATH", "is empty")
 	return faults
 }
 
 // whole is all of its settings.
 type whole struct {
-	part
+	Part
 	Port     int             `setting:"T_PORT" default:"8080" usage:"TCP port to listen on"`
 	Password settings.Secret `setting:"T_PASSWORD" usage:"password of the admin"`
 }
 
 func (w *whole) Validate() (faults settings.Faults) {
 	faults.Check(w.Password != "", "T_PASSWORD", "is empty")
-	return append(faults, w.part.Validate()...)
+	return append(faults, w.Part.Validate()...)
 }
 
 var commander = settings.Program{
@@ -168,7 +149,7 @@ func parseCommand(t *testing.T, args ...string) (command, argument, path string,
 	var set whole
 	command, argument, err = commander.ParseCommand(args, func(command string) settings.Validator {
 		if command != "" {
-			return &set.part
+			return &set.Part
 		}
 		return &set
 	}, io.Discard)
