@@ -13,20 +13,8 @@ const selectAgents = `SELECT seq, id, hostname, metadata, registered_at, token, 
 	refused_error, applied_at FROM agents ORDER BY seq`
 
 // Agents returns every agent in the order of registration.
-func (db *DB) Agents(ctx context.Context) (agents []models.Agent, err error) {
-	rows, err := db.reader.QueryContext(ctx, selectAgents)
-	if err != nil {
-		return nil, explain(err)
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		a, err := scanAgent(rows)
-		if err != nil {
-			return nil, explain(err)
-		}
-		agents = append(agents, a)
-	}
-	return agents, explain(rows.Err())
+func (db *DB) Agents(ctx context.Context) ([]models.Agent, error) {
+	return list(ctx, db.reader, scanAgent, selectAgents)
 }
 
 // scanAgent reads a row of selectAgents.

@@ -3,7 +3,6 @@ package database
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
@@ -61,23 +60,17 @@ func (s *Snapshot) Store(ctx context.Context) (epoch string, r models.Reported, 
 
 // Configs gives every version, oldest first.
 func (s *Snapshot) Configs(ctx context.Context) iter.Seq2[*models.Config, error] {
-	return read(ctx, s.tx, selectConfig+`ORDER BY version`, scanConfig)
+	return read(ctx, s.tx, scanConfig, selectConfig+`ORDER BY version`)
 }
 
 // Rollouts gives the last figures of every version that was superseded.
 func (s *Snapshot) Rollouts(ctx context.Context) iter.Seq2[models.Closed, error] {
-	return read(ctx, s.tx, `SELECT version, superseded_by, figures FROM rollouts ORDER BY version`, func(row scanner) (c models.Closed, err error) {
-		var text string
-		if err := row.Scan(&c.Version, &c.SupersededBy, &text); err != nil {
-			return c, err
-		}
-		return c, json.Unmarshal([]byte(text), &c.Figures)
-	})
+	return read(ctx, s.tx, scanClosed, selectClosed+`ORDER BY version`)
 }
 
 // Entries gives the audit trail, oldest first.
 func (s *Snapshot) Entries(ctx context.Context) iter.Seq2[models.Entry, error] {
-	return read(ctx, s.tx, selectEntries+`ORDER BY seq`, scanEntry)
+	return read(ctx, s.tx, scanEntry, selectEntries+`ORDER BY seq`)
 }
 
 // Freeze returns the freeze, nil where there is none.
@@ -88,29 +81,7 @@ func (s *Snapshot) Freeze(ctx context.Context) (*models.Freeze, error) {
 
 // Agents gives every agent in the order of registration.
 func (s *Snapshot) Agents(ctx context.Context) iter.Seq2[models.Agent, error] {
-	return read(ctx, s.tx, selectAgents, scanAgent)
-}
-
-// read gives each row of a query; an error is the last that it gives.
-func read[T any](ctx context.Context, tx *sql.Tx, query string, scan func(scanner) (T, error)) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		var none T
-		rows, err := tx.QueryContext(ctx, query)
-		if err != nil {
-			yield(none, explain(err))
-			return
-		}
-		defer func() { _ = rows.Close() }()
-		for rows.Next() {
-			v, err := scan(rows)
-			if !yield(v, explain(err)) || err != nil {
-				return
-			}
-		}
-		if err := rows.Err(); err != nil {
-			yield(none, explain(err))
-		}
-	}
+	return read(ctx, s.tx, scanAgent, selectAgents)
 }
 
 // Filling puts rows into a store that is empty.

@@ -25,24 +25,12 @@ func (db *DB) AppendAudit(ctx context.Context, entries ...models.Entry) error {
 
 // Audit returns up to limit entries before the one of that Seq, newest first;
 // 0 begins with the newest. An action that is not empty leaves out all others.
-func (db *DB) Audit(ctx context.Context, action models.Action, before int64, limit int) (entries []models.Entry, err error) {
+func (db *DB) Audit(ctx context.Context, action models.Action, before int64, limit int) ([]models.Entry, error) {
 	if before == 0 {
 		before = math.MaxInt64
 	}
-	rows, err := db.reader.QueryContext(ctx, selectEntries+`
-		WHERE seq < $1 AND ($2 = '' OR action = $3) ORDER BY seq DESC LIMIT $4`, before, string(action), string(action), limit)
-	if err != nil {
-		return nil, explain(err)
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		e, err := scanEntry(rows)
-		if err != nil {
-			return nil, explain(err)
-		}
-		entries = append(entries, e)
-	}
-	return entries, explain(rows.Err())
+	return list(ctx, db.reader, scanEntry, selectEntries+`WHERE seq < $1 AND ($2 = '' OR action = $3) ORDER BY seq DESC LIMIT $4`,
+		before, string(action), string(action), limit)
 }
 
 func insertEntries(ctx context.Context, tx *sql.Tx, entries []models.Entry) error {

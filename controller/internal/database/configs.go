@@ -65,20 +65,8 @@ func (db *DB) Config(ctx context.Context, version int64) (*models.Config, error)
 }
 
 // Configs returns up to limit versions below before, newest first.
-func (db *DB) Configs(ctx context.Context, before int64, limit int) (configs []*models.Config, err error) {
-	rows, err := db.reader.QueryContext(ctx, selectConfig+`WHERE version < $1 ORDER BY version DESC LIMIT $2`, before, limit)
-	if err != nil {
-		return nil, explain(err)
-	}
-	defer func() { _ = rows.Close() }()
-	for rows.Next() {
-		cfg, err := scanConfig(rows)
-		if err != nil {
-			return nil, explain(err)
-		}
-		configs = append(configs, cfg)
-	}
-	return configs, explain(rows.Err())
+func (db *DB) Configs(ctx context.Context, before int64, limit int) ([]*models.Config, error) {
+	return list(ctx, db.reader, scanConfig, selectConfig+`WHERE version < $1 ORDER BY version DESC LIMIT $2`, before, limit)
 }
 
 // scanConfig reads a row of selectConfig; the error is sql.ErrNoRows where

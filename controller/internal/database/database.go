@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -285,6 +286,44 @@ func explain(err error) error {
 
 // scanner is a row, alone or of many.
 type scanner interface{ Scan(into ...any) error }
+
+// queryer is a pool of connections, or a transaction.
+type queryer interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+// read gives each row of a query; an error is the last that it gives.
+func read[T any](ctx context.Context, from queryer, scan func(scanner) (T, error), query string, args ...any) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var none T
+		rows, err := from.QueryContext(ctx, query, args...)
+		if err != nil {
+			yield(none, explain(err))
+			return
+		}
+		defer func() { _ = rows.Close() }()
+		for rows.Next() {
+			v, err := scan(rows)
+			if !yield(v, explain(err)) || err != nil {
+				return
+			}
+		}
+		if err := rows.Err(); err != nil {
+			yield(none, explain(err))
+		}
+	}
+}
+
+// list returns every row of a query.
+func list[T any](ctx context.Context, from queryer, scan func(scanner) (T, error), query string, args ...any) (all []T, err error) {
+	for v, err := range read(ctx, from, scan, query, args...) {
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, nil
+}
 
 // Moments are stored as microseconds since 1970 UTC; the zero time as 0.
 func fromTime(t time.Time) int64 {

@@ -9,18 +9,25 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
+const selectClosed = `SELECT version, superseded_by, figures FROM rollouts `
+
+// scanClosed reads a row of selectClosed.
+func scanClosed(row scanner) (c models.Closed, err error) {
+	var text string
+	if err := row.Scan(&c.Version, &c.SupersededBy, &text); err != nil {
+		return c, err
+	}
+	return c, json.Unmarshal([]byte(text), &c.Figures)
+}
+
 // Figures returns the last figures of a version that was superseded, and the
 // version after it. It returns models.ErrNotFound where there are none.
 func (db *DB) Figures(ctx context.Context, version int64) (figures models.Figures, supersededBy int64, err error) {
-	var text string
-	err = db.reader.QueryRowContext(ctx, `SELECT superseded_by, figures FROM rollouts WHERE version = $1`, version).Scan(&supersededBy, &text)
+	c, err := scanClosed(db.reader.QueryRowContext(ctx, selectClosed+`WHERE version = $1`, version))
 	if err != nil {
 		return figures, 0, fmt.Errorf("rollout of version %d: %w", version, explain(err))
 	}
-	if err := json.Unmarshal([]byte(text), &figures); err != nil {
-		return figures, 0, fmt.Errorf("rollout of version %d: %w", version, err)
-	}
-	return figures, supersededBy, nil
+	return c.Figures, c.SupersededBy, nil
 }
 
 func insertFigures(ctx context.Context, tx *sql.Tx, version, supersededBy int64, figures *models.Figures) error {

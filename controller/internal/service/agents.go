@@ -107,7 +107,7 @@ type Registration struct {
 // only as a hash. The token before it stays good until the next registration.
 func (s *Agents) Register(ctx context.Context, r Registration) (id, token string, isNew bool, err error) {
 	if slices.Contains(s.reserved, r.ID) {
-		return "", "", false, &models.InvalidError{Field: "agent_id", Detail: "is the name of an account; choose another, or leave it out"}
+		return "", "", false, &models.InvalidError{Field: "agent_id", Detail: "is taken by an account, or by a path of the API; choose another, or leave it out"}
 	}
 	if r.ID == "" {
 		r.ID = uuid.Must(uuid.NewV7()).String() // fails only without randomness

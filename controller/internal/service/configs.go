@@ -132,7 +132,7 @@ type proposal struct {
 	content func(before models.Content) models.Content
 }
 
-func (d draft) proposal() proposal {
+func publication(d models.Draft) proposal {
 	return proposal{Terms: d.Terms, action: models.ActionPublish, content: func(content models.Content) models.Content {
 		if d.URL != nil {
 			content.URL = *d.URL
@@ -147,8 +147,6 @@ func (d draft) proposal() proposal {
 	}}
 }
 
-type draft models.Draft
-
 // Publish makes a draft the current configuration. The outcome is unchanged
 // when the draft's content was current already; then nothing was stored. A
 // publish that returned is durable. Once its turn has come it is not broken off
@@ -156,12 +154,12 @@ type draft models.Draft
 // *models.FrozenError, a *models.InvalidError, models.ErrPrecondition, or
 // models.ErrBusy if its turn does not come.
 func (c *Configs) Publish(ctx context.Context, d models.Draft) (models.Outcome, error) {
-	return c.publish(ctx, draft(d).proposal())
+	return c.publish(ctx, publication(d))
 }
 
 // PreviewPublish says what Publish would come to, and stores nothing.
 func (c *Configs) PreviewPublish(d models.Draft) (models.Outcome, error) {
-	_, outcome, err := c.decide(c.Current(), draft(d).proposal())
+	_, outcome, err := c.decide(c.Current(), publication(d))
 	return outcome, err
 }
 
