@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -369,6 +368,8 @@ type Query struct {
 	Hostname string // a * at its end stands for anything
 	After    int64  // Seq of the last agent of the page before
 	Limit    int
+
+	host *hostPattern // Hostname, nil for any
 }
 
 // matches reports whether an agent is asked for.
@@ -383,14 +384,7 @@ func (q *Query) matches(row *row, outlook models.Outlook) bool {
 	case q.Status != "" && status != q.Status:
 		return false
 	}
-	if q.Hostname == "" {
-		return true
-	}
-	hostname := *row.hostname.Load()
-	if prefix, ok := strings.CutSuffix(q.Hostname, "*"); ok {
-		return len(hostname) >= len(prefix) && strings.EqualFold(hostname[:len(prefix)], prefix)
-	}
-	return strings.EqualFold(hostname, q.Hostname)
+	return q.host == nil || q.host.matches(row)
 }
 
 // Page is some of the agents, in the order of registration.
@@ -403,6 +397,9 @@ type Page struct {
 // List returns a page of the agents as they are now.
 func (s *Agents) List(q Query, outlook models.Outlook) (page Page) {
 	outlook.InactiveAfter = s.inactiveAfter
+	if q.Hostname != "" {
+		q.host = newHostPattern(q.Hostname)
+	}
 	for row := range s.roster.all() {
 		if !q.matches(row, outlook) {
 			continue

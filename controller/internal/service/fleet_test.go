@@ -46,6 +46,24 @@ func TestStatus_OfAnAgentThatIsHeardOf(t *testing.T) {
 	}
 }
 
+func TestList_FindsHostsOfAnyLength(t *testing.T) {
+	agents := newAgents(t)
+	const long = "a-name-that-is-longer-than-its-row.example.com"
+	for _, host := range []string{"a", "ab", "A-Name-That-Is-Longer-Than", "a-name-that-is-longer-th", long, "münchen", ""} {
+		if _, _, _, err := agents.Register(t.Context(), service.Registration{Hostname: host, Metadata: []byte("{}"), PollInterval: time.Hour}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for pattern, want := range map[string]int{
+		"a": 1, "A": 1, "a*": 5, "ab*": 1, "abc*": 0, "a-name-that-is-longer-th": 1, "a-name-that-is-longer-tha": 0, "a-name-that-is-longer-th*": 3,
+		"a-name-that-is-longer-than*": 2, long: 1, long + "*": 1, long + ".": 0, "A-NAME-THAT-IS-LONGER-THAN-*": 1, "münchen": 1, "m*": 1, "*": 7, "a*b": 0,
+	} {
+		if got := agents.List(service.Query{Hostname: pattern, Limit: 10}, asOf(time.Now(), 0)).Total; got != want {
+			t.Errorf("%s: got %d, want %d", pattern, got, want)
+		}
+	}
+}
+
 func TestList_HidesTheInactiveAndFindsHosts(t *testing.T) {
 	db := newStore(t)
 	synctest.Test(t, func(t *testing.T) {

@@ -32,8 +32,9 @@ const chunkRows = 1024
 type row struct {
 	seq      int64
 	live     *Agent
-	hostname atomic.Pointer[string]
 	gone     atomic.Bool
+	hostname atomic.Pointer[string]
+	hostnameHead
 
 	registeredAt, seen, applied, appliedAt, refused atomic.Int64 // times in microseconds since 1970 UTC, 0 for unknown
 	interval                                        atomic.Int64 // nanoseconds
@@ -130,6 +131,7 @@ func (a *Agent) show() {
 	if shown := a.row.hostname.Load(); shown == nil || *shown != a.agent.Hostname {
 		hostname := a.agent.Hostname
 		a.row.hostname.Store(&hostname)
+		a.row.hostnameHead.store(hostname)
 	}
 }
 
