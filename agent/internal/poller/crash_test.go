@@ -212,14 +212,21 @@ func (h history) unhealed(w *world) string {
 // only gets what the controller published, the cache is the old state or the
 // new, and in the end all agree.
 func TestRun_AnyHistory(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		h := drawHistory(rt)
-		var fault string
-		synctest.Test(t, func(*testing.T) { fault = h.play() })
-		if fault != "" {
-			rt.Fatalf("%s", fault)
-		}
-	})
+	t.Parallel()
+	rounds := 10 // of 100 histories each
+	if testing.Short() {
+		rounds = 1
+	}
+	for range rounds {
+		rapid.Check(t, func(rt *rapid.T) {
+			h := drawHistory(rt)
+			var fault string
+			synctest.Test(t, func(*testing.T) { fault = h.play() })
+			if fault != "" {
+				rt.Fatalf("%s", fault)
+			}
+		})
+	}
 }
 
 // A crash before and after each single call of a publish, one by one.
