@@ -589,7 +589,7 @@ const docTemplate = `{
                         "Agent": []
                     }
                 ],
-                "description": "Answers 304 while If-None-Match (lists and * too) names the current one. An agent that reported the current version FAILED is not offered it again; and while agents run later versions than the store has, none that runs something is offered an older one.",
+                "description": "Answers 304 while If-None-Match (lists and * too) names the current one. An agent that reported the current version FAILED is not offered it again; and one that runs a later version than the store has keeps it until an admin decides.",
                 "produces": [
                     "application/json"
                 ],

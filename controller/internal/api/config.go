@@ -50,7 +50,7 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 // config answers a poll. It is the hot path: no database, no JSON, no log line.
 //
 //	@Summary		Fetch the current configuration
-//	@Description	Answers 304 while If-None-Match (lists and * too) names the current one. An agent that reported the current version FAILED is not offered it again; and while agents run later versions than the store has, none that runs something is offered an older one.
+//	@Description	Answers 304 while If-None-Match (lists and * too) names the current one. An agent that reported the current version FAILED is not offered it again; and one that runs a later version than the store has keeps it until an admin decides.
 //	@Tags			configuration
 //	@Produce		json
 //	@Security		Admin
@@ -95,7 +95,7 @@ func (a *API) config(c *call) error {
 			switch _, conflict := a.Configs.Conflict(); {
 			case !offer:
 				return withhold(c, held, "this agent's worker refused version %d, and nothing newer was published", current.Version)
-			case conflict && len(held) > 0: // who runs nothing loses nothing
+			case conflict && isAhead(held, current.Version):
 				return withhold(c, held, "this store ends at version %d, and agents run later ones: what they run stays, until an admin decides", current.Version)
 			}
 		}
@@ -123,6 +123,17 @@ func (a *API) ahead(held []string, newest int64) int64 {
 		return version
 	}
 	return 0
+}
+
+// isAhead reports whether an agent may run something later than the store's
+// newest version: its tag says so, or does not say what it runs. Who runs an
+// earlier version, or nothing, is not taken back by the newest.
+func isAhead(held []string, newest int64) bool {
+	if len(held) == 0 {
+		return false
+	}
+	version := models.VersionOf(held[0])
+	return version == 0 || version > newest
 }
 
 // withhold answers an agent that is not to be offered the current version: 304
