@@ -13,8 +13,8 @@ import (
 // A store that was restored from an older backup does not know the versions
 // that were published after it, but agents do. To offer them what it has would
 // take the fleet back, and nobody would have asked for it. So those that are
-// ahead keep what they run until an admin has published, or has told them to follow the store
-// again; and the next version is above all that were seen.
+// ahead keep what they run until an admin has published, or has told them to
+// follow the store again; and the next version is above all that were seen.
 
 // ReportedStore keeps what agents said of versions above the store's own.
 type ReportedStore interface {
