@@ -86,8 +86,10 @@ func (a *API) config(c *call) error {
 	h["Cache-Control"] = noCache
 	unchanged := etag.NoneMatch(held, current.ETag)
 	if self != nil {
-		runs := a.ahead(held, current.Version)
-		if names, listed := etag.Match(held, current.ETag); unchanged && names && listed && held[0] != "*" {
+		runs := int64(0)
+		if !unchanged {
+			runs = a.ahead(held, current.Version)
+		} else if names, listed := etag.Match(held, current.ETag); names && listed && held[0] != "*" {
 			runs = current.Version
 		}
 		offer := a.Agents.Poll(self, time.Now().UTC(), current.PollInterval, current.Version, runs)

@@ -118,20 +118,28 @@ func (r rows) all() iter.Seq[*row] {
 
 // show brings the agent's row up to date. The caller holds the agent's lock.
 func (a *Agent) show() {
-	a.row.registeredAt.Store(a.agent.RegisteredAt.UnixMicro())
-	a.row.seen.Store(a.agent.Seen().UnixMicro())
-	a.row.interval.Store(int64(a.agent.PollInterval))
-	a.row.applied.Store(a.agent.Applied)
-	a.row.refused.Store(a.agent.Refused.Version)
 	appliedAt := int64(0)
 	if !a.agent.AppliedAt.IsZero() {
 		appliedAt = a.agent.AppliedAt.UnixMicro()
 	}
-	a.row.appliedAt.Store(appliedAt)
+	set(&a.row.registeredAt, a.agent.RegisteredAt.UnixMicro())
+	set(&a.row.seen, a.agent.Seen().UnixMicro())
+	set(&a.row.interval, int64(a.agent.PollInterval))
+	set(&a.row.applied, a.agent.Applied)
+	set(&a.row.appliedAt, appliedAt)
+	set(&a.row.refused, a.agent.Refused.Version)
 	if shown := a.row.hostname.Load(); shown == nil || *shown != a.agent.Hostname {
 		hostname := a.agent.Hostname
 		a.row.hostname.Store(&hostname)
 		a.row.hostnameHead.store(hostname)
+	}
+}
+
+// set stores v where it is not there already: to look is cheaper, and most of
+// what a poll brings is known.
+func set(a *atomic.Int64, v int64) {
+	if a.Load() != v {
+		a.Store(v)
 	}
 }
 
