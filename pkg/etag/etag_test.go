@@ -88,6 +88,18 @@ func TestSingle(t *testing.T) {
 	}
 }
 
+func TestOf(t *testing.T) {
+	tag := etag.Of("a", "b")
+	if single, ok := etag.Single([]string{tag}); !ok || single != tag || tag != etag.Of("a", "b") {
+		t.Errorf("got %s, want one strong tag, the same for the same parts", tag)
+	}
+	for _, parts := range [][]string{{"ab"}, {"a", "c"}, {"b", "a"}, {"a", "b", ""}, {"a"}, nil} {
+		if other := etag.Of(parts...); other == tag {
+			t.Errorf("Of(%q) is that of other parts", parts)
+		}
+	}
+}
+
 // A list that holds the current tag in its proper form matches whatever stands
 // around it, and what has no quote and no star matches nothing.
 func FuzzNoneMatch(f *testing.F) {

@@ -1,6 +1,9 @@
 package models
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // What the controller tells an admin of the fleet, and takes from one beside
 // configurations.
@@ -133,7 +136,7 @@ func (r RollbackRequest) Validate() error {
 // lie behind now.
 func (r FreezeRequest) Validate(now time.Time) error {
 	var f check
-	f.that(r.Reason != "", "reason", "is missing: say why, for whoever is refused a publish")
+	f.that(strings.TrimSpace(r.Reason) != "", "reason", "is missing: say why, for whoever is refused a publish")
 	f.text("reason", r.Reason, MaxReasonBytes)
 	f.that(r.Until == nil || r.Until.After(now), "until", "is over already")
 	return f.err()

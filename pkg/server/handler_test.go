@@ -245,6 +245,18 @@ func TestReady_WithoutAReasonAgainst(t *testing.T) {
 	}
 }
 
+func TestStatus_TellsOfADetailWhereThereIsOne(t *testing.T) {
+	for want, status := range map[string]server.Status{
+		`{"status":"ready"}`:                     {Status: "ready"},
+		`{"status":"ready","detail":"conflict"}`: {Status: "ready", Detail: "conflict"},
+	} {
+		w := httptest.NewRecorder()
+		if err := server.WriteJSON(w, http.StatusOK, status); err != nil || w.Body.String() != want+"\n" {
+			t.Errorf("got %v, %s, want %s", err, w.Body, want)
+		}
+	}
+}
+
 func TestReady_NamesEveryReasonAgainst(t *testing.T) {
 	reasons := []models.FieldError{{Field: "database", Detail: "is locked"}, {Field: "configuration", Detail: "was never pushed"}}
 	w, _ := answer(server.Ready(func(*http.Request) []models.FieldError { return reasons }), httptest.NewRequest("GET", "/ready", nil))

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/base64"
+	"math"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -108,8 +109,12 @@ func agentQuery(c *call) (q service.Query, err error) {
 	if q.Status == allStatuses {
 		q.Status, q.All = "", true
 	}
-	q.Hostname = c.Query("hostname")
-	if q.Applied, err = number(c, "version", 0, 1<<62); err != nil {
+	hostname, named := c.GetQuery("hostname")
+	if named && hostname == "" {
+		return q, wire.Bad("hostname", "is empty; leave it out to see every host")
+	}
+	q.Hostname = hostname
+	if q.Applied, err = number(c, "version", 0, math.MaxInt64); err != nil {
 		return q, err
 	}
 	if cursor, ok := c.GetQuery("cursor"); ok {

@@ -131,11 +131,12 @@ func (a *API) ahead(held []string, newest int64) int64 {
 // newest version: its tag says so, or does not say what it runs. Who runs an
 // earlier version, or nothing, is not taken back by the newest.
 func isAhead(held []string, newest int64) bool {
-	if len(held) == 0 {
-		return false
+	for _, tags := range held {
+		if version := models.VersionOf(tags); version == 0 || version > newest {
+			return true
+		}
 	}
-	version := models.VersionOf(held[0])
-	return version == 0 || version > newest
+	return false
 }
 
 // withhold answers an agent that is not to be offered the current version: 304

@@ -1,9 +1,9 @@
 package api
 
-// Routes lists method and path of every route.
-func Routes() (routes [][2]string) {
+// Routes lists method, path and known parameters of every route.
+func Routes() (routes [][3]string) {
 	for _, r := range (&API{}).routes() {
-		routes = append(routes, [2]string{r.method, r.path})
+		routes = append(routes, [3]string{r.method, r.path, r.query})
 	}
 	return routes
 }

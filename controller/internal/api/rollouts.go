@@ -58,10 +58,10 @@ func (a *API) rollout(c *call) error {
 func gate(c *call) (wait time.Duration, share float64, isGate bool, err error) {
 	share = 1
 	if text, ok := c.GetQuery("wait"); ok {
-		wait, err = time.ParseDuration(text)
-		if seconds, bare := strconv.Atoi(text); bare == nil {
-			wait, err = time.Duration(seconds)*time.Second, nil
+		if _, bare := strconv.ParseInt(text, 10, 64); bare == nil {
+			text += "s"
 		}
+		wait, err = time.ParseDuration(text)
 		if err != nil || wait < 0 || wait > wire.MaxWait {
 			return 0, 0, false, wire.Bad("wait", "must be a duration such as 60s, at most %s", wire.MaxWait)
 		}
@@ -80,8 +80,5 @@ func gate(c *call) (wait time.Duration, share float64, isGate bool, err error) {
 // hold gives an answer more time than the server gives all others. A writer
 // without deadlines is not a server's.
 func hold(c *call, wait time.Duration) {
-	until := time.Now().Add(wait)
-	controller := http.NewResponseController(c.Writer)
-	_ = controller.SetReadDeadline(until.Add(server.ReadTimeout)) // net/http takes a read that fails meanwhile for the caller's leaving
-	_ = controller.SetWriteDeadline(until.Add(server.WriteTimeout))
+	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Now().Add(wait + server.WriteTimeout))
 }

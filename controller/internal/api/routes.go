@@ -29,8 +29,9 @@ type route struct {
 	handle func(*call) error
 }
 
-// Names is what no agent may be called: a path has it in the place of an id.
-var Names = []string{"summary", "resume"}
+// Names is what no agent may be called: a path has it in the place of an id, or
+// the audit trail in the place of a name.
+var Names = []string{"summary", "resume", "unknown", "controller", "INITIAL_URL"}
 
 func (a *API) routes() []route {
 	return []route{
