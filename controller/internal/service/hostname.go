@@ -40,7 +40,7 @@ func newHostPattern(pattern string) *hostPattern {
 
 func (p *hostPattern) matches(r *row) bool {
 	for i := range p.head {
-		if r.hostnameHead[i].Load()&p.mask[i] != p.head[i] {
+		if r.head[i].Load()&p.mask[i] != p.head[i] {
 			return false
 		}
 	}

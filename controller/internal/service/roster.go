@@ -34,7 +34,7 @@ type row struct {
 	live     *Agent
 	gone     atomic.Bool
 	hostname atomic.Pointer[string]
-	hostnameHead
+	head     hostnameHead
 
 	registeredAt, seen, applied, appliedAt, refused atomic.Int64 // times in microseconds since 1970 UTC, 0 for unknown
 	interval                                        atomic.Int64 // nanoseconds
@@ -131,7 +131,7 @@ func (a *Agent) show() {
 	if shown := a.row.hostname.Load(); shown == nil || *shown != a.agent.Hostname {
 		hostname := a.agent.Hostname
 		a.row.hostname.Store(&hostname)
-		a.row.hostnameHead.store(hostname)
+		a.row.head.store(hostname)
 	}
 }
 
