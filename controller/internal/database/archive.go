@@ -86,8 +86,9 @@ func (s *Snapshot) Agents(ctx context.Context) iter.Seq2[models.Agent, error] {
 
 // Filling puts rows into a store that is empty.
 type Filling struct {
-	tx  *sql.Tx
-	end models.Reported
+	tx     *sql.Tx
+	update *sql.Stmt // of an agent's presence
+	end    models.Reported
 }
 
 // ErrNotEmpty is the error of filling a store that holds something already.
@@ -105,11 +106,16 @@ func (db *DB) Fill(ctx context.Context, fill func(*Filling) error) error {
 		if rows > 0 {
 			return ErrNotEmpty
 		}
-		f := &Filling{tx: tx}
+		update, err := preparePresence(ctx, tx)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = update.Close() }()
+		f := &Filling{tx: tx, update: update}
 		if err := fill(f); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, `UPDATE store SET highest_reported = $1, resumed_below = $2`, f.end.Highest, f.end.ResumedBelow)
+		_, err = tx.ExecContext(ctx, `UPDATE store SET highest_reported = $1, resumed_below = $2`, f.end.Highest, f.end.ResumedBelow)
 		return err
 	}))
 }
@@ -151,10 +157,5 @@ func (f *Filling) Agent(ctx context.Context, a models.Agent) error {
 	if _, err := upsertAgent(ctx, f.tx, a); err != nil {
 		return err
 	}
-	update, err := preparePresence(ctx, f.tx)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = update.Close() }()
-	return updatePresence(ctx, update, a.ID, a.Presence)
+	return updatePresence(ctx, f.update, a.ID, a.Presence)
 }
