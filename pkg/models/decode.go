@@ -28,23 +28,33 @@ func Decode[T any](document []byte) (T, error) {
 	return v, nil
 }
 
+// DecodeOpen is Decode, but passes over members that are not known: those of a
+// document that a newer program may have written.
+func DecodeOpen[T any](document []byte) (T, error) {
+	var v T
+	if err := scan(document); err != nil {
+		return v, invalid(err)
+	}
+	if err := json.Unmarshal(document, &v); err != nil {
+		return v, invalid(err)
+	}
+	return v, nil
+}
+
 // DecodeConfig reads and validates a configuration as the controller serves
 // it. Fields that a newer controller may have added around the data are
 // passed over, but never one within it: half a configuration is not run.
 func DecodeConfig(document []byte) (Config, error) {
-	var envelope struct {
-		Version             int64          `json:"version"`
-		Data                jsontext.Value `json:"data"`
-		PollIntervalSeconds int            `json:"poll_interval_seconds"`
-	}
 	if len(document) > MaxBodyBytes {
 		return Config{}, Bad("", "document is longer than %d bytes", MaxBodyBytes)
 	}
-	if err := scan(document); err != nil {
-		return Config{}, invalid(err)
-	}
-	if err := json.Unmarshal(document, &envelope); err != nil {
-		return Config{}, invalid(err)
+	envelope, err := DecodeOpen[struct {
+		Version             int64          `json:"version"`
+		Data                jsontext.Value `json:"data"`
+		PollIntervalSeconds int            `json:"poll_interval_seconds"`
+	}](document)
+	if err != nil {
+		return Config{}, err
 	}
 	if len(envelope.Data) == 0 {
 		return Config{}, Bad("data", "is missing")

@@ -29,9 +29,32 @@ const (
 	// HeaderPollInterval repeats the poll interval, in whole seconds, on every
 	// answer to a poll, the ones without a body too.
 	HeaderPollInterval = "X-Poll-Interval-Seconds"
+	// HeaderSweepInterval is how often an agent polls while it hears of newer
+	// versions by push, in whole seconds; on every answer to a poll.
+	HeaderSweepInterval = "X-Sweep-Interval-Seconds"
+	// HeaderWait says that the answer to a poll was held, or would have been, and
+	// for how long at most, in whole seconds. It is missing where nothing is held.
+	HeaderWait = "X-Wait-Seconds"
+	// HeaderTransport is how whoever polls hears of newer versions at this moment.
+	HeaderTransport = "X-Transport"
 	// HeaderConfigVersion names the version that a hit was served with.
 	HeaderConfigVersion = "X-Config-Version"
 )
+
+// Transport is how an agent hears of a newer version.
+type Transport string
+
+// The transports. Polling is beneath all of them, and all that is left where
+// push is switched off or lost.
+const (
+	Polling  Transport = "poll"
+	LongPoll Transport = "longpoll"
+	Redis    Transport = "redis"
+	NATS     Transport = "nats"
+)
+
+// Transports are all of them.
+var Transports = []Transport{Polling, LongPoll, Redis, NATS}
 
 // Data is what a worker runs: the part of a configuration that the admin writes.
 type Data struct {
@@ -150,6 +173,7 @@ type Agent struct {
 	DesiredVersion *int64         `json:"desired_version"` // null until something is published
 	AppliedVersion *int64         `json:"applied_version"` // null until its worker accepted one
 	LastAttempt    *Attempt       `json:"last_attempt"`
+	Transport      *Transport     `json:"transport" enums:"poll,longpoll,redis,nats"` // null until it said so in a poll
 }
 
 // WorkerConfig is what an agent pushes to its worker. A push by hand may leave

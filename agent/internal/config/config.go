@@ -20,9 +20,10 @@ type Settings struct {
 	WorkerURL          string          `setting:"WORKER_URL" default:"http://localhost:8082" usage:"the worker that this agent feeds"`
 	WorkerToken        settings.Secret `setting:"WORKER_TOKEN" usage:"the worker's own WORKER_TOKEN; may stay empty for a worker on this machine"`
 	CacheFile          string          `setting:"CACHE_FILE" default:"./agent_config.cache" usage:"file that keeps this agent's identity and the last good configuration"`
-	Ephemeral          bool            `setting:"EPHEMERAL" default:"false" usage:"true for an agent that will not come back: it takes itself off the controller's list when it ends"`
-	LogLevel           string          `setting:"LOG_LEVEL" default:"info" usage:"error, warn, info or debug"`
-	LogFormat          string          `setting:"LOG_FORMAT" default:"auto" usage:"text, json, or auto: text on a terminal, else json"`
+	settings.Push
+	Ephemeral bool   `setting:"EPHEMERAL" default:"false" usage:"true for an agent that will not come back: it takes itself off the controller's list when it ends"`
+	LogLevel  string `setting:"LOG_LEVEL" default:"info" usage:"error, warn, info or debug"`
+	LogFormat string `setting:"LOG_FORMAT" default:"auto" usage:"text, json, or auto: text on a terminal, else json"`
 }
 
 // Validate names every setting that cannot be used.
@@ -34,6 +35,7 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckServer("WORKER_URL", s.WorkerURL)
 	faults.CheckBearer("WORKER_TOKEN", s.WorkerToken)
 	faults.Check(strings.TrimSpace(s.CacheFile) != "", "CACHE_FILE", "is empty; name a file that this agent may write")
+	faults = append(faults, s.Push.Validate()...)
 	faults.CheckLog(s.LogLevel, s.LogFormat)
 	return faults
 }

@@ -25,6 +25,11 @@ type Settings struct {
 	DefaultPollInterval int    `setting:"DEFAULT_POLL_INTERVAL" default:"30" usage:"seconds between two polls of an agent, until a publish says otherwise"`
 	InitialURL          string `setting:"INITIAL_URL" usage:"URL to publish as version 1 where nothing was ever published"`
 
+	settings.Push
+	// What the controller can serve: agents are let go, and told to come, no faster.
+	PushRate      int           `setting:"PUSH_RATE" default:"20000" usage:"agents a second that fetch a newer version at most; with a larger fleet they are spread over as many seconds as it takes"`
+	SweepInterval time.Duration `setting:"SWEEP_INTERVAL" default:"5m" usage:"how often agents poll all the same while a broker tells them of newer versions"`
+
 	InactiveAfter time.Duration `setting:"INACTIVE_AFTER" default:"168h" usage:"how long an agent is unseen before it is inactive: out of lists and rollouts, unless asked for"`
 	PruneAfter    time.Duration `setting:"PRUNE_AFTER" default:"0s" usage:"how long an agent is unseen before it is removed; 0s for never. It registers again should it come back"`
 
@@ -45,6 +50,9 @@ const (
 	knownAdminPassword = "admin123"
 )
 
+// maxPushRate is beyond what one machine serves.
+const maxPushRate = 1_000_000
+
 // PollInterval is DefaultPollInterval as a duration.
 func (s *Settings) PollInterval() time.Duration {
 	return time.Duration(s.DefaultPollInterval) * time.Second
@@ -61,6 +69,10 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckDefault(s.Host, "ADMIN_PASSWORD", s.AdminPassword, knownAdminPassword, knownAgentPassword)
 	faults.Check(s.PollInterval() >= models.MinPollInterval && s.PollInterval() <= models.MaxPollInterval,
 		"DEFAULT_POLL_INTERVAL", "is %d; it must be %.0f to %.0f seconds", s.DefaultPollInterval, models.MinPollInterval.Seconds(), models.MaxPollInterval.Seconds())
+	faults = append(faults, s.Push.Validate()...)
+	faults.Check(s.PushRate >= 1 && s.PushRate <= maxPushRate, "PUSH_RATE", "is %d; it must be 1 to %d", s.PushRate, maxPushRate)
+	faults.Check(s.SweepInterval >= models.MinPollInterval && s.SweepInterval <= models.MaxPollInterval && s.SweepInterval%time.Second == 0,
+		"SWEEP_INTERVAL", "is %s; it must be whole seconds, 1s to 24h", s.SweepInterval)
 	faults.Check(s.InactiveAfter >= time.Minute, "INACTIVE_AFTER", "is %s; it must be 1m or more", s.InactiveAfter)
 	faults.Check(s.PruneAfter == 0 || s.PruneAfter >= time.Minute, "PRUNE_AFTER", "is %s; it must be 1m or more, or 0s for never", s.PruneAfter)
 	if s.InitialURL != "" {

@@ -1,0 +1,92 @@
+// Package notify carries the hint that a newer version exists from the
+// controller to its agents, over a broker. A hint names a version and holds
+// nothing of it: it may be lost, doubled, late or forged, and the worst that
+// comes of it is one fetch too many, or one poll interval of delay.
+//
+// Each driver is a package beside this one, named for its broker. It knows how
+// to send and to hear bytes, and nothing of what they say.
+package notify
+
+import (
+	"context"
+	"time"
+
+	"github.com/fleetconf/fleetconf/pkg/models"
+)
+
+// Subject is where hints are broadcast: a Redis channel, a NATS subject.
+const Subject = "fleetconf.config"
+
+const (
+	// MaxBytes is the longest message that is read as a hint.
+	MaxBytes = 1 << 10
+	// maxETagBytes is the longest ETag within it.
+	maxETagBytes = 256
+)
+
+// Hint says that a version exists.
+type Hint struct {
+	Version int64  `json:"version"`
+	ETag    string `json:"etag"`
+	// SpreadMS is the time in milliseconds over which those who hear this are to
+	// spread their fetches, so that the controller can serve all of them.
+	SpreadMS int64 `json:"spread_ms"`
+}
+
+// Spread is SpreadMS as a duration, whatever was said for it.
+func (h Hint) Spread() time.Duration {
+	return time.Duration(min(max(h.SpreadMS, 0), maxSpread.Milliseconds())) * time.Millisecond
+}
+
+// maxSpread is the longest that a hint can spread the fetches of a fleet: the
+// time between two sweeps, which need no hint.
+const maxSpread = 5 * time.Minute
+
+// Encode writes a hint as a message.
+func (h Hint) Encode() ([]byte, error) { return models.Encode(h) }
+
+// Decode reads a message. The error is a *models.Invalid that says why it is no
+// hint. Members that a newer controller may have added are passed over.
+func Decode(message []byte) (Hint, error) {
+	if len(message) > MaxBytes {
+		return Hint{}, models.Bad("", "message is longer than %d bytes", MaxBytes)
+	}
+	h, err := models.DecodeOpen[Hint](message)
+	switch {
+	case err != nil:
+		return Hint{}, err
+	case h.Version < 1:
+		return Hint{}, models.Bad("version", "must be 1 or more")
+	case len(h.ETag) > maxETagBytes:
+		return Hint{}, models.Bad("etag", "is longer than %d bytes", maxETagBytes)
+	}
+	return h, nil
+}
+
+// Announcer sends messages to all who listen at that moment.
+type Announcer interface {
+	// Announce returns nil when the broker has taken the message, which says
+	// nothing of who heard it. It returns when ctx ends.
+	Announce(ctx context.Context, message []byte) error
+	Close() error
+}
+
+// Subscriber listens to what is announced.
+type Subscriber interface {
+	// Run tells r what it hears until ctx ends, and then returns nil. It never
+	// gives up: a connection that is lost, or never was, is tried again for ever,
+	// at moments that differ from one process to the next.
+	Run(ctx context.Context, r Receiver) error
+}
+
+// Receiver is told by a Subscriber, one call at a time. Calls return at once.
+type Receiver interface {
+	// Subscribed: what is announced from now on is heard. What was announced
+	// before was missed.
+	Subscribed()
+	// Lost: nothing is heard until Subscribed. It is told once for each loss,
+	// also when there is no connection to begin with. The error holds no secret.
+	Lost(err error)
+	// Heard: a message came, anybody's. It must not be kept.
+	Heard(message []byte)
+}
