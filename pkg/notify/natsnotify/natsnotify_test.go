@@ -9,8 +9,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"go.uber.org/goleak"
 
+	"github.com/fleetconf/fleetconf/pkg/notify/drivertest"
 	"github.com/fleetconf/fleetconf/pkg/notify/natsnotify"
-	"github.com/fleetconf/fleetconf/pkg/notify/notifytest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -48,11 +48,11 @@ func open(t *testing.T, o natsnotify.Options) *natsnotify.Driver {
 	return driver
 }
 
-var broker = notifytest.Broker{
+var broker = drivertest.Broker{
 	Start: func(t *testing.T, address, password string) func() {
 		return start(t, address, server.Options{Username: "fleet", Password: password})
 	},
-	New: func(t *testing.T, address, password string) notifytest.Driver {
+	New: func(t *testing.T, address, password string) drivertest.Driver {
 		o := natsnotify.Options{URL: "nats://" + address}
 		if password != "" {
 			o.Username, o.Password = "fleet", password
@@ -60,7 +60,7 @@ var broker = notifytest.Broker{
 		return open(t, o)
 	},
 	Confirms: []string{`INFO {"server_id":"x","max_payload":1048576}` + "\r\n", "PONG\r\n", "PONG\r\n"},
-	Lies: map[string]notifytest.Lie{
+	Lies: map[string]drivertest.Lie{
 		"a message of many gigabytes": {Says: "MSG fleetconf.config 1 99999999999\r\n", Rest: "x", Error: "sends too much"},
 		"a message of a gigabyte":     {Says: "MSG fleetconf.config 1 999999999\r\n", Error: "sends too much"},
 		"a message without an end":    {Says: "MSG fleetconf.config 1 1\r\n", Rest: "x", Error: "sends too much"},

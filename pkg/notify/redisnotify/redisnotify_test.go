@@ -12,7 +12,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/fleetconf/fleetconf/pkg/notify/notifytest"
+	"github.com/fleetconf/fleetconf/pkg/notify/drivertest"
 	"github.com/fleetconf/fleetconf/pkg/notify/redisnotify"
 )
 
@@ -70,15 +70,15 @@ func open(t *testing.T, address, caFile string) *redisnotify.Driver {
 	return driver
 }
 
-var broker = notifytest.Broker{
+var broker = drivertest.Broker{
 	Start: func(t *testing.T, address, password string) func() {
 		return start(t, address, "--requirepass", password)
 	},
-	New: func(t *testing.T, address, password string) notifytest.Driver {
+	New: func(t *testing.T, address, password string) drivertest.Driver {
 		return open(t, (&url.URL{Scheme: "redis", Host: address, User: url.UserPassword("", password)}).String(), "")
 	},
 	Confirms: []string{"", "-ERR unknown command\r\n", "*3\r\n$9\r\nsubscribe\r\n$16\r\nfleetconf.config\r\n:1\r\n"},
-	Lies: map[string]notifytest.Lie{
+	Lies: map[string]drivertest.Lie{
 		"a message of many gigabytes": {Says: "*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$99999999999\r\n", Rest: "x", Error: "sends too much"},
 		"a message of a gigabyte":     {Says: "*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$999999999\r\n", Error: "sends too much"},
 		"a billion replies in one":    {Says: "*999999999\r\n", Rest: "$1\r\nx\r\n", Error: "sends too much"},
