@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -81,6 +82,9 @@ func New(o Options) (*Driver, error) {
 		d.options = append(d.options, nkey)
 	}
 	if o.CredsFile != "" {
+		if _, err := os.Stat(o.CredsFile); err != nil {
+			return nil, err
+		}
 		d.options = append(d.options, nats.UserCredentials(o.CredsFile))
 	}
 	if o.CAFile != "" {
