@@ -83,7 +83,8 @@ func (c *Conn) judge(read []byte) bool {
 			return len(c.line) <= maxLine
 		}
 		c.line = append(c.line, read[:end]...)
-		if bytes.IndexByte(c.line, '\r') != len(c.line)-1 || !c.follow(c.line[:len(c.line)-1]) {
+		line, ended := bytes.CutSuffix(c.line, []byte("\r"))
+		if !ended || bytes.IndexByte(line, '\r') >= 0 || !c.follow(line) {
 			return false
 		}
 		c.line, read = c.line[:0], read[end+1:]

@@ -42,13 +42,14 @@ func TestConn_JudgesWhatABrokerSays(t *testing.T) {
 		ok   bool
 	}{
 		"lines and bytes":                  {"hello\r\n5 bytes\r\n\r\n\r\n\r\r\n0 bytes\r\n\r\nbye\r\n", true},
-		"a length within bytes":            {"22 bytes\r\n\r\n9999999999999 bytes\r\n\r\n", true},
+		"a length within bytes":            {"21 bytes\r\n\r\n9999999999999 bytes\r\n", true},
 		"as much as may be":                {"1048000 bytes\r\n" + strings.Repeat("x", 1048000) + "\r\n", true},
 		"more than there should be":        {"1048577 bytes\r\n", false},
 		"a length past 64 bits":            {"99999999999999999999999 bytes\r\n", false},
 		"a negative length":                {"-1 bytes\r\n", false},
 		"bytes longer than they were said": {"1 bytes\r\nxx\r\n", false},
 		"a line within a line":             {"5\r12 bytes\r\n", false},
+		"nothing but an end of a line":     {"\n", false},
 		"half an end of a line":            {"hello\nbye\r\n", false},
 		"a line without an end":            {strings.Repeat("x", 65<<10), false},
 		"many lines and nothing heard":     {strings.Repeat("hello\r\n", 150_000), false},

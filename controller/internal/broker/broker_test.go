@@ -197,7 +197,7 @@ func TestClose_AgentsComeBack(t *testing.T) {
 	r.Subscribed(t)
 	a := announcer(t, b)
 	_ = b.Close()
-	r.Lost(t)
+	_ = r.Lost(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := a.Announce(ctx, []byte("nobody")); err == nil || ctx.Err() != nil {

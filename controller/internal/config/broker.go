@@ -63,7 +63,7 @@ func (s *Settings) validateEmbedded() (faults settings.Faults) {
 	faults.CheckPair("NATS_TLS_CERT_FILE", s.CertFile, "NATS_TLS_KEY_FILE", s.KeyFile)
 	faults.CheckPair("NATS_CLUSTER_USERNAME", s.ClusterUsername, "NATS_CLUSTER_PASSWORD", s.ClusterPassword.Reveal())
 	faults.Check(isLocal(s.Listen) || s.NATSPassword != "" || s.NATSToken != "", "NATS_LISTEN",
-		"is %s, which other machines can reach; set NATS_USERNAME and NATS_PASSWORD, or NATS_TOKEN, here and in the agents, or NATS_LISTEN to 127.0.0.1:4222", s.Broker.Listen)
+		"is %s, which other machines can reach; set NATS_USERNAME and NATS_PASSWORD, or NATS_TOKEN, here and in the agents, or NATS_LISTEN to 127.0.0.1:4222", s.Listen)
 	faults.Check(s.ClusterListen == "" || isLocal(s.ClusterListen) || s.ClusterPassword != "", "NATS_CLUSTER_LISTEN",
 		"is %s, which other machines can reach; set NATS_CLUSTER_USERNAME and NATS_CLUSTER_PASSWORD, the same in all controllers", s.ClusterListen)
 	faults.Check(s.ClusterListen != "" || s.ClusterRoutes == "", "NATS_CLUSTER_LISTEN", "is empty, and NATS_CLUSTER_ROUTES is set; set both or none")

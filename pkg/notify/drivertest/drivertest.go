@@ -120,7 +120,7 @@ func (b Broker) comesBack(t *testing.T) {
 	r.Heard(t, "before")
 	for _, message := range []string{"one", "two"} {
 		stop()
-		r.Lost(t)
+		_ = r.Lost(t)
 		stop = b.Start(t, address, Password)
 		r.Subscribed(t)
 		notifytest.Announce(t, driver, message)
@@ -135,7 +135,7 @@ func (b Broker) flaps(t *testing.T) {
 	r.Subscribed(t)
 	for i := range 3 {
 		proxy.Stop()
-		r.Lost(t)
+		_ = r.Lost(t)
 		if err := proxy.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -157,7 +157,7 @@ func (b Broker) hangs(t *testing.T) {
 	if err := driver.Announce(ctx, []byte("nobody")); err == nil || !strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
 		t.Errorf("Announce: got %v, want the end of its context", err)
 	}
-	r.Lost(t) // a ping was not answered
+	_ = r.Lost(t) // a ping was not answered
 	cure(t, proxy, "up")
 	cure(t, proxy, "down")
 	r.Subscribed(t)
@@ -183,7 +183,7 @@ func (b Broker) cut(t *testing.T) {
 	driver := b.New(t, proxy.Listen, Password)
 	poison(t, proxy, `{"name":"cut","type":"limit_data","stream":"downstream","attributes":{"bytes":3}}`)
 	r := notifytest.Listen(t, driver)
-	r.Lost(t)
+	_ = r.Lost(t)
 	if err := driver.Announce(t.Context(), []byte("cut")); err == nil {
 		t.Error("an announcement whose acknowledgement was cut off was taken")
 	}
@@ -239,7 +239,7 @@ func (b Broker) lies(t *testing.T, lie Lie) {
 // liar listens, and says to everybody what it is told to say.
 func (b Broker) liar(t *testing.T, confirms []string, lie Lie) (address string) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -131,7 +131,7 @@ func (d *dialer) heard() {
 
 func (d *Driver) connect(ctx context.Context) (*nats.Conn, *dialer, error) {
 	dialer := &dialer{ctx: ctx}
-	options := append(d.options[:len(d.options):len(d.options)], nats.SetCustomDialer(dialer))
+	options := append([]nats.Option{nats.SetCustomDialer(dialer)}, d.options...)
 	conn, err := nats.Connect(d.url, options...)
 	return conn, dialer, err
 }
