@@ -103,18 +103,21 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	if err := publishInitial(ctx, configs, set.InitialURL, log); err != nil {
 		return err
 	}
+	waiters := service.NewWaiters(configs, agents, set.PushRate)
 	handler := api.New(api.Options{
-		Configs:      configs,
-		Agents:       agents,
-		Rollouts:     service.NewRollouts(configs, agents, db),
-		Trail:        trail,
-		Store:        db,
-		Draining:     ctx.Done(),
-		AgentName:    set.AgentUsername,
-		AgentAccount: auth.NewAccount(set.AgentUsername, set.AgentPassword.Reveal()),
-		AdminName:    set.AdminUsername,
-		AdminAccount: auth.NewAccount(set.AdminUsername, set.AdminPassword.Reveal()),
-		Log:          log,
+		Configs:       configs,
+		Agents:        agents,
+		Rollouts:      service.NewRollouts(configs, agents, db),
+		Trail:         trail,
+		Waiters:       waiters,
+		SweepInterval: set.SweepInterval,
+		Store:         db,
+		Draining:      ctx.Done(),
+		AgentName:     set.AgentUsername,
+		AgentAccount:  auth.NewAccount(set.AgentUsername, set.AgentPassword.Reveal()),
+		AdminName:     set.AdminUsername,
+		AdminAccount:  auth.NewAccount(set.AdminUsername, set.AdminPassword.Reveal()),
+		Log:           log,
 	})
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", settings.Address(set.Host, set.Port))
 	if err != nil {
@@ -127,6 +130,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	group.Go(func() error { return agents.Run(serving) })
 	group.Go(func() error { return configs.Run(serving) })
 	group.Go(func() error { return trail.Run(serving) })
+	group.Go(func() error { return waiters.Run(ctx) })
 	group.Go(func() error { defer served(); return server.Serve(ctx, listener, handler, log) })
 	return group.Wait()
 }

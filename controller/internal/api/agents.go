@@ -67,6 +67,7 @@ func (a *API) register(c *call) error {
 //	@Param		cursor	query		string	false	"where the page before ended; Link has it"
 //	@Param		status	query		string	false	"only agents in this state; without it, or with all, in any, but without it no inactive ones"	Enums(online, stale, offline, inactive, failed, conflict, all)
 //	@Param		version	query		int		false	"only agents that have applied this version"
+//	@Param		transport	query	string	false	"only agents that hear of a newer version in this way now"	Enums(poll, longpoll, redis, nats)
 //	@Param		hostname	query	string	false	"only agents on this host; a * at the end stands for anything"
 //	@Success	200		{array}		wire.Agent
 //	@Header		200		{string}	Link			"rel=next: the next page"
@@ -108,6 +109,9 @@ func agentQuery(c *call) (q service.Query, err error) {
 	}
 	if q.Status == allStatuses {
 		q.Status, q.All = "", true
+	}
+	if q.Hears, err = oneOf(c, "transport", models.Transports); err != nil {
+		return q, err
 	}
 	hostname, named := c.GetQuery("hostname")
 	if named && hostname == "" {
@@ -160,7 +164,7 @@ func (a *API) agent(c *call) error {
 
 // summary counts the agents.
 //
-//	@Summary	How many agents there are, by status and by what they run
+//	@Summary	How many agents there are, by status, by what they run and by transport
 //	@Tags		agents
 //	@Produce	json
 //	@Security	Admin

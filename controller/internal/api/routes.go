@@ -49,7 +49,7 @@ func (a *API) routes() []route {
 		{"DELETE", "/api/v1/freeze", administering, "", a.unfreeze},
 		{"GET", "/api/v1/audit", administering, "limit before action", a.audit},
 
-		{"GET", "/api/v1/agents", administering, "limit cursor status version hostname", a.agents},
+		{"GET", "/api/v1/agents", administering, "limit cursor status version transport hostname", a.agents},
 		{"GET", "/api/v1/agents/summary", administering, "", a.summary},
 		{"POST", "/api/v1/agents/resume", administering, "", a.resume},
 		{"GET", "/api/v1/agents/:id", administering, "", a.agent},
