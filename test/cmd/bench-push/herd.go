@@ -73,7 +73,7 @@ func (b *bench) measureHerd(w io.Writer) (lost int, err error) {
 %s agents long-poll. Requests are those that found a controller. Lost is who did not run a version that was published after all were back, or after
 %s.
 
-`, b.away, grouped(int64(s.agents)), returnPatience)
+`, span(b.away), grouped(int64(s.agents)), span(returnPatience))
 	t := newTable("agents", "steady requests/s", "peak requests in a second", "peak to steady", "all back after", "lost")
 	t.row(grouped(int64(s.agents)), fmt.Sprintf("%.1f", rate), grouped(int64(peak)), ratio, allBack, grouped(int64(lost)))
 	t.print(w)

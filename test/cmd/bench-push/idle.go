@@ -112,7 +112,7 @@ What an agent takes to which nothing happens: %s agents of each transport, watch
 state of a long poll, which waits for 300 s; a real agent begins with 55 s. CPU time is that of the controller above one to which nobody is
 connected. Bytes are those of IP packets both ways, keepalive probes and bare acknowledgements among them; payload is what TCP carried.
 
-`, grouped(agents), took.Round(time.Second))
+`, grouped(agents), span(took.Round(time.Second)))
 	t.print(w)
 	printNotes(w, notes)
 	return lost

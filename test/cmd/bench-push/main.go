@@ -205,8 +205,12 @@ func (b *bench) fits() error {
 		return fmt.Errorf("raise the limit of open files: %w", err)
 	}
 	b.files = int(min(limit.Cur, 1<<20))
-	if most := slices.Max(b.sizes()); most+2*spareFiles > b.files || 2*len(b.transports)*b.idleAgents+spareFiles > b.files {
-		return fmt.Errorf("%d agents do not fit into %d open files: raise the limit (ulimit -Hn), or see --help for how to measure with fewer", most, b.files)
+	need := slices.Max(b.sizes()) + 2*spareFiles
+	if slices.Contains(b.parts, "idle") {
+		need = max(need, 2*len(b.transports)*b.idleAgents+spareFiles)
+	}
+	if need > b.files {
+		return fmt.Errorf("so many agents take %d open files, and the limit is %d: raise it (ulimit -Hn), or measure with fewer; --help says how", need, b.files)
 	}
 	if _, err := exec.LookPath(b.controller); err != nil {
 		return fmt.Errorf("%w; build it with: make controller", err)
@@ -225,9 +229,11 @@ func (b *bench) kept(n int) int { return min(n, b.files-2*spareFiles-n) }
 
 // sizes are the fleets that are needed, from the smallest to the largest.
 func (b *bench) sizes() []int {
-	sizes := slices.Concat(b.agents, []int{b.idleAgents, b.herdAgents})
-	if !slices.Contains(b.parts, "herd") {
-		sizes = sizes[:len(sizes)-1]
+	var sizes []int
+	for part, needs := range map[string][]int{"publish": b.agents, "idle": {b.idleAgents}, "herd": {b.herdAgents}} {
+		if slices.Contains(b.parts, part) {
+			sizes = append(sizes, needs...)
+		}
 	}
 	slices.Sort(sizes)
 	return slices.Compact(sizes)
@@ -237,9 +243,9 @@ func (b *bench) sizes() []int {
 func (b *bench) head(w io.Writer) {
 	build := "unknown build"
 	if out, err := exec.CommandContext(b.ctx, b.controller, "--version").Output(); err == nil {
-		build = strings.TrimSpace(string(out))
+		build, _, _ = strings.Cut(strings.TrimSpace(string(out)), " (")
 	}
-	fmt.Fprintf(w, "%d cores%s, %s/%s, %s, %s; %s. All processes and all agents on this one machine, over loopback.\n", runtime.NumCPU(), processor(),
+	fmt.Fprintf(w, "%d cores%s, %s/%s, %s, %s, %s. All processes and all agents on this one machine, over loopback.\n", runtime.NumCPU(), processor(),
 		runtime.GOOS, runtime.GOARCH, runtime.Version(), time.Now().UTC().Format(time.DateOnly), build)
 	if b.quick {
 		fmt.Fprintln(w, "\nA quick run: it shows that the program works, and its figures say little.")

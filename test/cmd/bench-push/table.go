@@ -52,9 +52,18 @@ func printNotes(w io.Writer, notes []string) {
 // label is what the tables call a transport.
 func (b *bench) label(transport string) string {
 	if transport == string(swarm.None) {
-		return fmt.Sprintf("polling, %s", b.interval)
+		return fmt.Sprintf("polling, %s", span(b.interval))
 	}
 	return transport
+}
+
+// span writes a duration without the zeroes at its end.
+func span(d time.Duration) string {
+	text := d.String()
+	if short, ok := strings.CutSuffix(text, "m0s"); ok {
+		text = short + "m"
+	}
+	return text
 }
 
 // grouped writes a number as 1,234,567.

@@ -121,8 +121,11 @@ func (a *agent) listen() error {
 		return cut(err)
 	}
 	a.insist()
-	now := time.Now()
-	sweepAt, pingAt := now.Add(random(swept(a.sweep))), now.Add(random(pingEvery))
+	// As if the last fetch had been at any moment since the last sweep.
+	now, period := time.Now(), swept(a.sweep)
+	ago := random(period)
+	a.spokeAt = now.Add(-ago)
+	sweepAt, pingAt := now.Add(period-ago), now.Add(random(pingEvery))
 	for a.ctx.Err() == nil {
 		wake := earlier(sweepAt, pingAt)
 		if a.controller != nil {

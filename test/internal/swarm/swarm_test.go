@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -88,8 +89,9 @@ func TestSwarm_ComesBack(t *testing.T) {
 	for _, n := range s.Requests(s.began, time.Now().Add(time.Second)) {
 		sum += n
 	}
-	if got := c.requests(); sum != got {
-		t.Errorf("got %d requests by the agents' count, want %d by the controller's", sum, got)
+	// Some were on their way when the controller crashed.
+	if got := c.requests(); sum < got || sum > got+agents {
+		t.Errorf("got %d requests by the agents' count, and %d by the controller's", sum, got)
 	}
 }
 
@@ -111,7 +113,7 @@ func TestReadAnswer(t *testing.T) {
 	if a, err := readAnswer(r); err != nil || a.status != 503 || a.retryAfter != 7*time.Second {
 		t.Errorf("got %+v, %v; want 503 with Retry-After", a, err)
 	}
-	if _, err := readAnswer(r); err != io.EOF {
+	if _, err := readAnswer(r); !errors.Is(err, io.EOF) {
 		t.Errorf("got %v, want EOF", err)
 	}
 }
