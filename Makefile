@@ -52,7 +52,7 @@ bench: build ## Run the benchmarks
 	go test -run '^$$' -bench . -benchmem -tags $(TAGS) work
 
 .PHONY: bench-push
-bench-push: controller ## Measure push against polling, 25 minutes; QUICK=1 to try it, IDLE=10m
+bench-push: controller ## Measure push against polling, in 20 minutes (IDLE=10m; QUICK=1 to try it)
 	go build -o bin/bench-push ./test/cmd/bench-push
 	bin/bench-push $(if $(IDLE),-idle $(IDLE)) $(if $(QUICK),-quick) $(BENCHFLAGS)
 

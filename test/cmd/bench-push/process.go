@@ -24,7 +24,7 @@ type process struct {
 }
 
 // inherited are the settings that who measures may want to vary.
-var inherited = []string{"PUSH_RATE", "SWEEP_INTERVAL", "GOMAXPROCS", "GOGC", "GOMEMLIMIT"}
+var inherited = []string{"PUSH_RATE", "SWEEP_INTERVAL", "LIMIT_REGISTER", "LIMIT_CONFIG", "LIMIT_STATUS", "GOMAXPROCS", "GOGC", "GOMEMLIMIT"}
 
 // launch starts a program with a log file of that name.
 func (b *bench) launch(name, program string, args, env []string) (*process, error) {
