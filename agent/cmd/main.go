@@ -59,11 +59,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	agent := poller.New(poller.Parts{
-		Source: controller.New(s.ControllerURL, s.ControllerUsername, s.ControllerPassword.Reveal()),
+		Source: controller.New(s.ControllerURL, s.ControllerUsername, s.ControllerPassword.Reveal(), s.Push.Transport != settings.PushNone),
 		Sink:   worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
 		Cache:  cache.New(s.CacheFile),
 		Self:   self(),
 		Log:    log,
+
+		Transport: transports[s.Push.Transport],
 
 		Ephemeral: s.Ephemeral,
 	})
@@ -76,6 +78,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	g.Go(func() error { return agent.Run(ctx) })
 	g.Go(func() error { return server.Serve(ctx, ln, status.Handler(agent.Status, log), log) })
 	return g.Wait()
+}
+
+// transports are the values of PUSH.
+var transports = map[string]models.Transport{
+	settings.PushLongPoll: models.LongPoll, settings.PushRedis: models.Redis, settings.PushNATS: models.NATS, settings.PushNone: models.Polling,
 }
 
 // self is what this agent says of itself when it registers.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
@@ -119,7 +120,9 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		AdminAccount:  auth.NewAccount(set.AdminUsername, set.AdminPassword.Reveal()),
 		Log:           log,
 	})
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", settings.Address(set.Host, set.Port))
+	// No keep-alive probes: thousands of connections that only wait would cost more
+	// than all else. Every wait has an end, and so has a peer that is gone.
+	listener, err := (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", settings.Address(set.Host, set.Port))
 	if err != nil {
 		return fmt.Errorf("%w; set HOST and PORT to an address that is free", err)
 	}
@@ -131,9 +134,13 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	group.Go(func() error { return configs.Run(serving) })
 	group.Go(func() error { return trail.Run(serving) })
 	group.Go(func() error { return waiters.Run(ctx) })
-	group.Go(func() error { defer served(); return server.Serve(ctx, listener, handler, log) })
+	group.Go(func() error { defer served(); return server.ServeKeeping(ctx, listener, handler, keepFor, log) })
 	return group.Wait()
 }
+
+// keepFor is how long an idle connection of an agent is kept: from one of its
+// sweeps to the next, unless somebody sets SWEEP_INTERVAL to more.
+const keepFor = 8 * time.Minute
 
 // publishInitial publishes the URL of the settings where nothing was ever
 // published.

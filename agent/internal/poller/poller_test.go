@@ -838,7 +838,7 @@ func TestRun_NoETag(t *testing.T) {
 
 func TestStatus_BeforeAnything(t *testing.T) {
 	w := scenario{}.world()
-	want := models.Status{Transport: "poll", PollIntervalSeconds: 30, Cache: models.CacheStatus{Writable: true}}
+	want := models.Status{Transport: "poll", Push: models.PushStatus{Transport: "poll"}, PollIntervalSeconds: 30, Cache: models.CacheStatus{Writable: true}}
 	if diff := cmp.Diff(want, w.Status()); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
 	}
@@ -864,10 +864,10 @@ func TestEarly(t *testing.T) {
 		w := scenario{controller: &fakeController{down: always}}.world()
 		f := &follower{Poller: w.Poller, retry: backoff.New(time.Hour, time.Hour)}
 		wake(w.back) // from before the outage: it says nothing of now
-		_ = f.outage(t.Context(), errOutage)
+		r := f.outage(t.Context(), errOutage)
 		began := time.Now()
 		time.AfterFunc(time.Second, func() { w.acknowledged(wire.Report{Version: 1}, nil); wake(w.back) })
-		if !pause(t.Context(), time.Hour, f.early) || time.Since(began) != time.Second {
+		if !f.rest(t.Context(), rest{wait: time.Hour, early: r.early}) || time.Since(began) != time.Second {
 			t.Errorf("waited %s, want until the report was taken", time.Since(began))
 		}
 	})

@@ -70,11 +70,11 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 //	@Failure		404				{object}	problem.Problem	"nothing was ever published"
 //	@Router			/api/v1/config [get]
 func (a *API) config(c *call) error {
-	wait, err := a.wait(c)
+	wait, asked, err := a.wait(c)
 	if err != nil {
 		return err
 	}
-	p := poll{a: a, self: c.self, held: c.Request.Header["If-None-Match"], transport: transportOf(c.Request.Header, wait)}
+	p := poll{a: a, self: c.self, held: c.Request.Header["If-None-Match"], transport: transportOf(c.Request.Header, asked)}
 	if wait == 0 {
 		err = p.judge(0)
 	} else {
@@ -91,30 +91,32 @@ func (a *API) config(c *call) error {
 	return p.answer(c)
 }
 
-// wait is how long the answer to a poll is to be held; 0 for not at all.
-func (a *API) wait(c *call) (time.Duration, error) {
+// wait is how long the answer to a poll is to be held, where the caller asked for
+// that and answers are held. Who asks for 0 learns that they are.
+func (a *API) wait(c *call) (wait time.Duration, asked bool, err error) {
 	if c.Request.URL.RawQuery == "" {
-		return 0, nil
+		return 0, false, nil
 	}
-	text, ok := c.GetQuery("wait")
-	if !ok {
-		return 0, nil
+	text, asked := c.GetQuery("wait")
+	if !asked {
+		return 0, false, nil
 	}
 	wait, ok := duration(text)
-	switch {
-	case !ok || wait < 0:
-		return 0, wire.Bad("wait", "must be a duration such as 30s")
-	case a.Waiters == nil:
-		return 0, nil
+	if !ok || wait < 0 {
+		return 0, false, wire.Bad("wait", "must be a duration such as 30s")
 	}
-	return min(wait, wire.MaxWait), nil
+	if a.Waiters == nil {
+		return 0, false, nil
+	}
+	wait = min(wait, wire.MaxWait)
+	c.Writer.Header()[wire.HeaderWait] = []string{strconv.Itoa(seconds(wait))}
+	return wait, true, nil
 }
 
 // hold keeps a poll until there is something to say that is worth it, or the wait
 // is over.
 func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
 	extend(c, wait)
-	c.Writer.Header()[wire.HeaderWait] = []string{strconv.Itoa(seconds(wait))}
 	ctx := c.Request.Context()
 	a.Waiters.Wait(ctx, wait, func() bool {
 		err = p.judge(wait)
@@ -127,8 +129,8 @@ func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
 }
 
 // transportOf is how whoever polls hears of a newer version, as far as it says.
-func transportOf(h http.Header, wait time.Duration) models.Transport {
-	if wait > 0 {
+func transportOf(h http.Header, waits bool) models.Transport {
+	if waits {
 		return models.LongPoll
 	}
 	if named := h[wire.HeaderTransport]; len(named) == 1 {

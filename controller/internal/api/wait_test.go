@@ -129,7 +129,7 @@ func TestConfig_BoundsTheWait(t *testing.T) {
 			least time.Duration
 			said  string
 		}{
-			"24h": {300 * time.Second, "300"}, "300": {300 * time.Second, "300"}, "90s": {90 * time.Second, "90"}, "0": {0, ""}, "0s": {0, ""},
+			"24h": {300 * time.Second, "300"}, "300": {300 * time.Second, "300"}, "90s": {90 * time.Second, "90"}, "0": {0, "0"}, "0s": {0, "0"},
 		} {
 			began := time.Now()
 			resp := s.call(admin, "GET", "/api/v1/config?wait="+wait, "", "If-None-Match", tag)
