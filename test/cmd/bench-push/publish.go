@@ -70,8 +70,7 @@ func (b *bench) measurePublish(w io.Writer) (stragglers int, err error) {
 Milliseconds from the answer to the publish until simulated agents had applied the version: the median of %d publishes, and the worst of them.
 Polling was followed for one publish. A straggler had not applied a version %s after it was published. The controller's memory is above what it
 takes with the same agents registered and none connected. A change is the fetch, the report of it and, with longpoll, the next poll; polling counts
-the polls of a whole interval. Bytes are those of IP packets, both ways. With a broker the first publish finds most agents without a connection to the
-controller, as after 90 s of silence; those that follow find it open.
+the polls of a whole interval. Bytes are those of IP packets, both ways.
 
 `, b.publishes, late)
 	t.print(w)

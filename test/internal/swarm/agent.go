@@ -70,15 +70,23 @@ func (a *agent) poll() {
 }
 
 // longPoll asks again after each answer. The first wait is a random one, so
-// that agents which began together do not stay together.
+// that agents which began together do not stay together. What was cut is asked
+// for no more; and after a failure the first answer is not to be held.
 func (a *agent) longPoll() {
 	a.insist()
-	for wait := time.Second + random(longestWait-time.Second); a.ctx.Err() == nil; wait = longestWait {
+	longest := longestWait
+	for wait := time.Second + random(longestWait-time.Second); a.ctx.Err() == nil; {
+		began := time.Now()
 		held, err := a.turn(wait)
-		switch {
-		case err != nil:
+		if err != nil {
+			if came := time.Since(began) * cutShare / 100; errors.Is(err, errCut) && came >= shortestWait {
+				longest = min(longest, came)
+			}
 			a.recover(err)
-		case !held:
+			wait = 0
+			continue
+		}
+		if wait = longest; !held {
 			a.swarm.trouble.note(a.id, errNotHeld)
 			a.rest(jittered(a.interval))
 		}
@@ -120,12 +128,10 @@ func (a *agent) listen() error {
 	if err := b.open(); err != nil {
 		return cut(err)
 	}
+	a.sleep(random(resubscribed))
 	a.insist()
-	// As if the last fetch had been at any moment since the last sweep.
-	now, period := time.Now(), swept(a.sweep)
-	ago := random(period)
-	a.spokeAt = now.Add(-ago)
-	sweepAt, pingAt := now.Add(period-ago), now.Add(random(pingEvery))
+	now := time.Now()
+	sweepAt, pingAt := now.Add(random(swept(a.sweep))), now.Add(random(pingEvery))
 	for a.ctx.Err() == nil {
 		wake := earlier(sweepAt, pingAt)
 		if a.controller != nil {
@@ -220,7 +226,7 @@ func (a *agent) turn(wait time.Duration) (held bool, err error) {
 	a.failures = 0
 	a.interval = clamp(answer.poll, a.interval)
 	a.sweep = clamp(answer.sweep, a.sweep)
-	held = answer.wait > 0
+	held = answer.holds
 	switch answer.status {
 	case 304:
 		return held, nil
@@ -278,8 +284,11 @@ func (a *agent) ask(request []byte, wait time.Duration) (answer, error) {
 			return got, nil
 		}
 		a.leave()
-		if !kept || wait > 0 || a.ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		if wait > 0 {
 			return answer{}, cut(err)
+		}
+		if !kept || a.ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			return answer{}, err
 		}
 	}
 }
@@ -304,9 +313,10 @@ func (a *agent) exchange(c *connection, request []byte, wait time.Duration) (ans
 	return readAnswer(c.in)
 }
 
-// recover waits after a failure: for a random part of half a minute where a
-// connection was cut, as those of the whole fleet may have been; else longer
-// each time. What Retry-After asks for is the least of it.
+// recover waits after a failure: for a random part of half a minute where
+// something was awaited on a connection that was cut, as those of the whole fleet
+// may have been; else longer each time. What Retry-After asks for is the least of
+// it.
 func (a *agent) recover(err error) {
 	if a.ctx.Err() != nil || err == nil {
 		return
@@ -386,7 +396,7 @@ func (a *agent) leave() {
 	}
 }
 
-// cut marks the error of a connection that was open.
+// cut marks the error of a connection on which something was awaited.
 func cut(err error) error {
 	if err == nil {
 		return nil

@@ -13,7 +13,7 @@ import (
 // fetch writes a poll, header by header as a real agent does.
 func (a *agent) fetch(wait time.Duration) []byte {
 	b := append(a.scratch[:0], "GET /api/v1/config"...)
-	if wait > 0 {
+	if a.swarm.options.Transport == LongPoll {
 		b = append(b, "?wait="...)
 		b = strconv.AppendInt(b, int64(wait/time.Second), 10)
 		b = append(b, 's')
@@ -25,9 +25,12 @@ func (a *agent) fetch(wait time.Duration) []byte {
 		b = append(b, a.etag...)
 		b = append(b, "\r\n"...)
 	}
-	b = append(b, "X-Transport: "...)
-	b = append(b, a.swarm.options.Transport.word()...)
-	b = append(b, "\r\nAccept-Encoding: gzip\r\n\r\n"...)
+	if a.swarm.options.Transport.Brokered() {
+		b = append(b, "X-Transport: "...)
+		b = append(b, a.swarm.options.Transport...)
+		b = append(b, "\r\n"...)
+	}
+	b = append(b, "Accept-Encoding: gzip\r\n\r\n"...)
 	a.scratch = b
 	return b
 }
@@ -60,11 +63,12 @@ func (a *agent) appendHeaders(b []byte) []byte {
 
 // answer is what an agent reads of one.
 type answer struct {
-	status                        int
-	etag                          []byte
-	poll, sweep, wait, retryAfter time.Duration // from the headers; 0 where they are missing
-	closes                        bool
-	body                          []byte
+	status                  int
+	etag                    []byte
+	poll, sweep, retryAfter time.Duration // from the headers; 0 where they are missing
+	holds                   bool          // answers are held, as long as they were asked to be
+	closes                  bool
+	body                    []byte
 }
 
 func (a answer) refused() error {
@@ -109,7 +113,7 @@ func readAnswer(r *bufio.Reader) (a answer, err error) {
 		case "X-Sweep-Interval-Seconds":
 			a.sweep = seconds(value)
 		case "X-Wait-Seconds":
-			a.wait = seconds(value)
+			a.holds = true
 		case "Retry-After":
 			a.retryAfter = seconds(value)
 		case "Connection":

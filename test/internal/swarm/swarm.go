@@ -5,7 +5,7 @@
 // protocols of Redis and NATS, by hand.
 //
 // What they copy of a real agent: its requests, header by header; one
-// connection to the controller, kept alive for 90 s of silence; the poll
+// connection to the controller, kept for 8 minutes of silence; the poll
 // interval with 10 % of jitter; a long poll again right after each answer; the
 // hint, the random part of its spread, and the fetch after it; the sweep beneath
 // a broker; a report of each version that was applied; the wait after a cut, the
@@ -37,14 +37,6 @@ const (
 	NATS     Transport = "nats"
 )
 
-// word is what an agent says of its transport in X-Transport.
-func (t Transport) word() string {
-	if t == None {
-		return "poll"
-	}
-	return string(t)
-}
-
 // Brokered reports whether hints come over a connection of their own.
 func (t Transport) Brokered() bool { return t == Redis || t == NATS }
 
@@ -63,9 +55,12 @@ type Options struct {
 
 const (
 	longestWait  = 300 * time.Second // of a long poll
+	shortestWait = 5 * time.Second
+	cutShare     = 75                // percent of a wait that was cut are asked for from then on
 	sweepEvery   = 300 * time.Second // beneath a broker, until an answer names another
 	pingEvery    = 5 * time.Minute   // to a broker
-	idleTimeout  = 90 * time.Second  // of a connection to the controller
+	idleTimeout  = 8 * time.Minute   // of a connection to the controller, beneath a broker
+	resubscribed = time.Second       // a random part of it passes between a subscription and the fetch after it
 	cutSpread    = 30 * time.Second
 	keepAlive    = 15 * time.Second // between two probes, where nobody is told of a newer version
 	patience     = 10 * time.Second // that an answer may take beyond its wait
