@@ -216,8 +216,13 @@ func (s *stage) connect() error {
 // settle returns when all agents run the newest version and wait for the next,
 // or at the deadline: how many do.
 func (s *stage) settle(deadline time.Time) (ready int, err error) {
+	return s.await(s.agents, deadline)
+}
+
+// await is settle for so many agents.
+func (s *stage) await(want int, deadline time.Time) (ready int, err error) {
 	for {
-		if ready = s.swarm.Ready(s.version); ready == s.agents || time.Now().After(deadline) {
+		if ready = s.swarm.Ready(s.version); ready >= want || time.Now().After(deadline) {
 			return ready, nil
 		}
 		if err := s.pass(20 * time.Millisecond); err != nil {
