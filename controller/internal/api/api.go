@@ -37,6 +37,7 @@ type Options struct {
 	Trail    *service.Trail
 	Store    interface{ Ping(context.Context) error } // asked by /ready
 	Draining <-chan struct{}                          // closed when held answers are to be let go
+	Limits   Limits
 
 	AgentName    string
 	AgentAccount *auth.Account // what agents register with
@@ -49,13 +50,14 @@ type Options struct {
 // API answers the controller's requests.
 type API struct {
 	Options
+	classes map[door]*class
 	served  servedConfig
 	refused rate.Sometimes // how often refused credentials are worth a warning
 }
 
 // New returns the handler of the whole contract.
 func New(o Options) http.Handler {
-	a := &API{Options: o, refused: rate.Sometimes{First: 1, Interval: time.Minute}}
+	a := &API{Options: o, classes: newClasses(o.Limits), refused: rate.Sometimes{First: 1, Interval: time.Minute}}
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
@@ -89,14 +91,18 @@ func sameOrigin(next http.Handler) http.Handler {
 	return protection.Handler(next)
 }
 
-// guarded lets a request through to its route if its caller may, and if it
-// asks for nothing that the route does not know: a misspelt parameter must not
+// guarded lets a request through to its route if there is room for it, if its
+// caller may, and if it asks for nothing that the route does not know: a misspelt parameter must not
 // be taken for its absence.
 func (a *API) guarded(r route) func(*gin.Context) error {
 	known := strings.Fields(r.query)
 	return func(c *gin.Context) error {
-		who, err := a.admit(c, r.who)
-		if err != nil {
+		who := &call{Context: c}
+		if err := a.enter(who, r.who); err != nil {
+			return err
+		}
+		defer who.leave()
+		if err := a.admit(who, r.who); err != nil {
 			return err
 		}
 		if r.query != "*" && c.Request.URL.RawQuery != "" {

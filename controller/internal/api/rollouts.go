@@ -43,7 +43,9 @@ func (a *API) rollout(c *call) error {
 		return server.WriteJSON(c.Writer, http.StatusOK, toRollout(rollout))
 	}
 	hold(c, wait)
+	back := c.stepAside()
 	rollout, reached, err := a.Rollouts.Wait(c.Request.Context(), version, share, wait, a.Draining)
+	back()
 	if err != nil {
 		return err
 	}
