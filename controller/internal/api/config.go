@@ -57,11 +57,14 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 //	@Security		Agent
 //	@Param			If-None-Match	header		string	false	"ETag of the configuration that the caller runs"
 //	@Success		200				{object}	wire.Config
-//	@Header			200,304,404		{integer}	X-Poll-Interval-Seconds	"seconds until the next poll"
+//	@Header			200,304,404,429	{integer}	X-Poll-Interval-Seconds	"seconds until the next poll"
+//	@Header			429,503			{integer}	Retry-After				"seconds, drawn from a window"
 //	@Header			200,304			{string}	ETag					"strong validator"
 //	@Success		304				"unchanged"
 //	@Failure		401				{object}	problem.Problem
 //	@Failure		404				{object}	problem.Problem	"nothing was ever published"
+//	@Failure		429				{object}	problem.Problem	"more polls came than are let in at once"
+//	@Failure		503				{object}	problem.Problem	"as 429, while the controller stops"
 //	@Router			/api/v1/config [get]
 func (a *API) config(c *call) error {
 	var (
