@@ -171,7 +171,11 @@ func TestLimits_WhileDraining(t *testing.T) {
 		s := newLimited(t, scarce)
 		s.call(enroller, "GET", "/api/v1/config", "")
 		close(s.draining)
-		wantTurnedAway(t, s.call(enroller, "GET", "/api/v1/config", ""), 503)
+		resp := s.call(enroller, "GET", "/api/v1/config", "")
+		if got := resp.Header.Get("Retry-After"); got != "1" && got != "2" { // as a 429, not as a busy store
+			t.Errorf("got Retry-After %q, want 1 or 2", got)
+		}
+		wantTurnedAway(t, resp, 503)
 	})
 }
 
