@@ -114,6 +114,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		SweepInterval: set.SweepInterval,
 		Store:         db,
 		Draining:      ctx.Done(),
+		Limits:        api.Limits{Register: set.LimitRegister, Config: set.LimitConfig, Status: set.LimitStatus, Admin: set.LimitAdmin},
 		AgentName:     set.AgentUsername,
 		AgentAccount:  auth.NewAccount(set.AgentUsername, set.AgentPassword.Reveal()),
 		AdminName:     set.AdminUsername,

@@ -315,7 +315,12 @@ func (f *follower) outage(ctx context.Context, err error) rest {
 	f.unwell(err, "Controller lost")
 	f.pushLost(err)
 	drain(f.back) // from before
-	return rest{wait: f.retry.Next(models.Floor(err)), early: early(f.back, err)}
+	floor := models.Floor(err)
+	wait, most := f.retry.Next(floor), 2*f.pollInterval()
+	if floor == 0 && wait > most {
+		wait = part(most) // one interval on average: more seldom than it polls it need not ask
+	}
+	return rest{wait: wait, early: early(f.back, err)}
 }
 
 // unwell notes what is wrong with the controller; nil: nothing is.

@@ -10,10 +10,6 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/notify"
 )
 
-// resubscribed is the time over which agents fetch that subscribed again, as a
-// fleet does when its broker was restarted.
-const resubscribed = time.Second
-
 // hearing is how this agent hears of newer versions between two polls. Poller.mu
 // guards it.
 type hearing struct {
@@ -60,12 +56,13 @@ func (p *Poller) pushed(err error) (changed bool) {
 // listener hears what a broker announces. It is a notify.Receiver.
 type listener struct{ *Poller }
 
-// Subscribed has the agent fetch what it missed.
+// Subscribed has the agent fetch what it missed: after a part of the interval, for
+// a broker that was restarted is heard again by the whole fleet.
 func (l listener) Subscribed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.pushed(nil)
-	l.push.by(time.Now().Add(part(resubscribed)))
+	l.push.by(time.Now().Add(part(l.interval)))
 	wake(l.nudged)
 }
 

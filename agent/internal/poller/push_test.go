@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -43,7 +44,9 @@ func hint(at time.Duration, r models.Release, spread time.Duration) message {
 
 // Run tells r what happens, at the time that it does.
 func (b *fakeBroker) Run(ctx context.Context, r notify.Receiver) error {
-	b.began = time.Now()
+	if b.began.IsZero() {
+		b.began = time.Now()
+	}
 	var group sync.WaitGroup
 	defer group.Wait()
 	var one sync.Mutex
@@ -204,7 +207,7 @@ func TestRun_LongPollNeverSpins(t *testing.T) {
 			says: func(time.Duration) time.Duration { return 0 }}, nil, 140},
 		"one that says nothing is published": {&fakeController{says: func(time.Duration) time.Duration { return 0 }}, nil, 140},
 		"one that gives no ETag":             {&fakeController{publications: []publication{{0, twice}}}, nil, 140},
-		"one that is down":                   {&fakeController{down: always}, nil, 60},
+		"one that is down":                   {&fakeController{down: always}, nil, 150},
 		"one that denies":                    {&fakeController{publications: []publication{published(0, 1)}, denies: always}, nil, 60},
 		"one whose documents are none":       {&fakeController{publications: []publication{published(0, 1)}, invalid: always}, nil, 135},
 		"one that takes no report": {&fakeController{publications: []publication{published(0, 1)}, takesNoReport: always},
@@ -327,10 +330,10 @@ func TestRun_SweepsWhileABrokerIsHeard(t *testing.T) {
 		controller: &fakeController{publications: []publication{published(0, 1), published(2*time.Hour, 2)}},
 	}, func(t *testing.T, w *world) {
 		pass(2 * time.Hour)
-		if got := w.fetches(10 * time.Second); len(got) == 0 || got[0] > 11*time.Second {
-			t.Errorf("fetches at %v, want one after it subscribed", got)
+		if got := w.fetches(10 * time.Second); len(got) == 0 || got[0] > 40*time.Second {
+			t.Errorf("fetches at %v, want one within an interval after it subscribed", got)
 		}
-		for _, gap := range gaps(w.fetches(10 * time.Second)) {
+		for _, gap := range gaps(w.fetches(40 * time.Second)) {
 			if gap < 5*time.Minute || gap > 7*time.Minute+30*time.Second {
 				t.Errorf("sweeps are %s apart, want 5 to 7.5 minutes", gap)
 			}
@@ -357,9 +360,9 @@ func TestRun_PollsWhileTheBrokerIsLost(t *testing.T) {
 			}
 			pass(30*time.Minute + time.Second)
 			w.runs(t, 2)
-			pass(30 * time.Minute)
-			if got := w.fetches(2 * time.Hour); len(got) == 0 || got[0] > 2*time.Hour+time.Second {
-				t.Errorf("fetches at %v after it subscribed again, want one within a second", got)
+			pass(30*time.Minute + 30*time.Second)
+			if got := w.fetches(2 * time.Hour); len(got) == 0 || got[0] > 2*time.Hour+30*time.Second {
+				t.Errorf("fetches at %v after it subscribed again, want one within an interval", got)
 			}
 			if lost, back := w.logged(logrus.WarnLevel, "Push lost; polling"), w.logged(logrus.InfoLevel, "Push healthy"); lost != 1 || back != 2 {
 				t.Errorf("%d lines say that push was lost and %d that it is healthy, want 1 and 2", lost, back)
@@ -447,7 +450,7 @@ func TestRun_HintsDuringAnOutage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			play(t, scenario{transport: wire.NATS, hints: &fakeBroker{says: says}, controller: controller}, func(t *testing.T, w *world) {
 				pass(11 * time.Minute)
-				if n := len(w.fetches(time.Minute)); n > 20 {
+				if n := len(w.fetches(time.Minute)); n > 40 {
 					t.Errorf("%d fetches in ten minutes of outage, want a back-off", n)
 				}
 				pass(6 * time.Minute)
@@ -455,6 +458,79 @@ func TestRun_HintsDuringAnOutage(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A whole fleet loses its controller, or its broker, in one instant and gets it
+// back in one. It comes back little by little: the controller is asked no more
+// often than three times what a fleet asks that polls, and nobody is left behind.
+func TestHerd(t *testing.T) {
+	const fleet, interval, away = 2000, 30 * time.Second, time.Minute
+	for name, row := range map[string]struct {
+		transport wire.Transport
+		gone      func(*fakeController, *fakeBroker)
+	}{
+		"long-poll, the controller dies":     {wire.LongPoll, func(c *fakeController, _ *fakeBroker) { c.down = []span{{10 * time.Minute, 10*time.Minute + away}} }},
+		"long-poll, it is restarted at once": {wire.LongPoll, func(c *fakeController, _ *fakeBroker) { c.down = []span{{10 * time.Minute, 10*time.Minute + 1}} }},
+		"a broker dies":                      {wire.NATS, func(_ *fakeController, b *fakeBroker) { b.down = []span{{10 * time.Minute, 10*time.Minute + away}} }},
+		"a broker is restarted at once":      {wire.NATS, func(_ *fakeController, b *fakeBroker) { b.down = []span{{10 * time.Minute, 10*time.Minute + 1}} }},
+		"a broker, and the controller with it": {wire.Redis, func(c *fakeController, b *fakeBroker) {
+			c.down = []span{{10 * time.Minute, 10*time.Minute + away}}
+			b.down = c.down
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				began := clock{time.Now()}
+				two := published(12*time.Minute, 2)
+				worlds := make([]*world, fleet)
+				var running sync.WaitGroup
+				for i := range worlds {
+					s := scenario{transport: row.transport, controller: &fakeController{publications: []publication{published(0, 1), two}}}
+					broker := &fakeBroker{clock: began, says: []message{hint(two.at, two.Release, time.Second)}}
+					row.gone(s.controller, broker)
+					if row.transport != wire.LongPoll {
+						s.hints = broker
+					}
+					worlds[i] = s.world()
+					worlds[i].controller.clock, worlds[i].worker.clock = began, began
+					worlds[i].Log = silent()
+					running.Go(func() { _ = worlds[i].Run(ctx) })
+					pass(interval / fleet) // they were not started in one instant either
+				}
+				pass(13*time.Minute - began.now())
+				cancel()
+				running.Wait()
+				asked := map[time.Duration]int{} // by the second
+				for _, w := range worlds {
+					w.runs(t, 2)
+					for _, at := range w.fetches(0) {
+						if !within(w.controller.down, at) {
+							asked[at.Truncate(time.Second)]++
+						}
+					}
+				}
+				worst := 0
+				for at, n := range asked {
+					if at >= 9*time.Minute && (at < two.at || at > two.at+2*time.Second) { // when they are to come, spread as it says
+						worst = max(worst, n)
+					}
+				}
+				steady := fleet / int(interval/time.Second)
+				t.Logf("at most %d requests in a second; a fleet that polls sends %d", worst, steady)
+				if worst > 3*steady {
+					t.Errorf("%d requests in a second, want %d at most, which is three times what a fleet sends that polls", worst, 3*steady)
+				}
+			})
+		})
+	}
+}
+
+func silent() logrus.FieldLogger {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	log.SetLevel(logrus.PanicLevel)
+	return log
 }
 
 func TestStatus_OfPush(t *testing.T) {

@@ -40,6 +40,7 @@ type Options struct {
 	Announcements interface{ Lost() error }                // asked by /ready; nil where nothing is announced
 	Store         interface{ Ping(context.Context) error } // asked by /ready
 	Draining      <-chan struct{}                          // closed when held answers are to be let go
+	Limits        Limits
 
 	SweepInterval time.Duration // how often agents poll while a broker tells them of newer versions
 
@@ -54,6 +55,7 @@ type Options struct {
 // API answers the controller's requests.
 type API struct {
 	Options
+	classes map[door]*class
 	served  servedConfig
 	sweep   []string       // SweepInterval as a header value
 	refused rate.Sometimes // how often refused credentials are worth a warning
@@ -61,7 +63,7 @@ type API struct {
 
 // New returns the handler of the whole contract.
 func New(o Options) http.Handler {
-	a := &API{Options: o, sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, refused: rate.Sometimes{First: 1, Interval: time.Minute}}
+	a := &API{Options: o, classes: newClasses(o.Limits), sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, refused: rate.Sometimes{First: 1, Interval: time.Minute}}
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
@@ -95,14 +97,18 @@ func sameOrigin(next http.Handler) http.Handler {
 	return protection.Handler(next)
 }
 
-// guarded lets a request through to its route if its caller may, and if it
-// asks for nothing that the route does not know: a misspelt parameter must not
+// guarded lets a request through to its route if there is room for it, if its
+// caller may, and if it asks for nothing that the route does not know: a misspelt parameter must not
 // be taken for its absence.
 func (a *API) guarded(r route) func(*gin.Context) error {
 	known := strings.Fields(r.query)
 	return func(c *gin.Context) error {
-		who, err := a.admit(c, r.who)
-		if err != nil {
+		who := &call{Context: c}
+		if err := a.enter(who, r.who); err != nil {
+			return err
+		}
+		defer who.leave()
+		if err := a.admit(who, r.who); err != nil {
 			return err
 		}
 		if r.query != "*" && c.Request.URL.RawQuery != "" {

@@ -46,6 +46,12 @@ type system struct {
 
 func newSystem(t testing.TB) *system {
 	t.Helper()
+	return newLimited(t, api.Limits{Register: 10_000, Config: 1_000_000, Status: 100_000, Admin: 10_000})
+}
+
+// newLimited is a system that lets in no more than that.
+func newLimited(t testing.TB, limits api.Limits) *system {
+	t.Helper()
 	db, err := database.Open(t.Context(), filepath.Join(t.TempDir(), "controller.db"))
 	if err != nil {
 		t.Fatal(err)
@@ -72,7 +78,7 @@ func newSystem(t testing.TB) *system {
 	s.handler = api.New(api.Options{
 		Configs: configs, Agents: agents, Rollouts: service.NewRollouts(configs, agents, db), Trail: service.NewTrail(db, log), Store: db,
 		Waiters: waiters, SweepInterval: 5 * time.Minute, Announcements: announced{s},
-		Draining: draining, AgentName: "agent", AdminName: "admin",
+		Draining: draining, Limits: limits, AgentName: "agent", AdminName: "admin",
 		AdminAccount: auth.NewAccount("admin", "admin123"), AgentAccount: auth.NewAccount("agent", "secret123"), Log: log,
 	})
 	return s

@@ -61,13 +61,16 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 //	@Param			wait			query		string	false	"how long to hold the answer, such as 30s; longer than 5m is taken for 5m (0s)"
 //	@Param			X-Transport		header		string	false	"how an agent hears of a newer version"	Enums(redis, nats)
 //	@Success		200				{object}	wire.Config
-//	@Header			200,304,404		{integer}	X-Poll-Interval-Seconds		"seconds until the next poll"
+//	@Header			200,304,404,429	{integer}	X-Poll-Interval-Seconds		"seconds until the next poll"
 //	@Header			200,304,404		{integer}	X-Sweep-Interval-Seconds	"seconds until the next poll of an agent that a broker tells of newer versions"
 //	@Header			200,304,404		{integer}	X-Wait-Seconds				"how long the answer was held at most; missing where nothing is held"
+//	@Header			429,503			{integer}	Retry-After					"seconds, drawn from a window"
 //	@Header			200,304			{string}	ETag						"strong validator"
 //	@Success		304				"unchanged"
 //	@Failure		400,401			{object}	problem.Problem
 //	@Failure		404				{object}	problem.Problem	"nothing was ever published"
+//	@Failure		429				{object}	problem.Problem	"more polls came than are let in at once"
+//	@Failure		503				{object}	problem.Problem	"as 429, while the controller stops"
 //	@Router			/api/v1/config [get]
 func (a *API) config(c *call) error {
 	wait, asked, err := a.wait(c)
@@ -84,9 +87,6 @@ func (a *API) config(c *call) error {
 	}
 	if err != nil || c.Request.Context().Err() != nil {
 		return err // the latter: nobody is left to tell
-	}
-	if p.self != nil && p.self.Gone() {
-		return problem.New(http.StatusUnauthorized, "%v", errWrong)
 	}
 	return p.answer(c)
 }
@@ -118,10 +118,14 @@ func (a *API) wait(c *call) (wait time.Duration, asked bool, err error) {
 func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
 	extend(c, wait)
 	ctx := c.Request.Context()
+	back := c.stepAside()
 	a.Waiters.Wait(ctx, wait, func() bool {
-		err = p.judge(wait)
-		return err != nil || p.status == http.StatusOK || p.self != nil && p.self.Gone()
+		if err = p.judge(wait); err == nil && p.self != nil && p.self.Gone() {
+			err = problem.New(http.StatusUnauthorized, "%v", errWrong)
+		}
+		return err != nil || p.status == http.StatusOK
 	})
+	back()
 	if ctx.Err() != nil && p.self != nil { // it was here until now
 		a.Agents.Poll(p.self, models.Poll{At: time.Now().UTC(), Interval: a.Configs.PollInterval(), Transport: models.Polling}, 0)
 	}

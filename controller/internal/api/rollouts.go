@@ -23,7 +23,7 @@ import (
 //	@Param			applied	query		number	false	"the share to wait for, above 0 to 1 (1)"
 //	@Success		200		{object}	wire.Rollout
 //	@Failure		408		{object}	wire.Rollout	"the share was not reached"
-//	@Failure		400,401,403,404,503	{object}	problem.Problem
+//	@Failure		400,401,403,404,429,503	{object}	problem.Problem
 //	@Router			/api/v1/rollouts/{version} [get]
 func (a *API) rollout(c *call) error {
 	version, err := positive("version", c.Param("version"), math.MaxInt64)
@@ -43,7 +43,9 @@ func (a *API) rollout(c *call) error {
 		return server.WriteJSON(c.Writer, http.StatusOK, toRollout(rollout))
 	}
 	extend(c, wait)
+	back := c.stepAside()
 	rollout, reached, err := a.Rollouts.Wait(c.Request.Context(), version, share, wait, a.Draining)
+	back()
 	if err != nil {
 		return err
 	}

@@ -13,8 +13,9 @@ import (
 // call is a request that was let in.
 type call struct {
 	*gin.Context
-	self *service.Agent // the agent that calls, nil for anybody else
-	by   string         // the name of who calls, "" for anybody at an open door
+	class *class         // where it has a place, nil where it is counted nowhere
+	self  *service.Agent // the agent that calls, nil for anybody else
+	by    string         // the name of who calls, "" for anybody at an open door
 }
 
 // origin is who calls, and from where.
@@ -24,7 +25,7 @@ func (c *call) origin() models.Origin { return models.Origin{Actor: c.by, Source
 type route struct {
 	method string
 	path   string
-	who    door
+	who    door   // who may call, and with whom it shares a limit
 	query  string // the parameters that are known, with spaces between; "*" takes any
 	handle func(*call) error
 }
