@@ -103,8 +103,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	}
 	if o.quick {
 		o.agents, o.publishes, o.idleAgents, o.herdAgents = counts{200}, 2, 200, 200
-		o.idle, o.away, o.steady = 8*time.Second, 2*time.Second, 2*time.Second
-		o.interval, o.cutSpread, o.pause = 3*time.Second, 2*time.Second, 200*time.Millisecond
+		o.idle, o.away, o.steady = 5*time.Second, time.Second, 2*time.Second
+		o.interval, o.cutSpread, o.pause = 3*time.Second, time.Second, 200*time.Millisecond
 	}
 	var bad string
 	switch {
