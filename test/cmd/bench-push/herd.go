@@ -10,8 +10,8 @@ import (
 )
 
 // returnPatience is how long agents may take to come back to their controller:
-// more than the longest wait of their back-off, which is 5 minutes.
-const returnPatience = 6 * time.Minute
+// more than the longest wait of their back-off, which is two poll intervals.
+const returnPatience = 3 * time.Minute
 
 // measureHerd kills the controller of agents that long-poll, and watches them
 // come back.

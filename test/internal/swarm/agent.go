@@ -315,8 +315,8 @@ func (a *agent) exchange(c *connection, request []byte, wait time.Duration) (ans
 
 // recover waits after a failure: for a random part of half a minute where
 // something was awaited on a connection that was cut, as those of the whole fleet
-// may have been; else longer each time. What Retry-After asks for is the least of
-// it.
+// may have been; else longer each time, up to two poll intervals. What Retry-After
+// asks for is the least of it.
 func (a *agent) recover(err error) {
 	if a.ctx.Err() != nil || err == nil {
 		return
@@ -332,6 +332,8 @@ func (a *agent) recover(err error) {
 	var refused *refusal
 	if errors.As(err, &refused) && refused.floor > 0 {
 		wait += refused.floor + random(refused.floor/10)
+	} else if most := 2 * a.interval; wait > most {
+		wait = random(most)
 	}
 	a.sleep(wait)
 }
