@@ -36,15 +36,19 @@ $(BINARIES):
 run: build ## Build, and run all three here (./scripts/start-all.sh)
 	./scripts/start-all.sh
 
+.PHONY: deps
+deps: ## Install what building and testing takes beside Go, where it is missing
+	@./scripts/install-deps.sh
+
 .PHONY: test
-test: bin/tools/gotestsum ## Run the tests of every module, with -race
+test: deps bin/tools/gotestsum ## Run the tests of every module, with -race
 	$(GOTESTSUM) -- -race -tags $(TAGS)
 
 .PHONY: check
 check: format vet lint tidy fresh cover test ## Format, vet, lint, generated files fresh, coverage, tests with -race
 
 .PHONY: e2e
-e2e: build ## Run the whole system, and break it (./scripts/test-e2e.sh)
+e2e: deps build ## Run the whole system, and break it (./scripts/test-e2e.sh)
 	./scripts/test-e2e.sh
 
 .PHONY: bench

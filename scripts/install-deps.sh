@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Install what building and testing takes beside Go, on Debian and its kin.
-# Quiet if nothing is missing.
+# Quiet if nothing is missing. Tests run Redis servers of their own, on ports of
+# their own; one that the package may start is left alone.
 set -euo pipefail
 
 declare -A package=(
 	[gcc]=gcc [make]=make [curl]=curl [git]=git [awk]=mawk [diff]=diffutils
+	[redis-server]=redis-server
 )
 missing=()
 for program in "${!package[@]}"; do

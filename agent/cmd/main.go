@@ -47,14 +47,18 @@ func main() {
 // run builds the parts of the diagram, and runs them until ctx ends.
 //
 //	controller.Client ◀─register, fetch, report─ poller.Poller ─push, read─▶ worker.Client
-//	                                             ▲     │
-//	                   status.Handler ──what is──┘     └──load, save──▶ cache.File
+//	notify.Subscriber ────────────hints────────▶   ▲     │
+//	                     status.Handler ──what is──┘     └──load, save──▶ cache.File
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var s config.Settings
 	if err := program.Parse(args, &s, stdout); err != nil {
 		return err
 	}
 	log, err := logger.New(stderr, s.LogLevel, s.LogFormat)
+	if err != nil {
+		return err
+	}
+	hints, err := subscriber(s)
 	if err != nil {
 		return err
 	}
@@ -66,6 +70,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Log:    log,
 
 		Transport: transports[s.Push.Transport],
+		Hints:     hints,
 
 		Ephemeral: s.Ephemeral,
 	})
@@ -78,11 +83,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	g.Go(func() error { return agent.Run(ctx) })
 	g.Go(func() error { return server.Serve(ctx, ln, status.Handler(agent.Status, log), log) })
 	return g.Wait()
-}
-
-// transports are the values of PUSH.
-var transports = map[string]models.Transport{
-	settings.PushLongPoll: models.LongPoll, settings.PushRedis: models.Redis, settings.PushNATS: models.NATS, settings.PushNone: models.Polling,
 }
 
 // self is what this agent says of itself when it registers.

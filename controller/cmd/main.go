@@ -73,8 +73,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // admin, agents ──▶ api ──▶ service.Rollouts ─────────────▶ database.DB (SQLite)
 //
-//	│          │  └──▶ service.Agents ──────▲  (presence, in batches)
-//	│          └─────▶ service.Configs ─────┤  (each publish at once)
+//	│ │        │  └──▶ service.Agents ──────▲  (presence, in batches)
+//	│ │        └─────▶ service.Configs ─────┤  (each publish at once)
+//	│ │                    │ changes        │
+//	│ └◀ service.Waiters ◀─┴─▶ service.Announcements ──▶ notify.Announcer (Redis, NATS)
 //	└────────────────▶ service.Trail ───────┘  (audit)
 func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	log, err := logger.New(stderr, set.LogLevel, set.LogFormat)
@@ -104,13 +106,20 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	if err := publishInitial(ctx, configs, set.InitialURL, log); err != nil {
 		return err
 	}
+	announcer, broker, err := announcer(set, log)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = broker.Close() }()
+	announcements := service.NewAnnouncements(configs, agents, announcing{announcer}, set.PushRate, log)
 	waiters := service.NewWaiters(configs, agents, set.PushRate)
 	handler := api.New(api.Options{
 		Configs:       configs,
 		Agents:        agents,
 		Rollouts:      service.NewRollouts(configs, agents, db),
 		Trail:         trail,
-		Waiters:       waiters,
+		Waiters:       holding(set, waiters),
+		Announcements: announcements,
 		SweepInterval: set.SweepInterval,
 		Store:         db,
 		Draining:      ctx.Done(),
@@ -135,6 +144,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	group.Go(func() error { return configs.Run(serving) })
 	group.Go(func() error { return trail.Run(serving) })
 	group.Go(func() error { return waiters.Run(ctx) })
+	group.Go(func() error { return announcements.Run(ctx) })
 	group.Go(func() error { defer served(); return server.ServeKeeping(ctx, listener, handler, keepFor, log) })
 	return group.Wait()
 }

@@ -1,14 +1,29 @@
 package settings
 
-import "slices"
+import (
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+)
 
 // Push is how newer versions are announced and heard of. It is the same in a
 // controller and in its agents.
 type Push struct {
 	Transport string `setting:"PUSH" default:"longpoll" usage:"how agents hear of a newer version at once: longpoll, redis, nats, or none for polling alone"`
 
-	RedisURL Secret `setting:"REDIS_URL" default:"redis://localhost:6379" usage:"where Redis is"`
-	NATSURL  Secret `setting:"NATS_URL" default:"nats://localhost:4222" usage:"where NATS is; several with commas between"`
+	RedisURL    Secret `setting:"REDIS_URL" default:"redis://localhost:6379" usage:"where Redis is; rediss:// for TLS; ?master_name= for Sentinels, and &addr= for more of them or for nodes of a Cluster"`
+	RedisCAFile string `setting:"REDIS_CA_FILE" usage:"file of the certificates to trust as Redis's, instead of those of the system"`
+
+	NATSURL       Secret `setting:"NATS_URL" default:"nats://localhost:4222" usage:"where NATS is; several with commas between; embedded, in a controller, for one within it"`
+	NATSUsername  string `setting:"NATS_USERNAME" usage:"user name for NATS"`
+	NATSPassword  Secret `setting:"NATS_PASSWORD" usage:"its password"`
+	NATSToken     Secret `setting:"NATS_TOKEN" usage:"token for NATS, instead of a user name"`
+	NATSNKeyFile  string `setting:"NATS_NKEY_FILE" usage:"file of the NKey seed for NATS, instead of a user name"`
+	NATSCredsFile string `setting:"NATS_CREDS_FILE" usage:"credentials file for NATS, instead of a user name"`
+	NATSCAFile    string `setting:"NATS_CA_FILE" usage:"file of the certificates to trust as NATS's, instead of those of the system"`
+	NATSCertFile  string `setting:"NATS_CERT_FILE" usage:"file of the certificate that NATS knows this process by"`
+	NATSKeyFile   string `setting:"NATS_KEY_FILE" usage:"file of its key"`
 }
 
 // The values of PUSH.
@@ -19,9 +34,77 @@ const (
 	PushNone     = "none"
 )
 
+// embedded is the NATS_URL of a server within the controller.
+const embedded = "embedded"
+
+// Embedded reports whether the controller is to be its own broker.
+func (p *Push) Embedded() bool { return p.Transport == PushNATS && p.NATSURL == embedded }
+
 // Validate names every setting that cannot be used.
 func (p *Push) Validate() (faults Faults) {
 	faults.Check(slices.Contains([]string{PushLongPoll, PushRedis, PushNATS, PushNone}, p.Transport), "PUSH",
 		"is %q; it must be longpoll, redis, nats or none", p.Transport)
+	faults.Check(isServer(p.RedisURL.Reveal(), "redis", "rediss"), "REDIS_URL",
+		"is no URL such as redis://:password@localhost:6379/0; what is special in a password stands percent-encoded")
+	if p.NATSURL != embedded {
+		for one := range strings.SplitSeq(p.NATSURL.Reveal(), ",") {
+			faults.CheckOnce(isServer(strings.TrimSpace(one), "nats", "tls"), "NATS_URL",
+				"holds what is no URL such as nats://localhost:4222; what is special in a password stands percent-encoded")
+		}
+	}
+	if p.Transport == PushNATS {
+		p.checkNATS(&faults)
+	}
 	return faults
+}
+
+// checkNATS adds the faults of settings that go together.
+func (p *Push) checkNATS(faults *Faults) {
+	var ways []string
+	for _, way := range []struct {
+		name string
+		set  bool
+	}{
+		{"NATS_USERNAME", p.NATSUsername != "" || p.NATSPassword != ""},
+		{"NATS_TOKEN", p.NATSToken != ""},
+		{"NATS_NKEY_FILE", p.NATSNKeyFile != ""},
+		{"NATS_CREDS_FILE", p.NATSCredsFile != ""},
+	} {
+		if way.set {
+			ways = append(ways, way.name)
+		}
+	}
+	if len(ways) > 1 {
+		faults.Check(false, ways[1], "is set, and so is %s; set one of the two", ways[0])
+	}
+	faults.CheckPair("NATS_USERNAME", p.NATSUsername, "NATS_PASSWORD", p.NATSPassword.Reveal())
+	faults.CheckPair("NATS_CERT_FILE", p.NATSCertFile, "NATS_KEY_FILE", p.NATSKeyFile)
+}
+
+// CheckOnce is Check, but it adds no second fault of a setting.
+func (f *Faults) CheckOnce(ok bool, setting, detail string, args ...any) {
+	f.Check(ok || slices.ContainsFunc(*f, func(fault Fault) bool { return fault.Setting == setting }), setting, detail, args...)
+}
+
+// CheckPair adds a fault where one of two settings is set without the other.
+func (f *Faults) CheckPair(a, valueA, b, valueB string) {
+	f.Check(valueA != "" || valueB == "", a, "is empty, and %s is set; set both or none", b)
+	f.Check(valueB != "" || valueA == "", b, "is empty, and %s is set; set both or none", a)
+}
+
+// isServer reports whether text is a URL of one of these schemes, with a host.
+// Passwords with special characters tend to end up in the port or the path.
+func isServer(text string, schemes ...string) bool {
+	u, err := url.Parse(text)
+	return err == nil && slices.Contains(schemes, u.Scheme) && u.Hostname() != "" && !strings.Contains(u.Path, "@") && u.Fragment == ""
+}
+
+// IsAddress reports whether text is a host and a port to listen on.
+func IsAddress(text string) bool {
+	host, port, err := net.SplitHostPort(text)
+	if err != nil || host == "" {
+		return false
+	}
+	_, err = net.LookupPort("tcp", port)
+	return err == nil
 }

@@ -36,6 +36,7 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckBearer("WORKER_TOKEN", s.WorkerToken)
 	faults.Check(strings.TrimSpace(s.CacheFile) != "", "CACHE_FILE", "is empty; name a file that this agent may write")
 	faults = append(faults, s.Push.Validate()...)
+	faults.Check(!s.Embedded(), "NATS_URL", "is embedded, which is for controllers; set it to the controller's NATS_LISTEN, such as nats://controller.example.com:4222")
 	faults.CheckLog(s.LogLevel, s.LogFormat)
 	return faults
 }

@@ -25,6 +25,7 @@ func TestSettings_Defaults(t *testing.T) {
 	want := Settings{
 		Host: "127.0.0.1", Port: 8081, ControllerURL: "http://localhost:8080", ControllerUsername: "agent", ControllerPassword: "secret123",
 		WorkerURL: "http://localhost:8082", CacheFile: "./agent_config.cache", LogLevel: "info", LogFormat: "auto",
+		Push: settings.Push{Transport: "longpoll", RedisURL: "redis://localhost:6379", NATSURL: "nats://localhost:4222"},
 	}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
@@ -50,5 +51,12 @@ func TestSettings_EveryFaultAtOnce(t *testing.T) {
 func TestSettings_OwnPasswordMayBeReached(t *testing.T) {
 	if _, err := parse(t, map[string]string{"HOST": "0.0.0.0", "CONTROLLER_PASSWORD": "my own"}); err != nil {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestSettings_NATSIsNotWithinAnAgent(t *testing.T) {
+	_, err := parse(t, map[string]string{"PUSH": "nats", "NATS_URL": "embedded"})
+	if err == nil || !strings.Contains(err.Error(), "NATS_URL is embedded, which is for controllers") {
+		t.Errorf("got %v, want a fault that says so", err)
 	}
 }

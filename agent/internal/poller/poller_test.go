@@ -12,8 +12,8 @@ import (
 	"github.com/sirupsen/logrus"
 	"go.uber.org/goleak"
 
-	"github.com/fleetconf/fleetconf/agent/internal/backoff"
 	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/backoff"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 

@@ -8,8 +8,8 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/fleetconf/fleetconf/agent/internal/backoff"
 	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/backoff"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 

@@ -26,6 +26,7 @@ type Settings struct {
 	InitialURL          string `setting:"INITIAL_URL" usage:"URL to publish as version 1 where nothing was ever published"`
 
 	settings.Push
+	Broker
 	// What the controller can serve: agents are let go, and told to come, no faster.
 	PushRate      int           `setting:"PUSH_RATE" default:"20000" usage:"agents a second that fetch a newer version at most; with a larger fleet they are spread over as many seconds as it takes"`
 	SweepInterval time.Duration `setting:"SWEEP_INTERVAL" default:"5m" usage:"how often agents poll all the same while a broker tells them of newer versions"`
@@ -79,6 +80,10 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults.Check(s.PollInterval() >= models.MinPollInterval && s.PollInterval() <= models.MaxPollInterval,
 		"DEFAULT_POLL_INTERVAL", "is %d; it must be %.0f to %.0f seconds", s.DefaultPollInterval, models.MinPollInterval.Seconds(), models.MaxPollInterval.Seconds())
 	faults = append(faults, s.Push.Validate()...)
+	faults = append(faults, s.Broker.Validate()...)
+	if s.Embedded() {
+		faults = append(faults, s.validateEmbedded()...)
+	}
 	faults.Check(s.PushRate >= 1 && s.PushRate <= maxPushRate, "PUSH_RATE", "is %d; it must be 1 to %d", s.PushRate, maxPushRate)
 	faults.Check(s.SweepInterval >= models.MinPollInterval && s.SweepInterval <= models.MaxPollInterval && s.SweepInterval%time.Second == 0,
 		"SWEEP_INTERVAL", "is %s; it must be whole seconds, 1s to 24h", s.SweepInterval)

@@ -31,10 +31,12 @@ func TestSettings_HaveTheDefaultsOfTheContract(t *testing.T) {
 		AgentUsername: "agent", AgentPassword: "secret123", AdminUsername: "admin", AdminPassword: "admin123",
 		DefaultPollInterval: 30, LogLevel: "info", LogFormat: "auto",
 		LimitRegister: 500, LimitConfig: 50_000, LimitStatus: 20_000, LimitAdmin: 100,
-		InactiveAfter: 168 * time.Hour,
+		Push:     settings.Push{Transport: "longpoll", RedisURL: "redis://localhost:6379", NATSURL: "nats://localhost:4222"},
+		Broker:   config.Broker{Listen: "127.0.0.1:4222"},
+		PushRate: 20000, SweepInterval: 5 * time.Minute, InactiveAfter: 168 * time.Hour,
 	}
-	if diff := cmp.Diff(want, s); diff != "" {
-		t.Errorf("-want +got:\n%s", diff)
+	if s != want {
+		t.Errorf("-want +got:\n%s", cmp.Diff(want, s))
 	}
 }
 
@@ -66,6 +68,23 @@ func TestSettings_ReportEveryFaultAtOnce(t *testing.T) {
 		"accounts that cannot be told apart": {
 			map[string]string{"ADMIN_USERNAME": "agent"}, []string{"ADMIN_USERNAME"},
 		},
+		"a rate and a sweep out of bounds": {
+			map[string]string{"PUSH_RATE": "0", "SWEEP_INTERVAL": "1500ms"}, []string{"PUSH_RATE", "SWEEP_INTERVAL"},
+		},
+		"brokers that cannot be parsed, whatever PUSH is": {
+			map[string]string{"REDIS_URL": "redis://:admin123@[", "NATS_URL": "http://a", "NATS_LISTEN": "4222", "NATS_CLUSTER_LISTEN": "a:b:c", "NATS_CLUSTER_ROUTES": "nats-route://u:admin123@host"},
+			[]string{"REDIS_URL", "NATS_URL", "NATS_LISTEN", "NATS_CLUSTER_LISTEN", "NATS_CLUSTER_ROUTES"},
+		},
+		"an embedded broker that anybody reaches": {
+			map[string]string{"PUSH": "nats", "NATS_URL": "embedded", "NATS_LISTEN": "0.0.0.0:4222", "NATS_CLUSTER_LISTEN": "[::]:6222"}, []string{"NATS_LISTEN", "NATS_CLUSTER_LISTEN"},
+		},
+		"half of each pair for an embedded broker": {
+			map[string]string{"PUSH": "nats", "NATS_URL": "embedded", "NATS_USERNAME": "fleet", "NATS_TLS_KEY_FILE": "key", "NATS_CLUSTER_PASSWORD": "secret123", "NATS_CLUSTER_ROUTES": "host:6222"},
+			[]string{"NATS_PASSWORD", "NATS_TLS_CERT_FILE", "NATS_CLUSTER_USERNAME", "NATS_CLUSTER_LISTEN"},
+		},
+		"credentials that an embedded broker does not know": {
+			map[string]string{"PUSH": "nats", "NATS_URL": "embedded", "NATS_NKEY_FILE": "seed"}, []string{"NATS_URL"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := read(t, row.environment)
@@ -89,6 +108,27 @@ func TestSettings_ReportEveryFaultAtOnce(t *testing.T) {
 
 func TestSettings_OwnPasswordsAreTakenAnywhere(t *testing.T) {
 	if _, err := read(t, map[string]string{"HOST": "0.0.0.0", "AGENT_PASSWORD": "own", "ADMIN_PASSWORD": "own too"}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSettings_BrokersOfOwnPasswordsAreTakenAnywhere(t *testing.T) {
+	s, err := read(t, map[string]string{
+		"PUSH": "nats", "NATS_URL": "embedded", "NATS_LISTEN": "0.0.0.0:4222", "NATS_TOKEN": "own",
+		"NATS_CLUSTER_LISTEN": "0.0.0.0:6222", "NATS_CLUSTER_USERNAME": "cluster", "NATS_CLUSTER_PASSWORD": "own",
+		"NATS_CLUSTER_ROUTES": "ctl-2:6222, nats-route://cluster:own@ctl-3:6222",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes, err := s.Routes()
+	if err != nil || len(routes) != 2 || routes[0].Host != "ctl-2:6222" || routes[1].User.Username() != "cluster" {
+		t.Errorf("Routes() = %v, %v", routes, err)
+	}
+}
+
+func TestSettings_AreNotJudgedForABrokerThatPushDoesNotName(t *testing.T) {
+	if _, err := read(t, map[string]string{"NATS_URL": "embedded", "NATS_LISTEN": "0.0.0.0:4222", "NATS_TOKEN": "a", "NATS_USERNAME": "b"}); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"io"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/controller/internal/broker"
+	"github.com/fleetconf/fleetconf/controller/internal/config"
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/pkg/notify"
+	"github.com/fleetconf/fleetconf/pkg/notify/natsnotify"
+	"github.com/fleetconf/fleetconf/pkg/notify/redisnotify"
+	"github.com/fleetconf/fleetconf/pkg/settings"
+)
+
+// announcer gives what the settings choose to announce versions with, and what
+// is to be closed when nothing is announced any more: the broker, where it is
+// this process's own. Brokers elsewhere need not be there.
+func announcer(set config.Settings, log logrus.FieldLogger) (notify.Announcer, io.Closer, error) {
+	switch {
+	case set.Transport == settings.PushRedis:
+		a, err := redisnotify.New(set.RedisURL.Reveal(), set.RedisCAFile)
+		return used(a, a, "REDIS_URL", err)
+	case set.Embedded():
+		return embedded(set, log)
+	case set.Transport == settings.PushNATS:
+		a, err := natsnotify.New(natsOptions(set))
+		return used(a, a, "NATS_URL", err)
+	}
+	return notify.Nop{}, notify.Nop{}, nil
+}
+
+// holding gives the waiters, unless push is switched off: then no poll is held.
+func holding(set config.Settings, waiters *service.Waiters) *service.Waiters {
+	if set.Transport == settings.PushNone {
+		return nil
+	}
+	return waiters
+}
+
+// announcing gives the domain's announcements to a broker as messages.
+type announcing struct{ notify.Announcer }
+
+func (a announcing) Announce(ctx context.Context, v models.Announcement) error {
+	message, err := notify.Hint{Version: v.Version, ETag: v.ETag, SpreadMS: v.Spread.Milliseconds()}.Encode()
+	if err != nil {
+		return err
+	}
+	return a.Announcer.Announce(ctx, message)
+}
+
+// used names the setting that a driver cannot use.
+func used(a notify.Announcer, c io.Closer, setting string, err error) (notify.Announcer, io.Closer, error) {
+	if err != nil {
+		return nil, nil, settings.Faults{{Setting: setting, Detail: err.Error()}}
+	}
+	return a, c, nil
+}
+
+func natsOptions(set config.Settings) natsnotify.Options {
+	return natsnotify.Options{
+		URL:       set.NATSURL.Reveal(),
+		Username:  set.NATSUsername,
+		Password:  set.NATSPassword.Reveal(),
+		Token:     set.NATSToken.Reveal(),
+		NKeyFile:  set.NATSNKeyFile,
+		CredsFile: set.NATSCredsFile,
+		CAFile:    set.NATSCAFile,
+		CertFile:  set.NATSCertFile,
+		KeyFile:   set.NATSKeyFile,
+		Name:      program.Name,
+	}
+}
+
+// embedded starts the controller's own broker.
+func embedded(set config.Settings, log logrus.FieldLogger) (notify.Announcer, io.Closer, error) {
+	routes, err := set.Routes()
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := broker.Start(broker.Options{
+		Listen:          set.Listen,
+		CertFile:        set.CertFile,
+		KeyFile:         set.KeyFile,
+		Username:        set.NATSUsername,
+		Password:        set.NATSPassword.Reveal(),
+		Token:           set.NATSToken.Reveal(),
+		ClusterListen:   set.ClusterListen,
+		Routes:          routes,
+		ClusterUsername: set.ClusterUsername,
+		ClusterPassword: set.ClusterPassword.Reveal(),
+	}, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := b.Announcer()
+	if err != nil {
+		_ = b.Close()
+		return nil, nil, err
+	}
+	return a, b, nil
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/fleetconf/fleetconf/controller/internal/config"
+	"github.com/fleetconf/fleetconf/pkg/notify"
+	"github.com/fleetconf/fleetconf/pkg/notify/natsnotify"
+	"github.com/fleetconf/fleetconf/pkg/notify/redisnotify"
+	"github.com/fleetconf/fleetconf/pkg/settings"
+)
+
+func TestAnnouncer_IsWhatPushNames(t *testing.T) {
+	for push, right := range map[string]func(notify.Announcer) bool{
+		"longpoll": is[notify.Nop],
+		"none":     is[notify.Nop],
+		"redis":    is[*redisnotify.Driver],
+		"nats":     is[*natsnotify.Driver],
+	} {
+		t.Run(push, func(t *testing.T) {
+			t.Setenv("PUSH", push)
+			a, c, err := announcer(pushSettings(t), nil) // says nothing
+			if err != nil || !right(a) {
+				t.Fatalf("got %T, %v", a, err)
+			}
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func is[T notify.Announcer](a notify.Announcer) bool {
+	_, ok := a.(T)
+	return ok
+}
+
+func pushSettings(t *testing.T) (set config.Settings) {
+	t.Helper()
+	if err := settings.Read(&set, ""); err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+func TestAnnouncer_EmbeddedTakesAnnouncements(t *testing.T) {
+	t.Setenv("PUSH", "nats")
+	t.Setenv("NATS_URL", "embedded")
+	t.Setenv("NATS_LISTEN", "127.0.0.1:0")
+	log, _ := test.NewNullLogger()
+	a, c, err := announcer(pushSettings(t), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if err := a.Announce(t.Context(), []byte("v1")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnnouncer_NamesTheSettingThatCannotBeUsed(t *testing.T) {
+	for name, row := range map[string]struct{ push, setting, value string }{
+		"an option that Redis does not have": {"redis", "REDIS_URL", "redis://:hunter2@localhost/?colour=red"},
+		"certificates that are not there":    {"nats", "NATS_CA_FILE", "/missing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("PUSH", row.push)
+			t.Setenv(row.setting, row.value)
+			_, _, err := announcer(pushSettings(t), nil)
+			var faults settings.Faults
+			if !errors.As(err, &faults) || strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("got %v, want a fault without the password", err)
+			}
+		})
+	}
+}

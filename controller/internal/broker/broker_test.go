@@ -1,0 +1,210 @@
+package broker_test
+
+import (
+	"bytes"
+	"context"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/sirupsen/logrus"
+	"github.com/sirupsen/logrus/hooks/test"
+	"go.uber.org/goleak"
+
+	"github.com/fleetconf/fleetconf/controller/internal/broker"
+	"github.com/fleetconf/fleetconf/pkg/notify"
+	"github.com/fleetconf/fleetconf/pkg/notify/natsnotify"
+	"github.com/fleetconf/fleetconf/pkg/notify/notifytest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func start(t *testing.T, o broker.Options) *broker.Broker {
+	t.Helper()
+	log, _ := test.NewNullLogger()
+	if o.Listen == "" {
+		o.Listen = "127.0.0.1:0"
+	}
+	b, err := broker.Start(o, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = b.Close() })
+	return b
+}
+
+func announcer(t *testing.T, b *broker.Broker) notify.Announcer {
+	t.Helper()
+	a, err := b.Announcer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func agent(t *testing.T, b *broker.Broker, o natsnotify.Options) *natsnotify.Driver {
+	t.Helper()
+	o.URL = "nats://" + b.Addr().String()
+	d, err := natsnotify.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func TestBroker_PassesOnHintsToAgentsThatMayHearThem(t *testing.T) {
+	for name, row := range map[string]struct {
+		broker broker.Options
+		right  natsnotify.Options
+		wrong  []natsnotify.Options
+	}{
+		"nobody has to say who they are": {},
+		"a user name": {broker.Options{Username: "fleet", Password: "right"}, natsnotify.Options{Username: "fleet", Password: "right"},
+			[]natsnotify.Options{{Username: "fleet", Password: "wrong"}, {}, {Token: "right"}, {Username: "controller", Password: "right"}}},
+		"a token": {broker.Options{Token: "right"}, natsnotify.Options{Token: "right"},
+			[]natsnotify.Options{{Token: "wrong"}, {}, {Username: "right", Password: "right"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := start(t, row.broker)
+			for _, wrong := range row.wrong {
+				if err := notifytest.Listen(t, agent(t, b, wrong)).Lost(t); !strings.Contains(err.Error(), "credentials are refused") {
+					t.Errorf("got %v, want words on the credentials", err)
+				}
+			}
+			one, two := notifytest.Listen(t, agent(t, b, row.right)), notifytest.Listen(t, agent(t, b, row.right))
+			one.Subscribed(t)
+			two.Subscribed(t)
+			notifytest.Announce(t, announcer(t, b), "v8")
+			one.Heard(t, "v8")
+			two.Heard(t, "v8")
+		})
+	}
+}
+
+func TestBroker_AgentsCannotForgeHintsNorListenToOthers(t *testing.T) {
+	b := start(t, broker.Options{})
+	r := notifytest.Listen(t, agent(t, b, natsnotify.Options{}))
+	r.Subscribed(t)
+	forger := agent(t, b, natsnotify.Options{})
+	if err := forger.Announce(t.Context(), []byte("forged")); err == nil || !strings.Contains(err.Error(), "may not use subject") {
+		t.Errorf("an agent announces: got %v, want a refusal", err)
+	}
+	conn, err := nats.Connect(b.Addr().String(), nats.NoReconnect(), nats.PermissionErrOnSubscribe(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, subject := range []string{">", "fleetconf.*", "_INBOX.x", "$SYS.>"} {
+		sub, err := conn.SubscribeSync(subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := sub.NextMsg(time.Minute); err == nil {
+			t.Errorf("an agent may listen to %s", subject)
+		}
+		_ = sub.Unsubscribe()
+	}
+	notifytest.Announce(t, announcer(t, b), "true")
+	r.Heard(t, "true")
+}
+
+func TestBroker_ClusterReachesAgentsOfEveryController(t *testing.T) {
+	addresses := []string{notifytest.FreeAddress(t), notifytest.FreeAddress(t), notifytest.FreeAddress(t)}
+	var brokers []*broker.Broker
+	for i, address := range addresses {
+		o := broker.Options{ClusterListen: address, ClusterUsername: "cluster", ClusterPassword: "secret"}
+		for j, other := range addresses {
+			if i != j {
+				o.Routes = append(o.Routes, &url.URL{Scheme: "nats-route", Host: other})
+			}
+		}
+		brokers = append(brokers, start(t, o))
+	}
+	var all []*notifytest.Receiver
+	for _, b := range brokers {
+		r := notifytest.Listen(t, agent(t, b, natsnotify.Options{}))
+		r.Subscribed(t)
+		all = append(all, r)
+	}
+	for i, b := range brokers {
+		a := announcer(t, b)
+		for _, r := range all {
+			r.Eventually(t, string(rune('a'+i)), func(message string) { notifytest.Announce(t, a, message) })
+		}
+	}
+}
+
+func TestBroker_ClusterRefusesWhoDoesNotKnowThePassword(t *testing.T) {
+	address := notifytest.FreeAddress(t)
+	start(t, broker.Options{ClusterListen: address, ClusterUsername: "cluster", ClusterPassword: "secret"})
+	log, hook := test.NewNullLogger()
+	stranger, err := broker.Start(broker.Options{Listen: "127.0.0.1:0", ClusterListen: notifytest.FreeAddress(t),
+		ClusterUsername: "cluster", ClusterPassword: "guess-0123456789", Routes: []*url.URL{{Scheme: "nats-route", Host: address}}}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stranger.Close() }()
+	for end := time.Now().Add(time.Minute); ; {
+		var said bytes.Buffer
+		for _, entry := range hook.AllEntries() {
+			line, _ := entry.String()
+			said.WriteString(line)
+		}
+		if strings.Contains(said.String(), "guess-0123456789") {
+			t.Fatalf("the password is in the log: %s", &said)
+		}
+		if strings.Contains(said.String(), "Authorization Violation") {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the log does not say that the route was refused: %s", &said)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func TestStart_CannotListen(t *testing.T) {
+	b := start(t, broker.Options{})
+	log := logrus.New()
+	log.SetOutput(new(bytes.Buffer))
+	for name, o := range map[string]broker.Options{
+		"for agents":        {Listen: b.Addr().String()},
+		"for other brokers": {Listen: "127.0.0.1:0", ClusterListen: b.Addr().String()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if taken, err := broker.Start(o, log); err == nil {
+				_ = taken.Close()
+				t.Error("two brokers listen at one address")
+			} else if !strings.Contains(err.Error(), "NATS_LISTEN") {
+				t.Errorf("got %v, want the settings that say where", err)
+			}
+		})
+	}
+	if _, err := broker.Start(broker.Options{Listen: "127.0.0.1:0", CertFile: "missing", KeyFile: "missing"}, log); err == nil {
+		t.Error("started without its certificate")
+	}
+}
+
+func TestClose_AgentsComeBack(t *testing.T) {
+	address := notifytest.FreeAddress(t)
+	b := start(t, broker.Options{Listen: address})
+	r := notifytest.Listen(t, agent(t, b, natsnotify.Options{}))
+	r.Subscribed(t)
+	a := announcer(t, b)
+	_ = b.Close()
+	r.Lost(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := a.Announce(ctx, []byte("nobody")); err == nil || ctx.Err() != nil {
+		t.Errorf("after Close: got %v, want an error at once", err)
+	}
+	b = start(t, broker.Options{Listen: address})
+	r.Subscribed(t)
+	notifytest.Announce(t, announcer(t, b), "again")
+	r.Heard(t, "again")
+}

@@ -1,0 +1,137 @@
+package notify
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// budget is how many bytes a broker may send before a message of it has been
+	// heard.
+	budget = 1 << 20
+	// maxLine is the longest line of a broker's protocol: that in which a NATS
+	// server lists its cluster.
+	maxLine = 64 << 10
+	// dialTimeout bounds one attempt to connect.
+	dialTimeout = 5 * time.Second
+)
+
+// ErrTooMuch is the error of a broker that sends, or says that it will send,
+// more than any hint is long.
+var ErrTooMuch = errors.New("the broker sends too much")
+
+// Conn is a connection to a broker that may lie. The clients of brokers believe
+// every length that they read, and reserve the memory; so lengths are judged
+// before a client sees them, and bytes are counted.
+type Conn struct {
+	net.Conn
+	left atomic.Int64 // of the budget
+
+	// The rest belongs to the one goroutine that reads.
+	length  Length
+	line    []byte // that has not ended yet
+	payload int64  // bytes to come that are no lines
+	closing bool   // a payload is to end
+
+	opaque atomic.Bool // the client has begun TLS
+}
+
+// Length reads a line of a broker's protocol, without its end, and says whether
+// bytes follow that are no lines, and how many; less than 0 for more than there
+// should be. They end as a line does.
+type Length func(line []byte) (n int64, follow bool)
+
+// Guard wraps a connection.
+func Guard(conn net.Conn, length Length) *Conn {
+	c := &Conn{Conn: conn, length: length}
+	c.Heard()
+	return c
+}
+
+// Heard says that a whole message, or a sign of life, was heard: the budget is
+// there again.
+func (c *Conn) Heard() { c.left.Store(budget) }
+
+func (c *Conn) Read(p []byte) (int, error) {
+	left := c.left.Load()
+	if left <= 0 && len(p) > 0 {
+		return 0, ErrTooMuch
+	}
+	n, err := c.Conn.Read(p[:min(int64(len(p)), max(left, 0))])
+	c.left.Add(-int64(n))
+	if !c.opaque.Load() && !c.judge(p[:n]) {
+		return 0, ErrTooMuch
+	}
+	return n, err
+}
+
+// judge follows the lines of what was read. It is strict, so that a client
+// cannot take for a line what was judged as something else.
+func (c *Conn) judge(read []byte) bool {
+	for len(read) > 0 {
+		if skip := min(c.payload, int64(len(read))); skip > 0 {
+			c.payload, read = c.payload-skip, read[skip:]
+			continue
+		}
+		end := bytes.IndexByte(read, '\n')
+		if end < 0 {
+			c.line = append(c.line, read...)
+			return len(c.line) <= maxLine
+		}
+		c.line = append(c.line, read[:end]...)
+		if bytes.IndexByte(c.line, '\r') != len(c.line)-1 || !c.follow(c.line[:len(c.line)-1]) {
+			return false
+		}
+		c.line, read = c.line[:0], read[end+1:]
+	}
+	return true
+}
+
+// follow judges one line.
+func (c *Conn) follow(line []byte) bool {
+	if c.closing {
+		c.closing = false
+		return len(line) == 0
+	}
+	c.payload, c.closing = c.length(line)
+	return c.payload >= 0 && c.payload <= budget
+}
+
+// tlsHandshake is the type of the record with which a client begins TLS (RFC
+// 8446 §5.1). No command of a broker's protocol begins with it.
+const tlsHandshake = 0x16
+
+// Write notes where a client begins TLS on a connection that it was given: what
+// comes then is bytes of somebody who has proven who it is, and only counted.
+func (c *Conn) Write(p []byte) (int, error) {
+	if len(p) > 0 && p[0] == tlsHandshake {
+		c.opaque.Store(true)
+	}
+	return c.Conn.Write(p)
+}
+
+// Dial connects to a broker. TCP sends nothing of its own while nothing is
+// said: whoever listens pings seldom enough.
+func Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: -1}
+	return dialer.DialContext(ctx, network, address)
+}
+
+// Decimal reads a length. It is less than 0 for what is none, or too large.
+func Decimal(digits []byte) int64 {
+	if len(digits) == 0 || len(digits) > 9 {
+		return -1
+	}
+	var n int64
+	for _, d := range digits {
+		if d < '0' || d > '9' {
+			return -1
+		}
+		n = n*10 + int64(d-'0')
+	}
+	return n
+}

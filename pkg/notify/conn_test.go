@@ -1,0 +1,136 @@
+package notify_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/iotest"
+
+	"github.com/fleetconf/fleetconf/pkg/notify"
+)
+
+// stream is a connection whose other end has said all that it will say.
+type stream struct {
+	net.Conn
+	io.Reader
+}
+
+func (s stream) Read(p []byte) (int, error)  { return s.Reader.Read(p) }
+func (s stream) Write(p []byte) (int, error) { return len(p), nil }
+
+// sizes reads lines "N bytes".
+func sizes(line []byte) (int64, bool) {
+	digits, found := bytes.CutSuffix(line, []byte(" bytes"))
+	if !found {
+		return 0, false
+	}
+	return notify.Decimal(digits), true
+}
+
+func TestConn_JudgesWhatABrokerSays(t *testing.T) {
+	for name, row := range map[string]struct {
+		said string
+		ok   bool
+	}{
+		"lines and bytes":                  {"hello\r\n5 bytes\r\n\r\n\r\n\r\r\n0 bytes\r\n\r\nbye\r\n", true},
+		"a length within bytes":            {"22 bytes\r\n\r\n9999999999999 bytes\r\n\r\n", true},
+		"as much as may be":                {"1048000 bytes\r\n" + strings.Repeat("x", 1048000) + "\r\n", true},
+		"more than there should be":        {"1048577 bytes\r\n", false},
+		"a length past 64 bits":            {"99999999999999999999999 bytes\r\n", false},
+		"a negative length":                {"-1 bytes\r\n", false},
+		"bytes longer than they were said": {"1 bytes\r\nxx\r\n", false},
+		"a line within a line":             {"5\r12 bytes\r\n", false},
+		"half an end of a line":            {"hello\nbye\r\n", false},
+		"a line without an end":            {strings.Repeat("x", 65<<10), false},
+		"many lines and nothing heard":     {strings.Repeat("hello\r\n", 150_000), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for reads, r := range map[string]io.Reader{"at once": strings.NewReader(row.said), "byte by byte": iotest.OneByteReader(strings.NewReader(row.said))} {
+				got, err := io.ReadAll(notify.Guard(stream{Reader: r}, sizes))
+				if errors.Is(err, notify.ErrTooMuch) == row.ok || row.ok && string(got) != row.said {
+					t.Errorf("%s: got %d bytes, %v, want %d bytes and ok=%v", reads, len(got), err, len(row.said), row.ok)
+				}
+			}
+		})
+	}
+}
+
+func TestConn_HeardRenewsTheBudget(t *testing.T) {
+	said := strings.Repeat("hello\r\n", 400_000)
+	c := notify.Guard(stream{Reader: strings.NewReader(said)}, sizes)
+	total, buffer := 0, make([]byte, 1<<16)
+	for {
+		n, err := c.Read(buffer)
+		total += n
+		c.Heard()
+		if err != nil {
+			break
+		}
+	}
+	if total != len(said) {
+		t.Errorf("read %d bytes, want %d", total, len(said))
+	}
+}
+
+func TestConn_CountsAloneWhatTheClientEncrypts(t *testing.T) {
+	c := notify.Guard(stream{Reader: strings.NewReader("9999999999 bytes\r\n" + strings.Repeat("x", 2<<20))}, sizes)
+	if _, err := c.Write([]byte{0x16, 3, 1}); err != nil { // a handshake
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(c)
+	if len(got) != 1<<20 || !errors.Is(err, notify.ErrTooMuch) {
+		t.Errorf("got %d bytes, %v, want the budget and ErrTooMuch", len(got), err)
+	}
+}
+
+func TestReason_IsStableAndTellsNothing(t *testing.T) {
+	op := func(err error) error {
+		return &net.OpError{Op: "read", Net: "tcp", Source: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 54321}, Err: err}
+	}
+	for _, row := range []struct {
+		err  error
+		want string
+	}{
+		{op(os.NewSyscallError("connect", syscall.ECONNREFUSED)), "connection refused"},
+		{op(os.NewSyscallError("connect", syscall.ENETUNREACH)), "network is unreachable"},
+		{op(os.ErrDeadlineExceeded), "no answer in time"},
+		{op(syscall.ECONNRESET), "the connection was closed"},
+		{fmt.Errorf("read: %w", io.EOF), "the connection was closed"},
+		{&net.DNSError{Name: "broker", IsNotFound: true}, "the broker's name is not known"},
+		{&net.DNSError{Name: "broker", IsTemporary: true}, "the broker's name cannot be looked up"},
+		{&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, "the broker's certificate is signed by an unknown authority"},
+		{&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Reason: x509.Expired}}, "the broker's certificate is not valid"},
+		{tls.RecordHeaderError{}, "the broker does not speak TLS"},
+		{context.Canceled, "context canceled"},
+		{fmt.Errorf("hunter2: %w", notify.ErrTooMuch), "the broker sends too much"},
+		{errors.New("AUTH hunter2"), "the connection failed"},
+	} {
+		if got := notify.Reason(row.err).Error(); got != row.want {
+			t.Errorf("Reason(%v) = %q, want %q", row.err, got, row.want)
+		}
+	}
+}
+
+func TestDecimal(t *testing.T) {
+	for digits, want := range map[string]int64{"0": 0, "1048576": 1 << 20, "007": 7, "": -1, "-1": -1, "+1": -1, "1x": -1, "9999999999": -1} {
+		if got := notify.Decimal([]byte(digits)); got != want {
+			t.Errorf("Decimal(%q) = %d, want %d", digits, got, want)
+		}
+	}
+}
+
+func TestNop(t *testing.T) {
+	var a notify.Announcer = notify.Nop{}
+	if err := errors.Join(a.Announce(t.Context(), nil), a.Close()); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,316 @@
+// Package drivertest is what every driver of package notify is tested with:
+// real brokers, real faults between, and brokers that lie.
+package drivertest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+	"github.com/rs/zerolog"
+
+	"github.com/fleetconf/fleetconf/pkg/notify"
+	"github.com/fleetconf/fleetconf/pkg/notify/notifytest"
+)
+
+// Password is that of the broker. It stands in no error.
+const Password = "hunter2-0123456789"
+
+// Driver is what is tested.
+type Driver interface {
+	notify.Announcer
+	notify.Subscriber
+}
+
+// Broker is a real broker, and the driver for it.
+type Broker struct {
+	// Start runs a broker that takes no password but the one given, until stop,
+	// which kills it, or the end of the test.
+	Start func(t *testing.T, address, password string) (stop func())
+	// New gives a driver whose patience is short.
+	New func(t *testing.T, address, password string) Driver
+	// Confirms is what a broker says, step by step, each after the client spoke,
+	// until the subscription is confirmed.
+	Confirms []string
+	// Lies are what a broker could say then, each with words of the error that
+	// is to come of it.
+	Lies map[string]Lie
+}
+
+// Lie is said once, and Rest for ever after.
+type Lie struct{ Says, Rest, Error string }
+
+// Run tests the driver.
+func (b Broker) Run(t *testing.T) {
+	t.Run("everybody hears each message as it is", b.everybodyHears)
+	t.Run("the broker comes late", b.comesLate)
+	t.Run("the broker is killed and comes back", b.comesBack)
+	t.Run("the network flaps", b.flaps)
+	t.Run("the network hangs", b.hangs)
+	t.Run("the network is slow and in pieces", b.slow)
+	t.Run("the network ends in the middle of things", b.cut)
+	t.Run("the password is wrong", b.wrongPassword)
+	t.Run("nobody answers an announcement", b.nobodyAnswers)
+	for name, lie := range b.Lies {
+		t.Run("the broker lies: "+name, func(t *testing.T) { b.lies(t, lie) })
+	}
+}
+
+func (b Broker) everybodyHears(t *testing.T) {
+	address := notifytest.FreeAddress(t)
+	b.Start(t, address, Password)
+	var all []*notifytest.Receiver
+	for range 3 {
+		all = append(all, notifytest.Listen(t, b.New(t, address, Password)))
+	}
+	for _, r := range all {
+		r.Subscribed(t)
+	}
+	announcer := b.New(t, address, Password)
+	messages := []string{
+		`{"version":2,"etag":"2-a","spread_ms":0}`, `{"version":2,"etag":"2-a","spread_ms":0}`, `{"version":1}`,
+		`{"version":`, "\x00\xff\r\n+OK\r\nMSG fleetconf.config 1 99999999999\r\n$99999999999\r\n", strings.Repeat("x", 512<<10), " ",
+	}
+	for _, message := range messages {
+		notifytest.Announce(t, announcer, message)
+	}
+	for _, r := range all {
+		for _, message := range messages {
+			r.Heard(t, message)
+		}
+	}
+	if err := announcer.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+}
+
+func (b Broker) comesLate(t *testing.T) {
+	address := notifytest.FreeAddress(t)
+	driver := b.New(t, address, Password)
+	r := notifytest.Listen(t, driver)
+	first := r.Lost(t)
+	other := notifytest.Listen(t, b.New(t, address, Password))
+	if again := other.Lost(t); first.Error() != again.Error() {
+		t.Errorf("the same failure has two wordings:\n%v\n%v", first, again)
+	}
+	if err := driver.Announce(t.Context(), []byte("nobody")); err == nil {
+		t.Error("an announcement to nobody was taken")
+	}
+	b.Start(t, address, Password)
+	r.Subscribed(t)
+	other.Subscribed(t)
+	notifytest.Announce(t, driver, "late")
+	r.Heard(t, "late")
+	other.Heard(t, "late")
+}
+
+func (b Broker) comesBack(t *testing.T) {
+	address := notifytest.FreeAddress(t)
+	stop := b.Start(t, address, Password)
+	driver := b.New(t, address, Password)
+	r := notifytest.Listen(t, driver)
+	r.Subscribed(t)
+	notifytest.Announce(t, driver, "before")
+	r.Heard(t, "before")
+	for _, message := range []string{"one", "two"} {
+		stop()
+		r.Lost(t)
+		stop = b.Start(t, address, Password)
+		r.Subscribed(t)
+		notifytest.Announce(t, driver, message)
+		r.Heard(t, message)
+	}
+}
+
+func (b Broker) flaps(t *testing.T) {
+	proxy := b.proxied(t)
+	driver := b.New(t, proxy.Listen, Password)
+	r := notifytest.Listen(t, driver)
+	r.Subscribed(t)
+	for i := range 3 {
+		proxy.Stop()
+		r.Lost(t)
+		if err := proxy.Start(); err != nil {
+			t.Fatal(err)
+		}
+		r.Subscribed(t)
+		notifytest.Announce(t, driver, fmt.Sprint(i))
+		r.Heard(t, fmt.Sprint(i))
+	}
+}
+
+func (b Broker) hangs(t *testing.T) {
+	proxy := b.proxied(t)
+	driver := b.New(t, proxy.Listen, Password)
+	r := notifytest.Listen(t, driver)
+	r.Subscribed(t)
+	poison(t, proxy, `{"name":"up","type":"timeout","stream":"upstream","attributes":{"timeout":0}}`)
+	poison(t, proxy, `{"name":"down","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := driver.Announce(ctx, []byte("nobody")); err == nil || !strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
+		t.Errorf("Announce: got %v, want the end of its context", err)
+	}
+	r.Lost(t) // a ping was not answered
+	cure(t, proxy, "up")
+	cure(t, proxy, "down")
+	r.Subscribed(t)
+	notifytest.Announce(t, driver, "healed")
+	r.Heard(t, "healed")
+}
+
+func (b Broker) slow(t *testing.T) {
+	proxy := b.proxied(t)
+	poison(t, proxy, `{"name":"pieces","type":"slicer","stream":"downstream","attributes":{"average_size":2,"size_variation":1,"delay":10}}`)
+	poison(t, proxy, `{"name":"late","type":"latency","stream":"upstream","attributes":{"latency":20,"jitter":10}}`)
+	driver := b.New(t, proxy.Listen, Password)
+	r := notifytest.Listen(t, driver)
+	r.Subscribed(t)
+	for _, message := range []string{"in pieces", strings.Repeat("y", 500), ""} {
+		notifytest.Announce(t, driver, message)
+		r.Heard(t, message)
+	}
+}
+
+func (b Broker) cut(t *testing.T) {
+	proxy := b.proxied(t)
+	driver := b.New(t, proxy.Listen, Password)
+	poison(t, proxy, `{"name":"cut","type":"limit_data","stream":"downstream","attributes":{"bytes":3}}`)
+	r := notifytest.Listen(t, driver)
+	r.Lost(t)
+	if err := driver.Announce(t.Context(), []byte("cut")); err == nil {
+		t.Error("an announcement whose acknowledgement was cut off was taken")
+	}
+	cure(t, proxy, "cut")
+	r.Subscribed(t)
+	notifytest.Announce(t, driver, "whole")
+	r.Heard(t, "whole")
+}
+
+func (b Broker) wrongPassword(t *testing.T) {
+	const other = "another-password-0123456789"
+	address := notifytest.FreeAddress(t)
+	stop := b.Start(t, address, other)
+	driver := b.New(t, address, Password)
+	r := notifytest.Listen(t, driver)
+	for _, err := range []error{r.Lost(t), driver.Announce(t.Context(), []byte("nobody"))} {
+		if err == nil || strings.Contains(err.Error(), Password) || !strings.Contains(err.Error(), "credentials are refused") {
+			t.Errorf("got %v, want words on the credentials, without the password", err)
+		}
+	}
+	stop()
+	b.Start(t, address, Password)
+	r.Subscribed(t)
+	notifytest.Announce(t, driver, "right")
+	r.Heard(t, "right")
+}
+
+func (b Broker) nobodyAnswers(t *testing.T) {
+	address := b.liar(t, nil, Lie{})
+	driver := b.New(t, address, Password)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- driver.Announce(ctx, []byte("nobody")) }()
+	r := notifytest.Listen(t, driver)
+	cancel()
+	if err := notifytest.Wait(t, ended, "Announce returns when its context ends"); err == nil {
+		t.Error("Announce: nobody answered, and it was taken")
+	}
+	if err := r.Lost(t); strings.Contains(err.Error(), Password) {
+		t.Errorf("the password is in %v", err)
+	}
+}
+
+func (b Broker) lies(t *testing.T, lie Lie) {
+	r := notifytest.Listen(t, b.New(t, b.liar(t, b.Confirms, lie), ""))
+	for range 2 {
+		if err := r.LostAtLast(t); !strings.Contains(err.Error(), lie.Error) {
+			t.Errorf("got %v, want words like %q", err, lie.Error)
+		}
+	}
+}
+
+// liar listens, and says to everybody what it is told to say.
+func (b Broker) liar(t *testing.T, confirms []string, lie Lie) (address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var conns sync.WaitGroup
+	conns.Go(func() { // until the listener is closed
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conns.Go(func() {
+				defer func() { _ = conn.Close() }()
+				stop := context.AfterFunc(t.Context(), func() { _ = conn.Close() })
+				defer stop()
+				tell(conn, confirms, lie)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		conns.Wait()
+	})
+	return listener.Addr().String()
+}
+
+func tell(conn net.Conn, confirms []string, lie Lie) {
+	var heard [4096]byte
+	for _, step := range confirms {
+		if step != "" {
+			_, _ = conn.Write([]byte(step))
+		}
+		if _, err := conn.Read(heard[:]); err != nil {
+			return
+		}
+	}
+	_, err := conn.Write([]byte(lie.Says))
+	for rest := bytes.Repeat([]byte(lie.Rest), 1<<10); err == nil && len(rest) > 0; {
+		_, err = conn.Write(rest)
+	}
+	for err == nil { // silent until the client goes
+		_, err = conn.Read(heard[:])
+	}
+}
+
+// proxied starts a broker behind a proxy.
+func (b Broker) proxied(t *testing.T) *toxiproxy.Proxy {
+	t.Helper()
+	address := notifytest.FreeAddress(t)
+	b.Start(t, address, Password)
+	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+	proxy := toxiproxy.NewProxy(server, "broker", "127.0.0.1:0", address)
+	if err := proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		proxy.Toxics.ResetToxics(context.Background())
+		proxy.Stop()
+	})
+	return proxy
+}
+
+func poison(t *testing.T, proxy *toxiproxy.Proxy, toxic string) {
+	t.Helper()
+	if _, err := proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func cure(t *testing.T, proxy *toxiproxy.Proxy, toxic string) {
+	t.Helper()
+	if err := proxy.Toxics.RemoveToxic(t.Context(), toxic); err != nil {
+		t.Fatal(err)
+	}
+}

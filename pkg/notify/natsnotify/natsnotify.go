@@ -1,0 +1,258 @@
+// Package natsnotify carries hints over NATS: plain subjects without any store,
+// and never a queue group, so that everybody hears each.
+package natsnotify
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/fleetconf/fleetconf/pkg/notify"
+)
+
+// Options say where NATS is, and who connects: by name and password, by token,
+// NKey or credentials file; one of them at most.
+type Options struct {
+	URL                string // of a server; of several with commas between
+	Username, Password string
+	Token              string
+	NKeyFile           string // holds the seed
+	CredsFile          string
+	CAFile             string // certificates to trust instead of those of the system
+	CertFile, KeyFile  string // by which the server knows this client
+	Name               string // that the server's own lists show
+
+	// InProcess is a server within this process, nil for those of URL.
+	InProcess nats.InProcessConnProvider
+}
+
+// Driver announces, and listens, over NATS. Each announcement has a connection
+// of its own: there are few, and one that was kept would be found dead by the
+// very hint that matters.
+type Driver struct {
+	url     string
+	options []nats.Option
+
+	idle, answer time.Duration
+}
+
+// ErrURL is the error of a list of URLs that cannot be used. It says nothing of
+// what they are: they may hold a password.
+var ErrURL = errors.New("is no list of URLs such as nats://localhost:4222, with commas between; what is special in a password stands percent-encoded")
+
+// New reads the options and the files that they name. Nothing is connected.
+func New(o Options) (*Driver, error) {
+	for one := range strings.SplitSeq(o.URL, ",") {
+		u, err := url.Parse(strings.TrimSpace(one))
+		if o.InProcess == nil && (err != nil || u.Hostname() == "" || u.Scheme != "nats" && u.Scheme != "tls") {
+			return nil, ErrURL
+		}
+	}
+	d := &Driver{url: o.URL, idle: notify.Idle, answer: notify.Answer}
+	d.options = []nats.Option{
+		nats.Name(o.Name),
+		nats.NoReconnect(),        // notify.Keep does, spread as it should be
+		nats.PingInterval(0),      // listen pings, and seldom
+		nats.SyncQueueLen(1 << 8), // who is that far behind has missed the point
+		nats.PermissionErrOnSubscribe(true),
+		nats.ErrorHandler(func(c *nats.Conn, _ *nats.Subscription, _ error) { c.Close() }),
+	}
+	if o.InProcess != nil {
+		d.options = append(d.options, nats.InProcessServer(o.InProcess))
+	}
+	if o.Username != "" {
+		d.options = append(d.options, nats.UserInfo(o.Username, o.Password))
+	}
+	if o.Token != "" {
+		d.options = append(d.options, nats.Token(o.Token))
+	}
+	if o.NKeyFile != "" {
+		nkey, err := nats.NkeyOptionFromSeed(o.NKeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("%s holds no NKey seed", o.NKeyFile)
+		}
+		d.options = append(d.options, nkey)
+	}
+	if o.CredsFile != "" {
+		if _, err := os.Stat(o.CredsFile); err != nil {
+			return nil, err
+		}
+		d.options = append(d.options, nats.UserCredentials(o.CredsFile))
+	}
+	if o.CAFile != "" {
+		d.options = append(d.options, nats.RootCAs(o.CAFile))
+	}
+	if o.CertFile != "" {
+		d.options = append(d.options, nats.ClientCert(o.CertFile, o.KeyFile))
+	}
+	return d, d.try()
+}
+
+// try reads the files that the options name.
+func (d *Driver) try() error {
+	opts := nats.GetDefaultOptions()
+	for _, option := range d.options {
+		if err := option(&opts); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dialer connects to a broker that may lie, by connections that end with ctx.
+type dialer struct {
+	ctx  context.Context
+	conn *notify.Conn // the last one, nil for none
+}
+
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	conn, err := notify.Dial(d.ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	d.conn = notify.Guard(conn, length)
+	context.AfterFunc(d.ctx, func() { _ = conn.Close() })
+	return d.conn, nil
+}
+
+func (d *dialer) heard() {
+	if d.conn != nil {
+		d.conn.Heard()
+	}
+}
+
+func (d *Driver) connect(ctx context.Context) (*nats.Conn, *dialer, error) {
+	dialer := &dialer{ctx: ctx}
+	options := append(d.options[:len(d.options):len(d.options)], nats.SetCustomDialer(dialer))
+	conn, err := nats.Connect(d.url, options...)
+	return conn, dialer, err
+}
+
+// Announce publishes a message, and waits until the server has taken it. It
+// takes no longer than notify.Answer.
+func (d *Driver) Announce(ctx context.Context, message []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, d.answer)
+	defer cancel()
+	conn, _, err := d.connect(ctx)
+	if err != nil {
+		return reason(ctx, err)
+	}
+	defer conn.Close()
+	if err := conn.Publish(notify.Subject, message); err != nil {
+		return reason(ctx, err)
+	}
+	if err := flush(ctx, conn); err != nil {
+		return reason(ctx, err)
+	}
+	return nil
+}
+
+// Close does nothing: there is nothing open between two announcements.
+func (d *Driver) Close() error { return nil }
+
+// flush waits until the server has dealt with all that it was sent.
+func flush(ctx context.Context, conn *nats.Conn) error {
+	err := conn.FlushWithContext(ctx)
+	if last := conn.LastError(); last != nil { // also of what the server refuses
+		return last
+	}
+	return err
+}
+
+// Run tells r what it hears until ctx ends.
+func (d *Driver) Run(ctx context.Context, r notify.Receiver) error {
+	return notify.Keep(ctx, r, func(ctx context.Context, subscribed func()) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		return reason(ctx, d.listen(ctx, r, subscribed))
+	})
+}
+
+func (d *Driver) listen(ctx context.Context, r notify.Receiver, subscribed func()) error {
+	conn, dialer, err := d.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	sub, err := conn.SubscribeSync(notify.Subject)
+	if err != nil {
+		return err
+	}
+	if err := d.ping(ctx, conn); err != nil {
+		return err
+	}
+	subscribed()
+	for {
+		message, err := next(ctx, sub, d.idle)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = d.ping(ctx, conn)
+		}
+		if last := conn.LastError(); err != nil && last != nil {
+			return last
+		}
+		if err != nil {
+			return err
+		}
+		dialer.heard()
+		if message != nil {
+			r.Heard(message.Data)
+		}
+	}
+}
+
+func next(ctx context.Context, sub *nats.Subscription, timeout time.Duration) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return sub.NextMsgWithContext(ctx)
+}
+
+func (d *Driver) ping(ctx context.Context, conn *nats.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, d.answer)
+	defer cancel()
+	return flush(ctx, conn)
+}
+
+// reason words an error without secrets.
+func reason(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("nats: %w", ctx.Err())
+	}
+	for _, row := range []struct {
+		words string
+		of    []error
+	}{
+		{"the credentials are refused", []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired}},
+		{"this account may not use subject " + notify.Subject, []error{nats.ErrPermissionViolation}},
+		{"messages come faster than they are read", []error{nats.ErrSlowConsumer}},
+		{"the server wants TLS otherwise", []error{nats.ErrSecureConnRequired, nats.ErrSecureConnWanted}},
+		{"the server has too many connections", []error{nats.ErrMaxConnectionsExceeded, nats.ErrMaxAccountConnectionsExceeded}},
+		{"no server can be reached", []error{nats.ErrNoServers}},
+		{"no answer in time", []error{nats.ErrTimeout, context.DeadlineExceeded}},
+		{"the connection was closed", []error{nats.ErrConnectionClosed, nats.ErrStaleConnection, nats.ErrBadSubscription}},
+	} {
+		for _, of := range row.of {
+			if errors.Is(err, of) {
+				return errors.New("nats: " + row.words)
+			}
+		}
+	}
+	return fmt.Errorf("nats: %w", notify.Reason(err))
+}
+
+// length reads the lines of NATS's protocol: that of a message ends with how
+// many bytes follow.
+func length(line []byte) (n int64, follow bool) {
+	fields := bytes.Fields(line)
+	if len(fields) == 0 || !bytes.EqualFold(fields[0], []byte("MSG")) && !bytes.EqualFold(fields[0], []byte("HMSG")) {
+		return 0, false
+	}
+	return notify.Decimal(fields[len(fields)-1]), true
+}

@@ -1,0 +1,174 @@
+// Package notifytest listens for tests to what is announced.
+package notifytest
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fleetconf/fleetconf/pkg/notify"
+)
+
+// patience is how long a test waits for what must come.
+const patience = 90 * time.Second
+
+// FreeAddress is an address that nobody listens on.
+func FreeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = listener.Close() }()
+	return listener.Addr().String()
+}
+
+// Announce announces a message that must be taken.
+func Announce(t *testing.T, a notify.Announcer, message string) {
+	t.Helper()
+	if err := a.Announce(t.Context(), []byte(message)); err != nil {
+		t.Fatalf("Announce: %v", err)
+	}
+}
+
+// event is what a receiver was told.
+type event struct {
+	kind    string
+	err     error
+	message string
+}
+
+// Receiver records what it is told, and that it is told in the right order.
+type Receiver struct {
+	events chan event
+
+	mu         sync.Mutex
+	subscribed bool
+	lost       bool
+}
+
+// Listen runs a subscriber until the test ends.
+func Listen(t *testing.T, s notify.Subscriber) *Receiver {
+	t.Helper()
+	r := &Receiver{events: make(chan event, 1<<10)}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx, told{t, r}) }() // ends with cancel
+	t.Cleanup(func() {
+		cancel()
+		if err := Wait(t, ended, "Run returns when its context ends"); err != nil {
+			t.Errorf("Run: got %v, want nil", err)
+		}
+	})
+	return r
+}
+
+// Subscribed waits for Subscribed.
+func (r *Receiver) Subscribed(t *testing.T) {
+	t.Helper()
+	r.next(t, "subscribed")
+}
+
+// Lost waits for Lost.
+func (r *Receiver) Lost(t *testing.T) error {
+	t.Helper()
+	return r.next(t, "lost").err
+}
+
+// LostAtLast waits for Lost, whatever comes before.
+func (r *Receiver) LostAtLast(t *testing.T) error {
+	t.Helper()
+	for {
+		if e := Wait(t, r.events, "lost"); e.kind == "lost" {
+			return e.err
+		}
+	}
+}
+
+// Heard waits for a message.
+func (r *Receiver) Heard(t *testing.T, message string) {
+	t.Helper()
+	if got := r.next(t, "heard"); got.message != message {
+		t.Fatalf("heard %.100q (%d bytes), want %.100q (%d bytes)", got.message, len(got.message), message, len(message))
+	}
+}
+
+// Eventually says a message until it is heard, whatever else is.
+func (r *Receiver) Eventually(t *testing.T, message string, say func(message string)) {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); {
+		say(message)
+		select {
+		case e := <-r.events:
+			if e.message == message {
+				return
+			}
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	t.Fatalf("not within %s: %q is heard", patience, message)
+}
+
+func (r *Receiver) next(t *testing.T, kind string) event {
+	t.Helper()
+	got := Wait(t, r.events, kind)
+	if got.kind != kind {
+		t.Fatalf("got %s (%v, %.100q), want %s", got.kind, got.err, got.message, kind)
+	}
+	return got
+}
+
+// Wait waits for what must come.
+func Wait[T any](t *testing.T, from <-chan T, what string) (got T) {
+	t.Helper()
+	select {
+	case got = <-from:
+	case <-time.After(patience):
+		t.Fatalf("not within %s: %s", patience, what)
+	}
+	return got
+}
+
+// told is the notify.Receiver of a Receiver.
+type told struct {
+	t *testing.T
+	r *Receiver
+}
+
+func (w told) tell(e event, change func()) {
+	if !w.r.mu.TryLock() {
+		w.t.Errorf("%s: two calls at a time", e.kind)
+		return
+	}
+	defer w.r.mu.Unlock()
+	change()
+	w.r.events <- e
+}
+
+func (w told) Subscribed() {
+	w.tell(event{kind: "subscribed"}, func() {
+		if w.r.subscribed {
+			w.t.Error("Subscribed twice without Lost")
+		}
+		w.r.subscribed, w.r.lost = true, false
+	})
+}
+
+func (w told) Lost(err error) {
+	w.tell(event{kind: "lost", err: err}, func() {
+		if w.r.lost || err == nil {
+			w.t.Errorf("Lost twice without Subscribed, or without an error: %v", err)
+		}
+		w.r.subscribed, w.r.lost = false, true
+	})
+}
+
+func (w told) Heard(message []byte) {
+	w.tell(event{kind: "heard", message: string(message)}, func() {
+		if !w.r.subscribed {
+			w.t.Error("Heard before Subscribed")
+		}
+	})
+}

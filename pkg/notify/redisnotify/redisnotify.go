@@ -1,0 +1,198 @@
+// Package redisnotify carries hints over Redis: one server, the server that
+// Sentinels name, or a Cluster.
+package redisnotify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
+	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/fleetconf/fleetconf/pkg/notify"
+)
+
+// Driver announces, and listens, over Redis. Each announcement has a connection
+// of its own: there are few, and one that was kept would be found dead by the
+// very hint that matters.
+type Driver struct {
+	server  redis.Options                             // less its address
+	address func(ctx context.Context) (string, error) // of the server at this moment
+	dial    func(ctx context.Context) func(context.Context, string, string) (net.Conn, error)
+
+	idle, answer time.Duration
+}
+
+// What the library would print to standard error, it gives as an error too.
+func init() { logging.Disable() }
+
+// errAgain stops the library from connecting again by itself, at once and as
+// all others do.
+var errAgain = errors.New("one connection only")
+
+// link is one connection, and the client that speaks over it.
+type link struct {
+	*redis.Client
+	conn *notify.Conn
+}
+
+// open gives a link that lives until ctx ends or it is closed. It connects with
+// its first command.
+func (d *Driver) open(ctx context.Context) (*link, error) {
+	address, err := d.address(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l, dial, dialed := &link{}, d.dial(ctx), false
+	opts := d.server
+	opts.Addr = address
+	opts.Dialer = func(_ context.Context, network, address string) (net.Conn, error) {
+		if dialed {
+			return nil, errAgain
+		}
+		dialed = true
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		l.conn = conn.(*notify.Conn)
+		return conn, nil
+	}
+	l.Client = redis.NewClient(&opts)
+	return l, nil
+}
+
+// Announce publishes a message. It takes no longer than notify.Answer.
+func (d *Driver) Announce(ctx context.Context, message []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, d.answer)
+	defer cancel()
+	l, err := d.open(ctx)
+	if err != nil {
+		return reason(ctx, err)
+	}
+	defer func() { _ = l.Close() }()
+	if err := l.Publish(ctx, notify.Subject, message).Err(); err != nil {
+		return reason(ctx, err)
+	}
+	return nil
+}
+
+// Close does nothing: there is nothing open between two announcements.
+func (d *Driver) Close() error { return nil }
+
+// Run tells r what it hears until ctx ends.
+func (d *Driver) Run(ctx context.Context, r notify.Receiver) error {
+	return notify.Keep(ctx, r, func(ctx context.Context, subscribed func()) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		return reason(ctx, d.listen(ctx, r, subscribed))
+	})
+}
+
+// listen reads one connection itself. The channel that the library offers pings
+// every three seconds.
+func (d *Driver) listen(ctx context.Context, r notify.Receiver, subscribed func()) error {
+	l, err := d.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = l.Close() }()
+	sub := l.Subscribe(ctx)
+	defer func() { _ = sub.Close() }()
+	if err := sub.Subscribe(ctx, notify.Subject); err != nil {
+		return err
+	}
+	for timeout := d.answer; ; timeout = d.idle {
+		message, err := receive(ctx, sub, timeout)
+		if isTimeout(err) && timeout == d.idle {
+			if err := sub.Ping(ctx); err != nil {
+				return err
+			}
+			message, err = receive(ctx, sub, d.answer)
+		}
+		if err != nil {
+			return err
+		}
+		l.conn.Heard()
+		switch message := message.(type) {
+		case *redis.Subscription:
+			subscribed()
+		case *redis.Message:
+			r.Heard([]byte(message.Payload))
+		}
+	}
+}
+
+// receive waits for whatever comes. The library panics on replies of another
+// shape than Redis gives them.
+func receive(ctx context.Context, sub *redis.PubSub, timeout time.Duration) (message any, err error) {
+	defer func() {
+		if recover() != nil {
+			err = errReply
+		}
+	}()
+	return sub.ReceiveTimeout(ctx, timeout)
+}
+
+var errReply = errors.New("the broker does not speak Redis's protocol")
+
+func isTimeout(err error) bool {
+	var target net.Error
+	return errors.As(err, &target) && target.Timeout()
+}
+
+// reason words an error without secrets. Of what the server says it takes the
+// code alone: the rest may repeat the command, and with it the password.
+func reason(ctx context.Context, err error) error {
+	var said redis.Error
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("redis: %w", ctx.Err())
+	case errors.Is(err, errReply), errors.Is(err, errMaster):
+		return fmt.Errorf("redis: %w", err)
+	case errors.As(err, &said):
+		code, _, _ := strings.Cut(said.Error(), " ")
+		switch code {
+		case "WRONGPASS", "NOAUTH":
+			return fmt.Errorf("redis: the credentials are refused (%s)", code)
+		case "NOPERM":
+			return errors.New("redis: this account may not use channel " + notify.Subject + " (NOPERM)")
+		case "LOADING", "MASTERDOWN", "OOM", "BUSY", "CLUSTERDOWN", "MOVED", "MISCONF":
+			return fmt.Errorf("redis: the server is not ready (%s)", code)
+		}
+		return errors.New("redis: the server refuses")
+	}
+	return fmt.Errorf("redis: %w", notify.Reason(err))
+}
+
+// tune leaves out what the library says of itself, and does again by itself.
+func tune(opts *redis.Options) {
+	opts.Protocol = 2
+	opts.ClientName, opts.DisableIdentity = "", true
+	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	opts.MaxRetries, opts.DialerRetries, opts.PipelinePoolSize = -1, 1, -1
+	opts.MinIdleConns, opts.PoolSize = 0, 4
+}
+
+// length reads the lines of Redis's protocol: a bulk string says how many bytes
+// follow, an array how many replies.
+func length(line []byte) (n int64, follow bool) {
+	const most = 1 << 12 // replies in an array
+	if len(line) < 2 || line[1] == '-' {
+		return 0, false // an empty line, or nil
+	}
+	switch line[0] {
+	case '$', '!', '=':
+		return notify.Decimal(line[1:]), true
+	case '*', '%', '~', '>', '|':
+		if n := notify.Decimal(line[1:]); n < 0 || n > most {
+			return -1, false
+		}
+	}
+	return 0, false
+}

@@ -1,0 +1,172 @@
+package redisnotify
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"os"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/fleetconf/fleetconf/pkg/notify"
+)
+
+// ErrURL is the error of a URL that cannot be used. It says nothing of what the
+// URL is: it may hold a password.
+var ErrURL = errors.New("is no URL such as redis://:password@localhost:6379/0; what is special in a password stands percent-encoded")
+
+// New reads the URL of a server (redis://, or rediss:// for TLS), of Sentinels
+// (?master_name=…&addr=…, with their account before the host, and that of the
+// server as &username=…&password=…), or of nodes of a Cluster (?addr=…). caFile
+// holds the certificates to trust; "" stands for those of the system. Nothing
+// is connected.
+func New(address, caFile string) (*Driver, error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" || u.Scheme != "redis" && u.Scheme != "rediss" {
+		return nil, ErrURL
+	}
+	d := &Driver{idle: notify.Idle, answer: notify.Answer}
+	switch query := u.Query(); {
+	case query.Has("master_name"):
+		err = d.sentinel(address)
+	case query.Has("addr"):
+		err = d.cluster(address)
+	default:
+		err = d.single(address)
+	}
+	if err != nil {
+		return nil, ErrURL
+	}
+	if caFile != "" && d.server.TLSConfig != nil {
+		if d.server.TLSConfig.RootCAs, err = roots(caFile); err != nil {
+			return nil, err
+		}
+	}
+	d.dial = dialer(d.server.TLSConfig)
+	return d, nil
+}
+
+func (d *Driver) single(address string) error {
+	opts, err := redis.ParseURL(address)
+	if err != nil {
+		return err
+	}
+	d.server = redis.Options{Username: opts.Username, Password: opts.Password, DB: opts.DB, TLSConfig: opts.TLSConfig}
+	tune(&d.server)
+	d.address = func(context.Context) (string, error) { return opts.Addr, nil }
+	return nil
+}
+
+// sentinel asks for the server whenever one is needed. The library would listen
+// to the Sentinels too, and ping them.
+func (d *Driver) sentinel(address string) error {
+	opts, err := redis.ParseFailoverURL(address)
+	if err != nil {
+		return err
+	}
+	d.server = redis.Options{Username: opts.Username, Password: opts.Password, DB: opts.DB, TLSConfig: opts.TLSConfig}
+	tune(&d.server)
+	d.address = func(ctx context.Context) (master string, err error) {
+		for _, i := range rand.Perm(len(opts.SentinelAddrs)) {
+			if master, err = d.ask(ctx, opts.SentinelAddrs[i], opts); err == nil {
+				return master, nil
+			}
+		}
+		return "", err
+	}
+	return nil
+}
+
+func (d *Driver) ask(ctx context.Context, sentinel string, opts *redis.FailoverOptions) (master string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, d.answer)
+	defer cancel()
+	asked := redis.Options{Addr: sentinel, Username: opts.SentinelUsername, Password: opts.SentinelPassword, Dialer: d.dial(ctx)}
+	tune(&asked)
+	client := redis.NewSentinelClient(&asked)
+	defer func() { _ = client.Close() }()
+	at, err := client.GetMasterAddrByName(ctx, opts.MasterName).Result()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return "", errMaster
+	case err != nil:
+		return "", err
+	case len(at) != 2:
+		return "", errReply
+	}
+	return net.JoinHostPort(at[0], at[1]), nil
+}
+
+var errMaster = errors.New("the Sentinels know no such master")
+
+// cluster asks for the node that the subject belongs to. Any other would do, for
+// a Cluster repeats each message to all its nodes; this one is there.
+func (d *Driver) cluster(address string) error {
+	opts, err := redis.ParseClusterURL(address)
+	if err != nil {
+		return err
+	}
+	d.server = redis.Options{Username: opts.Username, Password: opts.Password, TLSConfig: opts.TLSConfig}
+	tune(&d.server)
+	d.address = func(ctx context.Context) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, d.answer)
+		defer cancel()
+		client := redis.NewClusterClient(&redis.ClusterOptions{
+			Addrs: opts.Addrs, Username: opts.Username, Password: opts.Password,
+			NewClient: func(node *redis.Options) *redis.Client {
+				node.Dialer = d.dial(ctx)
+				tune(node)
+				return redis.NewClient(node)
+			},
+		})
+		defer func() { _ = client.Close() }()
+		node, err := client.MasterForKey(ctx, notify.Subject)
+		if err != nil {
+			return "", err
+		}
+		return node.Options().Addr, nil
+	}
+	return nil
+}
+
+// dialer gives, for the time of one ctx, a function that connects: to a broker
+// that may lie, by a connection that ends with ctx.
+func dialer(config *tls.Config) func(ctx context.Context) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context) func(context.Context, string, string) (net.Conn, error) {
+		return func(_ context.Context, network, address string) (net.Conn, error) {
+			conn, err := notify.Dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			if config != nil {
+				config := config.Clone()
+				config.ServerName, _, _ = net.SplitHostPort(address) // of a master, say, and not of its Sentinel
+				secure := tls.Client(conn, config)
+				if err := secure.HandshakeContext(ctx); err != nil {
+					_ = conn.Close()
+					return nil, err
+				}
+				conn = secure
+			}
+			guarded := notify.Guard(conn, length)
+			context.AfterFunc(ctx, func() { _ = conn.Close() })
+			return guarded, nil
+		}
+	}
+}
+
+func roots(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate", file)
+	}
+	return pool, nil
+}
