@@ -55,6 +55,11 @@ e2e: deps build ## Run the whole system, and break it (./scripts/test-e2e.sh)
 bench: build ## Run the benchmarks
 	go test -run '^$$' -bench . -benchmem -tags $(TAGS) work
 
+.PHONY: bench-push
+bench-push: controller ## Measure push against polling, in 20 minutes (IDLE=10m; QUICK=1 to try it)
+	go build -o bin/bench-push ./test/cmd/bench-push
+	bin/bench-push $(if $(IDLE),-idle $(IDLE)) $(if $(QUICK),-quick) $(BENCHFLAGS)
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (10s)
 	./scripts/fuzz.sh $(FUZZTIME)

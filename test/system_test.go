@@ -55,7 +55,7 @@ func buildAndRun(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	for name, path := range map[string]string{
-		"controller": "./controller/cmd", "agent": "./agent/cmd", "worker": "./worker/cmd", "target": "./test/cmd/target",
+		"controller": "./controller/cmd", "agent": "./agent/cmd", "worker": "./worker/cmd", "target": "./test/cmd/target", "bench-push": "./test/cmd/bench-push",
 	} {
 		build := exec.Command("go", "build", "-buildvcs=false", "-tags", buildTags, "-o", filepath.Join(binaries, name))
 		if raceDetector {

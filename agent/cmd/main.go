@@ -47,8 +47,8 @@ func main() {
 // run builds the parts of the diagram, and runs them until ctx ends.
 //
 //	controller.Client ◀─register, fetch, report─ poller.Poller ─push, read─▶ worker.Client
-//	                                             ▲     │
-//	                   status.Handler ──what is──┘     └──load, save──▶ cache.File
+//	notify.Subscriber ────────────hints────────▶   ▲     │
+//	                     status.Handler ──what is──┘     └──load, save──▶ cache.File
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var s config.Settings
 	if err := program.Parse(args, &s, stdout); err != nil {
@@ -58,12 +58,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	hints, err := subscriber(s)
+	if err != nil {
+		return err
+	}
 	agent := poller.New(poller.Parts{
-		Source: controller.New(s.ControllerURL, s.ControllerUsername, s.ControllerPassword.Reveal()),
+		Source: controller.New(s.ControllerURL, s.ControllerUsername, s.ControllerPassword.Reveal(), s.Push.Transport != settings.PushNone),
 		Sink:   worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
 		Cache:  cache.New(s.CacheFile),
 		Self:   self(),
 		Log:    log,
+
+		Transport: transports[s.Push.Transport],
+		Hints:     hints,
 
 		Ephemeral: s.Ephemeral,
 	})

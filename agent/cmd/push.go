@@ -2,6 +2,7 @@ package main
 
 import (
 	"github.com/fleetconf/fleetconf/agent/internal/config"
+	"github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/notify"
 	"github.com/fleetconf/fleetconf/pkg/notify/natsnotify"
 	"github.com/fleetconf/fleetconf/pkg/notify/redisnotify"
@@ -21,6 +22,11 @@ func subscriber(set config.Settings) (notify.Subscriber, error) {
 		return used(s, "NATS_URL", err)
 	}
 	return nil, nil
+}
+
+// transports are the values of PUSH.
+var transports = map[string]models.Transport{
+	settings.PushLongPoll: models.LongPoll, settings.PushRedis: models.Redis, settings.PushNATS: models.NATS, settings.PushNone: models.Polling,
 }
 
 // used names the setting that a driver cannot use.

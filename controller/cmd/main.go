@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
@@ -72,8 +73,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // admin, agents ──▶ api ──▶ service.Rollouts ─────────────▶ database.DB (SQLite)
 //
-//	│          │  └──▶ service.Agents ──────▲  (presence, in batches)
-//	│          └─────▶ service.Configs ─────┤  (each publish at once)
+//	│ │        │  └──▶ service.Agents ──────▲  (presence, in batches)
+//	│ │        └─────▶ service.Configs ─────┤  (each publish at once)
+//	│ │                    │ changes        │
+//	│ └◀ service.Waiters ◀─┴─▶ service.Announcements ──▶ notify.Announcer (Redis, NATS)
 //	└────────────────▶ service.Trail ───────┘  (audit)
 func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	log, err := logger.New(stderr, set.LogLevel, set.LogFormat)
@@ -103,20 +106,33 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	if err := publishInitial(ctx, configs, set.InitialURL, log); err != nil {
 		return err
 	}
+	announcer, broker, err := announcer(set, log)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = broker.Close() }()
+	announcements := service.NewAnnouncements(configs, agents, announcing{announcer}, set.PushRate, log)
+	waiters := service.NewWaiters(configs, agents, set.PushRate)
 	handler := api.New(api.Options{
-		Configs:      configs,
-		Agents:       agents,
-		Rollouts:     service.NewRollouts(configs, agents, db),
-		Trail:        trail,
-		Store:        db,
-		Draining:     ctx.Done(),
-		AgentName:    set.AgentUsername,
-		AgentAccount: auth.NewAccount(set.AgentUsername, set.AgentPassword.Reveal()),
-		AdminName:    set.AdminUsername,
-		AdminAccount: auth.NewAccount(set.AdminUsername, set.AdminPassword.Reveal()),
-		Log:          log,
+		Configs:       configs,
+		Agents:        agents,
+		Rollouts:      service.NewRollouts(configs, agents, db),
+		Trail:         trail,
+		Waiters:       holding(set, waiters),
+		Announcements: announcements,
+		SweepInterval: set.SweepInterval,
+		Store:         db,
+		Draining:      ctx.Done(),
+		Limits:        api.Limits{Register: set.LimitRegister, Config: set.LimitConfig, Status: set.LimitStatus, Admin: set.LimitAdmin},
+		AgentName:     set.AgentUsername,
+		AgentAccount:  auth.NewAccount(set.AgentUsername, set.AgentPassword.Reveal()),
+		AdminName:     set.AdminUsername,
+		AdminAccount:  auth.NewAccount(set.AdminUsername, set.AdminPassword.Reveal()),
+		Log:           log,
 	})
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", settings.Address(set.Host, set.Port))
+	// No keep-alive probes: thousands of connections that only wait would cost more
+	// than all else. Every wait has an end, and so has a peer that is gone.
+	listener, err := (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", settings.Address(set.Host, set.Port))
 	if err != nil {
 		return fmt.Errorf("%w; set HOST and PORT to an address that is free", err)
 	}
@@ -127,9 +143,15 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	group.Go(func() error { return agents.Run(serving) })
 	group.Go(func() error { return configs.Run(serving) })
 	group.Go(func() error { return trail.Run(serving) })
-	group.Go(func() error { defer served(); return server.Serve(ctx, listener, handler, log) })
+	group.Go(func() error { return waiters.Run(ctx) })
+	group.Go(func() error { return announcements.Run(ctx) })
+	group.Go(func() error { defer served(); return server.ServeKeeping(ctx, listener, handler, keepFor, log) })
 	return group.Wait()
 }
+
+// keepFor is how long an idle connection of an agent is kept: from one of its
+// sweeps to the next, unless somebody sets SWEEP_INTERVAL to more.
+const keepFor = 8 * time.Minute
 
 // publishInitial publishes the URL of the settings where nothing was ever
 // published.

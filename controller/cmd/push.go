@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"io"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/broker"
 	"github.com/fleetconf/fleetconf/controller/internal/config"
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/notify"
 	"github.com/fleetconf/fleetconf/pkg/notify/natsnotify"
 	"github.com/fleetconf/fleetconf/pkg/notify/redisnotify"
@@ -28,6 +31,25 @@ func announcer(set config.Settings, log logrus.FieldLogger) (notify.Announcer, i
 		return used(a, a, "NATS_URL", err)
 	}
 	return notify.Nop{}, notify.Nop{}, nil
+}
+
+// holding gives the waiters, unless push is switched off: then no poll is held.
+func holding(set config.Settings, waiters *service.Waiters) *service.Waiters {
+	if set.Transport == settings.PushNone {
+		return nil
+	}
+	return waiters
+}
+
+// announcing gives the domain's announcements to a broker as messages.
+type announcing struct{ notify.Announcer }
+
+func (a announcing) Announce(ctx context.Context, v models.Announcement) error {
+	message, err := notify.Hint{Version: v.Version, ETag: v.ETag, SpreadMS: v.Spread.Milliseconds()}.Encode()
+	if err != nil {
+		return err
+	}
+	return a.Announcer.Announce(ctx, message)
 }
 
 // used names the setting that a driver cannot use.

@@ -64,6 +64,18 @@ const docTemplate = `{
                         "in": "query"
                     },
                     {
+                        "enum": [
+                            "poll",
+                            "longpoll",
+                            "redis",
+                            "nats"
+                        ],
+                        "type": "string",
+                        "description": "only agents that hear of a newer version in this way now",
+                        "name": "transport",
+                        "in": "query"
+                    },
+                    {
                         "type": "string",
                         "description": "only agents on this host; a * at the end stands for anything",
                         "name": "hostname",
@@ -104,6 +116,12 @@ const docTemplate = `{
                     },
                     "403": {
                         "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -165,6 +183,12 @@ const docTemplate = `{
                             "$ref": "#/definitions/problem.Problem"
                         }
                     },
+                    "429": {
+                        "description": "Too Many Requests",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
                     "503": {
                         "description": "Service Unavailable",
                         "schema": {
@@ -193,7 +217,7 @@ const docTemplate = `{
                 "tags": [
                     "agents"
                 ],
-                "summary": "How many agents there are, by status and by what they run",
+                "summary": "How many agents there are, by status, by what they run and by transport",
                 "responses": {
                     "200": {
                         "description": "OK",
@@ -209,6 +233,12 @@ const docTemplate = `{
                     },
                     "403": {
                         "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -260,6 +290,12 @@ const docTemplate = `{
                     },
                     "404": {
                         "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -325,6 +361,12 @@ const docTemplate = `{
                     },
                     "412": {
                         "description": "Precondition Failed",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -401,6 +443,12 @@ const docTemplate = `{
                     },
                     "412": {
                         "description": "Precondition Failed",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -483,6 +531,12 @@ const docTemplate = `{
                     },
                     "415": {
                         "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -575,6 +629,12 @@ const docTemplate = `{
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
                     }
                 }
             }
@@ -589,7 +649,7 @@ const docTemplate = `{
                         "Agent": []
                     }
                 ],
-                "description": "Answers 304 while If-None-Match (lists and * too) names the current one. An agent that reported the current version FAILED is not offered it again; and one that runs a later version than the store has keeps it until an admin decides.",
+                "description": "Answers 304 while If-None-Match (lists and * too) names the current one. An agent that reported the current version FAILED is not offered it again; and one that runs a later version than the store has keeps it until an admin decides.\nWith wait the answer is held until there is something else to say than 304, or than 404, and given when the wait and up to a sixteenth of it are over. X-Wait-Seconds says that it was.",
                 "produces": [
                     "application/json"
                 ],
@@ -602,6 +662,22 @@ const docTemplate = `{
                         "type": "string",
                         "description": "ETag of the configuration that the caller runs",
                         "name": "If-None-Match",
+                        "in": "header"
+                    },
+                    {
+                        "type": "string",
+                        "description": "how long to hold the answer, such as 30s; longer than 5m is taken for 5m (0s)",
+                        "name": "wait",
+                        "in": "query"
+                    },
+                    {
+                        "enum": [
+                            "redis",
+                            "nats"
+                        ],
+                        "type": "string",
+                        "description": "how an agent hears of a newer version",
+                        "name": "X-Transport",
                         "in": "header"
                     }
                 ],
@@ -619,11 +695,25 @@ const docTemplate = `{
                             "X-Poll-Interval-Seconds": {
                                 "type": "integer",
                                 "description": "seconds until the next poll"
+                            },
+                            "X-Sweep-Interval-Seconds": {
+                                "type": "integer",
+                                "description": "seconds until the next poll of an agent that a broker tells of newer versions"
+                            },
+                            "X-Wait-Seconds": {
+                                "type": "integer",
+                                "description": "how long the answer was held at most; missing where nothing is held"
                             }
                         }
                     },
                     "304": {
                         "description": "unchanged"
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
                     },
                     "401": {
                         "description": "Unauthorized",
@@ -633,6 +723,18 @@ const docTemplate = `{
                     },
                     "404": {
                         "description": "nothing was ever published",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "429": {
+                        "description": "more polls came than are let in at once",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "503": {
+                        "description": "as 429, while the controller stops",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -745,6 +847,12 @@ const docTemplate = `{
                             "$ref": "#/definitions/problem.Problem"
                         }
                     },
+                    "429": {
+                        "description": "Too Many Requests",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
                     "503": {
                         "description": "Service Unavailable",
                         "schema": {
@@ -815,6 +923,12 @@ const docTemplate = `{
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
                     }
                 }
             }
@@ -869,6 +983,12 @@ const docTemplate = `{
                     },
                     "404": {
                         "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -937,6 +1057,12 @@ const docTemplate = `{
                     },
                     "404": {
                         "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -1058,6 +1184,12 @@ const docTemplate = `{
                             "$ref": "#/definitions/problem.Problem"
                         }
                     },
+                    "429": {
+                        "description": "Too Many Requests",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
                     "503": {
                         "description": "Service Unavailable",
                         "schema": {
@@ -1108,6 +1240,12 @@ const docTemplate = `{
                     },
                     "403": {
                         "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -1197,6 +1335,12 @@ const docTemplate = `{
                             "$ref": "#/definitions/problem.Problem"
                         }
                     },
+                    "429": {
+                        "description": "Too Many Requests",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
                     "503": {
                         "description": "Service Unavailable",
                         "schema": {
@@ -1253,6 +1397,12 @@ const docTemplate = `{
                     },
                     "412": {
                         "description": "Precondition Failed",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -1340,6 +1490,12 @@ const docTemplate = `{
                     },
                     "415": {
                         "description": "Unsupported Media Type",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -1432,6 +1588,12 @@ const docTemplate = `{
                             "$ref": "#/definitions/models.Rollout"
                         }
                     },
+                    "429": {
+                        "description": "Too Many Requests",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
                     "503": {
                         "description": "Service Unavailable",
                         "schema": {
@@ -1487,6 +1649,20 @@ const docTemplate = `{
                             "$ref": "#/definitions/models.AgentStatus"
                         }
                     ]
+                },
+                "transport": {
+                    "description": "null until it said so in a poll",
+                    "enum": [
+                        "poll",
+                        "longpoll",
+                        "redis",
+                        "nats"
+                    ],
+                    "allOf": [
+                        {
+                            "$ref": "#/definitions/models.Transport"
+                        }
+                    ]
                 }
             }
         },
@@ -1537,6 +1713,13 @@ const docTemplate = `{
                 },
                 "by_status": {
                     "description": "every state is there",
+                    "type": "object",
+                    "additionalProperties": {
+                        "type": "integer"
+                    }
+                },
+                "by_transport": {
+                    "description": "how they hear of a newer version; inactive agents are left out",
                     "type": "object",
                     "additionalProperties": {
                         "type": "integer"
@@ -2010,6 +2193,21 @@ const docTemplate = `{
                     ]
                 }
             }
+        },
+        "models.Transport": {
+            "type": "string",
+            "enum": [
+                "poll",
+                "longpoll",
+                "redis",
+                "nats"
+            ],
+            "x-enum-varnames": [
+                "Polling",
+                "LongPoll",
+                "Redis",
+                "NATS"
+            ]
         },
         "models.VersionCount": {
             "type": "object",

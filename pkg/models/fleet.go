@@ -34,6 +34,7 @@ type AgentSummary struct {
 	DesiredVersion   *int64              `json:"desired_version"`    // null until something is published
 	ByStatus         map[AgentStatus]int `json:"by_status"`          // every state is there
 	ByAppliedVersion []VersionCount      `json:"by_applied_version"` // highest first; inactive agents are left out
+	ByTransport      map[Transport]int   `json:"by_transport"`       // how they hear of a newer version; inactive agents are left out
 }
 
 // VersionCount is how many agents run a version.

@@ -31,12 +31,18 @@ const (
 // those in flight up to DrainTimeout to end, and returns nil; what is still
 // open after that is cut. It logs the address that it listens on.
 func Serve(ctx context.Context, ln net.Listener, handler http.Handler, log logrus.FieldLogger) error {
+	return ServeKeeping(ctx, ln, handler, IdleTimeout, log)
+}
+
+// ServeKeeping is Serve for clients that come by seldom and keep their
+// connection: it is closed when it was idle for longer than idle.
+func ServeKeeping(ctx context.Context, ln net.Listener, handler http.Handler, idle time.Duration, log logrus.FieldLogger) error {
 	s := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: ReadHeaderTimeout,
 		ReadTimeout:       ReadTimeout,
 		WriteTimeout:      WriteTimeout,
-		IdleTimeout:       IdleTimeout,
+		IdleTimeout:       idle,
 		MaxHeaderBytes:    MaxHeaderBytes,
 		ErrorLog:          stdlog.New(debugLines{log}, "", 0),
 	}

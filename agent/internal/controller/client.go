@@ -21,6 +21,8 @@ import (
 const (
 	// timeout is how long one answer may take.
 	timeout = 10 * time.Second
+	// keepFor is more than the time between two sweeps, unless somebody sets more.
+	keepFor = 8 * time.Minute
 	// leaveTimeout is how long an agent that ends is kept by saying so.
 	leaveTimeout = 5 * time.Second
 	// maxRetryAfter is the longest that the controller can keep an agent away.
@@ -36,9 +38,16 @@ type Client struct {
 }
 
 // New returns a client of the controller at baseURL. username and password are
-// what all agents register with.
-func New(baseURL, username, password string) *Client {
-	return &Client{http: exchange.New("the controller", baseURL), username: username, password: password}
+// what all agents register with. pushed says that polls are far apart, or held
+// for long, because newer versions are heard of between them: then the connection
+// is kept from one to the next, and is not probed, which would cost more than all
+// the rest. Should it have died without a word, the time limit of a fetch shows it.
+func New(baseURL, username, password string, pushed bool) *Client {
+	var keep exchange.Keep
+	if pushed {
+		keep = exchange.Keep{Idle: keepFor, Probe: -1}
+	}
+	return &Client{http: exchange.New("the controller", baseURL, keep), username: username, password: password}
 }
 
 // Register tells the controller who is there, and learns who the controller
@@ -70,19 +79,29 @@ func (c *Client) Register(ctx context.Context, self wire.RegisterRequest) (model
 	}, nil
 }
 
-// Fetch asks for the release that id should run. etag names the applied one,
-// "" if there is none. The error is one of models' or an outage; the answer's
-// PollInterval may be set with an error too.
-func (c *Client) Fetch(ctx context.Context, id models.Identity, etag string) (models.Answer, error) {
+// Fetch asks for the release that id should run. The error is one of models' or
+// an outage; the answer's intervals may be set with an error too.
+func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
 	request := exchange.Request{
 		Method: http.MethodGet, Path: wire.ConfigPath,
-		User: id.AgentID, Password: id.AgentToken, IfNoneMatch: etag,
+		User: id.AgentID, Password: id.AgentToken, IfNoneMatch: q.ETag,
 	}
-	answer, err := c.http.Do(ctx, timeout, request)
+	if q.MayWait {
+		request.Path += "?wait=" + strconv.Itoa(int(q.Wait/time.Second)) + "s"
+	}
+	if q.Transport == wire.Redis || q.Transport == wire.NATS {
+		request.Transport = q.Transport
+	}
+	answer, err := c.http.Do(ctx, timeout+q.Wait+q.Wait/16, request) // as much longer as the controller may hold it
 	if err != nil {
 		return models.Answer{}, err
 	}
-	result := models.Answer{PollInterval: headerInterval(answer.Header)}
+	result := models.Answer{
+		PollInterval: headerInterval(answer.Header, wire.HeaderPollInterval), SweepInterval: headerInterval(answer.Header, wire.HeaderSweepInterval),
+	}
+	if held, err := strconv.Atoi(answer.Header.Get(wire.HeaderWait)); err == nil && held >= 0 && q.MayWait {
+		result.Holds, result.Held = true, min(q.Wait, time.Duration(min(held, int(wire.MaxWait/time.Second)))*time.Second)
+	}
 	switch answer.Status {
 	case http.StatusOK:
 		config, err := wire.DecodeConfig(answer.Body)
@@ -95,7 +114,7 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, etag string) (mo
 		result.Release = &models.Release{ETag: usableETag(answer.Header), Config: config, FetchedAt: time.Now().UTC()}
 		return result, nil
 	case http.StatusNotModified:
-		if etag == "" {
+		if q.ETag == "" {
 			return result, c.http.Foreign(answer, "a controller", "CONTROLLER_URL")
 		}
 		return result, models.ErrNotModified
@@ -106,6 +125,10 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, etag string) (mo
 		return result, models.ErrNothingPublished
 	case http.StatusUnauthorized:
 		return result, fmt.Errorf("%w: %w", models.ErrUnauthorized, c.http.Unexpected(answer, request))
+	case http.StatusRequestTimeout, http.StatusGatewayTimeout:
+		if q.Wait > 0 && !answer.IsProblem() { // a proxy's, not the controller's
+			return result, fmt.Errorf("%w: %w", models.ErrCut, c.http.Unexpected(answer, request))
+		}
 	}
 	return result, c.outage(answer, request)
 }
@@ -176,10 +199,9 @@ func decodeRegistration(answer exchange.Answer) (wire.RegisterResponse, error) {
 	return r, wire.RegisterRequest{Hostname: "answer", AgentID: r.AgentID}.Validate()
 }
 
-// headerInterval reads X-Poll-Interval-Seconds; 0 if it is missing or no
-// number.
-func headerInterval(h http.Header) time.Duration {
-	seconds, err := strconv.Atoi(strings.TrimSpace(h.Get(wire.HeaderPollInterval)))
+// headerInterval reads an interval in seconds; 0 if it is missing or no number.
+func headerInterval(h http.Header, name string) time.Duration {
+	seconds, err := strconv.Atoi(strings.TrimSpace(h.Get(name)))
 	if err != nil {
 		return 0
 	}

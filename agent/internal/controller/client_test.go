@@ -37,7 +37,7 @@ func serve(t *testing.T, handle http.HandlerFunc) *Client {
 	t.Helper()
 	s := httptest.NewServer(handle)
 	t.Cleanup(s.Close)
-	return New(s.URL+"/", "agent", password)
+	return New(s.URL+"/", "agent", password, false)
 }
 
 // answer is a handler that says always the same. head is pairs of a header and
@@ -61,7 +61,7 @@ func TestFetch_SendsWhoAsksAndWhatIsApplied(t *testing.T) {
 		answer(200, document, "ETag", `"e8"`)(w, r)
 	})
 	for _, etag := range []string{"", `"e7"`, `W/"e7"`} {
-		if _, err := c.Fetch(t.Context(), self, etag); err != nil {
+		if _, err := c.Fetch(t.Context(), self, models.Query{ETag: etag}); err != nil {
 			t.Fatal(err)
 		}
 		user, pass, _ := got.BasicAuth()
@@ -115,7 +115,7 @@ func TestFetch_Answers(t *testing.T) {
 		"redirect":                  {handle: answer(302, "", "Location", "http://u:p@elsewhere/?secret=1"), words: "redirects to http://elsewhere,"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := serve(t, tt.handle).Fetch(t.Context(), self, `"e7"`)
+			got, err := serve(t, tt.handle).Fetch(t.Context(), self, models.Query{ETag: `"e7"`})
 			if (err == nil) != (tt.kind == nil && tt.words == "") || tt.kind != nil && !errors.Is(err, tt.kind) {
 				t.Fatalf("error: got %v, want %v", err, tt.kind)
 			}
@@ -152,7 +152,7 @@ func endless(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestFetch_NotModifiedUnasked(t *testing.T) {
-	_, err := serve(t, answer(304, "")).Fetch(t.Context(), self, "")
+	_, err := serve(t, answer(304, "")).Fetch(t.Context(), self, models.Query{})
 	if err == nil || errors.Is(err, models.ErrNotModified) {
 		t.Errorf("got %v, want an outage: nothing was named that could be unmodified", err)
 	}
@@ -162,7 +162,7 @@ func TestFetch_RedirectIsNotFollowed(t *testing.T) {
 	visited := false
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { visited = true }))
 	defer elsewhere.Close()
-	_, err := serve(t, answer(307, "", "Location", elsewhere.URL)).Fetch(t.Context(), self, "")
+	_, err := serve(t, answer(307, "", "Location", elsewhere.URL)).Fetch(t.Context(), self, models.Query{})
 	if err == nil || visited {
 		t.Errorf("got %v, visited %v; the credentials must not go elsewhere", err, visited)
 	}
@@ -175,7 +175,7 @@ func TestFetch_NobodyThere(t *testing.T) {
 	}
 	url := "http://" + ln.Addr().String()
 	_ = ln.Close()
-	_, err = New(url, "agent", password).Fetch(t.Context(), self, "")
+	_, err = New(url, "agent", password, false).Fetch(t.Context(), self, models.Query{})
 	if err == nil || err.Error() != "the controller at "+url+" cannot be reached: nothing listens there" {
 		t.Errorf("got %v", err)
 	}
@@ -183,7 +183,7 @@ func TestFetch_NobodyThere(t *testing.T) {
 		{"http://host.invalid", "cannot be found"},
 		{strings.Replace(serveURL(t), "http:", "https:", 1), "does not speak TLS"},
 	} {
-		_, err = New(tt.url, "agent", password).Fetch(t.Context(), self, "")
+		_, err = New(tt.url, "agent", password, false).Fetch(t.Context(), self, models.Query{})
 		if err == nil || !strings.Contains(err.Error(), tt.words) {
 			t.Errorf("%s: got %v, want %q", tt.url, err, tt.words)
 		}
@@ -214,7 +214,7 @@ func TestFetch_NotHTTP(t *testing.T) {
 			_ = conn.Close()
 		}
 	}()
-	if _, err := New("http://"+ln.Addr().String(), "agent", password).Fetch(t.Context(), self, ""); err == nil {
+	if _, err := New("http://"+ln.Addr().String(), "agent", password, false).Fetch(t.Context(), self, models.Query{}); err == nil {
 		t.Error("got no error")
 	}
 }
@@ -224,7 +224,7 @@ func TestFetch_Canceled(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	began := time.Now()
-	if _, err := c.Fetch(ctx, self, ""); err == nil || time.Since(began) > 5*time.Second {
+	if _, err := c.Fetch(ctx, self, models.Query{}); err == nil || time.Since(began) > 5*time.Second {
 		t.Errorf("got %v after %s", err, time.Since(began))
 	}
 }
@@ -361,7 +361,7 @@ func TestErrors_HoldNoSecret(t *testing.T) {
 			w.Header().Set("Location", "http://"+user+":"+pass+"@elsewhere/?"+pass)
 			answer(status, user+" "+pass+" "+r.Header.Get("Authorization"))(w, r)
 		})
-		_, fetch := c.Fetch(t.Context(), self, "")
+		_, fetch := c.Fetch(t.Context(), self, models.Query{})
 		_, register := c.Register(t.Context(), wire.RegisterRequest{Hostname: "host"})
 		report := c.Report(t.Context(), self, wire.Report{Version: 1, Status: wire.Applied})
 		for _, err := range []error{fetch, register, report} {

@@ -7,6 +7,7 @@ package exchange
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -32,19 +33,27 @@ type Client struct {
 	http   *http.Client
 }
 
+// Keep is how a connection is kept between two requests. The zero Keep does for
+// a server that is asked all the time.
+type Keep struct {
+	Idle  time.Duration // closed after that; 0: 90 s
+	Probe time.Duration // between TCP keep-alive probes; 0: 15 s, negative: none
+}
+
 // New returns a client of the server at base, a URL. name is what its errors
 // call it: "the worker". It opens no connection.
-func New(name, base string) *Client {
+func New(name, base string, keep Keep) *Client {
+	idle, probe := cmp.Or(keep.Idle, 90*time.Second), cmp.Or(keep.Probe, 15*time.Second)
 	return &Client{
 		base:   strings.TrimRight(base, "/"),
 		server: name + " at " + base,
 		http: &http.Client{
 			Transport: &http.Transport{
-				DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+				DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: probe}).DialContext,
 				TLSHandshakeTimeout:    5 * time.Second,
 				MaxIdleConns:           2,
 				MaxIdleConnsPerHost:    2,
-				IdleConnTimeout:        90 * time.Second,
+				IdleConnTimeout:        idle,
 				MaxResponseHeaderBytes: wire.MaxBodyBytes,
 				ReadBufferSize:         4 << 10,
 				WriteBufferSize:        4 << 10,
@@ -58,10 +67,11 @@ func New(name, base string) *Client {
 // Request is what to send.
 type Request struct {
 	Method, Path   string
-	User, Password string // Basic credentials, unless User is empty
-	Bearer         string // a Bearer token, unless empty
-	IfNoneMatch    string // unless empty
-	Body           any    // sent as JSON, unless nil
+	User, Password string         // Basic credentials, unless User is empty
+	Bearer         string         // a Bearer token, unless empty
+	IfNoneMatch    string         // unless empty
+	Transport      wire.Transport // unless empty
+	Body           any            // sent as JSON, unless nil
 }
 
 // Answer is what came back, whole.
@@ -121,6 +131,9 @@ func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) 
 	}
 	if r.IfNoneMatch != "" {
 		req.Header.Set("If-None-Match", r.IfNoneMatch)
+	}
+	if r.Transport != "" {
+		req.Header.Set(wire.HeaderTransport, string(r.Transport))
 	}
 	return req, nil
 }

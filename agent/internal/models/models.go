@@ -63,10 +63,24 @@ func (s State) Desired() *Release {
 	return s.LastGood
 }
 
-// Answer is what the controller said. PollInterval is set with some errors too.
+// Query is what to ask the controller for.
+type Query struct {
+	ETag      string         // names the applied release; "" if there is none
+	Transport wire.Transport // how this agent hears of newer versions now
+	// MayWait has the controller hold its answer for up to Wait while there is
+	// nothing newer, or say at least whether it would.
+	MayWait bool
+	Wait    time.Duration // whole seconds
+}
+
+// Answer is what the controller said. All but Release is set with some errors
+// too.
 type Answer struct {
-	Release      *Release      // nil with an error
-	PollInterval time.Duration // within the bounds of the contract; 0 if the answer named none
+	Release       *Release      // nil with an error
+	PollInterval  time.Duration // within the bounds of the contract; 0 if the answer named none
+	SweepInterval time.Duration // as PollInterval
+	Holds         bool          // the controller holds answers
+	Held          time.Duration // how long it held this one at most
 }
 
 // Registration is who the controller takes this agent for.
@@ -84,6 +98,9 @@ var (
 	ErrNothingPublished = errors.New("nothing is published yet")
 	// ErrUnauthorized: the credentials are wrong, or not valid any more.
 	ErrUnauthorized = errors.New("credentials refused")
+	// ErrCut: something between here and the controller has no patience for an
+	// answer that is held.
+	ErrCut = errors.New("the wait was cut short on the way")
 	// ErrInvalidConfig: what came is no configuration that may be run.
 	ErrInvalidConfig = errors.New("not a valid configuration")
 	// ErrUnwanted: the controller will never take this report.
@@ -123,20 +140,28 @@ func Floor(err error) time.Duration {
 // Status is what GET /status answers. Times and texts are empty, numbers null,
 // until there is something to say.
 type Status struct {
-	AgentID             string       `json:"agent_id"`
-	Registered          bool         `json:"registered"` // since this process started
-	DesiredVersion      *int64       `json:"desired_version"`
-	AppliedVersion      *int64       `json:"applied_version"` // the version that the worker accepted last
-	Transport           string       `json:"transport"`
-	PollIntervalSeconds int          `json:"poll_interval_seconds"`
-	LastFetch           *time.Time   `json:"last_fetch"` // last answer to a poll, a 304 too
-	LastError           string       `json:"last_error"` // "" while all is well
-	CacheAgeSeconds     *int64       `json:"cache_age_seconds"`
-	Worker              WorkerStatus `json:"worker"`
-	Cache               CacheStatus  `json:"cache"`
+	AgentID             string         `json:"agent_id"`
+	Registered          bool           `json:"registered"` // since this process started
+	DesiredVersion      *int64         `json:"desired_version"`
+	AppliedVersion      *int64         `json:"applied_version"` // the version that the worker accepted last
+	Transport           wire.Transport `json:"transport"`       // what newer versions are heard by now
+	Push                PushStatus     `json:"push"`
+	PollIntervalSeconds int            `json:"poll_interval_seconds"`
+	LastFetch           *time.Time     `json:"last_fetch"` // last answer to a poll, a 304 too
+	LastError           string         `json:"last_error"` // "" while all is well
+	CacheAgeSeconds     *int64         `json:"cache_age_seconds"`
+	Worker              WorkerStatus   `json:"worker"`
+	Cache               CacheStatus    `json:"cache"`
 
 	ControllerError string `json:"-"` // LastError holds it too
 	InSync          bool   `json:"-"` // the worker runs the last good configuration, or the candidate
+}
+
+// PushStatus says whether newer versions are heard of between two polls.
+type PushStatus struct {
+	Transport wire.Transport `json:"transport"` // what PUSH asks for; poll for none
+	Healthy   bool           `json:"healthy"`
+	Error     string         `json:"error"`
 }
 
 // WorkerStatus is how the worker was when last asked.

@@ -57,8 +57,8 @@ func (m *mortal) Register(ctx context.Context, self wire.RegisterRequest) (model
 	return around(m, func() (models.Registration, error) { return m.controller.Register(ctx, self) })
 }
 
-func (m *mortal) Fetch(ctx context.Context, id models.Identity, etag string) (models.Answer, error) {
-	return around(m, func() (models.Answer, error) { return m.controller.Fetch(ctx, id, etag) })
+func (m *mortal) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
+	return around(m, func() (models.Answer, error) { return m.controller.Fetch(ctx, id, q) })
 }
 
 func (m *mortal) Report(ctx context.Context, id models.Identity, report wire.Report) error {

@@ -58,18 +58,23 @@ type fakeController struct {
 	clock
 	publications  []publication
 	down, hanging []span
-	invalid       []span          // answers with a document that is none
-	busy          []span          // 429 with retryAfter
-	retryAfter    time.Duration   //
-	takesNoReport []span          //
-	denies        []span          // refuses every token
-	noEnrolment   []span          // refuses the shared credentials
-	busyReports   []span          // 429 with retryAfter to reports alone
-	slowReports   time.Duration   // how long taking a report lasts
-	unwanted      bool            // answers reports as a controller that does not know them
-	forgets       []time.Duration // loses all its agents
-	rivals        []time.Duration // another agent registers with the same id
-	withholds     bool            // does not offer a version that was reported FAILED
+	invalid       []span                                 // answers with a document that is none
+	busy          []span                                 // 429 with retryAfter
+	retryAfter    time.Duration                          //
+	takesNoReport []span                                 //
+	denies        []span                                 // refuses every token
+	noEnrolment   []span                                 // refuses the shared credentials
+	busyReports   []span                                 // 429 with retryAfter to reports alone
+	slowReports   time.Duration                          // how long taking a report lasts
+	unwanted      bool                                   // answers reports as a controller that does not know them
+	forgets       []time.Duration                        // loses all its agents
+	rivals        []time.Duration                        // another agent registers with the same id
+	withholds     bool                                   // does not offer a version that was reported FAILED
+	holdsNothing  bool                                   // as PUSH=none
+	impatient     time.Duration                          // something on the way cuts what is held for longer; 0: nothing does
+	rude          bool                                   // and breaks the connection rather than answer 504
+	drains        []time.Duration                        // lets go all that it holds
+	says          func(wait time.Duration) time.Duration // what it says it held for; nil: the truth
 
 	mu        sync.Mutex // guards the records below
 	calls     []call
@@ -173,8 +178,9 @@ func (c *fakeController) Register(ctx context.Context, self wire.RegisterRequest
 	}, nil
 }
 
-func (c *fakeController) Fetch(ctx context.Context, id models.Identity, etag string) (models.Answer, error) {
-	c.record("fetch", etag)
+func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
+	c.record("fetch", q.ETag)
+	etag := q.ETag
 	if err := c.reachable(ctx); err != nil {
 		return models.Answer{}, err
 	}
@@ -182,13 +188,21 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, etag str
 		return models.Answer{}, fmt.Errorf("%w: token", models.ErrUnauthorized)
 	}
 	answer := models.Answer{PollInterval: 30 * time.Second}
+	if q.MayWait && !c.holdsNothing {
+		answer.Holds, answer.Held = true, q.Wait
+		if c.says != nil {
+			answer.Held = c.says(q.Wait)
+		} else if current := c.current(); q.Wait > 0 && (current == nil || c.withheld(current) || etag != "" && etag == current.ETag) {
+			if err := c.hold(ctx, q.Wait); err != nil {
+				return models.Answer{}, err
+			}
+		}
+	}
 	current := c.current()
 	if current != nil {
 		answer.PollInterval = current.Config.PollInterval()
 	}
-	c.mu.Lock()
-	withheld := c.withholds && current != nil && c.failed == current.Config.Version
-	c.mu.Unlock()
+	withheld := c.withheld(current)
 	switch {
 	case within(c.invalid, c.now()):
 		return answer, fmt.Errorf("%w: data.url is missing", models.ErrInvalidConfig)
@@ -197,19 +211,59 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, etag str
 	case etag != "" && etag == current.ETag, withheld:
 		return answer, models.ErrNotModified
 	}
-	current.FetchedAt = time.Now()
-	answer.Release = current
+	fetched := *current
+	fetched.FetchedAt = time.Now()
+	answer.Release = &fetched
 	return answer, nil
 }
 
 func (c *fakeController) current() *models.Release {
 	var current *models.Release
-	for _, p := range c.publications {
-		if p.at <= c.now() {
-			current = &p.Release
+	for i := range c.publications {
+		if c.publications[i].at <= c.now() {
+			current = &c.publications[i].Release
 		}
 	}
 	return current
+}
+
+// withheld reports whether a release is not offered: its worker refused it.
+func (c *fakeController) withheld(current *models.Release) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.withholds && current != nil && c.failed == current.Config.Version
+}
+
+// hold returns when something is published, when the wait is over, or with the
+// error of what ends it.
+func (c *fakeController) hold(ctx context.Context, wait time.Duration) error {
+	now := c.now()
+	end, cut := now+wait+part(wait/16), error(nil)
+	sooner := func(at time.Duration, err error) {
+		if now < at && at < end {
+			end, cut = at, err
+		}
+	}
+	for _, p := range c.publications {
+		sooner(p.at, nil)
+	}
+	for _, at := range c.drains {
+		sooner(at, nil)
+	}
+	for _, s := range c.down {
+		sooner(s.from, errOutage)
+	}
+	if c.impatient > 0 {
+		err := error(models.ErrCut)
+		if c.rude {
+			err = errOutage
+		}
+		sooner(now+c.impatient, err)
+	}
+	if !sleep(ctx, end-now) {
+		return ctx.Err()
+	}
+	return cut
 }
 
 func (c *fakeController) Leave(ctx context.Context, id models.Identity) error {
@@ -418,6 +472,8 @@ type scenario struct {
 	worker     *fakeWorker
 	cache      *fakeCache
 	ephemeral  bool
+	transport  wire.Transport // empty: poll
+	hints      Hints
 }
 
 // play runs a poller in a bubble of fake time; story watches it and makes the
@@ -450,6 +506,9 @@ func (s scenario) world() *world {
 	if s.cache == nil {
 		s.cache = &fakeCache{}
 	}
+	if s.transport == "" {
+		s.transport = wire.Polling
+	}
 	s.controller.clock, s.worker.clock, s.cache.clock = began, began, began
 	log, hook := logrustest.NewNullLogger()
 	log.SetOutput(io.Discard)
@@ -458,6 +517,7 @@ func (s scenario) world() *world {
 		Poller: New(Parts{
 			Source: s.controller, Sink: s.worker, Cache: s.cache,
 			Self: wire.RegisterRequest{Hostname: "host"}, Log: log, Ephemeral: s.ephemeral,
+			Transport: s.transport, Hints: s.hints,
 		}),
 		controller: s.controller, worker: s.worker, cache: s.cache, log: hook,
 	}

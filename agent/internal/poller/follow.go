@@ -20,7 +20,16 @@ type follower struct {
 	retry    *backoff.Backoff // after an outage
 	denied   *backoff.Backoff // after a refused token, when it is not the first
 	deniedAt time.Time        // the last refused token
-	early    <-chan struct{}  // what may cut the next wait short; nil: nothing
+	waits    waits            // of long-poll
+	lost     bool             // the last fetch failed: the next one is answered at once
+	last     *models.Release  // that was fetched
+}
+
+// rest is the time until the next turn, and what may cut it short.
+type rest struct {
+	wait  time.Duration
+	early <-chan struct{} // nil: nothing
+	heeds bool            // what push has to say
 }
 
 // follow registers, then polls until ctx ends.
@@ -37,17 +46,51 @@ func (p *Poller) follow(ctx context.Context) {
 		Poller: p,
 		retry:  backoff.New(retryFirst, retryLimit),
 		denied: backoff.New(retryFirst, retryLimit),
+		waits:  newWaits(),
+		lost:   true,
 	}
+	for f.rest(ctx, f.turn(ctx)) {
+	}
+}
+
+// rest waits for the next turn, and reports whether ctx goes on.
+func (f *follower) rest(ctx context.Context, r rest) bool {
+	due := time.Now().Add(r.wait)
 	for {
-		f.early = nil
-		if wait := f.turn(ctx); !pause(ctx, wait, f.early) {
-			return
+		if r.heeds {
+			due = f.dueBy(due)
+		}
+		wait := time.Until(due)
+		if wait <= 0 {
+			return ctx.Err() == nil
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-r.early:
+			due = time.Now()
+		case <-f.nudged:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return false
 		}
 	}
 }
 
-// turn registers if it must, fetches, and says how long to wait for the next.
-func (f *follower) turn(ctx context.Context) time.Duration {
+// dueBy is when the next turn is, if push has nothing to say before due.
+func (f *follower) dueBy(due time.Time) time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if at := f.push.due; !at.IsZero() && at.Before(due) {
+		return at
+	}
+	return due
+}
+
+// turn registers if it must, fetches, and says how long to rest before the next.
+func (f *follower) turn(ctx context.Context) rest {
 	var refused error
 	if !f.isRegistered() {
 		switch err := f.register(ctx); {
@@ -58,14 +101,16 @@ func (f *follower) turn(ctx context.Context) time.Duration {
 			return f.outage(ctx, err)
 		}
 	}
-	id, etag := f.applied()
-	answer, err := f.Source.Fetch(ctx, id, etag)
-	interval := f.paced(answer.PollInterval)
+	hint, began := f.heed(), time.Now()
+	id, query := f.query()
+	answer, err := f.Source.Fetch(ctx, id, query)
+	f.paced(answer)
 	switch {
 	case err == nil:
+		drain(f.settled)
 		f.offer(answer.Release)
 	case errors.Is(err, models.ErrNotModified):
-		f.confirm(etag)
+		f.confirm(query.ETag)
 	case errors.Is(err, models.ErrNothingPublished):
 		f.Log.Debug("Nothing published yet")
 	case errors.Is(err, models.ErrInvalidConfig):
@@ -74,16 +119,133 @@ func (f *follower) turn(ctx context.Context) time.Duration {
 		f.answered()
 		f.unwell(err, "Configuration not usable")
 		f.retry.Reset()
-		return spread(interval)
+		return rest{wait: spread(f.pollInterval())}
 	case errors.Is(err, models.ErrUnauthorized):
-		return f.tokenRefused(err)
+		return rest{wait: f.tokenRefused(err)}
+	case query.Wait > 0 && models.Floor(err) == 0:
+		return f.cut(ctx, err, time.Since(began))
 	default:
 		return f.outage(ctx, err)
 	}
+	f.lost = false
 	f.answered()
 	f.unwell(refused, "Registration refused")
+	f.judged(hint, err == nil)
+	if query.MayWait {
+		return f.afterWait(query, answer, err, time.Since(began))
+	}
 	f.retry.Reset()
-	return spread(interval)
+	return rest{wait: f.untilNext(), heeds: true}
+}
+
+// query is who asks, and for what: If-None-Match carries what the worker accepted
+// last, not what was fetched last, or a push that failed would be answered 304
+// for ever.
+func (f *follower) query() (id models.Identity, q models.Query) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	q.Transport = wire.Polling
+	if f.push.healthy {
+		q.Transport = f.Transport
+	}
+	if f.Transport == wire.LongPoll {
+		q.MayWait = true
+		if !f.lost {
+			q.Wait = f.waits.wait()
+		}
+	}
+	if f.state.LastGood != nil {
+		q.ETag = f.state.LastGood.ETag
+	}
+	return f.state.Identity, q
+}
+
+// untilNext is the time until the next poll: a sweep while a broker is heard.
+func (f *follower) untilNext() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.Hints != nil && f.push.healthy {
+		return f.sweep + part(f.sweep*sweepJitter/100)
+	}
+	return spread(f.interval)
+}
+
+// errNotHeld is why long-poll is no more than polling.
+var errNotHeld = errors.New("the controller holds no answers; is its PUSH none, or is it older than this agent?")
+
+// afterWait says how long to rest after an answer that may have been held. None
+// at all if it was, for all of its wait; nothing else may make the agent ask
+// again at once, whatever the controller says.
+func (f *follower) afterWait(q models.Query, answer models.Answer, err error, took time.Duration) rest {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case !answer.Holds:
+		f.pushed(errNotHeld)
+	case err == nil:
+		f.pushed(nil)
+		f.retry.Reset()
+		return f.untilSettled(q, answer.Release)
+	case q.Wait == 0 && f.waits.wait() > 0: // all is well again: from now on, wait
+		f.pushed(nil)
+		return rest{}
+	case q.Wait == 0: // what is between has no patience at all
+	case answer.Held < minWait:
+	case took < answer.Held: // let go early: it stops, say
+		f.pushed(nil)
+		return rest{wait: f.retry.Next(0)}
+	default:
+		f.pushed(nil)
+		f.waits.through()
+		f.retry.Reset()
+		return rest{}
+	}
+	f.retry.Reset()
+	return rest{wait: spread(f.interval)}
+}
+
+// untilSettled says how long to rest after a release was fetched. Until the worker
+// has judged it and the controller was told, the answer would be the same again.
+// That one is there twice is not waited out: it may be so for ever. The caller
+// holds mu.
+func (f *follower) untilSettled(q models.Query, release *models.Release) rest {
+	again := release.Same(f.last)
+	f.last = release
+	switch {
+	case f.state.LastGood != nil && f.state.LastGood.ETag != q.ETag && f.next == nil:
+		return rest{} // it has judged already
+	case again:
+		return rest{wait: spread(f.interval)}
+	}
+	return rest{wait: spread(f.interval), early: f.settled}
+}
+
+// cut says how long to rest after a wait that ended before its time. A proxy that
+// has no patience is asked for less next time, and that is all. A connection that
+// broke may have broken for the whole fleet: it comes back over a poll interval.
+func (f *follower) cut(ctx context.Context, err error, after time.Duration) rest {
+	if ctx.Err() != nil {
+		return rest{}
+	}
+	f.waits.cut(after)
+	f.Log.WithFields(logrus.Fields{"after": after.Round(time.Second).String(), "wait": f.waits.next.String(), "error": err.Error()}).Debug("Wait cut")
+	f.lost = true
+	if errors.Is(err, models.ErrCut) {
+		return rest{wait: f.retry.Next(0)}
+	}
+	f.unwell(err, "Controller lost")
+	f.pushLost(err)
+	drain(f.back)
+	return rest{wait: part(f.pollInterval()), early: f.back}
+}
+
+// pushLost notes that nothing is heard between two polls.
+func (f *follower) pushLost(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.Transport == wire.LongPoll {
+		f.pushed(err)
+	}
 }
 
 // register makes this agent known, as the one it was if it ever was one, and
@@ -144,18 +306,21 @@ func (f *follower) tokenRefused(err error) time.Duration {
 	return 0
 }
 
-// outage says how long to wait after one.
-func (f *follower) outage(ctx context.Context, err error) time.Duration {
+// outage says how long to rest after one.
+func (f *follower) outage(ctx context.Context, err error) rest {
 	if ctx.Err() != nil {
-		return 0 // the agent stops: that is nobody's fault
+		return rest{} // the agent stops: that is nobody's fault
 	}
+	f.lost = true
 	f.unwell(err, "Controller lost")
-	select {
-	case <-f.back: // from before
-	default:
+	f.pushLost(err)
+	drain(f.back) // from before
+	floor := models.Floor(err)
+	wait, most := f.retry.Next(floor), 2*f.pollInterval()
+	if floor == 0 && wait > most {
+		wait = part(most) // one interval on average: more seldom than it polls it need not ask
 	}
-	f.early = early(f.back, err)
-	return f.retry.Next(models.Floor(err))
+	return rest{wait: wait, early: early(f.back, err)}
 }
 
 // unwell notes what is wrong with the controller; nil: nothing is.
@@ -177,26 +342,22 @@ func (f *follower) identity() models.Identity {
 	return f.state.Identity
 }
 
-// applied is who asks, and what the worker accepted last: not what was fetched
-// last, or a push that failed would be answered 304 for ever.
-func (f *follower) applied() (id models.Identity, etag string) {
+// paced takes over the intervals that an answer named.
+func (f *follower) paced(answer models.Answer) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.state.LastGood != nil {
-		etag = f.state.LastGood.ETag
-	}
-	return f.state.Identity, etag
-}
-
-// paced takes over the interval that an answer named, and returns the one that
-// holds.
-func (f *follower) paced(named time.Duration) time.Duration {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if named > 0 && named != f.interval {
+	if named := answer.PollInterval; named > 0 && named != f.interval {
 		f.Log.WithField("interval", named.String()).Info("Poll interval changed")
 		f.interval = named
 	}
+	if answer.SweepInterval > 0 {
+		f.sweep = answer.SweepInterval
+	}
+}
+
+func (f *follower) pollInterval() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return f.interval
 }
 

@@ -1,9 +1,10 @@
 // Package poller keeps a worker at the configuration that the controller wants
-// it to run. Three loops share one memory of what is wanted:
+// it to run. These loops share one memory of what is wanted:
 //
 //	follow     asks the controller, and remembers what it offers as the candidate
 //	reconcile  compares what the worker runs with what is wanted, and pushes the difference
 //	report     tells the controller how it ended
+//	Hints      tell follow that there may be something newer, where a broker does
 //
 // None waits for another, so a controller that hangs does not keep a restarted
 // worker hungry, nor a worker that hangs keep the agent from polling. None
@@ -24,6 +25,7 @@ import (
 	"github.com/fleetconf/fleetconf/agent/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/backoff"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/notify"
 )
 
 // Source is where configurations come from. Each call ends within seconds,
@@ -34,8 +36,9 @@ type Source interface {
 	// Register may be called at any time. With self.AgentID set the agent stays
 	// the one it was.
 	Register(ctx context.Context, self wire.RegisterRequest) (models.Registration, error)
-	// Fetch returns models.ErrNotModified if what should run is what etag names.
-	Fetch(ctx context.Context, id models.Identity, etag string) (models.Answer, error)
+	// Fetch returns models.ErrNotModified if what should run is what the query's
+	// ETag names. With a wait it may take as long as that, and a little more.
+	Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error)
 	// Report returns models.ErrUnwanted if the report need not be sent again.
 	Report(ctx context.Context, id models.Identity, report wire.Report) error
 	// Leave takes the agent off; nil if it is not known anyway.
@@ -59,6 +62,11 @@ type Cache interface {
 	Save(state models.State) error
 }
 
+// Hints tell that there may be something to fetch; package notify has its law.
+type Hints interface {
+	Run(ctx context.Context, r notify.Receiver) error
+}
+
 // Parts are what a Poller is made of.
 type Parts struct {
 	Source Source
@@ -67,12 +75,16 @@ type Parts struct {
 	Self   wire.RegisterRequest // what to say of this agent; the id comes from the cache
 	Log    logrus.FieldLogger
 
+	Transport wire.Transport // how to hear of newer versions between two polls
+	Hints     Hints          // of a broker; nil for the other transports
+
 	Ephemeral bool // to take itself off the controller's list when it ends
 }
 
 const (
 	cycleInterval = time.Second      // how often the worker is asked what it runs
 	firstInterval = 30 * time.Second // between polls, until the controller says otherwise
+	firstSweep    = 5 * time.Minute  // between sweeps, until the controller says otherwise
 	feedFirst     = time.Second      // the longest that a slow worker delays the first registration
 
 	retryFirst  = time.Second
@@ -81,6 +93,7 @@ const (
 	deniedCalm  = 10 * time.Minute // a token refused again within it is no accident
 	saveLimit   = time.Minute      // of writes to the cache
 	pollsJitter = 10               // percent of the interval, either way
+	sweepJitter = 50               // percent of the sweep, which may only be longer
 )
 
 // Poller is the agent without its sockets. Make it with New.
@@ -91,6 +104,8 @@ type Poller struct {
 	offered chan struct{} // to reconcile: what is wanted changed
 	owed    chan struct{} // to report: there may be something to send, and someone to take it
 	back    chan struct{} // to follow: the controller took a report
+	settled chan struct{} // to follow: the worker has judged what was fetched, and the controller was told
+	nudged  chan struct{} // to follow: push has changed, or has something to say
 	// fed is closed by reconcile when the worker was first tried.
 	fed chan struct{}
 
@@ -101,6 +116,8 @@ type Poller struct {
 	saveAt     time.Time // not before this is the cache tried again
 	registered bool      // by this process, and the token was not refused since
 	interval   time.Duration
+	sweep      time.Duration // between two polls while a broker is heard
+	push       hearing
 	lastFetch  time.Time
 
 	worker  models.WorkerStatus
@@ -122,8 +139,12 @@ func New(parts Parts) *Poller {
 		offered:   make(chan struct{}, 1),
 		owed:      make(chan struct{}, 1),
 		back:      make(chan struct{}, 1),
+		settled:   make(chan struct{}, 1),
+		nudged:    make(chan struct{}, 1),
 		fed:       make(chan struct{}),
 		interval:  firstInterval,
+		sweep:     firstSweep,
+		push:      hearing{calming: backoff.New(retryFirst, retryLimit)},
 		saveAgain: backoff.New(retryFirst, saveLimit),
 		due:       true,
 	}
@@ -137,6 +158,9 @@ func (p *Poller) Run(ctx context.Context) error {
 	g.Go(func() error { p.reconcile(ctx); return nil })
 	g.Go(func() error { p.follow(ctx); return nil })
 	g.Go(func() error { p.report(ctx); return nil })
+	if p.Hints != nil {
+		g.Go(func() error { return p.Hints.Run(ctx, listener{p}) })
+	}
 	err := g.Wait()
 	if p.Ephemeral {
 		p.leave(context.WithoutCancel(ctx)) // after the last poll, which would register it again
@@ -166,7 +190,8 @@ func (p *Poller) Status() models.Status {
 	s := models.Status{
 		AgentID:             p.state.Identity.AgentID,
 		Registered:          p.registered,
-		Transport:           "poll",
+		Transport:           wire.Polling,
+		Push:                models.PushStatus{Transport: p.Transport, Healthy: p.push.healthy, Error: p.push.trouble},
 		PollIntervalSeconds: int(p.interval / time.Second),
 		Worker:              p.worker,
 		Cache:               models.CacheStatus{Writable: p.cacheTrouble == "", Error: string(p.cacheTrouble)},
@@ -174,6 +199,9 @@ func (p *Poller) Status() models.Status {
 		InSync:              p.inSync,
 	}
 	s.Worker.Error = string(p.workerTrouble)
+	if p.push.healthy {
+		s.Transport = p.Transport
+	}
 	if want := p.state.Desired(); want != nil {
 		s.DesiredVersion = new(want.Config.Version)
 		s.CacheAgeSeconds = new(max(0, int64(time.Since(want.FetchedAt)/time.Second)))
@@ -264,6 +292,14 @@ func wake(c chan struct{}) {
 	}
 }
 
+// drain takes a wake-up out of c that is there from before.
+func drain(c chan struct{}) {
+	select {
+	case <-c:
+	default:
+	}
+}
+
 // sleep waits for d, and reports whether ctx goes on.
 func sleep(ctx context.Context, d time.Duration) bool { return pause(ctx, d, nil) }
 
@@ -291,9 +327,12 @@ func early(wakeUp <-chan struct{}, err error) <-chan struct{} {
 	return wakeUp
 }
 
+// part draws a random part of d, down to nothing.
+func part(d time.Duration) time.Duration { return rand.N(d + 1) }
+
 // spread draws a wait around interval, so that agents that started together do
 // not poll together.
 func spread(interval time.Duration) time.Duration {
 	most := interval * pollsJitter / 100
-	return interval - most + rand.N(2*most+1)
+	return interval - most + part(2*most)
 }

@@ -23,6 +23,9 @@ func (p *Poller) report(ctx context.Context) {
 		}
 		for id, report := p.outcome(); report != nil; id, report = p.outcome() {
 			err := p.Source.Report(ctx, id, *report)
+			if err == nil || report.Status == wire.Applied {
+				wake(p.settled)
+			}
 			if err == nil || errors.Is(err, models.ErrUnwanted) {
 				p.acknowledged(*report, err)
 				wake(p.back)
@@ -71,8 +74,10 @@ func (p *Poller) say(report wire.Report) {
 	if p.next != nil {
 		last = *p.next
 	}
-	if last != report {
-		p.next = &report
-		wake(p.owed)
+	if last == report {
+		wake(p.settled) // there is nothing to tell
+		return
 	}
+	p.next = &report
+	wake(p.owed)
 }

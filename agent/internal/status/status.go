@@ -73,6 +73,7 @@ func ready(w http.ResponseWriter, r *http.Request, s models.Status) {
 	}
 	add("worker", s.Worker.Error, missing)
 	add("cache", s.Cache.Error, "")
+	add("push", s.Push.Error, "")
 
 	if !s.Registered && !running {
 		server.Ready(func(*http.Request) []wire.FieldError { return faults })(w, r)

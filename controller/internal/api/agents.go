@@ -27,7 +27,7 @@ import (
 //	@Param			agent	body		wire.RegisterRequest	true	"who it is"
 //	@Success		200		{object}	wire.RegisterResponse	"was known"
 //	@Success		201		{object}	wire.RegisterResponse	"is new"
-//	@Failure		400,401,403,413,415,503,507	{object}	problem.Problem
+//	@Failure		400,401,403,413,415,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/register [post]
 func (a *API) register(c *call) error {
 	req, err := server.Decode[wire.RegisterRequest](c.Request)
@@ -67,11 +67,12 @@ func (a *API) register(c *call) error {
 //	@Param		cursor	query		string	false	"where the page before ended; Link has it"
 //	@Param		status	query		string	false	"only agents in this state; without it, or with all, in any, but without it no inactive ones"	Enums(online, stale, offline, inactive, failed, conflict, all)
 //	@Param		version	query		int		false	"only agents that have applied this version"
+//	@Param		transport	query	string	false	"only agents that hear of a newer version in this way now"	Enums(poll, longpoll, redis, nats)
 //	@Param		hostname	query	string	false	"only agents on this host; a * at the end stands for anything"
 //	@Success	200		{array}		wire.Agent
 //	@Header		200		{string}	Link			"rel=next: the next page"
 //	@Header		200		{integer}	X-Total-Count	"how many there are on all pages"
-//	@Failure	400,401,403	{object}	problem.Problem
+//	@Failure	400,401,403,429	{object}	problem.Problem
 //	@Router		/api/v1/agents [get]
 func (a *API) agents(c *call) error {
 	query, err := agentQuery(c)
@@ -108,6 +109,9 @@ func agentQuery(c *call) (q service.Query, err error) {
 	}
 	if q.Status == allStatuses {
 		q.Status, q.All = "", true
+	}
+	if q.Hears, err = oneOf(c, "transport", models.Transports); err != nil {
+		return q, err
 	}
 	hostname, named := c.GetQuery("hostname")
 	if named && hostname == "" {
@@ -147,7 +151,7 @@ func fromCursor(cursor string) (seq int64, ok bool) {
 //	@Security	Admin
 //	@Param		id	path		string	true	"its id"
 //	@Success	200	{object}	wire.Agent
-//	@Failure	401,403,404	{object}	problem.Problem
+//	@Failure	401,403,404,429	{object}	problem.Problem
 //	@Router		/api/v1/agents/{id} [get]
 func (a *API) agent(c *call) error {
 	agent, err := a.Agents.Agent(c.Param("id"))
@@ -160,12 +164,12 @@ func (a *API) agent(c *call) error {
 
 // summary counts the agents.
 //
-//	@Summary	How many agents there are, by status and by what they run
+//	@Summary	How many agents there are, by status, by what they run and by transport
 //	@Tags		agents
 //	@Produce	json
 //	@Security	Admin
 //	@Success	200	{object}	wire.AgentSummary
-//	@Failure	401,403	{object}	problem.Problem
+//	@Failure	401,403,429	{object}	problem.Problem
 //	@Router		/api/v1/agents/summary [get]
 func (a *API) summary(c *call) error {
 	outlook := a.Configs.Outlook()
@@ -182,7 +186,7 @@ func (a *API) summary(c *call) error {
 //	@Param			id			path	string	true	"its id"
 //	@Param			If-Match	header	string	false	"only if this is the ETag of the current configuration"
 //	@Success		204	"gone"
-//	@Failure		400,401,403,404,412,503,507	{object}	problem.Problem
+//	@Failure		400,401,403,404,412,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id} [delete]
 func (a *API) decommission(c *call) error {
 	if err := a.onCurrent(c); err != nil {
@@ -204,7 +208,7 @@ func (a *API) decommission(c *call) error {
 //	@Param			id			path	string	true	"its id"
 //	@Param			If-Match	header	string	false	"only if this is the ETag of the current configuration"
 //	@Success		204	"it will"
-//	@Failure		400,401,403,404,412,503,507	{object}	problem.Problem
+//	@Failure		400,401,403,404,412,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id}/retry [post]
 func (a *API) retry(c *call) error {
 	if err := a.onCurrent(c); err != nil {
@@ -244,7 +248,7 @@ func (a *API) onCurrent(c *call) error {
 //	@Param			id		path	string		true	"the agent's own id"
 //	@Param			report	body	wire.Report	true	"what came of it"
 //	@Success		204		"noted"
-//	@Failure		400,401,403,413,415,503,507	{object}	problem.Problem
+//	@Failure		400,401,403,413,415,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id}/status [post]
 func (a *API) report(c *call) error {
 	req, err := server.Decode[wire.Report](c.Request)

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,12 +32,17 @@ import (
 
 // Options is what the API is made of.
 type Options struct {
-	Configs  *service.Configs
-	Agents   *service.Agents
-	Rollouts *service.Rollouts
-	Trail    *service.Trail
-	Store    interface{ Ping(context.Context) error } // asked by /ready
-	Draining <-chan struct{}                          // closed when held answers are to be let go
+	Configs       *service.Configs
+	Agents        *service.Agents
+	Rollouts      *service.Rollouts
+	Trail         *service.Trail
+	Waiters       *service.Waiters                         // nil: no poll is held
+	Announcements interface{ Lost() error }                // asked by /ready; nil where nothing is announced
+	Store         interface{ Ping(context.Context) error } // asked by /ready
+	Draining      <-chan struct{}                          // closed when held answers are to be let go
+	Limits        Limits
+
+	SweepInterval time.Duration // how often agents poll while a broker tells them of newer versions
 
 	AgentName    string
 	AgentAccount *auth.Account // what agents register with
@@ -49,13 +55,15 @@ type Options struct {
 // API answers the controller's requests.
 type API struct {
 	Options
+	classes map[door]*class
 	served  servedConfig
+	sweep   []string       // SweepInterval as a header value
 	refused rate.Sometimes // how often refused credentials are worth a warning
 }
 
 // New returns the handler of the whole contract.
 func New(o Options) http.Handler {
-	a := &API{Options: o, refused: rate.Sometimes{First: 1, Interval: time.Minute}}
+	a := &API{Options: o, classes: newClasses(o.Limits), sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, refused: rate.Sometimes{First: 1, Interval: time.Minute}}
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
@@ -89,14 +97,18 @@ func sameOrigin(next http.Handler) http.Handler {
 	return protection.Handler(next)
 }
 
-// guarded lets a request through to its route if its caller may, and if it
-// asks for nothing that the route does not know: a misspelt parameter must not
+// guarded lets a request through to its route if there is room for it, if its
+// caller may, and if it asks for nothing that the route does not know: a misspelt parameter must not
 // be taken for its absence.
 func (a *API) guarded(r route) func(*gin.Context) error {
 	known := strings.Fields(r.query)
 	return func(c *gin.Context) error {
-		who, err := a.admit(c, r.who)
-		if err != nil {
+		who := &call{Context: c}
+		if err := a.enter(who, r.who); err != nil {
+			return err
+		}
+		defer who.leave()
+		if err := a.admit(who, r.who); err != nil {
 			return err
 		}
 		if r.query != "*" && c.Request.URL.RawQuery != "" {
@@ -124,19 +136,33 @@ func checkQuery(query string, known []string) error {
 	return nil
 }
 
-// ready answers GET /ready. A conflict does not keep the controller from its
-// job, and an admin must be able to reach it to end one: so it is told of, no
-// more.
+// ready answers GET /ready. What does not keep the controller from its job is
+// told of, no more: to end a conflict an admin must be able to reach it, and
+// without a broker agents poll.
 func (a *API) ready(c *call) error {
-	highest, conflict := a.Configs.Conflict()
-	if !conflict || a.notReady(c.Request) != nil {
+	detail := a.worries()
+	if detail == "" || a.notReady(c.Request) != nil {
 		server.Ready(a.notReady)(c.Writer, c.Request)
 		return nil
 	}
 	c.Header("Cache-Control", "no-store")
-	return server.WriteJSON(c.Writer, http.StatusOK, server.Status{Status: "ready", Detail: fmt.Sprintf(
-		"conflict: agents run versions up to %d and the store ends at %d, as if it was restored from an older backup; they keep what they run until you publish, or POST /api/v1/agents/resume",
-		highest, desired(a.Configs.Current()))})
+	return server.WriteJSON(c.Writer, http.StatusOK, server.Status{Status: "ready", Detail: detail})
+}
+
+// worries is what somebody should look at, "" for nothing.
+func (a *API) worries() string {
+	var found []string
+	if highest, conflict := a.Configs.Conflict(); conflict {
+		found = append(found, fmt.Sprintf(
+			"conflict: agents run versions up to %d and the store ends at %d, as if it was restored from an older backup; they keep what they run until you publish, or POST /api/v1/agents/resume",
+			highest, desired(a.Configs.Current())))
+	}
+	if a.Announcements != nil {
+		if err := a.Announcements.Lost(); err != nil {
+			found = append(found, fmt.Sprintf("push: agents are not told of new versions and follow by polling: %v", err))
+		}
+	}
+	return strings.Join(found, "; ")
 }
 
 // notReady is what keeps the controller from doing its job.

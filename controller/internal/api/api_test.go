@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -38,9 +39,18 @@ type system struct {
 	db       *database.DB
 	logged   *logtest.Hook
 	draining chan struct{} // to be closed by a test that stops the controller
+	waiters  *service.Waiters
+	drain    func() // lets them go for good
+	lost     error  // why nothing is announced
 }
 
 func newSystem(t testing.TB) *system {
+	t.Helper()
+	return newLimited(t, api.Limits{Register: 10_000, Config: 1_000_000, Status: 100_000, Admin: 10_000})
+}
+
+// newLimited is a system that lets in no more than that.
+func newLimited(t testing.TB, limits api.Limits) *system {
 	t.Helper()
 	db, err := database.Open(t.Context(), filepath.Join(t.TempDir(), "controller.db"))
 	if err != nil {
@@ -59,12 +69,25 @@ func newSystem(t testing.TB) *system {
 		t.Fatal(err)
 	}
 	draining := make(chan struct{})
-	return &system{t: t, db: db, configs: configs, agents: agents, logged: hook, draining: draining, handler: api.New(api.Options{
+	waiters := service.NewWaiters(configs, agents, 20_000)
+	waiting, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = waiters.Run(waiting) }() // ends with the test, or when that drains it
+	t.Cleanup(func() { stop(); <-ended })
+	s := &system{t: t, db: db, configs: configs, agents: agents, logged: hook, draining: draining, waiters: waiters, drain: stop}
+	s.handler = api.New(api.Options{
 		Configs: configs, Agents: agents, Rollouts: service.NewRollouts(configs, agents, db), Trail: service.NewTrail(db, log), Store: db,
-		Draining: draining, AgentName: "agent", AdminName: "admin",
+		Waiters: waiters, SweepInterval: 5 * time.Minute, Announcements: announced{s},
+		Draining: draining, Limits: limits, AgentName: "agent", AdminName: "admin",
 		AdminAccount: auth.NewAccount("admin", "admin123"), AgentAccount: auth.NewAccount("agent", "secret123"), Log: log,
-	})}
+	})
+	return s
 }
+
+// announced is what became of a system's announcements.
+type announced struct{ *system }
+
+func (a announced) Lost() error { return a.lost }
 
 // account is a user name and a password; the zero value sends none.
 type account [2]string
@@ -77,7 +100,12 @@ var (
 // call sends a request. Headers come in pairs; a body that is not empty is sent as JSON.
 func (s *system) call(who account, method, path, body string, headers ...string) *http.Response {
 	s.t.Helper()
-	r := httptest.NewRequestWithContext(s.t.Context(), method, path, strings.NewReader(body))
+	return s.callIn(s.t.Context(), who, method, path, body, headers...)
+}
+
+func (s *system) callIn(ctx context.Context, who account, method, path, body string, headers ...string) *http.Response {
+	s.t.Helper()
+	r := httptest.NewRequestWithContext(ctx, method, path, strings.NewReader(body))
 	if who != (account{}) {
 		r.SetBasicAuth(who[0], who[1])
 	}

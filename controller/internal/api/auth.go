@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"sync"
 
-	"github.com/gin-gonic/gin"
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
@@ -40,29 +39,30 @@ const (
 // credentials are the buffers that Authorization headers are read into.
 var credentials = sync.Pool{New: func() any { return new(auth.Basic) }}
 
-// admit lets a request through a door: 401 for credentials that are nobody's,
-// 403 for somebody's at the wrong door.
-func (a *API) admit(c *gin.Context, d door) (*call, error) {
+// admit lets a request through a door and notes whose it is: 401 for
+// credentials that are nobody's, 403 for somebody's at the wrong door.
+func (a *API) admit(c *call, d door) error {
 	if d == open {
-		return &call{Context: c}, nil
+		return nil
 	}
 	who, self, err := a.identify(c.GetHeader("Authorization"))
 	if err != nil {
-		a.turnAway(c, err)
-		return nil, problem.New(http.StatusUnauthorized, "%v", err)
+		a.refuse(c, err)
+		return problem.New(http.StatusUnauthorized, "%v", err)
 	}
 	itself := who == agent && self.ID() == c.Param("id")
 	switch {
 	case d == enrolling && who != enrolled:
-		return nil, problem.New(http.StatusForbidden, "only the shared agent credentials (AGENT_USERNAME) may register")
+		return problem.New(http.StatusForbidden, "only the shared agent credentials (AGENT_USERNAME) may register")
 	case d == reporting && !itself:
-		return nil, problem.New(http.StatusForbidden, "an agent reports as itself: its own id and token")
+		return problem.New(http.StatusForbidden, "an agent reports as itself: its own id and token")
 	case d == removing && !itself && who != admin:
-		return nil, problem.New(http.StatusForbidden, "these credentials are good, but this is for the admin (ADMIN_USERNAME), or for that agent itself")
+		return problem.New(http.StatusForbidden, "these credentials are good, but this is for the admin (ADMIN_USERNAME), or for that agent itself")
 	case d == administering && who != admin:
-		return nil, problem.New(http.StatusForbidden, "these credentials are good, but this is for the admin (ADMIN_USERNAME)")
+		return problem.New(http.StatusForbidden, "these credentials are good, but this is for the admin (ADMIN_USERNAME)")
 	}
-	return &call{Context: c, self: self, by: a.name(who, self)}, nil
+	c.self, c.by = self, a.name(who, self)
+	return nil
 }
 
 func (a *API) name(who caller, self *service.Agent) string {
@@ -78,9 +78,9 @@ func (a *API) name(who caller, self *service.Agent) string {
 	return ""
 }
 
-// turnAway notes refused credentials. Who sent none was not told yet that some
+// refuse notes refused credentials. Who sent none was not told yet that some
 // are needed.
-func (a *API) turnAway(c *gin.Context, err error) {
+func (a *API) refuse(c *call, err error) {
 	c.Header("WWW-Authenticate", `Basic realm="fleetconf", charset="UTF-8"`)
 	if errors.Is(err, auth.ErrMissing) {
 		return
@@ -94,7 +94,7 @@ func (a *API) turnAway(c *gin.Context, err error) {
 
 // claimed is the name that refused credentials came with, if it is a known one:
 // any other may be a password in the wrong field.
-func (a *API) claimed(c *gin.Context) string {
+func (a *API) claimed(c *call) string {
 	name, _, _ := c.Request.BasicAuth()
 	if name == a.AdminName || name == a.AgentName {
 		return name
@@ -103,6 +103,13 @@ func (a *API) claimed(c *gin.Context) string {
 		return known.ID
 	}
 	return "unknown"
+}
+
+// isAdmin reports whether these are the admin's credentials.
+func (a *API) isAdmin(header string) bool {
+	basic := credentials.Get().(*auth.Basic)
+	defer credentials.Put(basic)
+	return basic.Read(header) == nil && a.AdminAccount.Matches(basic.User, basic.Password)
 }
 
 var errWrong = errors.New("the user name, the password or the token is wrong")

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/etag"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
@@ -51,68 +52,215 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 //
 //	@Summary		Fetch the current configuration
 //	@Description	Answers 304 while If-None-Match (lists and * too) names the current one. An agent that reported the current version FAILED is not offered it again; and one that runs a later version than the store has keeps it until an admin decides.
+//	@Description	With wait the answer is held until there is something else to say than 304, or than 404, and given when the wait and up to a sixteenth of it are over. X-Wait-Seconds says that it was.
 //	@Tags			configuration
 //	@Produce		json
 //	@Security		Admin
 //	@Security		Agent
 //	@Param			If-None-Match	header		string	false	"ETag of the configuration that the caller runs"
+//	@Param			wait			query		string	false	"how long to hold the answer, such as 30s; longer than 5m is taken for 5m (0s)"
+//	@Param			X-Transport		header		string	false	"how an agent hears of a newer version"	Enums(redis, nats)
 //	@Success		200				{object}	wire.Config
-//	@Header			200,304,404		{integer}	X-Poll-Interval-Seconds	"seconds until the next poll"
-//	@Header			200,304			{string}	ETag					"strong validator"
+//	@Header			200,304,404,429	{integer}	X-Poll-Interval-Seconds		"seconds until the next poll"
+//	@Header			200,304,404		{integer}	X-Sweep-Interval-Seconds	"seconds until the next poll of an agent that a broker tells of newer versions"
+//	@Header			200,304,404		{integer}	X-Wait-Seconds				"how long the answer was held at most; missing where nothing is held"
+//	@Header			429,503			{integer}	Retry-After					"seconds, drawn from a window"
+//	@Header			200,304			{string}	ETag						"strong validator"
 //	@Success		304				"unchanged"
-//	@Failure		401				{object}	problem.Problem
+//	@Failure		400,401			{object}	problem.Problem
 //	@Failure		404				{object}	problem.Problem	"nothing was ever published"
+//	@Failure		429				{object}	problem.Problem	"more polls came than are let in at once"
+//	@Failure		503				{object}	problem.Problem	"as 429, while the controller stops"
 //	@Router			/api/v1/config [get]
 func (a *API) config(c *call) error {
-	var (
-		current = a.Configs.Current()
-		self    = c.self
-		held    = c.Request.Header["If-None-Match"]
-		h       = c.Writer.Header()
-	)
-	if current == nil {
-		interval := a.Configs.PollInterval()
-		if self != nil {
-			a.Agents.Poll(self, time.Now().UTC(), interval, 0, a.ahead(held, 0))
+	wait, asked, err := a.wait(c)
+	if err != nil {
+		return err
+	}
+	p := poll{a: a, self: c.self, held: c.Request.Header["If-None-Match"], transport: transportOf(c.Request.Header, asked)}
+	if wait == 0 {
+		err = p.judge(0)
+	} else {
+		held := p // which escapes, as p does not: a poll that is not held allocates none
+		err = a.hold(c, wait, &held)
+		p = held
+	}
+	if err != nil || c.Request.Context().Err() != nil {
+		return err // the latter: nobody is left to tell
+	}
+	return p.answer(c)
+}
+
+// wait is how long the answer to a poll is to be held, where the caller asked for
+// that and answers are held. Who asks for 0 learns that they are.
+func (a *API) wait(c *call) (wait time.Duration, asked bool, err error) {
+	if c.Request.URL.RawQuery == "" {
+		return 0, false, nil
+	}
+	text, asked := c.GetQuery("wait")
+	if !asked {
+		return 0, false, nil
+	}
+	wait, ok := duration(text)
+	if !ok || wait < 0 {
+		return 0, false, wire.Bad("wait", "must be a duration such as 30s")
+	}
+	if a.Waiters == nil {
+		return 0, false, nil
+	}
+	wait = min(wait, wire.MaxWait)
+	c.Writer.Header()[wire.HeaderWait] = []string{strconv.Itoa(seconds(wait))}
+	return wait, true, nil
+}
+
+// hold keeps a poll until there is something to say that is worth it, or the wait
+// is over.
+func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
+	extend(c, wait)
+	ctx := c.Request.Context()
+	back := c.stepAside()
+	a.Waiters.Wait(ctx, wait, func() bool {
+		if err = p.judge(wait); err == nil && p.self != nil && p.self.Gone() {
+			err = problem.New(http.StatusUnauthorized, "%v", errWrong)
 		}
-		h.Set(wire.HeaderPollInterval, strconv.Itoa(seconds(interval)))
-		return problem.New(http.StatusNotFound, "nothing was published yet")
+		return err != nil || p.status == http.StatusOK
+	})
+	back()
+	if ctx.Err() != nil && p.self != nil { // it was here until now
+		a.Agents.Poll(p.self, models.Poll{At: time.Now().UTC(), Interval: a.Configs.PollInterval(), Transport: models.Polling}, 0)
+	}
+	return err
+}
+
+// transportOf is how whoever polls hears of a newer version, as far as it says.
+func transportOf(h http.Header, waits bool) models.Transport {
+	if waits {
+		return models.LongPoll
+	}
+	if named := h[wire.HeaderTransport]; len(named) == 1 {
+		switch transport := models.Transport(named[0]); transport {
+		case models.Redis, models.NATS:
+			return transport
+		case models.Polling, models.LongPoll:
+		}
+	}
+	return models.Polling
+}
+
+// poll is a poll, and what there is to say to it at this moment.
+type poll struct {
+	a         *API
+	self      *service.Agent // nil for who is no agent
+	held      []string       // the lines of If-None-Match
+	transport models.Transport
+
+	status   int       // 200, 304 or 404
+	current  *answered // nil where nothing was published
+	interval time.Duration
+	withheld withholding
+}
+
+// withholding is why an agent is not offered the current version.
+type withholding int
+
+const (
+	nothing withholding = iota
+	refused
+	conflict
+)
+
+// judge finds what there is to say now, and remembers that the agent was here.
+// The answer is to be held for wait.
+func (p *poll) judge(wait time.Duration) error {
+	a := p.a
+	current := a.Configs.Current()
+	p.interval = a.Configs.PollInterval()
+	visit := models.Poll{At: time.Now().UTC(), Interval: max(p.interval, wait), Transport: p.transport}
+	if p.transport == models.Redis || p.transport == models.NATS {
+		visit.Interval = max(p.interval, a.SweepInterval)
+	}
+	p.status, p.current, p.withheld = http.StatusNotFound, nil, nothing
+	if current == nil {
+		if p.self != nil {
+			visit.Runs = a.ahead(p.held, 0)
+			a.Agents.Poll(p.self, visit, 0)
+		}
+		return nil
 	}
 	out, err := a.served.of(current)
 	if err != nil {
 		return err
 	}
-	h[wire.HeaderPollInterval] = out.interval
-	h["Cache-Control"] = noCache
-	unchanged := etag.NoneMatch(held, current.ETag)
-	if self != nil {
-		runs := int64(0)
-		if !unchanged {
-			runs = a.ahead(held, current.Version)
-		} else if names, listed := etag.Match(held, current.ETag); names && listed && held[0] != "*" {
-			runs = current.Version
-		}
-		offer := a.Agents.Poll(self, time.Now().UTC(), current.PollInterval, current.Version, runs)
-		if !unchanged {
-			switch _, conflict := a.Configs.Conflict(); {
-			case !offer:
-				return withhold(c, held, "this agent's worker refused version %d, and nothing newer was published", current.Version)
-			case conflict && isAhead(held, current.Version):
-				return withhold(c, held, "this store ends at version %d, and agents run later ones: what they run stays, until an admin decides", current.Version)
-			}
+	p.current, p.status = out, http.StatusOK
+	unchanged := etag.NoneMatch(p.held, current.ETag)
+	if unchanged {
+		p.status = http.StatusNotModified
+	}
+	if p.self == nil {
+		return nil
+	}
+	if !unchanged {
+		visit.Runs = a.ahead(p.held, current.Version)
+	} else if names, listed := etag.Match(p.held, current.ETag); names && listed && p.held[0] != "*" {
+		visit.Runs = current.Version
+	}
+	offer := a.Agents.Poll(p.self, visit, current.Version)
+	if unchanged {
+		return nil
+	}
+	if !offer {
+		p.withheld = refused
+	} else if _, inConflict := a.Configs.Conflict(); inConflict && isAhead(p.held, current.Version) {
+		p.withheld = conflict
+	}
+	if p.withheld != nothing {
+		p.status = http.StatusNotFound
+		if _, ok := etag.Single(p.held); ok {
+			p.status = http.StatusNotModified // against what it runs
 		}
 	}
-	h["Etag"] = out.etag
-	if unchanged {
+	return nil
+}
+
+// answer says it.
+func (p *poll) answer(c *call) error {
+	h := c.Writer.Header()
+	h[wire.HeaderSweepInterval] = p.a.sweep
+	if p.current == nil {
+		h.Set(wire.HeaderPollInterval, strconv.Itoa(seconds(p.interval)))
+		return problem.New(http.StatusNotFound, "nothing was published yet")
+	}
+	h[wire.HeaderPollInterval] = p.current.interval
+	h["Cache-Control"] = noCache
+	switch p.status {
+	case http.StatusNotFound:
+		return p.reason()
+	case http.StatusNotModified:
+		h["Etag"] = p.current.etag
+		if p.withheld != nothing {
+			tag, _ := etag.Single(p.held)
+			h["Etag"] = []string{tag}
+		}
 		c.Status(http.StatusNotModified)
 		c.Writer.WriteHeaderNow()
 		return nil
 	}
+	h["Etag"] = p.current.etag
 	h["Content-Type"] = jsonType
-	h["Content-Length"] = out.length
+	h["Content-Length"] = p.current.length
 	c.Status(http.StatusOK)
-	_, _ = c.Writer.Write(out.body) // the caller has gone: nobody is left to tell
+	_, _ = c.Writer.Write(p.current.body) // the caller has gone: nobody is left to tell
 	return nil
+}
+
+// reason is what an agent is told that is offered nothing.
+func (p *poll) reason() error {
+	version := p.current.config.Version
+	if p.withheld == refused {
+		return problem.New(http.StatusNotFound, "this agent's worker refused version %d, and nothing newer was published", version)
+	}
+	return problem.New(http.StatusNotFound,
+		"this store ends at version %d, and agents run later ones: what they run stays, until an admin decides", version)
 }
 
 // ahead is the version that an agent says it runs, if that is above the store's
@@ -137,18 +285,4 @@ func isAhead(held []string, newest int64) bool {
 		}
 	}
 	return false
-}
-
-// withhold answers an agent that is not to be offered the current version: 304
-// against what it runs, or 404 with the reason where it names nothing that it
-// runs.
-func withhold(c *call, held []string, reason string, version int64) error {
-	tag, ok := etag.Single(held)
-	if !ok {
-		return problem.New(http.StatusNotFound, reason, version)
-	}
-	c.Writer.Header()["Etag"] = []string{tag}
-	c.Status(http.StatusNotModified)
-	c.Writer.WriteHeaderNow()
-	return nil
 }

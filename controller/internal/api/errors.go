@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"time"
 
@@ -27,9 +28,12 @@ var statuses = []struct {
 	{models.ErrFull, http.StatusInsufficientStorage},
 }
 
-// retryAfter is when a caller whose request the store could not take may try
-// again.
-const retryAfter = 5 * time.Second
+// A caller whose request the store could not take may try again after a time
+// that is drawn from between these, so that not all come at once.
+const (
+	soonest = 5 * time.Second
+	latest  = 10 * time.Second
+)
 
 // answer makes a gin handler of one that returns an error, and is the only
 // place where an error is answered.
@@ -40,8 +44,8 @@ func (a *API) answer(handle func(*gin.Context) error) gin.HandlerFunc {
 			return
 		}
 		p := a.problemOf(c, err)
-		if p.Status == http.StatusServiceUnavailable {
-			server.RetryAfter(c.Writer.Header(), retryAfter)
+		if h := c.Writer.Header(); p.Status == http.StatusServiceUnavailable && h.Get("Retry-After") == "" {
+			server.RetryAfter(h, soonest+rand.N(latest-soonest+1))
 		}
 		problem.Write(c.Writer, p)
 	}

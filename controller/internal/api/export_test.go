@@ -7,3 +7,36 @@ func Routes() (routes [][3]string) {
 	}
 	return routes
 }
+
+// StepAside is how many are in flight before a call steps aside, meanwhile,
+// when it is back, and when it has left.
+func StepAside() (inFlight []int64) {
+	c := entered()
+	k := c.class
+	note := func() { inFlight = append(inFlight, k.InFlight()) }
+	note()
+	back := c.stepAside()
+	note()
+	back()
+	note()
+	c.leave()
+	note()
+	return inFlight
+}
+
+// StepAsideForEver is how many are in flight when a call that stepped aside
+// leaves without coming back, as one that panics does.
+func StepAsideForEver() int64 {
+	c := entered()
+	k := c.class
+	c.stepAside()
+	c.leave()
+	return k.InFlight()
+}
+
+// entered is a call with a place.
+func entered() *call {
+	c := &call{class: newClasses(Limits{1, 1, 1, 1})[reading]}
+	c.class.Enter()
+	return c
+}

@@ -311,13 +311,15 @@ func TestAgents_SummaryAndFilters(t *testing.T) {
 	s.publish("http://a/")
 	s.report(a1, 1, applied)
 	s.report(a2, 1, failed)
+	s.call(a1, "GET", "/api/v1/config", "", wire.HeaderTransport, "nats")
 	want := `{"total":3,"desired_version":1,"by_status":{"conflict":0,"failed":1,"inactive":0,"offline":0,"online":2,"stale":0},` +
-		`"by_applied_version":[{"version":1,"count":1},{"version":null,"count":2}]}` + "\n"
+		`"by_applied_version":[{"version":1,"count":1},{"version":null,"count":2}],` +
+		`"by_transport":{"longpoll":0,"nats":1,"poll":0,"redis":0}}` + "\n"
 	if got := text(t, s.call(admin, "GET", "/api/v1/agents/summary", "")); got != want {
 		t.Errorf("got  %swant %s", got, want)
 	}
 	for query, total := range map[string]string{
-		"": "3", "?status=all": "3", "?status=failed": "1", "?status=inactive": "0", "?hostname=H": "3", "?hostname=h*&version=1": "1", "?hostname=x": "0",
+		"": "3", "?transport=nats": "1", "?transport=poll": "0", "?status=all": "3", "?status=failed": "1", "?status=inactive": "0", "?hostname=H": "3", "?hostname=h*&version=1": "1", "?hostname=x": "0",
 	} {
 		if got := s.call(admin, "GET", "/api/v1/agents"+query, "").Header.Get("X-Total-Count"); got != total {
 			t.Errorf("%s: got %s agents, want %s", query, got, total)

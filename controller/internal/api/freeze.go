@@ -20,7 +20,7 @@ import (
 //	@Security	Admin
 //	@Success	200	{object}	wire.Freeze
 //	@Header		200	{string}	ETag	"of the freeze, where there is one"
-//	@Failure	401,403	{object}	problem.Problem
+//	@Failure	401,403,429	{object}	problem.Problem
 //	@Router		/api/v1/freeze [get]
 func (a *API) frozen(c *call) error { return a.showFreeze(c) }
 
@@ -36,7 +36,7 @@ func (a *API) frozen(c *call) error { return a.showFreeze(c) }
 //	@Param			If-Match	header		string				false	"only if this is the ETag of the freeze"
 //	@Success		200			{object}	wire.Freeze
 //	@Header			200			{string}	ETag	"of the freeze"
-//	@Failure		400,401,403,412,413,415,503,507	{object}	problem.Problem
+//	@Failure		400,401,403,412,413,415,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/freeze [put]
 func (a *API) freeze(c *call) error {
 	req, err := server.Decode[wire.FreezeRequest](c.Request)
@@ -64,7 +64,7 @@ func (a *API) freeze(c *call) error {
 //	@Security	Admin
 //	@Param		If-Match	header	string	false	"only if this is the ETag of the freeze"
 //	@Success	204	"publishing is not frozen"
-//	@Failure	400,401,403,412,503,507	{object}	problem.Problem
+//	@Failure	400,401,403,412,429,503,507	{object}	problem.Problem
 //	@Router		/api/v1/freeze [delete]
 func (a *API) unfreeze(c *call) error {
 	allowed, err := freezePrecondition(c.Request.Header)

@@ -18,7 +18,7 @@ import (
 //	@Param		limit	query		int	false	"at most this many (100, at most 1000)"
 //	@Param		before	query		int	false	"only versions below this one"
 //	@Success	200		{array}		wire.PublishedConfig
-//	@Failure	400,401,403	{object}	problem.Problem
+//	@Failure	400,401,403,429	{object}	problem.Problem
 //	@Router		/api/v1/configs [get]
 func (a *API) history(c *call) error {
 	limit, err := number(c, "limit", defaultLimit, maxLimit)
@@ -48,7 +48,7 @@ func (a *API) history(c *call) error {
 //	@Security	Admin
 //	@Param		version	path		int	true	"its number"
 //	@Success	200		{object}	wire.PublishedConfig
-//	@Failure	400,401,403,404	{object}	problem.Problem
+//	@Failure	400,401,403,404,429	{object}	problem.Problem
 //	@Router		/api/v1/configs/{version} [get]
 func (a *API) version(c *call) error {
 	n, err := positive("version", c.Param("version"), math.MaxInt64)
@@ -72,7 +72,7 @@ func (a *API) version(c *call) error {
 //	@Param			version	path		int	true	"from this one"
 //	@Param			other	path		int	true	"to this one"
 //	@Success		200		{array}		wire.Difference
-//	@Failure		400,401,403,404	{object}	problem.Problem
+//	@Failure		400,401,403,404,429	{object}	problem.Problem
 //	@Router			/api/v1/configs/{version}/diff/{other} [get]
 func (a *API) diff(c *call) error {
 	var contents [2]*models.Content
@@ -101,7 +101,7 @@ func (a *API) diff(c *call) error {
 //	@Param			before	query		int		false	"only entries below this id"
 //	@Param			action	query		string	false	"only these"	Enums(publish, rollback, decommission, retry, freeze, unfreeze, override, resume, login_failed)
 //	@Success		200		{array}		wire.AuditEntry
-//	@Failure		400,401,403	{object}	problem.Problem
+//	@Failure		400,401,403,429	{object}	problem.Problem
 //	@Router			/api/v1/audit [get]
 func (a *API) audit(c *call) error {
 	limit, err := number(c, "limit", defaultLimit, maxLimit)

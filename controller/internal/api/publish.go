@@ -28,7 +28,7 @@ import (
 //	@Param			If-Match		header		string				false	"publish only if this is the ETag of the current configuration"
 //	@Success		200				{object}	wire.PublishResponse
 //	@Header			200				{string}	ETag	"of the configuration that is current now"
-//	@Failure		400,401,403,412,413,415,503,507	{object}	problem.Problem
+//	@Failure		400,401,403,412,413,415,429,503,507	{object}	problem.Problem
 //	@Failure		409				{object}	problem.Problem	"publishing is frozen; the detail has the reason"
 //	@Router			/api/v1/config [post]
 func (a *API) publish(c *call) error {
@@ -65,7 +65,7 @@ func (a *API) publish(c *call) error {
 //	@Param			If-Match	header		string					false	"roll back only if this is the ETag of the current configuration"
 //	@Success		200			{object}	wire.PublishResponse
 //	@Header			200			{string}	ETag	"of the configuration that is current now"
-//	@Failure		400,401,403,404,412,413,415,503,507	{object}	problem.Problem
+//	@Failure		400,401,403,404,412,413,415,429,503,507	{object}	problem.Problem
 //	@Failure		409			{object}	problem.Problem	"publishing is frozen; the detail has the reason"
 //	@Router			/api/v1/configs/{version}/rollback [post]
 func (a *API) rollback(c *call) error {
@@ -148,7 +148,7 @@ func preview(c *call, outcome models.Outcome, err error) error {
 //	@Security		Admin
 //	@Param			If-Match	header		string	false	"resume only if this is the ETag of the current configuration"
 //	@Success		200			{object}	wire.PublishResponse	"changed is false where there was no conflict"
-//	@Failure		400,401,403,412,503,507	{object}	problem.Problem
+//	@Failure		400,401,403,412,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/resume [post]
 func (a *API) resume(c *call) error {
 	allowed, err := precondition(c.Request.Header)

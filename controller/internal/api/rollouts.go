@@ -23,7 +23,7 @@ import (
 //	@Param			applied	query		number	false	"the share to wait for, above 0 to 1 (1)"
 //	@Success		200		{object}	wire.Rollout
 //	@Failure		408		{object}	wire.Rollout	"the share was not reached"
-//	@Failure		400,401,403,404,503	{object}	problem.Problem
+//	@Failure		400,401,403,404,429,503	{object}	problem.Problem
 //	@Router			/api/v1/rollouts/{version} [get]
 func (a *API) rollout(c *call) error {
 	version, err := positive("version", c.Param("version"), math.MaxInt64)
@@ -42,8 +42,10 @@ func (a *API) rollout(c *call) error {
 		}
 		return server.WriteJSON(c.Writer, http.StatusOK, toRollout(rollout))
 	}
-	hold(c, wait)
+	extend(c, wait)
+	back := c.stepAside()
 	rollout, reached, err := a.Rollouts.Wait(c.Request.Context(), version, share, wait, a.Draining)
+	back()
 	if err != nil {
 		return err
 	}
@@ -58,11 +60,7 @@ func (a *API) rollout(c *call) error {
 func gate(c *call) (wait time.Duration, share float64, isGate bool, err error) {
 	share = 1
 	if text, ok := c.GetQuery("wait"); ok {
-		if _, bare := strconv.ParseInt(text, 10, 64); bare == nil {
-			text += "s"
-		}
-		wait, err = time.ParseDuration(text)
-		if err != nil || wait < 0 || wait > wire.MaxWait {
+		if wait, ok = duration(text); !ok || wait < 0 || wait > wire.MaxWait {
 			return 0, 0, false, wire.Bad("wait", "must be a duration such as 60s, at most %s", wire.MaxWait)
 		}
 		isGate = true
@@ -77,8 +75,17 @@ func gate(c *call) (wait time.Duration, share float64, isGate bool, err error) {
 	return wait, share, isGate, nil
 }
 
-// hold gives an answer more time than the server gives all others. A writer
-// without deadlines is not a server's.
-func hold(c *call, wait time.Duration) {
-	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Now().Add(wait + server.WriteTimeout))
+// duration reads a duration, or a whole number of seconds.
+func duration(text string) (d time.Duration, ok bool) {
+	if _, err := strconv.ParseInt(text, 10, 64); err == nil {
+		text += "s"
+	}
+	d, err := time.ParseDuration(text)
+	return d, err == nil
+}
+
+// extend gives an answer that is held for wait more time than the server gives
+// all others. A writer without deadlines is not a server's.
+func extend(c *call, wait time.Duration) {
+	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Now().Add(wait + wait/16 + server.WriteTimeout))
 }

@@ -13,8 +13,9 @@ import (
 // call is a request that was let in.
 type call struct {
 	*gin.Context
-	self *service.Agent // the agent that calls, nil for anybody else
-	by   string         // the name of who calls, "" for anybody at an open door
+	class *class         // where it has a place, nil where it is counted nowhere
+	self  *service.Agent // the agent that calls, nil for anybody else
+	by    string         // the name of who calls, "" for anybody at an open door
 }
 
 // origin is who calls, and from where.
@@ -24,7 +25,7 @@ func (c *call) origin() models.Origin { return models.Origin{Actor: c.by, Source
 type route struct {
 	method string
 	path   string
-	who    door
+	who    door   // who may call, and with whom it shares a limit
 	query  string // the parameters that are known, with spaces between; "*" takes any
 	handle func(*call) error
 }
@@ -49,7 +50,7 @@ func (a *API) routes() []route {
 		{"DELETE", "/api/v1/freeze", administering, "", a.unfreeze},
 		{"GET", "/api/v1/audit", administering, "limit before action", a.audit},
 
-		{"GET", "/api/v1/agents", administering, "limit cursor status version hostname", a.agents},
+		{"GET", "/api/v1/agents", administering, "limit cursor status version transport hostname", a.agents},
 		{"GET", "/api/v1/agents/summary", administering, "", a.summary},
 		{"POST", "/api/v1/agents/resume", administering, "", a.resume},
 		{"GET", "/api/v1/agents/:id", administering, "", a.agent},

@@ -58,6 +58,7 @@ func toAgent(a models.Agent, status models.Status, desired int64) wire.Agent {
 	out := wire.Agent{
 		ID: a.ID, Hostname: a.Hostname, RegisteredAt: a.RegisteredAt, Status: wire.AgentStatus(status), Metadata: a.Metadata,
 		LastPoll: orNull(a.LastPoll), DesiredVersion: orNull(desired), AppliedVersion: orNull(a.Applied),
+		Transport: orNull(wire.Transport(a.Transport)),
 	}
 	if t := a.Attempt; t.Version != 0 {
 		out.LastAttempt = &wire.Attempt{Version: t.Version, Status: wire.AttemptStatus(t.Status), Error: t.Error, At: t.At}
@@ -77,12 +78,16 @@ func orNull[T comparable](v T) *T {
 func toSummary(s service.Summary, desired int64) wire.AgentSummary {
 	out := wire.AgentSummary{
 		Total: s.Total, DesiredVersion: orNull(desired), ByStatus: map[wire.AgentStatus]int{}, ByAppliedVersion: []wire.VersionCount{},
+		ByTransport: map[wire.Transport]int{},
 	}
 	for _, status := range models.Statuses {
 		out.ByStatus[wire.AgentStatus(status)] = s.ByStatus[status]
 	}
 	for _, version := range slices.Backward(slices.Sorted(maps.Keys(s.ByApplied))) {
 		out.ByAppliedVersion = append(out.ByAppliedVersion, wire.VersionCount{Version: orNull(version), Count: s.ByApplied[version]})
+	}
+	for _, transport := range models.Transports {
+		out.ByTransport[wire.Transport(transport)] = s.ByTransport[transport]
 	}
 	return out
 }

@@ -31,6 +31,12 @@ type Settings struct {
 	PushRate      int           `setting:"PUSH_RATE" default:"20000" usage:"agents a second that fetch a newer version at most; with a larger fleet they are spread over as many seconds as it takes"`
 	SweepInterval time.Duration `setting:"SWEEP_INTERVAL" default:"5m" usage:"how often agents poll all the same while a broker tells them of newer versions"`
 
+	// Requests a second that are let in, each kind apart, and as many at once after a quiet second.
+	LimitRegister int `setting:"LIMIT_REGISTER" default:"500" usage:"registrations and removals of agents a second at most; more are told when to come back (429)"`
+	LimitConfig   int `setting:"LIMIT_CONFIG" default:"50000" usage:"polls a second at most; keep it above PUSH_RATE"`
+	LimitStatus   int `setting:"LIMIT_STATUS" default:"20000" usage:"reports of agents a second at most"`
+	LimitAdmin    int `setting:"LIMIT_ADMIN" default:"100" usage:"requests of admins a second at most; from this machine they are not limited"`
+
 	InactiveAfter time.Duration `setting:"INACTIVE_AFTER" default:"168h" usage:"how long an agent is unseen before it is inactive: out of lists and rollouts, unless asked for"`
 	PruneAfter    time.Duration `setting:"PRUNE_AFTER" default:"0s" usage:"how long an agent is unseen before it is removed; 0s for never. It registers again should it come back"`
 
@@ -51,8 +57,11 @@ const (
 	knownAdminPassword = "admin123"
 )
 
-// maxPushRate is beyond what one machine serves.
-const maxPushRate = 1_000_000
+// Beyond what one machine serves.
+const (
+	maxPushRate = 1_000_000
+	maxLimit    = 1_000_000
+)
 
 // PollInterval is DefaultPollInterval as a duration.
 func (s *Settings) PollInterval() time.Duration {
@@ -78,6 +87,13 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults.Check(s.PushRate >= 1 && s.PushRate <= maxPushRate, "PUSH_RATE", "is %d; it must be 1 to %d", s.PushRate, maxPushRate)
 	faults.Check(s.SweepInterval >= models.MinPollInterval && s.SweepInterval <= models.MaxPollInterval && s.SweepInterval%time.Second == 0,
 		"SWEEP_INTERVAL", "is %s; it must be whole seconds, 1s to 24h", s.SweepInterval)
+	for _, limit := range []struct {
+		setting string
+		value   int
+	}{{"LIMIT_REGISTER", s.LimitRegister}, {"LIMIT_CONFIG", s.LimitConfig}, {"LIMIT_STATUS", s.LimitStatus}, {"LIMIT_ADMIN", s.LimitAdmin}} {
+		faults.Check(limit.value >= 1 && limit.value <= maxLimit, limit.setting,
+			"is %d; it must be 1 to %d (which is as good as none)", limit.value, maxLimit)
+	}
 	faults.Check(s.InactiveAfter >= time.Minute, "INACTIVE_AFTER", "is %s; it must be 1m or more", s.InactiveAfter)
 	faults.Check(s.PruneAfter == 0 || s.PruneAfter >= time.Minute, "PRUNE_AFTER", "is %s; it must be 1m or more, or 0s for never", s.PruneAfter)
 	if s.InitialURL != "" {

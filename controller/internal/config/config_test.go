@@ -30,6 +30,7 @@ func TestSettings_HaveTheDefaultsOfTheContract(t *testing.T) {
 		Host: "127.0.0.1", Port: 8080, Store: config.Store{DBPath: "./controller.db"},
 		AgentUsername: "agent", AgentPassword: "secret123", AdminUsername: "admin", AdminPassword: "admin123",
 		DefaultPollInterval: 30, LogLevel: "info", LogFormat: "auto",
+		LimitRegister: 500, LimitConfig: 50_000, LimitStatus: 20_000, LimitAdmin: 100,
 		Push:     settings.Push{Transport: "longpoll", RedisURL: "redis://localhost:6379", NATSURL: "nats://localhost:4222"},
 		Broker:   config.Broker{Listen: "127.0.0.1:4222"},
 		PushRate: 20000, SweepInterval: 5 * time.Minute, InactiveAfter: 168 * time.Hour,
@@ -47,6 +48,10 @@ func TestSettings_ReportEveryFaultAtOnce(t *testing.T) {
 		"values out of bounds": {
 			map[string]string{"PORT": "70000", "DEFAULT_POLL_INTERVAL": "0", "INITIAL_URL": "ftp://x/", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml", "INACTIVE_AFTER": "1s", "PRUNE_AFTER": "-1h"},
 			[]string{"PORT", "DEFAULT_POLL_INTERVAL", "INACTIVE_AFTER", "PRUNE_AFTER", "INITIAL_URL", "LOG_LEVEL", "LOG_FORMAT"},
+		},
+		"limits out of bounds": {
+			map[string]string{"LIMIT_REGISTER": "0", "LIMIT_CONFIG": "-1", "LIMIT_STATUS": "1000001", "LIMIT_ADMIN": "0"},
+			[]string{"LIMIT_REGISTER", "LIMIT_CONFIG", "LIMIT_STATUS", "LIMIT_ADMIN"},
 		},
 		"values of another type": {
 			map[string]string{"PORT": "abc", "DEFAULT_POLL_INTERVAL": "30s"}, []string{"PORT", "DEFAULT_POLL_INTERVAL"},

@@ -103,6 +103,14 @@ type Change struct {
 	Audit   []Entry
 }
 
+// Announcement says that a version exists. Those who hear it spread their fetches
+// over Spread.
+type Announcement struct {
+	Version int64
+	ETag    string
+	Spread  time.Duration
+}
+
 // Outcome is what a publish came to, or would come to.
 type Outcome struct {
 	Config  *Config // what is current now
@@ -132,7 +140,8 @@ type Agent struct {
 // memory and is stored in batches.
 type Presence struct {
 	LastPoll     time.Time     // zero before the first poll
-	PollInterval time.Duration // what the agent was told last
+	PollInterval time.Duration // within which it was told last to come again
+	Transport    Transport     // how it hears of a newer version; empty for unknown
 	Applied      int64         // the version that its worker runs; 0 for none
 	AppliedAt    time.Time     // when the controller heard of it; zero for unknown
 	Attempt      Attempt
@@ -165,16 +174,38 @@ type Attempt struct {
 	At      time.Time // the controller's clock
 }
 
-// Polled takes into account that the agent was here and, where runs is not 0,
-// what it said that its worker runs. That heals a report that was lost.
-func (p *Presence) Polled(now time.Time, interval time.Duration, runs int64) {
-	p.LastPoll, p.PollInterval = now, interval
-	if runs == 0 {
+// Transport is how an agent hears of a newer version.
+type Transport string
+
+// The transports.
+const (
+	Polling  Transport = "poll"
+	LongPoll Transport = "longpoll"
+	Redis    Transport = "redis"
+	NATS     Transport = "nats"
+)
+
+// Transports are all of them.
+var Transports = []Transport{Polling, LongPoll, Redis, NATS}
+
+// Poll is what an agent's poll tells of it.
+type Poll struct {
+	At        time.Time     // the controller's clock
+	Interval  time.Duration // within which it is to come again
+	Runs      int64         // the version that its worker runs; 0 where it did not say
+	Transport Transport
+}
+
+// Polled takes a poll into account. What it says of the version that runs heals
+// a report that was lost.
+func (p *Presence) Polled(poll Poll) {
+	p.LastPoll, p.PollInterval, p.Transport = poll.At, poll.Interval, poll.Transport
+	if poll.Runs == 0 {
 		return
 	}
-	p.applied(runs, now)
-	if p.Attempt.Version == runs && p.Attempt.Status != Applied {
-		p.Report(Attempt{Version: runs, Status: Applied, At: now})
+	p.applied(poll.Runs, poll.At)
+	if p.Attempt.Version == poll.Runs && p.Attempt.Status != Applied {
+		p.Report(Attempt{Version: poll.Runs, Status: Applied, At: poll.At})
 	}
 }
 

@@ -46,6 +46,7 @@ type Agents struct {
 	settling turn // one batch of reports at a time
 	roster   roster
 	changes  beacon // an agent runs, or refuses, another version than before; or has gone
+	offers   beacon // an agent is offered another version than before, though none was published; or has gone
 
 	polled, reported batch
 
@@ -170,14 +171,13 @@ func (s *Agents) warnOfTwins(live *Agent) {
 		Warn("Agent id is used by two agents; delete the copied cache file of one of them")
 }
 
-// Poll remembers that an agent was here, was told interval and, where runs is
-// not zero, that it runs that version. It reports whether the agent should be
+// Poll remembers a poll of an agent. It reports whether the agent should be
 // offered desired: not a version that its worker refused.
-func (s *Agents) Poll(live *Agent, now time.Time, interval time.Duration, desired, runs int64) (offer bool) {
+func (s *Agents) Poll(live *Agent, poll models.Poll, desired int64) (offer bool) {
 	live.mu.Lock()
 	defer live.mu.Unlock()
 	before := live.agent.Applied
-	live.agent.Polled(now, interval, runs)
+	live.agent.Polled(poll)
 	live.show()
 	s.polled.add(live)
 	if live.agent.Applied != before {
@@ -327,6 +327,7 @@ func (s *Agents) remove(ctx context.Context, agents []*Agent, entry models.Entry
 		s.roster.remove(live)
 	}
 	s.changes.flash()
+	s.offers.flash()
 	return nil
 }
 
@@ -357,6 +358,7 @@ func (s *Agents) Retry(ctx context.Context, id string, origin models.Origin) err
 	s.polled.add(live)
 	live.mu.Unlock()
 	s.changes.flash()
+	s.offers.flash()
 	return nil
 }
 
@@ -365,6 +367,7 @@ type Query struct {
 	Status   models.Status // empty: all but the inactive ones
 	All      bool          // the inactive ones too, where Status is empty
 	Applied  int64
+	Hears    models.Transport
 	Hostname string // a * at its end stands for anything
 	After    int64  // Seq of the last agent of the page before
 	Limit    int
@@ -376,6 +379,9 @@ type Query struct {
 func (q *Query) matches(row *row, outlook models.Outlook) bool {
 	v := row.vitals(outlook.Now)
 	if q.Applied != 0 && v.Applied != q.Applied {
+		return false
+	}
+	if q.Hears != "" && row.hears() != q.Hears {
 		return false
 	}
 	switch status := outlook.Status(v); {
@@ -424,6 +430,13 @@ func (s *Agents) StatusOf(a *models.Agent, outlook models.Outlook) models.Status
 
 // ID is the agent's id.
 func (a *Agent) ID() string { return a.id }
+
+// Gone reports whether the agent was decommissioned since it authenticated.
+func (a *Agent) Gone() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.gone
+}
 
 func newAgent(a models.Agent) *Agent { return &Agent{id: a.ID, seq: a.Seq, agent: a} }
 

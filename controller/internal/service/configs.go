@@ -60,7 +60,7 @@ type Configs struct {
 	freeze     atomic.Pointer[models.Freeze]   // the last one, over or not
 	reported   atomic.Pointer[models.Reported] // never nil
 	raised     chan struct{}                   // to Run: reported was raised
-	changes    beacon                          // current has changed
+	changes    beacon                          // current has changed, or who is offered it
 }
 
 // ConfigOptions are the settings of Configs.

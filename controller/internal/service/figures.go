@@ -159,15 +159,18 @@ func latency(microseconds []int64) (l models.Latency) {
 
 // Summary counts the agents.
 type Summary struct {
-	Total     int
-	ByStatus  map[models.Status]int
-	ByApplied map[int64]int // by the version that they run, 0 for none; the inactive ones are left out
+	Total    int
+	ByStatus map[models.Status]int
+	// The inactive ones are left out of these two.
+	ByApplied   map[int64]int            // by the version that they run, 0 for none
+	ByTransport map[models.Transport]int // by how they hear of a newer version; empty for unknown
 }
 
-// Summary counts the agents by status, and by what they run.
+// Summary counts the agents by status, by what they run, and by how they hear of
+// a newer version.
 func (s *Agents) Summary(outlook models.Outlook) Summary {
 	outlook.InactiveAfter = s.inactiveAfter
-	out := Summary{ByStatus: map[models.Status]int{}, ByApplied: map[int64]int{}}
+	out := Summary{ByStatus: map[models.Status]int{}, ByApplied: map[int64]int{}, ByTransport: map[models.Transport]int{}}
 	for row := range s.roster.all() {
 		v := row.vitals(outlook.Now)
 		status := outlook.Status(v)
@@ -175,6 +178,7 @@ func (s *Agents) Summary(outlook models.Outlook) Summary {
 		out.ByStatus[status]++
 		if status != models.Inactive {
 			out.ByApplied[v.Applied]++
+			out.ByTransport[row.hears()]++
 		}
 	}
 	return out

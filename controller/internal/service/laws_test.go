@@ -132,7 +132,7 @@ func (w *world) poll(t *rapid.T) {
 			runs = desired
 		}
 	}
-	offer := w.agents.Poll(live, time.Now(), defaultInterval, desired, runs)
+	offer := w.agents.Poll(live, models.Poll{At: time.Now(), Interval: defaultInterval, Runs: runs}, desired)
 	if current == nil {
 		return
 	}

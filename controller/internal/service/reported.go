@@ -84,6 +84,7 @@ func (c *Configs) Resume(ctx context.Context, origin models.Origin, allowed func
 		old = c.reported.Load()
 		settled.Highest = max(settled.Highest, old.Highest)
 	}
+	c.changes.flash()
 	return true, nil
 }
 

@@ -2,6 +2,7 @@ package service
 
 import (
 	"iter"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +39,7 @@ type row struct {
 
 	registeredAt, seen, applied, appliedAt, refused atomic.Int64 // times in microseconds since 1970 UTC, 0 for unknown
 	interval                                        atomic.Int64 // nanoseconds
+	transport                                       atomic.Int64 // 1 + its place in models.Transports; 0 for unknown
 }
 
 func newRoster(size int) roster { return roster{byID: make(map[string]*Agent, size)} }
@@ -128,6 +130,7 @@ func (a *Agent) show() {
 	set(&a.row.applied, a.agent.Applied)
 	set(&a.row.appliedAt, appliedAt)
 	set(&a.row.refused, a.agent.Refused.Version)
+	set(&a.row.transport, int64(1+slices.Index(models.Transports, a.agent.Transport)))
 	if shown := a.row.hostname.Load(); shown == nil || *shown != a.agent.Hostname {
 		hostname := a.agent.Hostname
 		a.row.hostname.Store(&hostname)
@@ -141,6 +144,14 @@ func set(a *atomic.Int64, v int64) {
 	if a.Load() != v {
 		a.Store(v)
 	}
+}
+
+// hears is how the agent hears of a newer version; empty for unknown.
+func (r *row) hears() models.Transport {
+	if i := r.transport.Load(); i > 0 {
+		return models.Transports[i-1]
+	}
+	return ""
 }
 
 func (r *row) vitals(now time.Time) models.Vitals {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/fleetconf/fleetconf/pkg/auth"
+	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
 var (
@@ -56,17 +57,14 @@ func (p *pusher) presents(r *http.Request) error {
 // resolve to this machine (by the Host that it cannot help sending), and a
 // page that posts here from another site (by what browsers say of it).
 func (p *pusher) fromHere(r *http.Request) error {
-	remote, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil || !remote.Addr().IsLoopback() {
+	if header := server.Proxied(r); header != "" {
+		return fmt.Errorf("%w, not through a proxy (%s); set WORKER_TOKEN to take it from others", errElsewhere, header)
+	}
+	if !server.FromLoopback(r) {
 		return fmt.Errorf("%w; set WORKER_TOKEN to take it from others", errElsewhere)
 	}
 	if !isLoopback(r.Host) {
 		return fmt.Errorf("%w, called by its own name: localhost or 127.0.0.1, not %q", errElsewhere, r.Host)
-	}
-	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"} {
-		if len(r.Header[name]) > 0 {
-			return fmt.Errorf("%w, not through a proxy (%s); set WORKER_TOKEN to take it from others", errElsewhere, name)
-		}
 	}
 	if err := p.crossOrigin.Check(r); err != nil {
 		return fmt.Errorf("%w, and from no page of another site: %w", errElsewhere, err)

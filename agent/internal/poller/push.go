@@ -1,0 +1,139 @@
+package poller
+
+import (
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/backoff"
+	"github.com/fleetconf/fleetconf/pkg/notify"
+)
+
+// hearing is how this agent hears of newer versions between two polls. Poller.mu
+// guards it.
+type hearing struct {
+	healthy bool
+	trouble string // why it is not, "" before the first attempt
+	// due is when to fetch because of what was heard, the zero time for not at all.
+	// It is only ever brought forward. hint is what was heard last.
+	due  time.Time
+	hint notify.Hint
+	// A hint that comes to nothing is somebody's lie, or late. Before calm is over
+	// the next is not followed, and each that comes to nothing makes it longer.
+	calm    time.Time
+	calming *backoff.Backoff
+	denied  notify.Hint // the last that came to nothing
+}
+
+// by brings the next fetch forward to at.
+func (h *hearing) by(at time.Time) {
+	if h.due.IsZero() || at.Before(h.due) {
+		h.due = at
+	}
+}
+
+// pushed notes how push is: nil for healthy. Each change is logged once. It
+// reports whether it is one. The caller holds mu.
+func (p *Poller) pushed(err error) (changed bool) {
+	log := p.Log.WithField("transport", p.Transport)
+	was := p.push
+	p.push.healthy, p.push.trouble = err == nil, ""
+	if err != nil {
+		p.push.trouble = err.Error()
+	}
+	switch first := was.trouble == "" && !was.healthy; {
+	case err == nil && !was.healthy:
+		log.Info("Push healthy")
+	case err != nil && (was.healthy || first):
+		log.WithFields(logrus.Fields{"error": p.push.trouble, "interval": p.interval.String()}).Warn("Push lost; polling")
+	default:
+		return false
+	}
+	return true
+}
+
+// listener hears what a broker announces. It is a notify.Receiver.
+type listener struct{ *Poller }
+
+// Subscribed has the agent fetch what it missed: after a part of the interval, for
+// a broker that was restarted is heard again by the whole fleet.
+func (l listener) Subscribed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pushed(nil)
+	l.push.by(time.Now().Add(part(l.interval)))
+	wake(l.nudged)
+}
+
+// Lost has the agent poll again: for the first time after a part of the
+// interval, for the whole fleet may have lost the same broker.
+func (l listener) Lost(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pushed(err) {
+		l.push.by(time.Now().Add(part(l.interval)))
+		wake(l.nudged)
+	}
+}
+
+// Heard takes a hint for what it is: somebody says that a version exists.
+func (l listener) Heard(message []byte) {
+	hint, err := notify.Decode(message)
+	if err != nil {
+		l.Log.WithField("error", err.Error()).Debug("Hint not usable")
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.isNews(hint) {
+		return
+	}
+	now := time.Now()
+	at := now.Add(part(hint.Spread()))
+	if at.Before(l.push.calm) {
+		at = l.push.calm
+	}
+	l.push.by(at)
+	l.push.hint = hint
+	l.Log.WithFields(logrus.Fields{"version": hint.Version, "spread": hint.Spread().String()}).Debug("Hint heard")
+	wake(l.nudged)
+}
+
+// isNews reports whether a hint is of another version than the agent has, and no
+// older one. The caller holds mu.
+func (p *Poller) isNews(hint notify.Hint) bool {
+	if denied := p.push.denied; hint.Version == denied.Version && hint.ETag == denied.ETag {
+		return false
+	}
+	for _, known := range []*models.Release{p.state.Candidate, p.state.LastGood} {
+		if known != nil && (hint.Version < known.Config.Version || hint.Version == known.Config.Version && hint.ETag == known.ETag) {
+			return false
+		}
+	}
+	return true
+}
+
+// heed takes what was heard: the fetch that follows is for it. The zero Hint is
+// none.
+func (p *Poller) heed() (hint notify.Hint) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	hint, p.push.hint, p.push.due = p.push.hint, notify.Hint{}, time.Time{}
+	return hint
+}
+
+// judged notes whether there was anything to what was heard.
+func (p *Poller) judged(hint notify.Hint, founded bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case hint == notify.Hint{}:
+		return
+	case founded:
+		p.push.calming.Reset()
+		return
+	}
+	p.push.denied = hint
+	p.push.calm = time.Now().Add(min(p.push.calming.Next(0), p.interval))
+}

@@ -1,0 +1,543 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/notify"
+)
+
+// fakeBroker announces and fails as these fields say at the time.
+type fakeBroker struct {
+	clock
+	down []span
+	says []message
+}
+
+// message is what a broker delivers at a time.
+type message struct {
+	at   time.Duration
+	text string
+}
+
+// hint is what a controller announces of release.
+func hint(at time.Duration, r models.Release, spread time.Duration) message {
+	text, err := notify.Hint{Version: r.Config.Version, ETag: r.ETag, SpreadMS: spread.Milliseconds()}.Encode()
+	if err != nil {
+		panic(err)
+	}
+	return message{at, string(text)}
+}
+
+// Run tells r what happens, at the time that it does.
+func (b *fakeBroker) Run(ctx context.Context, r notify.Receiver) error {
+	if b.began.IsZero() {
+		b.began = time.Now()
+	}
+	var group sync.WaitGroup
+	defer group.Wait()
+	var one sync.Mutex
+	at := func(when time.Duration, do func()) {
+		group.Go(func() {
+			if sleep(ctx, when-b.now()) {
+				one.Lock()
+				defer one.Unlock()
+				do()
+			}
+		})
+	}
+	if !within(b.down, 0) {
+		r.Subscribed()
+	}
+	for _, s := range b.down {
+		at(s.from, func() { r.Lost(errors.New("nothing listens there")) })
+		at(s.to, r.Subscribed)
+	}
+	for _, m := range b.says {
+		if !within(b.down, m.at) {
+			at(m.at, func() { r.Heard([]byte(m.text)) })
+		}
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// fetches is when the agent fetched, from a time on.
+func (w *world) fetches(from time.Duration) (at []time.Duration) {
+	for _, t := range w.controller.times("fetch") {
+		if t >= from {
+			at = append(at, t)
+		}
+	}
+	return at
+}
+
+func TestRun_LongPollFollowsAtOnce(t *testing.T) {
+	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{
+		published(0, 1), published(90*time.Second, 2), published(90*time.Second+1, 3), published(time.Hour, 4),
+	}}}, func(t *testing.T, w *world) {
+		pass(0)
+		w.runs(t, 1)
+		if got := w.Status(); got.Transport != wire.LongPoll || !got.Push.Healthy {
+			t.Errorf("got the transport %s, healthy %v", got.Transport, got.Push.Healthy)
+		}
+		pass(90*time.Second + 1)
+		w.runs(t, 3)
+		pass(time.Hour - 90*time.Second - 1)
+		w.runs(t, 4)
+		if n := w.logged(logrus.InfoLevel, "Push healthy"); n != 1 || w.logged(logrus.WarnLevel, "Push lost; polling") != 0 {
+			t.Errorf("%d lines say that push is healthy, want 1, and none that it was lost", n)
+		}
+	})
+}
+
+// What nobody cuts is waited for longer and longer, and costs next to nothing.
+func TestRun_LongPollLengthensItsWait(t *testing.T) {
+	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
+		pass(3 * time.Hour)
+		between := gaps(w.fetches(0))
+		if between[1] < 55*time.Second || between[1] > 59*time.Second {
+			t.Errorf("the first wait took %s, want 55 s, so that it comes through what cuts after a minute", between[1])
+		}
+		for _, gap := range between[4:] {
+			if gap < 300*time.Second || gap > 319*time.Second {
+				t.Errorf("a wait took %s, want 300 s", gap)
+			}
+		}
+	})
+}
+
+func TestRun_LongPollBehindWhatCuts(t *testing.T) {
+	for name, row := range map[string]struct {
+		impatient time.Duration
+		rude      bool
+		most      int           // requests in an hour
+		unheard   time.Duration // how long it may take at worst to hear again after a cut
+	}{
+		"a proxy that answers 504 after 50 s": {50 * time.Second, false, 105, time.Second},
+		"one that breaks off after 60 s":      {60 * time.Second, true, 90, 30 * time.Second},
+		"one that breaks off after 240 s":     {240 * time.Second, true, 30, 30 * time.Second},
+		"one that breaks off after 3 s":       {3 * time.Second, true, 140, 33 * time.Second},
+		"one that answers 504 after 3 s":      {3 * time.Second, false, 140, 33 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
+				publications: []publication{published(0, 1), published(2*time.Hour, 2)}, impatient: row.impatient, rude: row.rude,
+			}}, func(t *testing.T, w *world) {
+				pass(time.Hour)
+				if n := len(w.fetches(0)); n > row.most {
+					t.Errorf("%d requests in an hour, want %d at most", n, row.most)
+				}
+				if row.impatient > 2*minWait {
+					if got := w.Status(); got.Transport != wire.LongPoll || got.LastError != "" {
+						t.Errorf("after an hour: the transport is %s, %q, want it to wait for less, and all well", got.Transport, got.LastError)
+					}
+				}
+				pass(time.Hour + row.unheard)
+				w.runs(t, 2)
+			})
+		})
+	}
+}
+
+// Once what cuts is taken away, waits grow again.
+func TestWaits_GrowAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWaits()
+		w.cut(50 * time.Second)
+		if got := w.wait(); got != 37500*time.Millisecond {
+			t.Errorf("after a cut at 50 s: %s, want three quarters", got)
+		}
+		for range 10 {
+			time.Sleep(w.wait())
+			w.through()
+		}
+		if got := w.wait(); got != 37500*time.Millisecond {
+			t.Errorf("soon after the cut: %s, want no more than before", got)
+		}
+		time.Sleep(growAgain)
+		for range 10 {
+			w.through()
+		}
+		if got := w.wait(); got != maxWait {
+			t.Errorf("long after the cut: %s, want %s", got, maxWait)
+		}
+		w.cut(2 * time.Second)
+		w.cut(2 * time.Second)
+		if got := w.wait(); got != maxWait {
+			t.Errorf("after two cuts at 2 s: %s, want what it was", got)
+		}
+		w.cut(2 * time.Second)
+		if got := w.wait(); got != 0 {
+			t.Errorf("after three cuts at 2 s: %s, want no wait", got)
+		}
+		time.Sleep(waitAgain)
+		if got := w.wait(); got != minWait {
+			t.Errorf("some time after that: %s, want %s", got, minWait)
+		}
+	})
+}
+
+// Whatever a controller answers, an agent does not ask again and again.
+func TestRun_LongPollNeverSpins(t *testing.T) {
+	twice := release(2, 30)
+	twice.ETag = ""
+	for name, row := range map[string]struct {
+		controller *fakeController
+		worker     *fakeWorker
+		most       int // requests in an hour
+	}{
+		"one that holds nothing": {&fakeController{publications: []publication{published(0, 1)}, holdsNothing: true}, nil, 135},
+		"one that only says so": {&fakeController{publications: []publication{published(0, 1)},
+			says: func(wait time.Duration) time.Duration { return wait }}, nil, 180},
+		"one that says less": {&fakeController{publications: []publication{published(0, 1)},
+			says: func(time.Duration) time.Duration { return 0 }}, nil, 140},
+		"one that says nothing is published": {&fakeController{says: func(time.Duration) time.Duration { return 0 }}, nil, 140},
+		"one that gives no ETag":             {&fakeController{publications: []publication{{0, twice}}}, nil, 140},
+		"one that is down":                   {&fakeController{down: always}, nil, 150},
+		"one that denies":                    {&fakeController{publications: []publication{published(0, 1)}, denies: always}, nil, 60},
+		"one whose documents are none":       {&fakeController{publications: []publication{published(0, 1)}, invalid: always}, nil, 135},
+		"one that takes no report": {&fakeController{publications: []publication{published(0, 1)}, takesNoReport: always},
+			&fakeWorker{refuses: func(int64, time.Duration) string { return "no" }}, 140},
+		"one that wants no report": {&fakeController{publications: []publication{published(0, 1)}, unwanted: true},
+			&fakeWorker{refuses: func(int64, time.Duration) string { return "no" }}, 140},
+		"one that offers what was refused": {&fakeController{publications: []publication{published(0, 1)}},
+			&fakeWorker{refuses: func(int64, time.Duration) string { return "no" }}, 140},
+		"one whose worker is away": {&fakeController{publications: []publication{published(0, 1)}}, &fakeWorker{down: always}, 140},
+	} {
+		t.Run(name, func(t *testing.T) {
+			play(t, scenario{transport: wire.LongPoll, controller: row.controller, worker: row.worker}, func(t *testing.T, w *world) {
+				pass(time.Hour)
+				if n := len(w.fetches(0)); n > row.most {
+					t.Errorf("%d requests in an hour, want %d at most", n, row.most)
+				}
+			})
+		})
+	}
+}
+
+func TestRun_LongPollOfAControllerThatHoldsNothing(t *testing.T) {
+	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
+		publications: []publication{published(0, 1), published(time.Hour, 2)}, holdsNothing: true,
+	}}, func(t *testing.T, w *world) {
+		pass(time.Hour)
+		if got := w.Status(); got.Transport != wire.Polling || got.Push.Healthy || !strings.Contains(got.Push.Error, "PUSH") {
+			t.Errorf("got the transport %s, push %+v, want polling and the reason", got.Transport, got.Push)
+		}
+		if n := w.logged(logrus.WarnLevel, "Push lost; polling"); n != 1 {
+			t.Errorf("%d warnings, want 1", n)
+		}
+		pass(33 * time.Second)
+		w.runs(t, 2)
+	})
+}
+
+// A refused version is reported before the agent waits on, so that it is not
+// offered again; the next one is followed at once.
+func TestRun_LongPollAfterARefusal(t *testing.T) {
+	play(t, scenario{
+		transport:  wire.LongPoll,
+		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2), published(2*time.Minute, 3)}, withholds: true},
+		worker: &fakeWorker{refuses: func(v int64, _ time.Duration) string {
+			if v == 2 {
+				return "no"
+			}
+			return ""
+		}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Minute)
+		w.runs(t, 1)
+		if n := len(w.worker.pushTimes()); n != 2 {
+			t.Errorf("%d pushes, want 2: one of each version", n)
+		}
+		pass(time.Minute)
+		w.runs(t, 3)
+	})
+}
+
+// A controller that stops lets its waiters go; they look for it, or for another.
+func TestRun_LongPollIsLetGo(t *testing.T) {
+	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
+		publications: []publication{published(0, 1), published(time.Minute+2*time.Second, 2)}, drains: []time.Duration{time.Minute},
+	}}, func(t *testing.T, w *world) {
+		pass(time.Minute + 2*time.Second)
+		w.runs(t, 2)
+		if got := w.logged(logrus.WarnLevel, "Controller lost"); got != 0 {
+			t.Errorf("%d warnings, want none", got)
+		}
+	})
+}
+
+func TestRun_LongPollThroughAnOutage(t *testing.T) {
+	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
+		publications: []publication{published(0, 1), published(70*time.Minute, 2), published(80*time.Minute, 3)},
+		down:         []span{{time.Hour, time.Hour + time.Minute}},
+	}}, func(t *testing.T, w *world) {
+		pass(time.Hour + 59*time.Second)
+		if got := w.Status(); got.Transport != wire.Polling || got.Push.Error == "" {
+			t.Errorf("while the controller is away: the transport is %s, push %+v", got.Transport, got.Push)
+		}
+		pass(10 * time.Minute)
+		w.runs(t, 2)
+		pass(10 * time.Minute)
+		w.runs(t, 3)
+		if lost, back := w.logged(logrus.WarnLevel, "Push lost; polling"), w.logged(logrus.InfoLevel, "Push healthy"); lost != 1 || back != 2 {
+			t.Errorf("%d lines say that push was lost and %d that it is healthy, want 1 and 2", lost, back)
+		}
+	})
+}
+
+func TestRun_HintIsFollowedWithinItsSpread(t *testing.T) {
+	two := release(2, 30)
+	var at []time.Duration
+	for range 60 {
+		play(t, scenario{transport: wire.NATS,
+			controller: &fakeController{publications: []publication{published(0, 1), {time.Minute, two}}},
+			hints:      &fakeBroker{says: []message{hint(time.Minute, two, 10*time.Second)}},
+		}, func(t *testing.T, w *world) {
+			pass(time.Minute + 10*time.Second)
+			w.runs(t, 2)
+			if got := w.fetches(time.Minute); len(got) == 1 {
+				at = append(at, got[0]-time.Minute)
+			} else {
+				t.Errorf("fetches at %v, want one", got)
+			}
+		})
+	}
+	slices.Sort(at)
+	if at[0] > 2*time.Second || at[len(at)-1] < 8*time.Second || at[30] < 2*time.Second || at[30] > 8*time.Second {
+		t.Errorf("fetches %s to %s after the hint, half of them by %s, want them spread over 10 s", at[0], at[len(at)-1], at[30])
+	}
+}
+
+// While a broker is heard, polls are seldom, but do not end: a hint that is lost
+// is made up for.
+func TestRun_SweepsWhileABrokerIsHeard(t *testing.T) {
+	play(t, scenario{transport: wire.Redis, hints: &fakeBroker{down: []span{{0, 10 * time.Second}}},
+		controller: &fakeController{publications: []publication{published(0, 1), published(2*time.Hour, 2)}},
+	}, func(t *testing.T, w *world) {
+		pass(2 * time.Hour)
+		if got := w.fetches(10 * time.Second); len(got) == 0 || got[0] > 40*time.Second {
+			t.Errorf("fetches at %v, want one within an interval after it subscribed", got)
+		}
+		for _, gap := range gaps(w.fetches(40 * time.Second)) {
+			if gap < 5*time.Minute || gap > 7*time.Minute+30*time.Second {
+				t.Errorf("sweeps are %s apart, want 5 to 7.5 minutes", gap)
+			}
+		}
+		pass(7*time.Minute + 30*time.Second)
+		w.runs(t, 2)
+	})
+}
+
+func TestRun_PollsWhileTheBrokerIsLost(t *testing.T) {
+	var first []time.Duration
+	for range 40 {
+		play(t, scenario{transport: wire.NATS, hints: &fakeBroker{down: []span{{time.Hour, 2 * time.Hour}}},
+			controller: &fakeController{publications: []publication{published(0, 1), published(90*time.Minute, 2)}},
+		}, func(t *testing.T, w *world) {
+			pass(time.Hour + 32*time.Second)
+			if got := w.fetches(time.Hour); len(got) == 0 || got[0] > time.Hour+30*time.Second {
+				t.Errorf("fetches at %v after the broker was lost, want the first within the interval", got)
+			} else {
+				first = append(first, got[0]-time.Hour)
+			}
+			if got := w.Status(); got.Transport != wire.Polling || got.Push.Error != "nothing listens there" {
+				t.Errorf("the transport is %s, push %+v", got.Transport, got.Push)
+			}
+			pass(30*time.Minute + time.Second)
+			w.runs(t, 2)
+			pass(30*time.Minute + 30*time.Second)
+			if got := w.fetches(2 * time.Hour); len(got) == 0 || got[0] > 2*time.Hour+30*time.Second {
+				t.Errorf("fetches at %v after it subscribed again, want one within an interval", got)
+			}
+			if lost, back := w.logged(logrus.WarnLevel, "Push lost; polling"), w.logged(logrus.InfoLevel, "Push healthy"); lost != 1 || back != 2 {
+				t.Errorf("%d lines say that push was lost and %d that it is healthy, want 1 and 2", lost, back)
+			}
+		})
+	}
+	slices.Sort(first)
+	if first[20] < 6*time.Second || first[20] > 24*time.Second {
+		t.Errorf("half of the agents polled by %s after the broker was lost, want them spread over 30 s", first[20])
+	}
+}
+
+func TestRun_BrokerThatWasNeverThere(t *testing.T) {
+	play(t, scenario{transport: wire.Redis, hints: &fakeBroker{down: always},
+		controller: &fakeController{publications: []publication{published(0, 1), published(time.Hour, 2)}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour + 33*time.Second)
+		w.runs(t, 2)
+		if n := w.logged(logrus.WarnLevel, "Push lost; polling"); n != 1 {
+			t.Errorf("%d warnings, want 1", n)
+		}
+	})
+}
+
+func TestRun_HintsThatAreNoNews(t *testing.T) {
+	one, two := release(1, 30), release(2, 30)
+	for name, says := range map[string][]message{
+		"an older version":      {hint(time.Hour, one, 0)},
+		"the one that runs":     {hint(time.Hour, two, 0), hint(time.Hour, two, 0), hint(time.Hour+time.Second, two, 0)},
+		"no JSON":               {{time.Hour, "hello"}, {time.Hour, ""}, {time.Hour, "null"}},
+		"no version":            {{time.Hour, `{"etag":"x","spread_ms":0}`}, {time.Hour, `{"version":-1}`}, {time.Hour, `{"version":1e9}`}},
+		"longer than a hint is": {{time.Hour, `{"version":9,"etag":"` + strings.Repeat("x", 1<<20) + `"}`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			play(t, scenario{transport: wire.NATS, hints: &fakeBroker{says: says},
+				controller: &fakeController{publications: []publication{{0, one}, {time.Minute, two}}},
+			}, func(t *testing.T, w *world) {
+				pass(time.Hour - time.Second)
+				before := len(w.fetches(0))
+				pass(3 * time.Second)
+				w.runs(t, 2)
+				if n := len(w.fetches(0)) - before; n > 1 { // a sweep may be due just then
+					t.Errorf("%d fetches, want none for that", n)
+				}
+			})
+		})
+	}
+}
+
+// Who can write to the broker cannot have a fleet ask more often than polling
+// would, nor keep it from what is true.
+func TestRun_HintsThatLie(t *testing.T) {
+	var lies []message
+	for i := range 3600 { // one a second, each of another version
+		lies = append(lies, message{time.Hour + time.Duration(i)*time.Second, fmt.Sprintf(`{"version":%d,"etag":"","spread_ms":99999999999}`, 1000+i)})
+	}
+	three := release(3, 30)
+	lies = append(lies, hint(2*time.Hour-time.Minute, three, 0))
+	play(t, scenario{transport: wire.NATS, hints: &fakeBroker{says: lies},
+		controller: &fakeController{publications: []publication{published(0, 1), {2*time.Hour - time.Minute, three}}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour)
+		before := len(w.fetches(0))
+		pass(59 * time.Minute)
+		if n := len(w.fetches(0)) - before; n > 240 {
+			t.Errorf("%d fetches in an hour of lies, want as many as an agent that polls, or little more", n)
+		}
+		pass(31 * time.Second)
+		w.runs(t, 3)
+	})
+}
+
+// A hint does not cut short what the controller asked for, nor a back-off.
+func TestRun_HintsDuringAnOutage(t *testing.T) {
+	two := release(2, 30)
+	var says []message
+	for i := range 600 {
+		r := release(int64(2+i), 30)
+		says = append(says, hint(time.Minute+time.Duration(i)*time.Second, r, 0))
+	}
+	for name, controller := range map[string]*fakeController{
+		"down": {publications: []publication{published(0, 1), {time.Minute, two}}, down: []span{{time.Minute, 11 * time.Minute}}},
+		"busy": {publications: []publication{published(0, 1), {time.Minute, two}}, busy: []span{{time.Minute, 11 * time.Minute}}, retryAfter: time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			play(t, scenario{transport: wire.NATS, hints: &fakeBroker{says: says}, controller: controller}, func(t *testing.T, w *world) {
+				pass(11 * time.Minute)
+				if n := len(w.fetches(time.Minute)); n > 40 {
+					t.Errorf("%d fetches in ten minutes of outage, want a back-off", n)
+				}
+				pass(6 * time.Minute)
+				w.runs(t, 2)
+			})
+		})
+	}
+}
+
+// A whole fleet loses its controller, or its broker, in one instant and gets it
+// back in one. It comes back little by little: the controller is asked no more
+// often than three times what a fleet asks that polls, and nobody is left behind.
+func TestHerd(t *testing.T) {
+	const fleet, interval, away, window = 600, 30 * time.Second, time.Minute, 5 * time.Second
+	for name, row := range map[string]struct {
+		transport wire.Transport
+		gone      func(*fakeController, *fakeBroker)
+	}{
+		"long-poll, the controller dies":     {wire.LongPoll, func(c *fakeController, _ *fakeBroker) { c.down = []span{{10 * time.Minute, 10*time.Minute + away}} }},
+		"long-poll, it is restarted at once": {wire.LongPoll, func(c *fakeController, _ *fakeBroker) { c.down = []span{{10 * time.Minute, 10*time.Minute + 1}} }},
+		"a broker dies":                      {wire.NATS, func(_ *fakeController, b *fakeBroker) { b.down = []span{{10 * time.Minute, 10*time.Minute + away}} }},
+		"a broker is restarted at once":      {wire.NATS, func(_ *fakeController, b *fakeBroker) { b.down = []span{{10 * time.Minute, 10*time.Minute + 1}} }},
+		"a broker, and the controller with it": {wire.Redis, func(c *fakeController, b *fakeBroker) {
+			c.down = []span{{10 * time.Minute, 10*time.Minute + away}}
+			b.down = c.down
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				began := clock{time.Now()}
+				two := published(12*time.Minute, 2)
+				worlds := make([]*world, fleet)
+				var running sync.WaitGroup
+				for i := range worlds {
+					s := scenario{transport: row.transport, controller: &fakeController{publications: []publication{published(0, 1), two}}}
+					broker := &fakeBroker{clock: began, says: []message{hint(two.at, two.Release, time.Second)}}
+					row.gone(s.controller, broker)
+					if row.transport != wire.LongPoll {
+						s.hints = broker
+					}
+					worlds[i] = s.world()
+					worlds[i].controller.clock, worlds[i].worker.clock = began, began
+					worlds[i].Log = silent()
+					running.Go(func() { _ = worlds[i].Run(ctx) })
+					pass(interval / fleet) // they were not started in one instant either
+				}
+				pass(13*time.Minute - began.now())
+				cancel()
+				running.Wait()
+				asked := map[time.Duration]int{} // by the window
+				for _, w := range worlds {
+					w.runs(t, 2)
+					for _, at := range w.fetches(0) {
+						if !within(w.controller.down, at) {
+							asked[at.Truncate(window)]++
+						}
+					}
+				}
+				worst := 0
+				for at, n := range asked {
+					if at >= 9*time.Minute && (at < two.at || at > two.at+window) { // when they are to come, spread as it says
+						worst = max(worst, n)
+					}
+				}
+				steady := fleet * int(window) / int(interval)
+				t.Logf("at most %d requests in %s; a fleet that polls sends %d", worst, window, steady)
+				if worst > 3*steady {
+					t.Errorf("%d requests in %s, want %d at most, which is three times what a fleet sends that polls", worst, window, 3*steady)
+				}
+			})
+		})
+	}
+}
+
+func silent() logrus.FieldLogger {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	log.SetLevel(logrus.PanicLevel)
+	return log
+}
+
+func TestStatus_OfPush(t *testing.T) {
+	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
+		pass(time.Minute)
+		if diff := cmp.Diff(models.PushStatus{Transport: wire.Polling}, w.Status().Push); diff != "" || w.Status().Transport != wire.Polling {
+			t.Errorf("without push (-want +got):\n%s", diff)
+		}
+	})
+}

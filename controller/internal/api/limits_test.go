@@ -1,0 +1,518 @@
+package api_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/controller/internal/api"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+// scarce lets in one request of each class, and another a second later.
+var scarce = api.Limits{Register: 1, Config: 1, Status: 1, Admin: 1}
+
+// here makes the socket's address that of this machine.
+const here = "127.0.0.1:40000"
+
+// callFrom is call with the address of the socket.
+func (s *system) callFrom(remote string, who account, method, path string, headers ...string) *http.Response {
+	s.t.Helper()
+	r := httptest.NewRequestWithContext(s.t.Context(), method, path, http.NoBody)
+	r.RemoteAddr = remote
+	if who != (account{}) {
+		r.SetBasicAuth(who[0], who[1])
+	}
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	s.handler.ServeHTTP(w, r)
+	return w.Result()
+}
+
+// wantTurnedAway checks the answer to a request that found no room.
+func wantTurnedAway(t testing.TB, resp *http.Response, status int) {
+	t.Helper()
+	wantProblem(t, resp, status, "")
+	if after, err := strconv.Atoi(resp.Header.Get("Retry-After")); err != nil || after < 1 || after > 60 {
+		t.Errorf("got Retry-After %q, want 1 to 60", resp.Header.Get("Retry-After"))
+	}
+}
+
+// A class that is full keeps nobody of another one out.
+func TestLimits_AreApart(t *testing.T) {
+	type request struct{ class, method, path, body string }
+	requests := []request{
+		{"register", "POST", "/api/v1/register", `{"hostname":"h"}`},
+		{"config", "GET", "/api/v1/config", ""},
+		{"status", "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`},
+		{"admin", "GET", "/api/v1/agents", ""},
+	}
+	for _, full := range requests {
+		t.Run(full.class, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newLimited(t, scarce)
+				a1 := s.register("a1")
+				s.publish("http://a/")
+				time.Sleep(time.Second)
+				as := map[string]account{"register": enroller, "config": a1, "status": a1, "admin": admin}
+				if resp := s.call(as[full.class], full.method, full.path, full.body); resp.StatusCode >= 400 {
+					t.Fatalf("the first: got %d", resp.StatusCode)
+				}
+				for range 100 {
+					wantTurnedAway(t, s.call(as[full.class], full.method, full.path, full.body), 429)
+				}
+				for _, other := range requests {
+					if other == full {
+						continue
+					}
+					if resp := s.call(as[other.class], other.method, other.path, other.body); resp.StatusCode >= 400 {
+						t.Errorf("%s: got %d %s, want it served", other.class, resp.StatusCode, text(t, resp))
+					}
+				}
+				time.Sleep(time.Second)
+				if resp := s.call(as[full.class], full.method, full.path, full.body); resp.StatusCode >= 400 {
+					t.Errorf("a second later: got %d, want it served", resp.StatusCode)
+				}
+			})
+		})
+	}
+}
+
+// Every call to the API is limited, and no other.
+func TestLimits_OfEveryRoute(t *testing.T) {
+	for _, route := range api.Routes() {
+		path := strings.NewReplacer(":id", "a1", ":version", "1", ":other", "1", "*page", "index.html").Replace(route[1])
+		synctest.Test(t, func(t *testing.T) {
+			s := newLimited(t, scarce)
+			s.call(account{}, route[0], path, "")
+			got := s.call(account{}, route[0], path, "").StatusCode
+			if limited := strings.HasPrefix(path, "/api/"); limited != (got == 429) {
+				t.Errorf("%s %s for the second time: got %d", route[0], path, got)
+			}
+		})
+	}
+}
+
+func TestLimits_TellWhenToPoll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLimited(t, scarce)
+		a1 := s.register("a1")
+		for _, interval := range []string{"30", "15"} {
+			time.Sleep(time.Second)
+			s.poll(a1, "")
+			resp := s.poll(a1, "")
+			if got := resp.Header.Get(wire.HeaderPollInterval); got != interval {
+				t.Errorf("got the interval %q, want %s", got, interval)
+			}
+			wantTurnedAway(t, resp, 429)
+			s.publishHere("http://a/", 15)
+		}
+		time.Sleep(time.Second)
+		s.register("a2")
+		if got := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h"}`).Header.Get(wire.HeaderPollInterval); got != "" {
+			t.Errorf("a registration got the interval %q, want none", got)
+		}
+	})
+}
+
+// publishHere publishes as an admin on the controller's own machine.
+func (s *system) publishHere(url string, interval int) {
+	s.t.Helper()
+	r := httptest.NewRequestWithContext(s.t.Context(), "POST", "/api/v1/config", strings.NewReader(fmt.Sprintf(`{"url":%q,"poll_interval_seconds":%d}`, url, interval)))
+	r.RemoteAddr = here
+	r.SetBasicAuth(admin[0], admin[1])
+	r.Header.Set("Content-Type", "application/json")
+	w := httptest.NewRecorder()
+	s.handler.ServeHTTP(w, r)
+	if w.Code != 200 {
+		s.t.Fatalf("publish %s: got %d %s", url, w.Code, w.Body)
+	}
+}
+
+// Those who are turned away together do not come back together.
+func TestLimits_SpreadTheHerd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLimited(t, api.Limits{Register: 100, Config: 100, Status: 100, Admin: 100})
+		seen := map[string]int{}
+		for i := range 2100 {
+			if resp := s.call(enroller, "GET", "/api/v1/config", ""); resp.StatusCode == 429 {
+				seen[resp.Header.Get("Retry-After")]++
+			} else if i >= 100 {
+				t.Fatalf("request %d: got %d, want it turned away", i, resp.StatusCode)
+			}
+		}
+		for second := 1; second <= 21; second++ { // 2000 of them take 20 s to serve
+			if second <= 15 && seen[strconv.Itoa(second)] == 0 {
+				t.Errorf("of 2000 nobody was told %d s: %v", second, seen)
+			}
+			delete(seen, strconv.Itoa(second))
+		}
+		if len(seen) > 0 {
+			t.Errorf("got Retry-After %v, want 1 to 21", seen)
+		}
+	})
+}
+
+func TestLimits_WhileDraining(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLimited(t, scarce)
+		s.call(enroller, "GET", "/api/v1/config", "")
+		close(s.draining)
+		resp := s.call(enroller, "GET", "/api/v1/config", "")
+		if got := resp.Header.Get("Retry-After"); got != "1" && got != "2" { // as a 429, not as a busy store
+			t.Errorf("got Retry-After %q, want 1 or 2", got)
+		}
+		wantTurnedAway(t, resp, 503)
+	})
+}
+
+func TestErrors_SpreadWhoFindsTheStoreBusy(t *testing.T) {
+	s := newSystem(t)
+	s.register("a1")
+	s.publish("http://a/")
+	close(s.draining)
+	seen := map[string]bool{}
+	for range 200 {
+		resp := s.call(admin, "GET", "/api/v1/rollouts/1?wait=60s", "")
+		after, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+		if resp.StatusCode != 503 || err != nil || after < 5 || after > 10 {
+			t.Fatalf("got %d with Retry-After %q, want 503 with 5 to 10", resp.StatusCode, resp.Header.Get("Retry-After"))
+		}
+		seen[resp.Header.Get("Retry-After")] = true
+	}
+	if len(seen) < 3 {
+		t.Errorf("got only %v, want them spread", seen)
+	}
+}
+
+func TestLimits_SpareAnAdminHere(t *testing.T) {
+	for name, row := range map[string]struct {
+		remote  string
+		who     account
+		path    string
+		headers []string
+		want    int
+	}{
+		"here":                              {here, admin, "/api/v1/agents", nil, 200},
+		"here over IPv6":                    {"[::1]:40000", admin, "/api/v1/agents", nil, 200},
+		"here, as a poll":                   {here, admin, "/api/v1/config", nil, 200},
+		"here, with a wrong password":       {here, account{"admin", "guess"}, "/api/v1/agents", nil, 401},
+		"an agent here":                     {here, enroller, "/api/v1/config", nil, 429},
+		"a wrong password here, as a poll":  {here, account{"admin", "guess"}, "/api/v1/config", nil, 429},
+		"nobody here, as a poll":            {here, account{}, "/api/v1/config", nil, 429},
+		"elsewhere":                         {"192.0.2.1:40000", admin, "/api/v1/agents", nil, 429},
+		"elsewhere, as a poll":              {"192.0.2.1:40000", admin, "/api/v1/config", nil, 429},
+		"elsewhere, saying here":            {"192.0.2.1:40000", admin, "/api/v1/agents", []string{"X-Forwarded-For", "127.0.0.1"}, 429},
+		"through a proxy here":              {here, admin, "/api/v1/agents", []string{"X-Forwarded-For", "192.0.2.1"}, 429},
+		"through a proxy here with Via":     {here, admin, "/api/v1/agents", []string{"Via", "1.1 proxy"}, 429},
+		"through a proxy here, as a poll":   {here, admin, "/api/v1/config", []string{"Forwarded", "for=192.0.2.1"}, 429},
+		"through a proxy that names itself": {here, admin, "/api/v1/agents", []string{"X-Real-IP", "127.0.0.1"}, 429},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newLimited(t, scarce)
+				s.publishHere("http://a/", 30)
+				s.call(admin, "GET", "/api/v1/agents", "")
+				s.call(admin, "GET", "/api/v1/config", "")
+				for range 100 {
+					if resp := s.callFrom(row.remote, row.who, "GET", row.path, row.headers...); resp.StatusCode != row.want {
+						t.Fatalf("got %d %s, want %d", resp.StatusCode, text(t, resp), row.want)
+					}
+				}
+			})
+		})
+	}
+}
+
+// What an admin does here takes nothing from the others.
+func TestLimits_CountNoAdminHere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLimited(t, scarce)
+		for range 100 {
+			s.callFrom(here, admin, "GET", "/api/v1/agents")
+		}
+		if resp := s.call(admin, "GET", "/api/v1/agents", ""); resp.StatusCode != 200 {
+			t.Errorf("after 100 from here, one from elsewhere got %d, want 200", resp.StatusCode)
+		}
+	})
+}
+
+// slowBody is a body of which nothing comes until it is let go.
+type slowBody struct{ release <-chan struct{} }
+
+func (b slowBody) Read([]byte) (int, error) { <-b.release; return 0, io.EOF }
+
+// occupy takes a place of the admin class from elsewhere until it is let go.
+func (s *system) occupy(who account, path string) (release func()) {
+	s.t.Helper()
+	stop, done := make(chan struct{}), make(chan struct{})
+	r := httptest.NewRequestWithContext(s.t.Context(), "POST", path, slowBody{stop})
+	r.SetBasicAuth(who[0], who[1])
+	r.Header.Set("Content-Type", "application/json")
+	go func() {
+		defer close(done)
+		s.handler.ServeHTTP(httptest.NewRecorder(), r)
+	}()
+	synctest.Wait()
+	return func() { close(stop); <-done }
+}
+
+func TestLimits_OfWhatIsInFlight(t *testing.T) {
+	for name, row := range map[string]struct {
+		who        account
+		slow       string
+		method     string
+		path, body string
+	}{
+		"admin":    {admin, "/api/v1/config", "GET", "/api/v1/agents", ""},
+		"register": {enroller, "/api/v1/register", "POST", "/api/v1/register", `{"hostname":"h"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newLimited(t, scarce)
+				release := s.occupy(row.who, row.slow)
+				time.Sleep(time.Minute)
+				wantTurnedAway(t, s.call(row.who, row.method, row.path, row.body), 429)
+				if resp := s.callFrom(here, admin, "GET", "/api/v1/agents"); resp.StatusCode != 200 {
+					t.Errorf("an admin here: got %d, want 200", resp.StatusCode)
+				}
+				release()
+				if resp := s.call(row.who, row.method, row.path, row.body); resp.StatusCode >= 400 {
+					t.Errorf("after it left: got %d, want it served", resp.StatusCode)
+				}
+			})
+		})
+	}
+}
+
+// However high the limit, registrations do not wait for each other until they
+// fail.
+func TestLimits_OfRegistrationsInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLimited(t, api.Limits{Register: 10_000, Config: 1, Status: 1, Admin: 1})
+		for range 250 {
+			defer s.occupy(enroller, "/api/v1/register")()
+		}
+		wantTurnedAway(t, s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h"}`), 429)
+	})
+}
+
+// Who is refused leaves, whatever for.
+func TestLimits_GivePlacesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLimited(t, scarce)
+		for _, path := range []string{"/api/v1/agents?nope=1", "/api/v1/agents?limit=0", "/api/v1/agents/none"} {
+			for _, who := range []account{{}, {"admin", "guess"}, enroller, admin} {
+				if resp := s.call(who, "GET", path, ""); resp.StatusCode == 429 {
+					t.Fatalf("%s by %q: turned away, want a place", path, who[0])
+				}
+				time.Sleep(time.Second)
+			}
+		}
+	})
+}
+
+// A held answer takes no place while it is held.
+func TestLimits_OfHeldAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLimited(t, scarce)
+		a1 := s.register("a1")
+		s.publish("http://a/")
+		const held = 20
+		answered := make(chan int, held)
+		for range held {
+			time.Sleep(time.Second)
+			go func() { answered <- s.call(admin, "GET", "/api/v1/rollouts/1?wait=300s", "").StatusCode }()
+			synctest.Wait()
+		}
+		if len(answered) > 0 {
+			t.Fatalf("got %d, want it held", <-answered)
+		}
+		time.Sleep(time.Second)
+		s.report(a1, 1, applied)
+		for range held {
+			if got := <-answered; got != 200 {
+				t.Errorf("a held answer: got %d, want 200", got)
+			}
+		}
+		time.Sleep(time.Second)
+		if resp := s.call(admin, "GET", "/api/v1/agents", ""); resp.StatusCode != 200 {
+			t.Errorf("after they left: got %d, want 200", resp.StatusCode)
+		}
+	})
+}
+
+func TestCall_StepsAside(t *testing.T) {
+	got := api.StepAside()
+	if diff := cmp.Diff([]int64{1, 0, 1, 0}, got); diff != "" {
+		t.Errorf("in flight before, meanwhile, after and when it has left, -want +got:\n%s", diff)
+	}
+	if got := api.StepAsideForEver(); got != 0 {
+		t.Errorf("%d in flight after one left that never came back, want none", got)
+	}
+}
+
+// Bad credentials cost a guess of the limit, not a look at them.
+func TestLimits_BeforeCredentials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLimited(t, scarce)
+		for i := range 1000 {
+			resp := s.call(account{"admin", "guess"}, "GET", "/api/v1/agents", "")
+			if want := 429; i > 0 && resp.StatusCode != want {
+				t.Fatalf("guess %d: got %d, want %d", i, resp.StatusCode, want)
+			}
+			if i > 0 && resp.Header.Get("WWW-Authenticate") != "" {
+				t.Fatal("who is turned away is asked for credentials")
+			}
+		}
+		refusals := 0
+		for _, e := range decode[[]wire.AuditEntry](t, s.callFrom(here, admin, "GET", "/api/v1/audit")) {
+			if e.Action == "login_failed" {
+				refusals++
+			}
+		}
+		if refusals != 1 {
+			t.Errorf("the audit trail has %d refused logins, want the one that was looked at", refusals)
+		}
+	})
+}
+
+func TestLimits_AreLoggedNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLimited(t, scarce)
+		flood := func(who account, method, path string, n int) {
+			for range n + 1 {
+				s.call(who, method, path, "")
+			}
+		}
+		guess := account{"admin", "guess"}
+		s.callFrom(here, admin, "GET", "/api/v1/audit")
+		flood(enroller, "GET", "/api/v1/config", 10)
+		flood(enroller, "POST", "/api/v1/register", 5)
+		time.Sleep(time.Minute)
+		flood(enroller, "GET", "/api/v1/config", 3)
+		flood(guess, "GET", "/api/v1/agents", 7)
+		var got []string
+		for _, entry := range s.logged.AllEntries() {
+			if line, _ := entry.String(); strings.Contains(line, "guess") || strings.Contains(line, "secret123") {
+				t.Errorf("a password is in the log: %s", line)
+			}
+			if entry.Level == logrus.WarnLevel && entry.Data["class"] != nil {
+				got = append(got, fmt.Sprint(entry.Data["class"], " ", entry.Data["turned_away"], " ", entry.Data["in_flight"]))
+			}
+		}
+		want := []string{"config 1 0", "register 1 0", "config 10 0", "admin 1 0"}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("lines of class, turned_away and in_flight, -want +got:\n%s", diff)
+		}
+	})
+}
+
+// A storm of registrations, over real sockets, beside polls.
+func TestLimits_StormOfRegistrations(t *testing.T) {
+	s := newLimited(t, api.Limits{Register: 20, Config: 100_000, Status: 1, Admin: 1})
+	s.publishHere("http://a/", 30)
+	a1 := s.register("a1")
+	tag := s.poll(a1, "").Header.Get("ETag")
+	ts := httptest.NewServer(s.handler)
+	defer ts.Close()
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
+	defer client.CloseIdleConnections()
+	send := func(who account, method, path, body string, headers ...string) (*http.Response, error) {
+		r, err := http.NewRequestWithContext(t.Context(), method, ts.URL+path, strings.NewReader(body))
+		if err != nil {
+			return nil, err
+		}
+		r.SetBasicAuth(who[0], who[1])
+		if body != "" {
+			r.Header.Set("Content-Type", "application/json")
+		}
+		for i := 0; i < len(headers); i += 2 {
+			r.Header.Set(headers[i], headers[i+1])
+		}
+		resp, err := client.Do(r)
+		if err != nil {
+			return nil, err
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		_ = resp.Body.Close()
+		return resp, nil
+	}
+
+	var storm, polls sync.WaitGroup
+	var registered, turnedAway atomic.Int64
+	const agents = 1000
+	queue := make(chan int, agents)
+	for i := range agents {
+		queue <- i
+	}
+	close(queue)
+	for range 100 {
+		storm.Go(func() {
+			for i := range queue {
+				resp, err := send(enroller, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"h","agent_id":"s%d"}`, i))
+				switch {
+				case err != nil:
+					t.Errorf("registration %d: %v", i, err)
+				case resp.StatusCode == 201:
+					registered.Add(1)
+				case resp.StatusCode == 429 && resp.Header.Get("Retry-After") != "":
+					turnedAway.Add(1)
+				default:
+					t.Errorf("registration %d: got %d", i, resp.StatusCode)
+				}
+			}
+		})
+	}
+	for i := range 4 {
+		polls.Go(func() {
+			for range 50 {
+				headers, want := []string{"If-None-Match", tag}, 304
+				if i%2 == 0 {
+					headers, want = nil, 200
+				}
+				if resp, err := send(a1, "GET", "/api/v1/config", "", headers...); err != nil || resp.StatusCode != want {
+					t.Errorf("a poll in the storm: got %v, %v, want %d", resp, err, want)
+				}
+			}
+		})
+	}
+	polls.Wait()
+	storm.Wait()
+	if registered.Load() == 0 || turnedAway.Load() < agents/2 {
+		t.Errorf("registered %d and turned away %d of %d", registered.Load(), turnedAway.Load(), agents)
+	}
+}
+
+// After a publish a whole fleet reports at once, and every report is taken.
+func TestLimits_LetTheReportsOfAFleetThrough(t *testing.T) {
+	s := newLimited(t, api.Limits{Register: 1, Config: 1, Status: 20_000, Admin: 1})
+	a1 := s.register("a1")
+	s.publishHere("http://a/", 30)
+	var group sync.WaitGroup
+	var refused atomic.Int64
+	for range 10_000 {
+		group.Go(func() {
+			if resp := s.call(a1, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`); resp.StatusCode != 204 {
+				refused.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	if refused.Load() > 0 {
+		t.Errorf("%d of 10000 reports were not taken", refused.Load())
+	}
+}

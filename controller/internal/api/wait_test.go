@@ -1,0 +1,282 @@
+package api_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/server"
+)
+
+// held polls with a wait of 60 s, and returns where the answer will be. It fails
+// the test if there is one at once.
+func (s *system) held(who account, tag string) <-chan *http.Response {
+	s.t.Helper()
+	answered := make(chan *http.Response, 1)
+	go func() { answered <- s.call(who, "GET", "/api/v1/config?wait=60s", "", "If-None-Match", tag) }()
+	synctest.Wait()
+	if len(answered) > 0 {
+		s.t.Fatalf("the poll was not held, but answered %d", (<-answered).StatusCode)
+	}
+	return answered
+}
+
+func TestConfig_IsHeldUntilThereIsSomethingToSay(t *testing.T) {
+	for name, row := range map[string]struct {
+		before    func(s *system, a1 account) (tag string) // of what the agent runs
+		meanwhile func(s *system, a1 account)
+		status    int
+		most      time.Duration // fake: how long it is held
+		version   string        // in the body
+	}{
+		"nothing happens":        {nil, func(*system, account) {}, 304, 64 * time.Second, ""},
+		"a publish":              {nil, func(s *system, _ account) { s.publish("http://b/") }, 200, 0, `"version":2`},
+		"the same again is none": {nil, func(s *system, _ account) { s.publish("http://a/") }, 304, 64 * time.Second, ""},
+		"the first publish": {
+			func(*system, account) string { return `""` },
+			func(s *system, _ account) { s.publish("http://a/") }, 200, 0, `"version":1`,
+		},
+		"never a publish":             {func(*system, account) string { return `""` }, func(*system, account) {}, 404, 64 * time.Second, ""},
+		"the controller stops":        {nil, func(s *system, _ account) { s.drain() }, 304, 0, ""},
+		"the agent is decommissioned": {nil, func(s *system, a1 account) { s.call(admin, "DELETE", "/api/v1/agents/"+a1[0], "") }, 401, 0, ""},
+		"another agent is": {nil, func(s *system, _ account) {
+			s.register("a2")
+			s.call(admin, "DELETE", "/api/v1/agents/a2", "")
+		}, 304, 64 * time.Second, ""},
+		"a refused version is published again": {refusedTwo, func(s *system, _ account) { s.publish("http://b/") }, 304, 64 * time.Second, ""},
+		"a newer one than the refused":         {refusedTwo, func(s *system, _ account) { s.publish("http://c/") }, 200, 0, `"version":3`},
+		"a retry": {refusedTwo, func(s *system, a1 account) {
+			s.call(admin, "POST", "/api/v1/agents/"+a1[0]+"/retry", "")
+		}, 200, 0, `"version":2`},
+		"a resume after a restore": {func(s *system, _ account) string {
+			s.publish("http://a/")
+			return `"7-abcdefghijklmnopqrstuv"`
+		}, func(s *system, _ account) { s.call(admin, "POST", "/api/v1/agents/resume", "") }, 200, 0, `"version":1`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSystem(t)
+				a1 := s.register("a1")
+				var tag string
+				if row.before == nil {
+					tag = s.publish("http://a/").Header.Get("ETag")
+				} else {
+					tag = row.before(s, a1)
+				}
+				began := time.Now()
+				answer := s.held(a1, tag)
+				time.Sleep(time.Second)
+				row.meanwhile(s, a1)
+				resp := <-answer
+				took := time.Since(began) - time.Second
+				if body := text(t, resp); resp.StatusCode != row.status || took > row.most || !strings.Contains(body, row.version) {
+					t.Errorf("got %d %s after %s, want %d %s after %s at most", resp.StatusCode, body, took, row.status, row.version, row.most)
+				}
+				if row.most > 0 && took < 59*time.Second {
+					t.Errorf("it was held for %s, want the whole wait", took)
+				}
+				if got := resp.Header.Get(wire.HeaderWait); got != "60" {
+					t.Errorf("the wait is said to be %q, want 60", got)
+				}
+				if got := s.waiters.Waiting(); got != 0 {
+					t.Errorf("%d wait, want none", got)
+				}
+			})
+		})
+	}
+}
+
+// refusedTwo lets a1's worker run version 1 and refuse version 2.
+func refusedTwo(s *system, a1 account) string {
+	tag := s.publish("http://a/").Header.Get("ETag")
+	s.publish("http://b/")
+	s.report(a1, 2, failed)
+	return tag
+}
+
+func TestConfig_IsAnsweredAtOnceWhereItDiffers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t)
+		a1 := s.register("a1")
+		old := s.publish("http://a/").Header.Get("ETag")
+		s.publish("http://b/")
+		began := time.Now()
+		for _, tag := range []string{"", `""`, old} {
+			for _, who := range []account{a1, admin, enroller} {
+				resp := s.call(who, "GET", "/api/v1/config?wait=300", "", "If-None-Match", tag)
+				if resp.StatusCode != 200 || time.Since(began) != 0 {
+					t.Errorf("%s with %q: got %d after %s, want 200 at once", who[0], tag, resp.StatusCode, time.Since(began))
+				}
+			}
+		}
+	})
+}
+
+func TestConfig_BoundsTheWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t)
+		tag := s.publish("http://a/").Header.Get("ETag")
+		for wait, row := range map[string]struct {
+			least time.Duration
+			said  string
+		}{
+			"24h": {300 * time.Second, "300"}, "300": {300 * time.Second, "300"}, "90s": {90 * time.Second, "90"}, "0": {0, "0"}, "0s": {0, "0"},
+		} {
+			began := time.Now()
+			resp := s.call(admin, "GET", "/api/v1/config?wait="+wait, "", "If-None-Match", tag)
+			if took := time.Since(began); resp.StatusCode != 304 || took < row.least || took > row.least*17/16 || resp.Header.Get(wire.HeaderWait) != row.said {
+				t.Errorf("%s: got %d after %s, said to be %q, want 304 after %s or a sixteenth more", wait, resp.StatusCode, took, resp.Header.Get(wire.HeaderWait), row.least)
+			}
+			if resp.Header.Get(wire.HeaderSweepInterval) != "300" || resp.Header.Get(wire.HeaderPollInterval) != "30" {
+				t.Errorf("%s: got the headers %v, want both intervals", wait, resp.Header)
+			}
+		}
+		for _, wait := range []string{"", "x", "-1s", "-5", "1.5", "99999999999999999999", "%zz"} {
+			resp := s.call(admin, "GET", "/api/v1/config?wait="+wait, "", "If-None-Match", tag)
+			if wait != "%zz" { // no query at all: a poll tolerates it
+				wantProblem(t, resp, 400, "wait")
+			}
+		}
+	})
+}
+
+func TestAgents_TellHowTheyHear(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t)
+		a1 := s.register("a1")
+		tag := s.publish("http://a/").Header.Get("ETag")
+		shows := func(want string) {
+			t.Helper()
+			if got := text(t, s.call(admin, "GET", "/api/v1/agents/a1", "")); !strings.Contains(got, `"transport":`+want) {
+				t.Errorf("got %s, want the transport %s", got, want)
+			}
+		}
+		shows("null")
+		for header, want := range map[string]string{"nats": `"nats"`, "redis": `"redis"`, "": `"poll"`, "longpoll": `"poll"`, "pigeon": `"poll"`} {
+			s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", tag, wire.HeaderTransport, header)
+			shows(want)
+		}
+		answer := s.held(a1, tag)
+		shows(`"longpoll"`)
+		<-answer
+		shows(`"longpoll"`)
+
+		// Who listens to a broker comes by seldom, and is not missed.
+		s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", tag, wire.HeaderTransport, "nats")
+		time.Sleep(14 * time.Minute)
+		if got := text(t, s.call(admin, "GET", "/api/v1/agents/a1", "")); !strings.Contains(got, `"status":"online"`) {
+			t.Errorf("got %s, want it online while it sweeps every 5 minutes", got)
+		}
+	})
+}
+
+// A caller that leaves is seen to, and is not taken for one that will be back
+// only when its wait is over.
+func TestConfig_OfACallerThatLeavesWhileItIsHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t)
+		a1 := s.register("a1")
+		tag := s.publish("http://a/").Header.Get("ETag")
+		ctx, leave := context.WithCancel(t.Context())
+		var polling sync.WaitGroup
+		polling.Go(func() { s.callIn(ctx, a1, "GET", "/api/v1/config?wait=300s", "", "If-None-Match", tag) })
+		synctest.Wait()
+		if got := s.waiters.Waiting(); got != 1 {
+			t.Fatalf("%d wait, want 1", got)
+		}
+		time.Sleep(200 * time.Second)
+		leave()
+		left := time.Now()
+		polling.Wait()
+		if got := s.waiters.Waiting(); got != 0 {
+			t.Errorf("%d wait after it left, want none", got)
+		}
+		for _, want := range []string{"online", "stale"} { // after 60 s, and after 120
+			time.Sleep(time.Minute)
+			if got := text(t, s.call(admin, "GET", "/api/v1/agents/a1", "")); !strings.Contains(got, `"status":"`+want) {
+				t.Errorf("%s after it was here: got %s, want %s", time.Since(left), got, want)
+			}
+		}
+	})
+}
+
+// Answers are held for longer than the server gives any other request, and no
+// deadline of it ends them.
+func TestHeld_LongerThanTheServersTimeouts(t *testing.T) {
+	for path, want := range map[string]int{"/api/v1/config?wait=300s": 304, "/api/v1/rollouts/1?wait=300s": 408} {
+		t.Run(path, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSystem(t)
+				s.register("a1")
+				tag := s.publish("http://a/").Header.Get("ETag")
+				ln := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+				ctx, stop := context.WithCancel(t.Context())
+				var serving sync.WaitGroup
+				log, _ := logtest.NewNullLogger()
+				serving.Go(func() { _ = server.Serve(ctx, ln, s.handler, log) })
+				transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+					client, served := net.Pipe()
+					ln.conns <- served
+					return client, nil
+				}}
+				client := &http.Client{Transport: transport}
+				began := time.Now()
+				for range 2 { // the second on the same connection
+					r, err := http.NewRequestWithContext(t.Context(), "GET", "http://controller"+path, http.NoBody)
+					if err != nil {
+						t.Fatal(err)
+					}
+					r.SetBasicAuth(admin[0], admin[1])
+					r.Header.Set("If-None-Match", tag)
+					resp, err := client.Do(r)
+					if err != nil {
+						t.Fatalf("after %s: %v", time.Since(began), err)
+					}
+					if body := text(t, resp); resp.StatusCode != want || time.Since(began) < 300*time.Second {
+						t.Errorf("got %d %s after %s, want %d after 300 s", resp.StatusCode, body, time.Since(began), want)
+					}
+					began = time.Now()
+				}
+				transport.CloseIdleConnections()
+				stop()
+				serving.Wait()
+			})
+		})
+	}
+}
+
+// pipes is a listener whose connections live in fake time.
+type pipes struct {
+	conns chan net.Conn
+	done  chan struct{}
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error   { close(p.done); return nil }
+func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
+
+func TestReady_TellsOfABrokerThatIsLost(t *testing.T) {
+	s := newSystem(t)
+	s.lost = errors.New("nothing listens there")
+	resp := s.call(account{}, "GET", "/ready", "")
+	if got := text(t, resp); resp.StatusCode != 200 || !strings.Contains(got, "push: ") || !strings.Contains(got, "nothing listens there") {
+		t.Errorf("got %d %s, want it ready, and told of", resp.StatusCode, got)
+	}
+}

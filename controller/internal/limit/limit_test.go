@@ -1,0 +1,161 @@
+package limit_test
+
+import (
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fleetconf/fleetconf/controller/internal/limit"
+)
+
+// enter tries n requests that leave at once, and returns how many were let in.
+func enter(c *limit.Class, n int) (in int) {
+	for range n {
+		if c.Enter() {
+			c.Leave()
+			in++
+		}
+	}
+	return in
+}
+
+func TestClass_LetsInItsRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limit.New(10, 10)
+		for _, row := range []struct {
+			after time.Duration
+			want  int
+		}{{0, 10}, {0, 0}, {100 * time.Millisecond, 1}, {time.Second / 2, 5}, {time.Hour, 10}} {
+			time.Sleep(row.after)
+			if got := enter(c, 20); got != row.want {
+				t.Errorf("%s later: let in %d, want %d", row.after, got, row.want)
+			}
+		}
+		if got := c.InFlight(); got != 0 {
+			t.Errorf("after all that %d are in flight, want none", got)
+		}
+	})
+}
+
+func TestClass_LetsInNoMoreThanItHasPlaces(t *testing.T) {
+	c := limit.New(1_000_000, 3)
+	for range 3 {
+		if !c.Enter() {
+			t.Fatal("a free place was not given")
+		}
+	}
+	if c.Enter() || c.InFlight() != 3 {
+		t.Errorf("a fourth was let in, or is counted: %d in flight", c.InFlight())
+	}
+	c.Leave()
+	if !c.Enter() {
+		t.Error("the place that one gave back was not given")
+	}
+}
+
+// A request that finds no place takes no token from those that come after.
+func TestClass_FullTakesNoTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limit.New(10, 1)
+		c.Enter()
+		enter(c, 1000)
+		c.Leave()
+		if got := enter(c, 20); got != 9 {
+			t.Errorf("let in %d after one left, want the other 9 of the burst", got)
+		}
+	})
+}
+
+func TestClass_ReturnsToAFullClass(t *testing.T) {
+	c := limit.New(1000, 1)
+	c.Enter()
+	c.Leave() // to wait
+	if !c.Enter() {
+		t.Fatal("who waits keeps its place")
+	}
+	c.Return()
+	if got := c.InFlight(); got != 2 || c.Enter() {
+		t.Errorf("%d in flight, want 2 and no more let in", got)
+	}
+}
+
+func TestClass_ManyAtOnce(t *testing.T) {
+	c := limit.New(1_000_000, 50)
+	var group sync.WaitGroup
+	var in atomic.Int64
+	for range 1000 {
+		group.Go(func() {
+			if c.Enter() {
+				in.Add(1)
+			} else {
+				c.TurnAway()
+			}
+		})
+	}
+	group.Wait()
+	if in.Load() > 50 || c.InFlight() != in.Load() || in.Load()+c.TurnedAway() != 1000 {
+		t.Errorf("let in %d, %d in flight, turned %d away", in.Load(), c.InFlight(), c.TurnedAway())
+	}
+}
+
+// Whoever is turned away with many comes back as late as it takes to serve
+// them, and not with them.
+func TestClass_SpreadsWhoIsTurnedAway(t *testing.T) {
+	for name, row := range map[string]struct {
+		rate, herd int
+		window     time.Duration // what is drawn from: 1 s to that
+	}{
+		"a few":                     {100, 40, 2 * time.Second},
+		"ten times the rate":        {100, 1000, 11 * time.Second},
+		"more than can be spread":   {100, 20_000, limit.Longest},
+		"one a second, as many":     {1, 59, limit.Longest},
+		"thousands at a high limit": {1_000_000, 5000, 2 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := limit.New(row.rate, 1)
+				for range row.herd - 1 {
+					c.TurnAway()
+				}
+				if got := c.TurnedAway(); got != int64(row.herd-1) {
+					t.Fatalf("counted %d, want %d", got, row.herd-1)
+				}
+				// The window stands now; draw from it without making it longer.
+				seen := map[time.Duration]int{}
+				for range 4000 {
+					seen[c.TurnAway()]++
+					time.Sleep(time.Second / time.Duration(row.rate))
+				}
+				seconds := int(row.window / time.Second)
+				for d, times := range seen {
+					if d < time.Second || d > row.window || d%time.Second != 0 {
+						t.Errorf("drew %s, want whole seconds, 1s to %s", d, row.window)
+					}
+					if fair := 4000 / seconds; times < fair/3 || times > fair*3 {
+						t.Errorf("drew %s %d times of 4000, want about %d", d, times, fair)
+					}
+				}
+				if len(seen) != seconds {
+					t.Errorf("drew %d values, want each of %d", len(seen), seconds)
+				}
+			})
+		})
+	}
+}
+
+func TestClass_ForgetsAHerd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := limit.New(100, 1)
+		for range 100_000 {
+			c.TurnAway()
+		}
+		time.Sleep(limit.Longest)
+		for range 50 {
+			if got := c.TurnAway(); got > 2*time.Second {
+				t.Fatalf("a minute after the herd one is sent away for %s, want 2s at most", got)
+			}
+		}
+	})
+}

@@ -1,0 +1,115 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+)
+
+// Announcer tells the agents that listen at that moment of a version. It returns
+// nil when the announcement was taken, which says nothing of who heard it, and
+// not much later than ctx ends.
+type Announcer interface {
+	Announce(ctx context.Context, a models.Announcement) error
+}
+
+const (
+	// announceTimeout is how long a broker may take.
+	announceTimeout = 5 * time.Second
+	// announceAgain is the time after which an announcement that failed is tried
+	// again, or up to twice that.
+	announceAgain = time.Second
+)
+
+// Announcements go out after the commit, from a loop of their own: a broker that
+// is down or hangs delays no publish. One that could not be sent is tried again
+// while it is about the newest version.
+type Announcements struct {
+	configs   *Configs
+	fleet     Fleet
+	announcer Announcer
+	pace      int // agents a second
+	log       logrus.FieldLogger
+
+	lost atomic.Pointer[error] // why the last one was not taken; nil while all is well
+}
+
+// NewAnnouncements returns the announcements of what configs publish. They ask
+// the fleet to come at pace, in agents a second.
+func NewAnnouncements(configs *Configs, fleet Fleet, announcer Announcer, pace int, log logrus.FieldLogger) *Announcements {
+	return &Announcements{configs: configs, fleet: fleet, announcer: announcer, pace: pace, log: log}
+}
+
+// Lost is why agents are not told of new versions; nil while they are.
+func (a *Announcements) Lost() error {
+	if lost := a.lost.Load(); lost != nil {
+		return *lost
+	}
+	return nil
+}
+
+// Run announces each version until ctx ends; the current one too, which a crash
+// may have kept from it.
+func (a *Announcements) Run(ctx context.Context) error {
+	var announced *models.Config
+	for {
+		published := a.configs.changes.wait() // before the look: what changes after it wakes
+		var again <-chan time.Time
+		if current := a.configs.Current(); current != announced {
+			if err := a.announce(ctx, current); err != nil {
+				again = time.After(announceAgain + rand.N(announceAgain))
+			} else {
+				announced = current
+			}
+		}
+		select {
+		case <-published:
+		case <-again:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (a *Announcements) announce(ctx context.Context, cfg *models.Config) error {
+	bounded, cancel := context.WithTimeout(ctx, announceTimeout)
+	defer cancel()
+	spread := time.Duration(a.fleet.Targets(a.configs.Outlook())) * time.Second / time.Duration(a.pace)
+	err := a.announcer.Announce(bounded, models.Announcement{Version: cfg.Version, ETag: cfg.ETag, Spread: spread})
+	if err != nil && ctx.Err() != nil {
+		return err // the controller stops: that is nobody's fault
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = errSlowBroker
+	}
+	a.note(cfg.Version, err)
+	return err
+}
+
+var errSlowBroker = errors.New("the broker did not answer within " + announceTimeout.String())
+
+// note logs when announcing begins to fail, and when it ends to.
+func (a *Announcements) note(version int64, err error) {
+	var lost *error
+	if err != nil {
+		lost = &err
+	}
+	was := a.lost.Swap(lost)
+	log := a.log.WithField("version", version)
+	switch {
+	case err != nil && was == nil:
+		log.WithError(err).Warn("Announcements lost; agents follow by polling, and this is tried again")
+	case err != nil:
+		log.WithError(err).Debug("Announcement failed")
+	case was != nil:
+		log.Info("Announcements back")
+	default:
+		log.Debug("Version announced")
+	}
+}

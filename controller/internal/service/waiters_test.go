@@ -1,0 +1,314 @@
+package service_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/service"
+)
+
+// lounge is n who wait for a newer version than they have seen.
+type lounge struct {
+	*fleet
+	*service.Waiters
+
+	mu   sync.Mutex
+	left map[int]time.Time // when each was let go, by who came when
+	drop sync.WaitGroup
+}
+
+// fill lets n wait, one after the other.
+func (l *lounge) fill(ctx context.Context, n int, d time.Duration) {
+	l.left = map[int]time.Time{}
+	seen := l.configs.Current()
+	for i := range n {
+		l.drop.Go(func() {
+			l.Wait(ctx, d, func() bool { return l.configs.Current() != seen })
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.left[i] = time.Now()
+		})
+		synctest.Wait()
+	}
+}
+
+// after is how long after began each was let go, shortest first.
+func (l *lounge) after(began time.Time) (all []time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, at := range l.left {
+		all = append(all, at.Sub(began))
+	}
+	slices.Sort(all)
+	return all
+}
+
+// inLounge tells a story of waiters in fake time; stop ends the controller.
+func inLounge(t *testing.T, pace int, story func(t *testing.T, l *lounge, stop func())) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		f := openFleet(t)
+		l := &lounge{fleet: f, Waiters: service.NewWaiters(f.configs, f.agents, pace)}
+		ctx, stop := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() {
+			if err := l.Run(ctx); err != nil {
+				t.Errorf("Run: got %v, want nil", err)
+			}
+		})
+		story(t, l, stop)
+		stop()
+		running.Wait()
+		l.drop.Wait()
+		if got := l.Waiting(); got != 0 {
+			t.Errorf("at the end %d wait, want none", got)
+		}
+	})
+}
+
+func TestWaiters_AreLetGoAtAPace(t *testing.T) {
+	const n, pace = 1000, 1000
+	inLounge(t, pace, func(t *testing.T, l *lounge, _ func()) {
+		publish(t, l.configs, draft("http://a/"))
+		l.fill(t.Context(), n, time.Hour)
+		if got := l.Waiting(); got != n {
+			t.Fatalf("%d wait, want %d", got, n)
+		}
+		began := time.Now()
+		publish(t, l.configs, draft("http://b/"))
+		l.drop.Wait()
+		all := l.after(began)
+		if first := all[0]; first != 0 {
+			t.Errorf("the first was let go after %s, want at once", first)
+		}
+		if last := all[n-1]; last < 900*time.Millisecond || last > time.Second {
+			t.Errorf("the last of %d was let go after %s, want about a second", n, last)
+		}
+		for at := range 9 { // no tenth of a second has more than its share
+			from, to := time.Duration(at)*100*time.Millisecond, time.Duration(at+1)*100*time.Millisecond
+			in := 0
+			for _, d := range all {
+				if from <= d && d < to {
+					in++
+				}
+			}
+			if in > pace/10+64 {
+				t.Errorf("%d were let go between %s and %s, want %d or so", in, from, to, pace/10)
+			}
+		}
+	})
+}
+
+// Who came first is not always the first.
+func TestWaiters_AreLetGoInAnOrderThatIsFair(t *testing.T) {
+	const n, rounds = 200, 40
+	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
+		var place [n]time.Duration
+		for i := range rounds {
+			l.fill(t.Context(), n, time.Hour)
+			began := time.Now()
+			publish(t, l.configs, draft(fmt.Sprint("http://", i, "/")))
+			l.drop.Wait()
+			for who, at := range l.left {
+				place[who] += at.Sub(began)
+			}
+		}
+		low, high := slices.Min(place[:])/rounds, slices.Max(place[:])/rounds
+		if low < 25*time.Millisecond || high > 80*time.Millisecond {
+			t.Errorf("on average waiters are let go after %s to %s, want each after about 46 ms", low, high)
+		}
+	})
+}
+
+func TestWaiters_WaitsEndApart(t *testing.T) {
+	const n = 300
+	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
+		began := time.Now()
+		l.fill(t.Context(), n, 160*time.Second)
+		l.drop.Wait()
+		all := l.after(began)
+		if all[0] < 160*time.Second || all[n-1] > 170*time.Second || all[n-1]-all[0] < 8*time.Second {
+			t.Errorf("waits of 160 s ended after %s to %s, want 160 s to 170 s, and spread", all[0], all[n-1])
+		}
+	})
+}
+
+func TestWaiters_LeaveWithTheirCaller(t *testing.T) {
+	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
+		ctx, leave := context.WithCancel(t.Context())
+		began := time.Now()
+		l.fill(ctx, 100, time.Hour)
+		time.Sleep(time.Minute)
+		leave()
+		l.drop.Wait()
+		if all := l.after(began); all[99] != time.Minute || l.Waiting() != 0 {
+			t.Errorf("the last left after %s and %d wait, want all gone after a minute", all[99], l.Waiting())
+		}
+	})
+}
+
+// What is published between the look and the wait wakes all the same.
+func TestWaiters_MissNothing(t *testing.T) {
+	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
+		for i := range 50 {
+			seen, began, looks := l.configs.Current(), time.Now(), 0
+			l.Wait(t.Context(), time.Hour, func() bool {
+				newer := l.configs.Current() != seen
+				if looks++; looks == 1 {
+					publish(t, l.configs, draft(fmt.Sprint("http://", i, "/")))
+				}
+				return newer
+			})
+			if took := time.Since(began); took != 0 || looks != 2 {
+				t.Fatalf("a version published meanwhile was seen after %s and %d looks, want at once with the second", took, looks)
+			}
+		}
+	})
+}
+
+func TestWaiters_AreLetGoOverTheDrain(t *testing.T) {
+	for name, row := range map[string]struct {
+		n           int
+		least, most time.Duration
+	}{
+		"a large fleet": {1600, 6 * time.Second, 8 * time.Second},
+		"a small fleet": {3, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inLounge(t, 100_000, func(t *testing.T, l *lounge, stop func()) {
+				l.fill(t.Context(), row.n, time.Hour)
+				began := time.Now()
+				stop()
+				l.drop.Wait()
+				all := l.after(began)
+				if last := all[row.n-1]; last < row.least || last > row.most {
+					t.Errorf("the last of %d was let go after %s, want %s to %s", row.n, last, row.least, row.most)
+				}
+				began = time.Now()
+				l.Wait(t.Context(), time.Hour, func() bool { return false })
+				if took := time.Since(began); took != 0 {
+					t.Errorf("after the end a wait took %s, want none", took)
+				}
+			})
+		})
+	}
+}
+
+// broker takes announcements as these fields say at the time.
+type broker struct {
+	down, hanging time.Duration // until then, since it began
+	began         time.Time
+
+	mu    sync.Mutex // guards the rest
+	calls int
+	taken []models.Announcement
+}
+
+var errDown = errors.New("nothing listens there")
+
+func (b *broker) Announce(ctx context.Context, a models.Announcement) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.calls++
+	switch since := time.Since(b.began); {
+	case since < b.hanging:
+		<-ctx.Done()
+		return ctx.Err()
+	case since < b.down:
+		return errDown
+	}
+	b.taken = append(b.taken, a)
+	return nil
+}
+
+func (b *broker) versions() (all []int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, a := range b.taken {
+		all = append(all, a.Version)
+	}
+	return all
+}
+
+func TestAnnouncements(t *testing.T) {
+	for name, row := range map[string]struct {
+		broker *broker
+		want   []int64 // announced
+		lost   string  // after the second publish
+		after  time.Duration
+	}{
+		"a broker that is well": {&broker{}, []int64{1, 2, 3}, "", 0},
+		"one that is down":      {&broker{down: time.Minute}, []int64{3}, errDown.Error(), time.Minute + 2*time.Second},
+		"one that hangs":        {&broker{hanging: time.Minute}, []int64{3}, "the broker did not answer within 5s", time.Minute + 7*time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := openFleet(t)
+				f.join(t, 50)
+				log, hook := logtest.NewNullLogger()
+				row.broker.began = time.Now()
+				announcements := service.NewAnnouncements(f.configs, f.agents, row.broker, 10, log)
+				publish(t, f.configs, draft("http://a/")) // before it runs, as before a crash
+				ctx, stop := context.WithCancel(t.Context())
+				var running sync.WaitGroup
+				running.Go(func() { _ = announcements.Run(ctx) })
+				began := time.Now()
+				for _, url := range []string{"http://b/", "http://c/"} {
+					time.Sleep(10 * time.Second)
+					synctest.Wait()
+					at := time.Now()
+					publish(t, f.configs, draft(url))
+					if took := time.Since(at); took != 0 {
+						t.Errorf("a publish took %s, want none of it for the broker", took)
+					}
+				}
+				synctest.Wait()
+				lost := ""
+				if err := announcements.Lost(); err != nil {
+					lost = err.Error()
+				}
+				if lost != row.lost {
+					t.Errorf("lost because %q, want %q", lost, row.lost)
+				}
+				time.Sleep(row.after - time.Since(began))
+				synctest.Wait()
+				if diff := cmp.Diff(row.want, row.broker.versions()); diff != "" || announcements.Lost() != nil {
+					t.Errorf("%v; announced, -want +got:\n%s", announcements.Lost(), diff)
+				}
+				if last := row.broker.taken[len(row.broker.taken)-1]; last.Spread != 5*time.Second || last.ETag != f.configs.Current().ETag {
+					t.Errorf("announced %+v, want 50 agents at 10 a second spread over 5 s, and the ETag", last)
+				}
+				warnings, infos := 0, 0
+				for _, e := range hook.AllEntries() {
+					switch e.Level {
+					case logrus.WarnLevel:
+						warnings++
+					case logrus.InfoLevel:
+						infos++
+					}
+				}
+				if troubled := min(1, len(row.lost)); warnings != troubled || infos != troubled {
+					t.Errorf("%d warnings and %d that all is well again, want %d of each", warnings, infos, troubled)
+				}
+				calls := row.broker.calls
+				time.Sleep(time.Hour)
+				if row.broker.calls != calls {
+					t.Errorf("%d more calls in an hour without a publish, want none", row.broker.calls-calls)
+				}
+				stop()
+				running.Wait()
+			})
+		})
+	}
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/fleetconf/fleetconf/test/internal/swarm"
+)
+
+// returnPatience is how long agents may take to come back to their controller:
+// more than the longest wait of their back-off, which is two poll intervals.
+const returnPatience = 3 * time.Minute
+
+// measureHerd kills the controller of agents that long-poll, and watches them
+// come back.
+func (b *bench) measureHerd(w io.Writer) (lost int, err error) {
+	s, err := b.open("herd", swarm.LongPoll, b.herdAgents)
+	if err != nil {
+		return 0, err
+	}
+	defer s.close()
+	if err := s.connect(); err != nil {
+		return 0, err
+	}
+	b.say("%s: watching the steady state for %s", s.name, b.steady)
+	steadyFrom := time.Now()
+	if err := b.pass(b.steady); err != nil {
+		return 0, err
+	}
+	steady := s.swarm.Requests(steadyFrom.Add(time.Second), time.Now())
+
+	b.say("%s: killing the controller for %s", s.name, b.away)
+	s.controller.kill()
+	if err := b.pass(b.away); err != nil {
+		return 0, err
+	}
+	launched := time.Now()
+	if err := s.start(); err != nil {
+		return 0, err
+	}
+	b.say("%s: the controller is back", s.name)
+	back := time.Now()
+	var after [3]string // it came back: half of the agents, 99 % of them, all
+	for i, share := range []int{50, 99, 100} {
+		want := (s.agents*share + 99) / 100
+		ready, err := s.await(want, back.Add(returnPatience))
+		if err != nil {
+			return 0, err
+		}
+		b.say("%s: %d of %d agents are back", s.name, ready, s.agents)
+		if after[i] = "never"; ready >= want {
+			after[i] = fmt.Sprintf("%.1f s", time.Since(back).Seconds())
+		}
+	}
+	returning := s.swarm.Requests(launched, time.Now().Add(time.Second))
+
+	_, at, err := s.publish()
+	if err != nil {
+		return 0, err
+	}
+	if _, err := s.settle(at.Add(late)); err != nil {
+		return 0, err
+	}
+	lost = s.agents - len(s.swarm.Applied(s.version))
+
+	rate, peak := average(steady), slices.Max(returning)
+	ratio := "–"
+	if rate > 0 {
+		ratio = fmt.Sprintf("%.1f", float64(peak)/rate)
+	}
+	fmt.Fprintf(w, `
+### The controller is killed, and comes back after %s
+
+%s agents long-poll. Requests are those that found a controller; the peak is that after its return, until all were back. Lost is who did not run a
+version that was published then, or after %s.
+
+`, span(b.away), grouped(int64(s.agents)), span(returnPatience))
+	t := newTable("agents", "steady requests/s", "peak requests in a second", "peak to steady", "half back after", "99 % back after", "all back after", "lost")
+	t.row(grouped(int64(s.agents)), fmt.Sprintf("%.1f", rate), grouped(int64(peak)), ratio, after[0], after[1], after[2], grouped(int64(lost)))
+	t.print(w)
+	return lost, nil
+}
+
+func average(counts []int) float64 {
+	if len(counts) == 0 {
+		return 0
+	}
+	sum := 0
+	for _, n := range counts {
+		sum += n
+	}
+	return float64(sum) / float64(len(counts))
+}

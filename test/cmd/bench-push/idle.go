@@ -1,0 +1,119 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/fleetconf/fleetconf/test/internal/swarm"
+)
+
+// measureIdle watches agents of all transports to which nothing happens, all at
+// the same time: each transport has a controller of its own, and one more
+// controller, to which nobody is connected, is what the CPU time of the others is
+// compared with.
+func (b *bench) measureIdle(w io.Writer) (lost int, err error) {
+	var stages []*stage
+	defer func() {
+		for _, s := range stages {
+			s.close()
+		}
+	}()
+	empty, err := b.open("empty", swarm.LongPoll, b.idleAgents)
+	if err != nil {
+		return 0, err
+	}
+	stages = append(stages, empty)
+	for _, name := range b.transports {
+		s, err := b.open("idle", swarm.Transport(name), b.idleAgents)
+		if err != nil {
+			return 0, err
+		}
+		stages = append(stages, s)
+		if err := s.connect(); err != nil {
+			return 0, err
+		}
+	}
+	if err := b.pass(2 * b.pause); err != nil {
+		return 0, err
+	}
+	before, err := measureAll(stages)
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	b.say("%d agents of each transport are idle for %s", b.idleAgents, b.idle)
+	for left := b.idle; left > 0; left = b.idle - time.Since(began) {
+		if err := b.pass(min(left, time.Minute)); err != nil {
+			return 0, err
+		}
+		b.say("Idle for %s of %s", time.Since(began).Round(time.Second), b.idle)
+	}
+	took := time.Since(began)
+	after, err := measureAll(stages)
+	if err != nil {
+		return 0, err
+	}
+	return b.reportIdle(w, stages, before, after, took), nil
+}
+
+func measureAll(stages []*stage) ([]measured, error) {
+	all := make([]measured, 0, len(stages))
+	for _, s := range stages {
+		m, err := s.measure()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// reportIdle prints what the agents of each stage took, and returns how many of
+// them do not run what they should. The first stage has no agents.
+func (b *bench) reportIdle(w io.Writer, stages []*stage, before, after []measured, took time.Duration) (lost int) {
+	agents := int64(b.idleAgents)
+	hourly := func(n int64) float64 { return float64(n) / float64(agents) / took.Hours() }
+	nobody := after[0].controller.cpu - before[0].controller.cpu
+	polling := 0.0
+	for i, s := range stages {
+		if s.swarm != nil && s.transport == swarm.None {
+			polling = hourly(after[i].traffic.Minus(before[i].traffic).Bytes())
+		}
+	}
+	t := newTable("transport", "KiB per agent", "CPU seconds per 10,000 agents and hour", "bytes per agent and hour", "payload", "packets", "of polling")
+	var notes []string
+	for i, s := range stages[1:] {
+		before, after := before[i+1], after[i+1]
+		traffic := after.traffic.Minus(before.traffic)
+		cpu := max(after.controller.cpu-before.controller.cpu-nobody, 0)
+		ratio := "–"
+		if polling > 0 {
+			ratio = fmt.Sprintf("%.1f %%", 100*hourly(traffic.Bytes())/polling)
+		}
+		t.row(b.label(string(s.transport)), kib((after.controller.memory-s.bare.controller.memory)/agents), fmt.Sprintf("%.1f", 10_000*hourly(int64(cpu))/float64(time.Second)),
+			grouped(int64(hourly(traffic.Bytes()))), grouped(int64(hourly(traffic.Payload))), grouped(int64(hourly(traffic.Segments))), ratio)
+		if s.redis != nil {
+			notes = append(notes, fmt.Sprintf("redis: redis-server itself takes %s KiB per agent and %.1f CPU seconds per 10,000 agents and hour more.",
+				kib((after.broker.memory-s.bare.broker.memory)/agents), 10_000*hourly(int64(after.broker.cpu-before.broker.cpu))/float64(time.Second)))
+		}
+		if trouble := s.swarm.Trouble(); trouble != "" {
+			notes = append(notes, fmt.Sprintf("%s: requests that went wrong: %s.", s.transport, trouble))
+		}
+		if missing := s.agents - len(s.swarm.Applied(s.version)); missing > 0 {
+			lost += missing
+			notes = append(notes, fmt.Sprintf("%s: %d agents do not run the newest version.", s.transport, missing))
+		}
+	}
+	fmt.Fprintf(w, `
+### Idle
+
+What an agent takes to which nothing happens: %s agents of each transport, watched for %s; the figures per hour are drawn from that. It is the steady
+state of a long poll, which waits for 300 s; a real agent begins with 55 s. CPU time is that of the controller above one to which nobody is
+connected. Bytes are those of IP packets both ways, keepalive probes and bare acknowledgements among them; payload is what TCP carried.
+
+`, grouped(agents), span(took.Round(time.Second)))
+	t.print(w)
+	printNotes(w, notes)
+	return lost
+}

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// process is a program that was started here and ends with the run.
+type process struct {
+	name  string
+	cmd   *exec.Cmd
+	log   string // the file
+	ended chan struct{}
+}
+
+// inherited are the settings that who measures may want to vary.
+var inherited = []string{"PUSH_RATE", "SWEEP_INTERVAL", "LIMIT_REGISTER", "LIMIT_CONFIG", "LIMIT_STATUS", "GOMAXPROCS", "GOGC", "GOMEMLIMIT"}
+
+// launch starts a program with a log file of that name.
+func (b *bench) launch(name, program string, args, env []string) (*process, error) {
+	p := &process{name: name, log: filepath.Join(b.dir, name+".log"), ended: make(chan struct{})}
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close() // the program has its own
+	p.cmd = exec.Command(program, args...)
+	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = b.dir, log, log
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir}, env...)
+	for _, name := range inherited {
+		if value, ok := os.LookupEnv(name); ok {
+			p.cmd.Env = append(p.cmd.Env, name+"="+value)
+		}
+	}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C comes here, and is passed on
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	go func() { // ends with the program
+		_ = p.cmd.Wait()
+		close(p.ended)
+	}()
+	return p, nil
+}
+
+// kill ends the program as a power cut does. It may have ended before.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill()
+	<-p.ended
+}
+
+// await returns when the program answers, by what ask says.
+func (p *process) await(ctx context.Context, ask func() error) error {
+	for deadline := time.Now().Add(startPatience); ; {
+		err := ask()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-p.ended:
+			return fmt.Errorf("%s ended at its start:\n%s", p.name, p.tail())
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s does not answer: %w\n%s", p.name, err, p.tail())
+		}
+	}
+}
+
+// startPatience is how long a program may take until it answers.
+const startPatience = 30 * time.Second
+
+// tail is the end of what the program wrote.
+func (p *process) tail() string {
+	text, _ := os.ReadFile(p.log)
+	return string(text[max(0, len(text)-2000):])
+}
+
+// healthy asks a controller.
+func healthy(address string) func() error {
+	return func() error {
+		response, err := client.Get("http://" + address + "/health")
+		if err != nil {
+			return err
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return fmt.Errorf("health answered %d", response.StatusCode)
+		}
+		return nil
+	}
+}
+
+// listening knocks.
+func listening(address string) func() error {
+	return func() error {
+		c, err := net.DialTimeout("tcp", address, time.Second)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
+}
+
+// usage is what a program has taken of the machine.
+type usage struct {
+	memory int64         // resident bytes
+	cpu    time.Duration // user and system
+}
+
+// tick is the unit of CPU time in /proc, on every architecture.
+const tick = 10 * time.Millisecond
+
+// usage reads it from /proc.
+func (p *process) usage() (u usage, err error) {
+	dir := "/proc/" + strconv.Itoa(p.cmd.Process.Pid)
+	status, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return u, fmt.Errorf("read the memory of %s: %w", p.name, err)
+	}
+	_, rest, found := strings.Cut(string(status), "VmRSS:")
+	kib, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
+	n, err := strconv.ParseInt(kib, 10, 64)
+	if err != nil || !found {
+		return u, fmt.Errorf("%s does not say how much memory it takes: it has ended", p.name)
+	}
+	u.memory = n << 10
+	stat, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return u, fmt.Errorf("read the CPU time of %s: %w", p.name, err)
+	}
+	// The second field is a name in parentheses, and may hold anything.
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 13 {
+		return u, fmt.Errorf("%s/stat is not as proc(5) has it", dir)
+	}
+	for _, field := range fields[11:13] { // utime and stime, the 14th and the 15th
+		ticks, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return u, fmt.Errorf("%s/stat: %w", dir, err)
+		}
+		u.cpu += time.Duration(ticks) * tick
+	}
+	return u, nil
+}
+
+// freeAddress is one on this machine that nobody listens at. Its port is none of
+// those that the kernel gives to who connects: thousands of agents that look for
+// a controller which is away would meet themselves there.
+func freeAddress() (string, error) {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		return "", fmt.Errorf("learn which ports are free: %w", err)
+	}
+	const lowest = 10_000
+	given, err := strconv.Atoi(strings.Fields(string(text))[0])
+	if err != nil || given <= lowest {
+		return "", fmt.Errorf("ports from %s on are given to who connects: raise net.ipv4.ip_local_port_range to begin at 32768", strings.Fields(string(text))[0])
+	}
+	for range 100 {
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(lowest+rand.IntN(given-lowest)))
+		listener, listenErr := net.Listen("tcp", address)
+		if listenErr == nil {
+			return address, listener.Close()
+		}
+		err = listenErr
+	}
+	return "", fmt.Errorf("find a free port: %w", err)
+}
+
+func port(address string) string {
+	_, port, _ := net.SplitHostPort(address)
+	return port
+}

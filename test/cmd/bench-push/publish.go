@@ -1,0 +1,197 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/fleetconf/fleetconf/test/internal/swarm"
+)
+
+// late is how long a version may take to an agent that is told of it. After
+// that the agent is a straggler.
+const late = 10 * time.Second
+
+// reach is how one version spread.
+type reach struct {
+	p50, p99, max time.Duration // from the answer to the publish until an agent had applied it
+	stragglers    int
+}
+
+// publishes is what came of several publishes on one stage.
+type publishes struct {
+	reaches     []reach
+	connected   int64         // bytes of the controller's memory per agent, before the first
+	after       int64         // and after the last
+	cpu         time.Duration // of the controller, per agent and publish
+	traffic     swarm.Traffic // of all agents and publishes
+	broker      usage         // of redis-server: memory per agent, CPU per agent and publish
+	trouble     string
+	unconnected int // agents that have no connection to the controller of their own between two fetches
+}
+
+func (b *bench) measurePublish(w io.Writer) (stragglers int, err error) {
+	t := newTable("agents", "transport", "p50", "p99", "max", "worst max", "stragglers",
+		"KiB per agent, waiting", "after", "CPU µs per agent and change", "bytes per agent and change", "payload")
+	var notes []string
+	for _, n := range b.agents {
+		for _, name := range b.transports {
+			got, err := b.publishTo(swarm.Transport(name), n)
+			if err != nil {
+				return 0, err
+			}
+			lost := 0
+			for _, r := range got.reaches {
+				lost += r.stragglers
+			}
+			stragglers += lost
+			deliveries := int64(n * len(got.reaches))
+			t.row(grouped(int64(n)), b.label(name), milliseconds(got.median(func(r reach) time.Duration { return r.p50 })),
+				milliseconds(got.median(func(r reach) time.Duration { return r.p99 })), milliseconds(got.median(func(r reach) time.Duration { return r.max })),
+				milliseconds(got.worst()), grouped(int64(lost)), kib(got.connected), kib(got.after), grouped(got.cpu.Microseconds()),
+				grouped(got.traffic.Bytes()/deliveries), grouped(got.traffic.Payload/deliveries))
+			if got.broker.memory > 0 {
+				notes = append(notes, fmt.Sprintf("redis, %s agents: redis-server itself takes %s KiB per agent more, and %s µs of CPU per agent and change.",
+					grouped(int64(n)), kib(got.broker.memory), grouped(got.broker.cpu.Microseconds())))
+			}
+			if got.unconnected > 0 {
+				notes = append(notes, fmt.Sprintf("%s, %s agents: %s of them open a connection for each fetch, as the limit of %s open files leaves no room for all to keep theirs.",
+					name, grouped(int64(n)), grouped(int64(got.unconnected)), grouped(int64(b.files))))
+			}
+			if got.trouble != "" {
+				notes = append(notes, fmt.Sprintf("%s, %s agents: requests that went wrong: %s.", name, grouped(int64(n)), got.trouble))
+			}
+		}
+	}
+	fmt.Fprintf(w, `
+### One publish, until the fleet runs it
+
+Milliseconds from the answer to the publish until simulated agents had applied the version: the median of %d publishes, and the worst of them.
+Polling was followed for one publish. A straggler had not applied a version %s after it was published. The controller's memory is above what it
+takes with the same agents registered and none connected. A change is the fetch, the report of it and, with longpoll, the next poll; polling counts
+the polls of a whole interval. Bytes are those of IP packets, both ways.
+
+`, b.publishes, late)
+	t.print(w)
+	printNotes(w, notes)
+	return stragglers, nil
+}
+
+// publishTo publishes to n agents that wait.
+func (b *bench) publishTo(transport swarm.Transport, n int) (got publishes, err error) {
+	s, err := b.open("publish", transport, n)
+	if err != nil {
+		return got, err
+	}
+	defer s.close()
+	if err := s.connect(); err != nil {
+		return got, err
+	}
+	if err := s.pass(2 * s.pause); err != nil {
+		return got, err
+	}
+	before, err := s.measure()
+	if err != nil {
+		return got, err
+	}
+	times := b.publishes
+	if transport == swarm.None {
+		times = 1
+	}
+	for range times {
+		r, err := s.spread()
+		if err != nil {
+			return got, err
+		}
+		got.reaches = append(got.reaches, r)
+		s.say("%s: version %d reached the last of %d agents after %s ms", s.name, s.version, n, milliseconds(r.max))
+	}
+	after, err := s.measure()
+	if err != nil {
+		return got, err
+	}
+	agents, deliveries := int64(n), time.Duration(n*times)
+	got.connected, got.after = (before.controller.memory-s.bare.controller.memory)/agents, (after.controller.memory-s.bare.controller.memory)/agents
+	got.cpu = (after.controller.cpu - before.controller.cpu) / deliveries
+	got.traffic = after.traffic.Minus(before.traffic)
+	got.broker = usage{(after.broker.memory - s.bare.broker.memory) / agents, (after.broker.cpu - before.broker.cpu) / deliveries}
+	got.trouble = s.swarm.Trouble()
+	if transport.Brokered() {
+		got.unconnected = n - b.kept(n)
+	}
+	return got, nil
+}
+
+// spread publishes one version and follows it.
+func (s *stage) spread() (r reach, err error) {
+	limit := late
+	if s.transport == swarm.None {
+		limit = s.interval + s.interval/10 + 2*time.Second
+	}
+	version, at, err := s.publish()
+	if err != nil {
+		return r, err
+	}
+	if _, err := s.settle(at.Add(limit)); err != nil {
+		return r, err
+	}
+	took := make([]time.Duration, 0, s.agents)
+	for _, t := range s.swarm.Applied(version) {
+		if d := t.Sub(at); d <= limit {
+			took = append(took, max(d, 0)) // some had it before the answer was here
+		}
+	}
+	slices.Sort(took)
+	r = reach{stragglers: s.agents - len(took)}
+	if len(took) > 0 {
+		r.p50, r.p99, r.max = took[len(took)/2], took[len(took)*99/100], took[len(took)-1]
+	}
+	if s.transport == swarm.None { // what is counted is one interval, whoever was last
+		if err := s.pass(time.Until(at.Add(s.interval))); err != nil {
+			return r, err
+		}
+	}
+	if _, err := s.settle(time.Now().Add(late)); err != nil { // stragglers would count twice
+		return r, err
+	}
+	return r, s.pass(s.pause)
+}
+
+// measured is what a stage has taken until a moment.
+type measured struct {
+	controller, broker usage
+	traffic            swarm.Traffic
+}
+
+func (s *stage) measure() (m measured, err error) {
+	if m.controller, err = s.controller.usage(); err != nil {
+		return m, err
+	}
+	if s.redis != nil {
+		if m.broker, err = s.redis.usage(); err != nil {
+			return m, err
+		}
+	}
+	if s.swarm != nil {
+		m.traffic, err = s.swarm.Traffic()
+	}
+	return m, err
+}
+
+// median is that of a figure over the publishes.
+func (p publishes) median(figure func(reach) time.Duration) time.Duration {
+	figures := make([]time.Duration, 0, len(p.reaches))
+	for _, r := range p.reaches {
+		figures = append(figures, figure(r))
+	}
+	slices.Sort(figures)
+	return figures[len(figures)/2]
+}
+
+func (p publishes) worst() (worst time.Duration) {
+	for _, r := range p.reaches {
+		worst = max(worst, r.max)
+	}
+	return worst
+}

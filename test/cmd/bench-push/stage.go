@@ -1,0 +1,254 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fleetconf/fleetconf/test/internal/swarm"
+)
+
+var client = &http.Client{Timeout: 30 * time.Second}
+
+// fleet is the agents that are registered, and databases that know them.
+type fleet struct {
+	identities []swarm.Identity
+	databases  map[int]string // by how many of the first agents it knows
+}
+
+// enroll registers the fleet, once. A controller on a copy of a database knows
+// the agents by the tokens that they have.
+func (b *bench) enroll() error {
+	b.fleet.databases = map[int]string{}
+	s := &stage{bench: b, name: "enroll", transport: swarm.None, database: filepath.Join(b.dir, "enroll.db")}
+	defer s.close()
+	if err := s.start(); err != nil {
+		return err
+	}
+	if _, _, err := s.publish(); err != nil {
+		return err
+	}
+	for _, size := range b.sizes() {
+		have := len(b.fleet.identities)
+		b.say("Registering agents %d to %d", have+1, size)
+		more, err := swarm.Register(b.ctx, s.address, have, size, func(done int) {
+			if (have+done)%2000 == 0 {
+				b.say("%d registered", have+done)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		b.fleet.identities = append(b.fleet.identities, more...)
+		copied := filepath.Join(b.dir, fmt.Sprintf("fleet-%d.db", size))
+		backup, err := b.launch("backup", b.controller, []string{"backup", copied}, []string{"DB_PATH=" + s.database})
+		if err != nil {
+			return err
+		}
+		<-backup.ended
+		if !backup.cmd.ProcessState.Success() {
+			return fmt.Errorf("controller backup: %v\n%s", backup.cmd.ProcessState, backup.tail())
+		}
+		b.fleet.databases[size] = copied
+	}
+	return nil
+}
+
+// stage is a controller with the broker that its agents listen to, and the
+// agents.
+type stage struct {
+	*bench
+	name      string
+	transport swarm.Transport
+	agents    int
+	database  string
+
+	address    string // of the controller
+	broker     string
+	controller *process
+	redis      *process // nil for other transports
+	swarm      *swarm.Swarm
+	version    int64    // the newest
+	bare       measured // before an agent connected
+}
+
+// open starts a stage on a copy of the fleet's database. No agent is connected.
+func (b *bench) open(name string, transport swarm.Transport, agents int) (*stage, error) {
+	s := &stage{bench: b, name: fmt.Sprintf("%s-%s-%d", name, transport, agents), transport: transport, agents: agents}
+	s.database = filepath.Join(b.dir, s.name+".db")
+	if err := copyFile(b.fleet.databases[agents], s.database); err != nil {
+		return nil, err
+	}
+	if err := s.open(); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *stage) open() error {
+	var err error
+	if s.transport.Brokered() {
+		if s.broker, err = freeAddress(); err != nil {
+			return err
+		}
+	}
+	if s.transport == swarm.Redis {
+		s.redis, err = s.launch(s.name+"-broker", "redis-server", []string{"--bind", "127.0.0.1", "--port", port(s.broker),
+			"--save", "", "--appendonly", "no", "--maxclients", strconv.Itoa(s.files - 100)}, nil)
+		if err != nil {
+			return err
+		}
+		if err := s.redis.await(s.ctx, listening(s.broker)); err != nil {
+			return err
+		}
+	}
+	if err := s.start(); err != nil {
+		return err
+	}
+	if _, _, err = s.publish(); err != nil { // so that what follows finds it as warm as it will be
+		return err
+	}
+	if err := s.pass(s.pause); err != nil {
+		return err
+	}
+	s.bare, err = s.measure()
+	return err
+}
+
+// start starts the controller, at the address that it had.
+func (s *stage) start() error {
+	if s.address == "" {
+		var err error
+		if s.address, err = freeAddress(); err != nil {
+			return err
+		}
+	}
+	env := []string{
+		"PORT=" + port(s.address), "DB_PATH=" + s.database, "PUSH=" + string(s.transport), "LOG_LEVEL=warn", "LOG_FORMAT=json",
+		"DEFAULT_POLL_INTERVAL=" + strconv.Itoa(int(s.interval/time.Second)),
+	}
+	switch s.transport {
+	case swarm.Redis:
+		env = append(env, "REDIS_URL=redis://"+s.broker)
+	case swarm.NATS:
+		env = append(env, "NATS_URL=embedded", "NATS_LISTEN="+s.broker)
+	}
+	var err error
+	if s.controller, err = s.launch(s.name+"-controller", s.bench.controller, nil, env); err != nil {
+		return err
+	}
+	if err := s.controller.await(s.ctx, healthy(s.address)); err != nil {
+		return err
+	}
+	if s.transport == swarm.NATS {
+		return s.controller.await(s.ctx, listening(s.broker))
+	}
+	return nil
+}
+
+// close ends all that belongs to the stage.
+func (s *stage) close() {
+	if s.swarm != nil {
+		s.swarm.Stop()
+	}
+	for _, p := range []*process{s.controller, s.redis} {
+		if p != nil {
+			p.kill()
+		}
+	}
+}
+
+// publish publishes a new version and returns it, and the moment of the answer.
+func (s *stage) publish() (version int64, at time.Time, err error) {
+	body := fmt.Sprintf(`{"url":"http://127.0.0.1:9/%s?%d"}`, s.name, time.Now().UnixNano())
+	request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, "http://"+s.address+"/api/v1/config", strings.NewReader(body))
+	if err != nil {
+		return 0, at, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.SetBasicAuth("admin", "admin123")
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, at, fmt.Errorf("publish: %w", err)
+	}
+	at = time.Now()
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<16))
+	if err != nil {
+		return 0, at, fmt.Errorf("publish: %w", err)
+	}
+	var done struct {
+		Version int64 `json:"version"`
+	}
+	if err := json.Unmarshal(text, &done); err != nil || response.StatusCode != http.StatusOK {
+		return 0, at, fmt.Errorf("publish: answered %d %s", response.StatusCode, text)
+	}
+	s.version = done.Version
+	return done.Version, at, nil
+}
+
+// perSecond is how many agents connect in a second.
+const perSecond = 1000
+
+// connect starts the agents, and returns when each runs the newest version and
+// waits for the next.
+func (s *stage) connect() error {
+	s.say("%s: connecting %d agents", s.name, s.agents)
+	s.swarm = swarm.Start(s.ctx, swarm.Options{
+		Transport: s.transport, Controller: s.address, Broker: s.broker, Agents: s.fleet.identities[:s.agents],
+		PollInterval: s.interval, CutSpread: s.cutSpread, Kept: s.kept(s.agents), PerSecond: perSecond,
+	})
+	limit := time.Minute + time.Duration(s.agents/perSecond)*2*time.Second
+	n, err := s.settle(time.Now().Add(limit))
+	if err == nil && n < s.agents {
+		err = fmt.Errorf("%s: only %d of %d agents came to rest within %s; trouble: %s\n%s", s.name, n, s.agents, limit, s.swarm.Trouble(), s.controller.tail())
+	}
+	return err
+}
+
+// settle returns when all agents run the newest version and wait for the next,
+// or at the deadline: how many do.
+func (s *stage) settle(deadline time.Time) (ready int, err error) {
+	return s.await(s.agents, deadline)
+}
+
+// await is settle for so many agents.
+func (s *stage) await(want int, deadline time.Time) (ready int, err error) {
+	for {
+		if ready = s.swarm.Ready(s.version); ready >= want || time.Now().After(deadline) {
+			return ready, nil
+		}
+		if err := s.pass(20 * time.Millisecond); err != nil {
+			return ready, err
+		}
+		select {
+		case <-s.controller.ended:
+			return ready, fmt.Errorf("%s: the controller ended:\n%s", s.name, s.controller.tail())
+		default:
+		}
+	}
+}
+
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	if closed := out.Close(); err == nil {
+		err = closed
+	}
+	return err
+}

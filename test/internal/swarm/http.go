@@ -1,0 +1,178 @@
+package swarm
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+)
+
+// fetch writes a poll, header by header as a real agent does.
+func (a *agent) fetch(wait time.Duration) []byte {
+	b := append(a.scratch[:0], "GET /api/v1/config"...)
+	if a.swarm.options.Transport == LongPoll {
+		b = append(b, "?wait="...)
+		b = strconv.AppendInt(b, int64(wait/time.Second), 10)
+		b = append(b, 's')
+	}
+	b = append(b, " HTTP/1.1\r\n"...)
+	b = a.appendHeaders(b)
+	if len(a.etag) > 0 {
+		b = append(b, "If-None-Match: "...)
+		b = append(b, a.etag...)
+		b = append(b, "\r\n"...)
+	}
+	if a.swarm.options.Transport.Brokered() {
+		b = append(b, "X-Transport: "...)
+		b = append(b, a.swarm.options.Transport...)
+		b = append(b, "\r\n"...)
+	}
+	b = append(b, "Accept-Encoding: gzip\r\n\r\n"...)
+	a.scratch = b
+	return b
+}
+
+// applies writes the report that the current version was applied.
+func (a *agent) applies() []byte {
+	body := append(make([]byte, 0, 64), `{"version":`...)
+	body = strconv.AppendInt(body, a.applied.Load(), 10)
+	body = append(body, `,"status":"APPLIED"}`...)
+
+	b := append(a.scratch[:0], "POST /api/v1/agents/"...)
+	b = append(b, a.id...)
+	b = append(b, "/status HTTP/1.1\r\n"...)
+	b = a.appendHeaders(b)
+	b = append(b, "Content-Length: "...)
+	b = strconv.AppendInt(b, int64(len(body)), 10)
+	b = append(b, "\r\nContent-Type: application/json\r\nAccept-Encoding: gzip\r\n\r\n"...)
+	b = append(b, body...)
+	a.scratch = b
+	return b
+}
+
+func (a *agent) appendHeaders(b []byte) []byte {
+	b = append(b, "Host: "...)
+	b = append(b, a.swarm.options.Controller...)
+	b = append(b, "\r\nUser-Agent: fleetconf-agent\r\nAccept: application/json, application/problem+json\r\nAuthorization: "...)
+	b = append(b, a.auth...)
+	return append(b, "\r\n"...)
+}
+
+// answer is what an agent reads of one.
+type answer struct {
+	status                  int
+	etag                    []byte
+	poll, sweep, retryAfter time.Duration // from the headers; 0 where they are missing
+	holds                   bool          // answers are held, as long as they were asked to be
+	closes                  bool
+	body                    []byte
+}
+
+func (a answer) refused() error {
+	return &refusal{status: a.status, floor: min(a.retryAfter, longestFloor), body: string(a.body)}
+}
+
+// maxBody is far beyond what a controller answers an agent.
+const maxBody = 64 << 10
+
+// readAnswer reads an answer to GET or POST (RFC 9112) of a known length: what a
+// Go server sends for a body as small as these.
+func readAnswer(r *bufio.Reader) (a answer, err error) {
+	line, err := readLine(r)
+	if err != nil {
+		return a, err
+	}
+	if len(line) < len("HTTP/1.1 200") || !bytes.HasPrefix(line, []byte("HTTP/1.1 ")) {
+		return a, fmt.Errorf("no status line of HTTP/1.1: %.100q", line)
+	}
+	if a.status, err = strconv.Atoi(string(line[9:12])); err != nil {
+		return a, fmt.Errorf("no status: %.100q", line)
+	}
+	length := 0
+	for {
+		line, err := readLine(r)
+		if err != nil {
+			return a, noEOF(err)
+		}
+		if len(line) == 0 {
+			break
+		}
+		name, value, _ := bytes.Cut(line, []byte(": "))
+		switch string(name) { // as net/http writes them
+		case "Content-Length":
+			if length, err = strconv.Atoi(string(value)); err != nil || length < 0 || length > maxBody {
+				return a, fmt.Errorf("an answer of a length that is not to be: %.100q", line)
+			}
+		case "Etag", "ETag":
+			a.etag = bytes.Clone(value)
+		case "X-Poll-Interval-Seconds":
+			a.poll = seconds(value)
+		case "X-Sweep-Interval-Seconds":
+			a.sweep = seconds(value)
+		case "X-Wait-Seconds":
+			a.holds = true
+		case "Retry-After":
+			a.retryAfter = seconds(value)
+		case "Connection":
+			a.closes = bytes.EqualFold(value, []byte("close"))
+		case "Transfer-Encoding", "Content-Encoding":
+			return a, fmt.Errorf("an answer in an encoding that is not read here: %.100q", line)
+		}
+	}
+	if length > 0 && a.status != 204 && a.status != 304 {
+		a.body = make([]byte, length)
+		if _, err := io.ReadFull(r, a.body); err != nil {
+			return a, noEOF(err)
+		}
+	}
+	return a, nil
+}
+
+// noEOF is the error of an answer that ended too early.
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// readLine reads a line, without its end, which is valid until the next read.
+// Of a line that is longer than the buffer it returns the beginning.
+func readLine(r *bufio.Reader) ([]byte, error) {
+	line, err := r.ReadSlice('\n')
+	if errors.Is(err, bufio.ErrBufferFull) {
+		line = bytes.Clone(line)
+		for errors.Is(err, bufio.ErrBufferFull) {
+			_, err = r.ReadSlice('\n')
+		}
+	}
+	return bytes.TrimRight(line, "\r\n"), err
+}
+
+func seconds(value []byte) time.Duration {
+	n, err := strconv.ParseUint(string(value), 10, 32)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(n) * time.Second
+}
+
+// number finds a member of a JSON object whose value is a number. The documents
+// are the controller's own: small, and without a member of that name deeper down
+// or within a string.
+func number(document []byte, name string) (int64, bool) {
+	_, rest, found := bytes.Cut(document, []byte(`"`+name+`":`))
+	if !found {
+		return 0, false
+	}
+	rest = bytes.TrimLeft(rest, " ")
+	digits := 0
+	for digits < len(rest) && '0' <= rest[digits] && rest[digits] <= '9' {
+		digits++
+	}
+	n, err := strconv.ParseInt(string(rest[:digits]), 10, 64)
+	return n, err == nil
+}
