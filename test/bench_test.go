@@ -12,7 +12,11 @@ import (
 // is left behind. What it measures in so short a time is not judged.
 func TestBenchPush_Quick(t *testing.T) {
 	t.Parallel()
-	transports := []string{"longpoll", "none"}
+	transports := []string{"longpoll", "redis", "nats", "none"}
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		t.Log("redis-server is not installed: without redis")
+		transports = []string{"longpoll", "nats", "none"}
+	}
 	cmd := exec.CommandContext(t.Context(), filepath.Join(binaries, "bench-push"), "-quick",
 		"-controller", filepath.Join(binaries, "controller"), "-transports", strings.Join(transports, ","))
 	var table, progress bytes.Buffer

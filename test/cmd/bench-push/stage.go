@@ -203,7 +203,7 @@ func (s *stage) connect() error {
 	s.say("%s: connecting %d agents", s.name, s.agents)
 	s.swarm = swarm.Start(s.ctx, swarm.Options{
 		Transport: s.transport, Controller: s.address, Broker: s.broker, Agents: s.fleet.identities[:s.agents],
-		PollInterval: s.interval, CutSpread: s.cutSpread, Kept: s.kept(s.agents), PerSecond: perSecond,
+		PollInterval: s.interval, CutSpread: s.cutSpread, Kept: s.kept(s.agents), Unkept: spareFiles, PerSecond: perSecond,
 	})
 	limit := time.Minute + time.Duration(s.agents/perSecond)*2*time.Second
 	n, err := s.settle(time.Now().Add(limit))

@@ -201,15 +201,20 @@ func (a *agent) hear(c *connection, b broker) error {
 // insist takes turns until one has gone well: the controller has said what is
 // current, and knows that it was applied.
 func (a *agent) insist() {
+	if !a.keeps {
+		select {
+		case a.swarm.slots <- struct{}{}:
+		case <-a.ctx.Done():
+			return
+		}
+		defer func() { a.leave(); <-a.swarm.slots }()
+	}
 	for a.ctx.Err() == nil {
 		_, err := a.turn(0)
 		if err == nil && !a.owed {
 			break
 		}
 		a.recover(err)
-	}
-	if !a.keeps {
-		a.leave()
 	}
 }
 

@@ -50,6 +50,7 @@ type Options struct {
 	PollInterval time.Duration // between two polls, until an answer names another
 	CutSpread    time.Duration // who was cut off waits a random part of it; 0 for 30 s
 	Kept         int           // how many keep their connection to the controller beside the broker's; the rest open one for each fetch
+	Unkept       int           // how many of the rest may have one at the same time
 	PerSecond    int           // how many connect in a second
 }
 
@@ -78,6 +79,7 @@ type Swarm struct {
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 
+	slots    chan struct{}            // taken by who has a connection that is not kept
 	requests [rateWindow]atomic.Int32 // by the second since began
 	trouble  trouble
 }
@@ -92,7 +94,7 @@ func Start(ctx context.Context, options Options) *Swarm {
 		options.CutSpread = cutSpread
 	}
 	ctx, stop := context.WithCancel(ctx)
-	s := &Swarm{options: options, began: time.Now(), stop: stop, agents: make([]*agent, len(options.Agents))}
+	s := &Swarm{options: options, began: time.Now(), stop: stop, agents: make([]*agent, len(options.Agents)), slots: make(chan struct{}, max(options.Unkept, 1))}
 	for i, identity := range options.Agents {
 		a := &agent{
 			swarm: s, ctx: ctx, interval: options.PollInterval, sweep: sweepEvery,

@@ -23,7 +23,7 @@ func TestSwarm_FollowsPublishes(t *testing.T) {
 		t.Run(string(transport), func(t *testing.T) {
 			t.Parallel()
 			c := newController(t)
-			options := Options{Transport: transport, Controller: c.address, Agents: fleetOf(agents), PollInterval: time.Second, PerSecond: 1000, Kept: agents / 2}
+			options := Options{Transport: transport, Controller: c.address, Agents: fleetOf(agents), PollInterval: time.Second, PerSecond: 1000, Kept: agents / 2, Unkept: 3}
 			var hints chan string
 			if transport.Brokered() {
 				options.Broker, hints = newBroker(t, transport)
