@@ -88,6 +88,7 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 	}
 	if q.MayWait {
 		request.Path += "?wait=" + strconv.Itoa(int(q.Wait/time.Second)) + "s"
+		request.Once = q.Wait > 0 // what breaks it may have broken it for the whole fleet
 	}
 	if q.Transport == wire.Redis || q.Transport == wire.NATS {
 		request.Transport = q.Transport

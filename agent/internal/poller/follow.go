@@ -227,7 +227,7 @@ func (f *follower) cut(ctx context.Context, err error, after time.Duration) rest
 	if ctx.Err() != nil {
 		return rest{}
 	}
-	f.waits.cut(after)
+	f.waits.cut(after, errors.Is(err, models.ErrCut))
 	f.Log.WithFields(logrus.Fields{"after": after.Round(time.Second).String(), "wait": f.waits.next.String(), "error": err.Error()}).Debug("Wait cut")
 	f.lost = true
 	if errors.Is(err, models.ErrCut) {

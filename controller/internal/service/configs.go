@@ -61,6 +61,7 @@ type Configs struct {
 	reported   atomic.Pointer[models.Reported] // never nil
 	raised     chan struct{}                   // to Run: reported was raised
 	changes    beacon                          // current has changed, or who is offered it
+	rush       atomic.Int64                    // until when the fleet fetches it, in nanoseconds since 1970
 }
 
 // ConfigOptions are the settings of Configs.
@@ -114,6 +115,20 @@ func (c *Configs) PollInterval() time.Duration {
 		return cfg.PollInterval
 	}
 	return c.defaultInterval
+}
+
+// expect notes that agents were told of the current configuration, and fetch it
+// within d.
+func (c *Configs) expect(d time.Duration) {
+	until := time.Now().Add(d).UnixNano()
+	for before := c.rush.Load(); before < until && !c.rush.CompareAndSwap(before, until); before = c.rush.Load() {
+	}
+}
+
+// Rush is for how much longer the fleet fetches what was published last: what can
+// wait should leave the controller to it.
+func (c *Configs) Rush() time.Duration {
+	return max(0, time.Until(time.Unix(0, c.rush.Load())))
 }
 
 // Outlook is what agents are judged against at this moment.
