@@ -72,6 +72,15 @@ func TestFetch_TellsWhetherItWasHeld(t *testing.T) {
 	}
 }
 
+func TestFetch_TellsOfARush(t *testing.T) {
+	for said, want := range map[string]time.Duration{"250": 250 * time.Millisecond, "99999999999": maxSpread, "-1": 0, "x": 0, "": 0} {
+		got, err := serve(t, answer(200, document, "ETag", `"e"`, wire.HeaderSpread, said)).Fetch(t.Context(), self, models.Query{})
+		if err != nil || got.Spread != want {
+			t.Errorf("%q: got %s, %v, want %s", said, got.Spread, err, want)
+		}
+	}
+}
+
 // Proxies have no patience, and say so; the controller's own answers are none of
 // that.
 func TestFetch_ThatAProxyCuts(t *testing.T) {

@@ -108,7 +108,7 @@ func (f *follower) turn(ctx context.Context) rest {
 	switch {
 	case err == nil:
 		drain(f.settled)
-		f.offer(answer.Release)
+		f.offer(answer.Release, answer.Spread)
 	case errors.Is(err, models.ErrNotModified):
 		f.confirm(query.ETag)
 	case errors.Is(err, models.ErrNothingPublished):
@@ -371,10 +371,11 @@ func (f *follower) answered() {
 }
 
 // offer takes what the controller wants this agent to run. It may be older than
-// what runs: the controller knows why.
-func (p *Poller) offer(release *models.Release) {
+// what runs: the controller knows why. For the time of spread others want it too.
+func (p *Poller) offer(release *models.Release, spread time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.calm = time.Now().Add(spread)
 	balked := p.balked != nil
 	p.balked = nil
 	switch {

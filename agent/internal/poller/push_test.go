@@ -308,6 +308,24 @@ func TestRun_LongPollThroughAnOutage(t *testing.T) {
 	})
 }
 
+// Whoever has what the whole fleet fetches leaves the controller to the others, and
+// then tells what came of it.
+func TestRun_ReportsAfterARush(t *testing.T) {
+	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
+		publications: []publication{published(0, 1), published(time.Minute, 2)}, rush: 400 * time.Millisecond,
+	}}, func(t *testing.T, w *world) {
+		pass(time.Minute)
+		w.runs(t, 2)
+		pass(time.Minute)
+		if diff := cmp.Diff([]time.Duration{400 * time.Millisecond, time.Minute + 400*time.Millisecond}, w.controller.outcomeAt); diff != "" {
+			t.Errorf("reports came at (-want +got):\n%s", diff)
+		}
+		if got := w.fetches(time.Minute); len(got) == 0 || got[0] != time.Minute+400*time.Millisecond {
+			t.Errorf("fetches at %v, want the next wait once it was told", got)
+		}
+	})
+}
+
 func TestRun_HintIsFollowedWithinItsSpread(t *testing.T) {
 	two := release(2, 30)
 	var at []time.Duration

@@ -261,30 +261,8 @@ func (a *API) report(c *call) error {
 	if !a.Configs.Witness(req.Version) {
 		return wire.Bad("version", "%d cannot be one of this fleet's; the newest is %d", req.Version, desired(a.Configs.Current()))
 	}
-	attempt := fromReport(req, time.Now().UTC())
-	a.yield(c)
-	if err := a.Agents.Report(c.Request.Context(), c.self, attempt); err != nil {
+	if err := a.Agents.Report(c.Request.Context(), c.self, fromReport(req, time.Now().UTC())); err != nil {
 		return err
 	}
 	return noContent(c)
-}
-
-// maxYield is how long a report waits for others to be served first.
-const maxYield = time.Second
-
-// yield holds a report while a newer version is on its way to the fleet: those who
-// have it wait for those who do not.
-func (a *API) yield(c *call) {
-	rush := min(a.Configs.Rush(), maxYield)
-	if rush == 0 {
-		return
-	}
-	back := c.stepAside()
-	defer back()
-	over := time.NewTimer(rush)
-	defer over.Stop()
-	select {
-	case <-over.C:
-	case <-c.Request.Context().Done():
-	}
 }

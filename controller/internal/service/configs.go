@@ -61,7 +61,7 @@ type Configs struct {
 	reported   atomic.Pointer[models.Reported] // never nil
 	raised     chan struct{}                   // to Run: reported was raised
 	changes    beacon                          // current has changed, or who is offered it
-	rush       atomic.Int64                    // until when the fleet fetches it, in nanoseconds since 1970
+	rush       atomic.Pointer[rush]            // the time in which the fleet fetches it; nil for none yet
 }
 
 // ConfigOptions are the settings of Configs.
@@ -117,18 +117,23 @@ func (c *Configs) PollInterval() time.Duration {
 	return c.defaultInterval
 }
 
-// expect notes that agents were told of the current configuration, and fetch it
-// within d.
-func (c *Configs) expect(d time.Duration) {
-	until := time.Now().Add(d).UnixNano()
-	for before := c.rush.Load(); before < until && !c.rush.CompareAndSwap(before, until); before = c.rush.Load() {
-	}
+// rush is the time in which a whole fleet fetches what it was told of.
+type rush struct {
+	lasts time.Duration
+	ends  time.Time
 }
 
-// Rush is for how much longer the fleet fetches what was published last: what can
-// wait should leave the controller to it.
+// expect notes that agents were told of the current configuration, and fetch it
+// within d.
+func (c *Configs) expect(d time.Duration) { c.rush.Store(&rush{d, time.Now().Add(d)}) }
+
+// Rush is how long it takes the fleet to fetch what was published last; 0 when that
+// is over.
 func (c *Configs) Rush() time.Duration {
-	return max(0, time.Until(time.Unix(0, c.rush.Load())))
+	if r := c.rush.Load(); r != nil && time.Now().Before(r.ends) {
+		return r.lasts
+	}
+	return 0
 }
 
 // Outlook is what agents are judged against at this moment.

@@ -113,6 +113,7 @@ func TestWaiters_AreLetGoAtAPace(t *testing.T) {
 func TestConfigs_RushLastsAsLongAsTheRelease(t *testing.T) {
 	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
 		l.fill(t.Context(), 500, time.Hour)
+		time.Sleep(time.Second)
 		if got := l.configs.Rush(); got != 0 {
 			t.Errorf("before a publish: a rush for %s more, want none", got)
 		}
