@@ -247,6 +247,9 @@ func (a *agent) turn(wait time.Duration) (held bool, err error) {
 			a.appliedAt.Store(int64(time.Since(a.swarm.began)))
 			a.applied.Store(version)
 			a.owed = true
+			if answer.spread > 0 { // the whole fleet fetches, and comes first
+				a.sleep(answer.spread)
+			}
 			return true, a.report()
 		}
 		return held, nil

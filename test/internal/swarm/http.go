@@ -66,6 +66,7 @@ type answer struct {
 	status                  int
 	etag                    []byte
 	poll, sweep, retryAfter time.Duration // from the headers; 0 where they are missing
+	spread                  time.Duration // by which a report is put off
 	holds                   bool          // answers are held, as long as they were asked to be
 	closes                  bool
 	body                    []byte
@@ -112,6 +113,8 @@ func readAnswer(r *bufio.Reader) (a answer, err error) {
 			a.poll = seconds(value)
 		case "X-Sweep-Interval-Seconds":
 			a.sweep = seconds(value)
+		case "X-Spread-Milliseconds":
+			a.spread = min(seconds(value)/1000, time.Second)
 		case "X-Wait-Seconds":
 			a.holds = true
 		case "Retry-After":
