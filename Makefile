@@ -48,8 +48,8 @@ test: deps bin/tools/gotestsum ## Run the tests of every module, with -race
 check: format vet lint tidy fresh cover test ## Format, vet, lint, generated files fresh, coverage, tests with -race
 
 .PHONY: e2e
-e2e: deps build ## Run the whole system, and break it (./scripts/test-e2e.sh)
-	./scripts/test-e2e.sh
+e2e: deps build ## Run the whole system and break it, with each transport
+	for push in longpoll redis nats none; do ./scripts/test-e2e.sh --push $$push || exit 1; done
 
 .PHONY: bench
 bench: build ## Run the benchmarks

@@ -9,9 +9,11 @@ usage() {
 		for the three to be built, Go and make; no human and no network.
 
 		Usage:
-		  scripts/test-e2e.sh
+		  scripts/test-e2e.sh [--push longpoll|redis|nats|none]
 		  scripts/test-e2e.sh --against URL [--worker URL] [--target URL]
 
+		  --push HOW      how agents hear of a newer version (longpoll); redis starts a
+		                  redis-server, nats the controller's own
 		  --against URL   try a system that runs, by its controller's URL, rather than
 		                  start one; nothing is killed, and what was published before
 		                  is published again at the end
@@ -32,7 +34,7 @@ refuse() {
 	echo "test-e2e.sh: $1; --help says what can be given" >&2
 	exit 2
 }
-against='' target='' worker_url=${WORKER_URL:-http://localhost:8082}
+against='' push='' target='' worker_url=${WORKER_URL:-http://localhost:8082}
 while [ $# -gt 0 ]; do
 	case $1 in
 	--against | --worker | --target)
@@ -40,11 +42,17 @@ while [ $# -gt 0 ]; do
 		case $1 in --against) against=${2%/} ;; --worker) worker_url=${2%/} ;; --target) target=$2 ;; esac
 		shift
 		;;
+	--push)
+		case ${2:-} in longpoll | redis | nats | none) push=$2 ;; *) refuse "--push takes longpoll, redis, nats or none" ;; esac
+		shift
+		;;
 	--help | -h) usage && exit 0 ;;
 	*) refuse "$1 is not understood" ;;
 	esac
 	shift
 done
+[ -z "$against" ] || [ -z "$push" ] || refuse "--push is for a system that is started here, not for --against"
+: "${push:=longpoll}"
 
 admin="${ADMIN_USERNAME:-admin}:${ADMIN_PASSWORD:-admin123}"
 agent="${AGENT_USERNAME:-agent}:${AGENT_PASSWORD:-secret123}"
@@ -71,7 +79,7 @@ fail() { # WANT GOT
 	{
 		printf '  ✗ %s\n    want %s\n    got  %s\n' "$what" "$1" "$2"
 		local name
-		for name in controller agent worker target; do
+		for name in controller agent worker broker target; do
 			[ -s "$tmp/$name.log" ] || continue
 			printf '\n--- the last lines of %s\n' "$name"
 			tail -n 15 "$tmp/$name.log"
@@ -162,14 +170,26 @@ start() { # NAME [SETTING...]
 	eventually listening
 }
 start_controller() {
-	start controller DB_PATH="$tmp/controller.db" DEFAULT_POLL_INTERVAL=1 \
+	local nats=()
+	[ "$push" != nats ] || nats=(NATS_URL=embedded NATS_LISTEN="127.0.0.1:$broker_port")
+	start controller DB_PATH="$tmp/controller.db" DEFAULT_POLL_INTERVAL=1 PUSH="$push" REDIS_URL="redis://127.0.0.1:$broker_port" "${nats[@]}" \
 		ADMIN_USERNAME="${admin%%:*}" ADMIN_PASSWORD="${admin#*:}" AGENT_USERNAME="${agent%%:*}" AGENT_PASSWORD="${agent#*:}"
 }
 start_worker() { start worker; }
 start_agent() {
-	start agent CACHE_FILE="$tmp/agent_config.cache" CONTROLLER_URL="http://127.0.0.1:${port[controller]}" WORKER_URL="http://127.0.0.1:${port[worker]}" \
+	start agent PUSH="$push" REDIS_URL="redis://127.0.0.1:$broker_port" NATS_URL="nats://127.0.0.1:$broker_port" CACHE_FILE="$tmp/agent_config.cache" CONTROLLER_URL="http://127.0.0.1:${port[controller]}" WORKER_URL="http://127.0.0.1:${port[worker]}" \
 		CONTROLLER_USERNAME="${agent%%:*}" CONTROLLER_PASSWORD="${agent#*:}"
 }
+start_broker() {
+	redis-server --port "$broker_port" --bind 127.0.0.1 --save '' --appendonly no --dir "$tmp" >>"$tmp/broker.log" 2>&1 &
+	pid[broker]=$!
+	eventually taken "$broker_port"
+}
+broker_port=$((20000 + RANDOM % 10000))
+taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; } # PORT
+while taken "$broker_port"; do broker_port=$((broker_port + 1)); done
+hears() { as "$admin" GET "$api/agents?transport=$1" && [ "$(header X-Total-Count)" = 1 ]; }             # TRANSPORT: the agent does
+told() { http GET "${url[agent]}/status" && [ "$(json poll_interval_seconds)" = "$1" ]; }               # SECONDS: to poll so often
 alive() { kill -0 "${pid[$1]}" 2>/dev/null; }
 crash() { # NAME: as when the machine loses it, with nothing said before
 	kill -9 "${pid[$1]}" 2>/dev/null || true
@@ -196,6 +216,8 @@ if [ -n "$against" ]; then
 	url[controller]=$against url[worker]=$worker_url
 	echo "Against the controller at $against and the worker at $worker_url"
 else
+	echo "With PUSH=$push"
+	[ "$push" != redis ] || start_broker
 	start_controller
 	start_worker
 	worker_url=${url[worker]}
@@ -405,6 +427,52 @@ if [ -z "$against" ]; then
 	id=$(json id)
 	http GET "${url[agent]}/status" && want_status 200 && want_json agent_id "$id"
 	want_json applied_version "$version"
+
+	if [ "$push" = none ]; then
+		step "without push the agent polls, and says so"
+		eventually hears poll
+		as "$agent" GET "$api/config?wait=20s" -H 'If-None-Match: *' && want_status 304 # at once: http gives up after 20 s
+	else
+		step "a newer version is heard of at once, though the next poll is an hour away"
+		eventually hears "$push"
+		as "$admin" POST "$api/config?poll_interval=3600" && want_status 200
+		version=$(json version)
+		eventually told 3600
+		eventually applied "$version" 1
+		eventually hears "$push"
+		publish "{\"url\":\"$(to "$mark-push")\"}" && want_status 200
+		version=$(json version)
+		eventually runs "$version"
+		hit_gives "$mark-push"
+		http GET "${url[agent]}/status" && want_json transport "$push"
+		publish "{\"url\":\"$(to "$mark-2")\",\"poll_interval_seconds\":1}" && want_status 200
+		version=$(json version)
+		eventually runs "$version"
+	fi
+	if [ "$push" = longpoll ]; then
+		step "a poll is held until there is something newer, or its wait is over"
+		as "$agent" GET "$api/config?wait=1s" -H 'If-None-Match: *' && want_status 304
+		want_header X-Wait-Seconds 1
+		as "$agent" GET "$api/config?wait=soon" && want_problem 400 '"field":"wait"'
+	fi
+	if [ "$push" = redis ]; then
+		step "while the broker is dead the fleet is published to and follows, and everybody says what is lost"
+		crash broker
+		eventually hears poll
+		publish "{\"url\":\"$(to "$mark-broker")\"}" && want_status 200
+		version=$(json version)
+		eventually runs "$version"
+		says_so() { http GET "${url[controller]}/ready" && [ "$status" = 200 ] && [[ $body == *push* ]]; }
+		eventually says_so
+		http GET "${url[agent]}/ready" && want_status 200 && want_body '"field":"push"'
+
+		step "the broker is back, and is heard again"
+		start_broker
+		eventually hears redis
+		publish "{\"url\":\"$(to "$mark-2")\"}" && want_status 200
+		version=$(json version)
+		eventually runs "$version"
+	fi
 
 	step "a worker that was killed runs again what it ran, with no new publish"
 	crash worker
