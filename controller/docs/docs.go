@@ -696,6 +696,10 @@ const docTemplate = `{
                                 "type": "integer",
                                 "description": "seconds until the next poll"
                             },
+                            "X-Spread-Milliseconds": {
+                                "type": "integer",
+                                "description": "while the whole fleet fetches: how much later the report is best sent"
+                            },
                             "X-Sweep-Interval-Seconds": {
                                 "type": "integer",
                                 "description": "seconds until the next poll of an agent that a broker tells of newer versions"

@@ -35,6 +35,10 @@ const (
 	// HeaderWait says that the answer to a poll was held, or would have been, and
 	// for how long at most, in whole seconds. It is missing where nothing is held.
 	HeaderWait = "X-Wait-Seconds"
+	// HeaderSpread is on a 200 while the whole fleet fetches: how long that takes, in
+	// milliseconds. A report that is sent so much later leaves the controller to
+	// those who wait for the configuration.
+	HeaderSpread = "X-Spread-Milliseconds"
 	// HeaderTransport is how whoever polls hears of newer versions at this moment.
 	HeaderTransport = "X-Transport"
 	// HeaderConfigVersion names the version that a hit was served with.

@@ -25,6 +25,8 @@ const (
 	keepFor = 8 * time.Minute
 	// leaveTimeout is how long an agent that ends is kept by saying so.
 	leaveTimeout = 5 * time.Second
+	// maxSpread is the longest that a report is put off for others.
+	maxSpread = time.Second
 	// maxRetryAfter is the longest that the controller can keep an agent away.
 	maxRetryAfter = time.Hour
 	// maxETagBytes is the longest ETag that is kept and sent back.
@@ -88,6 +90,7 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 	}
 	if q.MayWait {
 		request.Path += "?wait=" + strconv.Itoa(int(q.Wait/time.Second)) + "s"
+		request.Once = q.Wait > 0 // what breaks it may have broken it for the whole fleet
 	}
 	if q.Transport == wire.Redis || q.Transport == wire.NATS {
 		request.Transport = q.Transport
@@ -110,6 +113,9 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 		}
 		if result.PollInterval == 0 {
 			result.PollInterval = config.PollInterval()
+		}
+		if ms, err := strconv.Atoi(answer.Header.Get(wire.HeaderSpread)); err == nil && ms > 0 {
+			result.Spread = min(time.Duration(ms)*time.Millisecond, maxSpread)
 		}
 		result.Release = &models.Release{ETag: usableETag(answer.Header), Config: config, FetchedAt: time.Now().UTC()}
 		return result, nil

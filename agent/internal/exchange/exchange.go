@@ -71,6 +71,7 @@ type Request struct {
 	Bearer         string         // a Bearer token, unless empty
 	IfNoneMatch    string         // unless empty
 	Transport      wire.Transport // unless empty
+	Once           bool           // not sent again where the connection breaks before an answer
 	Body           any            // sent as JSON, unless nil
 }
 
@@ -131,6 +132,9 @@ func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) 
 	}
 	if r.IfNoneMatch != "" {
 		req.Header.Set("If-None-Match", r.IfNoneMatch)
+	}
+	if r.Once {
+		req.Body = io.NopCloser(http.NoBody) // net/http takes it for one that it cannot send twice, and sends none
 	}
 	if r.Transport != "" {
 		req.Header.Set(wire.HeaderTransport, string(r.Transport))

@@ -81,6 +81,7 @@ type Answer struct {
 	SweepInterval time.Duration // as PollInterval
 	Holds         bool          // the controller holds answers
 	Held          time.Duration // how long it held this one at most
+	Spread        time.Duration // how long the whole fleet takes to fetch this; 0 for nobody else
 }
 
 // Registration is who the controller takes this agent for.

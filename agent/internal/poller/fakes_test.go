@@ -74,6 +74,7 @@ type fakeController struct {
 	impatient     time.Duration                          // something on the way cuts what is held for longer; 0: nothing does
 	rude          bool                                   // and breaks the connection rather than answer 504
 	drains        []time.Duration                        // lets go all that it holds
+	rush          time.Duration                          // what it says that the whole fleet takes to fetch
 	says          func(wait time.Duration) time.Duration // what it says it held for; nil: the truth
 
 	mu        sync.Mutex // guards the records below
@@ -213,7 +214,7 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 	}
 	fetched := *current
 	fetched.FetchedAt = time.Now()
-	answer.Release = &fetched
+	answer.Release, answer.Spread = &fetched, c.rush
 	return answer, nil
 }
 

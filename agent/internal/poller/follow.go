@@ -108,7 +108,7 @@ func (f *follower) turn(ctx context.Context) rest {
 	switch {
 	case err == nil:
 		drain(f.settled)
-		f.offer(answer.Release)
+		f.offer(answer.Release, answer.Spread)
 	case errors.Is(err, models.ErrNotModified):
 		f.confirm(query.ETag)
 	case errors.Is(err, models.ErrNothingPublished):
@@ -227,7 +227,7 @@ func (f *follower) cut(ctx context.Context, err error, after time.Duration) rest
 	if ctx.Err() != nil {
 		return rest{}
 	}
-	f.waits.cut(after)
+	f.waits.cut(after, errors.Is(err, models.ErrCut))
 	f.Log.WithFields(logrus.Fields{"after": after.Round(time.Second).String(), "wait": f.waits.next.String(), "error": err.Error()}).Debug("Wait cut")
 	f.lost = true
 	if errors.Is(err, models.ErrCut) {
@@ -371,10 +371,11 @@ func (f *follower) answered() {
 }
 
 // offer takes what the controller wants this agent to run. It may be older than
-// what runs: the controller knows why.
-func (p *Poller) offer(release *models.Release) {
+// what runs: the controller knows why. For the time of spread others want it too.
+func (p *Poller) offer(release *models.Release, spread time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.calm = time.Now().Add(spread)
 	balked := p.balked != nil
 	p.balked = nil
 	switch {

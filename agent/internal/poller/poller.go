@@ -125,6 +125,7 @@ type Poller struct {
 	balked  *models.Release // the last good one, when the worker refused even that
 	refusal refusal         // what the worker refused last, until that is history
 
+	calm  time.Time    // not before is an outcome sent: the whole fleet fetches
 	due   bool         // the outcome for what is wanted now was not reported yet
 	next  *wire.Report // to be sent; a newer one replaces it
 	acked wire.Report  // the last that the controller took

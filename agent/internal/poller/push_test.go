@@ -157,7 +157,11 @@ func TestRun_LongPollBehindWhatCuts(t *testing.T) {
 func TestWaits_GrowAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWaits()
-		w.cut(50 * time.Second)
+		w.cut(50*time.Second, false)
+		if got := w.wait(); got != firstWait {
+			t.Errorf("after a connection that broke: %s, want what it was", got)
+		}
+		w.cut(50*time.Second, false)
 		if got := w.wait(); got != 37500*time.Millisecond {
 			t.Errorf("after a cut at 50 s: %s, want three quarters", got)
 		}
@@ -175,12 +179,12 @@ func TestWaits_GrowAgain(t *testing.T) {
 		if got := w.wait(); got != maxWait {
 			t.Errorf("long after the cut: %s, want %s", got, maxWait)
 		}
-		w.cut(2 * time.Second)
-		w.cut(2 * time.Second)
+		w.cut(2*time.Second, true)
+		w.cut(2*time.Second, false)
 		if got := w.wait(); got != maxWait {
 			t.Errorf("after two cuts at 2 s: %s, want what it was", got)
 		}
-		w.cut(2 * time.Second)
+		w.cut(2*time.Second, false)
 		if got := w.wait(); got != 0 {
 			t.Errorf("after three cuts at 2 s: %s, want no wait", got)
 		}
@@ -283,7 +287,7 @@ func TestRun_LongPollIsLetGo(t *testing.T) {
 
 func TestRun_LongPollThroughAnOutage(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
-		publications: []publication{published(0, 1), published(70*time.Minute, 2), published(80*time.Minute, 3)},
+		publications: []publication{published(0, 1), published(70*time.Minute, 2), published(80*time.Minute+7*time.Second, 3)},
 		down:         []span{{time.Hour, time.Hour + time.Minute}},
 	}}, func(t *testing.T, w *world) {
 		pass(time.Hour + 59*time.Second)
@@ -292,10 +296,32 @@ func TestRun_LongPollThroughAnOutage(t *testing.T) {
 		}
 		pass(10 * time.Minute)
 		w.runs(t, 2)
-		pass(10 * time.Minute)
+		pass(10*time.Minute + 8*time.Second)
 		w.runs(t, 3)
 		if lost, back := w.logged(logrus.WarnLevel, "Push lost; polling"), w.logged(logrus.InfoLevel, "Push healthy"); lost != 1 || back != 2 {
 			t.Errorf("%d lines say that push was lost and %d that it is healthy, want 1 and 2", lost, back)
+		}
+		pass(30 * time.Minute)
+		if gap := lastOf(gaps(w.fetches(0)), 1)[0]; gap < 300*time.Second {
+			t.Errorf("long after the outage a wait takes %s, want 300 s as before: nothing in between cuts", gap)
+		}
+	})
+}
+
+// Whoever has what the whole fleet fetches leaves the controller to the others, and
+// then tells what came of it.
+func TestRun_ReportsAfterARush(t *testing.T) {
+	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
+		publications: []publication{published(0, 1), published(time.Minute, 2)}, rush: 400 * time.Millisecond,
+	}}, func(t *testing.T, w *world) {
+		pass(time.Minute)
+		w.runs(t, 2)
+		pass(time.Minute)
+		if diff := cmp.Diff([]time.Duration{400 * time.Millisecond, time.Minute + 400*time.Millisecond}, w.controller.outcomeAt); diff != "" {
+			t.Errorf("reports came at (-want +got):\n%s", diff)
+		}
+		if got := w.fetches(time.Minute); len(got) == 0 || got[0] != time.Minute+400*time.Millisecond {
+			t.Errorf("fetches at %v, want the next wait once it was told", got)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -22,6 +23,12 @@ func (p *Poller) report(ctx context.Context) {
 		case <-p.owed:
 		}
 		for id, report := p.outcome(); report != nil; id, report = p.outcome() {
+			if wait := p.untilCalm(); wait > 0 {
+				if !sleep(ctx, wait) {
+					return
+				}
+				continue // something else may have come of it
+			}
 			err := p.Source.Report(ctx, id, *report)
 			if err == nil || report.Status == wire.Applied {
 				wake(p.settled)
@@ -38,6 +45,13 @@ func (p *Poller) report(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// untilCalm is for how long what came of a fetch is best kept back.
+func (p *Poller) untilCalm() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Until(p.calm)
 }
 
 // outcome is what to send, and as whom; nil if there is nothing to send, or

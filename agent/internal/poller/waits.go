@@ -14,11 +14,9 @@ const (
 	// controller may hold an answer for a sixteenth longer than it was asked to.
 	cutShare = 75
 	// growAgain is how long after a cut a longer wait is tried again, and
-	// waitAgain any wait at all, where less than minWait came through maxShort
-	// times in a row.
+	// waitAgain any wait at all, where not even minWait came through.
 	growAgain = 6 * time.Hour
 	waitAgain = 10 * time.Minute
-	maxShort  = 3
 )
 
 // waits decides for how long the controller is asked to hold its answer: longer
@@ -27,7 +25,7 @@ const (
 type waits struct {
 	next  time.Duration // what to ask for; 0 for nothing
 	again time.Time     // not before is more asked for than next
-	short int           // waits in a row that were cut before minWait
+	cuts  int           // in a row, with no wait between that came through
 }
 
 func newWaits() waits { return waits{next: firstWait} }
@@ -42,19 +40,22 @@ func (w *waits) wait() time.Duration {
 
 // through notes that an answer came when its wait was over.
 func (w *waits) through() {
-	w.short = 0
+	w.cuts = 0
 	if !time.Now().Before(w.again) {
 		w.next = min(2*w.next, maxWait)
 	}
 }
 
-// cut notes that a wait was cut after a while. Once, soon after it began, says
-// little: the controller may have been restarted just then.
-func (w *waits) cut(after time.Duration) {
-	shorter := after * cutShare / 100
-	if shorter >= minWait {
-		w.short, w.next, w.again = 0, min(w.next, shorter), time.Now().Add(growAgain)
-	} else if w.short++; w.short >= maxShort {
+// cut notes that a wait was cut after a while. A connection that broke says little
+// at first: the controller may have been restarted just then. Unless it is certain
+// that something in between has no patience, it takes a second time; and a third
+// to give up waiting.
+func (w *waits) cut(after time.Duration, certain bool) {
+	w.cuts++
+	switch shorter := after * cutShare / 100; {
+	case shorter < minWait && w.cuts > 2:
 		w.next, w.again = 0, time.Now().Add(waitAgain)
+	case shorter >= minWait && (certain || w.cuts > 1):
+		w.next, w.again = min(w.next, shorter), time.Now().Add(growAgain)
 	}
 }

@@ -64,6 +64,7 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 //	@Header			200,304,404,429	{integer}	X-Poll-Interval-Seconds		"seconds until the next poll"
 //	@Header			200,304,404		{integer}	X-Sweep-Interval-Seconds	"seconds until the next poll of an agent that a broker tells of newer versions"
 //	@Header			200,304,404		{integer}	X-Wait-Seconds				"how long the answer was held at most; missing where nothing is held"
+//	@Header			200				{integer}	X-Spread-Milliseconds		"while the whole fleet fetches: how much later the report is best sent"
 //	@Header			429,503			{integer}	Retry-After					"seconds, drawn from a window"
 //	@Header			200,304			{string}	ETag						"strong validator"
 //	@Success		304				"unchanged"
@@ -244,6 +245,9 @@ func (p *poll) answer(c *call) error {
 		c.Status(http.StatusNotModified)
 		c.Writer.WriteHeaderNow()
 		return nil
+	}
+	if rush := p.a.Configs.Rush(); rush > 0 {
+		h[wire.HeaderSpread] = []string{strconv.FormatInt(rush.Milliseconds(), 10)}
 	}
 	h["Etag"] = p.current.etag
 	h["Content-Type"] = jsonType

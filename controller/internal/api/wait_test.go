@@ -272,6 +272,30 @@ func (p *pipes) Accept() (net.Conn, error) {
 func (p *pipes) Close() error   { close(p.done); return nil }
 func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
 
+// While the whole fleet fetches, who has a newer version is told to leave the
+// controller to those who do not have it yet.
+func TestConfig_TellsOfARush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t)
+		tag := s.publish("http://a/").Header.Get("ETag")
+		var polling sync.WaitGroup
+		for range 2000 { // a tenth of a second at 20,000 a second
+			polling.Go(func() {
+				if got := s.call(enroller, "GET", "/api/v1/config?wait=60s", "", "If-None-Match", tag).Header.Get(wire.HeaderSpread); got != "100" {
+					t.Errorf("who is let go is told %q ms, want 100", got)
+				}
+			})
+		}
+		synctest.Wait()
+		s.publish("http://b/")
+		polling.Wait()
+		time.Sleep(100 * time.Millisecond)
+		if got := s.call(enroller, "GET", "/api/v1/config", "", "If-None-Match", tag).Header.Get(wire.HeaderSpread); got != "" {
+			t.Errorf("who fetches when that is over is told %q ms, want nothing", got)
+		}
+	})
+}
+
 func TestReady_TellsOfABrokerThatIsLost(t *testing.T) {
 	s := newSystem(t)
 	s.lost = errors.New("nothing listens there")

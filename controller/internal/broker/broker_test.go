@@ -91,7 +91,7 @@ func TestBroker_AgentsCannotForgeHintsNorListenToOthers(t *testing.T) {
 	if err := forger.Announce(t.Context(), []byte("forged")); err == nil || !strings.Contains(err.Error(), "may not use subject") {
 		t.Errorf("an agent announces: got %v, want a refusal", err)
 	}
-	conn, err := nats.Connect(b.Addr().String(), nats.NoReconnect(), nats.PermissionErrOnSubscribe(true))
+	conn, err := nats.Connect(b.Addr().String(), nats.NoReconnect(), nats.PermissionErrOnSubscribe(true), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	if err != nil {
 		t.Fatal(err)
 	}

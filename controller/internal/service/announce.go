@@ -88,6 +88,9 @@ func (a *Announcements) announce(ctx context.Context, cfg *models.Config) error 
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = errSlowBroker
 	}
+	if err == nil {
+		a.configs.expect(spread)
+	}
 	a.note(cfg.Version, err)
 	return err
 }

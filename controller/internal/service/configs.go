@@ -61,6 +61,7 @@ type Configs struct {
 	reported   atomic.Pointer[models.Reported] // never nil
 	raised     chan struct{}                   // to Run: reported was raised
 	changes    beacon                          // current has changed, or who is offered it
+	rush       atomic.Pointer[rush]            // the time in which the fleet fetches it; nil for none yet
 }
 
 // ConfigOptions are the settings of Configs.
@@ -114,6 +115,25 @@ func (c *Configs) PollInterval() time.Duration {
 		return cfg.PollInterval
 	}
 	return c.defaultInterval
+}
+
+// rush is the time in which a whole fleet fetches what it was told of.
+type rush struct {
+	lasts time.Duration
+	ends  time.Time
+}
+
+// expect notes that agents were told of the current configuration, and fetch it
+// within d.
+func (c *Configs) expect(d time.Duration) { c.rush.Store(&rush{d, time.Now().Add(d)}) }
+
+// Rush is how long it takes the fleet to fetch what was published last; 0 when that
+// is over.
+func (c *Configs) Rush() time.Duration {
+	if r := c.rush.Load(); r != nil && time.Now().Before(r.ends) {
+		return r.lasts
+	}
+	return 0
 }
 
 // Outlook is what agents are judged against at this moment.

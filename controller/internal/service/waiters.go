@@ -110,6 +110,7 @@ func (w *Waiters) Run(ctx context.Context) error {
 
 // release lets all go who wait now, unless ctx ends.
 func (w *Waiters) release(ctx context.Context, pace rate.Limit) {
+	w.configs.expect(time.Duration(float64(w.Waiting()) / float64(pace) * float64(time.Second)))
 	limiter := rate.NewLimiter(pace, cohortSize)
 	for _, c := range w.shuffled() {
 		if limiter.WaitN(ctx, min(w.size(c), cohortSize)) != nil {

@@ -110,6 +110,26 @@ func TestWaiters_AreLetGoAtAPace(t *testing.T) {
 	})
 }
 
+func TestConfigs_RushLastsAsLongAsTheRelease(t *testing.T) {
+	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
+		l.fill(t.Context(), 500, time.Hour)
+		time.Sleep(time.Second)
+		if got := l.configs.Rush(); got != 0 {
+			t.Errorf("before a publish: a rush for %s more, want none", got)
+		}
+		publish(t, l.configs, draft("http://a/"))
+		synctest.Wait()
+		if got := l.configs.Rush(); got != 500*time.Millisecond {
+			t.Errorf("after a publish: a rush for %s more, want half a second for 500 at 1000 a second", got)
+		}
+		l.drop.Wait()
+		time.Sleep(100 * time.Millisecond)
+		if got := l.configs.Rush(); got != 0 {
+			t.Errorf("when all have it: a rush for %s more, want none", got)
+		}
+	})
+}
+
 // Who came first is not always the first.
 func TestWaiters_AreLetGoInAnOrderThatIsFair(t *testing.T) {
 	const n, rounds = 200, 40

@@ -179,20 +179,42 @@ func tune(opts *redis.Options) {
 	opts.MinIdleConns, opts.PoolSize = 0, 4
 }
 
-// length reads the lines of Redis's protocol: a bulk string says how many bytes
-// follow, an array how many replies.
-func length(line []byte) (n int64, follow bool) {
-	const most = 1 << 12 // replies in an array
-	if len(line) < 2 || line[1] == '-' {
-		return 0, false // an empty line, or nil
+const (
+	mostReplies = 1 << 12 // in an array
+	mostNested  = 8       // arrays within arrays: the client goes as deep as it is told
+)
+
+// replies follows the lines of Redis's protocol: a bulk string says how many
+// bytes follow, an array how many replies.
+type replies struct {
+	left []int64 // to come in each array that has begun
+}
+
+func (r *replies) length(line []byte) (n int64, follow bool) {
+	if len(line) == 0 {
+		return 0, false
 	}
+	null := len(line) > 1 && line[1] == '-'
 	switch line[0] {
-	case '$', '!', '=':
-		return notify.Decimal(line[1:]), true
-	case '*', '%', '~', '>', '|':
-		if n := notify.Decimal(line[1:]); n < 0 || n > most {
+	case '$':
+		if !null {
+			n, follow = notify.Decimal(line[1:]), true
+		}
+	case '*':
+		if count := notify.Decimal(line[1:]); count > 0 && count <= mostReplies && len(r.left) < mostNested {
+			r.left = append(r.left, count)
+			return 0, false
+		} else if count != 0 && !null {
 			return -1, false
 		}
+	case '%', '~', '>', '|', '!', '=': // of the protocol's next version
+		return -1, false
 	}
-	return 0, false
+	for last := len(r.left) - 1; last >= 0; last-- {
+		if r.left[last]--; r.left[last] > 0 {
+			break
+		}
+		r.left = r.left[:last]
+	}
+	return n, follow
 }

@@ -93,6 +93,7 @@ var broker = drivertest.Broker{
 		"a message of a gigabyte":     {Says: "*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$999999999\r\n", Error: "sends too much"},
 		"a billion replies in one":    {Says: "*999999999\r\n", Rest: "$1\r\nx\r\n", Error: "sends too much"},
 		"replies within replies":      {Rest: "*1\r\n", Error: "sends too much"},
+		"replies deeper and deeper":   {Rest: "*2\r\n+x\r\n", Error: "sends too much"},
 		"a line without an end":       {Says: "+", Rest: "x", Error: "sends too much"},
 		"a reply without a kind":      {Says: "*1\r\n:5\r\n", Error: "does not speak"},
 		"an empty reply":              {Says: "*0\r\n", Error: "does not speak"},

@@ -152,7 +152,7 @@ func dialer(config *tls.Config) func(ctx context.Context) func(context.Context, 
 				}
 				conn = secure
 			}
-			guarded := notify.Guard(conn, length)
+			guarded := notify.Guard(conn, new(replies).length)
 			context.AfterFunc(ctx, func() { _ = conn.Close() })
 			return guarded, nil
 		}

@@ -1,0 +1,129 @@
+package controller
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+func TestFetch_AsksForAWait(t *testing.T) {
+	for name, row := range map[string]struct {
+		query     models.Query
+		want      string
+		transport string
+	}{
+		"polling":              {models.Query{Transport: wire.Polling}, "/api/v1/config", ""},
+		"a broker is heard":    {models.Query{Transport: wire.NATS}, "/api/v1/config", "nats"},
+		"long-poll":            {models.Query{Transport: wire.LongPoll, MayWait: true, Wait: 55 * time.Second}, "/api/v1/config?wait=55s", ""},
+		"long-poll, answer me": {models.Query{MayWait: true}, "/api/v1/config?wait=0s", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got *http.Request
+			c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				got = r
+				answer(404, "{}", "Content-Type", problemJSON)(w, r)
+			})
+			_, err := c.Fetch(t.Context(), self, row.query)
+			if !errors.Is(err, models.ErrNothingPublished) {
+				t.Fatalf("Fetch: %v", err)
+			}
+			if got.URL.RequestURI() != row.want || got.Header.Get(wire.HeaderTransport) != row.transport || got.ContentLength != 0 || len(got.TransferEncoding) > 0 {
+				t.Errorf("sent %s with the transport %q and %d bytes, want %s with %q and none",
+					got.URL.RequestURI(), got.Header.Get(wire.HeaderTransport), got.ContentLength, row.want, row.transport)
+			}
+		})
+	}
+}
+
+func TestFetch_TellsWhetherItWasHeld(t *testing.T) {
+	asked := models.Query{ETag: `"e"`, MayWait: true, Wait: time.Minute}
+	for name, row := range map[string]struct {
+		query models.Query
+		head  []string
+		want  models.Answer
+	}{
+		"it was":                 {asked, []string{wire.HeaderWait, "60", wire.HeaderSweepInterval, "300"}, models.Answer{Holds: true, Held: time.Minute, SweepInterval: 5 * time.Minute}},
+		"for less":               {asked, []string{wire.HeaderWait, "20"}, models.Answer{Holds: true, Held: 20 * time.Second}},
+		"for more than asked":    {asked, []string{wire.HeaderWait, "99999999999999"}, models.Answer{Holds: true, Held: time.Minute}},
+		"it would be":            {models.Query{ETag: `"e"`, MayWait: true}, []string{wire.HeaderWait, "0"}, models.Answer{Holds: true}},
+		"not where none asked":   {models.Query{ETag: `"e"`}, []string{wire.HeaderWait, "60"}, models.Answer{}},
+		"nobody says so":         {asked, nil, models.Answer{}},
+		"rubbish":                {asked, []string{wire.HeaderWait, "-1", wire.HeaderSweepInterval, "x"}, models.Answer{}},
+		"a sweep out of bounds":  {asked, []string{wire.HeaderSweepInterval, "999999999"}, models.Answer{SweepInterval: wire.MaxPollInterval}},
+		"a sweep of no interval": {asked, []string{wire.HeaderSweepInterval, "0"}, models.Answer{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := serve(t, answer(304, "", row.head...)).Fetch(t.Context(), self, row.query)
+			if !errors.Is(err, models.ErrNotModified) {
+				t.Fatalf("Fetch: %v", err)
+			}
+			if diff := cmp.Diff(row.want, got); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestFetch_TellsOfARush(t *testing.T) {
+	for said, want := range map[string]time.Duration{"250": 250 * time.Millisecond, "99999999999": maxSpread, "-1": 0, "x": 0, "": 0} {
+		got, err := serve(t, answer(200, document, "ETag", `"e"`, wire.HeaderSpread, said)).Fetch(t.Context(), self, models.Query{})
+		if err != nil || got.Spread != want {
+			t.Errorf("%q: got %s, %v, want %s", said, got.Spread, err, want)
+		}
+	}
+}
+
+// Proxies have no patience, and say so; the controller's own answers are none of
+// that.
+func TestFetch_ThatAProxyCuts(t *testing.T) {
+	waiting := models.Query{ETag: `"e"`, MayWait: true, Wait: time.Minute}
+	for name, row := range map[string]struct {
+		query   models.Query
+		handler http.HandlerFunc
+		cut     bool
+	}{
+		"504":                    {waiting, answer(504, "<html>", "Content-Type", "text/html"), true},
+		"408":                    {waiting, answer(408, ""), true},
+		"502":                    {waiting, answer(502, "<html>"), false},
+		"the controller's":       {waiting, answer(504, "{}", "Content-Type", problemJSON), false},
+		"504 though it was none": {models.Query{}, answer(504, "<html>"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := serve(t, row.handler).Fetch(t.Context(), self, row.query); err == nil || errors.Is(err, models.ErrCut) != row.cut {
+				t.Errorf("got %v, want a cut: %v", err, row.cut)
+			}
+		})
+	}
+}
+
+// When a controller dies all its waiters break off at once. They must not be
+// back at once too, as net/http would have it, which sends a request again whose
+// connection broke.
+func TestFetch_OfAWaitIsSentOnce(t *testing.T) {
+	var waits atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.RawQuery == "" {
+			answer(404, "{}", "Content-Type", problemJSON)(w, r)
+			return
+		}
+		waits.Add(1)
+		panic(http.ErrAbortHandler)
+	}))
+	defer s.Close()
+	c := New(s.URL, "agent", password, true)
+	_, _ = c.Fetch(t.Context(), self, models.Query{}) // the connection is a used one now
+	if _, err := c.Fetch(t.Context(), self, models.Query{MayWait: true, Wait: time.Minute}); err == nil {
+		t.Error("a connection that broke was no error")
+	}
+	if got := waits.Load(); got != 1 {
+		t.Errorf("it was sent %d times, want once", got)
+	}
+}
