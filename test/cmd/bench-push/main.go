@@ -216,8 +216,8 @@ func (b *bench) pass(d time.Duration) error {
 
 const (
 	// roomShare is the percentage of the files that a process may open which are
-	// connections of agents, at most. The others are its own, and of who comes back
-	// before it was noticed that he had left.
+	// connections of agents, at most. The others are its own, and for agents that
+	// come back before it has noticed that they left.
 	roomShare = 80
 	// fewestFiles leave a controller enough of its own.
 	fewestFiles = 300
