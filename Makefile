@@ -56,9 +56,14 @@ bench: build ## Run the benchmarks
 	go test -run '^$$' -bench . -benchmem -tags $(TAGS) work
 
 .PHONY: bench-push
-bench-push: controller ## Measure push against polling, in 20 minutes (IDLE=10m; QUICK=1 to try it)
+bench-push: controller nats-server ## Measure push against polling, in 20 minutes (IDLE=10m; QUICK=1 to try it)
 	go build -o bin/bench-push ./test/cmd/bench-push
 	bin/bench-push $(if $(IDLE),-idle $(IDLE)) $(if $(QUICK),-quick) $(BENCHFLAGS)
+
+# For fleets whose connections are too many for the NATS within the controller.
+.PHONY: nats-server
+nats-server:
+	$(BUILD) -o bin/$@ github.com/nats-io/nats-server/v2
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (10s)

@@ -56,6 +56,7 @@ func buildAndRun(m *testing.M) (code int, err error) {
 	}
 	for name, path := range map[string]string{
 		"controller": "./controller/cmd", "agent": "./agent/cmd", "worker": "./worker/cmd", "target": "./test/cmd/target", "bench-push": "./test/cmd/bench-push",
+		"nats-server": "github.com/nats-io/nats-server/v2",
 	} {
 		build := exec.Command("go", "build", "-buildvcs=false", "-tags", buildTags, "-o", filepath.Join(binaries, name))
 		if raceDetector {

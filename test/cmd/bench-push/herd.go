@@ -29,7 +29,10 @@ func (b *bench) measureHerd(w io.Writer) (lost int, err error) {
 	if err := b.pass(b.steady); err != nil {
 		return 0, err
 	}
-	steady := s.swarm.Requests(steadyFrom.Add(time.Second), time.Now())
+	steady, err := s.swarm.Requests(steadyFrom.Add(time.Second), time.Now())
+	if err != nil {
+		return 0, err
+	}
 
 	b.say("%s: killing the controller for %s", s.name, b.away)
 	s.controller.kill()
@@ -54,7 +57,10 @@ func (b *bench) measureHerd(w io.Writer) (lost int, err error) {
 			after[i] = fmt.Sprintf("%.1f s", time.Since(back).Seconds())
 		}
 	}
-	returning := s.swarm.Requests(launched, time.Now().Add(time.Second))
+	returning, err := s.swarm.Requests(launched, time.Now().Add(time.Second))
+	if err != nil {
+		return 0, err
+	}
 
 	_, at, err := s.publish()
 	if err != nil {
@@ -63,22 +69,26 @@ func (b *bench) measureHerd(w io.Writer) (lost int, err error) {
 	if _, err := s.settle(at.Add(late)); err != nil {
 		return 0, err
 	}
-	lost = s.agents - len(s.swarm.Applied(s.version))
+	if lost, err = s.behind(); err != nil {
+		return 0, err
+	}
 
-	rate, peak := average(steady), slices.Max(returning)
+	rate, peak := average(steady), float64(slices.Max(returning))
+	polling := float64(s.agents) / s.interval.Seconds()
 	ratio := "–"
 	if rate > 0 {
-		ratio = fmt.Sprintf("%.1f", float64(peak)/rate)
+		ratio = fmt.Sprintf("%.1f", peak/rate)
 	}
 	fmt.Fprintf(w, `
 ### The controller is killed, and comes back after %s
 
 %s agents long-poll. Requests are those that found a controller; the peak is that after its return, until all were back. Lost is who did not run a
-version that was published then, or after %s.
+version that was published then, or after %s. Peak to polling is the ratio to the %.1f requests per second that the same fleet sends which polls every
+%s: agents that lost push return to that, after a random part of the interval.
 
-`, span(b.away), grouped(int64(s.agents)), span(returnPatience))
-	t := newTable("agents", "steady requests/s", "peak requests in a second", "peak to steady", "half back after", "99 % back after", "all back after", "lost")
-	t.row(grouped(int64(s.agents)), fmt.Sprintf("%.1f", rate), grouped(int64(peak)), ratio, after[0], after[1], after[2], grouped(int64(lost)))
+`, span(b.away), grouped(int64(s.agents)), span(returnPatience), polling, span(s.interval))
+	t := newTable("agents", "steady requests/s", "peak requests in a second", "peak to steady", "peak to polling", "half back after", "99 % back after", "all back after", "lost")
+	t.row(grouped(int64(s.agents)), fmt.Sprintf("%.1f", rate), grouped(int64(peak)), ratio, fmt.Sprintf("%.1f", peak/polling), after[0], after[1], after[2], grouped(int64(lost)))
 	t.print(w)
 	return lost, nil
 }

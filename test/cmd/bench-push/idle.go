@@ -54,7 +54,7 @@ func (b *bench) measureIdle(w io.Writer) (lost int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	return b.reportIdle(w, stages, before, after, took), nil
+	return b.reportIdle(w, stages, before, after, took)
 }
 
 func measureAll(stages []*stage) ([]measured, error) {
@@ -71,7 +71,7 @@ func measureAll(stages []*stage) ([]measured, error) {
 
 // reportIdle prints what the agents of each stage took, and returns how many of
 // them do not run what they should. The first stage has no agents.
-func (b *bench) reportIdle(w io.Writer, stages []*stage, before, after []measured, took time.Duration) (lost int) {
+func (b *bench) reportIdle(w io.Writer, stages []*stage, before, after []measured, took time.Duration) (lost int, err error) {
 	agents := int64(b.idleAgents)
 	hourly := func(n int64) float64 { return float64(n) / float64(agents) / took.Hours() }
 	nobody := after[0].controller.cpu - before[0].controller.cpu
@@ -93,14 +93,25 @@ func (b *bench) reportIdle(w io.Writer, stages []*stage, before, after []measure
 		}
 		t.row(b.label(string(s.transport)), kib((after.controller.memory-s.bare.controller.memory)/agents), fmt.Sprintf("%.1f", 10_000*hourly(int64(cpu))/float64(time.Second)),
 			grouped(int64(hourly(traffic.Bytes()))), grouped(int64(hourly(traffic.Payload))), grouped(int64(hourly(traffic.Segments))), ratio)
-		if s.redis != nil {
-			notes = append(notes, fmt.Sprintf("redis: redis-server itself takes %s KiB per agent and %.1f CPU seconds per 10,000 agents and hour more.",
-				kib((after.broker.memory-s.bare.broker.memory)/agents), 10_000*hourly(int64(after.broker.cpu-before.broker.cpu))/float64(time.Second)))
+		if note := b.brokerNote(s.transport, s.agents); note != "" {
+			notes = append(notes, fmt.Sprintf("%s: %s", s.transport, note))
 		}
-		if trouble := s.swarm.Trouble(); trouble != "" {
+		if s.server != nil {
+			notes = append(notes, fmt.Sprintf("%s: %s-server itself takes %s KiB per agent and %.1f CPU seconds per 10,000 agents and hour more.",
+				s.transport, s.transport, kib((after.broker.memory-s.bare.broker.memory)/agents), 10_000*hourly(int64(after.broker.cpu-before.broker.cpu))/float64(time.Second)))
+		}
+		trouble, err := s.swarm.Trouble()
+		if err != nil {
+			return 0, err
+		}
+		if trouble.Count > 0 {
 			notes = append(notes, fmt.Sprintf("%s: requests that went wrong: %s.", s.transport, trouble))
 		}
-		if missing := s.agents - len(s.swarm.Applied(s.version)); missing > 0 {
+		missing, err := s.behind()
+		if err != nil {
+			return 0, err
+		}
+		if missing > 0 {
 			lost += missing
 			notes = append(notes, fmt.Sprintf("%s: %d agents do not run the newest version.", s.transport, missing))
 		}
@@ -115,5 +126,5 @@ connected. Bytes are those of IP packets both ways, keepalive probes and bare ac
 `, grouped(agents), span(took.Round(time.Second)))
 	t.print(w)
 	printNotes(w, notes)
-	return lost
+	return lost, nil
 }

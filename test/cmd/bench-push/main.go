@@ -2,8 +2,10 @@
 // transport and by polling alone, side by side in one run on one machine: how
 // long it takes, what an agent that waits costs the controller and the network,
 // and what comes back when a controller does. It starts the controllers and
-// brokers itself, and simulates the agents: see package swarm. The tables on
-// standard output are Markdown; progress goes to standard error.
+// brokers itself, and simulates the agents: see package swarm. They live in
+// processes of their own, which are this program again, as many as it takes to
+// open all their connections. The tables on standard output are Markdown;
+// progress goes to standard error.
 //
 // No figure makes it fail. Its exit status is 1 when an agent did not get a
 // version or did not come back, or when a measurement could not be made, and 2
@@ -30,7 +32,19 @@ import (
 	"github.com/fleetconf/fleetconf/test/internal/swarm"
 )
 
+// swarmMode is the only argument of a process that holds a swarm. It is a matter
+// of this program alone: the other end of its standard input and output commands
+// it, and when they are closed it ends.
+const swarmMode = "swarm"
+
 func main() {
+	if slices.Equal(os.Args[1:], []string{swarmMode}) {
+		if err := swarm.Serve(context.Background(), os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "bench-push swarm:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
@@ -53,13 +67,16 @@ type bench struct {
 	began    time.Time
 	progress io.Writer
 	dir      string // of all files; removed at the end
-	files    int    // that a process may open
+	self     string // this program
+	room     int    // for connections, in a process
 	fleet    fleet
 }
 
 // options are the command line.
 type options struct {
 	controller string
+	natsServer string
+	files      int
 	agents     counts
 	transports names
 	publishes  int
@@ -87,6 +104,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags := flag.NewFlagSet("bench-push", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.controller, "controller", "bin/controller", "the controller's `program`")
+	flags.StringVar(&o.natsServer, "nats-server", "bin/nats-server", "the NATS server's `program`, for fleets of which the controller cannot open all connections twice")
+	flags.IntVar(&o.files, "files", 0, "how many files a process may open at most; 0 for as many as the system allows")
 	flags.Var(&o.agents, "agents", "how many agents a publish is to reach, `numbers` with commas between")
 	flags.Var(&o.transports, "transports", "`which`, with commas between")
 	flags.IntVar(&o.publishes, "publishes", 5, "how many publishes each figure is the median of")
@@ -112,6 +131,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		bad = flags.Arg(0) + " is not understood"
 	case o.publishes < 1 || o.idleAgents < 1 || o.herdAgents < 1:
 		bad = "-publishes, -idle-agents and -herd-agents must be 1 or more"
+	case o.files != 0 && o.files < fewestFiles:
+		bad = fmt.Sprintf("-files must be %d or more, or 0", fewestFiles)
 	case o.idle < time.Second || o.away < time.Second:
 		bad = "-idle and -away must be 1s or more"
 	case !o.transports.within(string(swarm.LongPoll), string(swarm.Redis), string(swarm.NATS), string(swarm.None)):
@@ -128,9 +149,12 @@ func parse(args []string, stderr io.Writer) (options, error) {
 
 // run registers a fleet once, and has copies of it on every stage:
 //
-//	swarm.Swarm ──poll──▶ controller ◀──publish── bench
-//	     ▲                    │
-//	     └────hint── broker ◀─┘  (redis-server, or NATS within the controller)
+//	   bench ──publish──▶ controller
+//	     │                 ▲      │
+//	swarm.Remote         poll     ▼
+//	     ├──▶ swarm.Serve ─┤    broker  (redis-server; NATS within the controller, or nats-server)
+//	     └──▶ swarm.Serve ─┘      │
+//	               ▲─────hint─────┘
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	o, err := parse(args, stderr)
 	if err != nil {
@@ -158,6 +182,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			continue
 		}
 		n, err := part.measure(stdout)
+		if ctx.Err() != nil { // whatever failed for that
+			return context.Cause(ctx)
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", part.name, err)
 		}
@@ -187,8 +214,14 @@ func (b *bench) pass(d time.Duration) error {
 	}
 }
 
-// spareFiles are those that a process opens beside the connections of agents.
-const spareFiles = 300
+const (
+	// roomShare is the percentage of the files that a process may open which are
+	// connections of agents, at most. The others are its own, and for agents that
+	// come back before it has noticed that they left.
+	roomShare = 80
+	// fewestFiles leave a controller enough of its own.
+	fewestFiles = 300
+)
 
 // fits raises the limit of open files as far as it may, for this program and
 // those that it starts, and tells whether it is enough and all programs are there.
@@ -200,17 +233,18 @@ func (b *bench) fits() error {
 	if raised := (syscall.Rlimit{Cur: 1 << 17, Max: 1 << 17}); limit.Max < raised.Max && syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised) == nil {
 		limit = raised
 	}
+	if b.files > 0 { // programs of Go raise theirs to what is allowed by themselves
+		limit.Max = min(limit.Max, uint64(b.files))
+	}
 	limit.Cur = limit.Max
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
-		return fmt.Errorf("raise the limit of open files: %w", err)
+		return fmt.Errorf("set the limit of open files: %w", err)
 	}
 	b.files = int(min(limit.Cur, 1<<20))
-	need := slices.Max(b.sizes()) + 2*spareFiles
-	if slices.Contains(b.parts, "idle") {
-		need = max(need, 2*len(b.transports)*b.idleAgents+spareFiles)
-	}
-	if need > b.files {
-		return fmt.Errorf("so many agents take %d open files, and the limit is %d: raise it (ulimit -Hn), or measure with fewer; --help says how", need, b.files)
+	b.room = b.files * roomShare / 100
+	most := slices.Max(b.sizes())
+	if most > b.room {
+		return fmt.Errorf("%d agents are more than a controller has room for, which may open %d files: raise the limit (ulimit -Hn), or measure with fewer; --help says how", most, b.files)
 	}
 	if _, err := exec.LookPath(b.controller); err != nil {
 		return fmt.Errorf("%w; build it with: make controller", err)
@@ -218,14 +252,26 @@ func (b *bench) fits() error {
 	if _, err := exec.LookPath("redis-server"); err != nil && slices.Contains(b.transports, string(swarm.Redis)) {
 		return errors.New("redis-server is not installed: run scripts/install-deps.sh, or leave redis out of -transports")
 	}
-	path, err := filepath.Abs(b.controller)
-	b.controller = path
-	return err
+	if slices.Contains(b.transports, string(swarm.NATS)) && !b.embeds(most) {
+		if _, err := exec.LookPath(b.natsServer); err != nil {
+			return fmt.Errorf("%w; build it with: make nats-server, or leave nats out of -transports", err)
+		}
+	}
+	var err error
+	if b.self, err = os.Executable(); err != nil {
+		return err
+	}
+	for _, program := range []*string{&b.controller, &b.natsServer} { // they are started elsewhere
+		if *program, err = filepath.Abs(*program); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// kept is how many of n agents can keep a connection to the controller beside
-// the one to a broker. With NATS within the controller both end there.
-func (b *bench) kept(n int) int { return min(n, b.files-2*spareFiles-n) }
+// embeds reports whether NATS is within the controller, where both connections
+// of each of n agents end.
+func (b *bench) embeds(n int) bool { return swarm.NATS.Connections()*n <= b.room }
 
 // sizes are the fleets that are needed, from the smallest to the largest.
 func (b *bench) sizes() []int {

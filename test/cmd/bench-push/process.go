@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -21,6 +22,9 @@ type process struct {
 	cmd   *exec.Cmd
 	log   string // the file
 	ended chan struct{}
+
+	in  io.WriteCloser // both nil unless it is spoken with
+	out io.ReadCloser
 }
 
 // inherited are the settings that who measures may want to vary.
@@ -28,33 +32,81 @@ var inherited = []string{"PUSH_RATE", "SWEEP_INTERVAL", "LIMIT_REGISTER", "LIMIT
 
 // launch starts a program with a log file of that name.
 func (b *bench) launch(name, program string, args, env []string) (*process, error) {
-	p := &process{name: name, log: filepath.Join(b.dir, name+".log"), ended: make(chan struct{})}
-	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
+	p := b.prepare(name, program, args, env)
+	return p, p.start()
+}
+
+// converse is launch for a program that is spoken with: Write is to its standard
+// input, and Read from its standard output.
+func (b *bench) converse(name, program string, args ...string) (*process, error) {
+	p := b.prepare(name, program, args, nil)
+	var err error
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
-	defer log.Close() // the program has its own
-	p.cmd = exec.Command(program, args...)
-	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = b.dir, log, log
+	if p.out, err = p.cmd.StdoutPipe(); err != nil {
+		return nil, err
+	}
+	return p, p.start()
+}
+
+func (b *bench) prepare(name, program string, args, env []string) *process {
+	p := &process{name: name, log: filepath.Join(b.dir, name+".log"), ended: make(chan struct{})}
+	p.cmd = exec.CommandContext(b.ctx, program, args...) // which kills it when ctx ends
+	p.cmd.Dir = b.dir
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir}, env...)
 	for _, name := range inherited {
 		if value, ok := os.LookupEnv(name); ok {
 			p.cmd.Env = append(p.cmd.Env, name+"="+value)
 		}
 	}
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C comes here, and is passed on
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C comes here, and ends ctx
+	return p
+}
+
+func (p *process) start() error {
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close() // the program has its own
+	p.cmd.Stderr = log
+	if p.out == nil {
+		p.cmd.Stdout = log
+	}
 	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", name, err)
+		return fmt.Errorf("start %s: %w", p.name, err)
 	}
 	go func() { // ends with the program
 		_ = p.cmd.Wait()
 		close(p.ended)
 	}()
-	return p, nil
+	return nil
 }
 
-// kill ends the program as a power cut does. It may have ended before.
+// Read fails with what the program wrote last when it has ended.
+func (p *process) Read(b []byte) (int, error) {
+	n, err := p.out.Read(b)
+	if err != nil {
+		err = fmt.Errorf("%s ended: %w\n%s", p.name, err, p.tail())
+	}
+	return n, err
+}
+
+func (p *process) Write(b []byte) (int, error) {
+	n, err := p.in.Write(b)
+	if err != nil {
+		err = fmt.Errorf("%s ended: %w\n%s", p.name, err, p.tail())
+	}
+	return n, err
+}
+
+// kill ends the program as a power cut does. It may have ended before, or never
+// started.
 func (p *process) kill() {
+	if p.cmd.Process == nil {
+		return
+	}
 	_ = p.cmd.Process.Kill()
 	<-p.ended
 }

@@ -21,14 +21,13 @@ type reach struct {
 
 // publishes is what came of several publishes on one stage.
 type publishes struct {
-	reaches     []reach
-	connected   int64         // bytes of the controller's memory per agent, before the first
-	after       int64         // and after the last
-	cpu         time.Duration // of the controller, per agent and publish
-	traffic     swarm.Traffic // of all agents and publishes
-	broker      usage         // of redis-server: memory per agent, CPU per agent and publish
-	trouble     string
-	unconnected int // agents that have no connection to the controller of their own between two fetches
+	reaches   []reach
+	connected int64         // bytes of the controller's memory per agent, before the first
+	after     int64         // and after the last
+	cpu       time.Duration // of the controller, per agent and publish
+	traffic   swarm.Traffic // of all agents and publishes
+	broker    usage         // of a server of its own: memory per agent, CPU per agent and publish
+	trouble   swarm.Trouble
 }
 
 func (b *bench) measurePublish(w io.Writer) (stragglers int, err error) {
@@ -51,15 +50,14 @@ func (b *bench) measurePublish(w io.Writer) (stragglers int, err error) {
 				milliseconds(got.median(func(r reach) time.Duration { return r.p99 })), milliseconds(got.median(func(r reach) time.Duration { return r.max })),
 				milliseconds(got.worst()), grouped(int64(lost)), kib(got.connected), kib(got.after), grouped(got.cpu.Microseconds()),
 				grouped(got.traffic.Bytes()/deliveries), grouped(got.traffic.Payload/deliveries))
+			if note := b.brokerNote(swarm.Transport(name), n); note != "" {
+				notes = append(notes, fmt.Sprintf("%s, %s agents: %s", name, grouped(int64(n)), note))
+			}
 			if got.broker.memory > 0 {
-				notes = append(notes, fmt.Sprintf("redis, %s agents: redis-server itself takes %s KiB per agent more, and %s µs of CPU per agent and change.",
-					grouped(int64(n)), kib(got.broker.memory), grouped(got.broker.cpu.Microseconds())))
+				notes = append(notes, fmt.Sprintf("%s, %s agents: %s-server itself takes %s KiB per agent more, and %s µs of CPU per agent and change.",
+					name, grouped(int64(n)), name, kib(got.broker.memory), grouped(got.broker.cpu.Microseconds())))
 			}
-			if got.unconnected > 0 {
-				notes = append(notes, fmt.Sprintf("%s, %s agents: %s of them open a connection for each fetch, as the limit of %s open files leaves no room for all to keep theirs.",
-					name, grouped(int64(n)), grouped(int64(got.unconnected)), grouped(int64(b.files))))
-			}
-			if got.trouble != "" {
+			if got.trouble.Count > 0 {
 				notes = append(notes, fmt.Sprintf("%s, %s agents: requests that went wrong: %s.", name, grouped(int64(n)), got.trouble))
 			}
 		}
@@ -116,11 +114,19 @@ func (b *bench) publishTo(transport swarm.Transport, n int) (got publishes, err 
 	got.cpu = (after.controller.cpu - before.controller.cpu) / deliveries
 	got.traffic = after.traffic.Minus(before.traffic)
 	got.broker = usage{(after.broker.memory - s.bare.broker.memory) / agents, (after.broker.cpu - before.broker.cpu) / deliveries}
-	got.trouble = s.swarm.Trouble()
-	if transport.Brokered() {
-		got.unconnected = n - b.kept(n)
+	got.trouble, err = s.swarm.Trouble()
+	return got, err
+}
+
+// brokerNote says where NATS was; "" for other transports.
+func (b *bench) brokerNote(transport swarm.Transport, n int) string {
+	switch {
+	case transport != swarm.NATS:
+		return ""
+	case b.embeds(n):
+		return "the server is within the controller, and in its figures."
 	}
-	return got, nil
+	return fmt.Sprintf("the server is one of its own, nats-server, as the controller may open %s files: not enough for two connections of each agent.", grouped(int64(b.files)))
 }
 
 // spread publishes one version and follows it.
@@ -137,7 +143,11 @@ func (s *stage) spread() (r reach, err error) {
 		return r, err
 	}
 	took := make([]time.Duration, 0, s.agents)
-	for _, t := range s.swarm.Applied(version) {
+	applied, err := s.swarm.Applied(version)
+	if err != nil {
+		return r, err
+	}
+	for _, t := range applied {
 		if d := t.Sub(at); d <= limit {
 			took = append(took, max(d, 0)) // some had it before the answer was here
 		}
@@ -168,8 +178,8 @@ func (s *stage) measure() (m measured, err error) {
 	if m.controller, err = s.controller.usage(); err != nil {
 		return m, err
 	}
-	if s.redis != nil {
-		if m.broker, err = s.redis.usage(); err != nil {
+	if s.server != nil {
+		if m.broker, err = s.server.usage(); err != nil {
 			return m, err
 		}
 	}

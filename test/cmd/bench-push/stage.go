@@ -72,8 +72,9 @@ type stage struct {
 	address    string // of the controller
 	broker     string
 	controller *process
-	redis      *process // nil for other transports
-	swarm      *swarm.Swarm
+	server     *process   // the broker's, nil where there is none or it is within the controller
+	holders    []*process // of the swarm, a part of it each
+	swarm      *swarm.Remote
 	version    int64    // the newest
 	bare       measured // before an agent connected
 }
@@ -99,13 +100,22 @@ func (s *stage) open() error {
 			return err
 		}
 	}
-	if s.transport == swarm.Redis {
-		s.redis, err = s.launch(s.name+"-broker", "redis-server", []string{"--bind", "127.0.0.1", "--port", port(s.broker),
+	switch {
+	case s.transport == swarm.Redis:
+		s.server, err = s.launch(s.name+"-redis-server", "redis-server", []string{"--bind", "127.0.0.1", "--port", port(s.broker),
 			"--save", "", "--appendonly", "no", "--maxclients", strconv.Itoa(s.files - 100)}, nil)
-		if err != nil {
+	case s.transport == swarm.NATS && !s.embeds(s.agents):
+		settings := filepath.Join(s.dir, s.name+".conf")
+		if err := os.WriteFile(settings, fmt.Appendf(nil, natsSettings, s.broker), 0o600); err != nil {
 			return err
 		}
-		if err := s.redis.await(s.ctx, listening(s.broker)); err != nil {
+		s.server, err = s.launch(s.name+"-nats-server", s.natsServer, []string{"-c", settings}, nil)
+	}
+	if err != nil {
+		return err
+	}
+	if s.server != nil {
+		if err := s.server.await(s.ctx, listening(s.broker)); err != nil {
 			return err
 		}
 	}
@@ -121,6 +131,16 @@ func (s *stage) open() error {
 	s.bare, err = s.measure()
 	return err
 }
+
+// natsSettings are those of the server within the controller, as far as they
+// matter to agents that listen.
+const natsSettings = `
+listen: %q
+ping_interval: "10m"
+max_payload: 64KB
+max_pending: 1MB
+write_deadline: "10s"
+`
 
 // start starts the controller, at the address that it had.
 func (s *stage) start() error {
@@ -138,7 +158,11 @@ func (s *stage) start() error {
 	case swarm.Redis:
 		env = append(env, "REDIS_URL=redis://"+s.broker)
 	case swarm.NATS:
-		env = append(env, "NATS_URL=embedded", "NATS_LISTEN="+s.broker)
+		if s.embeds(s.agents) {
+			env = append(env, "NATS_URL=embedded", "NATS_LISTEN="+s.broker)
+		} else {
+			env = append(env, "NATS_URL=nats://"+s.broker)
+		}
 	}
 	var err error
 	if s.controller, err = s.launch(s.name+"-controller", s.bench.controller, nil, env); err != nil {
@@ -155,10 +179,7 @@ func (s *stage) start() error {
 
 // close ends all that belongs to the stage.
 func (s *stage) close() {
-	if s.swarm != nil {
-		s.swarm.Stop()
-	}
-	for _, p := range []*process{s.controller, s.redis} {
+	for _, p := range append(s.holders, s.controller, s.server) {
 		if p != nil {
 			p.kill()
 		}
@@ -200,17 +221,41 @@ const perSecond = 1000
 // connect starts the agents, and returns when each runs the newest version and
 // waits for the next.
 func (s *stage) connect() error {
-	s.say("%s: connecting %d agents", s.name, s.agents)
-	s.swarm = swarm.Start(s.ctx, swarm.Options{
+	each := s.room / s.transport.Connections()
+	processes := (s.agents + each - 1) / each
+	s.say("%s: connecting %d agents, %d in a process at most", s.name, s.agents, (s.agents+processes-1)/processes)
+	var pipes []io.ReadWriter
+	for i := range processes {
+		p, err := s.converse(fmt.Sprintf("%s-swarm-%d", s.name, i+1), s.self, swarmMode)
+		if err != nil {
+			return err
+		}
+		s.holders, pipes = append(s.holders, p), append(pipes, p)
+	}
+	var err error
+	s.swarm, err = swarm.Distribute(swarm.Options{
 		Transport: s.transport, Controller: s.address, Broker: s.broker, Agents: s.fleet.identities[:s.agents],
-		PollInterval: s.interval, CutSpread: s.cutSpread, Kept: s.kept(s.agents), Unkept: spareFiles, PerSecond: perSecond,
-	})
+		PollInterval: s.interval, CutSpread: s.cutSpread, PerSecond: perSecond,
+	}, pipes)
+	if err != nil {
+		return err
+	}
 	limit := time.Minute + time.Duration(s.agents/perSecond)*2*time.Second
 	n, err := s.settle(time.Now().Add(limit))
-	if err == nil && n < s.agents {
-		err = fmt.Errorf("%s: only %d of %d agents came to rest within %s; trouble: %s\n%s", s.name, n, s.agents, limit, s.swarm.Trouble(), s.controller.tail())
+	if err != nil || n == s.agents {
+		return err
 	}
-	return err
+	trouble, err := s.swarm.Trouble()
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%s: only %d of %d agents came to rest within %s; trouble: %s\n%s", s.name, n, s.agents, limit, trouble, s.controller.tail())
+}
+
+// behind is how many agents do not run the newest version.
+func (s *stage) behind() (int, error) {
+	applied, err := s.swarm.Applied(s.version)
+	return s.agents - len(applied), err
 }
 
 // settle returns when all agents run the newest version and wait for the next,
@@ -222,8 +267,8 @@ func (s *stage) settle(deadline time.Time) (ready int, err error) {
 // await is settle for so many agents.
 func (s *stage) await(want int, deadline time.Time) (ready int, err error) {
 	for {
-		if ready = s.swarm.Ready(s.version); ready >= want || time.Now().After(deadline) {
-			return ready, nil
+		if ready, err = s.swarm.Ready(s.version); err != nil || ready >= want || time.Now().After(deadline) {
+			return ready, err
 		}
 		if err := s.pass(20 * time.Millisecond); err != nil {
 			return ready, err

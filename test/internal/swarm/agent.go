@@ -18,7 +18,6 @@ type agent struct {
 	ctx   context.Context
 	id    string
 	auth  string // of Authorization
-	keeps bool   // the connection to the controller, between two fetches
 
 	applied   atomic.Int64 // version; 0 for none
 	appliedAt atomic.Int64 // nanoseconds since the swarm began
@@ -201,14 +200,6 @@ func (a *agent) hear(c *connection, b broker) error {
 // insist takes turns until one has gone well: the controller has said what is
 // current, and knows that it was applied.
 func (a *agent) insist() {
-	if !a.keeps {
-		select {
-		case a.swarm.slots <- struct{}{}:
-		case <-a.ctx.Done():
-			return
-		}
-		defer func() { a.leave(); <-a.swarm.slots }()
-	}
 	for a.ctx.Err() == nil {
 		_, err := a.turn(0)
 		if err == nil && !a.owed {

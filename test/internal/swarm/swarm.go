@@ -1,8 +1,9 @@
-// Package swarm is thousands of simulated agents in one process: stand-ins for
-// the loop of the real one, that load a controller and a broker as a fleet
-// would, and cost the machine that both share as little as possible. An agent
-// is one goroutine over raw connections. It speaks the HTTP contract, and the
-// protocols of Redis and NATS, by hand.
+// Package swarm is thousands of simulated agents: stand-ins for the loop of the
+// real one, that load a controller and a broker as a fleet would, and cost the
+// machine that both share as little as possible. An agent is one goroutine over
+// raw connections. It speaks the HTTP contract, and the protocols of Redis and
+// NATS, by hand. A Swarm is agents in this process, and Remote is agents in
+// others, where one may not open as many connections.
 //
 // What they copy of a real agent: its requests, header by header; one
 // connection to the controller, kept for 8 minutes of silence; the poll
@@ -40,6 +41,14 @@ const (
 // Brokered reports whether hints come over a connection of their own.
 func (t Transport) Brokered() bool { return t == Redis || t == NATS }
 
+// Connections is how many an agent holds.
+func (t Transport) Connections() int {
+	if t.Brokered() {
+		return 2
+	}
+	return 1
+}
+
 // Options say what the agents of a swarm do.
 type Options struct {
 	Transport  Transport
@@ -49,9 +58,8 @@ type Options struct {
 
 	PollInterval time.Duration // between two polls, until an answer names another
 	CutSpread    time.Duration // who was cut off waits a random part of it; 0 for 30 s
-	Kept         int           // how many keep their connection to the controller beside the broker's; the rest open one for each fetch
-	Unkept       int           // how many of the rest may have one at the same time
 	PerSecond    int           // how many connect in a second
+	Began        time.Time     // where the seconds of Requests begin; zero for now
 }
 
 const (
@@ -71,7 +79,7 @@ const (
 	longestFloor = time.Hour // that Retry-After can ask for
 )
 
-// Swarm is simulated agents on their way.
+// Swarm is simulated agents on their way, in this process.
 type Swarm struct {
 	options Options
 	agents  []*agent
@@ -79,7 +87,6 @@ type Swarm struct {
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 
-	slots    chan struct{}            // taken by who has a connection that is not kept
 	requests [rateWindow]atomic.Int32 // by the second since began
 	trouble  trouble
 }
@@ -93,14 +100,17 @@ func Start(ctx context.Context, options Options) *Swarm {
 	if options.CutSpread == 0 {
 		options.CutSpread = cutSpread
 	}
+	began := time.Now() // moved to options.Began, it still tells time without the wall clock
+	if !options.Began.IsZero() {
+		began = began.Add(options.Began.Sub(began))
+	}
 	ctx, stop := context.WithCancel(ctx)
-	s := &Swarm{options: options, began: time.Now(), stop: stop, agents: make([]*agent, len(options.Agents)), slots: make(chan struct{}, max(options.Unkept, 1))}
+	s := &Swarm{options: options, began: began, stop: stop, agents: make([]*agent, len(options.Agents))}
 	for i, identity := range options.Agents {
 		a := &agent{
 			swarm: s, ctx: ctx, interval: options.PollInterval, sweep: sweepEvery,
-			id:    identity.ID,
-			auth:  "Basic " + base64.StdEncoding.EncodeToString([]byte(identity.ID+":"+identity.Token)),
-			keeps: !options.Transport.Brokered() || i < options.Kept,
+			id:   identity.ID,
+			auth: "Basic " + base64.StdEncoding.EncodeToString([]byte(identity.ID+":"+identity.Token)),
 		}
 		s.agents[i] = a
 		s.done.Go(func() { // ends with ctx: Stop cuts what it waits for
@@ -172,31 +182,39 @@ func (s *Swarm) second(t time.Time) int {
 	return int(min(max(t.Sub(s.began)/time.Second, 0), rateWindow-1))
 }
 
-// Trouble describes what went wrong so far, by kind; "" for nothing.
-func (s *Swarm) Trouble() string { return s.trouble.String() }
+// Trouble is what went wrong so far.
+func (s *Swarm) Trouble() Trouble {
+	s.trouble.mu.Lock()
+	defer s.trouble.mu.Unlock()
+	return s.trouble.Trouble
+}
 
-// trouble counts what went wrong, and keeps an example.
+// Trouble is how often something went wrong, and an example.
+type Trouble struct {
+	Count   int    `json:"count"`
+	Example string `json:"example"`
+}
+
+// String is "" for no trouble.
+func (t Trouble) String() string {
+	if t.Count == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d, the first of %s", t.Count, t.Example)
+}
+
+// trouble is where agents note theirs.
 type trouble struct {
-	mu      sync.Mutex
-	count   int
-	example string
+	mu sync.Mutex // guards what follows
+	Trouble
 }
 
 func (t *trouble) note(id string, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.count++; t.example == "" {
-		t.example = id + ": " + err.Error()
+	if t.Count++; t.Example == "" {
+		t.Example = id + ": " + err.Error()
 	}
-}
-
-func (t *trouble) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.count == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%d, the first of %s", t.count, t.example)
 }
 
 // random is a random part of d.

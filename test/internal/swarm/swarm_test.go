@@ -23,7 +23,7 @@ func TestSwarm_FollowsPublishes(t *testing.T) {
 		t.Run(string(transport), func(t *testing.T) {
 			t.Parallel()
 			c := newController(t)
-			options := Options{Transport: transport, Controller: c.address, Agents: fleetOf(agents), PollInterval: time.Second, PerSecond: 1000, Kept: agents / 2, Unkept: 3}
+			options := Options{Transport: transport, Controller: c.address, Agents: fleetOf(agents), PollInterval: time.Second, PerSecond: 1000}
 			var hints chan string
 			if transport.Brokered() {
 				options.Broker, hints = newBroker(t, transport)
@@ -64,10 +64,93 @@ func TestSwarm_FollowsPublishes(t *testing.T) {
 			if change.Segments < 4*agents || change.Bytes() < change.Payload+4*agents*segmentBytes {
 				t.Errorf("got %+v, %d bytes: want 4 packets per agent at least", change, change.Bytes())
 			}
-			if trouble := s.Trouble(); trouble != "" {
+			if trouble := s.Trouble(); trouble.Count > 0 {
 				t.Error(trouble)
 			}
 		})
+	}
+}
+
+// TestRemote_IsOneSwarm: a swarm in several processes says of itself what one in
+// a single process does, and who holds a part of it ends with its input.
+func TestRemote_IsOneSwarm(t *testing.T) {
+	t.Parallel()
+	c := newController(t)
+	var (
+		pipes   []io.ReadWriter
+		inputs  []io.Closer
+		holders sync.WaitGroup
+	)
+	for range 3 {
+		in, questions := io.Pipe()
+		replies, out := io.Pipe()
+		pipes, inputs = append(pipes, struct {
+			io.Reader
+			io.Writer
+		}{replies, questions}), append(inputs, questions)
+		holders.Go(func() {
+			if err := Serve(t.Context(), in, out); err != nil {
+				t.Error(err)
+			}
+			out.Close()
+		})
+	}
+	began := time.Now()
+	s, err := Distribute(Options{Transport: LongPoll, Controller: c.address, Agents: fleetOf(agents), PollInterval: time.Second, PerSecond: 1000}, pipes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready := func(version int64) func() bool {
+		return func() bool {
+			n, err := s.Ready(version)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n == agents
+		}
+	}
+	eventually(t, "all agents to run version 1", ready(1))
+	published := time.Now()
+	c.publish()
+	eventually(t, "all agents to run version 2", ready(2))
+	applied, err := s.Applied(2)
+	if err != nil || len(applied) != agents {
+		t.Fatalf("got %d agents that applied version 2, %v; want %d", len(applied), err, agents)
+	}
+	for _, at := range applied {
+		if at.Before(published.Round(0)) || at.After(time.Now().Round(0)) {
+			t.Errorf("got version 2 applied at %s, published at %s", at, published)
+		}
+	}
+	if none, err := s.Applied(3); err != nil || len(none) != 0 {
+		t.Errorf("got %d agents that applied version 3, which is not there, %v; want none", len(none), err)
+	}
+	if got, err := s.Traffic(); err != nil || got.Sockets != agents || got.Payload < 1000*agents {
+		t.Errorf("got %+v, %v; want %d sockets, and 1,000 bytes each at least", got, err, agents)
+	}
+	counts, err := s.Requests(began, time.Now().Add(time.Second))
+	sum := 0
+	for _, n := range counts {
+		sum += n
+	}
+	if err != nil || sum != c.requests() {
+		t.Errorf("got %d requests by the agents' count, %v; and %d by the controller's", sum, err, c.requests())
+	}
+	if trouble, err := s.Trouble(); err != nil || trouble.Count != 0 {
+		t.Errorf("got trouble %s, %v", trouble, err)
+	}
+
+	c.crash()
+	eventually(t, "trouble in all processes", func() bool {
+		trouble, err := s.Trouble()
+		return err == nil && trouble.Count >= agents && trouble.Example != ""
+	})
+	for _, in := range inputs {
+		in.Close()
+	}
+	holders.Wait()
+	if _, err := s.Ready(1); err == nil {
+		t.Error("got an answer of processes that have ended")
 	}
 }
 
