@@ -63,6 +63,11 @@ declare -A pid=()
 stopping=
 
 start() { # NAME
+	local NATS_URL=${NATS_URL:-}
+	if [ "$1" = agent ] && [ "$NATS_URL" = embedded ]; then
+		NATS_URL="nats://${NATS_LISTEN:-127.0.0.1:4222}"
+	fi
+	[ -z "$NATS_URL" ] || export NATS_URL
 	PORT=${port[$1]} "bin/$1" > >(prefix "$1") 2>&1 &
 	pid[$1]=$!
 }
