@@ -63,13 +63,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	agent := poller.New(poller.Parts{
-		Source: controller.New(s.ControllerURL, s.ControllerUsername, s.ControllerPassword.Reveal(), s.Push.Transport != settings.PushNone),
+		Source: controller.New(s.ControllerURL, s.ControllerUsername, s.ControllerPassword.Reveal(), s.Transport != settings.PushNone),
 		Sink:   worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
 		Cache:  cache.New(s.CacheFile),
 		Self:   self(),
 		Log:    log,
 
-		Transport: transports[s.Push.Transport],
+		Transport: transports[s.Transport],
 		Hints:     hints,
 
 		Ephemeral: s.Ephemeral,

@@ -255,7 +255,7 @@ func (c *fakeController) hold(ctx context.Context, wait time.Duration) error {
 		sooner(s.from, errOutage)
 	}
 	if c.impatient > 0 {
-		err := error(models.ErrCut)
+		err := models.ErrCut
 		if c.rude {
 			err = errOutage
 		}
