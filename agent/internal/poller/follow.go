@@ -204,10 +204,10 @@ func (f *follower) afterWait(q models.Query, answer models.Answer, err error, to
 	return rest{wait: spread(f.interval)}
 }
 
-// untilSettled says how long to rest after a release was fetched. Until the worker
-// has judged it and the controller was told, the answer would be the same again.
-// That one is there twice is not waited out: it may be so for ever. The caller
-// holds mu.
+// untilSettled says how long to rest after a release was fetched: until the worker
+// has judged it and the controller was told, for before that the answer would be
+// the same again. One that comes a second time rests for the whole interval: there
+// may be no end to it. The caller holds mu.
 func (f *follower) untilSettled(q models.Query, release *models.Release) rest {
 	again := release.Same(f.last)
 	f.last = release
@@ -222,7 +222,7 @@ func (f *follower) untilSettled(q models.Query, release *models.Release) rest {
 
 // cut says how long to rest after a wait that ended before its time. A proxy that
 // has no patience is asked for less next time, and that is all. A connection that
-// broke may have broken for the whole fleet: it comes back over a poll interval.
+// broke may have broken for the whole fleet, which comes back little by little.
 func (f *follower) cut(ctx context.Context, err error, after time.Duration) rest {
 	if ctx.Err() != nil {
 		return rest{}
@@ -236,7 +236,7 @@ func (f *follower) cut(ctx context.Context, err error, after time.Duration) rest
 	f.unwell(err, "Controller lost")
 	f.pushLost(err)
 	drain(f.back)
-	return rest{wait: part(f.pollInterval()), early: f.back}
+	return rest{wait: part(min(f.pollInterval(), comeBack)), early: f.back}
 }
 
 // pushLost notes that nothing is heard between two polls.

@@ -92,6 +92,7 @@ const (
 	pushLimit   = 30 * time.Second // of pushes to the worker, which is near
 	deniedCalm  = 10 * time.Minute // a token refused again within it is no accident
 	saveLimit   = time.Minute      // of writes to the cache
+	comeBack    = time.Minute      // over which, or over a poll interval, a fleet comes back that lost the same thing
 	pollsJitter = 10               // percent of the interval, either way
 	sweepJitter = 50               // percent of the sweep, which may only be longer
 )

@@ -56,13 +56,13 @@ func (p *Poller) pushed(err error) (changed bool) {
 // listener hears what a broker announces. It is a notify.Receiver.
 type listener struct{ *Poller }
 
-// Subscribed has the agent fetch what it missed: after a part of the interval, for
-// a broker that was restarted is heard again by the whole fleet.
+// Subscribed has the agent fetch what it missed: not at once, for a broker that was
+// restarted is heard again by the whole fleet.
 func (l listener) Subscribed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.pushed(nil)
-	l.push.by(time.Now().Add(part(l.interval)))
+	l.push.by(time.Now().Add(part(min(l.interval, comeBack))))
 	wake(l.nudged)
 }
 

@@ -369,6 +369,22 @@ func TestRun_SweepsWhileABrokerIsHeard(t *testing.T) {
 	})
 }
 
+// A fleet that polls once a day misses nothing for a day because its broker, or its
+// controller, was away for a minute.
+func TestRun_ComesBackSoonThoughItPollsSeldom(t *testing.T) {
+	const day = 24 * 60 * 60
+	for transport, hints := range map[wire.Transport]Hints{wire.NATS: &fakeBroker{down: []span{{time.Hour, time.Hour + time.Minute}}}, wire.LongPoll: nil} {
+		controller := &fakeController{publications: []publication{{0, release(1, day)}, {time.Hour + 30*time.Second, release(2, day)}}}
+		if hints == nil {
+			controller.down = []span{{time.Hour, time.Hour + time.Second}}
+		}
+		play(t, scenario{transport: transport, hints: hints, controller: controller}, func(t *testing.T, w *world) {
+			pass(time.Hour + 2*time.Minute + time.Second)
+			w.runs(t, 2)
+		})
+	}
+}
+
 func TestRun_PollsWhileTheBrokerIsLost(t *testing.T) {
 	var first []time.Duration
 	for range 40 {
