@@ -374,6 +374,11 @@ type status struct {
 	Registered     bool   `json:"registered"`
 	AppliedVersion *int64 `json:"applied_version"`
 	LastError      string `json:"last_error"`
+	Transport      string `json:"transport"`
+	Push           struct {
+		Healthy bool   `json:"healthy"`
+		Error   string `json:"error"`
+	} `json:"push"`
 	Worker         struct {
 		Reachable bool   `json:"reachable"`
 		Error     string `json:"error"`
