@@ -379,7 +379,7 @@ type status struct {
 		Healthy bool   `json:"healthy"`
 		Error   string `json:"error"`
 	} `json:"push"`
-	Worker         struct {
+	Worker struct {
 		Reachable bool   `json:"reachable"`
 		Error     string `json:"error"`
 	} `json:"worker"`
