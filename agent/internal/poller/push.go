@@ -57,12 +57,13 @@ func (p *Poller) pushed(err error) (changed bool) {
 type listener struct{ *Poller }
 
 // Subscribed has the agent fetch what it missed: after a part of the interval, for
-// a broker that was restarted is heard again by the whole fleet.
+// a broker that was restarted is heard again by the whole fleet. A sweep is the
+// longest that it goes without a fetch while it hears.
 func (l listener) Subscribed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.pushed(nil)
-	l.push.by(time.Now().Add(part(l.interval)))
+	l.push.by(time.Now().Add(part(min(l.interval, l.sweep))))
 	wake(l.nudged)
 }
 

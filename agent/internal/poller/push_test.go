@@ -343,6 +343,18 @@ func TestRun_SweepsWhileABrokerIsHeard(t *testing.T) {
 	})
 }
 
+// A fleet that polls once a day misses nothing for a day because its broker was
+// away for a minute.
+func TestRun_SweepsSoonAfterTheBrokerIsBack(t *testing.T) {
+	const day = 24 * 60 * 60
+	play(t, scenario{transport: wire.NATS, hints: &fakeBroker{down: []span{{time.Hour, time.Hour + time.Minute}}},
+		controller: &fakeController{publications: []publication{{0, release(1, day)}, {time.Hour + 30*time.Second, release(2, day)}}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour + time.Minute + 5*time.Minute + time.Second)
+		w.runs(t, 2)
+	})
+}
+
 func TestRun_PollsWhileTheBrokerIsLost(t *testing.T) {
 	var first []time.Duration
 	for range 40 {
