@@ -144,12 +144,7 @@ func TestBroker_Hangs(t *testing.T) {
 		s.tells(t, true)
 
 		behind.heal(t) // which ends what hung
-		eventually(t, func() error {
-			if n := strings.Count(s.agent.log.String(), "Push healthy"); n != 2 {
-				return fmt.Errorf("the agent logged %d times that push is healthy, want twice", n)
-			}
-			return nil
-		})
+		s.agent.says(t, "Push healthy", 2)
 		before.heal(t)
 		s.tells(t, false)
 		version := s.publish(t, "/heard")

@@ -86,6 +86,17 @@ func (s *site) announces(lost bool) error {
 	return err
 }
 
+// says waits until a process has logged these words n times, in all its lives.
+func (p *process) says(t *testing.T, words string, n int) {
+	t.Helper()
+	eventually(t, func() error {
+		if said := strings.Count(p.log.String(), words); said != n {
+			return fmt.Errorf("%s logged %q %d times, want %d", p.name, words, said, n)
+		}
+		return nil
+	})
+}
+
 // Whatever carries the hint, a publish arrives while nobody polls for an hour,
 // and everybody hears it.
 func TestPush_ArrivesWhileNobodyPolls(t *testing.T) {
