@@ -65,8 +65,8 @@ func TestLongPoll_NetworkFails(t *testing.T) {
 	began, polls := time.Now(), through.polls.Load()
 
 	between.poison(t, "reset_peer", `{"timeout":0}`)
+	s.publish(t, "/missed") // what answers the wait is cut off
 	s.hears(t, "poll")
-	s.publish(t, "/missed")
 	between.heal(t)
 	heals("reset")
 
@@ -79,7 +79,7 @@ func TestLongPoll_NetworkFails(t *testing.T) {
 	must(t, between.Start())
 	heals("flapped")
 
-	// Nine versions, and what polling comes to meanwhile.
+	// Eleven versions, a few attempts, and what polling every second comes to.
 	if n, most := through.polls.Load()-polls, 40+4*int64(time.Since(began)/time.Second); n > most {
 		t.Errorf("the agent polled %d times while the network failed, want at most %d", n, most)
 	}
@@ -148,8 +148,8 @@ func TestLongPoll_BehindABalancer(t *testing.T) {
 	t.Parallel()
 	for name, balancer := range balancers {
 		defaults := map[string]string{"nginx": "", "haproxy": "timeout server 50s"}[name]
-		for patience, line := range map[string]string{"as it comes": defaults, "with the line that we give": balancer.line} {
-			t.Run(name+" "+patience, func(t *testing.T) {
+		for circumstance, line := range map[string]string{"as it comes": defaults, "with the line that we give": balancer.line} {
+			t.Run(name+" "+circumstance, func(t *testing.T) {
 				t.Parallel()
 				s := newSite(t, []string{hour}, []string{"PUSH=none"})
 				must(t, s.agent.crash())
