@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Install what building and testing takes beside Go, on Debian and its kin.
-# Quiet if nothing is missing. Tests run Redis servers of their own, on ports of
-# their own; one that the package may start is left alone.
+# Quiet if nothing is missing. Tests run Redis, nginx and HAProxy themselves, on
+# ports of their own: one that was there before is left alone, and what is
+# installed here does not run by itself.
 set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
 
 declare -A package=(
 	[gcc]=gcc [make]=make [curl]=curl [git]=git [awk]=mawk [diff]=diffutils
-	[redis-server]=redis-server
+	[redis-server]=redis-server [nginx]=nginx-light [haproxy]=haproxy
 )
 missing=()
 for program in "${!package[@]}"; do
@@ -29,3 +31,12 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+for service in redis-server nginx haproxy; do
+	[[ " ${missing[*]} " == *" ${package[$service]} "* ]] || continue
+	if [ -d /run/systemd/system ]; then
+		systemctl --quiet disable --now "$service"
+	else
+		service "$service" stop >/dev/null 2>&1 || true # it was not started here
+		update-rc.d "$service" disable >/dev/null
+	fi
+done

@@ -375,7 +375,12 @@ type status struct {
 	Registered     bool   `json:"registered"`
 	AppliedVersion *int64 `json:"applied_version"`
 	LastError      string `json:"last_error"`
-	Worker         struct {
+	Transport      string `json:"transport"`
+	Push           struct {
+		Healthy bool   `json:"healthy"`
+		Error   string `json:"error"`
+	} `json:"push"`
+	Worker struct {
 		Reachable bool   `json:"reachable"`
 		Error     string `json:"error"`
 	} `json:"worker"`

@@ -104,6 +104,21 @@ func TestRun_LongPollFollowsAtOnce(t *testing.T) {
 	})
 }
 
+// A report that is taken late, while the worker is judging the next version, does
+// not end the waiting.
+func TestRun_LongPollAfterALateReport(t *testing.T) {
+	at := func(t time.Duration, v int64) publication { return publication{t, release(v, 3600)} }
+	for range 20 {
+		play(t, scenario{transport: wire.LongPoll, worker: &fakeWorker{slow: 3 * time.Second}, controller: &fakeController{
+			publications:  []publication{at(0, 1), at(10*time.Second, 2), at(10*time.Second+1, 3), at(30*time.Second, 4)},
+			takesNoReport: []span{{12 * time.Second, 13*time.Second + time.Millisecond}},
+		}}, func(t *testing.T, w *world) {
+			pass(40 * time.Second)
+			w.runs(t, 4)
+		})
+	}
+}
+
 // What nobody cuts is waited for longer and longer, and costs next to nothing.
 func TestRun_LongPollLengthensItsWait(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {

@@ -30,7 +30,7 @@ func (p *Poller) report(ctx context.Context) {
 				continue // something else may have come of it
 			}
 			err := p.Source.Report(ctx, id, *report)
-			if err == nil || report.Status == wire.Applied {
+			if (err == nil || report.Status == wire.Applied) && p.isLatest(*report) {
 				wake(p.settled)
 			}
 			if err == nil || errors.Is(err, models.ErrUnwanted) {
@@ -63,6 +63,14 @@ func (p *Poller) outcome() (models.Identity, *wire.Report) {
 		return models.Identity{}, nil
 	}
 	return p.state.Identity, new(*p.next)
+}
+
+// isLatest reports whether there is no release after that of a report which the
+// worker has yet to judge: one that comes late settles nothing.
+func (p *Poller) isLatest(report wire.Report) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state.Candidate == nil || p.state.Candidate.Config.Version == report.Version
 }
 
 // acknowledged notes that report need not be sent again.

@@ -25,11 +25,17 @@ const (
 	// announceAgain is the time after which an announcement that failed is tried
 	// again, or up to twice that.
 	announceAgain = time.Second
+	// repeatFirst is the time after which what could not be announced at first is
+	// announced once more. The time to the next doubles, until repeatLimit: agents
+	// that lost the same broker come back one by one, and hear only what is said
+	// after that.
+	repeatFirst = time.Second
+	repeatLimit = 32 * time.Second
 )
 
 // Announcements go out after the commit, from a loop of their own: a broker that
 // is down or hangs delays no publish. One that could not be sent is tried again
-// while it is about the newest version.
+// while it is about the newest version, and then repeated a few times.
 type Announcements struct {
 	configs   *Configs
 	fleet     Fleet
@@ -58,19 +64,22 @@ func (a *Announcements) Lost() error {
 // may have kept from it.
 func (a *Announcements) Run(ctx context.Context) error {
 	var announced *models.Config
+	var again <-chan time.Time // nil: the last one need not be said again
+	var repeat time.Duration   // until it is, after the next that is taken; 0 for never
 	for {
 		published := a.configs.changes.wait() // before the look: what changes after it wakes
-		var again <-chan time.Time
 		if current := a.configs.Current(); current != announced {
+			again = nil
 			if err := a.announce(ctx, current); err != nil {
-				again = time.After(announceAgain + rand.N(announceAgain))
-			} else {
-				announced = current
+				again, repeat = time.After(announceAgain+rand.N(announceAgain)), repeatFirst
+			} else if announced = current; repeat > 0 {
+				again, repeat = time.After(repeat), 2*repeat%(2*repeatLimit)
 			}
 		}
 		select {
 		case <-published:
 		case <-again:
+			announced = nil
 		case <-ctx.Done():
 			return nil
 		}

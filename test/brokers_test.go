@@ -1,0 +1,266 @@
+package test
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/redis/go-redis/v9"
+	"github.com/rs/zerolog"
+)
+
+// subject is where hints are announced.
+const subject = "fleetconf.config"
+
+// broker is a real one, beside the binaries. It can be killed, and comes back
+// where it was.
+type broker struct {
+	transport string // as PUSH has it
+	addr      string
+	password  string // that it wants; "" for none
+	launch    func() (kill func(), err error)
+	kill      func()
+}
+
+// brokers are those that a fleet may bring along.
+var brokers = map[string]func(t *testing.T, password string) *broker{"redis": newRedis, "nats": newNATS}
+
+// withBrokers runs a test once for each, at the same time.
+func withBrokers(t *testing.T, password string, test func(t *testing.T, b *broker)) {
+	t.Parallel()
+	for name, make := range brokers {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, make(t, password))
+		})
+	}
+}
+
+func (b *broker) start(t *testing.T) {
+	t.Helper()
+	kill, err := b.launch()
+	must(t, err)
+	b.kill = sync.OnceFunc(kill)
+	t.Cleanup(b.kill)
+}
+
+// settings are those of a process that reaches the broker at an address: its
+// own, or a proxy's.
+func (b *broker) settings(addr string) []string { return b.settingsWith(addr, b.password) }
+
+func (b *broker) settingsWith(addr, password string) []string {
+	if b.transport == "redis" {
+		u := url.URL{Scheme: "redis", Host: addr}
+		if password != "" {
+			u.User = url.UserPassword("", password)
+		}
+		return []string{"PUSH=redis", "REDIS_URL=" + u.String()}
+	}
+	settings := []string{"PUSH=nats", "NATS_URL=nats://" + addr}
+	if password != "" {
+		settings = append(settings, "NATS_USERNAME=fleet", "NATS_PASSWORD="+password)
+	}
+	return settings
+}
+
+// say tells the fleet whatever anybody could who reaches the broker.
+func (b *broker) say(t *testing.T, messages ...string) {
+	t.Helper()
+	if b.transport == "redis" {
+		c := redis.NewClient(&redis.Options{Addr: b.addr, Password: b.password})
+		defer func() { _ = c.Close() }()
+		for _, message := range messages {
+			must(t, c.Publish(t.Context(), subject, message).Err())
+		}
+		return
+	}
+	c, err := nats.Connect("nats://"+b.addr, nats.UserInfo("fleet", b.password))
+	must(t, err)
+	defer c.Close()
+	for _, message := range messages {
+		must(t, c.Publish(subject, []byte(message)))
+	}
+	must(t, c.Flush())
+}
+
+func newRedis(t *testing.T, password string) *broker {
+	t.Helper()
+	program, err := exec.LookPath("redis-server")
+	if err != nil {
+		t.Fatal("redis-server is not installed; scripts/install-deps.sh does that")
+	}
+	b := &broker{transport: "redis", addr: freeAddress(t), password: password}
+	_, port, _ := net.SplitHostPort(b.addr)
+	args := []string{"--bind", "127.0.0.1", "--port", port, "--save", "", "--appendonly", "no", "--dir", t.TempDir()}
+	if password != "" {
+		args = append(args, "--requirepass", password)
+	}
+	b.launch = func() (kill func(), err error) { return runUntilReady(program, "Ready to accept connections", args...) }
+	b.start(t)
+	return b
+}
+
+// runUntilReady starts a program and returns when it has said that it is ready.
+func runUntilReady(program, ready string, args ...string) (kill func(), err error) {
+	cmd := exec.Command(program, args...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	said, ended := make(chan struct{}), make(chan struct{})
+	go func() { // ends with the program
+		defer close(ended)
+		lines := bufio.NewScanner(out)
+		for once := sync.OnceFunc(func() { close(said) }); lines.Scan(); {
+			if strings.Contains(lines.Text(), ready) {
+				once()
+			}
+		}
+	}()
+	kill = func() {
+		_ = cmd.Process.Kill()
+		<-ended
+		_ = cmd.Wait()
+	}
+	select {
+	case <-said:
+		return kill, nil
+	case <-ended:
+		return nil, errors.Join(fmt.Errorf("%s ended at its start", program), cmd.Wait())
+	case <-time.After(patience):
+		kill()
+		return nil, fmt.Errorf("%s does not get ready", program)
+	}
+}
+
+func newNATS(t *testing.T, password string) *broker {
+	t.Helper()
+	b := &broker{transport: "nats", addr: freeAddress(t), password: password}
+	b.launch = func() (kill func(), err error) {
+		opts := &server.Options{NoSigs: true, NoLog: true}
+		if password != "" {
+			opts.Username, opts.Password = "fleet", password
+		}
+		var port string
+		opts.Host, port, _ = net.SplitHostPort(b.addr)
+		opts.Port, _ = strconv.Atoi(port)
+		s, err := server.NewServer(opts)
+		if err != nil {
+			return nil, err
+		}
+		s.Start()
+		if !s.ReadyForConnections(patience) {
+			return nil, errors.New("the NATS server does not get ready")
+		}
+		return func() {
+			s.Shutdown()
+			s.WaitForShutdown()
+		}, nil
+	}
+	b.start(t)
+	return b
+}
+
+// freeAddress is one that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer ln.Close()
+	return ln.Addr().String()
+}
+
+// --- the network between --------------------------------------------------------
+
+// network is what lies before an address, and can be made to fail.
+type network struct{ *toxiproxy.Proxy }
+
+func networkTo(t *testing.T, addr string) network {
+	t.Helper()
+	n := network{toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), t.Name(), "127.0.0.1:0", addr)}
+	must(t, n.Start())
+	t.Cleanup(func() {
+		n.Toxics.ResetToxics(context.Background())
+		n.Stop()
+	})
+	return n
+}
+
+// swallow makes it take everything, and pass nothing on.
+func (n network) swallow(t *testing.T) {
+	t.Helper()
+	n.poison(t, "timeout", `{"timeout":0}`)
+}
+
+// poison has both directions suffer.
+func (n network) poison(t *testing.T, toxic, attributes string) {
+	t.Helper()
+	for _, stream := range []string{"upstream", "downstream"} {
+		_, err := n.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(`{"name":%q,"type":%q,"stream":%q,"attributes":%s}`, stream, toxic, stream, attributes)))
+		must(t, err)
+	}
+}
+
+func (n network) heal(t *testing.T) {
+	t.Helper()
+	for _, stream := range []string{"upstream", "downstream"} {
+		must(t, n.Toxics.RemoveToxic(context.Background(), stream))
+	}
+}
+
+// --- certificates ----------------------------------------------------------------
+
+// certificates makes files of a certificate for 127.0.0.1, of its key, and of
+// the authority that signed it.
+func certificates(t *testing.T) (ca, cert, key string) {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name, kind string, der []byte, err error) string {
+		must(t, err)
+		file := filepath.Join(dir, name)
+		must(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
+		return file
+	}
+	authorityKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	authority := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"}, NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "broker"}, NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, authority, authority, authorityKey.Public(), authorityKey)
+	ca = write("ca.pem", "CERTIFICATE", der, err)
+	der, err = x509.CreateCertificate(rand.Reader, leaf, authority, leafKey.Public(), authorityKey)
+	cert = write("cert.pem", "CERTIFICATE", der, err)
+	der, err = x509.MarshalPKCS8PrivateKey(leafKey)
+	return ca, cert, write("key.pem", "PRIVATE KEY", der, err)
+}

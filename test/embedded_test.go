@@ -1,0 +1,179 @@
+package test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+)
+
+// embedded are the settings of a controller with a broker of its own.
+func embedded(addr string, more ...string) []string {
+	return append([]string{"PUSH=nats", "NATS_URL=embedded", "NATS_LISTEN=" + addr}, more...)
+}
+
+// anybody connects to NATS as whoever has these credentials.
+func anybody(t *testing.T, url string, options ...nats.Option) (c *nats.Conn, refused chan error) {
+	t.Helper()
+	refused = make(chan error, 10)
+	c, err := nats.Connect(url, append(options, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))...)
+	must(t, err)
+	t.Cleanup(c.Close)
+	return c, refused
+}
+
+// The controller's own broker speaks TLS to those who have the password; and
+// they hear it, and cannot say anything in its name.
+func TestEmbedded_KnowsWhoMaySayWhat(t *testing.T) {
+	t.Parallel()
+	ca, cert, key := certificates(t)
+	addr := freeAddress(t)
+	const password = "hunter2-0123456789"
+	account := []string{"NATS_USERNAME=fleet", "NATS_PASSWORD=" + password}
+	s := newSite(t, append(embedded(addr, "NATS_TLS_CERT_FILE="+cert, "NATS_TLS_KEY_FILE="+key, hour), account...),
+		append([]string{"PUSH=nats", "NATS_URL=tls://" + addr, "NATS_CA_FILE=" + ca}, account...))
+	s.hears(t, "nats")
+	s.arrives(t, "/one")
+
+	for name, row := range map[string]struct {
+		settings []string
+		says     string
+	}{
+		"wrong password":        {[]string{"NATS_URL=tls://" + addr, "NATS_CA_FILE=" + ca, "NATS_USERNAME=fleet", "NATS_PASSWORD=hunter2-wrong"}, "credentials are refused"},
+		"no password":           {[]string{"NATS_URL=tls://" + addr, "NATS_CA_FILE=" + ca}, "credentials are refused"},
+		"no authority to trust": {append([]string{"NATS_URL=tls://" + addr}, account...), "unknown authority"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			worker := run(t, "worker")
+			agent := run(t, "agent", append(append(agentIn(t.TempDir(), s.controller.url(), worker.url()), "PUSH=nats"), row.settings...)...)
+			eventually(t, func() error { return hears(agent, "poll") })
+			eventually(t, func() error { return hits(worker.url(), "target /one") })
+			self, _, err := get[status]("", agent.url()+"/status")
+			must(t, err)
+			if !strings.Contains(self.Push.Error, row.says) {
+				t.Errorf("/status: got %q, want words like %q", self.Push.Error, row.says)
+			}
+			if strings.Contains(agent.log.String(), "hunter2") {
+				t.Error("a password is in the log")
+			}
+		})
+	}
+
+	trusted := x509.NewCertPool()
+	pem, err := os.ReadFile(ca)
+	must(t, err)
+	trusted.AppendCertsFromPEM(pem)
+	c, refused := anybody(t, "tls://"+addr, nats.UserInfo("fleet", password), nats.Secure(&tls.Config{RootCAs: trusted, MinVersion: tls.VersionTLS12}))
+	must(t, c.Publish(subject, []byte(`{"version":999999999,"etag":"forged","spread_ms":0}`)))
+	must(t, c.Flush())
+	if err := <-refused; !errors.Is(err, nats.ErrPermissionViolation) {
+		t.Errorf("an agent that announces: got %v, want a violation of permissions", err)
+	}
+	_, err = c.SubscribeSync("other.subject")
+	must(t, err)
+	must(t, c.Flush())
+	if err := <-refused; !errors.Is(err, nats.ErrPermissionViolation) {
+		t.Errorf("an agent that listens elsewhere: got %v, want a violation of permissions", err)
+	}
+	s.arrives(t, "/two")
+	must(t, s.controller.crash())
+	s.hears(t, "poll")
+	must(t, s.controller.start())
+	s.hears(t, "nats")
+	s.arrives(t, "/three")
+	if strings.Contains(s.controller.log.String()+s.agent.log.String(), "hunter2") {
+		t.Error("a password is in a log")
+	}
+}
+
+// Controllers that know each other announce to all who listen to any of them.
+func TestEmbedded_Cluster(t *testing.T) {
+	t.Parallel()
+	var agentsAt, peersAt [2]string
+	for i := range agentsAt {
+		agentsAt[i], peersAt[i] = freeAddress(t), freeAddress(t)
+	}
+	var controllers [2]*process
+	for i := range controllers {
+		controllers[i] = run(t, "controller", append(controllerIn(t.TempDir()), embedded(agentsAt[i], "NATS_CLUSTER_LISTEN="+peersAt[i], "NATS_CLUSTER_ROUTES="+peersAt[1-i],
+			"NATS_CLUSTER_USERNAME=peer", "NATS_CLUSTER_PASSWORD=hunter2-0123456789")...)...)
+	}
+	var heard [2]*nats.Subscription
+	for i := range heard {
+		c, _ := anybody(t, "nats://"+agentsAt[i])
+		sub, err := c.SubscribeSync(subject)
+		must(t, err)
+		must(t, c.Flush())
+		heard[i] = sub
+	}
+	// Each is heard at the other; until they have found each other, try again.
+	for i, controller := range controllers {
+		n := 0
+		eventually(t, func() error {
+			n++
+			version, err := publish(controller.url(), fmt.Sprintf("http://example.com/%d/%d", i, n))
+			must(t, err)
+			message, err := heard[1-i].NextMsg(glance * 10)
+			if err != nil {
+				return fmt.Errorf("version %d of controller %d at the other: %w", version, i, err)
+			}
+			if want := fmt.Sprintf(`"version":%d,`, version); !strings.Contains(string(message.Data), want) {
+				return fmt.Errorf("heard %s, want %s", message.Data, want)
+			}
+			return nil
+		})
+	}
+	for _, c := range controllers {
+		if strings.Contains(c.log.String(), "hunter2") {
+			t.Error("a password is in a log")
+		}
+		must(t, c.stop())
+	}
+}
+
+// A fleet that began with the controller's own broker moves to one elsewhere by
+// another URL, agents first or last, and back.
+func TestEmbedded_MovesToABrokerElsewhere(t *testing.T) {
+	t.Parallel()
+	addr := freeAddress(t)
+	elsewhere := newNATS(t, "")
+	at := func(p *process, url string) {
+		must(t, p.stop())
+		p.env = append(p.env, "NATS_URL="+url)
+		must(t, p.start())
+	}
+	s := newSite(t, embedded(addr, hour), []string{"PUSH=nats", "NATS_URL=nats://" + addr})
+	s.hears(t, "nats")
+	s.arrives(t, "/one")
+	self, _, err := get[status]("", s.agent.url()+"/status")
+	must(t, err)
+
+	at(s.controller, "nats://"+elsewhere.addr)
+	s.hears(t, "poll")
+	at(s.agent, "nats://"+elsewhere.addr)
+	s.hears(t, "nats")
+	s.arrives(t, "/two")
+	at(s.agent, "nats://"+addr+",nats://"+elsewhere.addr) // whichever is there
+	s.hears(t, "nats")
+	s.arrives(t, "/three")
+	at(s.controller, "embedded")
+	healthy := strings.Count(s.agent.log.String(), "Push healthy")
+	elsewhere.kill()
+	s.agent.says(t, "Push healthy", healthy+1)
+	s.arrives(t, "/four")
+	after, _, err := get[status]("", s.agent.url()+"/status")
+	must(t, err)
+	if after.AgentID != self.AgentID {
+		t.Errorf("the agent is now %s, want it to remain %s", after.AgentID, self.AgentID)
+	}
+	a, err := call(admin, "GET", s.controller.url()+"/api/v1/agents", "")
+	must(t, err)
+	if n := a.header.Get("X-Total-Count"); n != "1" {
+		t.Errorf("there are %s agents, want one", n)
+	}
+}

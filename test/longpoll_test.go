@@ -1,0 +1,235 @@
+package test
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Agents wait when the controller is killed, and when it stops, which who waits
+// does not hold up. They wait again when it is back, and follow at once.
+func TestLongPoll_ControllerEnds(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, nil)
+	s.hears(t, "longpoll")
+	s.arrives(t, "/first")
+	for i, end := range []func() error{s.controller.crash, s.controller.stop} {
+		began := time.Now()
+		must(t, end())
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("the controller took %s to end while one agent waited", took)
+		}
+		s.hears(t, "poll")
+		must(t, s.controller.start())
+		s.publishEvery(t, fmt.Sprintf("/missed/%d", i), 3600)
+		s.runs(t, fmt.Sprintf("/missed/%d", i))
+		s.hears(t, "longpoll")
+		s.arrives(t, fmt.Sprintf("/heard/%d", i))
+		s.publishEvery(t, fmt.Sprintf("/next/%d", i), 1)
+		s.runs(t, fmt.Sprintf("/next/%d", i))
+	}
+	for words, n := range map[string]int{"Push lost": 2, "Push healthy": 3, `"known":false`: 1} {
+		if got := strings.Count(s.agent.log.String(), words); got != n {
+			t.Errorf("the agent logged %s %d times, want %d", words, got, n)
+		}
+	}
+}
+
+// What lies between the agent and the controller cuts a wait, flaps, and takes
+// everything without an answer: when it is well, the agent waits again.
+func TestLongPoll_NetworkFails(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, nil, []string{"PUSH=none"})
+	through := countTo(t, s.controller)
+	between := networkTo(t, strings.TrimPrefix(through.URL, "http://"))
+	must(t, s.agent.crash())
+	s.agent.env = append(s.agent.env, "PUSH=longpoll", "CONTROLLER_URL=http://"+between.Listen)
+	must(t, s.agent.start())
+	heals := func(name string) {
+		s.hears(t, "longpoll")
+		s.publishEvery(t, "/healed/"+name, 3600)
+		s.runs(t, "/healed/"+name)
+		s.arrives(t, "/heard/"+name)
+		s.publishEvery(t, "/next/"+name, 1)
+		s.runs(t, "/next/"+name)
+	}
+	heals("first")
+	began, polls := time.Now(), through.polls.Load()
+
+	between.poison(t, "reset_peer", `{"timeout":0}`)
+	s.publish(t, "/missed") // what answers the wait is cut off
+	s.hears(t, "poll")
+	between.heal(t)
+	heals("reset")
+
+	for range 3 {
+		between.Stop()
+		must(t, between.Start())
+	}
+	between.Stop()
+	s.hears(t, "poll")
+	must(t, between.Start())
+	heals("flapped")
+
+	// Eleven versions, a few attempts, and what polling every second comes to.
+	if n, most := through.polls.Load()-polls, 40+4*int64(time.Since(began)/time.Second); n > most {
+		t.Errorf("the agent polled %d times while the network failed, want at most %d", n, most)
+	}
+}
+
+// balancers are the programs that people put before a controller: how each is
+// run with its file, and the line with which waits of five minutes come through.
+var balancers = map[string]struct {
+	file, line string
+	args       func(file, dir string) []string
+}{
+	"nginx": {"nginx.conf", "proxy_read_timeout 330s;", func(file, dir string) []string {
+		return []string{"-c", file, "-p", dir, "-g", "daemon off; master_process off; error_log stderr; pid pid;"}
+	}},
+	"haproxy": {"haproxy.cfg", "timeout server 330s", func(file, _ string) []string {
+		return []string{"-db", "-f", file}
+	}},
+}
+
+// newBalancer runs one before a controller, with another line in place of its
+// own.
+func newBalancer(t *testing.T, name, line, controller string) (url string) {
+	t.Helper()
+	b, dir := balancers[name], t.TempDir()
+	program, err := exec.LookPath(name)
+	if err != nil { // Debian has them where only root looks
+		program, err = exec.LookPath(filepath.Join("/usr/sbin", name))
+	}
+	if err != nil {
+		t.Fatalf("%s is not installed; scripts/install-deps.sh does that", name)
+	}
+	addr := freeAddress(t)
+	text, err := os.ReadFile(filepath.Join("testdata", b.file))
+	must(t, err)
+	if n := strings.Count(string(text), b.line); n != 1 {
+		t.Fatalf("%s has %q %d times, want once", b.file, b.line, n)
+	}
+	file := filepath.Join(dir, b.file)
+	must(t, os.WriteFile(file, []byte(strings.NewReplacer("LISTEN;", addr+";", "bind LISTEN", "bind "+addr, "http://CONTROLLER", controller,
+		"one CONTROLLER", "one "+strings.TrimPrefix(controller, "http://"), b.line, line).Replace(string(text))), 0o600))
+	var log bytes.Buffer
+	cmd := exec.Command(program, b.args(file, dir)...)
+	cmd.Stdout, cmd.Stderr = &log, &log
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("--- log of %s\n%s", name, tail(log.String(), 2000))
+		}
+	})
+	eventually(t, func() error {
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err
+	})
+	return "http://" + addr
+}
+
+// An agent behind nginx and HAProxy follows at once: with their own timeouts,
+// with the line that lets it wait for longer, and with less patience than the
+// agent begins with.
+func TestLongPoll_BehindABalancer(t *testing.T) {
+	t.Parallel()
+	for name, balancer := range balancers {
+		defaults := map[string]string{"nginx": "", "haproxy": "timeout server 50s"}[name]
+		for circumstance, line := range map[string]string{"as it comes": defaults, "with the line that we give": balancer.line} {
+			t.Run(name+" "+circumstance, func(t *testing.T) {
+				t.Parallel()
+				s := newSite(t, []string{hour}, []string{"PUSH=none"})
+				must(t, s.agent.crash())
+				s.agent.env = append(s.agent.env, "PUSH=longpoll", "CONTROLLER_URL="+newBalancer(t, name, line, s.controller.url()))
+				must(t, s.agent.start())
+				s.hears(t, "longpoll")
+				for _, page := range []string{"/one", "/two", "/three"} {
+					s.arrives(t, page)
+				}
+			})
+		}
+		t.Run(name+" cuts after seconds", func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, []string{hour}, []string{"PUSH=none"})
+			through := countTo(t, s.controller)
+			must(t, s.agent.crash())
+			s.agent.env = append(s.agent.env, "PUSH=longpoll", "LOG_LEVEL=debug",
+				"CONTROLLER_URL="+newBalancer(t, name, strings.Replace(balancer.line, "330s", "7s", 1), through.URL))
+			must(t, s.agent.start())
+			s.hears(t, "longpoll")
+			s.arrives(t, "/one")
+			s.agent.says(t, "Wait cut", 1)
+			must(t, hears(s.agent, "longpoll"))
+			polls := through.polls.Load()
+			eventually(t, func() error { // one is answered at once, one is held, and the next shows that it came through
+				if n := through.polls.Load() - polls; n < 3 {
+					return fmt.Errorf("the agent polled %d times after it was cut, want 3", n)
+				}
+				return nil
+			})
+			s.arrives(t, "/two")
+			s.arrives(t, "/three")
+			s.agent.says(t, "Wait cut", 1)
+			s.agent.says(t, "Push lost", 0)
+		})
+	}
+}
+
+// Many agents wait; the controller ends with status 0 and lets them all go with
+// an answer.
+func TestLongPoll_WaitersAreAnsweredAtTheEnd(t *testing.T) {
+	t.Parallel()
+	const fleet = 200
+	controller := run(t, "controller", append(controllerIn(t.TempDir()), hour)...)
+	_, err := publish(controller.url(), "http://example.com/")
+	must(t, err)
+	a, err := call(agents, "GET", controller.url()+"/api/v1/config", "")
+	must(t, err)
+	var waiting, answered sync.WaitGroup
+	for range fleet {
+		waiting.Add(1)
+		answered.Go(func() {
+			req, err := http.NewRequest("GET", controller.url()+"/api/v1/config?wait=60s", nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			req.SetBasicAuth("agent", "secret123")
+			req.Header.Set("If-None-Match", a.header.Get("ETag"))
+			c, err := net.Dial("tcp", controller.addr)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			err = req.Write(c)
+			waiting.Done()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			var head [64]byte
+			n, err := c.Read(head[:])
+			if err != nil || !strings.HasPrefix(string(head[:n]), "HTTP/1.1 304 ") {
+				t.Errorf("a poll that was held got %q, %v, want 304", head[:n], err)
+			}
+		})
+	}
+	waiting.Wait()
+	time.Sleep(10 * glance) // for the last to be read; whichever is not is answered as well
+	must(t, controller.stop())
+	answered.Wait()
+}

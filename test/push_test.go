@@ -1,0 +1,188 @@
+package test
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// hour is a poll interval, in seconds, with which only push explains what
+// arrives within patience; so is the sweep's default.
+const hour = "DEFAULT_POLL_INTERVAL=3600"
+
+// site is a controller and an agent with its worker.
+type site struct {
+	target, controller, worker, agent *process
+}
+
+// newSite starts one. The agent reaches the controller at through, or directly.
+func newSite(t *testing.T, controller, agent []string) *site {
+	t.Helper()
+	s := &site{target: run(t, "target"), worker: run(t, "worker")}
+	s.controller = run(t, "controller", append(controllerIn(t.TempDir()), controller...)...)
+	s.agent = run(t, "agent", append(agentIn(t.TempDir(), s.controller.url(), s.worker.url()), agent...)...)
+	return s
+}
+
+// publish publishes a page of the target, and returns its version.
+func (s *site) publish(t *testing.T, page string) int64 {
+	t.Helper()
+	version, err := publish(s.controller.url(), s.target.url()+page)
+	must(t, err)
+	return version
+}
+
+// runs waits until the worker does.
+func (s *site) runs(t *testing.T, page string) {
+	t.Helper()
+	eventually(t, func() error { return hits(s.worker.url(), "target "+page) })
+}
+
+// arrives publishes a page and waits until the worker runs it.
+func (s *site) arrives(t *testing.T, page string) {
+	t.Helper()
+	s.publish(t, page)
+	s.runs(t, page)
+}
+
+// hears waits until the agent says that it hears of newer versions that way, and
+// that its /ready agrees.
+func (s *site) hears(t *testing.T, transport string) {
+	t.Helper()
+	eventually(t, func() error { return hears(s.agent, transport) })
+}
+
+func hears(agent *process, transport string) error {
+	self, a, err := get[status]("", agent.url()+"/status")
+	if err != nil {
+		return err
+	}
+	if lost := transport == "poll"; self.Transport != transport || self.Push.Healthy == lost || lost && self.Push.Error == "" {
+		return fmt.Errorf("/status has %s, want transport %s", a.body, transport)
+	}
+	a, err = call("", "GET", agent.url()+"/ready", "")
+	if err != nil {
+		return err
+	}
+	if a.status != http.StatusOK || strings.Contains(a.body, `"field":"push"`) != (transport == "poll") {
+		return fmt.Errorf("/ready has %v, want 200, with a word of push only if it is lost; the transport is %s", a, transport)
+	}
+	return nil
+}
+
+// tells waits until the controller's /ready tells whether its announcements are
+// lost. It is ready either way.
+func (s *site) tells(t *testing.T, lost bool) {
+	t.Helper()
+	eventually(t, func() error { return s.announces(lost) })
+}
+
+func (s *site) announces(lost bool) error {
+	a, err := call("", "GET", s.controller.url()+"/ready", "")
+	if err == nil && (a.status != http.StatusOK || strings.Contains(a.body, "push: ") != lost) {
+		err = fmt.Errorf("the controller's /ready: got %v, want 200, and a word of push: %v", a, lost)
+	}
+	return err
+}
+
+// says waits until a process has logged these words n times, in all its lives.
+func (p *process) says(t *testing.T, words string, n int) {
+	t.Helper()
+	eventually(t, func() error {
+		if said := strings.Count(p.log.String(), words); said != n {
+			return fmt.Errorf("%s logged %q %d times, want %d", p.name, words, said, n)
+		}
+		return nil
+	})
+}
+
+// Whatever carries the hint, a publish arrives while nobody polls for an hour,
+// and everybody hears it.
+func TestPush_ArrivesWhileNobodyPolls(t *testing.T) {
+	t.Parallel()
+	type sides struct{ controller, agent []string }
+	for name, settings := range map[string]func(t *testing.T) sides{
+		"longpoll": func(*testing.T) sides { return sides{} },
+		"redis": func(t *testing.T) sides {
+			b := newRedis(t, "")
+			return sides{b.settings(b.addr), b.settings(b.addr)}
+		},
+		"nats": func(t *testing.T) sides {
+			b := newNATS(t, "")
+			return sides{b.settings(b.addr), b.settings(b.addr)}
+		},
+		"nats, embedded": func(t *testing.T) sides {
+			addr := freeAddress(t)
+			return sides{[]string{"PUSH=nats", "NATS_URL=embedded", "NATS_LISTEN=" + addr}, []string{"PUSH=nats", "NATS_URL=nats://" + addr}}
+		},
+		"longpoll at a controller with a broker": func(t *testing.T) sides {
+			b := newRedis(t, "")
+			return sides{controller: b.settings(b.addr)}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			transport, _, _ := strings.Cut(name, " ")
+			transport = strings.TrimSuffix(transport, ",")
+			settings := settings(t)
+			s := newSite(t, append(settings.controller, hour), settings.agent)
+			neighbour := *s
+			neighbour.worker = run(t, "worker")
+			neighbour.agent = run(t, "agent", append(agentIn(t.TempDir(), s.controller.url(), neighbour.worker.url()), settings.agent...)...)
+			s.hears(t, transport)
+			neighbour.hears(t, transport)
+			for _, page := range []string{"/one", "/two", "/three"} {
+				s.arrives(t, page)
+				neighbour.runs(t, page)
+			}
+			eventually(t, func() error {
+				list, a, err := get[[]struct{ Transport string }](admin, s.controller.url()+"/api/v1/agents")
+				if err == nil && (len(list) != 2 || list[0].Transport != transport || list[1].Transport != transport) {
+					err = fmt.Errorf("the agents: got %v, want two with transport %s", a, transport)
+				}
+				return err
+			})
+			sum, a, err := get[struct {
+				ByTransport map[string]int `json:"by_transport"`
+			}](admin, s.controller.url()+"/api/v1/agents/summary")
+			must(t, err)
+			if sum.ByTransport[transport] != 2 {
+				t.Errorf("the summary: got %v, want two with transport %s", a, transport)
+			}
+			must(t, s.announces(false))
+			for _, agent := range []*process{s.agent, neighbour.agent} {
+				if n := strings.Count(agent.log.String(), "Push healthy"); n != 1 {
+					t.Errorf("the agent logged %d times that push is healthy, want once", n)
+				}
+			}
+		})
+	}
+}
+
+// A controller that holds no polls is polled, and its agents say why.
+func TestPush_None(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, []string{"PUSH=none"}, nil)
+	s.hears(t, "poll")
+	self, a, err := get[status]("", s.agent.url()+"/status")
+	must(t, err)
+	if !strings.Contains(self.Push.Error, "PUSH") {
+		t.Errorf("/status: got %v, want a word of the controller's PUSH", a)
+	}
+	s.arrives(t, "/one")
+	s.arrives(t, "/two")
+	if n := strings.Count(s.agent.log.String(), "Push lost"); n != 1 {
+		t.Errorf("the agent logged %d times that push is lost, want once", n)
+	}
+
+	// An agent that was told to poll does, and misses nothing.
+	worker := run(t, "worker")
+	agent := run(t, "agent", append(agentIn(t.TempDir(), s.controller.url(), worker.url()), "PUSH=none")...)
+	eventually(t, func() error { return hits(worker.url(), "target /two") })
+	a, err = call("", "GET", agent.url()+"/ready", "")
+	must(t, err)
+	if a.status != http.StatusOK || strings.Contains(a.body, "push") {
+		t.Errorf("/ready of an agent with PUSH=none: got %v, want 200 without a word of push", a)
+	}
+}
