@@ -129,7 +129,7 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 			return result, c.http.Foreign(answer, "a controller", "CONTROLLER_URL")
 		}
 		return result, models.ErrNothingPublished
-	case http.StatusUnauthorized:
+	case http.StatusUnauthorized, http.StatusForbidden:
 		return result, fmt.Errorf("%w: %w", models.ErrUnauthorized, c.http.Unexpected(answer, request))
 	case http.StatusRequestTimeout, http.StatusGatewayTimeout:
 		if q.Wait > 0 && !answer.IsProblem() { // a proxy's, not the controller's

@@ -98,7 +98,7 @@ func TestFetch_Answers(t *testing.T) {
 		"nothing published":         {handle: answer(404, `{"detail":"nothing"}`, "Content-Type", problemJSON, interval, "40"), want: models.Answer{PollInterval: 40 * time.Second}, kind: models.ErrNothingPublished},
 		"404 of another server":     {handle: answer(404, "<html>not found", "Content-Type", "text/html"), words: "check CONTROLLER_URL"},
 		"token refused":             {handle: answer(401, `{"detail":"the token is wrong"}`, "Content-Type", problemJSON), kind: models.ErrUnauthorized, words: "the token is wrong"},
-		"wrong door":                {handle: answer(403, `{"detail":"not you"}`), words: "403 Forbidden: not you"},
+		"wrong door":                {handle: answer(403, `{"detail":"not you"}`), kind: models.ErrUnauthorized, words: "403 Forbidden: not you"},
 		"broken":                    {handle: answer(500, "oops"), words: "500 Internal Server Error: oops"},
 		"busy":                      {handle: answer(429, "", "Retry-After", "7", interval, "40"), want: models.Answer{PollInterval: 40 * time.Second}, words: "asked to wait 7s"},
 		"busy, not saying how long": {handle: answer(503, ""), words: "503"},

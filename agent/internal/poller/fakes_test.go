@@ -71,6 +71,7 @@ type fakeController struct {
 	rivals        []time.Duration                        // another agent registers with the same id
 	withholds     bool                                   // does not offer a version that was reported FAILED
 	holdsNothing  bool                                   // as PUSH=none
+	otherBroker   bool                                   // announces over another broker than the agent hears
 	impatient     time.Duration                          // something on the way cuts what is held for longer; 0: nothing does
 	rude          bool                                   // and breaks the connection rather than answer 504
 	drains        []time.Duration                        // lets go all that it holds
@@ -189,6 +190,9 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 		return models.Answer{}, fmt.Errorf("%w: token", models.ErrUnauthorized)
 	}
 	answer := models.Answer{PollInterval: 30 * time.Second}
+	if (q.Transport == wire.NATS || q.Transport == wire.Redis) && !c.otherBroker {
+		answer.SweepInterval = 5 * time.Minute
+	}
 	if q.MayWait && !c.holdsNothing {
 		answer.Holds, answer.Held = true, q.Wait
 		if c.says != nil {

@@ -22,7 +22,9 @@ type follower struct {
 	deniedAt time.Time        // the last refused token
 	waits    waits            // of long-poll
 	lost     bool             // the last fetch failed: the next one is answered at once
+	before   *waits           // those before the last cut, while it may yet turn out that the controller was away
 	last     *models.Release  // that was fetched
+	rapid    int              // releases in a row that were there at once
 }
 
 // rest is the time until the next turn, and what may cut it short.
@@ -104,7 +106,7 @@ func (f *follower) turn(ctx context.Context) rest {
 	hint, began := f.heed(), time.Now()
 	id, query := f.query()
 	answer, err := f.Source.Fetch(ctx, id, query)
-	f.paced(answer)
+	f.paced(query, answer, err)
 	switch {
 	case err == nil:
 		drain(f.settled)
@@ -127,7 +129,7 @@ func (f *follower) turn(ctx context.Context) rest {
 	default:
 		return f.outage(ctx, err)
 	}
-	f.lost = false
+	f.lost, f.before = false, nil
 	f.answered()
 	f.unwell(refused, "Registration refused")
 	f.judged(hint, err == nil)
@@ -145,7 +147,7 @@ func (f *follower) query() (id models.Identity, q models.Query) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	q.Transport = wire.Polling
-	if f.push.healthy {
+	if f.push.healthy || f.push.subscribed {
 		q.Transport = f.Transport
 	}
 	if f.Transport == wire.LongPoll {
@@ -164,14 +166,20 @@ func (f *follower) query() (id models.Identity, q models.Query) {
 func (f *follower) untilNext() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.Hints != nil && f.push.healthy {
+	if f.push.healthy && f.sweep > f.interval {
 		return f.sweep + part(f.sweep*sweepJitter/100)
 	}
 	return spread(f.interval)
 }
 
-// errNotHeld is why long-poll is no more than polling.
-var errNotHeld = errors.New("the controller holds no answers; is its PUSH none, or is it older than this agent?")
+// errUnannounced is why a broker that is heard is of no use.
+var errUnannounced = errors.New("the controller does not announce over this broker; is its PUSH another?")
+
+// Why long-poll is no more than polling.
+var (
+	errNotHeld    = errors.New("the controller holds no answers; is its PUSH none, or is it older than this agent?")
+	errNoPatience = errors.New("something between here and the controller cuts whatever is held for a few seconds")
+)
 
 // afterWait says how long to rest after an answer that may have been held. None
 // at all if it was, for all of its wait; nothing else may make the agent ask
@@ -184,20 +192,23 @@ func (f *follower) afterWait(q models.Query, answer models.Answer, err error, to
 		f.pushed(errNotHeld)
 	case err == nil:
 		f.pushed(nil)
-		f.retry.Reset()
-		return f.untilSettled(q, answer.Release)
+		return f.untilSettled(q, answer.Release, took)
 	case q.Wait == 0 && f.waits.wait() > 0: // all is well again: from now on, wait
 		f.pushed(nil)
+		f.retry.Reset()
 		return rest{}
-	case q.Wait == 0: // what is between has no patience at all
+	case q.Wait == 0:
+		f.pushed(errNoPatience)
 	case answer.Held < minWait:
+		f.pushed(errNotHeld)
 	case took < answer.Held: // let go early: it stops, say
 		f.pushed(nil)
-		return rest{wait: f.retry.Next(0)}
+		return rest{wait: f.backOff(f.interval)}
 	default:
 		f.pushed(nil)
-		f.waits.through()
+		f.waits.through(q.Wait)
 		f.retry.Reset()
+		f.rapid = 0
 		return rest{}
 	}
 	f.retry.Reset()
@@ -206,16 +217,23 @@ func (f *follower) afterWait(q models.Query, answer models.Answer, err error, to
 
 // untilSettled says how long to rest after a release was fetched: until the worker
 // has judged it and the controller was told, for before that the answer would be
-// the same again. One that comes a second time rests for the whole interval: there
-// may be no end to it. The caller holds mu.
-func (f *follower) untilSettled(q models.Query, release *models.Release) rest {
-	again := release.Same(f.last)
+// the same again. What was refused and comes again rests for the whole interval,
+// and so do too many that come at once: there may be no end to it. The caller
+// holds mu.
+func (f *follower) untilSettled(q models.Query, release *models.Release, took time.Duration) rest {
+	refusedAgain := release.Same(f.last) && f.refusal.version == release.Config.Version
 	f.last = release
+	if f.rapid++; took >= rapidly {
+		f.rapid = 0
+		f.retry.Reset()
+	}
 	switch {
+	case refusedAgain:
+		return rest{wait: spread(f.interval)}
+	case f.rapid > mostRapid:
+		return rest{wait: f.backOff(f.interval)} // two controllers that do not agree, say
 	case f.state.LastGood != nil && f.state.LastGood.ETag != q.ETag && f.next == nil:
 		return rest{} // it has judged already
-	case again:
-		return rest{wait: spread(f.interval)}
 	}
 	return rest{wait: spread(f.interval), early: f.settled}
 }
@@ -227,11 +245,12 @@ func (f *follower) cut(ctx context.Context, err error, after time.Duration) rest
 	if ctx.Err() != nil {
 		return rest{}
 	}
+	f.before = new(f.waits)
 	f.waits.cut(after, errors.Is(err, models.ErrCut))
 	f.Log.WithFields(logrus.Fields{"after": after.Round(time.Second).String(), "wait": f.waits.next.String(), "error": err.Error()}).Debug("Wait cut")
 	f.lost = true
 	if errors.Is(err, models.ErrCut) {
-		return rest{wait: f.retry.Next(0)}
+		return rest{wait: f.backOff(f.pollInterval())}
 	}
 	f.unwell(err, "Controller lost")
 	f.pushLost(err)
@@ -312,15 +331,26 @@ func (f *follower) outage(ctx context.Context, err error) rest {
 		return rest{} // the agent stops: that is nobody's fault
 	}
 	f.lost = true
+	if f.before != nil {
+		f.waits, f.before = *f.before, nil // it was away, and nothing has cut
+	}
 	f.unwell(err, "Controller lost")
 	f.pushLost(err)
 	drain(f.back) // from before
-	floor := models.Floor(err)
-	wait, most := f.retry.Next(floor), 2*f.pollInterval()
-	if floor == 0 && wait > most {
-		wait = part(most) // one interval on average: more seldom than it polls it need not ask
+	if floor := models.Floor(err); floor > 0 || errors.Is(err, models.ErrUnauthorized) {
+		return rest{wait: f.retry.Next(floor), early: early(f.back, err)} // who is not wanted takes its time
 	}
-	return rest{wait: wait, early: early(f.back, err)}
+	return rest{wait: f.backOff(f.pollInterval()), early: f.back}
+}
+
+// backOff is the time until the next attempt. It grows up to two intervals, on
+// average one: more seldom than it polls an agent need not ask.
+func (f *follower) backOff(interval time.Duration) time.Duration {
+	wait, most := f.retry.Next(0), 2*interval
+	if wait > most {
+		return part(most)
+	}
+	return wait
 }
 
 // unwell notes what is wrong with the controller; nil: nothing is.
@@ -342,16 +372,22 @@ func (f *follower) identity() models.Identity {
 	return f.state.Identity
 }
 
-// paced takes over the intervals that an answer named.
-func (f *follower) paced(answer models.Answer) {
+// paced takes over the intervals that an answer named. A controller that announces
+// over the broker that is heard names a sweep.
+func (f *follower) paced(q models.Query, answer models.Answer, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	said := err == nil || errors.Is(err, models.ErrNotModified) || errors.Is(err, models.ErrNothingPublished)
+	if said && f.push.subscribed && q.Transport == f.Transport {
+		if f.sweep = answer.SweepInterval; f.sweep == 0 {
+			f.pushed(errUnannounced)
+		} else {
+			f.pushed(nil)
+		}
+	}
 	if named := answer.PollInterval; named > 0 && named != f.interval {
 		f.Log.WithField("interval", named.String()).Info("Poll interval changed")
 		f.interval = named
-	}
-	if answer.SweepInterval > 0 {
-		f.sweep = answer.SweepInterval
 	}
 }
 
@@ -376,6 +412,7 @@ func (p *Poller) offer(release *models.Release, spread time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.calm = time.Now().Add(spread)
+	p.fetched = release.Config.Version
 	balked := p.balked != nil
 	p.balked = nil
 	switch {

@@ -95,6 +95,8 @@ const (
 	comeBack    = time.Minute      // over which, or over a poll interval, a fleet comes back that lost the same thing
 	pollsJitter = 10               // percent of the interval, either way
 	sweepJitter = 50               // percent of the sweep, which may only be longer
+	rapidly     = time.Second      // a release that comes before that did not have to be waited for
+	mostRapid   = 4                // of them in a row, before there is a rest
 )
 
 // Poller is the agent without its sockets. Make it with New.
@@ -126,10 +128,11 @@ type Poller struct {
 	balked  *models.Release // the last good one, when the worker refused even that
 	refusal refusal         // what the worker refused last, until that is history
 
-	calm  time.Time    // not before is an outcome sent: the whole fleet fetches
-	due   bool         // the outcome for what is wanted now was not reported yet
-	next  *wire.Report // to be sent; a newer one replaces it
-	acked wire.Report  // the last that the controller took
+	calm    time.Time    // not before is an outcome sent: the whole fleet fetches
+	fetched int64        // the version that the controller offered last
+	due     bool         // the outcome for what is wanted now was not reported yet
+	next    *wire.Report // to be sent; a newer one replaces it
+	acked   wire.Report  // the last that the controller took
 
 	controllerTrouble, workerTrouble, cacheTrouble trouble
 }
@@ -146,7 +149,7 @@ func New(parts Parts) *Poller {
 		fed:       make(chan struct{}),
 		interval:  firstInterval,
 		sweep:     firstSweep,
-		push:      hearing{calming: backoff.New(retryFirst, retryLimit)},
+		push:      hearing{calming: backoff.New(retryFirst, wire.MaxPollInterval)},
 		saveAgain: backoff.New(retryFirst, saveLimit),
 		due:       true,
 	}

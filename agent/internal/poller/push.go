@@ -13,8 +13,9 @@ import (
 // hearing is how this agent hears of newer versions between two polls. Poller.mu
 // guards it.
 type hearing struct {
-	healthy bool
-	trouble string // why it is not, "" before the first attempt
+	healthy    bool
+	subscribed bool   // to a broker
+	trouble    string // why it is not, "" before the first attempt
 	// due is when to fetch because of what was heard, the zero time for not at all.
 	// It is only ever brought forward. hint is what was heard last.
 	due  time.Time
@@ -61,6 +62,7 @@ type listener struct{ *Poller }
 func (l listener) Subscribed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.push.subscribed = true
 	l.pushed(nil)
 	l.push.by(time.Now().Add(part(min(l.interval, comeBack))))
 	wake(l.nudged)
@@ -71,6 +73,7 @@ func (l listener) Subscribed() {
 func (l listener) Lost(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.push.subscribed = false
 	if l.pushed(err) {
 		l.push.by(time.Now().Add(part(l.interval)))
 		wake(l.nudged)

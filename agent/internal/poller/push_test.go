@@ -182,14 +182,14 @@ func TestWaits_GrowAgain(t *testing.T) {
 		}
 		for range 10 {
 			time.Sleep(w.wait())
-			w.through()
+			w.through(w.next)
 		}
 		if got := w.wait(); got != 37500*time.Millisecond {
 			t.Errorf("soon after the cut: %s, want no more than before", got)
 		}
 		time.Sleep(growAgain)
 		for range 10 {
-			w.through()
+			w.through(w.next)
 		}
 		if got := w.wait(); got != maxWait {
 			t.Errorf("long after the cut: %s, want %s", got, maxWait)
@@ -588,6 +588,152 @@ func silent() logrus.FieldLogger {
 	log.SetOutput(io.Discard)
 	log.SetLevel(logrus.PanicLevel)
 	return log
+}
+
+// A controller that announces elsewhere is no push, though the broker is there.
+func TestRun_BrokerThatNobodyAnnouncesOver(t *testing.T) {
+	play(t, scenario{transport: wire.NATS, hints: &fakeBroker{}, controller: &fakeController{
+		publications: []publication{published(0, 1), published(time.Hour, 2)}, otherBroker: true,
+	}}, func(t *testing.T, w *world) {
+		pass(time.Hour + 33*time.Second)
+		w.runs(t, 2)
+		if got := w.Status(); got.Transport != wire.Polling || !strings.Contains(got.Push.Error, "PUSH") {
+			t.Errorf("the transport is %s, push %+v, want polling and the reason", got.Transport, got.Push)
+		}
+		if n := w.logged(logrus.WarnLevel, "Push lost; polling"); n != 1 {
+			t.Errorf("%d warnings, want 1", n)
+		}
+	})
+}
+
+// A worker that is away when a version comes, and an outcome that the controller
+// takes late, keep no agent from waiting for the next version.
+func TestRun_LongPollIsNotDeafAfterATrouble(t *testing.T) {
+	at := 100 * time.Second
+	publications := []publication{{0, release(1, 3600)}, {at, release(2, 3600)}, {at + 6*time.Second, release(3, 3600)}, {at + time.Minute, release(4, 3600)}}
+	for name, s := range map[string]scenario{
+		"the worker is away": {worker: &fakeWorker{down: []span{{at - time.Second, at + 3*time.Second}}}, controller: &fakeController{publications: publications}},
+		"a report comes late": {worker: &fakeWorker{slow: 5 * time.Second},
+			controller: &fakeController{publications: publications, busyReports: []span{{at, at + 6*time.Second}}, retryAfter: 2 * time.Second}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.transport = wire.LongPoll
+			play(t, s, func(t *testing.T, w *world) {
+				pass(at + 2*time.Minute)
+				w.runs(t, 4)
+			})
+		})
+	}
+}
+
+// disagreeing is a controller whose every other answer is of another store.
+type disagreeing struct {
+	*fakeController
+	answers int
+}
+
+func (d *disagreeing) Fetch(ctx context.Context, _ models.Identity, q models.Query) (models.Answer, error) {
+	d.record("fetch", q.ETag)
+	d.answers++
+	if !sleep(ctx, time.Millisecond) {
+		return models.Answer{}, ctx.Err()
+	}
+	r := release(int64(1+d.answers%2), 30)
+	return models.Answer{Release: &r, Holds: true, Held: q.Wait, PollInterval: 30 * time.Second}, nil
+}
+
+func TestRun_LongPollOfControllersThatDisagree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := scenario{transport: wire.LongPoll}.world()
+		w.Source = &disagreeing{fakeController: w.controller}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = w.Run(ctx) })
+		pass(time.Hour)
+		cancel()
+		running.Wait()
+		if n := len(w.fetches(0)); n > 300 {
+			t.Errorf("%d requests in an hour, want a rest between them", n)
+		}
+	})
+}
+
+// Crash, mend, deploy: a controller that is stopped in good order soon after an
+// outage is not taken for a part of it.
+func TestRun_LongPollIsLetGoAfterAnOutage(t *testing.T) {
+	var worst time.Duration
+	for range 30 {
+		play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
+			publications: []publication{published(0, 1), published(15*time.Minute, 2)},
+			down:         []span{{10 * time.Minute, 11*time.Minute + 30*time.Second}}, drains: []time.Duration{15*time.Minute - time.Second},
+		}}, func(t *testing.T, w *world) {
+			pass(16 * time.Minute)
+			w.runs(t, 2)
+			for _, p := range w.worker.pushes {
+				worst = max(worst, p.at-15*time.Minute)
+			}
+		})
+	}
+	if worst > 5*time.Second {
+		t.Errorf("version 2 came up to %s late, want soon", worst)
+	}
+}
+
+// A controller that crashes a few times is no proxy without patience.
+func TestRun_LongPollThroughCrashes(t *testing.T) {
+	for range 20 {
+		play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)},
+			down: []span{{20 * time.Second, 22 * time.Second}, {48 * time.Second, 50 * time.Second}, {75 * time.Second, 77 * time.Second}},
+		}}, func(t *testing.T, w *world) {
+			pass(3 * time.Hour)
+			if n := len(w.fetches(2 * time.Hour)); n > 60 {
+				t.Errorf("%d requests in the third hour, want hardly more than 12", n)
+			}
+		})
+	}
+}
+
+func TestRun_NoPatienceIsShown(t *testing.T) {
+	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)}, impatient: 3 * time.Second}},
+		func(t *testing.T, w *world) {
+			pass(5 * time.Minute)
+			if got := w.Status(); got.Transport != wire.Polling || got.Push.Healthy || got.Push.Error == "" {
+				t.Errorf("got the transport %s, push %+v, want polling and the reason", got.Transport, got.Push)
+			}
+		})
+}
+
+// What forgets idle connections without a word is found out once, and not waited
+// for again and again.
+func TestWaits_BehindWhatForgets(t *testing.T) {
+	w := newWaits()
+	for range 3 {
+		w.through(w.next)
+	}
+	for w.next > 220*time.Second {
+		w.cut(w.next*17/16+10*time.Second, false)
+	}
+	if w.next != 220*time.Second || w.cuts != 1 {
+		t.Errorf("after %d cuts: %s, want what came through before, after one", w.cuts, w.next)
+	}
+}
+
+func TestRun_RefusedRegistrationTakesItsTime(t *testing.T) {
+	play(t, scenario{controller: &fakeController{publications: []publication{{0, release(1, 1)}}, noEnrolment: always, denies: always}}, func(t *testing.T, w *world) {
+		pass(time.Hour)
+		if n := len(w.controller.times("register")); n > 60 {
+			t.Errorf("%d registrations in an hour, want few", n)
+		}
+	})
+}
+
+func TestRun_SweepsNoMoreOftenThanItPolls(t *testing.T) {
+	play(t, scenario{transport: wire.NATS, hints: &fakeBroker{}, controller: &fakeController{publications: []publication{{0, release(1, 3600)}}}}, func(t *testing.T, w *world) {
+		pass(9 * time.Hour)
+		if n := len(w.fetches(0)); n > 14 {
+			t.Errorf("%d requests in nine hours with an interval of one, want about nine", n)
+		}
+	})
 }
 
 func TestStatus_OfPush(t *testing.T) {

@@ -30,7 +30,7 @@ func (p *Poller) report(ctx context.Context) {
 				continue // something else may have come of it
 			}
 			err := p.Source.Report(ctx, id, *report)
-			if (err == nil || report.Status == wire.Applied) && p.isLatest(*report) {
+			if p.settles(*report, err) {
 				wake(p.settled)
 			}
 			if err == nil || errors.Is(err, models.ErrUnwanted) {
@@ -65,12 +65,13 @@ func (p *Poller) outcome() (models.Identity, *wire.Report) {
 	return p.state.Identity, new(*p.next)
 }
 
-// isLatest reports whether there is no release after that of a report which the
-// worker has yet to judge: one that comes late settles nothing.
-func (p *Poller) isLatest(report wire.Report) bool {
+// settles reports whether the worker has judged what was fetched last, and the
+// controller will not offer it again: it was told of a refusal, and the next poll
+// tells what runs.
+func (p *Poller) settles(report wire.Report, err error) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.state.Candidate == nil || p.state.Candidate.Config.Version == report.Version
+	return p.fetched == report.Version && (report.Status == wire.Applied || report.Status == wire.Failed && err == nil)
 }
 
 // acknowledged notes that report need not be sent again.
@@ -97,7 +98,9 @@ func (p *Poller) say(report wire.Report) {
 		last = *p.next
 	}
 	if last == report {
-		wake(p.settled) // there is nothing to tell
+		if report.Status == wire.Applied && report.Version == p.fetched {
+			wake(p.settled) // there is nothing to tell
+		}
 		return
 	}
 	p.next = &report

@@ -15,7 +15,7 @@ const (
 	cutShare = 75
 	// growAgain is how long after a cut a longer wait is tried again, and
 	// waitAgain any wait at all, where not even minWait came through.
-	growAgain = 6 * time.Hour
+	growAgain = time.Hour
 	waitAgain = 10 * time.Minute
 )
 
@@ -24,6 +24,7 @@ const (
 // something in between has cut.
 type waits struct {
 	next  time.Duration // what to ask for; 0 for nothing
+	good  time.Duration // what came through last; 0 for nothing yet
 	again time.Time     // not before is more asked for than next
 	cuts  int           // in a row, with no wait between that came through
 }
@@ -39,8 +40,8 @@ func (w *waits) wait() time.Duration {
 }
 
 // through notes that an answer came when its wait was over.
-func (w *waits) through() {
-	w.cuts = 0
+func (w *waits) through(wait time.Duration) {
+	w.cuts, w.good = 0, wait
 	if !time.Now().Before(w.again) {
 		w.next = min(2*w.next, maxWait)
 	}
@@ -49,13 +50,26 @@ func (w *waits) through() {
 // cut notes that a wait was cut after a while. A connection that broke says little
 // at first: the controller may have been restarted just then. Unless it is certain
 // that something in between has no patience, it takes a second time; and a third
-// to give up waiting.
+// to ask for much less, or to give up waiting. No answer at all, not even an end,
+// comes of what forgets connections that are idle: then what came through before
+// is what there is.
 func (w *waits) cut(after time.Duration, certain bool) {
 	w.cuts++
-	switch shorter := after * cutShare / 100; {
-	case shorter < minWait && w.cuts > 2:
-		w.next, w.again = 0, time.Now().Add(waitAgain)
-	case shorter >= minWait && (certain || w.cuts > 1):
+	shorter := after * cutShare / 100
+	switch silent := after > w.next; {
+	case silent && w.good > 0 && w.good < w.next:
+		shorter = w.good
+	case silent:
+		shorter = w.next / 2
+	case !certain && w.cuts == 1:
+		return
+	case !certain && w.cuts == 2 && shorter >= minWait:
+		shorter = max(shorter, firstWait/2)
+	}
+	switch {
+	case shorter >= minWait:
 		w.next, w.again = min(w.next, shorter), time.Now().Add(growAgain)
+	case w.cuts > 2:
+		w.next, w.again = 0, time.Now().Add(waitAgain)
 	}
 }
