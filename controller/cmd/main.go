@@ -19,6 +19,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/config"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/buildinfo"
@@ -98,7 +99,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	configs, err := service.OpenConfigs(ctx, db, agents, service.ConfigOptions{Epoch: db.Epoch(), DefaultInterval: set.PollInterval()}, log)
+	configs, err := service.OpenConfigs(ctx, db, agents, service.ConfigOptions{Epoch: db.Epoch(), DefaultInterval: set.PollInterval(), Pace: set.PushRate}, log)
 	if err != nil {
 		return err
 	}
@@ -112,7 +113,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	}
 	defer func() { _ = broker.Close() }()
 	announcements := service.NewAnnouncements(configs, agents, announcing{announcer}, set.PushRate, log)
-	waiters := service.NewWaiters(configs, agents, set.PushRate)
+	waiters := service.NewWaiters(configs, agents, set.PushRate, set.LimitWaiting)
 	handler := api.New(api.Options{
 		Configs:       configs,
 		Agents:        agents,
@@ -120,6 +121,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		Trail:         trail,
 		Waiters:       holding(set, waiters),
 		Announcements: announcements,
+		Transport:     models.Transport(set.Transport),
 		SweepInterval: set.SweepInterval,
 		Store:         db,
 		Draining:      ctx.Done(),

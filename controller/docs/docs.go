@@ -676,7 +676,7 @@ const docTemplate = `{
                             "nats"
                         ],
                         "type": "string",
-                        "description": "how an agent hears of a newer version",
+                        "description": "the broker that an agent hears",
                         "name": "X-Transport",
                         "in": "header"
                     }
@@ -702,7 +702,7 @@ const docTemplate = `{
                             },
                             "X-Sweep-Interval-Seconds": {
                                 "type": "integer",
-                                "description": "seconds until the next poll of an agent that a broker tells of newer versions"
+                                "description": "to an agent that hears the broker that is announced over: seconds until its next poll"
                             },
                             "X-Wait-Seconds": {
                                 "type": "integer",

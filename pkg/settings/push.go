@@ -47,6 +47,8 @@ func (p *Push) Validate() (faults Faults) {
 		"is %q; it must be longpoll, redis, nats or none", p.Transport)
 	faults.Check(isServer(p.RedisURL.Reveal(), "redis", "rediss"), "REDIS_URL",
 		"is no URL such as redis://:password@localhost:6379/0; what is special in a password stands percent-encoded")
+	faults.Check(p.RedisCAFile == "" || !strings.HasPrefix(p.RedisURL.Reveal(), "redis:"), "REDIS_CA_FILE",
+		"is set, and REDIS_URL is redis://, which is no TLS; set it to rediss://")
 	if p.NATSURL != embedded {
 		for one := range strings.SplitSeq(p.NATSURL.Reveal(), ",") {
 			faults.CheckOnce(isServer(strings.TrimSpace(one), "nats", "tls"), "NATS_URL",

@@ -42,7 +42,8 @@ type Options struct {
 	Draining      <-chan struct{}                          // closed when held answers are to be let go
 	Limits        Limits
 
-	SweepInterval time.Duration // how often agents poll while a broker tells them of newer versions
+	Transport     models.Transport // how agents hear of a newer version
+	SweepInterval time.Duration    // how often agents poll while a broker tells them of newer versions
 
 	AgentName    string
 	AgentAccount *auth.Account // what agents register with
@@ -56,6 +57,7 @@ type Options struct {
 type API struct {
 	Options
 	classes map[door]*class
+	admins  *class // of the admin's own door, those who are one
 	served  servedConfig
 	sweep   []string       // SweepInterval as a header value
 	refused rate.Sometimes // how often refused credentials are worth a warning
@@ -63,7 +65,7 @@ type API struct {
 
 // New returns the handler of the whole contract.
 func New(o Options) http.Handler {
-	a := &API{Options: o, classes: newClasses(o.Limits), sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, refused: rate.Sometimes{First: 1, Interval: time.Minute}}
+	a := &API{Options: o, classes: newClasses(o.Limits), admins: newClass("admin", o.Limits.Admin, o.Limits.Admin), sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, refused: rate.Sometimes{First: 1, Interval: time.Minute}}
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true

@@ -22,6 +22,7 @@ import (
 	_ "github.com/fleetconf/fleetconf/controller/docs"
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
@@ -64,12 +65,12 @@ func newLimited(t testing.TB, limits api.Limits) *system {
 	if err != nil {
 		t.Fatal(err)
 	}
-	configs, err := service.OpenConfigs(t.Context(), db, agents, service.ConfigOptions{Epoch: db.Epoch(), DefaultInterval: 30 * time.Second}, log)
+	configs, err := service.OpenConfigs(t.Context(), db, agents, service.ConfigOptions{Epoch: db.Epoch(), DefaultInterval: 30 * time.Second, Pace: 200}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	draining := make(chan struct{})
-	waiters := service.NewWaiters(configs, agents, 20_000)
+	waiters := service.NewWaiters(configs, agents, 20_000, 2000)
 	waiting, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = waiters.Run(waiting) }() // ends with the test, or when that drains it
@@ -77,7 +78,7 @@ func newLimited(t testing.TB, limits api.Limits) *system {
 	s := &system{t: t, db: db, configs: configs, agents: agents, logged: hook, draining: draining, waiters: waiters, drain: stop}
 	s.handler = api.New(api.Options{
 		Configs: configs, Agents: agents, Rollouts: service.NewRollouts(configs, agents, db), Trail: service.NewTrail(db, log), Store: db,
-		Waiters: waiters, SweepInterval: 5 * time.Minute, Announcements: announced{s},
+		Waiters: waiters, Transport: models.NATS, SweepInterval: 5 * time.Minute, Announcements: announced{s},
 		Draining: draining, Limits: limits, AgentName: "agent", AdminName: "admin",
 		AdminAccount: auth.NewAccount("admin", "admin123"), AgentAccount: auth.NewAccount("agent", "secret123"), Log: log,
 	})

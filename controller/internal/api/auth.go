@@ -48,7 +48,7 @@ func (a *API) admit(c *call, d door) error {
 	who, self, err := a.identify(c.GetHeader("Authorization"))
 	if err != nil {
 		a.refuse(c, err)
-		return problem.New(http.StatusUnauthorized, "%v", err)
+		return unauthorized(c, err)
 	}
 	itself := who == agent && self.ID() == c.Param("id")
 	switch {
@@ -78,10 +78,15 @@ func (a *API) name(who caller, self *service.Agent) string {
 	return ""
 }
 
+// unauthorized is the answer to credentials that are nobody's (RFC 9110 §15.5.2).
+func unauthorized(c *call, err error) error {
+	c.Header("WWW-Authenticate", `Basic realm="fleetconf", charset="UTF-8"`)
+	return problem.New(http.StatusUnauthorized, "%v", err)
+}
+
 // refuse notes refused credentials. Who sent none was not told yet that some
 // are needed.
 func (a *API) refuse(c *call, err error) {
-	c.Header("WWW-Authenticate", `Basic realm="fleetconf", charset="UTF-8"`)
 	if errors.Is(err, auth.ErrMissing) {
 		return
 	}

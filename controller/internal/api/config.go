@@ -59,10 +59,10 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 //	@Security		Agent
 //	@Param			If-None-Match	header		string	false	"ETag of the configuration that the caller runs"
 //	@Param			wait			query		string	false	"how long to hold the answer, such as 30s; longer than 5m is taken for 5m (0s)"
-//	@Param			X-Transport		header		string	false	"how an agent hears of a newer version"	Enums(redis, nats)
+//	@Param			X-Transport		header		string	false	"the broker that an agent hears"	Enums(redis, nats)
 //	@Success		200				{object}	wire.Config
 //	@Header			200,304,404,429	{integer}	X-Poll-Interval-Seconds		"seconds until the next poll"
-//	@Header			200,304,404		{integer}	X-Sweep-Interval-Seconds	"seconds until the next poll of an agent that a broker tells of newer versions"
+//	@Header			200,304,404		{integer}	X-Sweep-Interval-Seconds	"to an agent that hears the broker that is announced over: seconds until its next poll"
 //	@Header			200,304,404		{integer}	X-Wait-Seconds				"how long the answer was held at most; missing where nothing is held"
 //	@Header			200				{integer}	X-Spread-Milliseconds		"while the whole fleet fetches: how much later the report is best sent"
 //	@Header			429,503			{integer}	Retry-After					"seconds, drawn from a window"
@@ -74,44 +74,49 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 //	@Failure		503				{object}	problem.Problem	"as 429, while the controller stops"
 //	@Router			/api/v1/config [get]
 func (a *API) config(c *call) error {
-	wait, asked, err := a.wait(c)
+	wait, err := a.wait(c)
 	if err != nil {
 		return err
 	}
-	p := poll{a: a, self: c.self, held: c.Request.Header["If-None-Match"], transport: transportOf(c.Request.Header, asked)}
-	if wait == 0 {
-		err = p.judge(0)
-	} else {
-		held := p // which escapes, as p does not: a poll that is not held allocates none
-		err = a.hold(c, wait, &held)
-		p = held
+	p := poll{a: a, self: c.self, held: c.Request.Header["If-None-Match"]}
+	p.visit = models.Poll{At: time.Now().UTC(), Transport: a.transportOf(c.Request.Header, wait)}
+	if err := p.judge(); err != nil {
+		return err
 	}
-	if err != nil || c.Request.Context().Err() != nil {
-		return err // the latter: nobody is left to tell
+	p.note(wait)
+	if wait > 0 && p.status != http.StatusOK {
+		held := p // which escapes, as p does not: a poll that is not held allocates none
+		if err := a.hold(c, wait, &held); err != nil {
+			return err
+		}
+		if c.Request.Context().Err() != nil {
+			return nil // nobody is left to tell
+		}
+		p = held
 	}
 	return p.answer(c)
 }
 
-// wait is how long the answer to a poll is to be held, where the caller asked for
-// that and answers are held. Who asks for 0 learns that they are.
-func (a *API) wait(c *call) (wait time.Duration, asked bool, err error) {
+// wait is how long the answer to a poll is to be held, where answers are. Who asks
+// for 0 learns that they are.
+func (a *API) wait(c *call) (time.Duration, error) {
 	if c.Request.URL.RawQuery == "" {
-		return 0, false, nil
+		return 0, nil
 	}
 	text, asked := c.GetQuery("wait")
 	if !asked {
-		return 0, false, nil
+		return 0, nil
 	}
 	wait, ok := duration(text)
 	if !ok || wait < 0 {
-		return 0, false, wire.Bad("wait", "must be a duration such as 30s")
+		return 0, wire.Bad("wait", "must be a duration such as 30s")
 	}
-	if a.Waiters == nil {
-		return 0, false, nil
+	if a.Waiters == nil || a.Waiters.Full() {
+		return 0, nil
 	}
 	wait = min(wait, wire.MaxWait)
 	c.Writer.Header()[wire.HeaderWait] = []string{strconv.Itoa(seconds(wait))}
-	return wait, true, nil
+	return wait, nil
 }
 
 // hold keeps a poll until there is something to say that is worth it, or the wait
@@ -121,39 +126,49 @@ func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
 	ctx := c.Request.Context()
 	back := c.stepAside()
 	a.Waiters.Wait(ctx, wait, func() bool {
-		if err = p.judge(wait); err == nil && p.self != nil && p.self.Gone() {
-			err = problem.New(http.StatusUnauthorized, "%v", errWrong)
+		if err = p.judge(); err == nil && p.self != nil && p.self.Gone() {
+			err = unauthorized(c, errWrong)
 		}
 		return err != nil || p.status == http.StatusOK
 	})
 	back()
-	if ctx.Err() != nil && p.self != nil { // it was here until now
-		a.Agents.Poll(p.self, models.Poll{At: time.Now().UTC(), Interval: a.Configs.PollInterval(), Transport: models.Polling}, 0)
+	switch {
+	case p.self == nil:
+	case ctx.Err() != nil:
+		a.Agents.Left(p.self, p.visit, p.interval)
+	default: // it was here until now
+		p.visit.At = time.Now().UTC()
+		p.note(0)
 	}
 	return err
 }
 
-// transportOf is how whoever polls hears of a newer version, as far as it says.
-func transportOf(h http.Header, waits bool) models.Transport {
-	if waits {
+// transportOf is how whoever polls hears of a newer version. To hear a broker that
+// this controller does not announce over is to hear nothing.
+func (a *API) transportOf(h http.Header, wait time.Duration) models.Transport {
+	if wait > 0 {
 		return models.LongPoll
 	}
-	if named := h[wire.HeaderTransport]; len(named) == 1 {
-		switch transport := models.Transport(named[0]); transport {
-		case models.Redis, models.NATS:
-			return transport
-		case models.Polling, models.LongPoll:
-		}
+	if named := h[wire.HeaderTransport]; len(named) == 1 && a.broker() != "" && named[0] == string(a.broker()) {
+		return a.broker()
 	}
 	return models.Polling
 }
 
+// broker is what this controller announces over, "" for none.
+func (a *API) broker() models.Transport {
+	if a.Transport == models.Redis || a.Transport == models.NATS {
+		return a.Transport
+	}
+	return ""
+}
+
 // poll is a poll, and what there is to say to it at this moment.
 type poll struct {
-	a         *API
-	self      *service.Agent // nil for who is no agent
-	held      []string       // the lines of If-None-Match
-	transport models.Transport
+	a     *API
+	self  *service.Agent // nil for who is no agent
+	held  []string       // the lines of If-None-Match
+	visit models.Poll    // what it tells of the agent
 
 	status   int       // 200, 304 or 404
 	current  *answered // nil where nothing was published
@@ -170,46 +185,33 @@ const (
 	conflict
 )
 
-// judge finds what there is to say now, and remembers that the agent was here.
-// The answer is to be held for wait.
-func (p *poll) judge(wait time.Duration) error {
+// judge finds what there is to say now.
+func (p *poll) judge() error {
 	a := p.a
 	current := a.Configs.Current()
 	p.interval = a.Configs.PollInterval()
-	visit := models.Poll{At: time.Now().UTC(), Interval: max(p.interval, wait), Transport: p.transport}
-	if p.transport == models.Redis || p.transport == models.NATS {
-		visit.Interval = max(p.interval, a.SweepInterval)
-	}
 	p.status, p.current, p.withheld = http.StatusNotFound, nil, nothing
-	if current == nil {
-		if p.self != nil {
-			visit.Runs = a.ahead(p.held, 0)
-			a.Agents.Poll(p.self, visit, 0)
+	if current != nil {
+		out, err := a.served.of(current)
+		if err != nil {
+			return err
 		}
+		p.current, p.status = out, http.StatusOK
+	}
+	if p.self != nil {
+		p.visit.Runs = p.runs()
+	}
+	if current == nil {
 		return nil
 	}
-	out, err := a.served.of(current)
-	if err != nil {
-		return err
-	}
-	p.current, p.status = out, http.StatusOK
-	unchanged := etag.NoneMatch(p.held, current.ETag)
-	if unchanged {
+	if etag.NoneMatch(p.held, current.ETag) {
 		p.status = http.StatusNotModified
+		return nil
 	}
 	if p.self == nil {
 		return nil
 	}
-	if !unchanged {
-		visit.Runs = a.ahead(p.held, current.Version)
-	} else if names, listed := etag.Match(p.held, current.ETag); names && listed && p.held[0] != "*" {
-		visit.Runs = current.Version
-	}
-	offer := a.Agents.Poll(p.self, visit, current.Version)
-	if unchanged {
-		return nil
-	}
-	if !offer {
+	if !a.Agents.Offers(p.self, current.Version) {
 		p.withheld = refused
 	} else if _, inConflict := a.Configs.Conflict(); inConflict && isAhead(p.held, current.Version) {
 		p.withheld = conflict
@@ -223,10 +225,38 @@ func (p *poll) judge(wait time.Duration) error {
 	return nil
 }
 
+// note remembers that the agent was here, and what it runs. The answer is to be
+// held for wait.
+func (p *poll) note(wait time.Duration) {
+	if p.self == nil {
+		return
+	}
+	p.visit.Interval = max(p.interval, wait)
+	if p.visit.Transport == p.a.broker() {
+		p.visit.Interval = max(p.interval, p.a.SweepInterval)
+	}
+	p.a.Agents.Poll(p.self, p.visit, 0)
+}
+
+// runs is the version that the agent says it runs, 0 where it does not say. One that
+// this store does not know is the beginning of a conflict.
+func (p *poll) runs() int64 {
+	if p.current == nil {
+		return p.a.ahead(p.held, 0)
+	}
+	newest := p.current.config
+	if names, listed := etag.Match(p.held, newest.ETag); names && listed && p.held[0] != "*" {
+		return newest.Version
+	}
+	return p.a.ahead(p.held, newest.Version)
+}
+
 // answer says it.
 func (p *poll) answer(c *call) error {
 	h := c.Writer.Header()
-	h[wire.HeaderSweepInterval] = p.a.sweep
+	if p.visit.Transport == p.a.broker() {
+		h[wire.HeaderSweepInterval] = p.a.sweep
+	}
 	if p.current == nil {
 		h.Set(wire.HeaderPollInterval, strconv.Itoa(seconds(p.interval)))
 		return problem.New(http.StatusNotFound, "nothing was published yet")

@@ -43,24 +43,29 @@ type class struct {
 // each other to be written together, and where the others take longer than that
 // the controller has more than it can serve.
 func newClasses(l Limits) map[door]*class {
-	of := func(name string, perSecond, inFlight int) *class {
-		return &class{Class: limit.New(perSecond, inFlight), name: name, telling: rate.Sometimes{First: 1, Interval: time.Minute}}
-	}
-	register := of("register", l.Register, min(l.Register, mostRegistering))
+	register := newClass("register", l.Register, min(l.Register, mostRegistering))
 	return map[door]*class{
 		enrolling:     register,
 		removing:      register, // the agents of a fleet that is taken down must not shut out the admin
-		reading:       of("config", l.Config, l.Config),
-		reporting:     of("status", l.Status, l.Status),
-		administering: of("admin", l.Admin, l.Admin),
+		reading:       newClass("config", l.Config, l.Config),
+		reporting:     newClass("status", l.Status, l.Status),
+		administering: newClass("admin", l.Admin, l.Admin),
 	}
 }
 
+func newClass(name string, perSecond, inFlight int) *class {
+	return &class{Class: limit.New(perSecond, inFlight), name: name, telling: rate.Sometimes{First: 1, Interval: time.Minute}}
+}
+
 // enter lets a request in if its class has room, before anything is spent on
-// whose it is. It must leave. An admin on this machine always gets in: from
-// there a herd can be ended.
+// whose it is. It must leave. Who claims to be an admin and is one shares no limit
+// with those who are not, and on this machine has none: from there a herd can be
+// ended.
 func (a *API) enter(c *call, d door) error {
 	k := a.classes[d]
+	if d == administering && a.isAdmin(c.GetHeader("Authorization")) {
+		k = a.admins
+	}
 	switch {
 	case k == nil, d == administering && server.FromLoopback(c.Request):
 		return nil // counted nowhere

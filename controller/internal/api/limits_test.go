@@ -516,3 +516,25 @@ func TestLimits_LetTheReportsOfAFleetThrough(t *testing.T) {
 		t.Errorf("%d of 10000 reports were not taken", refused.Load())
 	}
 }
+
+// Who floods the admin's door with no credentials, or wrong ones, keeps no admin out.
+func TestLimits_KeepStrangersFromShuttingOutAdmins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLimited(t, api.Limits{Register: 1, Config: 1, Status: 1, Admin: 1})
+		strangers := 0
+		for range 60 {
+			for _, who := range []account{{}, {"admin", "wrong"}} {
+				if s.callFrom("192.0.2.7:40000", who, "GET", "/api/v1/agents").StatusCode == 429 {
+					strangers++
+				}
+			}
+			if got := s.callFrom("192.0.2.7:40000", admin, "GET", "/api/v1/agents").StatusCode; got != 200 {
+				t.Fatalf("the admin: got %d, want 200", got)
+			}
+			time.Sleep(time.Second)
+		}
+		if strangers < 50 {
+			t.Errorf("%d strangers were turned away, want most of 120", strangers)
+		}
+	})
+}

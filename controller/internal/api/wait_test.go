@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
@@ -87,6 +88,9 @@ func TestConfig_IsHeldUntilThereIsSomethingToSay(t *testing.T) {
 				if got := resp.Header.Get(wire.HeaderWait); got != "60" {
 					t.Errorf("the wait is said to be %q, want 60", got)
 				}
+				if challenge := resp.Header.Get("WWW-Authenticate"); (challenge != "") != (row.status == 401) {
+					t.Errorf("%d with WWW-Authenticate %q", row.status, challenge)
+				}
 				if got := s.waiters.Waiting(); got != 0 {
 					t.Errorf("%d wait, want none", got)
 				}
@@ -136,8 +140,8 @@ func TestConfig_BoundsTheWait(t *testing.T) {
 			if took := time.Since(began); resp.StatusCode != 304 || took < row.least || took > row.least*17/16 || resp.Header.Get(wire.HeaderWait) != row.said {
 				t.Errorf("%s: got %d after %s, said to be %q, want 304 after %s or a sixteenth more", wait, resp.StatusCode, took, resp.Header.Get(wire.HeaderWait), row.least)
 			}
-			if resp.Header.Get(wire.HeaderSweepInterval) != "300" || resp.Header.Get(wire.HeaderPollInterval) != "30" {
-				t.Errorf("%s: got the headers %v, want both intervals", wait, resp.Header)
+			if resp.Header.Get(wire.HeaderPollInterval) != "30" {
+				t.Errorf("%s: got the headers %v, want the interval", wait, resp.Header)
 			}
 		}
 		for _, wait := range []string{"", "x", "-1s", "-5", "1.5", "99999999999999999999", "%zz"} {
@@ -161,9 +165,16 @@ func TestAgents_TellHowTheyHear(t *testing.T) {
 			}
 		}
 		shows("null")
-		for header, want := range map[string]string{"nats": `"nats"`, "redis": `"redis"`, "": `"poll"`, "longpoll": `"poll"`, "pigeon": `"poll"`} {
-			s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", tag, wire.HeaderTransport, header)
+		for header, want := range map[string]string{"nats": `"nats"`, "redis": `"poll"`, "": `"poll"`, "longpoll": `"poll"`, "pigeon": `"poll"`} {
+			resp := s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", tag, wire.HeaderTransport, header)
 			shows(want)
+			sweep := ""
+			if header == "nats" {
+				sweep = "300"
+			}
+			if got := resp.Header.Get(wire.HeaderSweepInterval); got != sweep {
+				t.Errorf("%q: told to sweep every %q seconds, want %q: the controller announces over NATS", header, got, sweep)
+			}
 		}
 		answer := s.held(a1, tag)
 		shows(`"longpoll"`)
@@ -277,22 +288,84 @@ func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)
 func TestConfig_TellsOfARush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
-		tag := s.publish("http://a/").Header.Get("ETag")
-		var polling sync.WaitGroup
-		for range 2000 { // a tenth of a second at 20,000 a second
-			polling.Go(func() {
-				if got := s.call(enroller, "GET", "/api/v1/config?wait=60s", "", "If-None-Match", tag).Header.Get(wire.HeaderSpread); got != "100" {
-					t.Errorf("who is let go is told %q ms, want 100", got)
-				}
-			})
+		for i := range 20 { // a tenth of a second at 200 a second
+			s.register(fmt.Sprint("a", i))
 		}
-		synctest.Wait()
+		tag := s.publish("http://a/").Header.Get("ETag")
+		time.Sleep(time.Second)
+		answer := s.held(enroller, tag)
 		s.publish("http://b/")
-		polling.Wait()
+		if got := (<-answer).Header.Get(wire.HeaderSpread); got != "100" {
+			t.Errorf("who is let go is told %q ms, want 100", got)
+		}
 		time.Sleep(100 * time.Millisecond)
 		if got := s.call(enroller, "GET", "/api/v1/config", "", "If-None-Match", tag).Header.Get(wire.HeaderSpread); got != "" {
 			t.Errorf("who fetches when that is over is told %q ms, want nothing", got)
 		}
+	})
+}
+
+// What wakes the waiters is no sign of life of theirs.
+func TestAgents_AreSeenWhenTheyPollAndWhenTheyAreAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t)
+		a1 := s.register("a1")
+		s.register("a2")
+		tag := s.publish("http://a/").Header.Get("ETag")
+		seen := func() (at time.Time) {
+			return *decode[wire.Agent](t, s.call(admin, "GET", "/api/v1/agents/a1", "")).LastPoll
+		}
+		began := time.Now()
+		answer := s.held(a1, tag)
+		time.Sleep(40 * time.Second)
+		s.call(admin, "DELETE", "/api/v1/agents/a2", "")
+		synctest.Wait()
+		if got := seen(); !got.Equal(began) {
+			t.Errorf("while it waits: seen %s after its poll, want when it polled", got.Sub(began))
+		}
+		<-answer
+		if got := seen(); got.Before(began.Add(time.Minute)) {
+			t.Errorf("after its wait: seen %s after its poll, want when it was answered", got.Sub(began))
+		}
+	})
+}
+
+// An agent whose connection broke and that is back already is not taken for one
+// that left.
+func TestAgents_BackBeforeTheyWereSeenToLeave(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t)
+		a1 := s.register("a1")
+		tag := s.publish("http://a/").Header.Get("ETag")
+		ctx, leave := context.WithCancel(t.Context())
+		var polling sync.WaitGroup
+		polling.Go(func() { s.callIn(ctx, a1, "GET", "/api/v1/config?wait=300s", "", "If-None-Match", tag) })
+		time.Sleep(time.Second)
+		answer := s.held(a1, tag)
+		leave()
+		polling.Wait()
+		if got := text(t, s.call(admin, "GET", "/api/v1/agents/a1", "")); !strings.Contains(got, `"transport":"longpoll"`) {
+			t.Errorf("got %s, want it on long-poll", got)
+		}
+		<-answer
+	})
+}
+
+func TestConfig_IsNotHeldForMoreThanMayWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t)
+		tag := s.publish("http://a/").Header.Get("ETag")
+		var polling sync.WaitGroup
+		for range 2000 {
+			polling.Go(func() { s.call(enroller, "GET", "/api/v1/config?wait=60s", "", "If-None-Match", tag) })
+		}
+		synctest.Wait()
+		began := time.Now()
+		resp := s.call(enroller, "GET", "/api/v1/config?wait=60s", "", "If-None-Match", tag)
+		if resp.StatusCode != 304 || time.Since(began) != 0 || resp.Header.Get(wire.HeaderWait) != "" {
+			t.Errorf("got %d after %s, said to be held for %q, want 304 at once, and no word of it", resp.StatusCode, time.Since(began), resp.Header.Get(wire.HeaderWait))
+		}
+		polling.Wait()
 	})
 }
 

@@ -93,6 +93,7 @@ func (o Options) server(guard *guard) (*server.Options, error) {
 		CustomClientAuthentication: guard,
 		DisableShortFirstPing:      true,
 		PingInterval:               pingInterval,
+		MaxConn:                    1 << 20, // as many as there are files for
 		MaxPayload:                 maxPayload,
 		MaxPending:                 maxPending,
 		MaxSubs:                    1,

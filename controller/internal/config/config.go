@@ -35,6 +35,7 @@ type Settings struct {
 	LimitRegister int `setting:"LIMIT_REGISTER" default:"500" usage:"registrations and removals of agents a second at most; more are told when to come back (429)"`
 	LimitConfig   int `setting:"LIMIT_CONFIG" default:"50000" usage:"polls a second at most; keep it above PUSH_RATE"`
 	LimitStatus   int `setting:"LIMIT_STATUS" default:"20000" usage:"reports of agents a second at most"`
+	LimitWaiting  int `setting:"LIMIT_WAITING" default:"100000" usage:"polls that are held at once at most; to more the answer is given at once"`
 	LimitAdmin    int `setting:"LIMIT_ADMIN" default:"100" usage:"requests of admins a second at most; from this machine they are not limited"`
 
 	InactiveAfter time.Duration `setting:"INACTIVE_AFTER" default:"168h" usage:"how long an agent is unseen before it is inactive: out of lists and rollouts, unless asked for"`
@@ -90,7 +91,7 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	for _, limit := range []struct {
 		setting string
 		value   int
-	}{{"LIMIT_REGISTER", s.LimitRegister}, {"LIMIT_CONFIG", s.LimitConfig}, {"LIMIT_STATUS", s.LimitStatus}, {"LIMIT_ADMIN", s.LimitAdmin}} {
+	}{{"LIMIT_REGISTER", s.LimitRegister}, {"LIMIT_CONFIG", s.LimitConfig}, {"LIMIT_STATUS", s.LimitStatus}, {"LIMIT_ADMIN", s.LimitAdmin}, {"LIMIT_WAITING", s.LimitWaiting}} {
 		faults.Check(limit.value >= 1 && limit.value <= maxLimit, limit.setting,
 			"is %d; it must be 1 to %d (which is as good as none)", limit.value, maxLimit)
 	}

@@ -186,6 +186,27 @@ func (s *Agents) Poll(live *Agent, poll models.Poll, desired int64) (offer bool)
 	return !live.agent.Refuses(desired)
 }
 
+// Offers reports whether an agent should be offered a version: not one that its
+// worker refused.
+func (s *Agents) Offers(live *Agent, version int64) bool {
+	live.mu.Lock()
+	defer live.mu.Unlock()
+	return !live.agent.Refuses(version)
+}
+
+// Left remembers that an agent broke off its poll, unless a newer one has come
+// since: it is to come again within interval.
+func (s *Agents) Left(live *Agent, poll models.Poll, interval time.Duration) {
+	live.mu.Lock()
+	defer live.mu.Unlock()
+	if live.agent.LastPoll.After(poll.At) {
+		return
+	}
+	live.agent.Polled(models.Poll{At: time.Now().UTC(), Interval: interval, Transport: models.Polling})
+	live.show()
+	s.polled.add(live)
+}
+
 // Report takes the outcome of an agent's last attempt. When it returns nil the
 // outcome is durable; with an error it is in memory only, and the agent is to
 // say it again. It returns models.ErrBusy if its turn does not come.

@@ -73,7 +73,10 @@ func (a *Announcements) Run(ctx context.Context) error {
 			if err := a.announce(ctx, current); err != nil {
 				again, repeat = time.After(announceAgain+rand.N(announceAgain)), repeatFirst
 			} else if announced = current; repeat > 0 {
-				again, repeat = time.After(repeat), 2*repeat%(2*repeatLimit)
+				again = time.After(repeat)
+				if repeat *= 2; repeat > repeatLimit {
+					repeat = 0
+				}
 			}
 		}
 		select {
@@ -96,9 +99,6 @@ func (a *Announcements) announce(ctx context.Context, cfg *models.Config) error 
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = errSlowBroker
-	}
-	if err == nil {
-		a.configs.expect(spread)
 	}
 	a.note(cfg.Version, err)
 	return err

@@ -52,6 +52,7 @@ type Configs struct {
 	store           Store
 	epoch           string
 	defaultInterval time.Duration
+	pace            int // agents a second
 	fleet           Fleet
 	log             logrus.FieldLogger
 
@@ -68,12 +69,13 @@ type Configs struct {
 type ConfigOptions struct {
 	Epoch           string        // names this store among all that ever were
 	DefaultInterval time.Duration // what agents are told until a publish says otherwise
+	Pace            int           // agents a second that fetch a newer version; 0 for unknown
 }
 
 // OpenConfigs reads the current configuration from store.
 func OpenConfigs(ctx context.Context, store Store, fleet Fleet, o ConfigOptions, log logrus.FieldLogger) (*Configs, error) {
 	c := &Configs{
-		store: store, epoch: o.Epoch, defaultInterval: o.DefaultInterval, fleet: fleet, log: log,
+		store: store, epoch: o.Epoch, defaultInterval: o.DefaultInterval, pace: o.Pace, fleet: fleet, log: log,
 		publishing: newTurn(), raised: make(chan struct{}, 1),
 	}
 	reported, err := store.Reported(ctx)
@@ -123,9 +125,16 @@ type rush struct {
 	ends  time.Time
 }
 
-// expect notes that agents were told of the current configuration, and fetch it
-// within d.
-func (c *Configs) expect(d time.Duration) { c.rush.Store(&rush{d, time.Now().Add(d)}) }
+// become makes a configuration current, and wakes who waits for one. Targets agents
+// are to fetch it.
+func (c *Configs) become(cfg *models.Config, targets int) {
+	if c.pace > 0 {
+		lasts := time.Duration(targets) * time.Second / time.Duration(c.pace)
+		c.rush.Store(&rush{lasts, time.Now().Add(lasts)})
+	}
+	c.current.Store(cfg)
+	c.changes.flash()
+}
 
 // Rush is how long it takes the fleet to fetch what was published last; 0 when that
 // is over.
@@ -234,8 +243,7 @@ func (c *Configs) publish(ctx context.Context, p proposal) (outcome models.Outco
 		return models.Outcome{}, errors.Join(err, c.reload(ctx))
 	}
 	if outcome.Changed {
-		c.current.Store(outcome.Config)
-		c.changes.flash()
+		c.become(outcome.Config, outcome.Targets)
 	}
 	return outcome, nil
 }
@@ -335,6 +343,8 @@ func (c *Configs) reload(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the current configuration: %w", err)
 	}
-	c.current.Store(cfg)
+	if current := c.Current(); current == nil || current.ETag != cfg.ETag {
+		c.become(cfg, 0)
+	}
 	return nil
 }

@@ -36,6 +36,7 @@ type Waiters struct {
 	configs *Configs
 	agents  *Agents
 	pace    rate.Limit // waiters a second
+	most    int        // at once
 
 	mu      sync.Mutex // guards the rest
 	cohorts map[*cohort]struct{}
@@ -51,9 +52,9 @@ type cohort struct {
 }
 
 // NewWaiters returns the waiters for what configs publish and what agents are
-// offered. They are let go at pace, in waiters a second.
-func NewWaiters(configs *Configs, agents *Agents, pace int) *Waiters {
-	return &Waiters{configs: configs, agents: agents, pace: rate.Limit(pace), cohorts: map[*cohort]struct{}{}}
+// offered, up to most at once. They are let go at pace, in waiters a second.
+func NewWaiters(configs *Configs, agents *Agents, pace, most int) *Waiters {
+	return &Waiters{configs: configs, agents: agents, pace: rate.Limit(pace), most: most, cohorts: map[*cohort]struct{}{}}
 }
 
 // Wait returns when newer reports true, else when d and up to a sixteenth of it
@@ -78,6 +79,9 @@ func (w *Waiters) Wait(ctx context.Context, d time.Duration, newer func() bool) 
 		return
 	}
 }
+
+// Full reports whether nobody more may wait now.
+func (w *Waiters) Full() bool { return w.Waiting() >= w.most }
 
 // Waiting is how many wait now.
 func (w *Waiters) Waiting() int {
@@ -110,7 +114,6 @@ func (w *Waiters) Run(ctx context.Context) error {
 
 // release lets all go who wait now, unless ctx ends.
 func (w *Waiters) release(ctx context.Context, pace rate.Limit) {
-	w.configs.expect(time.Duration(float64(w.Waiting()) / float64(pace) * float64(time.Second)))
 	limiter := rate.NewLimiter(pace, cohortSize)
 	for _, c := range w.shuffled() {
 		if limiter.WaitN(ctx, min(w.size(c), cohortSize)) != nil {

@@ -59,7 +59,7 @@ func inLounge(t *testing.T, pace int, story func(t *testing.T, l *lounge, stop f
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		f := openFleet(t)
-		l := &lounge{fleet: f, Waiters: service.NewWaiters(f.configs, f.agents, pace)}
+		l := &lounge{fleet: f, Waiters: service.NewWaiters(f.configs, f.agents, pace, 2000)}
 		ctx, stop := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		running.Go(func() {
@@ -110,23 +110,42 @@ func TestWaiters_AreLetGoAtAPace(t *testing.T) {
 	})
 }
 
-func TestConfigs_RushLastsAsLongAsTheRelease(t *testing.T) {
+func TestConfigs_RushLastsAsLongAsTheFleetFetches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := newStore(t)
+		agents, _ := openAgents(t, db)
+		configs, err := service.OpenConfigs(t.Context(), db, agents, service.ConfigOptions{Epoch: "e", DefaultInterval: defaultInterval, Pace: 100}, logrus.New())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 50 {
+			register(t, agents, fmt.Sprint("a", i))
+		}
+		for after, want := range []time.Duration{500 * time.Millisecond, 500 * time.Millisecond, 0} { // each 300 ms
+			if after == 0 {
+				publish(t, configs, draft("http://a/"))
+			}
+			if got := configs.Rush(); got != want {
+				t.Errorf("%d ms after a publish: a rush of %s, want %s for 50 agents at 100 a second", 300*after, got, want)
+			}
+			time.Sleep(300 * time.Millisecond)
+		}
+	})
+}
+
+func TestWaiters_AreNoMoreThanMay(t *testing.T) {
 	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
-		l.fill(t.Context(), 500, time.Hour)
-		time.Sleep(time.Second)
-		if got := l.configs.Rush(); got != 0 {
-			t.Errorf("before a publish: a rush for %s more, want none", got)
+		ctx, leave := context.WithCancel(t.Context())
+		l.fill(ctx, 1999, time.Hour)
+		if l.Full() {
+			t.Error("1999 of 2000 wait: got full, want room for one")
 		}
-		publish(t, l.configs, draft("http://a/"))
+		l.drop.Go(func() { l.Wait(ctx, time.Hour, func() bool { return false }) })
 		synctest.Wait()
-		if got := l.configs.Rush(); got != 500*time.Millisecond {
-			t.Errorf("after a publish: a rush for %s more, want half a second for 500 at 1000 a second", got)
+		if !l.Full() {
+			t.Error("2000 of 2000 wait: got room, want full")
 		}
-		l.drop.Wait()
-		time.Sleep(100 * time.Millisecond)
-		if got := l.configs.Rush(); got != 0 {
-			t.Errorf("when all have it: a rush for %s more, want none", got)
-		}
+		leave()
 	})
 }
 
@@ -194,6 +213,32 @@ func TestWaiters_MissNothing(t *testing.T) {
 				t.Fatalf("a version published meanwhile was seen after %s and %d looks, want at once with the second", took, looks)
 			}
 		}
+	})
+}
+
+// A commit that failed and reached the disk all the same is a publish too.
+func TestWaiters_AreLetGoAfterACommitInDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &lossy{DB: newStore(t), stores: true}
+		agents, _ := openAgents(t, store.DB)
+		configs := openConfigs(t, store, "epoch")
+		waiters := service.NewWaiters(configs, agents, 1000, 10)
+		ctx, stop := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = waiters.Run(ctx) })
+		began := time.Now()
+		running.Go(func() { waiters.Wait(ctx, time.Hour, func() bool { return configs.Current() != nil }) })
+		synctest.Wait()
+		store.fails = true
+		if _, err := configs.Publish(t.Context(), draft("http://a/")); !errors.Is(err, errDisk) {
+			t.Errorf("got %v, want the error of the disk", err)
+		}
+		synctest.Wait()
+		if waiters.Waiting() != 0 || time.Since(began) != 0 {
+			t.Errorf("%d wait, want none: the version is current", waiters.Waiting())
+		}
+		stop()
+		running.Wait()
 	})
 }
 
