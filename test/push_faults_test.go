@@ -130,7 +130,7 @@ func TestBroker_NetworkFails(t *testing.T) {
 func TestBroker_Hangs(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		before, behind := networkTo(t, b.addr), networkTo(t, b.addr)
-		s := newSite(t, append(b.settings(before.Listen), hour, "SWEEP_INTERVAL=2s"), append(b.settings(behind.Listen), "LOG_LEVEL=debug"))
+		s := newSite(t, append(b.settings(before.Listen), "DEFAULT_POLL_INTERVAL=1", "SWEEP_INTERVAL=2s"), append(b.settings(behind.Listen), "LOG_LEVEL=debug"))
 		s.hears(t, b.transport)
 		s.arrives(t, "/first")
 

@@ -107,7 +107,7 @@ func TestRollout_OneOfTwentyRefuses(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			agent.env = agentIn(dir, through, workers[i].url())
+			agent.env = append(agentIn(dir, through, workers[i].url()), "PUSH=none")
 			if err := agent.start(); err != nil {
 				t.Error(err)
 			}
@@ -258,7 +258,7 @@ func TestRestore_OfAnOlderDatabase(t *testing.T) {
 	controller := run(t, "controller", controllerIn(dir)...)
 	worker := run(t, "worker")
 	through := countTo(t, controller)
-	run(t, "agent", agentIn(dir, through.URL, worker.url())...)
+	run(t, "agent", append(agentIn(dir, through.URL, worker.url()), "PUSH=none")...)
 
 	_, err := publish(controller.url(), target.url()+"/old")
 	must(t, err)
