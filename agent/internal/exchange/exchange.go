@@ -134,7 +134,9 @@ func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) 
 		req.Header.Set("If-None-Match", r.IfNoneMatch)
 	}
 	if r.Once {
-		req.Body = io.NopCloser(http.NoBody) // net/http takes it for one that it cannot send twice, and sends none
+		// net/http takes it for a body that it cannot send twice, and sends none;
+		// TestFetch_OfAWaitIsSentOnce would show if it did otherwise.
+		req.Body = io.NopCloser(http.NoBody)
 	}
 	if r.Transport != "" {
 		req.Header.Set(wire.HeaderTransport, string(r.Transport))

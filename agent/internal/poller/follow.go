@@ -85,7 +85,7 @@ func (f *follower) rest(ctx context.Context, r rest) bool {
 func (f *follower) dueBy(due time.Time) time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if at := f.push.due; !at.IsZero() && at.Before(due) {
+	if at := f.hearing.due; !at.IsZero() && at.Before(due) {
 		return at
 	}
 	return due
@@ -147,7 +147,7 @@ func (f *follower) query() (id models.Identity, q models.Query) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	q.Transport = wire.Polling
-	if f.push.healthy || f.push.subscribed {
+	if f.hearing.healthy || f.hearing.subscribed {
 		q.Transport = f.Transport
 	}
 	if f.Transport == wire.LongPoll {
@@ -166,7 +166,7 @@ func (f *follower) query() (id models.Identity, q models.Query) {
 func (f *follower) untilNext() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.push.healthy && f.sweep > f.interval {
+	if f.hearing.healthy && f.sweep > f.interval {
 		return f.sweep + part(f.sweep*sweepJitter/100)
 	}
 	return spread(f.interval)
@@ -189,23 +189,23 @@ func (f *follower) afterWait(q models.Query, answer models.Answer, err error, to
 	defer f.mu.Unlock()
 	switch {
 	case !answer.Holds:
-		f.pushed(errNotHeld)
+		f.hears(errNotHeld)
 	case err == nil:
-		f.pushed(nil)
+		f.hears(nil)
 		return f.untilSettled(q, answer.Release, took)
 	case q.Wait == 0 && f.waits.wait() > 0: // all is well again: from now on, wait
-		f.pushed(nil)
+		f.hears(nil)
 		f.retry.Reset()
 		return rest{}
 	case q.Wait == 0:
-		f.pushed(errNoPatience)
+		f.hears(errNoPatience)
 	case answer.Held < minWait:
-		f.pushed(errNotHeld)
+		f.hears(errNotHeld)
 	case took < answer.Held: // let go early: it stops, say
-		f.pushed(nil)
+		f.hears(nil)
 		return rest{wait: f.backOff(f.interval)}
 	default:
-		f.pushed(nil)
+		f.hears(nil)
 		f.waits.through(q.Wait)
 		f.retry.Reset()
 		f.rapid = 0
@@ -253,17 +253,17 @@ func (f *follower) cut(ctx context.Context, err error, after time.Duration) rest
 		return rest{wait: f.backOff(f.pollInterval())}
 	}
 	f.unwell(err, "Controller lost")
-	f.pushLost(err)
+	f.unheard(err)
 	drain(f.back)
 	return rest{wait: part(min(f.pollInterval(), comeBack)), early: f.back}
 }
 
-// pushLost notes that nothing is heard between two polls.
-func (f *follower) pushLost(err error) {
+// unheard notes that nothing is heard between two polls.
+func (f *follower) unheard(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.Transport == wire.LongPoll {
-		f.pushed(err)
+		f.hears(err)
 	}
 }
 
@@ -335,7 +335,7 @@ func (f *follower) outage(ctx context.Context, err error) rest {
 		f.waits, f.before = *f.before, nil // it was away, and nothing has cut
 	}
 	f.unwell(err, "Controller lost")
-	f.pushLost(err)
+	f.unheard(err)
 	drain(f.back) // from before
 	if floor := models.Floor(err); floor > 0 || errors.Is(err, models.ErrUnauthorized) {
 		return rest{wait: f.retry.Next(floor), early: early(f.back, err)} // who is not wanted takes its time
@@ -378,11 +378,11 @@ func (f *follower) paced(q models.Query, answer models.Answer, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	said := err == nil || errors.Is(err, models.ErrNotModified) || errors.Is(err, models.ErrNothingPublished)
-	if said && f.push.subscribed && q.Transport == f.Transport {
+	if said && f.hearing.subscribed && q.Transport == f.Transport {
 		if f.sweep = answer.SweepInterval; f.sweep == 0 {
-			f.pushed(errUnannounced)
+			f.hears(errUnannounced)
 		} else {
-			f.pushed(nil)
+			f.hears(nil)
 		}
 	}
 	if named := answer.PollInterval; named > 0 && named != f.interval {
@@ -411,7 +411,7 @@ func (f *follower) answered() {
 func (p *Poller) offer(release *models.Release, spread time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.calm = time.Now().Add(spread)
+	p.reportAt = time.Now().Add(spread)
 	p.fetched = release.Config.Version
 	balked := p.balked != nil
 	p.balked = nil

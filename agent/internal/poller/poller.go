@@ -120,7 +120,7 @@ type Poller struct {
 	registered bool      // by this process, and the token was not refused since
 	interval   time.Duration
 	sweep      time.Duration // between two polls while a broker is heard
-	push       hearing
+	hearing    hearing
 	lastFetch  time.Time
 
 	worker  models.WorkerStatus
@@ -128,11 +128,11 @@ type Poller struct {
 	balked  *models.Release // the last good one, when the worker refused even that
 	refusal refusal         // what the worker refused last, until that is history
 
-	calm    time.Time    // not before is an outcome sent: the whole fleet fetches
-	fetched int64        // the version that the controller offered last
-	due     bool         // the outcome for what is wanted now was not reported yet
-	next    *wire.Report // to be sent; a newer one replaces it
-	acked   wire.Report  // the last that the controller took
+	reportAt time.Time    // not before is an outcome sent: the whole fleet fetches
+	fetched  int64        // the version that the controller offered last
+	due      bool         // the outcome for what is wanted now was not reported yet
+	next     *wire.Report // to be sent; a newer one replaces it
+	acked    wire.Report  // the last that the controller took
 
 	controllerTrouble, workerTrouble, cacheTrouble trouble
 }
@@ -149,7 +149,7 @@ func New(parts Parts) *Poller {
 		fed:       make(chan struct{}),
 		interval:  firstInterval,
 		sweep:     firstSweep,
-		push:      hearing{calming: backoff.New(retryFirst, wire.MaxPollInterval)},
+		hearing:   hearing{deafness: backoff.New(retryFirst, wire.MaxPollInterval)},
 		saveAgain: backoff.New(retryFirst, saveLimit),
 		due:       true,
 	}
@@ -196,7 +196,7 @@ func (p *Poller) Status() models.Status {
 		AgentID:             p.state.Identity.AgentID,
 		Registered:          p.registered,
 		Transport:           wire.Polling,
-		Push:                models.PushStatus{Transport: p.Transport, Healthy: p.push.healthy, Error: p.push.trouble},
+		Push:                models.PushStatus{Transport: p.Transport, Healthy: p.hearing.healthy, Error: p.hearing.trouble},
 		PollIntervalSeconds: int(p.interval / time.Second),
 		Worker:              p.worker,
 		Cache:               models.CacheStatus{Writable: p.cacheTrouble == "", Error: string(p.cacheTrouble)},
@@ -204,7 +204,7 @@ func (p *Poller) Status() models.Status {
 		InSync:              p.inSync,
 	}
 	s.Worker.Error = string(p.workerTrouble)
-	if p.push.healthy {
+	if p.hearing.healthy {
 		s.Transport = p.Transport
 	}
 	if want := p.state.Desired(); want != nil {

@@ -20,11 +20,11 @@ type hearing struct {
 	// It is only ever brought forward. hint is what was heard last.
 	due  time.Time
 	hint notify.Hint
-	// A hint that comes to nothing is somebody's lie, or late. Before calm is over
+	// A hint that comes to nothing is somebody's lie, or late. Before deafUntil
 	// the next is not followed, and each that comes to nothing makes it longer.
-	calm    time.Time
-	calming *backoff.Backoff
-	denied  notify.Hint // the last that came to nothing
+	deafUntil time.Time
+	deafness  *backoff.Backoff
+	unfounded notify.Hint // the last that came to nothing
 }
 
 // by brings the next fetch forward to at.
@@ -34,20 +34,20 @@ func (h *hearing) by(at time.Time) {
 	}
 }
 
-// pushed notes how push is: nil for healthy. Each change is logged once. It
+// hears notes how push is: nil for healthy. Each change is logged once. It
 // reports whether it is one. The caller holds mu.
-func (p *Poller) pushed(err error) (changed bool) {
+func (p *Poller) hears(err error) (changed bool) {
 	log := p.Log.WithField("transport", p.Transport)
-	was := p.push
-	p.push.healthy, p.push.trouble = err == nil, ""
+	was := p.hearing
+	p.hearing.healthy, p.hearing.trouble = err == nil, ""
 	if err != nil {
-		p.push.trouble = err.Error()
+		p.hearing.trouble = err.Error()
 	}
 	switch first := was.trouble == "" && !was.healthy; {
 	case err == nil && !was.healthy:
 		log.Info("Push healthy")
 	case err != nil && (was.healthy || first):
-		log.WithFields(logrus.Fields{"error": p.push.trouble, "interval": p.interval.String()}).Warn("Push lost; polling")
+		log.WithFields(logrus.Fields{"error": p.hearing.trouble, "interval": p.interval.String()}).Warn("Push lost; polling")
 	default:
 		return false
 	}
@@ -62,9 +62,9 @@ type listener struct{ *Poller }
 func (l listener) Subscribed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.push.subscribed = true
-	l.pushed(nil)
-	l.push.by(time.Now().Add(part(min(l.interval, comeBack))))
+	l.hearing.subscribed = true
+	l.hears(nil)
+	l.hearing.by(time.Now().Add(part(min(l.interval, comeBack))))
 	wake(l.nudged)
 }
 
@@ -73,9 +73,9 @@ func (l listener) Subscribed() {
 func (l listener) Lost(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.push.subscribed = false
-	if l.pushed(err) {
-		l.push.by(time.Now().Add(part(l.interval)))
+	l.hearing.subscribed = false
+	if l.hears(err) {
+		l.hearing.by(time.Now().Add(part(l.interval)))
 		wake(l.nudged)
 	}
 }
@@ -94,11 +94,11 @@ func (l listener) Heard(message []byte) {
 	}
 	now := time.Now()
 	at := now.Add(part(hint.Spread()))
-	if at.Before(l.push.calm) {
-		at = l.push.calm
+	if at.Before(l.hearing.deafUntil) {
+		at = l.hearing.deafUntil
 	}
-	l.push.by(at)
-	l.push.hint = hint
+	l.hearing.by(at)
+	l.hearing.hint = hint
 	l.Log.WithFields(logrus.Fields{"version": hint.Version, "spread": hint.Spread().String()}).Debug("Hint heard")
 	wake(l.nudged)
 }
@@ -106,7 +106,7 @@ func (l listener) Heard(message []byte) {
 // isNews reports whether a hint is of another version than the agent has, and no
 // older one. The caller holds mu.
 func (p *Poller) isNews(hint notify.Hint) bool {
-	if denied := p.push.denied; hint.Version == denied.Version && hint.ETag == denied.ETag {
+	if last := p.hearing.unfounded; hint.Version == last.Version && hint.ETag == last.ETag {
 		return false
 	}
 	for _, known := range []*models.Release{p.state.Candidate, p.state.LastGood} {
@@ -122,7 +122,7 @@ func (p *Poller) isNews(hint notify.Hint) bool {
 func (p *Poller) heed() (hint notify.Hint) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	hint, p.push.hint, p.push.due = p.push.hint, notify.Hint{}, time.Time{}
+	hint, p.hearing.hint, p.hearing.due = p.hearing.hint, notify.Hint{}, time.Time{}
 	return hint
 }
 
@@ -134,9 +134,9 @@ func (p *Poller) judged(hint notify.Hint, founded bool) {
 	case hint == notify.Hint{}:
 		return
 	case founded:
-		p.push.calming.Reset()
+		p.hearing.deafness.Reset()
 		return
 	}
-	p.push.denied = hint
-	p.push.calm = time.Now().Add(min(p.push.calming.Next(0), p.interval))
+	p.hearing.unfounded = hint
+	p.hearing.deafUntil = time.Now().Add(min(p.hearing.deafness.Next(0), p.interval))
 }

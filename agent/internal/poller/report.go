@@ -23,7 +23,7 @@ func (p *Poller) report(ctx context.Context) {
 		case <-p.owed:
 		}
 		for id, report := p.outcome(); report != nil; id, report = p.outcome() {
-			if wait := p.untilCalm(); wait > 0 {
+			if wait := p.untilReport(); wait > 0 {
 				if !sleep(ctx, wait) {
 					return
 				}
@@ -47,11 +47,11 @@ func (p *Poller) report(ctx context.Context) {
 	}
 }
 
-// untilCalm is for how long what came of a fetch is best kept back.
-func (p *Poller) untilCalm() time.Duration {
+// untilReport is for how long what came of a fetch is best kept back.
+func (p *Poller) untilReport() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return time.Until(p.calm)
+	return time.Until(p.reportAt)
 }
 
 // outcome is what to send, and as whom; nil if there is nothing to send, or

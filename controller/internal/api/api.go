@@ -100,8 +100,8 @@ func sameOrigin(next http.Handler) http.Handler {
 }
 
 // guarded lets a request through to its route if there is room for it, if its
-// caller may, and if it asks for nothing that the route does not know: a misspelt parameter must not
-// be taken for its absence.
+// caller may, and if it asks for nothing that the route does not know: a
+// misspelt parameter must not be taken for its absence.
 func (a *API) guarded(r route) func(*gin.Context) error {
 	known := strings.Fields(r.query)
 	return func(c *gin.Context) error {

@@ -288,17 +288,17 @@ func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)
 func TestConfig_TellsOfARush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
-		for i := range 20 { // a tenth of a second at 200 a second
+		for i := range 20 { // a tenth of a second at 200 a second, and four times that until all have it
 			s.register(fmt.Sprint("a", i))
 		}
 		tag := s.publish("http://a/").Header.Get("ETag")
 		time.Sleep(time.Second)
 		answer := s.held(enroller, tag)
 		s.publish("http://b/")
-		if got := (<-answer).Header.Get(wire.HeaderSpread); got != "100" {
-			t.Errorf("who is let go is told %q ms, want 100", got)
+		if got := (<-answer).Header.Get(wire.HeaderSpread); got != "400" {
+			t.Errorf("who is let go is told %q ms, want 400", got)
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(400 * time.Millisecond)
 		if got := s.call(enroller, "GET", "/api/v1/config", "", "If-None-Match", tag).Header.Get(wire.HeaderSpread); got != "" {
 			t.Errorf("who fetches when that is over is told %q ms, want nothing", got)
 		}

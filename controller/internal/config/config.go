@@ -28,7 +28,7 @@ type Settings struct {
 	settings.Push
 	Broker
 	// What the controller can serve: agents are let go, and told to come, no faster.
-	PushRate      int           `setting:"PUSH_RATE" default:"20000" usage:"agents a second that fetch a newer version at most; with a larger fleet they are spread over as many seconds as it takes"`
+	PushRate      int           `setting:"PUSH_RATE" default:"40000" usage:"agents a second that fetch a newer version at most; with a larger fleet they are spread over as many seconds as it takes"`
 	SweepInterval time.Duration `setting:"SWEEP_INTERVAL" default:"5m" usage:"how often agents poll all the same while a broker tells them of newer versions"`
 
 	// Requests a second that are let in, each kind apart, and as many at once after a quiet second.

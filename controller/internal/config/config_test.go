@@ -33,7 +33,7 @@ func TestSettings_HaveTheDefaultsOfTheContract(t *testing.T) {
 		LimitRegister: 500, LimitConfig: 50_000, LimitStatus: 20_000, LimitAdmin: 100, LimitWaiting: 100_000,
 		Push:     settings.Push{Transport: "longpoll", RedisURL: "redis://localhost:6379", NATSURL: "nats://localhost:4222"},
 		Broker:   config.Broker{Listen: "127.0.0.1:4222"},
-		PushRate: 20000, SweepInterval: 5 * time.Minute, InactiveAfter: 168 * time.Hour,
+		PushRate: 40000, SweepInterval: 5 * time.Minute, InactiveAfter: 168 * time.Hour,
 	}
 	if s != want {
 		t.Errorf("-want +got:\n%s", cmp.Diff(want, s))

@@ -119,6 +119,10 @@ func (c *Configs) PollInterval() time.Duration {
 	return c.defaultInterval
 }
 
+// rushFactor is how much longer than the pace says a fleet may take to fetch: a
+// controller that is just fast enough to be asked at that pace answers behind it.
+const rushFactor = 4
+
 // rush is the time in which a whole fleet fetches what it was told of.
 type rush struct {
 	lasts time.Duration
@@ -129,7 +133,7 @@ type rush struct {
 // are to fetch it.
 func (c *Configs) become(cfg *models.Config, targets int) {
 	if c.pace > 0 {
-		lasts := time.Duration(targets) * time.Second / time.Duration(c.pace)
+		lasts := rushFactor * time.Duration(targets) * time.Second / time.Duration(c.pace)
 		c.rush.Store(&rush{lasts, time.Now().Add(lasts)})
 	}
 	c.current.Store(cfg)

@@ -121,14 +121,14 @@ func TestConfigs_RushLastsAsLongAsTheFleetFetches(t *testing.T) {
 		for i := range 50 {
 			register(t, agents, fmt.Sprint("a", i))
 		}
-		for after, want := range []time.Duration{500 * time.Millisecond, 500 * time.Millisecond, 0} { // each 300 ms
+		for after, want := range []time.Duration{2 * time.Second, 2 * time.Second, 0} { // each 1.2 s
 			if after == 0 {
 				publish(t, configs, draft("http://a/"))
 			}
 			if got := configs.Rush(); got != want {
-				t.Errorf("%d ms after a publish: a rush of %s, want %s for 50 agents at 100 a second", 300*after, got, want)
+				t.Errorf("%d ms after a publish: a rush of %s, want %s for 50 agents at 100 a second", 1200*after, got, want)
 			}
-			time.Sleep(300 * time.Millisecond)
+			time.Sleep(1200 * time.Millisecond)
 		}
 	})
 }
