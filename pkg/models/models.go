@@ -57,9 +57,6 @@ const (
 	NATS     Transport = "nats"
 )
 
-// Transports are all of them.
-var Transports = []Transport{Polling, LongPoll, Redis, NATS}
-
 // Data is what a worker runs: the part of a configuration that the admin writes.
 type Data struct {
 	// URL is fetched for every hit: absolute, http or https.
