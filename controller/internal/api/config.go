@@ -235,7 +235,7 @@ func (p *poll) note(wait time.Duration) {
 	if p.visit.Transport == p.a.broker() {
 		p.visit.Interval = max(p.interval, p.a.SweepInterval)
 	}
-	p.a.Agents.Poll(p.self, p.visit, 0)
+	p.a.Agents.Poll(p.self, p.visit)
 }
 
 // runs is the version that the agent says it runs, 0 where it does not say. One that

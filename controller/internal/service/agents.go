@@ -171,11 +171,15 @@ func (s *Agents) warnOfTwins(live *Agent) {
 		Warn("Agent id is used by two agents; delete the copied cache file of one of them")
 }
 
-// Poll remembers a poll of an agent. It reports whether the agent should be
-// offered desired: not a version that its worker refused.
-func (s *Agents) Poll(live *Agent, poll models.Poll, desired int64) (offer bool) {
+// Poll remembers a poll of an agent.
+func (s *Agents) Poll(live *Agent, poll models.Poll) {
 	live.mu.Lock()
 	defer live.mu.Unlock()
+	s.remember(live, poll)
+}
+
+// remember takes a poll into account. The caller holds the agent's lock.
+func (s *Agents) remember(live *Agent, poll models.Poll) {
 	before := live.agent.Applied
 	live.agent.Polled(poll)
 	live.show()
@@ -183,7 +187,6 @@ func (s *Agents) Poll(live *Agent, poll models.Poll, desired int64) (offer bool)
 	if live.agent.Applied != before {
 		s.changes.flash()
 	}
-	return !live.agent.Refuses(desired)
 }
 
 // Offers reports whether an agent should be offered a version: not one that its
@@ -202,9 +205,7 @@ func (s *Agents) Left(live *Agent, poll models.Poll, interval time.Duration) {
 	if live.agent.LastPoll.After(poll.At) {
 		return
 	}
-	live.agent.Polled(models.Poll{At: time.Now().UTC(), Interval: interval, Transport: models.Polling})
-	live.show()
-	s.polled.add(live)
+	s.remember(live, models.Poll{At: time.Now().UTC(), Interval: interval, Transport: models.Polling})
 }
 
 // Report takes the outcome of an agent's last attempt. When it returns nil the

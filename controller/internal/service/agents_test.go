@@ -157,7 +157,9 @@ func TestPoll_IsSeenAtOnce(t *testing.T) {
 	agents := newAgents(t)
 	id, token := register(t, agents, "")
 	at := time.Now().UTC()
-	if offer := agents.Poll(login(t, agents, id, token), models.Poll{At: at, Interval: 5 * time.Second, Runs: 2}, 3); !offer {
+	live := login(t, agents, id, token)
+	agents.Poll(live, models.Poll{At: at, Interval: 5 * time.Second, Runs: 2})
+	if !agents.Offers(live, 3) {
 		t.Error("version 3 is not offered")
 	}
 	got, err := agents.Agent(id)
@@ -174,20 +176,24 @@ func TestReport_OfAFailureStopsTheOfferUntilANewerVersion(t *testing.T) {
 	now := time.Now().UTC()
 	report(t, agents, live, models.Attempt{Version: 1, Status: models.Applied, At: now})
 	report(t, agents, live, models.Attempt{Version: 2, Status: models.Failed, Error: "host not allowed", At: now})
-	if agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1}, 2) {
+	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1})
+	if agents.Offers(live, 2) {
 		t.Error("the refused version is offered again")
 	}
-	if !agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1}, 3) {
+	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1})
+	if !agents.Offers(live, 3) {
 		t.Error("a newer version is not offered")
 	}
 	// A restarted agent tells again what it runs; the refusal stands.
 	got, _ := agents.Agent(id)
 	report(t, agents, live, models.Attempt{Version: 1, Status: models.Applied, At: now})
-	if agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1}, 2) {
+	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1})
+	if agents.Offers(live, 2) {
 		t.Error("the refused version is offered again after a restart of the agent")
 	}
 	report(t, agents, live, models.Attempt{Version: 2, Status: models.Applied, At: now})
-	if !agents.Poll(live, models.Poll{At: now, Interval: time.Second}, 2) {
+	agents.Poll(live, models.Poll{At: now, Interval: time.Second})
+	if !agents.Offers(live, 2) {
 		t.Error("a version that runs after all is not offered")
 	}
 	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || asOf(now, 2).StatusOf(&got) != models.Refused || asOf(now, 3).StatusOf(&got) != models.Online {
@@ -202,7 +208,7 @@ func TestPoll_HealsALostReport(t *testing.T) {
 	live := login(t, agents, id, token)
 	now := time.Now().UTC()
 	report(t, agents, live, models.Attempt{Version: 2, Status: models.Failed, Error: "no", At: now})
-	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 2}, 2)
+	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 2})
 	got, _ := agents.Agent(id)
 	want := models.Presence{LastPoll: now, PollInterval: time.Second, Applied: 2, AppliedAt: now, Attempt: models.Attempt{Version: 2, Status: models.Applied, At: now}}
 	if diff := cmp.Diff(want, got.Presence); diff != "" {
@@ -245,7 +251,7 @@ func TestList_Pages(t *testing.T) {
 		id, token := register(t, agents, fmt.Sprintf("a%d", i))
 		ids = append(ids, id)
 		if i%2 == 0 {
-			agents.Poll(login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Minute, Runs: 1}, 1)
+			agents.Poll(login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Minute, Runs: 1})
 		}
 	}
 	if err := agents.Decommission(t.Context(), "a3", byAdmin); err != nil {
@@ -293,7 +299,7 @@ func TestDecommission_RevokesTheToken(t *testing.T) {
 	if err := agents.Decommission(t.Context(), id, byAdmin); err != nil {
 		t.Fatal(err)
 	}
-	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second}, 1) // a poll that was under way
+	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second}) // a poll that was under way
 	if agents.Authenticate([]byte(id), []byte(token)) != nil {
 		t.Error("the token is still good")
 	}
@@ -320,7 +326,7 @@ func TestPresence_SurvivesARestart(t *testing.T) {
 	agents, _ := openAgents(t, db)
 	id, token := register(t, agents, "")
 	at := time.Now().UTC().Truncate(time.Microsecond)
-	agents.Poll(login(t, agents, id, token), models.Poll{At: at, Interval: time.Minute, Runs: 1}, 2)
+	agents.Poll(login(t, agents, id, token), models.Poll{At: at, Interval: time.Minute, Runs: 1})
 	report(t, agents, login(t, agents, id, token), models.Attempt{Version: 2, Status: models.Failed, Error: "no", At: at})
 	want, _ := agents.Agent(id)
 
@@ -337,7 +343,8 @@ func TestPresence_SurvivesARestart(t *testing.T) {
 		t.Errorf("the agent after a restart (%v), -want +got:\n%s", err, diff)
 	}
 	live := login(t, agents, id, token)
-	if agents.Poll(live, models.Poll{At: at, Interval: time.Minute, Runs: 1}, 2) {
+	agents.Poll(live, models.Poll{At: at, Interval: time.Minute, Runs: 1})
+	if agents.Offers(live, 2) {
 		t.Error("the refused version is offered again after a restart")
 	}
 }
@@ -393,7 +400,7 @@ func TestRun_WritesPresenceInBatches(t *testing.T) {
 		poll := func() {
 			for range 100 {
 				for _, live := range lives {
-					agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second, Runs: 1}, 1)
+					agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second, Runs: 1})
 				}
 			}
 		}
@@ -444,7 +451,7 @@ func TestAgents_UnderManyCallersAtOnce(t *testing.T) {
 		group.Go(func() {
 			for n := range 20 {
 				if live := agents.Authenticate([]byte(id), []byte(token)); live != nil {
-					agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second, Runs: int64(n)}, int64(n))
+					agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second, Runs: int64(n)})
 					if err := agents.Report(t.Context(), live, models.Attempt{Version: int64(n), Status: models.Applied, At: time.Now()}); err != nil {
 						t.Errorf("Report: %v", err)
 					}
@@ -469,7 +476,7 @@ func TestRun_WritesALargeFleetInParts(t *testing.T) {
 		for i := range 5000 {
 			time.Sleep(time.Microsecond)
 			id, token := register(t, agents, fmt.Sprint("a", i))
-			agents.Poll(login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Second, Runs: 1}, 1)
+			agents.Poll(login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Second, Runs: 1})
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)

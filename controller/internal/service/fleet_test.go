@@ -79,7 +79,7 @@ func TestList_HidesTheInactiveAndFindsHosts(t *testing.T) {
 		time.Sleep(inactiveAfter + time.Hour)
 		for host, token := range tokens {
 			if host != "web-2" {
-				agents.Poll(login(t, agents, host, token), models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 1, Transport: models.NATS}, 1)
+				agents.Poll(login(t, agents, host, token), models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 1, Transport: models.NATS})
 			}
 		}
 		for name, row := range map[string]struct {
@@ -125,7 +125,7 @@ func TestRoster_OfAgentsThatComeAndGo(t *testing.T) {
 	go func() {
 		defer close(looked)
 		for range 200 {
-			agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Hour, Runs: 1}, 1)
+			agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Hour, Runs: 1})
 			if page := agents.List(service.Query{Applied: 1, Limit: 1}, asOf(time.Now(), 1)); page.Total != 1 {
 				t.Errorf("got %d agents that run version 1, want one", page.Total)
 			}
@@ -145,7 +145,7 @@ func TestRoster_OfAgentsThatComeAndGo(t *testing.T) {
 	if page.Total != 51 || page.Agents[0].ID != "stays" || page.Agents[50].ID != "a4900" {
 		t.Errorf("got %d agents, want 51 in the order of registration", page.Total)
 	}
-	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Hour, Runs: 2}, 2)
+	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Hour, Runs: 2})
 	if page := agents.List(service.Query{Applied: 2, Limit: 1}, asOf(time.Now(), 2)); page.Total != 1 {
 		t.Errorf("a poll after it all: got %d agents that run version 2, want one", page.Total)
 	}
@@ -169,7 +169,7 @@ func TestRun_PrunesWhoWasUnseenForTooLong(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- agents.Run(ctx) }()
 		time.Sleep(pruneAfter - time.Minute)
-		agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Minute, Runs: 1}, 1)
+		agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Minute, Runs: 1})
 		if _, err := agents.Agent("gone"); err != nil {
 			t.Errorf("before its time: %v", err)
 		}

@@ -132,7 +132,8 @@ func (w *world) poll(t *rapid.T) {
 			runs = desired
 		}
 	}
-	offer := w.agents.Poll(live, models.Poll{At: time.Now(), Interval: defaultInterval, Runs: runs}, desired)
+	w.agents.Poll(live, models.Poll{At: time.Now(), Interval: defaultInterval, Runs: runs})
+	offer := w.agents.Offers(live, desired)
 	if current == nil {
 		return
 	}

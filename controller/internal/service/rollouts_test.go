@@ -105,7 +105,7 @@ func TestRollout_TellsOfflineFromPending(t *testing.T) {
 		lives := f.join(t, 3)
 		publish(t, f.configs, draft("http://a/"))
 		time.Sleep(11 * defaultInterval)
-		f.agents.Poll(lives[0], models.Poll{At: time.Now(), Interval: defaultInterval}, 1)
+		f.agents.Poll(lives[0], models.Poll{At: time.Now(), Interval: defaultInterval})
 		got := f.figures(t, 1)
 		if got.Targets != 3 || got.Pending != 1 || got.Offline != 2 {
 			t.Errorf("got %+v, want one pending and two offline", got.Figures)
@@ -114,7 +114,7 @@ func TestRollout_TellsOfflineFromPending(t *testing.T) {
 			t.Errorf("stragglers: got %+v, want the pending one first", got.Stragglers)
 		}
 		time.Sleep(inactiveAfter)
-		f.agents.Poll(lives[0], models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 1}, 1)
+		f.agents.Poll(lives[0], models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 1})
 		if got := f.figures(t, 1); got.Targets != 1 || got.Share() != 1 {
 			t.Errorf("a week later: got %+v, want the inactive ones left out", got.Figures)
 		}
@@ -182,7 +182,7 @@ func TestWait(t *testing.T) {
 			applied(t, f, lives[1])
 		}, true, 2, nil, 2 * time.Second},
 		"so does a poll, where the report was lost": {0.25, func(_ *testing.T, f *fleet, lives []*service.Agent, _ chan struct{}, _ func()) {
-			f.agents.Poll(lives[0], models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 1}, 1)
+			f.agents.Poll(lives[0], models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 1})
 		}, true, 1, nil, time.Second},
 		"and so do agents that leave": {1, func(t *testing.T, f *fleet, lives []*service.Agent, _ chan struct{}, _ func()) {
 			applied(t, f, lives[0])
@@ -328,7 +328,8 @@ func TestReport_WhileTheStoreFails(t *testing.T) {
 	if err := agents.Report(t.Context(), live, attempt); !errors.Is(err, models.ErrFull) {
 		t.Errorf("got %v, want the store's error: the agent is to say it again", err)
 	}
-	if agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second}, 1) {
+	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second})
+	if agents.Offers(live, 1) {
 		t.Error("the refused version is offered again: memory forgot it")
 	}
 	store.fail(false)
@@ -351,7 +352,8 @@ func TestRetry_OffersTheRefusedVersionAgain(t *testing.T) {
 	if err := f.agents.Retry(t.Context(), "nobody", byAdmin); !errors.Is(err, models.ErrNotFound) {
 		t.Errorf("an agent that is none: got %v, want ErrNotFound", err)
 	}
-	if !f.agents.Poll(live, models.Poll{At: time.Now(), Interval: defaultInterval}, 1) {
+	f.agents.Poll(live, models.Poll{At: time.Now(), Interval: defaultInterval})
+	if !f.agents.Offers(live, 1) {
 		t.Error("the version is not offered again")
 	}
 	entries, err := db.Audit(t.Context(), models.ActionRetry, 0, 10)
