@@ -15,7 +15,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
-	_ "github.com/fleetconf/fleetconf/controller/docs" // the Swagger document
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/config"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
