@@ -42,8 +42,8 @@ func readText(t *testing.T, path string) string {
 	return string(text)
 }
 
-// all returns what the first group of pattern matches in text, each once.
-func all(pattern, text string) (found []string) {
+// matches returns what the first group of pattern matches in text, each once.
+func matches(pattern, text string) (found []string) {
 	for _, match := range regexp.MustCompile(pattern).FindAllStringSubmatch(text, -1) {
 		if !slices.Contains(found, match[1]) {
 			found = append(found, match[1])
@@ -57,7 +57,7 @@ func TestAlerts_AreInTheRunbookAndTested(t *testing.T) {
 	rules := readText(t, filepath.Join(prometheusFolder, "alerts.yml"))
 	tests := readText(t, filepath.Join(prometheusFolder, "alerts_test.yml"))
 	runbook := readText(t, "../docs/operations.md")
-	names := all(`- alert: (\w+)`, rules)
+	names := matches(`- alert: (\w+)`, rules)
 	if len(names) < 20 {
 		t.Fatalf("found %d alerts, want at least 20: are they written as before?", len(names))
 	}
@@ -76,7 +76,7 @@ func TestAlerts_AreInTheRunbookAndTested(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range all(`(?m)^### (Fleetconf\w+)$`, runbook) {
+	for _, name := range matches(`(?m)^### (Fleetconf\w+)$`, runbook) {
 		if !slices.Contains(names, name) {
 			t.Errorf("docs/operations.md has a section %s, and there is no such alert", name)
 		}
@@ -86,9 +86,9 @@ func TestAlerts_AreInTheRunbookAndTested(t *testing.T) {
 // What alerts and dashboard ask for is what the programs measure: docs/metrics.md
 // lists that, as the tests of the three hold.
 func TestAlertsAndDashboard_AskForWhatIsMeasured(t *testing.T) {
-	measured := all("(?m)^\\| `(\\w+)`", readText(t, "../docs/metrics.md"))
+	measured := matches("(?m)^\\| `(\\w+)`", readText(t, "../docs/metrics.md"))
 	for _, file := range []string{filepath.Join(prometheusFolder, "alerts.yml"), filepath.Join(prometheusFolder, "alerts_test.yml"), "../deploy/grafana/fleetconf.json"} {
-		asked := all(`\b(fleetconf_\w+)`, readText(t, file))
+		asked := matches(`\b(fleetconf_\w+)`, readText(t, file))
 		if len(asked) < 10 {
 			t.Errorf("%s asks for %d metrics, want at least 10", file, len(asked))
 		}
