@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/metrics"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/server"
@@ -36,10 +37,14 @@ const (
 )
 
 // answer makes a gin handler of one that returns an error, and is the only
-// place where an error is answered.
-func (a *API) answer(handle func(*gin.Context) error) gin.HandlerFunc {
-	return func(c *gin.Context) {
+// place where an error is answered and an answer measured.
+func (a *API) answer(measured *metrics.Class, handle func(*call) error) gin.HandlerFunc {
+	return func(g *gin.Context) {
+		c := &call{Context: g, measured: measured}
+		began, ended := time.Now(), false
+		defer func() { c.measure(began, ended) }()
 		err := handle(c)
+		ended = true
 		if err == nil {
 			return
 		}
@@ -51,7 +56,7 @@ func (a *API) answer(handle func(*gin.Context) error) gin.HandlerFunc {
 	}
 }
 
-func (a *API) problemOf(c *gin.Context, err error) *problem.Problem {
+func (a *API) problemOf(c *call, err error) *problem.Problem {
 	var (
 		p       *problem.Problem
 		bad     *wire.Invalid
@@ -86,8 +91,6 @@ func (a *API) problemOf(c *gin.Context, err error) *problem.Problem {
 	return server.Internal(c.Request)
 }
 
-func (a *API) logFailure(c *gin.Context, err error) {
-	a.Log.WithFields(logrus.Fields{
-		"request_id": server.RequestID(c.Request), "method": c.Request.Method, "path": c.FullPath(),
-	}).WithError(err).Error("Request failed")
+func (a *API) logFailure(c *call, err error) {
+	a.event(c).WithFields(logrus.Fields{"method": c.Request.Method, "path": c.FullPath()}).WithError(err).Error("Request failed")
 }
