@@ -25,7 +25,6 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/auth"
-	"github.com/fleetconf/fleetconf/pkg/metrics"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/server"
@@ -84,7 +83,7 @@ func New(o Options) http.Handler {
 	engine.RedirectTrailingSlash = false // a redirect would lose the body of a publish
 	engine.RemoveExtraSlash = false
 	_ = engine.SetTrustedProxies(nil) // X-Forwarded-For is anybody's to write
-	unrouted := a.Metrics.requests.Class(other)
+	unrouted := a.Metrics.as(other)
 	engine.NoRoute(a.answer(unrouted, func(*call) error {
 		return problem.New(http.StatusNotFound, "there is nothing here; /swagger/index.html lists what there is")
 	}))
@@ -92,7 +91,7 @@ func New(o Options) http.Handler {
 		return problem.New(http.StatusMethodNotAllowed, "%s is not for this path; it takes %s", c.Request.Method, c.Writer.Header().Get("Allow"))
 	}))
 	for _, r := range a.routes() {
-		handler := a.answer(a.Metrics.requests.Class(r.measured), a.guarded(r))
+		handler := a.answer(a.Metrics.as(r.measured), a.guarded(r))
 		engine.Handle(r.method, r.path, handler)
 		if r.method == http.MethodGet {
 			engine.HEAD(r.path, handler) // RFC 9110 §9.3.2: net/http leaves out the body
@@ -104,10 +103,10 @@ func New(o Options) http.Handler {
 // sameOrigin keeps other sites' pages from changing anything with the
 // credentials that an admin's browser remembers. No program sends what browsers
 // say of a page, so it concerns nobody else.
-func sameOrigin(next http.Handler, measured *metrics.Class) http.Handler {
+func sameOrigin(next http.Handler, as *measured) http.Handler {
 	protection := http.NewCrossOriginProtection()
 	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		measured.Counted(http.StatusForbidden)
+		as.class.Counted(http.StatusForbidden)
 		problem.Write(w, problem.New(http.StatusForbidden, "a page of another site may not do this"))
 	}))
 	return protection.Handler(next)

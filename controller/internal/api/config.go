@@ -123,7 +123,6 @@ func (a *API) wait(c *call) (time.Duration, error) {
 // is over.
 func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
 	extend(c, wait)
-	c.measured = a.Metrics.waits
 	ctx := c.Request.Context()
 	back := c.stepAside()
 	a.Waiters.Wait(ctx, wait, func() bool {

@@ -11,7 +11,6 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/pkg/metrics"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/server"
@@ -38,9 +37,9 @@ const (
 
 // answer makes a gin handler of one that returns an error, and is the only
 // place where an error is answered and an answer measured.
-func (a *API) answer(measured *metrics.Class, handle func(*call) error) gin.HandlerFunc {
+func (a *API) answer(as *measured, handle func(*call) error) gin.HandlerFunc {
 	return func(g *gin.Context) {
-		c := &call{Context: g, measured: measured}
+		c := &call{Context: g, measured: as}
 		began, ended := time.Now(), false
 		defer func() { c.measure(began, ended) }()
 		err := handle(c)

@@ -110,7 +110,7 @@ func (c *call) leave() {
 // happen; back takes it again, be there room or not. Who does not come back has
 // left.
 func (c *call) stepAside() (back func()) {
-	c.held = true
+	c.measured = c.measured.held
 	k := c.class
 	if k == nil {
 		return func() {}

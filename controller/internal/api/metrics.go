@@ -31,14 +31,12 @@ const left = 499
 type Metrics struct {
 	factory  promauto.Factory
 	requests *metrics.Requests
-	waits    *metrics.Class
 	refused  prometheus.Counter
 }
 
 // NewMetrics returns the metrics of one API; reg may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
-	requests := metrics.NewRequests(reg, subsystem)
-	m := &Metrics{factory: promauto.With(reg), requests: requests, waits: requests.Class(waiting)}
+	m := &Metrics{factory: promauto.With(reg), requests: metrics.NewRequests(reg, subsystem)}
 	m.refused = m.factory.NewCounter(prometheus.CounterOpts{
 		Namespace: metrics.Namespace, Subsystem: subsystem, Name: "credentials_refused_total",
 		Help: "Requests with credentials that are nobody's. Those without any do not count.",
@@ -47,6 +45,24 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 }
 
 const subsystem = "controller"
+
+// measured is how an answer is measured.
+type measured struct {
+	class *metrics.Class
+	timed bool
+	held  *measured // how it is once it is held: that takes as long as it is meant to
+}
+
+// as returns how answers of a class are measured.
+func (m *Metrics) as(name string) *measured {
+	class := m.requests.Class(name)
+	held := &measured{class: class}
+	if name == polls {
+		held.class = m.requests.Class(waiting)
+	}
+	held.held = held
+	return &measured{class: class, timed: true, held: held}
+}
 
 // limits measures the classes that have a limit. More than one may go by a name.
 func (m *Metrics) limits(classes map[string][]*class) {
@@ -86,10 +102,10 @@ func (c *call) status(ended bool) int {
 
 // measure counts the answer, and how long it took where that says something.
 func (c *call) measure(began time.Time, ended bool) {
-	if status := c.status(ended); c.held {
-		c.measured.Counted(status)
+	if status := c.status(ended); c.measured.timed {
+		c.measured.class.Answered(status, time.Since(began))
 	} else {
-		c.measured.Answered(status, time.Since(began))
+		c.measured.class.Counted(status)
 	}
 }
 

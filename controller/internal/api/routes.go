@@ -8,7 +8,6 @@ import (
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
-	"github.com/fleetconf/fleetconf/pkg/metrics"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
@@ -19,8 +18,7 @@ type call struct {
 	self  *service.Agent // the agent that calls, nil for anybody else
 	by    string         // the name of who calls, "" for anybody at an open door
 
-	measured *metrics.Class
-	held     bool // the answer was held for something to happen
+	measured *measured
 }
 
 // origin is who calls, and from where.
