@@ -191,8 +191,8 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 		}
 	}
 	run()
-	if last := f.logged.LastEntry(); last == nil || last.Data["highest_reported"] != int64(9) {
-		t.Errorf("logged %v, want the highest version", last)
+	if last := f.logged.LastEntry(); last == nil || last.Data["highest_reported"] != int64(9) || last.Data["version"] != int64(2) {
+		t.Errorf("logged %v, want the store's version and the highest", last)
 	}
 	closeDB()
 	db, _ = openStore(t, path)
