@@ -3,6 +3,7 @@ package api_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -57,9 +58,9 @@ fleetconf_worker_http_requests_total{class="state",code="200"} 1
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fleetconf_worker_http_requests_total"); err != nil {
 		t.Error(err)
 	}
-	page := send(h, get("/metrics")).Body.String()
+	page, _ := io.ReadAll(send(h, get("/metrics")).Body)
 	for _, want := range []string{`_request_duration_seconds_count{class="probe"} 4`, `_request_duration_seconds_count{class="hit"} 1`} {
-		if !strings.Contains(page, "fleetconf_worker_http"+want) {
+		if !strings.Contains(string(page), "fleetconf_worker_http"+want) {
 			t.Errorf("/metrics lacks %s", want)
 		}
 	}
