@@ -17,6 +17,9 @@ func TestNamed_EachLineOnceTheIDIsKnown(t *testing.T) {
 	id = "agent-7"
 	entry := log.WithField("version", 3)
 	entry.Info("Configuration applied")
+	if line := lines.LastEntry(); line.Data["agent"] != "agent-7" || line.Data["version"] != 3 {
+		t.Errorf("the line says %v, want agent-7 and the version", line.Data)
+	}
 	if got := entry.Data["agent"]; got != nil {
 		t.Errorf("the caller's own fields were changed: agent %v", got)
 	}
