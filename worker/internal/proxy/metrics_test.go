@@ -93,7 +93,7 @@ func TestMetrics_HitsByOutcome(t *testing.T) {
 		"nothing runs":           {want: "not_configured 1"},
 		"no answer":              {target: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: "unreachable 1", asked: 1},
 		"too slow":               {target: silent, change: hurried, want: "timeout 1", asked: 1},
-		"redirected elsewhere":   {target: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "ftp://a.example/", 302) }, want: "forbidden 1", asked: 1},
+		"redirected elsewhere":   {target: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "ftp://a.example/", http.StatusFound) }, want: "forbidden 1", asked: 1},
 		"a loop":                 {target: status(200), via: true, want: "loop 1"},
 		"the answer breaks off":  {target: begin(func(*http.Request) {}), want: "cut 1", asked: 1},
 		"too slow in the middle": {target: begin(func(r *http.Request) { <-r.Context().Done() }), change: hurried, want: "cut 1", asked: 1},
@@ -114,7 +114,7 @@ func TestMetrics_HitsByOutcome(t *testing.T) {
 			req, _ := http.NewRequest(http.MethodGet, w.URL, nil)
 			req.Header.Set("Via", via)
 			if res, err := w.plain.Do(req); err == nil { // one that breaks off at once gives no answer at all
-				io.Copy(io.Discard, res.Body)
+				_, _ = io.Copy(io.Discard, res.Body)
 				res.Body.Close()
 			}
 			eventually(t, row.want, func() string { return outcomes(t, reg, "fleetconf_worker_hits_total") })
@@ -156,7 +156,7 @@ func TestMetrics_CallersThatLeave(t *testing.T) {
 				}()
 			}
 			if res, err := w.plain.Do(req); err == nil {
-				io.ReadFull(res.Body, make([]byte, 6))
+				_, _ = io.ReadFull(res.Body, make([]byte, 6))
 				leave()
 				res.Body.Close()
 			}
@@ -170,14 +170,14 @@ func TestMetrics_CallerThatTakesNoMore(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	hit := NewMetrics(reg).begin()
 	hit.answered(&http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("more than that"))})
-	hit.Read(make([]byte, 4))
+	_, _ = hit.Read(make([]byte, 4))
 	hit.end(t.Context(), nil)
 	if got := outcomes(t, reg, "fleetconf_worker_hits_total"); got != "left 1" {
 		t.Errorf("got %s, want left 1", got)
 	}
 	hit = NewMetrics(prometheus.NewRegistry()).begin()
 	hit.answered(&http.Response{StatusCode: 200, Body: io.NopCloser(iotest.ErrReader(io.ErrUnexpectedEOF))})
-	hit.Read(make([]byte, 4))
+	_, _ = hit.Read(make([]byte, 4))
 	if got := hit.outcome(t.Context(), nil); got != "cut" {
 		t.Errorf("got %s, want cut", got)
 	}
@@ -204,7 +204,7 @@ func TestMetrics_OfAHit(t *testing.T) {
 		t.Errorf("timed %d first bytes, want 1", got)
 	}
 	close(more)
-	io.Copy(io.Discard, res.Body)
+	_, _ = io.Copy(io.Discard, res.Body)
 	eventually(t, "2xx 1", func() string { return outcomes(t, reg, "fleetconf_worker_hits_total") })
 	eventually(t, "1", func() string { return fmt.Sprint(observed(t, reg, "fleetconf_worker_hit_duration_seconds")) })
 	for name, want := range map[string]float64{
@@ -237,12 +237,12 @@ func TestMetrics_ProbesByOutcome(t *testing.T) {
 	})
 	w, reg := measured(t, func(o *Options) { o.Deny = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
 	for _, probed := range []string{target.URL, target.URL + "/fails", "http://" + closed.Addr().String(), target.URL + "/elsewhere"} {
-		w.Apply(t.Context(), models.WorkerConfig{URL: probed, Version: 1, Probe: true})
+		_, _ = w.Apply(t.Context(), models.WorkerConfig{URL: probed, Version: 1, Probe: true})
 	}
 	ctx, leave := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer leave()
-	w.Apply(ctx, models.WorkerConfig{URL: target.URL + "/silent", Version: 1, Probe: true})
-	w.Apply(t.Context(), models.WorkerConfig{URL: target.URL + "/fails", Version: 1}) // is not probed
+	_, _ = w.Apply(ctx, models.WorkerConfig{URL: target.URL + "/silent", Version: 1, Probe: true})
+	_, _ = w.Apply(t.Context(), models.WorkerConfig{URL: target.URL + "/fails", Version: 1}) // is not probed
 	const want = "failed 1, forbidden 1, left 1, passed 1, unreachable 1"
 	if got := outcomes(t, reg, "fleetconf_worker_probes_total"); got != want {
 		t.Errorf("got %s, want %s", got, want)
@@ -264,7 +264,7 @@ func TestHit_CarriesItsRequestID(t *testing.T) {
 	if diff := cmp.Diff([]string{"of-the-push"}, <-seen); diff != "" {
 		t.Errorf("the probe (-want +got):\n%s", diff)
 	}
-	w.hit(t, "X-Request-Id", "of-the-hit", "X-Request-Id", "another", "Connection", "X-Request-Id")
+	_, _, _ = w.hit(t, "X-Request-Id", "of-the-hit", "X-Request-Id", "another", "Connection", "X-Request-Id")
 	if diff := cmp.Diff([]string{"of-the-hit"}, <-seen); diff != "" {
 		t.Errorf("the hit (-want +got):\n%s", diff)
 	}
@@ -279,7 +279,7 @@ func BenchmarkMeasure(b *testing.B) {
 		hit := m.begin()
 		res.Body = body
 		hit.answered(res)
-		hit.Read(buf)
+		_, _ = hit.Read(buf)
 		hit.whole = true
 		hit.end(b.Context(), nil)
 	}
