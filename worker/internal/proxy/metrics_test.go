@@ -84,16 +84,18 @@ func TestMetrics_HitsByOutcome(t *testing.T) {
 		want   string
 		asked  uint64 // targets
 	}{
-		"answered":               {target: status(200), want: "2xx 1", asked: 1},
-		"answered with nothing":  {target: status(204), want: "2xx 1", asked: 1},
-		"not modified":           {target: status(304), want: "3xx 1", asked: 1},
-		"not found":              {target: status(404), want: "4xx 1", asked: 1},
-		"the target fails":       {target: status(500), want: "5xx 1", asked: 1},
-		"a status of no class":   {target: status(601), want: "other 1", asked: 1},
-		"nothing runs":           {want: "not_configured 1"},
-		"no answer":              {target: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: "unreachable 1", asked: 1},
-		"too slow":               {target: silent, change: hurried, want: "timeout 1", asked: 1},
-		"redirected elsewhere":   {target: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "ftp://a.example/", http.StatusFound) }, want: "forbidden 1", asked: 1},
+		"answered":              {target: status(200), want: "2xx 1", asked: 1},
+		"answered with nothing": {target: status(204), want: "2xx 1", asked: 1},
+		"not modified":          {target: status(304), want: "3xx 1", asked: 1},
+		"not found":             {target: status(404), want: "4xx 1", asked: 1},
+		"the target fails":      {target: status(500), want: "5xx 1", asked: 1},
+		"a status of no class":  {target: status(601), want: "other 1", asked: 1},
+		"nothing runs":          {want: "not_configured 1"},
+		"no answer":             {target: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: "unreachable 1", asked: 1},
+		"too slow":              {target: silent, change: hurried, want: "timeout 1", asked: 1},
+		"redirected elsewhere": {target: func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "ftp://a.example/", http.StatusFound)
+		}, want: "forbidden 1", asked: 1},
 		"a loop":                 {target: status(200), via: true, want: "loop 1"},
 		"the answer breaks off":  {target: begin(func(*http.Request) {}), want: "cut 1", asked: 1},
 		"too slow in the middle": {target: begin(func(r *http.Request) { <-r.Context().Done() }), change: hurried, want: "cut 1", asked: 1},
