@@ -22,6 +22,7 @@ import (
 	"github.com/fleetconf/fleetconf/agent/internal/worker"
 	"github.com/fleetconf/fleetconf/pkg/buildinfo"
 	"github.com/fleetconf/fleetconf/pkg/logger"
+	"github.com/fleetconf/fleetconf/pkg/metrics"
 	"github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/pkg/settings"
@@ -72,6 +73,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	measured := metrics.NewRegistry()
 	agent := poller.New(poller.Parts{
 		Source: controller.New(s.ControllerURL, s.ControllerUsername, s.ControllerPassword.Reveal(), s.Transport != settings.PushNone),
 		Sink:   worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
@@ -83,6 +85,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Hints:     hints,
 
 		Ephemeral: s.Ephemeral,
+
+		Metrics: poller.NewMetrics(measured),
+	})
+	log.AddHook(named{agent.AgentID})
+	answers := status.Handler(status.Parts{
+		Current: agent.Status, Log: log,
+		Metrics: status.NewMetrics(measured, agent.Status), Exposed: metrics.Handler(measured),
 	})
 	var listen net.ListenConfig
 	ln, err := listen.Listen(ctx, "tcp", settings.Address(s.Host, s.Port))
@@ -92,7 +101,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })
 	g.Go(func() error { return server.ServeDebug(ctx, s.DebugPort, log) })
-	g.Go(func() error { return server.Serve(ctx, ln, status.Handler(agent.Status, log), log) })
+	g.Go(func() error { return server.Serve(ctx, ln, answers, log) })
 	return g.Wait()
 }
 

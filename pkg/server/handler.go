@@ -3,7 +3,6 @@ package server
 import (
 	"errors"
 	"io"
-	"math/rand/v2"
 	"mime"
 	"net/http"
 	"os"
@@ -18,11 +17,12 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/buildinfo"
 	"github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/requestid"
 )
 
 // HeaderRequestID names a request in logs and answers. The caller's is kept
 // if it is fit for a log line, else one is made.
-const HeaderRequestID = "X-Request-Id"
+const HeaderRequestID = requestid.Header
 
 var requestID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
 
@@ -39,7 +39,7 @@ func Wrap(next http.Handler, log logrus.FieldLogger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get(HeaderRequestID)
 		if !requestID.MatchString(id) {
-			id = strconv.FormatUint(rand.Uint64(), 36)
+			id = requestid.New()
 			r.Header.Set(HeaderRequestID, id)
 		}
 		h := w.Header()
@@ -50,6 +50,15 @@ func Wrap(next http.Handler, log logrus.FieldLogger) http.Handler {
 		}
 		defer recoverTo(w, r, log)
 		next.ServeHTTP(w, r)
+	})
+}
+
+// Observed tells of each answer of next: its status, and how long it took.
+func Observed(next http.Handler, answered func(status int, took time.Duration)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began, status := time.Now(), &statusWriter{ResponseWriter: w, status: http.StatusOK}
+		next.ServeHTTP(status, r)
+		answered(status.status, time.Since(began))
 	})
 }
 

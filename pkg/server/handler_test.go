@@ -288,3 +288,23 @@ func TestRetryAfter_IsInWholeSecondsAndAtLeastOne(t *testing.T) {
 		}
 	}
 }
+
+func TestObserved_TellsOfTheStatus(t *testing.T) {
+	for name, row := range map[string]struct {
+		handler http.HandlerFunc
+		want    int
+	}{
+		"said":           {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }, http.StatusTeapot},
+		"nothing said":   {func(http.ResponseWriter, *http.Request) {}, http.StatusOK},
+		"an interim one": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(103); w.WriteHeader(404) }, http.StatusNotFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, took := 0, time.Duration(-1)
+			handler := server.Observed(row.handler, func(status int, d time.Duration) { got, took = status, d })
+			handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+			if got != row.want || took < 0 {
+				t.Errorf("got %d after %s, want %d", got, took, row.want)
+			}
+		})
+	}
+}

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fleetconf/fleetconf/pkg/logger"
+	"github.com/fleetconf/fleetconf/pkg/metrics"
 	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/pkg/settings"
 	"github.com/fleetconf/fleetconf/worker/internal/api"
@@ -78,9 +79,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("cannot listen; HOST and PORT say where: %w", err)
 	}
-	p := proxy.New(proxy.Options{Timeout: s.HitTimeout, Deny: s.DenyCIDRs, Allow: s.AllowHosts, Log: log})
+	measured := metrics.NewRegistry()
+	p := proxy.New(proxy.Options{
+		Timeout: s.HitTimeout, Deny: s.DenyCIDRs, Allow: s.AllowHosts, Log: log,
+		Metrics: proxy.NewMetrics(measured),
+	})
 	defer p.Close()
-	handler := server.Wrap(api.New(p, s.WorkerToken.Reveal(), log), log)
+	handler := server.Wrap(api.New(api.Parts{
+		Proxy: p, Token: s.WorkerToken.Reveal(), Log: log,
+		Metrics: api.NewMetrics(measured), Exposed: metrics.Handler(measured),
+	}), log)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.ServeDebug(ctx, s.DebugPort, log) })
 	g.Go(func() error { return server.Serve(ctx, ln, handler, log) })

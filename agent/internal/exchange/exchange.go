@@ -24,6 +24,7 @@ import (
 
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/requestid"
 )
 
 // Client talks to one server.
@@ -83,7 +84,7 @@ type Answer struct {
 }
 
 // Do sends r and reads the answer, whatever its status, within timeout. The
-// error says what is wrong with the server or the way to it.
+// request id of ctx goes along. The error says what is wrong with the server or the way to it.
 func (c *Client) Do(ctx context.Context, timeout time.Duration, r Request) (Answer, error) {
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -120,6 +121,9 @@ func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) 
 		return nil, fmt.Errorf("make a request to %s: %w", c.server, err)
 	}
 	req.Header.Set("User-Agent", "fleetconf-agent")
+	if id := requestid.Of(ctx); id != "" {
+		req.Header.Set(requestid.Header, id)
+	}
 	req.Header.Set("Accept", "application/json, "+problem.ContentType)
 	if r.Body != nil {
 		req.Header.Set("Content-Type", "application/json")

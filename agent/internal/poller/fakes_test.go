@@ -479,6 +479,7 @@ type scenario struct {
 	ephemeral  bool
 	transport  wire.Transport // empty: poll
 	hints      Hints
+	metrics    *Metrics
 }
 
 // play runs a poller in a bubble of fake time; story watches it and makes the
@@ -522,7 +523,7 @@ func (s scenario) world() *world {
 		Poller: New(Parts{
 			Source: s.controller, Sink: s.worker, Cache: s.cache,
 			Self: wire.RegisterRequest{Hostname: "host"}, Log: log, Ephemeral: s.ephemeral,
-			Transport: s.transport, Hints: s.hints,
+			Transport: s.transport, Hints: s.hints, Metrics: s.metrics,
 		}),
 		controller: s.controller, worker: s.worker, cache: s.cache, log: hook,
 	}

@@ -17,6 +17,7 @@ import (
 // follower is the state of follow, which alone touches it.
 type follower struct {
 	*Poller
+	attempts
 	retry    *backoff.Backoff // after an outage
 	denied   *backoff.Backoff // after a refused token, when it is not the first
 	deniedAt time.Time        // the last refused token
@@ -45,11 +46,12 @@ func (p *Poller) follow(ctx context.Context) {
 		return
 	}
 	f := &follower{
-		Poller: p,
-		retry:  backoff.New(retryFirst, retryLimit),
-		denied: backoff.New(retryFirst, retryLimit),
-		waits:  newWaits(),
-		lost:   true,
+		Poller:   p,
+		attempts: newAttempts(p.Log),
+		retry:    backoff.New(retryFirst, retryLimit),
+		denied:   backoff.New(retryFirst, retryLimit),
+		waits:    newWaits(),
+		lost:     true,
 	}
 	for f.rest(ctx, f.turn(ctx)) {
 	}
@@ -105,7 +107,8 @@ func (f *follower) turn(ctx context.Context) rest {
 	}
 	hint, began := f.heed(), time.Now()
 	id, query := f.query()
-	answer, err := f.Source.Fetch(ctx, id, query)
+	answer, err := f.Source.Fetch(f.begin(ctx), id, query)
+	f.Metrics.fetched(query, err, time.Since(began))
 	f.paced(query, answer, err)
 	switch {
 	case err == nil:
@@ -114,7 +117,7 @@ func (f *follower) turn(ctx context.Context) rest {
 	case errors.Is(err, models.ErrNotModified):
 		f.confirm(query.ETag)
 	case errors.Is(err, models.ErrNothingPublished):
-		f.Log.Debug("Nothing published yet")
+		f.log.Debug("Nothing published yet")
 	case errors.Is(err, models.ErrInvalidConfig):
 		// The controller is there and says something wrong: asking more often
 		// than usual would not make it right.
@@ -189,23 +192,23 @@ func (f *follower) afterWait(q models.Query, answer models.Answer, err error, to
 	defer f.mu.Unlock()
 	switch {
 	case !answer.Holds:
-		f.hears(errNotHeld)
+		f.hears(f.log, errNotHeld)
 	case err == nil:
-		f.hears(nil)
+		f.hears(f.log, nil)
 		return f.untilSettled(q, answer.Release, took)
 	case q.Wait == 0 && f.waits.wait() > 0: // all is well again: from now on, wait
-		f.hears(nil)
+		f.hears(f.log, nil)
 		f.retry.Reset()
 		return rest{}
 	case q.Wait == 0:
-		f.hears(errNoPatience)
+		f.hears(f.log, errNoPatience)
 	case answer.Held < minWait:
-		f.hears(errNotHeld)
+		f.hears(f.log, errNotHeld)
 	case took < answer.Held: // let go early: it stops, say
-		f.hears(nil)
+		f.hears(f.log, nil)
 		return rest{wait: f.backOff(f.interval)}
 	default:
-		f.hears(nil)
+		f.hears(f.log, nil)
 		f.waits.through(q.Wait)
 		f.retry.Reset()
 		f.rapid = 0
@@ -247,7 +250,7 @@ func (f *follower) cut(ctx context.Context, err error, after time.Duration) rest
 	}
 	f.before = new(f.waits)
 	f.waits.cut(after, errors.Is(err, models.ErrCut))
-	f.Log.WithFields(logrus.Fields{"after": after.Round(time.Second).String(), "wait": f.waits.next.String(), "error": err.Error()}).Debug("Wait cut")
+	f.log.WithFields(logrus.Fields{"after": after.Round(time.Second).String(), "wait": f.waits.next.String(), "error": err.Error()}).Debug("Wait cut")
 	f.lost = true
 	if errors.Is(err, models.ErrCut) {
 		return rest{wait: f.backOff(f.pollInterval())}
@@ -263,7 +266,7 @@ func (f *follower) unheard(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.Transport == wire.LongPoll {
-		f.hears(err)
+		f.hears(f.log, err)
 	}
 }
 
@@ -273,7 +276,8 @@ func (f *follower) register(ctx context.Context) error {
 	self := f.Self
 	known := f.identity().AgentToken != ""
 	self.AgentID = f.name()
-	registration, err := f.Source.Register(ctx, self)
+	registration, err := f.Source.Register(f.begin(ctx), self)
+	f.Metrics.registered(err)
 	if err != nil {
 		return err
 	}
@@ -284,6 +288,7 @@ func (f *follower) register(ctx context.Context) error {
 		f.save()
 	}
 	f.registered = true
+	f.known.Store(&registration.Identity.AgentID)
 	if registration.PollInterval > 0 {
 		f.interval = registration.PollInterval
 	}
@@ -292,7 +297,7 @@ func (f *follower) register(ctx context.Context) error {
 		f.next = new(f.acked)
 	}
 	wake(f.owed)
-	f.Log.WithFields(logrus.Fields{"agent": registration.Identity.AgentID, "known": known}).Info("Registered")
+	f.log.WithFields(logrus.Fields{"agent": registration.Identity.AgentID, "known": known}).Info("Registered")
 	return nil
 }
 
@@ -357,7 +362,7 @@ func (f *follower) backOff(interval time.Duration) time.Duration {
 func (f *follower) unwell(err error, lost string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.controllerTrouble.note(f.Log, err, lost, "Controller back")
+	f.controllerTrouble.note(f.log, err, lost, "Controller back")
 }
 
 func (f *follower) isRegistered() bool {
@@ -380,13 +385,13 @@ func (f *follower) paced(q models.Query, answer models.Answer, err error) {
 	said := err == nil || errors.Is(err, models.ErrNotModified) || errors.Is(err, models.ErrNothingPublished)
 	if said && f.hearing.subscribed && q.Transport == f.Transport {
 		if f.sweep = answer.SweepInterval; f.sweep == 0 {
-			f.hears(errUnannounced)
+			f.hears(f.log, errUnannounced)
 		} else {
-			f.hears(nil)
+			f.hears(f.log, nil)
 		}
 	}
 	if named := answer.PollInterval; named > 0 && named != f.interval {
-		f.Log.WithField("interval", named.String()).Info("Poll interval changed")
+		f.log.WithField("interval", named.String()).Info("Poll interval changed")
 		f.interval = named
 	}
 }
@@ -402,67 +407,67 @@ func (f *follower) answered() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.lastFetch = time.Now().UTC()
-	f.Log.Debug("Polled")
+	f.log.Debug("Polled")
 	wake(f.owed)
 }
 
 // offer takes what the controller wants this agent to run. It may be older than
 // what runs: the controller knows why. For the time of spread others want it too.
-func (p *Poller) offer(release *models.Release, spread time.Duration) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.reportAt = time.Now().Add(spread)
-	p.fetched = release.Config.Version
-	balked := p.balked != nil
-	p.balked = nil
+func (f *follower) offer(release *models.Release, spread time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reportAt = time.Now().Add(spread)
+	f.fetched = release.Config.Version
+	balked := f.balked != nil
+	f.balked = nil
 	switch {
-	case release.Same(p.state.LastGood):
-		p.withdraw()
-		p.refusal = refusal{}
-	case release.Same(p.state.Candidate):
+	case release.Same(f.state.LastGood):
+		f.withdraw()
+		f.refusal = refusal{}
+	case release.Same(f.state.Candidate):
 	default:
 		// Not the URL: its query may be somebody's key.
-		log := p.Log.WithField("version", release.Config.Version)
+		log := f.log.WithField("version", release.Config.Version)
 		log.Info("Configuration fetched")
 		if release.ETag == "" {
 			log.Warn("Configuration came without a usable ETag")
 		}
-		p.state.Candidate = release
-		p.save()
-		p.due = true
-		if p.acked.Status == wire.Failed {
-			p.acked = wire.Report{} // asked to try again, the agent tells the outcome again
+		f.state.Candidate = release
+		f.save()
+		f.due = true
+		if f.acked.Status == wire.Failed {
+			f.acked = wire.Report{} // asked to try again, the agent tells the outcome again
 		}
-		wake(p.offered)
+		wake(f.offered)
 	}
 	if balked {
-		wake(p.offered)
+		wake(f.offered)
 	}
 }
 
 // confirm takes the controller's word that what etag names is what should run.
-func (p *Poller) confirm(etag string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.balked != nil {
-		p.balked = nil
-		wake(p.offered)
+func (f *follower) confirm(etag string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.balked != nil {
+		f.balked = nil
+		wake(f.offered)
 	}
 	// Unless the worker accepted another one while the answer was on its way.
-	if p.state.LastGood != nil && p.state.LastGood.ETag == etag {
-		p.withdraw()
+	if f.state.LastGood != nil && f.state.LastGood.ETag == etag {
+		f.withdraw()
 	}
 }
 
 // withdraw drops a candidate that the controller wants no longer. The caller
 // holds mu.
-func (p *Poller) withdraw() {
-	if p.state.Candidate == nil {
+func (f *follower) withdraw() {
+	if f.state.Candidate == nil {
 		return
 	}
-	p.Log.WithField("version", p.state.Candidate.Config.Version).Info("Configuration withdrawn")
-	p.state.Candidate = nil
-	p.save()
-	p.due = true
-	wake(p.offered)
+	f.log.WithField("version", f.state.Candidate.Config.Version).Info("Configuration withdrawn")
+	f.state.Candidate = nil
+	f.save()
+	f.due = true
+	wake(f.offered)
 }

@@ -17,6 +17,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -79,6 +80,8 @@ type Parts struct {
 	Hints     Hints          // of a broker; nil for the other transports
 
 	Ephemeral bool // to take itself off the controller's list when it ends
+
+	Metrics *Metrics // nil: nobody measures
 }
 
 const (
@@ -112,6 +115,8 @@ type Poller struct {
 	// fed is closed by reconcile when the worker was first tried.
 	fed chan struct{}
 
+	known atomic.Pointer[string] // as AgentID says
+
 	mu         sync.Mutex   // guards all below
 	state      models.State // the truth; the cache has the same unless unsaved
 	unsaved    bool
@@ -139,6 +144,12 @@ type Poller struct {
 
 // New returns a Poller that has not started.
 func New(parts Parts) *Poller {
+	if parts.Metrics == nil {
+		parts.Metrics = NewMetrics(nil)
+	}
+	if parts.Hints != nil {
+		parts.Metrics.listens(parts.Transport)
+	}
 	return &Poller{
 		Parts:     parts,
 		offered:   make(chan struct{}, 1),
@@ -181,11 +192,21 @@ func (p *Poller) leave(ctx context.Context) {
 	if id.AgentToken == "" {
 		return
 	}
-	if err := p.Source.Leave(ctx, id); err != nil {
-		p.Log.WithField("error", err.Error()).Warn("Controller could not be told that this ephemeral agent ends")
+	a := newAttempts(p.Log)
+	if err := p.Source.Leave(a.begin(ctx), id); err != nil {
+		a.log.WithField("error", err.Error()).Warn("Controller could not be told that this ephemeral agent ends")
 		return
 	}
-	p.Log.WithField("agent", id.AgentID).Info("Controller left")
+	a.log.WithField("agent", id.AgentID).Info("Controller left")
+}
+
+// AgentID is who the controller takes this agent for, "" while it does not know
+// it. It never waits, so a logger may ask.
+func (p *Poller) AgentID() string {
+	if id := p.known.Load(); id != nil {
+		return *id
+	}
+	return ""
 }
 
 // Status says how the agent is.
@@ -237,6 +258,9 @@ func (p *Poller) load() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.state = state
+	if state.Identity.AgentToken != "" {
+		p.known.Store(&state.Identity.AgentID)
+	}
 	if want := state.Desired(); want != nil {
 		p.interval = want.Config.PollInterval()
 		p.Log.WithFields(logrus.Fields{"agent": state.Identity.AgentID, "version": want.Config.Version}).Info("Cache loaded")
@@ -247,6 +271,7 @@ func (p *Poller) load() {
 // on from memory, and reconcile tries again. The caller holds mu.
 func (p *Poller) save() {
 	err := p.Cache.Save(p.state)
+	p.Metrics.saved(err)
 	p.unsaved = err != nil
 	p.cacheTrouble.note(p.Log, err, "Cache cannot be written", "Cache can be written again")
 	if err != nil {

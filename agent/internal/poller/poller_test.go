@@ -862,11 +862,11 @@ func TestEarly(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		w := scenario{controller: &fakeController{down: always}}.world()
-		f := &follower{Poller: w.Poller, retry: backoff.New(time.Hour, time.Hour)}
+		f := &follower{Poller: w.Poller, attempts: newAttempts(w.Log), retry: backoff.New(time.Hour, time.Hour)}
 		wake(w.back) // from before the outage: it says nothing of now
 		r := f.outage(t.Context(), errOutage)
 		began := time.Now()
-		time.AfterFunc(time.Second, func() { w.acknowledged(wire.Report{Version: 1}, nil); wake(w.back) })
+		time.AfterFunc(time.Second, func() { w.acknowledged(w.Log, wire.Report{Version: 1}, nil); wake(w.back) })
 		if !f.rest(t.Context(), rest{wait: time.Hour, early: r.early}) || time.Since(began) != time.Second {
 			t.Errorf("waited %s, want until the report was taken", time.Since(began))
 		}

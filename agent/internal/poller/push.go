@@ -34,10 +34,10 @@ func (h *hearing) by(at time.Time) {
 	}
 }
 
-// hears notes how push is: nil for healthy. Each change is logged once. It
+// hears notes how push is: nil for healthy. Each change is logged once, to log. It
 // reports whether it is one. The caller holds mu.
-func (p *Poller) hears(err error) (changed bool) {
-	log := p.Log.WithField("transport", p.Transport)
+func (p *Poller) hears(log logrus.FieldLogger, err error) (changed bool) {
+	log = log.WithField("transport", p.Transport)
 	was := p.hearing
 	p.hearing.healthy, p.hearing.trouble = err == nil, ""
 	if err != nil {
@@ -63,7 +63,7 @@ func (l listener) Subscribed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.hearing.subscribed = true
-	l.hears(nil)
+	l.hears(l.Log, nil)
 	l.hearing.by(time.Now().Add(part(min(l.interval, comeBack))))
 	wake(l.nudged)
 }
@@ -74,7 +74,7 @@ func (l listener) Lost(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.hearing.subscribed = false
-	if l.hears(err) {
+	if l.hears(l.Log, err) {
 		l.hearing.by(time.Now().Add(part(l.interval)))
 		wake(l.nudged)
 	}
@@ -84,17 +84,19 @@ func (l listener) Lost(err error) {
 func (l listener) Heard(message []byte) {
 	hint, err := notify.Decode(message)
 	if err != nil {
+		l.Metrics.heard(l.Transport, hintInvalid)
 		l.Log.WithField("error", err.Error()).Debug("Hint not usable")
 		return
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.isNews(hint) {
+	at := time.Now().Add(part(hint.Spread()))
+	outcome := l.judge(hint, at)
+	l.Metrics.heard(l.Transport, outcome)
+	switch outcome {
+	case hintIgnored, hintOld:
 		return
-	}
-	now := time.Now()
-	at := now.Add(part(hint.Spread()))
-	if at.Before(l.hearing.deafUntil) {
+	case hintDelayed:
 		at = l.hearing.deafUntil
 	}
 	l.hearing.by(at)
@@ -103,18 +105,21 @@ func (l listener) Heard(message []byte) {
 	wake(l.nudged)
 }
 
-// isNews reports whether a hint is of another version than the agent has, and no
-// older one. The caller holds mu.
-func (p *Poller) isNews(hint notify.Hint) bool {
+// judge says what becomes of a hint that would be followed at a time: it must be
+// of another version than the agent has, and no older one. The caller holds mu.
+func (p *Poller) judge(hint notify.Hint, at time.Time) (outcome string) {
 	if last := p.hearing.unfounded; hint.Version == last.Version && hint.ETag == last.ETag {
-		return false
+		return hintIgnored
 	}
 	for _, known := range []*models.Release{p.state.Candidate, p.state.LastGood} {
 		if known != nil && (hint.Version < known.Config.Version || hint.Version == known.Config.Version && hint.ETag == known.ETag) {
-			return false
+			return hintOld
 		}
 	}
-	return true
+	if at.Before(p.hearing.deafUntil) {
+		return hintDelayed
+	}
+	return hintFollowed
 }
 
 // heed takes what was heard: the fetch that follows is for it. The zero Hint is

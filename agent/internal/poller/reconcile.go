@@ -16,6 +16,7 @@ import (
 // reconciler is the state of reconcile, which alone touches it.
 type reconciler struct {
 	*Poller
+	attempts
 	instance string // of the worker when last asked; "" while it runs nothing
 
 	// After a push of held, the same is not pushed again before notBefore. The
@@ -36,7 +37,7 @@ const maxTurns = 3
 // reconcile sees to it that the worker runs what is wanted until ctx ends: now,
 // every second, and whenever something else is wanted.
 func (p *Poller) reconcile(ctx context.Context) {
-	r := &reconciler{Poller: p, instance: unreached, retry: backoff.New(retryFirst, pushLimit)}
+	r := &reconciler{Poller: p, attempts: newAttempts(p.Log), instance: unreached, retry: backoff.New(retryFirst, pushLimit)}
 	ticker := time.NewTicker(cycleInterval)
 	defer ticker.Stop()
 	for first := true; ; first = false {
@@ -61,7 +62,7 @@ func (p *Poller) reconcile(ctx context.Context) {
 // cycle asks the worker what it runs and pushes what it should run. It reports
 // whether something else is wanted now, so that another cycle is due at once.
 func (r *reconciler) cycle(ctx context.Context) bool {
-	running, err := r.Sink.Running(ctx)
+	running, err := r.Sink.Running(r.begin(ctx))
 	nothing := errors.Is(err, models.ErrNothingRuns)
 	switch {
 	case ctx.Err() != nil:
@@ -87,12 +88,14 @@ func (r *reconciler) cycle(ctx context.Context) bool {
 	}
 
 	r.setInSync(false)
-	err = r.Sink.Push(ctx, r.asPushed(want))
+	began := time.Now()
+	err = r.Sink.Push(r.begin(ctx), r.asPushed(want))
+	r.Metrics.pushed(err, time.Since(began))
 	r.held, r.notBefore = want, time.Now().Add(r.retry.Next(models.Floor(err)))
 	var refused *models.Refused
 	switch {
 	case err == nil:
-		r.Log.WithField("version", want.Config.Version).Info("Configuration pushed")
+		r.log.WithField("version", want.Config.Version).Info("Configuration pushed")
 		return r.runs(want)
 	case errors.As(err, &refused):
 		r.refuse(want, refused.Words)
@@ -111,7 +114,8 @@ func (r *reconciler) met(running wire.WorkerState, nothing bool) {
 	defer r.mu.Unlock()
 	if running.Instance != r.instance {
 		if r.instance != unreached && r.instance != "" {
-			r.Log.Info("Worker restarted")
+			r.Metrics.workerRestarts.Inc()
+			r.log.Info("Worker restarted")
 		}
 		r.instance = running.Instance
 		r.retry.Reset()
@@ -128,7 +132,7 @@ func (r *reconciler) met(running wire.WorkerState, nothing bool) {
 func (r *reconciler) unreachable(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.workerTrouble.note(r.Log, err, "Worker lost", "Worker back")
+	r.workerTrouble.note(r.log, err, "Worker lost", "Worker back")
 	r.inSync = false
 	if r.instance == unreached {
 		r.worker = models.WorkerStatus{}
@@ -142,7 +146,7 @@ func (r *reconciler) unreachable(err error) {
 func (r *reconciler) idle() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.workerTrouble.note(r.Log, nil, "", "Worker back")
+	r.workerTrouble.note(r.log, nil, "", "Worker back")
 	r.inSync = r.state.Desired() == nil
 }
 
@@ -181,34 +185,34 @@ func (p *Poller) asPushed(release *models.Release) wire.WorkerConfig {
 
 // runs notes that the worker runs release: a candidate is the last good one
 // now. It reports whether something else is wanted.
-func (p *Poller) runs(release *models.Release) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.workerTrouble.note(p.Log, nil, "", "Worker back")
-	p.worker.Version = new(release.Config.Version)
-	if !release.Same(p.state.LastGood) {
-		if p.state.Candidate == nil {
+func (r *reconciler) runs(release *models.Release) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.workerTrouble.note(r.log, nil, "", "Worker back")
+	r.worker.Version = new(release.Config.Version)
+	if !release.Same(r.state.LastGood) {
+		if r.state.Candidate == nil {
 			return true // withdrawn while it was pushed
 		}
-		p.state.LastGood = release
-		if release.Same(p.state.Candidate) {
-			p.state.Candidate = nil
+		r.state.LastGood = release
+		if release.Same(r.state.Candidate) {
+			r.state.Candidate = nil
 		}
-		p.save()
-		p.refusal = refusal{}
-		p.Log.WithFields(logrus.Fields{"agent": p.state.Identity.AgentID, "version": release.Config.Version}).Info("Configuration applied")
+		r.save()
+		r.refusal = refusal{}
+		r.log.WithFields(logrus.Fields{"agent": r.state.Identity.AgentID, "version": release.Config.Version}).Info("Configuration applied")
 	}
-	if p.refusal.version == release.Config.Version {
-		p.refusal = refusal{} // the worker has changed its mind
+	if r.refusal.version == release.Config.Version {
+		r.refusal = refusal{} // the worker has changed its mind
 	}
-	p.balked = nil
-	if p.state.Candidate != nil {
+	r.balked = nil
+	if r.state.Candidate != nil {
 		return true
 	}
-	p.inSync = true
-	if p.due {
-		p.due = false
-		p.say(wire.Report{Version: release.Config.Version, Status: wire.Applied})
+	r.inSync = true
+	if r.due {
+		r.due = false
+		r.say(wire.Report{Version: release.Config.Version, Status: wire.Applied})
 	}
 	return false
 }
@@ -216,22 +220,22 @@ func (p *Poller) runs(release *models.Release) bool {
 // refuse notes the worker's no. A candidate is dropped; the last good one stays,
 // for it is all there is, but is not pushed again until the controller confirms
 // it or the worker restarts.
-func (p *Poller) refuse(release *models.Release, words string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.workerTrouble.note(p.Log, nil, "", "Worker back")
-	p.refusal = refusal{version: release.Config.Version, words: words}
-	p.Log.WithFields(logrus.Fields{"version": release.Config.Version, "error": words}).Warn("Configuration refused")
-	p.due = false
-	if release.Same(p.state.Candidate) {
-		p.state.Candidate = nil
-		p.save()
+func (r *reconciler) refuse(release *models.Release, words string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.workerTrouble.note(r.log, nil, "", "Worker back")
+	r.refusal = refusal{version: release.Config.Version, words: words}
+	r.log.WithFields(logrus.Fields{"version": release.Config.Version, "error": words}).Warn("Configuration refused")
+	r.due = false
+	if release.Same(r.state.Candidate) {
+		r.state.Candidate = nil
+		r.save()
 	}
-	if release.Same(p.state.LastGood) {
-		p.balked = release
-		p.due = true // should it run after all, that is news
+	if release.Same(r.state.LastGood) {
+		r.balked = release
+		r.due = true // should it run after all, that is news
 	}
-	p.say(wire.Report{Version: release.Config.Version, Status: wire.Failed, Error: words})
+	r.say(wire.Report{Version: release.Config.Version, Status: wire.Failed, Error: words})
 }
 
 // saveIfDue tries again to write a state that the cache did not take.

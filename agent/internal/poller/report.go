@@ -15,7 +15,7 @@ import (
 // report sends each outcome until the controller has taken it, or a newer one
 // has replaced it.
 func (p *Poller) report(ctx context.Context) {
-	retry := backoff.New(retryFirst, retryLimit)
+	a, retry := newAttempts(p.Log), backoff.New(retryFirst, retryLimit)
 	for {
 		select {
 		case <-ctx.Done():
@@ -29,17 +29,18 @@ func (p *Poller) report(ctx context.Context) {
 				}
 				continue // something else may have come of it
 			}
-			err := p.Source.Report(ctx, id, *report)
+			err := p.Source.Report(a.begin(ctx), id, *report)
+			p.Metrics.reported(err)
 			if p.settles(*report, err) {
 				wake(p.settled)
 			}
 			if err == nil || errors.Is(err, models.ErrUnwanted) {
-				p.acknowledged(*report, err)
+				p.acknowledged(a.log, *report, err)
 				wake(p.back)
 				retry.Reset()
 				continue
 			}
-			p.Log.WithFields(logrus.Fields{"version": report.Version, "status": report.Status, "error": err.Error()}).Debug("Report not taken")
+			a.log.WithFields(logrus.Fields{"version": report.Version, "status": report.Status, "error": err.Error()}).Debug("Report not taken")
 			if !pause(ctx, retry.Next(models.Floor(err)), early(p.owed, err)) {
 				return
 			}
@@ -75,14 +76,14 @@ func (p *Poller) settles(report wire.Report, err error) bool {
 }
 
 // acknowledged notes that report need not be sent again.
-func (p *Poller) acknowledged(report wire.Report, err error) {
+func (p *Poller) acknowledged(log logrus.FieldLogger, report wire.Report, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.acked = report
 	if p.next != nil && *p.next == report {
 		p.next = nil
 	}
-	log := p.Log.WithFields(logrus.Fields{"version": report.Version, "status": report.Status})
+	log = log.WithFields(logrus.Fields{"version": report.Version, "status": report.Status})
 	if err != nil {
 		log.WithField("error", err.Error()).Warn("Report not wanted")
 		return

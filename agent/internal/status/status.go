@@ -9,32 +9,60 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/metrics"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// Handler answers from what current says at the time.
-func Handler(current func() models.Status, log logrus.FieldLogger) http.Handler {
-	routes := map[string]http.HandlerFunc{
-		"/status":  func(w http.ResponseWriter, _ *http.Request) { status(w, current()) },
-		"/health":  server.Health,
-		"/ready":   func(w http.ResponseWriter, r *http.Request) { ready(w, r, current()) },
-		"/version": server.Version,
+// Parts are what a Handler is made of.
+type Parts struct {
+	Current func() models.Status
+	Metrics *Metrics     // nil: nobody measures
+	Exposed http.Handler // answers GET /metrics; nil: nobody does
+	Log     logrus.FieldLogger
+}
+
+// Handler answers from what Current says at the time.
+func Handler(p Parts) http.Handler {
+	m, current, log := p.Metrics, p.Current, p.Log
+	if m == nil {
+		m = NewMetrics(nil, current)
 	}
+	if p.Exposed == nil {
+		p.Exposed = http.NotFoundHandler()
+	}
+	routes := map[string]http.Handler{
+		"/status":  of(m.status, func(w http.ResponseWriter, _ *http.Request) { status(w, current()) }),
+		"/health":  of(m.probe, server.Health),
+		"/ready":   of(m.probe, func(w http.ResponseWriter, r *http.Request) { ready(w, r, current()) }),
+		"/metrics": of(m.probe, p.Exposed.ServeHTTP),
+		"/version": of(m.probe, server.Version),
+	}
+	nothing := of(m.other, func(w http.ResponseWriter, _ *http.Request) {
+		problem.Write(w, problem.New(http.StatusNotFound, "there is nothing at this path; see /status, /health, /ready, /metrics and /version"))
+	})
+	readOnly := of(m.other, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Allow", "GET, HEAD")
+		problem.Write(w, problem.New(http.StatusMethodNotAllowed, "this can only be read: use GET"))
+	})
 	return server.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		log.WithFields(logrus.Fields{"request_id": server.RequestID(r), "method": r.Method, "path": r.URL.Path}).Debug("Request")
 		route, found := routes[r.URL.Path]
 		switch {
 		case !found:
-			problem.Write(w, problem.New(http.StatusNotFound, "there is nothing at this path; see /status, /health, /ready and /version"))
+			nothing.ServeHTTP(w, r)
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
-			w.Header().Set("Allow", "GET, HEAD")
-			problem.Write(w, problem.New(http.StatusMethodNotAllowed, "this can only be read: use GET"))
+			readOnly.ServeHTTP(w, r)
 		default:
-			route(w, r)
+			route.ServeHTTP(w, r)
 		}
 	}), log)
+}
+
+// of measures what answer answers as of a class.
+func of(class *metrics.Class, answer http.HandlerFunc) http.Handler {
+	return server.Observed(answer, class.Answered)
 }
 
 func status(w http.ResponseWriter, s models.Status) {

@@ -18,7 +18,7 @@ import (
 func ask(t *testing.T, s models.Status, method, path string) (*http.Response, string) {
 	t.Helper()
 	log, _ := logrustest.NewNullLogger()
-	server := httptest.NewServer(Handler(func() models.Status { return s }, log))
+	server := httptest.NewServer(Handler(Parts{Current: func() models.Status { return s }, Log: log}))
 	defer server.Close()
 	req, err := http.NewRequestWithContext(t.Context(), method, server.URL+path, nil)
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/etag"
 	"github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/requestid"
 	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/worker/internal/proxy"
 )
@@ -22,17 +23,32 @@ import (
 // looks after its worker every second.
 const retryAfter = time.Second
 
-// API answers for one proxy.
-type API struct {
-	proxy  *proxy.Proxy
-	pusher *pusher
-	log    logrus.FieldLogger
+// callerLeft is the status that stands for none, in figures: the caller left
+// before there was an answer.
+const callerLeft = 499
+
+// Parts are what an API is made of.
+type Parts struct {
+	Proxy   *proxy.Proxy
+	Token   string       // what a push must present; empty, it must come from this machine
+	Metrics *Metrics     // nil: nobody measures
+	Exposed http.Handler // answers GET /metrics; nil: nobody does
+	Log     logrus.FieldLogger
 }
 
-// New returns the handler of every route. token is what a push must present;
-// empty, it must come from this machine.
-func New(p *proxy.Proxy, token string, log logrus.FieldLogger) http.Handler {
-	a := &API{proxy: p, pusher: newPusher(token), log: log}
+// API answers for one proxy.
+type API struct{ Parts }
+
+// New returns the handler of every route.
+func New(parts Parts) http.Handler {
+	a := &API{parts}
+	if a.Metrics == nil {
+		a.Metrics = NewMetrics(nil)
+	}
+	if a.Exposed == nil {
+		a.Exposed = http.NotFoundHandler()
+	}
+	mayPush := a.Metrics.forbidding(newPusher(a.Token).may)
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
@@ -41,27 +57,29 @@ func New(p *proxy.Proxy, token string, log logrus.FieldLogger) http.Handler {
 
 	for _, route := range []struct {
 		method, path string
+		class        string
 		who          guard
 		handle       handler
 	}{
-		{http.MethodGet, "/hit", anyone, a.hit},
-		{http.MethodPost, "/config", a.pusher.may, a.push},
-		{http.MethodGet, "/config", anyone, a.state},
-		{http.MethodGet, "/health", anyone, a.health},
-		{http.MethodGet, "/ready", anyone, a.ready},
-		{http.MethodGet, "/version", anyone, a.version},
-		{http.MethodGet, "/swagger/*file", anyone, a.swagger},
+		{http.MethodGet, "/hit", hitClass, anyone, a.hit},
+		{http.MethodPost, "/config", pushClass, mayPush, a.push},
+		{http.MethodGet, "/config", stateClass, anyone, a.state},
+		{http.MethodGet, "/health", probeClass, anyone, a.health},
+		{http.MethodGet, "/ready", probeClass, anyone, a.ready},
+		{http.MethodGet, "/metrics", probeClass, anyone, a.metrics},
+		{http.MethodGet, "/version", probeClass, anyone, a.version},
+		{http.MethodGet, "/swagger/*file", docsClass, anyone, a.swagger},
 	} {
-		answer := a.answer(route.who, route.handle)
+		answer := a.answer(route.class, route.who, route.handle)
 		engine.Handle(route.method, route.path, answer)
 		if route.method == http.MethodGet {
 			engine.HEAD(route.path, answer) // RFC 9110 §9.3.2: net/http leaves out the body
 		}
 	}
-	engine.NoRoute(a.answer(anyone, func(*gin.Context) error {
+	engine.NoRoute(a.answer(otherClass, anyone, func(*gin.Context) error {
 		return problem.New(http.StatusNotFound, "there is nothing here; GET /swagger/index.html shows what there is")
 	}))
-	engine.NoMethod(a.answer(anyone, func(c *gin.Context) error {
+	engine.NoMethod(a.answer(otherClass, anyone, func(c *gin.Context) error {
 		return problem.New(http.StatusMethodNotAllowed, "this takes %s only", c.Writer.Header().Get("Allow"))
 	}))
 	return engine
@@ -75,9 +93,12 @@ type (
 func anyone(*http.Request) error { return nil }
 
 // answer makes a route of a handler: the guard first, and one answer to
-// whatever error comes of either.
-func (a *API) answer(who guard, handle handler) gin.HandlerFunc {
+// whatever error comes of either. It is measured as one of its class.
+func (a *API) answer(class string, who guard, handle handler) gin.HandlerFunc {
+	requests := a.Metrics.requests[class]
 	return func(c *gin.Context) {
+		began, ended := time.Now(), false
+		defer func() { requests.Answered(statusOf(c, ended), time.Since(began)) }()
 		err := who(c.Request)
 		if err == nil {
 			err = handle(c)
@@ -85,7 +106,20 @@ func (a *API) answer(who guard, handle handler) gin.HandlerFunc {
 		if err != nil {
 			a.fail(c, err)
 		}
+		ended = true
 	}
+}
+
+// statusOf is what c was answered with, or is to be by who catches the panic that
+// has not let it end.
+func statusOf(c *gin.Context, ended bool) int {
+	switch {
+	case ended || c.Writer.Written():
+		return c.Writer.Status()
+	case c.Request.Context().Err() != nil:
+		return callerLeft
+	}
+	return http.StatusInternalServerError
 }
 
 // statuses says which status each kind of failure is.
@@ -108,7 +142,7 @@ var statuses = []struct {
 // fail answers with the problem that err is. What has no status is a bug: the
 // log has it, the caller learns where to look.
 func (a *API) fail(c *gin.Context, err error) {
-	log := a.log.WithFields(logrus.Fields{
+	log := a.Log.WithFields(logrus.Fields{
 		"request_id": server.RequestID(c.Request), "method": c.Request.Method, "path": c.Request.URL.Path,
 	})
 	p := problemOf(err)
@@ -153,7 +187,7 @@ var errNothingRuns = errors.New("no configuration runs yet; an agent pushes one 
 //
 //	@Summary		Fetch the configured URL
 //	@Description	Answers with the status, the headers and the body that the configured URL answers, streamed.
-//	@Description	The caller's Accept, Accept-Language, Range, If-Range, If-None-Match, If-Modified-Since and User-Agent go along; cookies and credentials never do.
+//	@Description	The caller's Accept, Accept-Language, Range, If-Range, If-None-Match, If-Modified-Since and User-Agent go along, and X-Request-Id, which names this hit in the log (one is made if there is none); cookies and credentials never do.
 //	@Tags			hit
 //	@Produce		*/*
 //	@Success		200	{file}		binary			"what the configured URL answers, whatever its status"
@@ -164,7 +198,7 @@ var errNothingRuns = errors.New("no configuration runs yet; an agent pushes one 
 //	@Failure		504	{object}	problem.Problem	"the target did not answer within HIT_TIMEOUT"
 //	@Failure		508	{object}	problem.Problem	"the target leads back to this worker"
 //	@Router			/hit [get]
-func (a *API) hit(c *gin.Context) error { return a.proxy.Hit(c.Writer, c.Request) }
+func (a *API) hit(c *gin.Context) error { return a.Proxy.Hit(c.Writer, c.Request) }
 
 // push answers POST /config.
 //
@@ -184,12 +218,15 @@ func (a *API) hit(c *gin.Context) error { return a.proxy.Hit(c.Writer, c.Request
 //	@Failure		422		{object}	problem.Problem	"this worker will not run it: ALLOW_HOSTS, DENY_CIDRS, or a probe that failed; the detail has the reason, and what ran before goes on"
 //	@Security		WorkerToken
 //	@Router			/config [post]
-func (a *API) push(c *gin.Context) error {
+func (a *API) push(c *gin.Context) (err error) {
+	changed := false
+	defer func() { a.Metrics.pushed(changed, err) }()
 	cfg, err := server.Decode[models.WorkerConfig](c.Request)
 	if err != nil {
 		return err
 	}
-	if err := a.proxy.Apply(c.Request.Context(), cfg); err != nil {
+	changed, err = a.Proxy.Apply(requestid.With(c.Request.Context(), server.RequestID(c.Request)), cfg)
+	if err != nil {
 		return err
 	}
 	return server.WriteJSON(c.Writer, http.StatusOK, models.WorkerAccepted{Message: "Configuration applied", Version: cfg.Version})
@@ -208,7 +245,7 @@ func (a *API) push(c *gin.Context) error {
 //	@Failure		404				{object}	problem.Problem	"nothing runs yet"
 //	@Router			/config [get]
 func (a *API) state(c *gin.Context) error {
-	state, tag, ok := a.proxy.State()
+	state, tag, ok := a.Proxy.State()
 	if !ok {
 		return errNothingRuns
 	}
@@ -247,9 +284,21 @@ func (a *API) ready(c *gin.Context) error {
 }
 
 func (a *API) notReady(*http.Request) []models.FieldError {
-	if _, _, ok := a.proxy.State(); !ok {
+	if _, _, ok := a.Proxy.State(); !ok {
 		return []models.FieldError{{Field: "configuration", Detail: "has not been pushed yet"}}
 	}
+	return nil
+}
+
+// metrics answers GET /metrics.
+//
+//	@Summary	What Prometheus reads
+//	@Tags		process
+//	@Produce	plain
+//	@Success	200	{string}	string
+//	@Router		/metrics [get]
+func (a *API) metrics(c *gin.Context) error {
+	a.Exposed.ServeHTTP(c.Writer, c.Request)
 	return nil
 }
 

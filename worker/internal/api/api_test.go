@@ -37,7 +37,7 @@ func newHandler(t *testing.T, token string, deny ...netip.Prefix) (http.Handler,
 	log.SetLevel(logrus.DebugLevel)
 	p := proxy.New(proxy.Options{Timeout: 10 * time.Second, Deny: deny, Log: log})
 	t.Cleanup(p.Close)
-	return server.Wrap(api.New(p, token, log), log), logs
+	return server.Wrap(api.New(api.Parts{Proxy: p, Token: token, Log: log}), log), logs
 }
 
 func newServer(t *testing.T, h http.Handler) *httptest.Server {
@@ -363,7 +363,7 @@ func TestHit_TooSlow(t *testing.T) {
 	silent := newServer(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	log, _ := logtest.NewNullLogger()
 	p := proxy.New(proxy.Options{Timeout: 50 * time.Millisecond, Log: log})
-	h := server.Wrap(api.New(p, "", log), log)
+	h := server.Wrap(api.New(api.Parts{Proxy: p, Log: log}), log)
 	send(h, push(`{"url":"`+silent.URL+`"}`, nil))
 	wantProblem(t, send(h, get("/hit")), http.StatusGatewayTimeout)
 }
@@ -519,7 +519,7 @@ func TestSwagger_DescribesEveryRoute(t *testing.T) {
 	for path, methods := range doc.Paths {
 		got[path] = len(methods)
 	}
-	if diff := cmp.Diff(map[string]int{"/hit": 1, "/config": 2, "/health": 1, "/ready": 1, "/version": 1}, got); diff != "" {
+	if diff := cmp.Diff(map[string]int{"/hit": 1, "/metrics": 1, "/config": 2, "/health": 1, "/ready": 1, "/version": 1}, got); diff != "" {
 		t.Errorf("paths (-want +got):\n%s", diff)
 	}
 	for _, name := range []string{"models.WorkerConfig", "models.WorkerAccepted", "models.WorkerState", "problem.Problem"} {

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/netip"
 	"time"
+
+	"github.com/fleetconf/fleetconf/pkg/requestid"
 )
 
 // ErrRefused is the worker's no to a configuration that keeps the contract: it
@@ -33,7 +35,9 @@ func (p *Proxy) judge(ctx context.Context, next *running) error {
 	if last := p.running.Load(); !next.config.Probe || last != nil && last.config.URL == next.config.URL {
 		return nil // a target that is away for a moment is no news where it runs already
 	}
-	return p.probe(ctx, next)
+	err := p.probe(ctx, next)
+	p.metrics.probed(err)
+	return err
 }
 
 // checkAddresses returns ErrForbidden for a host all of whose addresses the
@@ -71,6 +75,9 @@ func (p *Proxy) probe(ctx context.Context, next *running) error {
 	}
 	req.Header.Set("User-Agent", "fleetconf-worker")
 	req.Header.Set("Via", p.via("1.1"))
+	if id := requestid.Of(ctx); id != "" {
+		req.Header.Set(requestid.Header, id)
+	}
 	res, err := p.fetch(req)
 	if ctx.Err() != nil {
 		return ctx.Err()

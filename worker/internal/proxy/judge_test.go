@@ -55,7 +55,7 @@ func TestApply_OfAHostThatIsNotAllowed(t *testing.T) {
 	})
 	w := newWorker(t, allowing("127.0.0.1"))
 	w.apply(t, target.URL+"/", 1)
-	err := w.Apply(t.Context(), models.WorkerConfig{URL: strings.Replace(target.URL, "127.0.0.1", "localhost", 1) + "/?key=secret", Version: 2})
+	_, err := w.Apply(t.Context(), models.WorkerConfig{URL: strings.Replace(target.URL, "127.0.0.1", "localhost", 1) + "/?key=secret", Version: 2})
 	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "the host localhost is not one that this worker's ALLOW_HOSTS names") || strings.Contains(err.Error(), "secret") {
 		t.Errorf("got %v, want it refused, with the reason", err)
 	}
@@ -83,7 +83,8 @@ func TestApply_Probes(t *testing.T) {
 	})
 	w := newWorker(t)
 	push := func(path string, version int64) error {
-		return w.Apply(t.Context(), models.WorkerConfig{URL: target.URL + path, Version: version, Probe: true})
+		_, err := w.Apply(t.Context(), models.WorkerConfig{URL: target.URL + path, Version: version, Probe: true})
+		return err
 	}
 	for i, row := range []struct {
 		path   string
@@ -116,7 +117,7 @@ func TestApply_Probes(t *testing.T) {
 	if err := push("/away", 9); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "cannot be reached") {
 		t.Errorf("a target that is not there: got %v, want it refused", err)
 	}
-	if err := w.Apply(t.Context(), models.WorkerConfig{URL: target.URL, Version: 10}); err != nil {
+	if _, err := w.Apply(t.Context(), models.WorkerConfig{URL: target.URL, Version: 10}); err != nil {
 		t.Errorf("without a probe: got %v, want it taken", err)
 	}
 }
@@ -124,7 +125,7 @@ func TestApply_Probes(t *testing.T) {
 // A probe of the worker itself would come back as a hit, for ever.
 func TestApply_ProbeOfItself(t *testing.T) {
 	w := newWorker(t)
-	err := w.Apply(t.Context(), models.WorkerConfig{URL: w.URL, Version: 1, Probe: true})
+	_, err := w.Apply(t.Context(), models.WorkerConfig{URL: w.URL, Version: 1, Probe: true})
 	if !errors.Is(err, ErrRefused) {
 		t.Errorf("got %v, want it refused", err)
 	}
@@ -147,7 +148,8 @@ func TestApply_ProbeThatHangs(t *testing.T) {
 		p.client.Transport = target
 		outcome := make(chan error, 3)
 		push := func(ctx context.Context, version int64, probe bool) {
-			outcome <- p.Apply(ctx, models.WorkerConfig{URL: fmt.Sprint("http://192.0.2.1/", version), Version: version, Probe: probe})
+			_, err := p.Apply(ctx, models.WorkerConfig{URL: fmt.Sprint("http://192.0.2.1/", version), Version: version, Probe: probe})
+			outcome <- err
 		}
 		ctx, leave := context.WithCancel(t.Context())
 		go push(ctx, 1, true)

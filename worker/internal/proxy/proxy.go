@@ -2,8 +2,8 @@
 // and answers a hit with what the configured URL answers. A hit streams: it
 // holds one buffer, whatever the size of the answer. It takes to the target
 // only the caller's headers that ask for a form of the content, never a
-// cookie or a credential, and connects only where the worker's own settings
-// let it.
+// cookie or a credential, and the id of the hit, and connects only where the
+// worker's own settings let it.
 package proxy
 
 import (
@@ -29,6 +29,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/pkg/etag"
 	"github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/requestid"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
@@ -72,6 +73,7 @@ type Options struct {
 	Deny    []netip.Prefix     // networks that are never connected to
 	Allow   []string           // hosts, or *. and a domain, that are fetched; none: all
 	Log     logrus.FieldLogger // of changes, and of answers that broke off
+	Metrics *Metrics           // nil: nobody measures
 }
 
 // Proxy runs one configuration at a time. Its methods may be called from many
@@ -80,6 +82,7 @@ type Proxy struct {
 	instance  string
 	timeout   time.Duration
 	log       logrus.FieldLogger
+	metrics   *Metrics
 	brokeOff  *stdlog.Logger
 	allow     allowList
 	deny      denyList
@@ -119,11 +122,15 @@ func New(o Options) *Proxy {
 		instance:  rand.Text(),
 		timeout:   o.Timeout,
 		log:       o.Log,
+		metrics:   o.Metrics,
 		brokeOff:  stdlog.New(debugLines{o.Log}, "", 0),
 		allow:     newAllowList(o.Allow),
 		deny:      deny,
 		applying:  make(chan struct{}, 1),
 		transport: transport,
+	}
+	if p.metrics == nil {
+		p.metrics = NewMetrics(nil)
 	}
 	p.client = &http.Client{Transport: transport, CheckRedirect: p.checkRedirect}
 	return p
@@ -133,37 +140,39 @@ func New(o Options) *Proxy {
 func (p *Proxy) Close() { p.transport.CloseIdleConnections() }
 
 // Apply runs cfg from the next hit on; hits in flight end with what they began
-// with. The error says why cfg is not run: a *models.Invalid if it breaks the
-// contract, ErrRefused if this worker will not have it, or the error of ctx;
-// then the worker goes on with what it ran before. It may take as long as a
-// probe does.
-func (p *Proxy) Apply(ctx context.Context, cfg models.WorkerConfig) error {
+// with. changed says whether that is news. The error says why cfg is not run: a
+// *models.Invalid if it breaks the contract, ErrRefused if this worker will not
+// have it, or the error of ctx; then the worker goes on with what it ran before.
+// It may take as long as a probe does. What it logs, and the probe, carry the
+// request id of ctx.
+func (p *Proxy) Apply(ctx context.Context, cfg models.WorkerConfig) (changed bool, err error) {
 	next, err := p.prepare(cfg)
 	if err != nil {
-		return err
+		return false, err
 	}
 	select {
 	case p.applying <- struct{}{}:
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
 	defer func() { <-p.applying }()
-	log := p.log.WithFields(logrus.Fields{"version": cfg.Version, "host": next.target.Host})
+	log := p.log.WithFields(logrus.Fields{"version": cfg.Version, "host": next.target.Host, "request_id": requestid.Of(ctx)})
 	if err := p.judge(ctx, next); err != nil {
 		if errors.Is(err, ErrRefused) {
 			log.WithError(err).Warn("Configuration refused")
 		}
-		return err
+		return false, err
 	}
 	last := p.running.Swap(next)
+	p.metrics.version.Set(float64(cfg.Version))
 	if last != nil && last.config == cfg {
-		return nil
+		return false, nil
 	}
 	if last != nil && last.config.URL != cfg.URL {
 		p.transport.CloseIdleConnections()
 	}
 	log.Info("Configuration applied")
-	return nil
+	return true, nil
 }
 
 // prepare holds cfg to the contract and makes what its hits need.
@@ -199,7 +208,9 @@ func (p *Proxy) State() (state models.WorkerState, tag string, ok bool) {
 // has begun, it writes nothing and returns one of the errors above. After
 // that it can only cut the connection, by http.ErrAbortHandler, so that the
 // caller does not take a part for the whole.
-func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) error {
+func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) (err error) {
+	hit := p.metrics.begin()
+	defer func() { hit.end(r.Context(), err) }()
 	run := p.running.Load()
 	if run == nil {
 		return ErrNotConfigured
@@ -214,7 +225,7 @@ func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) error {
 	defer cancel()
 	// The server's own bound does not know HIT_TIMEOUT. A writer without
 	// deadlines is not a server's.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(p.timeout + writeGrace))
+	_ = http.NewResponseController(w).SetWriteDeadline(hit.began.Add(p.timeout + writeGrace))
 
 	var failed error
 	reverse := httputil.ReverseProxy{
@@ -222,7 +233,7 @@ func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) error {
 		// With ctx in place of the request's own, interim answers (103) stay
 		// here: ReverseProxy would clear our headers after each.
 		Transport:      fetch(func(out *http.Request) (*http.Response, error) { return p.fetch(out.WithContext(ctx)) }),
-		ModifyResponse: func(res *http.Response) error { merge(w.Header(), res.Header); return nil },
+		ModifyResponse: func(res *http.Response) error { hit.answered(res); merge(w.Header(), res.Header); return nil },
 		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { failed = err },
 		FlushInterval:  flushAfter,
 		BufferPool:     &buffers,
@@ -230,6 +241,7 @@ func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) error {
 	}
 	reverse.ServeHTTP(w, r.WithContext(ctx))
 	if failed == nil {
+		hit.whole = true
 		return nil
 	}
 	if r.Context().Err() != nil {
@@ -241,11 +253,14 @@ func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) error {
 // rewrite makes the request to the target. What the caller named in Connection
 // is gone from pr.Out already.
 func (p *Proxy) rewrite(pr *httputil.ProxyRequest, target *url.URL) {
-	header := make(http.Header, len(asked)+1)
+	header := make(http.Header, len(asked)+2)
 	for _, name := range asked {
 		if values := pr.Out.Header[name]; len(values) > 0 {
 			header[name] = values
 		}
+	}
+	if ids := pr.In.Header[requestid.Header]; len(ids) > 0 {
+		header[requestid.Header] = ids[:1:1] // the one that this hit has here
 	}
 	via := pr.In.Header["Via"]
 	header["Via"] = append(via[:len(via):len(via)], p.via(strings.TrimPrefix(pr.In.Proto, "HTTP/")))

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/requestid"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -72,7 +73,7 @@ func serve(t testing.TB, h http.HandlerFunc) *httptest.Server {
 
 func (w *worker) apply(t testing.TB, target string, version int64) {
 	t.Helper()
-	if err := w.Apply(t.Context(), models.WorkerConfig{URL: target, Version: version}); err != nil {
+	if _, err := w.Apply(requestid.With(t.Context(), "req-1"), models.WorkerConfig{URL: target, Version: version}); err != nil {
 		t.Fatalf("Apply(%s): %v", target, err)
 	}
 }
@@ -230,7 +231,7 @@ func TestHit_SendsOnlyWhatAsksForContent(t *testing.T) {
 	want := http.Header{
 		"Accept": {"text/html", "text/plain"}, "Accept-Language": {"de"}, "Range": {"bytes=0-1"}, "If-Range": {`"x"`},
 		"If-None-Match": {`"x"`}, "If-Modified-Since": {"Tue, 24 Nov 2026 02:00:00 GMT"}, "User-Agent": {"caller/1"},
-		"Via": {"1.0 edge", "1.1 fleetconf-" + w.instance}, "Body": {""},
+		"Via": {"1.0 edge", "1.1 fleetconf-" + w.instance}, "X-Request-Id": {"abc"}, "Body": {""},
 	}
 	for range 2 { // the request and the one that follows the redirect
 		r := <-seen
@@ -379,7 +380,7 @@ func TestHit_DeniedTarget(t *testing.T) {
 		{"cloud metadata through NAT64", "[64:ff9b::a9fe:a9fe]"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			err := w.Apply(t.Context(), models.WorkerConfig{URL: "http://" + tc.host + ":" + port, Version: 1})
+			_, err := w.Apply(t.Context(), models.WorkerConfig{URL: "http://" + tc.host + ":" + port, Version: 1})
 			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "DENY_CIDRS") {
 				t.Errorf("the push: got %v, want it refused", err)
 			}
@@ -753,7 +754,7 @@ func TestApply_BadConfigurationChangesNothing(t *testing.T) {
 		{URL: "http://a.example/", Version: -1},
 	} {
 		var invalid *models.Invalid
-		if err := w.Apply(t.Context(), bad); !errors.As(err, &invalid) {
+		if _, err := w.Apply(t.Context(), bad); !errors.As(err, &invalid) {
 			t.Errorf("Apply(%+v): got %v, want the bad field named", bad, err)
 		}
 	}
@@ -781,7 +782,9 @@ func TestApply_LogsChangesOnly(t *testing.T) {
 		got = append(got, e.Data)
 	}
 	want := []logrus.Fields{
-		{"version": int64(1), "host": "a.example"}, {"version": int64(2), "host": "a.example"}, {"version": int64(2), "host": "b.example:8443"},
+		{"version": int64(1), "host": "a.example", "request_id": "req-1"},
+		{"version": int64(2), "host": "a.example", "request_id": "req-1"},
+		{"version": int64(2), "host": "b.example:8443", "request_id": "req-1"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("log (-want +got):\n%s", diff)
@@ -864,7 +867,7 @@ func TestApply_HitsInFlightEndWithWhatTheyBegan(t *testing.T) {
 	w.apply(t, old.URL, 1)
 	go func() {
 		<-begun
-		if err := w.Apply(t.Context(), models.WorkerConfig{URL: "http://127.0.0.1:1/", Version: 2}); err != nil {
+		if _, err := w.Apply(t.Context(), models.WorkerConfig{URL: "http://127.0.0.1:1/", Version: 2}); err != nil {
 			t.Error(err)
 		}
 		close(more)

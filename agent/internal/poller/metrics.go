@@ -1,0 +1,170 @@
+package poller
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/metrics"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+const subsystem = "agent"
+
+// Metrics are what a Poller counts and times. How it is at a moment stands in its
+// Status. An attempt that ends because the agent stops is not counted.
+type Metrics struct {
+	fetches        metrics.Outcomes
+	fetchSeconds   prometheus.Observer // of those that were not to be held
+	registrations  metrics.Outcomes
+	reports        metrics.Outcomes
+	pushes         metrics.Outcomes
+	pushSeconds    prometheus.Observer
+	workerRestarts prometheus.Counter
+	cacheWrites    metrics.Outcomes
+	hints          *prometheus.CounterVec
+}
+
+// How an exchange with the controller fails.
+const (
+	denied  = "denied"  // the credentials are refused
+	limited = "limited" // come again later
+	failed  = "failed"  // no answer, or not one of the controller
+)
+
+// What becomes of a hint.
+const (
+	hintFollowed = "followed"
+	hintDelayed  = "delayed" // followed, but later: others came to nothing
+	hintOld      = "old"     // of what the agent has, or older
+	hintIgnored  = "ignored" // the one that came to nothing, again
+	hintInvalid  = "invalid"
+)
+
+// NewMetrics returns the metrics of a Poller.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	factory := promauto.With(reg)
+	counter := func(name, help string) prometheus.CounterOpts {
+		return prometheus.CounterOpts{Namespace: metrics.Namespace, Subsystem: subsystem, Name: name, Help: help}
+	}
+	seconds := func(name, help string) prometheus.Observer {
+		return factory.NewHistogram(prometheus.HistogramOpts{
+			Namespace: metrics.Namespace, Subsystem: subsystem, Name: name, Help: help, Buckets: metrics.Buckets,
+		})
+	}
+	return &Metrics{
+		fetches: metrics.NewOutcomes(reg, counter("fetches_total", "Fetches, by outcome."),
+			"changed", "unchanged", "wait_over", "nothing_published", "invalid", "cut", denied, limited, failed),
+		fetchSeconds:  seconds("fetch_duration_seconds", "Time of a fetch that the controller was not asked to hold."),
+		registrations: metrics.NewOutcomes(reg, counter("registrations_total", "Registrations, by outcome."), "registered", denied, limited, failed),
+		reports:       metrics.NewOutcomes(reg, counter("reports_total", "Reports to the controller, by outcome."), "taken", "unwanted", denied, limited, failed),
+		pushes:        metrics.NewOutcomes(reg, counter("pushes_total", "Pushes to the worker, by outcome."), "applied", "refused", failed),
+		pushSeconds:   seconds("push_duration_seconds", "Time of a push, with the worker's judgement."),
+		workerRestarts: factory.NewCounter(
+			counter("worker_restarts_total", "Times that the worker was found to be another process than before.")),
+		cacheWrites: metrics.NewOutcomes(reg, counter("cache_writes_total", "Writes to the cache, by outcome."), "written", failed),
+		hints:       factory.NewCounterVec(counter("hints_total", "Hints that a broker brought, by transport and outcome."), []string{"transport", "outcome"}),
+	}
+}
+
+// listens has the hints of a transport be there from the start.
+func (m *Metrics) listens(transport wire.Transport) {
+	for _, outcome := range []string{hintFollowed, hintDelayed, hintOld, hintIgnored, hintInvalid} {
+		m.hints.WithLabelValues(string(transport), outcome)
+	}
+}
+
+// heard counts a hint by what became of it.
+func (m *Metrics) heard(transport wire.Transport, outcome string) {
+	m.hints.WithLabelValues(string(transport), outcome).Inc()
+}
+
+// fetched counts a fetch by the error that it ended with.
+func (m *Metrics) fetched(q models.Query, err error, took time.Duration) {
+	if errors.Is(err, context.Canceled) {
+		return
+	}
+	nothingNew := errors.Is(err, models.ErrNotModified) || errors.Is(err, models.ErrNothingPublished)
+	switch {
+	case err == nil:
+		m.fetches.Count("changed")
+	case nothingNew && q.Wait > 0:
+		m.fetches.Count("wait_over")
+	case errors.Is(err, models.ErrNotModified):
+		m.fetches.Count("unchanged")
+	case errors.Is(err, models.ErrNothingPublished):
+		m.fetches.Count("nothing_published")
+	case errors.Is(err, models.ErrInvalidConfig):
+		m.fetches.Count("invalid")
+	case errors.Is(err, models.ErrCut):
+		m.fetches.Count("cut")
+	default:
+		m.fetches.Count(failure(err))
+	}
+	if q.Wait == 0 {
+		m.fetchSeconds.Observe(took.Seconds())
+	}
+}
+
+// registered counts a registration by the error that it ended with.
+func (m *Metrics) registered(err error) {
+	if err == nil {
+		m.registrations.Count("registered")
+		return
+	}
+	m.registrations.Count(failure(err))
+}
+
+// reported counts a report by the error that it ended with.
+func (m *Metrics) reported(err error) {
+	switch {
+	case err == nil:
+		m.reports.Count("taken")
+	case errors.Is(err, models.ErrUnwanted):
+		m.reports.Count("unwanted")
+	default:
+		m.reports.Count(failure(err))
+	}
+}
+
+// failure is how an exchange with the controller failed, "" if the agent stops.
+func failure(err error) string {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return ""
+	case errors.Is(err, models.ErrUnauthorized):
+		return denied
+	case models.Floor(err) > 0:
+		return limited
+	}
+	return failed
+}
+
+// pushed counts a push by the error that it ended with.
+func (m *Metrics) pushed(err error, took time.Duration) {
+	var refused *models.Refused
+	switch {
+	case err == nil:
+		m.pushes.Count("applied")
+	case errors.As(err, &refused):
+		m.pushes.Count("refused")
+	case errors.Is(err, context.Canceled):
+		return
+	default:
+		m.pushes.Count(failed)
+	}
+	m.pushSeconds.Observe(took.Seconds())
+}
+
+// saved counts a write to the cache.
+func (m *Metrics) saved(err error) {
+	if err != nil {
+		m.cacheWrites.Count(failed)
+		return
+	}
+	m.cacheWrites.Count("written")
+}

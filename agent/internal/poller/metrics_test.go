@@ -1,0 +1,302 @@
+package poller
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	logrustest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/backoff"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/notify"
+	"github.com/fleetconf/fleetconf/pkg/requestid"
+)
+
+// figures are the series of a registry that are not 0, by name and labels:
+// counters by their value, histograms by how much they observed.
+func figures(t *testing.T, reg *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]float64{}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			name := strings.TrimPrefix(family.GetName(), "fleetconf_agent_")
+			for _, label := range m.GetLabel() {
+				name += " " + label.GetValue()
+			}
+			if n := m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount()); n > 0 {
+				found[name] = n
+			}
+		}
+	}
+	return found
+}
+
+// measured plays a scenario for d, and returns what was measured.
+func measured(t *testing.T, s scenario, d time.Duration) map[string]float64 {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	s.metrics = NewMetrics(reg)
+	play(t, s, func(*testing.T, *world) { pass(d) })
+	return figures(t, reg)
+}
+
+func TestMetrics_OfAChangeThatIsApplied(t *testing.T) {
+	got := measured(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, 40*time.Second)
+	want := map[string]float64{
+		"registrations_total registered": 1,
+		"fetches_total changed":          1, "fetches_total unchanged": 1, "fetch_duration_seconds": 2,
+		"pushes_total applied": 1, "push_duration_seconds": 1,
+		"reports_total taken":        1,
+		"cache_writes_total written": 4, // its name, its token, the candidate, the last good
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("figures (-want +got):\n%s", diff)
+	}
+}
+
+func TestMetrics_OfWhatFails(t *testing.T) {
+	for name, row := range map[string]struct {
+		scenario scenario
+		after    time.Duration
+		want     []string // series that count something
+	}{
+		"nothing published":   {scenario{}, 5 * time.Second, []string{"fetches_total nothing_published"}},
+		"a wait is over":      {scenario{transport: wire.LongPoll}, 90 * time.Second, []string{"fetches_total wait_over"}},
+		"no configuration":    {scenario{controller: &fakeController{invalid: always}}, 5 * time.Second, []string{"fetches_total invalid"}},
+		"a token refused":     {scenario{controller: &fakeController{denies: always}}, 5 * time.Second, []string{"fetches_total denied"}},
+		"a proxy cuts":        {scenario{transport: wire.LongPoll, controller: &fakeController{impatient: 10 * time.Second}}, time.Minute, []string{"fetches_total cut"}},
+		"busy":                {scenario{controller: &fakeController{busy: []span{{4 * time.Second, forever}}, retryAfter: time.Second}}, 40 * time.Second, []string{"fetches_total limited"}},
+		"busy from the start": {scenario{controller: &fakeController{busy: always, retryAfter: time.Second}}, 5 * time.Second, []string{"registrations_total limited"}},
+		"away":                {scenario{controller: &fakeController{down: []span{{4 * time.Second, forever}}}}, 40 * time.Second, []string{"fetches_total failed"}},
+		"away from the start": {scenario{controller: &fakeController{down: always}}, 5 * time.Second, []string{"registrations_total failed"}},
+		"a wrong password":    {scenario{controller: &fakeController{noEnrolment: always}}, 5 * time.Second, []string{"registrations_total denied"}},
+		"reports are lost":    {scenario{controller: &fakeController{publications: []publication{published(0, 1)}, takesNoReport: always}}, 5 * time.Second, []string{"reports_total failed"}},
+		"reports are shed":    {scenario{controller: &fakeController{publications: []publication{published(0, 1)}, busyReports: always, retryAfter: time.Second}}, 5 * time.Second, []string{"reports_total limited"}},
+		"reports unwanted":    {scenario{controller: &fakeController{publications: []publication{published(0, 1)}, unwanted: true}}, 5 * time.Second, []string{"reports_total unwanted"}},
+		"a worker refuses": {
+			scenario{controller: &fakeController{publications: []publication{published(0, 1)}}, worker: &fakeWorker{refuses: func(int64, time.Duration) string { return "no" }}},
+			5 * time.Second, []string{"pushes_total refused", "push_duration_seconds"},
+		},
+		"a worker is deaf": {
+			scenario{controller: &fakeController{publications: []publication{published(0, 1)}}, worker: &fakeWorker{deaf: always}},
+			5 * time.Second, []string{"pushes_total failed", "push_duration_seconds"},
+		},
+		"a worker restarts": {
+			scenario{controller: &fakeController{publications: []publication{published(0, 1)}}, worker: &fakeWorker{restarts: []time.Duration{5 * time.Second}}},
+			10 * time.Second, []string{"worker_restarts_total"},
+		},
+		"a full disk": {scenario{cache: &fakeCache{unwritable: always}}, 5 * time.Second, []string{"cache_writes_total failed"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := measured(t, row.scenario, row.after)
+			for _, want := range row.want {
+				if got[want] == 0 {
+					t.Errorf("nothing is counted under %q, but %v", want, got)
+				}
+			}
+		})
+	}
+}
+
+func TestMetrics_ReportWithARefusedToken(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	NewMetrics(reg).reported(fmt.Errorf("%w: token", models.ErrUnauthorized))
+	if got := figures(t, reg); got["reports_total denied"] != 1 {
+		t.Errorf("got %v, want it counted as denied", got)
+	}
+}
+
+// An attempt that ends with the agent is nobody's failure.
+func TestMetrics_OfAnAgentThatStops(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m := NewMetrics(reg)
+	m.fetched(models.Query{}, context.Canceled, time.Second)
+	m.registered(context.Canceled)
+	m.reported(context.Canceled)
+	m.pushed(context.Canceled, time.Second)
+	if got := figures(t, reg); len(got) != 0 {
+		t.Errorf("got %v, want nothing counted", got)
+	}
+}
+
+func TestMetrics_HeldFetchesAreNotTimed(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	NewMetrics(reg).fetched(models.Query{Wait: time.Minute}, nil, time.Minute)
+	if got := figures(t, reg); got["fetches_total changed"] != 1 || got["fetch_duration_seconds"] != 0 {
+		t.Errorf("got %v, want it counted and not timed", got)
+	}
+}
+
+// quiet are hints that never come by themselves.
+type quiet struct{}
+
+func (quiet) Run(ctx context.Context, _ notify.Receiver) error { <-ctx.Done(); return nil }
+
+func TestMetrics_HintsByOutcome(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	synctest.Test(t, func(t *testing.T) {
+		w := scenario{transport: wire.NATS, hints: quiet{}, metrics: NewMetrics(reg)}.world()
+		good := release(5, 30)
+		w.state.LastGood = &good
+		l := listener{w.Poller}
+		say := func(version int64, etag string) {
+			message, err := notify.Hint{Version: version, ETag: etag}.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.Heard(message)
+		}
+		l.Heard([]byte("nonsense"))
+		say(4, `"x"`)
+		say(6, `"x"`)
+		w.judged(w.heed(), false) // nothing came of it
+		say(6, `"x"`)
+		say(7, `"x"`)
+	})
+	want := map[string]float64{}
+	for _, outcome := range []string{"followed", "delayed", "old", "ignored", "invalid"} {
+		want["hints_total "+outcome+" nats"] = 1
+	}
+	if diff := cmp.Diff(want, figures(t, reg)); diff != "" {
+		t.Errorf("figures (-want +got):\n%s", diff)
+	}
+}
+
+func TestMetrics_HintsAreThereFromTheStartWhereTheyCanCome(t *testing.T) {
+	for hints, want := range map[Hints]int{nil: 0, quiet{}: 5} {
+		reg := prometheus.NewRegistry()
+		New(Parts{Hints: hints, Transport: wire.Redis, Metrics: NewMetrics(reg)})
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := 0
+		for _, f := range families {
+			if f.GetName() == "fleetconf_agent_hints_total" {
+				got = len(f.GetMetric())
+			}
+		}
+		if got != want {
+			t.Errorf("with hints %v there are %d series, want %d", hints, got, want)
+		}
+	}
+}
+
+// Each attempt has an id of its own, and the lines of what comes of it carry it.
+func TestAttempts_CarryOneIDEach(t *testing.T) {
+	log, lines := logrustest.NewNullLogger()
+	a := newAttempts(log)
+	first := requestid.Of(a.begin(t.Context()))
+	a.log.Info("One")
+	second := requestid.Of(a.begin(t.Context()))
+	a.log.Info("Two")
+	if first == "" || first == second {
+		t.Errorf("got ids %q and %q, want two that differ", first, second)
+	}
+	if got := lines.AllEntries(); got[0].Data["request_id"] != first || got[1].Data["request_id"] != second {
+		t.Errorf("the lines have %v and %v, want %s and %s", got[0].Data, got[1].Data, first, second)
+	}
+}
+
+// Each line that comes of an exchange can be found under the id that the
+// neighbour logs.
+func TestRun_LogsRequestIDs(t *testing.T) {
+	c := &fakeController{
+		publications: []publication{published(0, 1), published(60*time.Second, 2)},
+		down:         []span{{2 * time.Minute, 3 * time.Minute}},
+	}
+	w := &fakeWorker{refuses: func(v int64, _ time.Duration) string {
+		if v == 2 {
+			return "no"
+		}
+		return ""
+	}}
+	play(t, scenario{controller: c, worker: w}, func(t *testing.T, w *world) {
+		pass(5 * time.Minute)
+		found := map[string]bool{}
+		for _, line := range w.log.AllEntries() {
+			found[line.Message] = found[line.Message] || line.Data["request_id"] != nil
+		}
+		for _, message := range []string{
+			"Registered", "Configuration fetched", "Configuration pushed", "Configuration applied", "Configuration refused",
+			"Reported", "Polled", "Controller lost", "Controller back",
+		} {
+			if !found[message] {
+				t.Errorf("no line %q has a request id", message)
+			}
+		}
+	})
+}
+
+// naming tells of the contexts that requests come with.
+type naming struct {
+	*fakeController
+	seen func(context.Context)
+}
+
+func (n naming) Register(ctx context.Context, self wire.RegisterRequest) (models.Registration, error) {
+	n.seen(ctx)
+	return n.fakeController.Register(ctx, self)
+}
+
+func (n naming) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
+	n.seen(ctx)
+	return n.fakeController.Fetch(ctx, id, q)
+}
+
+func (n naming) Leave(ctx context.Context, id models.Identity) error {
+	n.seen(ctx)
+	return n.fakeController.Leave(ctx, id)
+}
+
+// namingWorker is naming for a worker.
+type namingWorker struct {
+	*fakeWorker
+	seen func(context.Context)
+}
+
+func (n namingWorker) Running(ctx context.Context) (wire.WorkerState, error) {
+	n.seen(ctx)
+	return n.fakeWorker.Running(ctx)
+}
+
+func (n namingWorker) Push(ctx context.Context, config wire.WorkerConfig) error {
+	n.seen(ctx)
+	return n.fakeWorker.Push(ctx, config)
+}
+
+func TestRun_NamesTheRequestsThatItSends(t *testing.T) {
+	var ids []string
+	source, sink := &fakeController{publications: []publication{published(0, 1)}}, &fakeWorker{}
+	seen := func(ctx context.Context) { ids = append(ids, requestid.Of(ctx)) }
+	synctest.Test(t, func(t *testing.T) {
+		w := scenario{controller: source, worker: sink}.world()
+		w.Source, w.Sink = naming{source, seen}, namingWorker{sink, seen}
+		f := &follower{Poller: w.Poller, attempts: newAttempts(w.Log), retry: backoff.New(retryFirst, retryLimit), waits: newWaits()}
+		f.turn(t.Context())
+		r := &reconciler{Poller: w.Poller, attempts: newAttempts(w.Log), retry: backoff.New(retryFirst, pushLimit)}
+		if r.cycle(t.Context()) {
+			t.Error("got something else to do, want one push")
+		}
+		w.leave(t.Context())
+	})
+	if len(ids) != 5 { // register, fetch, read, push, leave
+		t.Fatalf("got %d requests, want 5", len(ids))
+	}
+	for i, id := range ids {
+		if id == "" || i > 0 && id == ids[i-1] {
+			t.Errorf("got ids %q, want one for each", ids)
+		}
+	}
+}

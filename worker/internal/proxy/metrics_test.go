@@ -1,0 +1,288 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/requestid"
+)
+
+// measured is a worker with a registry of its own.
+func measured(t *testing.T, change ...func(*Options)) (*worker, *prometheus.Registry) {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	return newWorker(t, append(change, func(o *Options) { o.Metrics = NewMetrics(reg) })...), reg
+}
+
+// eventually waits for what a server notes after its caller has the answer.
+func eventually(t *testing.T, want string, got func() string) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); got() != want; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("got %s, want %s", got(), want)
+		}
+	}
+}
+
+// outcomes are those of a counter that are not 0.
+func outcomes(t *testing.T, reg *prometheus.Registry, name string) string {
+	t.Helper()
+	var found []string
+	for _, m := range family(t, reg, name).GetMetric() {
+		if n := m.GetCounter().GetValue(); n > 0 {
+			found = append(found, fmt.Sprint(m.GetLabel()[0].GetValue(), " ", n))
+		}
+	}
+	return strings.Join(found, ", ")
+}
+
+func family(t *testing.T, reg *prometheus.Registry, name string) *dto.MetricFamily {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f
+		}
+	}
+	t.Fatalf("there is no %s", name)
+	return nil
+}
+
+func observed(t *testing.T, reg *prometheus.Registry, name string) uint64 {
+	t.Helper()
+	return family(t, reg, name).GetMetric()[0].GetHistogram().GetSampleCount()
+}
+
+func TestMetrics_HitsByOutcome(t *testing.T) {
+	status := func(code int) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
+	}
+	silent := func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	hurried := func(o *Options) { o.Timeout = 50 * time.Millisecond }
+	for name, row := range map[string]struct {
+		target http.HandlerFunc
+		change func(*Options)
+		via    bool // the hit comes from this worker
+		want   string
+		asked  uint64 // targets
+	}{
+		"answered":              {target: status(200), want: "2xx 1", asked: 1},
+		"answered with nothing": {target: status(204), want: "2xx 1", asked: 1},
+		"not modified":          {target: status(304), want: "3xx 1", asked: 1},
+		"not found":             {target: status(404), want: "4xx 1", asked: 1},
+		"the target fails":      {target: status(500), want: "5xx 1", asked: 1},
+		"a status of no class":  {target: status(601), want: "other 1", asked: 1},
+		"nothing runs":          {want: "not_configured 1"},
+		"no answer":             {target: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: "unreachable 1", asked: 1},
+		"too slow":              {target: silent, change: hurried, want: "timeout 1", asked: 1},
+		"redirected elsewhere": {target: func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "ftp://a.example/", http.StatusFound)
+		}, want: "forbidden 1", asked: 1},
+		"a loop":                 {target: status(200), via: true, want: "loop 1"},
+		"the answer breaks off":  {target: begin(func(*http.Request) {}), want: "cut 1", asked: 1},
+		"too slow in the middle": {target: begin(func(r *http.Request) { <-r.Context().Done() }), change: hurried, want: "cut 1", asked: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, reg := measured(t, func(o *Options) {
+				if row.change != nil {
+					row.change(o)
+				}
+			})
+			if row.target != nil {
+				w.apply(t, serve(t, row.target).URL, 1)
+			}
+			via := ""
+			if row.via {
+				via = w.via("1.1")
+			}
+			req, _ := http.NewRequest(http.MethodGet, w.URL, nil)
+			req.Header.Set("Via", via)
+			if res, err := w.plain.Do(req); err == nil { // one that breaks off at once gives no answer at all
+				_, _ = io.Copy(io.Discard, res.Body)
+				res.Body.Close()
+			}
+			eventually(t, row.want, func() string { return outcomes(t, reg, "fleetconf_worker_hits_total") })
+			if got := observed(t, reg, "fleetconf_worker_hit_duration_seconds"); got != row.asked {
+				t.Errorf("timed %d hits, want %d", got, row.asked)
+			}
+		})
+	}
+}
+
+// begin answers with a part of a body, and breaks off after more.
+func begin(more func(*http.Request)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		io.WriteString(w, "a part")
+		w.(http.Flusher).Flush()
+		more(r)
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func TestMetrics_CallersThatLeave(t *testing.T) {
+	for name, target := range map[string]http.HandlerFunc{
+		"before the answer": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"in the middle":     begin(func(r *http.Request) { <-r.Context().Done() }),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, reg := measured(t)
+			w.apply(t, serve(t, target).URL, 1)
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			req, _ := http.NewRequestWithContext(ctx, http.MethodGet, w.URL, nil)
+			if name == "before the answer" {
+				go func() { // ends with the hit's beginning
+					for testutil.ToFloat64(w.metrics.inFlight) == 0 {
+						time.Sleep(time.Millisecond)
+					}
+					leave()
+				}()
+			}
+			if res, err := w.plain.Do(req); err == nil {
+				_, _ = io.ReadFull(res.Body, make([]byte, 6))
+				leave()
+				res.Body.Close()
+			}
+			eventually(t, "left 1", func() string { return outcomes(t, reg, "fleetconf_worker_hits_total") })
+		})
+	}
+}
+
+// A caller that takes no more is not a target that has cut.
+func TestMetrics_CallerThatTakesNoMore(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	hit := NewMetrics(reg).begin()
+	hit.answered(&http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("more than that"))})
+	_, _ = hit.Read(make([]byte, 4))
+	hit.end(t.Context(), nil)
+	if got := outcomes(t, reg, "fleetconf_worker_hits_total"); got != "left 1" {
+		t.Errorf("got %s, want left 1", got)
+	}
+	hit = NewMetrics(prometheus.NewRegistry()).begin()
+	hit.answered(&http.Response{StatusCode: 200, Body: io.NopCloser(iotest.ErrReader(io.ErrUnexpectedEOF))})
+	_, _ = hit.Read(make([]byte, 4))
+	if got := hit.outcome(t.Context(), nil); got != "cut" {
+		t.Errorf("got %s, want cut", got)
+	}
+}
+
+func TestMetrics_OfAHit(t *testing.T) {
+	more := make(chan struct{})
+	target := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Write(bytes.Repeat([]byte("x"), 100<<10))
+		w.(http.Flusher).Flush()
+		<-more
+	})
+	w, reg := measured(t)
+	w.apply(t, target.URL, 8)
+	res, err := w.plain.Get(w.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if got := testutil.ToFloat64(w.metrics.inFlight); got != 1 {
+		t.Errorf("in the middle of a hit %v are in flight, want 1", got)
+	}
+	if got := observed(t, reg, "fleetconf_worker_target_first_byte_seconds"); got != 1 {
+		t.Errorf("timed %d first bytes, want 1", got)
+	}
+	close(more)
+	_, _ = io.Copy(io.Discard, res.Body)
+	eventually(t, "2xx 1", func() string { return outcomes(t, reg, "fleetconf_worker_hits_total") })
+	eventually(t, "1", func() string { return fmt.Sprint(observed(t, reg, "fleetconf_worker_hit_duration_seconds")) })
+	for name, want := range map[string]float64{
+		"fleetconf_worker_hits_in_flight":   0,
+		"fleetconf_worker_sent_bytes_total": 100 << 10,
+		"fleetconf_worker_applied_version":  8,
+	} {
+		m := family(t, reg, name).GetMetric()[0]
+		if got := m.GetGauge().GetValue() + m.GetCounter().GetValue(); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+}
+
+func TestMetrics_ProbesByOutcome(t *testing.T) {
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	target := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/fails":
+			w.WriteHeader(500)
+		case "/elsewhere":
+			http.Redirect(w, r, "http://10.0.0.1/", http.StatusFound)
+		case "/silent":
+			<-r.Context().Done()
+		}
+	})
+	w, reg := measured(t, func(o *Options) { o.Deny = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
+	for _, probed := range []string{target.URL, target.URL + "/fails", "http://" + closed.Addr().String(), target.URL + "/elsewhere"} {
+		_, _ = w.Apply(t.Context(), models.WorkerConfig{URL: probed, Version: 1, Probe: true})
+	}
+	ctx, leave := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer leave()
+	_, _ = w.Apply(ctx, models.WorkerConfig{URL: target.URL + "/silent", Version: 1, Probe: true})
+	_, _ = w.Apply(t.Context(), models.WorkerConfig{URL: target.URL + "/fails", Version: 1}) // is not probed
+	const want = "failed 1, forbidden 1, left 1, passed 1, unreachable 1"
+	if got := outcomes(t, reg, "fleetconf_worker_probes_total"); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	w.metrics.probed(refused(ErrTimeout))
+	if got := outcomes(t, reg, "fleetconf_worker_probes_total"); got != "failed 1, forbidden 1, left 1, passed 1, timeout 1, unreachable 1" {
+		t.Errorf("got %s, want a timeout too", got)
+	}
+}
+
+// A target, and what it redirects to, learn what to call the hit.
+func TestHit_CarriesItsRequestID(t *testing.T) {
+	seen := make(chan []string, 3)
+	target := serve(t, func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header["X-Request-Id"] })
+	w := newWorker(t)
+	if _, err := w.Apply(requestid.With(t.Context(), "of-the-push"), models.WorkerConfig{URL: target.URL, Version: 1, Probe: true}); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"of-the-push"}, <-seen); diff != "" {
+		t.Errorf("the probe (-want +got):\n%s", diff)
+	}
+	_, _, _ = w.hit(t, "X-Request-Id", "of-the-hit", "X-Request-Id", "another", "Connection", "X-Request-Id")
+	if diff := cmp.Diff([]string{"of-the-hit"}, <-seen); diff != "" {
+		t.Errorf("the hit (-want +got):\n%s", diff)
+	}
+}
+
+func BenchmarkMeasure(b *testing.B) {
+	m := NewMetrics(prometheus.NewRegistry())
+	body := io.NopCloser(bytes.NewReader(nil))
+	res, buf := &http.Response{StatusCode: 200}, make([]byte, 1)
+	b.ReportAllocs()
+	for b.Loop() {
+		hit := m.begin()
+		res.Body = body
+		hit.answered(res)
+		_, _ = hit.Read(buf)
+		hit.whole = true
+		hit.end(b.Context(), nil)
+	}
+}
