@@ -11,9 +11,7 @@ import (
 
 // Settings is the manual page of the controller's options.
 type Settings struct {
-	Host string `setting:"HOST" default:"127.0.0.1" usage:"address to listen on; 0.0.0.0 for every interface"`
-	Port int    `setting:"PORT" default:"8080" usage:"TCP port to listen on; 0 picks a free one"`
-
+	Listener
 	Store
 
 	AgentUsername string          `setting:"AGENT_USERNAME" default:"agent" usage:"user name that all agents register with"`
@@ -41,8 +39,14 @@ type Settings struct {
 	InactiveAfter time.Duration `setting:"INACTIVE_AFTER" default:"168h" usage:"how long an agent is unseen before it is inactive: out of lists and rollouts, unless asked for"`
 	PruneAfter    time.Duration `setting:"PRUNE_AFTER" default:"0s" usage:"how long an agent is unseen before it is removed; 0s for never. It registers again should it come back"`
 
-	LogLevel  string `setting:"LOG_LEVEL" default:"info" usage:"error, warn, info or debug"`
-	LogFormat string `setting:"LOG_FORMAT" default:"auto" usage:"text, json, or auto: text on a terminal, json elsewhere"`
+	settings.Diagnosis
+}
+
+// Listener is where the controller answers: all that the command health needs
+// to know.
+type Listener struct {
+	Host string `setting:"HOST" default:"127.0.0.1" usage:"address to listen on; 0.0.0.0 for every interface"`
+	Port int    `setting:"PORT" default:"8080" usage:"TCP port to listen on; 0 picks a free one"`
 }
 
 // Store is where versions and agents are kept: all that a command needs to know
@@ -71,7 +75,7 @@ func (s *Settings) PollInterval() time.Duration {
 
 // Validate names every setting that cannot be used.
 func (s *Settings) Validate() (faults settings.Faults) {
-	faults.CheckListener(s.Host, s.Port)
+	faults = append(faults, s.Listener.Validate()...)
 	faults = append(faults, s.Store.Validate()...)
 	faults.CheckAccount("AGENT_USERNAME", s.AgentUsername, "AGENT_PASSWORD", s.AgentPassword)
 	faults.CheckAccount("ADMIN_USERNAME", s.AdminUsername, "ADMIN_PASSWORD", s.AdminPassword)
@@ -101,7 +105,13 @@ func (s *Settings) Validate() (faults settings.Faults) {
 		err := models.PublishRequest{URL: &s.InitialURL}.Validate()
 		faults.Check(err == nil, "INITIAL_URL", "cannot be published: %v", err)
 	}
-	faults.CheckLog(s.LogLevel, s.LogFormat)
+	faults = append(faults, s.Diagnosis.Validate()...)
+	return faults
+}
+
+// Validate names every setting that cannot be used.
+func (l *Listener) Validate() (faults settings.Faults) {
+	faults.CheckListener(l.Host, l.Port)
 	return faults
 }
 
