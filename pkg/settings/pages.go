@@ -44,7 +44,7 @@ func (p Program) manual(into Validator, w io.Writer) {
 	}
 	put(`.TH %s 8 "%s" "Fleetconf %s" "Fleetconf"`, strings.ToUpper(p.Name), day, build.Version)
 	put(".SH NAME\n%s \\- %s", p.Name, title)
-	put(".SH SYNOPSIS\n.nf\n.B %s [--config FILE]", p.Name)
+	put(".SH SYNOPSIS\n.nf\n.B %s [\\-\\-config FILE]", p.Name)
 	for _, c := range p.Commands {
 		put(".B %s", p.line(c))
 	}
@@ -59,7 +59,7 @@ func (p Program) manual(into Validator, w io.Writer) {
 	for _, o := range options {
 		put(".TP\n.B %s\n%s", o.name, o.usage)
 	}
-	put(".SH ENVIRONMENT\nEach setting is a variable of the environment or a key of the file that\n.B --config\nnames; the environment wins.")
+	put(".SH ENVIRONMENT\nEach setting is a variable of the environment or a key of the file that\n.B \\-\\-config\nnames; the environment wins.")
 	for _, f := range fieldsOf(into) {
 		put(".TP\n.B %s\n%s", f.title(), f.meaning())
 	}
