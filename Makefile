@@ -79,9 +79,23 @@ generate: ## Generate the API documents again
 cover: ## Print the coverage of the rules, and fail below 85 %
 	./scripts/cover.sh $(COVER_MIN) $(TAGS) $(RULES)
 
+.PHONY: dist check-dist check-units
+dist check-dist: export RELEASE := $(RELEASE)
+dist check-dist: export DATE := $(DATE)
+dist check-dist: export TAGS := $(TAGS)
+dist check-dist: export LDFLAGS := $(LDFLAGS)
+dist: bin/tools/nfpm bin/tools/cyclonedx-gomod ## Build archives, Debian packages, bills of materials and checksums, into dist
+	./scripts/dist.sh dist
+
+check-dist: dist ## Build dist twice, and look into what is in it
+	./scripts/check-dist.sh dist
+
+check-units: ## Check the systemd units, and how far each exposes the machine
+	./scripts/check-units.sh
+
 .PHONY: clean
 clean: ## Remove what was built
-	rm -rf bin $(foreach b,$(BINARIES),$(b)/$(b))
+	rm -rf bin dist $(foreach b,$(BINARIES),$(b)/$(b))
 
 .PHONY: format vet lint tidy fresh
 format:
@@ -101,10 +115,12 @@ tidy:
 fresh:
 	./scripts/check-generated.sh controller worker
 
-# The linter and the test runner are pinned by a module outside the workspace.
+# Tools are pinned by a module outside the workspace.
 bin/tools/gotestsum: TOOL = gotest.tools/gotestsum
 bin/tools/golangci-lint: TOOL = github.com/golangci/golangci-lint/v2/cmd/golangci-lint
-bin/tools/gotestsum bin/tools/golangci-lint: tools/go.mod tools/go.sum
+bin/tools/nfpm: TOOL = github.com/goreleaser/nfpm/v2/cmd/nfpm
+bin/tools/cyclonedx-gomod: TOOL = github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
+bin/tools/gotestsum bin/tools/golangci-lint bin/tools/nfpm bin/tools/cyclonedx-gomod: tools/go.mod tools/go.sum
 	@mkdir -p $(@D)
 	GOWORK=off go -C tools build -buildvcs=false -o ../$@ $(TOOL)
 	@touch $@

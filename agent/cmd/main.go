@@ -26,6 +26,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/pkg/settings"
+	"github.com/fleetconf/fleetconf/pkg/systemd"
 )
 
 var program = settings.Program{
@@ -101,6 +102,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })
 	g.Go(func() error { return server.ServeDebug(ctx, s.DebugPort, log) })
+	g.Go(func() error { return systemd.Run(ctx, server.Answers(ln), log) })
 	g.Go(func() error { return server.Serve(ctx, ln, answers, log) })
 	return g.Wait()
 }

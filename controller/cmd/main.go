@@ -26,6 +26,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/pkg/settings"
+	"github.com/fleetconf/fleetconf/pkg/systemd"
 )
 
 //go:generate go tool swag init --quiet --generalInfo api.go --dir ../internal/api,../../pkg/models,../../pkg/problem --output ../docs
@@ -159,6 +160,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	group.Go(func() error { return waiters.Run(ctx) })
 	group.Go(func() error { return announcements.Run(ctx) })
 	group.Go(func() error { return server.ServeDebug(ctx, set.DebugPort, log) })
+	group.Go(func() error { return systemd.Run(ctx, server.Answers(listener), log) })
 	group.Go(func() error { defer served(); return server.ServeKeeping(ctx, listener, handler, keepFor, log) })
 	return group.Wait()
 }

@@ -42,6 +42,13 @@ func CheckHealth(ctx context.Context, host string, port int) error {
 	return nil
 }
 
+// Answers gives what asks the process that listens on ln, which is this one, as
+// its callers would (CheckHealth).
+func Answers(ln net.Listener) func(context.Context) error {
+	at := ln.Addr().(*net.TCPAddr)
+	return func(ctx context.Context) error { return CheckHealth(ctx, at.IP.String(), at.Port) }
+}
+
 // reachable is where a process that listens on host is found from its own
 // machine.
 func reachable(host string) string {

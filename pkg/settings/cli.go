@@ -47,10 +47,12 @@ func (p Program) Parse(args []string, into Validator, stdout io.Writer) error {
 // those of the program itself, which into gives for "". The others need not be
 // usable then, but a file may hold them.
 func (p Program) ParseCommand(args []string, into func(command string) Validator, stdout io.Writer) (command, argument string, err error) {
+	p = p.calledAs(os.Args[0])
 	flags := flag.NewFlagSet(p.Name, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	file := flags.String("config", "", "")
 	version := flags.Bool("version", false, "")
+	page := flags.String("print", "", "")
 	words, err := parse(flags, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -61,6 +63,11 @@ func (p Program) ParseCommand(args []string, into func(command string) Validator
 	case *version:
 		_, _ = fmt.Fprintln(stdout, p.Name, buildinfo.Read())
 		return "", "", errDone
+	case pages[*page] != nil:
+		pages[*page](p, into(""), stdout)
+		return "", "", errDone
+	case *page != "":
+		return "", "", fmt.Errorf("%w: --print takes man or env, not %q", ErrUsage, *page)
 	}
 	if command, argument, err = p.command(words); err != nil {
 		return "", "", err
@@ -122,32 +129,51 @@ func (p Program) help(into Validator, w io.Writer) {
 Usage:
   %s [--config FILE]
 %s
-  --config FILE   read settings from a YAML, TOML or JSON file; the environment wins over it
-  --help          print this page
-  --version       print which build this is
-
-Settings, each a variable of the environment or a key of the file (default):
 `, strings.TrimSpace(p.About), p.Name, p.usages())
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	for _, o := range options {
+		_, _ = fmt.Fprintf(table, "  %s\t%s\n", o.name, o.usage)
+	}
+	_ = table.Flush()
+	_, _ = fmt.Fprint(w, "\nSettings, each a variable of the environment or a key of the file (default):\n")
+	table = tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range fieldsOf(into) {
-		name := f.name
-		if f.secret {
-			name += " or " + name + "_FILE"
-		}
-		usage := f.usage
-		if f.fallback != "" {
-			usage += " (" + f.fallback + ")"
-		}
-		_, _ = fmt.Fprintf(table, "  %s\t%s\n", name, usage)
+		_, _ = fmt.Fprintf(table, "  %s\t%s\n", f.title(), f.meaning())
 	}
 	_ = table.Flush()
 	_, _ = fmt.Fprintf(w, `
-Exit status: 0 after a clean stop (SIGTERM or SIGINT), 1 when the program cannot
-go on, 2 when the command line or a setting cannot be used.
+Exit status: %s
 
 Examples:
 %s
-`, strings.Trim(p.Examples, "\n"))
+`, exitStatus, strings.Trim(p.Examples, "\n"))
+}
+
+// options are the flags that all programs take.
+var options = []struct{ name, usage string }{
+	{"--config FILE", "read settings from a YAML, TOML or JSON file; the environment wins over it"},
+	{"--help", "print this page"},
+	{"--print PAGE", "print this page as a manual page (man), or the settings as a file that systemd reads (env)"},
+	{"--version", "print which build this is"},
+}
+
+const exitStatus = `0 after a clean stop (SIGTERM or SIGINT), 1 when the program cannot
+go on, 2 when the command line or a setting cannot be used.`
+
+// title is how a setting may be given.
+func (f field) title() string {
+	if f.secret {
+		return f.name + " or " + f.name + "_FILE"
+	}
+	return f.name
+}
+
+// meaning is what a setting does, and its default.
+func (f field) meaning() string {
+	if f.fallback != "" {
+		return f.usage + " (" + f.fallback + ")"
+	}
+	return f.usage
 }
 
 // usages lists the commands, a line each.

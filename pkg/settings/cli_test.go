@@ -85,6 +85,7 @@ Usage:
 
   --config FILE   read settings from a YAML, TOML or JSON file; the environment wins over it
   --help          print this page
+  --print PAGE    print this page as a manual page (man), or the settings as a file that systemd reads (env)
   --version       print which build this is
 
 Settings, each a variable of the environment or a key of the file (default):

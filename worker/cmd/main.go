@@ -29,6 +29,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/pkg/settings"
+	"github.com/fleetconf/fleetconf/pkg/systemd"
 	"github.com/fleetconf/fleetconf/worker/internal/api"
 	"github.com/fleetconf/fleetconf/worker/internal/config"
 	"github.com/fleetconf/fleetconf/worker/internal/proxy"
@@ -91,6 +92,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}), log)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.ServeDebug(ctx, s.DebugPort, log) })
+	g.Go(func() error { return systemd.Run(ctx, server.Answers(ln), log) })
 	g.Go(func() error { return server.Serve(ctx, ln, handler, log) })
 	return g.Wait()
 }

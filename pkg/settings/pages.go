@@ -1,0 +1,94 @@
+package settings
+
+import (
+	"fmt"
+	"io"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/fleetconf/fleetconf/pkg/buildinfo"
+)
+
+// pages are the other forms of --help, which packages are made with: so they
+// cannot say anything else.
+var pages = map[string]func(p Program, into Validator, w io.Writer){
+	"man": Program.manual,
+	"env": Program.environment,
+}
+
+// calledAs is p under the name that it was installed by and is typed, such as
+// fleetconf-agent for agent.
+func (p Program) calledAs(path string) Program {
+	name := filepath.Base(path)
+	if !strings.HasSuffix(name, "-"+p.Name) {
+		return p
+	}
+	word := regexp.MustCompile(`(?m)(^|\s)` + regexp.QuoteMeta(p.Name) + `(\s|$)`)
+	p.Examples = word.ReplaceAllString(p.Examples, "${1}"+name+"${2}")
+	p.Name = name
+	return p
+}
+
+// manual writes a page of section 8 of the manual, for man(1).
+func (p Program) manual(into Validator, w io.Writer) {
+	build := buildinfo.Read()
+	day, _, _ := strings.Cut(build.Date, "T")
+	first, _, _ := strings.Cut(strings.TrimSpace(p.About), ". ")
+	title := strings.Join(strings.Fields(strings.TrimSuffix(first, ".")), " ")
+	put := func(format string, args ...any) {
+		for i := range args {
+			args[i] = roff(fmt.Sprint(args[i]))
+		}
+		_, _ = fmt.Fprintf(w, format+"\n", args...)
+	}
+	put(`.TH %s 8 "%s" "Fleetconf %s" "Fleetconf"`, strings.ToUpper(p.Name), day, build.Version)
+	put(".SH NAME\n%s \\- %s", p.Name, title)
+	put(".SH SYNOPSIS\n.nf\n.B %s [\\-\\-config FILE]", p.Name)
+	for _, c := range p.Commands {
+		put(".B %s", p.line(c))
+	}
+	put(".fi\n.SH DESCRIPTION\n%s", strings.TrimSpace(p.About))
+	if len(p.Commands) > 0 {
+		put(".SH COMMANDS")
+		for _, c := range p.Commands {
+			put(".TP\n.B %s\n%s", strings.TrimSpace(c.Name+" "+c.Argument), c.About)
+		}
+	}
+	put(".SH OPTIONS")
+	for _, o := range options {
+		put(".TP\n.B %s\n%s", o.name, o.usage)
+	}
+	put(".SH ENVIRONMENT\nEach setting is a variable of the environment or a key of the file that\n.B \\-\\-config\nnames; the environment wins.")
+	for _, f := range fieldsOf(into) {
+		put(".TP\n.B %s\n%s", f.title(), f.meaning())
+	}
+	put(".SH EXIT STATUS\n%s", exitStatus)
+	put(".SH EXAMPLES\n.nf\n%s\n.fi", strings.Trim(p.Examples, "\n"))
+}
+
+// roff writes text so that troff changes nothing of it.
+func roff(text string) string {
+	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, "\n.", "\n\\&.", "\n'", "\n\\&'").Replace(text)
+	if strings.HasPrefix(text, ".") || strings.HasPrefix(text, "'") {
+		text = `\&` + text
+	}
+	return text
+}
+
+// environment writes every setting with its default, commented out: what
+// systemd takes for an EnvironmentFile.
+func (p Program) environment(into Validator, w io.Writer) {
+	_, _ = fmt.Fprintf(w, `# Settings of %s, as variables of its environment: see %[1]s(8).
+# What is commented out shows the default. They are read at the start: restart
+# the program after a change. Secrets are best kept in files of their own.
+`, p.Name)
+	for _, f := range fieldsOf(into) {
+		_, _ = fmt.Fprintf(w, "\n# %s\n", f.usage)
+		if f.secret {
+			_, _ = fmt.Fprintf(w, "#%s_FILE=\n", f.name)
+			continue
+		}
+		_, _ = fmt.Fprintf(w, "#%s=%s\n", f.name, f.fallback)
+	}
+}

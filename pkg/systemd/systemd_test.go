@@ -1,0 +1,215 @@
+package systemd_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+	"go.uber.org/goleak"
+
+	"github.com/fleetconf/fleetconf/pkg/systemd"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const watchdog = 30 * time.Second
+
+// manager is the socket of a service manager.
+type manager struct{ conn *net.UnixConn }
+
+// supervise makes this process one that a service manager started, whose unit
+// has this WatchdogSec.
+func supervise(t *testing.T, limit string) manager {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	t.Setenv("NOTIFY_SOCKET", path)
+	t.Setenv("WATCHDOG_USEC", limit)
+	t.Setenv("WATCHDOG_PID", "")
+	return manager{conn}
+}
+
+// heard is what came since it was last asked; all of it is there already.
+func (m manager) heard(t *testing.T) (messages []string) {
+	t.Helper()
+	raw, err := m.conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 4096)
+	err = raw.Read(func(fd uintptr) bool {
+		for {
+			n, err := syscall.Read(int(fd), buf) // does not wait: the socket is Go's
+			if err != nil {
+				return true
+			}
+			messages = append(messages, strings.Split(string(buf[:n]), "\n")...)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return messages
+}
+
+func (m manager) wants(t *testing.T, when string, want ...string) {
+	t.Helper()
+	synctest.Wait()
+	if diff := cmp.Diff(want, m.heard(t)); diff != "" {
+		t.Errorf("%s the service manager heard (-want +got):\n%s", when, diff)
+	}
+}
+
+// process is one whose health is what the test says.
+type process struct {
+	broken atomic.Bool // its health check fails
+	hangs  atomic.Bool // its health check does not end
+}
+
+func (p *process) healthy(ctx context.Context) error {
+	if p.hangs.Load() {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	if p.broken.Load() {
+		return errors.New("connection refused")
+	}
+	return nil
+}
+
+// run reports on p; stop ends that and gives its error.
+func (p *process) run(t *testing.T) (stop func() error) {
+	t.Helper()
+	log, _ := logtest.NewNullLogger()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- systemd.Run(ctx, p.healthy, log) }() // ends with ctx
+	return func() error { cancel(); return <-done }
+}
+
+func TestRun_IsReadyOnceItAnswersAndStopsOnItsWayOut(t *testing.T) {
+	socket := supervise(t, "")
+	synctest.Test(t, func(t *testing.T) {
+		p := &process{}
+		p.broken.Store(true)
+		stop := p.run(t)
+		time.Sleep(time.Minute)
+		socket.wants(t, "before it answers", "STATUS=Starting")
+		p.broken.Store(false)
+		time.Sleep(time.Second)
+		socket.wants(t, "when it answers", "READY=1", "STATUS=Serving")
+		time.Sleep(time.Hour)
+		socket.wants(t, "without a watchdog")
+		if err := stop(); err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
+		socket.wants(t, "at the end", "STOPPING=1", "STATUS=Letting the requests in flight end")
+	})
+}
+
+func TestRun_EndsBeforeItWasEverReady(t *testing.T) {
+	socket := supervise(t, "")
+	synctest.Test(t, func(t *testing.T) {
+		p := &process{}
+		p.hangs.Store(true)
+		stop := p.run(t)
+		time.Sleep(time.Second)
+		if err := stop(); err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
+		socket.wants(t, "in all", "STATUS=Starting", "STOPPING=1")
+	})
+}
+
+func TestRun_FeedsTheWatchdogTwiceInItsTime(t *testing.T) {
+	socket := supervise(t, "30000000")
+	synctest.Test(t, func(t *testing.T) {
+		stop := new(process).run(t)
+		socket.wants(t, "at the start", "STATUS=Starting", "READY=1", "STATUS=Serving")
+		for range 3 {
+			time.Sleep(watchdog/2 + time.Millisecond)
+			socket.wants(t, "after half of its time", "WATCHDOG=1")
+		}
+		_ = stop()
+	})
+}
+
+func TestRun_LetsTheWatchdogBiteAProcessThatDoesNotAnswer(t *testing.T) {
+	for name, breaks := range map[string]func(*process){
+		"its check fails": func(p *process) { p.broken.Store(true) },
+		"it hangs":        func(p *process) { p.hangs.Store(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			socket := supervise(t, "30000000")
+			synctest.Test(t, func(t *testing.T) {
+				p := &process{}
+				stop := p.run(t)
+				synctest.Wait()
+				socket.heard(t)
+				breaks(p)
+				time.Sleep(10 * watchdog)
+				socket.wants(t, "since", "STATUS=Does not answer")
+				_ = stop()
+			})
+		})
+	}
+}
+
+// One check that takes too long is made good before the watchdog bites.
+func TestRun_AsksAgainSoonAfterAFailedCheck(t *testing.T) {
+	socket := supervise(t, "30000000")
+	synctest.Test(t, func(t *testing.T) {
+		p := &process{}
+		stop := p.run(t)
+		synctest.Wait()
+		socket.heard(t)
+		p.hangs.Store(true)
+		time.Sleep(watchdog/2 + time.Second)
+		p.hangs.Store(false)
+		time.Sleep(watchdog/2 - time.Second - time.Millisecond)
+		socket.wants(t, "before the watchdog bites", "STATUS=Does not answer", "WATCHDOG=1", "STATUS=Serving")
+		_ = stop()
+	})
+}
+
+func TestRun_WithoutAServiceManagerDoesNothing(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	log, lines := logtest.NewNullLogger()
+	err := systemd.Run(t.Context(), func(context.Context) error {
+		t.Error("the process was checked, for nobody")
+		return nil
+	}, log)
+	if err != nil || len(lines.AllEntries()) > 0 {
+		t.Errorf("Run = %v, and it logged %v; want nothing", err, lines.AllEntries())
+	}
+}
+
+func TestRun_OfAManagerThatIsNotThereIsAnError(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "none"))
+	log, _ := logtest.NewNullLogger()
+	if err := systemd.Run(t.Context(), new(process).healthy, log); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("Run = %v, want that there is no such socket", err)
+	}
+}
+
+func TestRun_OfATimeThatIsNoneIsAnError(t *testing.T) {
+	supervise(t, "soon")
+	log, _ := logtest.NewNullLogger()
+	if err := systemd.Run(t.Context(), new(process).healthy, log); err == nil || !strings.Contains(err.Error(), "watchdog") {
+		t.Errorf("Run = %v, want an error that names the watchdog", err)
+	}
+}

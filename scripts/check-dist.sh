@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# Look into what `make dist` built in FOLDER, and build it once more: the bytes
+# must be the same. Says what could not be checked here. `make check-dist` calls it.
+#
+#   scripts/check-dist.sh FOLDER
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+dist=$1
+PATH=$PATH:/usr/sbin:/sbin
+host=$(go env GOARCH)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# wrong tells what is wrong, and lets the rest be checked.
+wrong() { echo "check-dist: $*" >&2; touch "$scratch/wrong"; }
+skipped() { echo "SKIPPED $*"; }
+has() { command -v "$1" >/dev/null; }
+
+# Versions sort as the releases follow one another.
+last=
+for release in 4c5fcfe v0.9.0 v1.2.0-rc1 v1.2.0-rc1-2-gabc1234 v1.2.0 v1.2.0-3-gabc1234 v1.2.0-3-gabc1234-dirty v1.2.1; do
+	version=$(scripts/debian-version.sh "$release" 1795570000)
+	has dpkg || { skipped "the order of versions: there is no dpkg here"; break; }
+	dpkg --validate-version "$version" || wrong "$release gives the version $version"
+	[ -z "$last" ] || dpkg --compare-versions "$last" lt "$version" || wrong "$version ($release) does not come after $last"
+	last=$version
+done
+
+(cd "$dist" && sha256sum --quiet -c SHA256SUMS) || wrong "$dist/SHA256SUMS does not match"
+[ "$(find "$dist" -type f ! -name SHA256SUMS | wc -l)" = "$(wc -l <"$dist/SHA256SUMS")" ] || wrong "$dist/SHA256SUMS does not name all files"
+
+scripts/dist.sh "$scratch/again" >/dev/null
+diff "$dist/SHA256SUMS" "$scratch/again/SHA256SUMS" >&2 || wrong "the second build has other bytes than the first"
+
+# check_program PROGRAM FILE: whether an executable needs nothing and says which
+# build it is.
+check_program() {
+	if has readelf; then
+		if readelf -lW "$2" | grep -q INTERP || readelf -dW "$2" | grep -q NEEDED; then
+			wrong "$2 is not static"
+		fi
+	else
+		skipped "whether fleetconf-$1 is static: there is no readelf here"
+	fi
+	local said
+	said=$(env -i "$2" --version)
+	[[ $said == "fleetconf-$1 $RELEASE (commit "*", built $DATE, go"* ]] || wrong "fleetconf-$1 --version says: $said"
+}
+
+# check_pages PROGRAM EXECUTABLE PAGE SETTINGS: whether the pages name each
+# setting of --help.
+check_pages() {
+	local setting
+	for setting in $(env -i "$2" --help | sed -n '/^Settings,/,/^$/s/^  \([A-Z0-9_]*\) .*/\1/p'); do
+		grep -q "^\.B $setting\b" "$3" || wrong "the manual page of fleetconf-$1 lacks $setting"
+		grep -qE "^#${setting}(_FILE)?=" "$4" || wrong "$1.env lacks $setting"
+	done
+	if has groff; then
+		groff -man -Tutf8 -ww -z "$3" 2>&1 | grep . && wrong "groff finds fault with the manual page of fleetconf-$1"
+	else
+		skipped "the manual page of fleetconf-$1: there is no groff here"
+	fi
+}
+
+# check_sbom EXECUTABLE FILE: whether the bill names each module of a program.
+check_sbom() {
+	local module version rest
+	if has jq; then
+		jq -e '.bomFormat == "CycloneDX" and (.components | length > 0)' "$2" >/dev/null || wrong "$2 is no CycloneDX document"
+	else
+		skipped "whether $2 parses: there is no jq here"
+	fi
+	while read -r _ module version rest; do
+		grep -qF "\"pkg:golang/$module@$version" "$2" || grep -qF "\"$module\"" "$2" || wrong "$2 lacks $module $version"
+	done < <(go version -m "$1" | grep -P '^\t(dep|=>)\t' | grep -v '\./')
+}
+
+for archive in "$dist"/*.tar.gz; do
+	name=$(basename "$archive" .tar.gz)
+	package=${name%"-$RELEASE"-linux-*} arch=${name##*-}
+	program=${package#fleetconf-}
+	tar -C "$scratch" -xzf "$archive"
+	for file in "$package" "$package.service" "$package.8" "$program.env" "$package.cdx.json" README.md copyright; do
+		[ -s "$scratch/$name/$file" ] || wrong "$archive lacks $file"
+	done
+	check_sbom "$scratch/$name/$package" "$dist/$name.cdx.json"
+	if [ "$arch" = "$host" ]; then
+		check_program "$program" "$scratch/$name/$package"
+		check_pages "$program" "$scratch/$name/$package" "$scratch/$name/$package.8" "$scratch/$name/$program.env"
+	fi
+done
+
+if ! has dpkg-deb; then
+	skipped "the Debian packages: there is no dpkg-deb here"
+else
+	for deb in "$dist"/*.deb; do
+		package=$(dpkg-deb -f "$deb" Package)
+		program=${package#fleetconf-}
+		dpkg-deb -c "$deb" >"$scratch/content"
+		for file in "-rwxr-xr-x root/root ./usr/bin/$package" "-rw-r--r-- root/root ./lib/systemd/system/$package.service" \
+			"-rw-r----- root/root ./etc/fleetconf/$program.env" "drwx------ root/root ./etc/fleetconf/credentials/" \
+			"-rw-r--r-- root/root ./usr/share/man/man8/$package.8.gz" "-rw-r--r-- root/root ./usr/share/doc/$package/copyright"; do
+			awk '{ print $1, $2, $6 }' "$scratch/content" | grep -qxF -- "$file" || wrong "$deb lacks $file"
+		done
+		[ "$(dpkg-deb -I "$deb" conffiles)" = "/etc/fleetconf/$program.env" ] || wrong "$deb keeps other files than its settings"
+	done
+	if has lintian; then
+		lintian --fail-on error --suppress-tags statically-linked-binary "$dist"/*.deb || wrong "lintian finds errors"
+	else
+		skipped "lintian: it is not here"
+	fi
+	if why=$(scripts/scratch-machine.sh true 2>&1); then
+		scripts/scratch-machine.sh scripts/check-install.sh "$dist"/*_"$host".deb || wrong "the packages do not install or remove as they should"
+	else
+		skipped "installing the packages: no scratch copy of this machine can be made ($why)"
+	fi
+fi
+
+if [ -e "$scratch/wrong" ]; then
+	exit 1
+fi
+echo "check-dist: $(wc -l <"$dist/SHA256SUMS") files, built twice with the same bytes"

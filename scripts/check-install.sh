@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Install, upgrade, remove and purge the packages given. It changes the machine:
+# scripts/scratch-machine.sh runs it in a copy of one.
+#
+#   scripts/check-install.sh PACKAGE.deb...
+set -euo pipefail
+
+wrong() { echo "check-install: $*" >&2; exit 1; }
+for package in "$@"; do
+	packages+=("$(dpkg-deb -f "$package" Package)")
+done
+credentials=/etc/fleetconf/credentials
+
+# What a package depends on may be missing on the machine that builds it.
+install() { dpkg --force-depends --force-confold --install "$@" >/tmp/log 2>&1 || { cat /tmp/log >&2; wrong "dpkg cannot install"; }; }
+install "$@"
+for package in "${packages[@]}"; do
+	program=${package#fleetconf-}
+	[ "$(env -i "$package" --version | cut -d' ' -f1)" = "$package" ] || wrong "$package does not run"
+	[ -s "/lib/systemd/system/$package.service" ] || wrong "$package has no unit"
+	[ -L "/etc/systemd/system/multi-user.target.wants/$package.service" ] || wrong "$package.service is not enabled"
+	for secret in $(sed -n 's/^LoadCredential=[^:]*://p' "/lib/systemd/system/$package.service"); do
+		[ "$(stat -c '%a %U' "$secret")" = "600 root" ] || wrong "$secret is not root's alone"
+		[ "$(wc -c <"$secret")" -ge 32 ] || wrong "$secret is short"
+	done
+	env -i bash -c "set -a; . /etc/fleetconf/$program.env; exec $package --help" >/dev/null || wrong "$program.env is no file of the environment"
+done
+
+# An upgrade keeps what was changed, and the secrets.
+before=$(sha256sum $credentials/*)
+echo "LOG_LEVEL=warn" >>/etc/fleetconf/agent.env
+install "$@"
+[ "$(sha256sum $credentials/*)" = "$before" ] || wrong "an upgrade made other secrets"
+tail -1 /etc/fleetconf/agent.env | grep -qx LOG_LEVEL=warn || wrong "an upgrade lost the settings"
+
+# What was removed keeps what it was told; what is purged leaves nothing.
+mkdir -p /var/lib/private/fleetconf-controller
+dpkg --remove "${packages[@]}" >/dev/null
+[ ! -e /usr/bin/fleetconf-agent ] || wrong "a removed package is still here"
+[ -s /etc/fleetconf/agent.env ] || wrong "a removed package lost its settings"
+dpkg --purge fleetconf-controller >/dev/null
+[ ! -e $credentials/admin-password ] || wrong "a purged controller leaves its passwords"
+dpkg --purge "${packages[@]}" >/dev/null 2>&1
+left=$(find /etc /usr/bin /usr/share/doc /usr/share/man /lib/systemd /var/lib/dpkg/info /var/lib/private /var/lib/systemd -name '*fleetconf*' 2>/dev/null || true)
+[ -z "$left" ] || wrong "purged packages leave $left"
+echo "check-install: ${packages[*]} install, upgrade, remove and purge"
