@@ -62,12 +62,19 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	secure, err := secure(s, log)
+	if err != nil {
+		return err
+	}
 	agent := poller.New(poller.Parts{
-		Source: controller.New(s.ControllerURL, s.ControllerUsername, s.ControllerPassword.Reveal(), s.Transport != settings.PushNone),
-		Sink:   worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
-		Cache:  cache.New(s.CacheFile),
-		Self:   self(),
-		Log:    log,
+		Source: controller.New(controller.Options{
+			URL: s.ControllerURL, Username: s.ControllerUsername, Password: s.ControllerPassword.Reveal(),
+			Pushed: s.Transport != settings.PushNone, TLS: secure.Client,
+		}),
+		Sink:  worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
+		Cache: cache.New(s.CacheFile),
+		Self:  self(),
+		Log:   log,
 
 		Transport: transports[s.Transport],
 		Hints:     hints,
@@ -81,6 +88,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })
+	g.Go(func() error { return secure.Run(ctx) })
 	g.Go(func() error { return server.Serve(ctx, ln, status.Handler(agent.Status, log), log) })
 	return g.Wait()
 }

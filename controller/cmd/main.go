@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -86,6 +87,10 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	}
 	log.WithFields(logrus.Fields{"build": buildinfo.Read().String(), "database": set.DBPath}).Info("Starting")
 
+	secure, err := secure(set, log)
+	if err != nil {
+		return err
+	}
 	db, err := database.Open(ctx, set.DBPath)
 	if err != nil {
 		return err
@@ -128,6 +133,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		Limits:        api.Limits{Register: set.LimitRegister, Config: set.LimitConfig, Status: set.LimitStatus, Admin: set.LimitAdmin},
 		AgentName:     set.AgentUsername,
 		AgentAccount:  auth.NewAccount(set.AgentUsername, set.AgentPassword.Reveal()),
+		Mutual:        set.TLSClientCAFile != "",
 		AdminName:     set.AdminUsername,
 		AdminAccount:  auth.NewAccount(set.AdminUsername, set.AdminPassword.Reveal()),
 		Log:           log,
@@ -138,6 +144,9 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%w; set HOST and PORT to an address that is free", err)
 	}
+	if set.TLSCertFile != "" {
+		listener = tls.NewListener(listener, secure.Server())
+	}
 
 	// What is kept in memory is flushed once more after the last request has ended.
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
@@ -145,6 +154,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	group.Go(func() error { return agents.Run(serving) })
 	group.Go(func() error { return configs.Run(serving) })
 	group.Go(func() error { return trail.Run(serving) })
+	group.Go(func() error { return secure.Run(ctx) })
 	group.Go(func() error { return waiters.Run(ctx) })
 	group.Go(func() error { return announcements.Run(ctx) })
 	group.Go(func() error { defer served(); return server.ServeKeeping(ctx, listener, handler, keepFor, log) })

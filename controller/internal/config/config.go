@@ -15,6 +15,7 @@ type Settings struct {
 	Port int    `setting:"PORT" default:"8080" usage:"TCP port to listen on; 0 picks a free one"`
 
 	Store
+	TLS
 
 	AgentUsername string          `setting:"AGENT_USERNAME" default:"agent" usage:"user name that all agents register with"`
 	AgentPassword settings.Secret `setting:"AGENT_PASSWORD" default:"secret123" usage:"password that all agents register with"`
@@ -51,6 +52,13 @@ type Store struct {
 	DBPath string `setting:"DB_PATH" default:"./controller.db" usage:"SQLite file that keeps versions and agents; made if missing"`
 }
 
+// TLS is what the controller serves with; without it, with plain HTTP.
+type TLS struct {
+	TLSCertFile     string `setting:"TLS_CERT_FILE" usage:"file of the controller's certificate, and of those that lead to its authority; empty for plain HTTP. What changes in these files is used at once"`
+	TLSKeyFile      string `setting:"TLS_KEY_FILE" usage:"file of its key"`
+	TLSClientCAFile string `setting:"TLS_CLIENT_CA_FILE" usage:"file of the certificates of who signs those of agents; without one of these no agent is let in then"`
+}
+
 // Passwords that everybody knows. With one of them only this machine may reach
 // the controller.
 const (
@@ -73,6 +81,7 @@ func (s *Settings) PollInterval() time.Duration {
 func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckListener(s.Host, s.Port)
 	faults = append(faults, s.Store.Validate()...)
+	faults = append(faults, s.TLS.Validate()...)
 	faults.CheckAccount("AGENT_USERNAME", s.AgentUsername, "AGENT_PASSWORD", s.AgentPassword)
 	faults.CheckAccount("ADMIN_USERNAME", s.AdminUsername, "ADMIN_PASSWORD", s.AdminPassword)
 	faults.Check(s.AdminUsername != s.AgentUsername, "ADMIN_USERNAME", "is the same as AGENT_USERNAME; the two must be told apart")
@@ -108,5 +117,13 @@ func (s *Settings) Validate() (faults settings.Faults) {
 // Validate names every setting that cannot be used.
 func (s *Store) Validate() (faults settings.Faults) {
 	faults.Check(s.DBPath != "", "DB_PATH", "is empty; name the file of the database")
+	return faults
+}
+
+// Validate names every setting that cannot be used.
+func (t *TLS) Validate() (faults settings.Faults) {
+	faults.CheckPair("TLS_CERT_FILE", t.TLSCertFile, "TLS_KEY_FILE", t.TLSKeyFile)
+	faults.Check(t.TLSClientCAFile == "" || t.TLSCertFile != "", "TLS_CLIENT_CA_FILE",
+		"is set, and TLS_CERT_FILE is empty; who shows a certificate does so to one that shows its own")
 	return faults
 }
