@@ -32,6 +32,7 @@ var program = settings.Program{
 	About: `Fetches the configuration from the controller, keeps the last good one on disk,
 and sees to it that the worker beside it runs it: through restarts of the
 worker, and while the controller is away.`,
+	Commands: []settings.Command{settings.Health},
 	Examples: `
   agent
   CONTROLLER_URL=https://fleet.example.com CONTROLLER_PASSWORD_FILE=/run/secrets/agent agent
@@ -51,8 +52,17 @@ func main() {
 //	                     status.Handler ──what is──┘     └──load, save──▶ cache.File
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var s config.Settings
-	if err := program.Parse(args, &s, stdout); err != nil {
+	command, _, err := program.ParseCommand(args, func(command string) settings.Validator {
+		if command == settings.Health.Name {
+			return &s.Listener
+		}
+		return &s
+	}, stdout)
+	if err != nil {
 		return err
+	}
+	if command == settings.Health.Name {
+		return server.CheckHealth(ctx, s.Host, s.Port, nil)
 	}
 	log, err := logger.New(stderr, s.LogLevel, s.LogFormat)
 	if err != nil {
@@ -89,6 +99,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })
 	g.Go(func() error { return secure.Run(ctx) })
+	g.Go(func() error { return server.ServeDebug(ctx, s.DebugPort, log) })
 	g.Go(func() error { return server.Serve(ctx, ln, status.Handler(agent.Status, log), log) })
 	return g.Wait()
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
-	_ "github.com/fleetconf/fleetconf/controller/docs" // the Swagger document
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/config"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
@@ -54,10 +53,13 @@ func main() {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var set config.Settings
 	command, file, err := program.ParseCommand(args, func(command string) settings.Validator {
-		if command != "" {
-			return &set.Store
+		switch command {
+		case "":
+			return &set
+		case settings.Health.Name:
+			return &set.Listener
 		}
-		return &set
+		return &set.Store
 	}, stdout)
 	if err != nil {
 		return err
@@ -69,6 +71,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return export(ctx, set.DBPath, file, stdout, stderr)
 	case "import":
 		return importFrom(ctx, set.DBPath, file, os.Stdin, stdout)
+	case settings.Health.Name:
+		return health(ctx, set.Listener)
 	}
 	return serve(ctx, set, stderr)
 }
@@ -157,6 +161,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	group.Go(func() error { return secure.Run(ctx) })
 	group.Go(func() error { return waiters.Run(ctx) })
 	group.Go(func() error { return announcements.Run(ctx) })
+	group.Go(func() error { return server.ServeDebug(ctx, set.DebugPort, log) })
 	group.Go(func() error { defer served(); return server.ServeKeeping(ctx, listener, handler, keepFor, log) })
 	return group.Wait()
 }

@@ -15,11 +15,13 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
-// commands are what the program does with a store instead of serving it.
+// commands are what the program does instead of serving: with a store, but for
+// the last.
 var commands = []settings.Command{
 	{Name: "backup", Argument: "FILE", About: "copy the database that DB_PATH names to a new file, while a controller runs or not, and verify the copy"},
 	{Name: "export", Argument: "[FILE]", About: "write versions, audit trail and agents as JSON lines, without secrets; to standard output without FILE"},
 	{Name: "import", Argument: "[FILE]", About: "read such lines into a new database; from standard input without FILE"},
+	settings.Health,
 }
 
 // between is the time between two lines on the progress of a backup.

@@ -28,6 +28,10 @@ type Command struct {
 	About    string
 }
 
+// Health is the command by which a supervisor that has no client of its own asks
+// whether the program lives.
+var Health = Command{Name: "health", About: "ask the one that runs here, at PORT, whether it lives: exit status 0 if so"}
+
 // errDone ends a run that was asked only to print something.
 var errDone = errors.New("done")
 

@@ -40,6 +40,14 @@ type Paths struct {
 	CA   File // the certificates of the authorities to trust
 }
 
+func (f File) read() ([]byte, error) {
+	text, err := os.ReadFile(f.Path)
+	if err != nil {
+		return nil, &Error{f.Setting, fmt.Errorf("cannot be read: %w", err)}
+	}
+	return text, nil
+}
+
 // fault is the error of a file that cannot be used.
 func (f File) fault(why string, args ...any) error {
 	return &Error{f.Setting, fmt.Errorf("names %s, which "+why, append([]any{f.Path}, args...)...)}
@@ -186,6 +194,29 @@ func (f *Files) Client() *tls.Config {
 	return config
 }
 
+// Pin is the configuration of a client that trusts nobody but who has the first
+// certificate of file. The error is an *Error.
+func Pin(file File) (*tls.Config, error) {
+	text, err := file.read()
+	if err != nil {
+		return nil, err
+	}
+	found, err := certificates(text)
+	if err != nil {
+		return nil, file.fault("%w", err)
+	}
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		InsecureSkipVerify: true, // of names, times and authorities; who it is, is verified below
+		VerifyPeerCertificate: func(shown [][]byte, _ [][]*x509.Certificate) error {
+			if !bytes.Equal(shown[0], found[0].Raw) {
+				return file.fault("is not the certificate that is served; if it was changed a moment ago, ask again")
+			}
+			return nil
+		},
+	}, nil
+}
+
 // watched is what was read from some files, nil for no files.
 type watched[T any] struct {
 	files []File
@@ -206,8 +237,8 @@ func (w *watched[T]) look() (changed bool, err error) {
 	}
 	contents, seen := make([][]byte, len(w.files)), sha256.New()
 	for i, file := range w.files {
-		if contents[i], err = os.ReadFile(file.Path); err != nil {
-			return false, &Error{file.Setting, fmt.Errorf("cannot be read: %w", err)}
+		if contents[i], err = file.read(); err != nil {
+			return false, err
 		}
 		_, _ = fmt.Fprintf(seen, "%d ", len(contents[i]))
 		_, _ = seen.Write(contents[i])

@@ -23,6 +23,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/fleetconf/fleetconf/pkg/logger"
 	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/pkg/settings"
@@ -37,6 +39,7 @@ var program = settings.Program{
 Answers GET /hit with what the configured URL answers. The configuration is
 pushed with POST /config, by the agent on the same machine; until then a hit
 is answered 503. It lives in memory: after a restart the agent pushes it again.`,
+	Commands: []settings.Command{settings.Health},
 	Examples: `
   worker
   PORT=9000 HIT_TIMEOUT=5s worker
@@ -54,8 +57,17 @@ func main() {
 // agent ────POST /config──▶ │ ──Apply──▶  (holds what runs)
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var s config.Settings
-	if err := program.Parse(args, &s, stdout); err != nil {
+	command, _, err := program.ParseCommand(args, func(command string) settings.Validator {
+		if command == settings.Health.Name {
+			return &s.Listener
+		}
+		return &s
+	}, stdout)
+	if err != nil {
 		return err
+	}
+	if command == settings.Health.Name {
+		return server.CheckHealth(ctx, s.Host, s.Port, nil)
 	}
 	log, err := logger.New(stderr, s.LogLevel, s.LogFormat)
 	if err != nil {
@@ -69,5 +81,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	p := proxy.New(proxy.Options{Timeout: s.HitTimeout, Deny: s.DenyCIDRs, Allow: s.AllowHosts, Log: log})
 	defer p.Close()
 	handler := server.Wrap(api.New(p, s.WorkerToken.Reveal(), log), log)
-	return server.Serve(ctx, ln, handler, log)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return server.ServeDebug(ctx, s.DebugPort, log) })
+	g.Go(func() error { return server.Serve(ctx, ln, handler, log) })
+	return g.Wait()
 }

@@ -12,8 +12,8 @@ const defaultPassword = "secret123"
 
 // Settings are the options of an agent.
 type Settings struct {
-	Host               string          `setting:"HOST" default:"127.0.0.1" usage:"address to listen on for /status and the other probes; 0.0.0.0 is every interface"`
-	Port               int             `setting:"PORT" default:"8081" usage:"TCP port to listen on; 0 picks a free one"`
+	Listener
+
 	ControllerURL      string          `setting:"CONTROLLER_URL" default:"http://localhost:8080" usage:"where the configuration is fetched"`
 	ControllerUsername string          `setting:"CONTROLLER_USERNAME" default:"agent" usage:"user name that all agents register with"`
 	ControllerPassword settings.Secret `setting:"CONTROLLER_PASSWORD" default:"secret123" usage:"password that all agents register with"`
@@ -24,14 +24,19 @@ type Settings struct {
 	WorkerToken        settings.Secret `setting:"WORKER_TOKEN" usage:"the worker's own WORKER_TOKEN; may stay empty for a worker on this machine"`
 	CacheFile          string          `setting:"CACHE_FILE" default:"./agent_config.cache" usage:"file that keeps this agent's identity and the last good configuration"`
 	settings.Push
-	Ephemeral bool   `setting:"EPHEMERAL" default:"false" usage:"true for an agent that will not come back: it takes itself off the controller's list when it ends"`
-	LogLevel  string `setting:"LOG_LEVEL" default:"info" usage:"error, warn, info or debug"`
-	LogFormat string `setting:"LOG_FORMAT" default:"auto" usage:"text, json, or auto: text on a terminal, else json"`
+	Ephemeral bool `setting:"EPHEMERAL" default:"false" usage:"true for an agent that will not come back: it takes itself off the controller's list when it ends"`
+	settings.Diagnosis
+}
+
+// Listener is where the agent answers: all that the command health needs to know.
+type Listener struct {
+	Host string `setting:"HOST" default:"127.0.0.1" usage:"address to listen on for /status and the other probes; 0.0.0.0 is every interface"`
+	Port int    `setting:"PORT" default:"8081" usage:"TCP port to listen on; 0 picks a free one"`
 }
 
 // Validate names every setting that cannot be used.
 func (s *Settings) Validate() (faults settings.Faults) {
-	faults.CheckListener(s.Host, s.Port)
+	faults = append(faults, s.Listener.Validate()...)
 	faults.CheckServer("CONTROLLER_URL", s.ControllerURL)
 	faults.CheckAccount("CONTROLLER_USERNAME", s.ControllerUsername, "CONTROLLER_PASSWORD", s.ControllerPassword)
 	faults.CheckDefault(s.Host, "CONTROLLER_PASSWORD", s.ControllerPassword, defaultPassword)
@@ -41,7 +46,13 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults.Check(strings.TrimSpace(s.CacheFile) != "", "CACHE_FILE", "is empty; name a file that this agent may write")
 	faults = append(faults, s.Push.Validate()...)
 	faults.Check(!s.Embedded(), "NATS_URL", "is embedded, which is for controllers; set it to the controller's NATS_LISTEN, such as nats://controller.example.com:4222")
-	faults.CheckLog(s.LogLevel, s.LogFormat)
+	faults = append(faults, s.Diagnosis.Validate()...)
+	return faults
+}
+
+// Validate names every setting that cannot be used.
+func (l *Listener) Validate() (faults settings.Faults) {
+	faults.CheckListener(l.Host, l.Port)
 	return faults
 }
 

@@ -23,8 +23,8 @@ func TestSettings_Defaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Settings{
-		Host: "127.0.0.1", Port: 8081, ControllerURL: "http://localhost:8080", ControllerUsername: "agent", ControllerPassword: "secret123",
-		WorkerURL: "http://localhost:8082", CacheFile: "./agent_config.cache", LogLevel: "info", LogFormat: "auto",
+		Listener: Listener{Host: "127.0.0.1", Port: 8081}, ControllerURL: "http://localhost:8080", ControllerUsername: "agent", ControllerPassword: "secret123",
+		WorkerURL: "http://localhost:8082", CacheFile: "./agent_config.cache", Diagnosis: settings.Diagnosis{LogLevel: "info", LogFormat: "auto"},
 		Push: settings.Push{Transport: "longpoll", RedisURL: "redis://localhost:6379", NATSURL: "nats://localhost:4222"},
 	}
 	if got != want {

@@ -11,11 +11,8 @@ import (
 
 // Settings is the manual page of the controller's options.
 type Settings struct {
-	Host string `setting:"HOST" default:"127.0.0.1" usage:"address to listen on; 0.0.0.0 for every interface"`
-	Port int    `setting:"PORT" default:"8080" usage:"TCP port to listen on; 0 picks a free one"`
-
+	Listener
 	Store
-	TLS
 
 	AgentUsername string          `setting:"AGENT_USERNAME" default:"agent" usage:"user name that all agents register with"`
 	AgentPassword settings.Secret `setting:"AGENT_PASSWORD" default:"secret123" usage:"password that all agents register with"`
@@ -42,21 +39,25 @@ type Settings struct {
 	InactiveAfter time.Duration `setting:"INACTIVE_AFTER" default:"168h" usage:"how long an agent is unseen before it is inactive: out of lists and rollouts, unless asked for"`
 	PruneAfter    time.Duration `setting:"PRUNE_AFTER" default:"0s" usage:"how long an agent is unseen before it is removed; 0s for never. It registers again should it come back"`
 
-	LogLevel  string `setting:"LOG_LEVEL" default:"info" usage:"error, warn, info or debug"`
-	LogFormat string `setting:"LOG_FORMAT" default:"auto" usage:"text, json, or auto: text on a terminal, json elsewhere"`
+	settings.Diagnosis
+}
+
+// Listener is where the controller answers, and with which certificate: all that
+// the command health needs to know.
+type Listener struct {
+	Host string `setting:"HOST" default:"127.0.0.1" usage:"address to listen on; 0.0.0.0 for every interface"`
+	Port int    `setting:"PORT" default:"8080" usage:"TCP port to listen on; 0 picks a free one"`
+
+	// Files that may change at any time: what is new in them is used at once.
+	TLSCertFile     string `setting:"TLS_CERT_FILE" usage:"file of the controller's certificate, and of those that lead to its authority; empty for plain HTTP"`
+	TLSKeyFile      string `setting:"TLS_KEY_FILE" usage:"file of its key"`
+	TLSClientCAFile string `setting:"TLS_CLIENT_CA_FILE" usage:"file of the authorities that sign agents' certificates; with it no agent is let in without one"`
 }
 
 // Store is where versions and agents are kept: all that a command needs to know
 // which touches nothing else.
 type Store struct {
 	DBPath string `setting:"DB_PATH" default:"./controller.db" usage:"SQLite file that keeps versions and agents; made if missing"`
-}
-
-// TLS is what the controller serves with; without it, with plain HTTP.
-type TLS struct {
-	TLSCertFile     string `setting:"TLS_CERT_FILE" usage:"file of the controller's certificate, and of those that lead to its authority; empty for plain HTTP. What changes in these files is used at once"`
-	TLSKeyFile      string `setting:"TLS_KEY_FILE" usage:"file of its key"`
-	TLSClientCAFile string `setting:"TLS_CLIENT_CA_FILE" usage:"file of the certificates of who signs those of agents; without one of these no agent is let in then"`
 }
 
 // Passwords that everybody knows. With one of them only this machine may reach
@@ -79,9 +80,8 @@ func (s *Settings) PollInterval() time.Duration {
 
 // Validate names every setting that cannot be used.
 func (s *Settings) Validate() (faults settings.Faults) {
-	faults.CheckListener(s.Host, s.Port)
+	faults = append(faults, s.Listener.Validate()...)
 	faults = append(faults, s.Store.Validate()...)
-	faults = append(faults, s.TLS.Validate()...)
 	faults.CheckAccount("AGENT_USERNAME", s.AgentUsername, "AGENT_PASSWORD", s.AgentPassword)
 	faults.CheckAccount("ADMIN_USERNAME", s.AdminUsername, "ADMIN_PASSWORD", s.AdminPassword)
 	faults.Check(s.AdminUsername != s.AgentUsername, "ADMIN_USERNAME", "is the same as AGENT_USERNAME; the two must be told apart")
@@ -110,20 +110,21 @@ func (s *Settings) Validate() (faults settings.Faults) {
 		err := models.PublishRequest{URL: &s.InitialURL}.Validate()
 		faults.Check(err == nil, "INITIAL_URL", "cannot be published: %v", err)
 	}
-	faults.CheckLog(s.LogLevel, s.LogFormat)
+	faults = append(faults, s.Diagnosis.Validate()...)
+	return faults
+}
+
+// Validate names every setting that cannot be used.
+func (l *Listener) Validate() (faults settings.Faults) {
+	faults.CheckListener(l.Host, l.Port)
+	faults.CheckPair("TLS_CERT_FILE", l.TLSCertFile, "TLS_KEY_FILE", l.TLSKeyFile)
+	faults.Check(l.TLSClientCAFile == "" || l.TLSCertFile != "", "TLS_CLIENT_CA_FILE",
+		"is set, and TLS_CERT_FILE is empty; agents show a certificate to who shows one")
 	return faults
 }
 
 // Validate names every setting that cannot be used.
 func (s *Store) Validate() (faults settings.Faults) {
 	faults.Check(s.DBPath != "", "DB_PATH", "is empty; name the file of the database")
-	return faults
-}
-
-// Validate names every setting that cannot be used.
-func (t *TLS) Validate() (faults settings.Faults) {
-	faults.CheckPair("TLS_CERT_FILE", t.TLSCertFile, "TLS_KEY_FILE", t.TLSKeyFile)
-	faults.Check(t.TLSClientCAFile == "" || t.TLSCertFile != "", "TLS_CLIENT_CA_FILE",
-		"is set, and TLS_CERT_FILE is empty; who shows a certificate does so to one that shows its own")
 	return faults
 }

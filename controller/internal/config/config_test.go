@@ -27,9 +27,9 @@ func TestSettings_HaveTheDefaultsOfTheContract(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Settings{
-		Host: "127.0.0.1", Port: 8080, Store: config.Store{DBPath: "./controller.db"},
+		Listener: config.Listener{Host: "127.0.0.1", Port: 8080}, Store: config.Store{DBPath: "./controller.db"},
 		AgentUsername: "agent", AgentPassword: "secret123", AdminUsername: "admin", AdminPassword: "admin123",
-		DefaultPollInterval: 30, LogLevel: "info", LogFormat: "auto",
+		DefaultPollInterval: 30, Diagnosis: settings.Diagnosis{LogLevel: "info", LogFormat: "auto"},
 		LimitRegister: 500, LimitConfig: 50_000, LimitStatus: 20_000, LimitAdmin: 100, LimitWaiting: 100_000,
 		Push:     settings.Push{Transport: "longpoll", RedisURL: "redis://localhost:6379", NATSURL: "nats://localhost:4222"},
 		Broker:   config.Broker{Listen: "127.0.0.1:4222"},

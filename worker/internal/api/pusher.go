@@ -3,10 +3,7 @@ package api
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"net/netip"
-	"strings"
 
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/server"
@@ -63,22 +60,11 @@ func (p *pusher) fromHere(r *http.Request) error {
 	if !server.FromLoopback(r) {
 		return fmt.Errorf("%w; set WORKER_TOKEN to take it from others", errElsewhere)
 	}
-	if !isLoopback(r.Host) {
+	if !server.ToLoopback(r) {
 		return fmt.Errorf("%w, called by its own name: localhost or 127.0.0.1, not %q", errElsewhere, r.Host)
 	}
 	if err := p.crossOrigin.Check(r); err != nil {
 		return fmt.Errorf("%w, and from no page of another site: %w", errElsewhere, err)
 	}
 	return nil
-}
-
-// isLoopback reports whether a Host header, with or without a port, names this
-// machine in a way that no DNS can change.
-func isLoopback(host string) bool {
-	name, _, err := net.SplitHostPort(host)
-	if err != nil {
-		name = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-	}
-	addr, err := netip.ParseAddr(name)
-	return strings.EqualFold(name, "localhost") || err == nil && addr.IsLoopback()
 }

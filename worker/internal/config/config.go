@@ -17,8 +17,7 @@ const maxHitTimeout = time.Hour
 // Settings are the worker's options. They are the machine's own: nothing that
 // the controller publishes changes them.
 type Settings struct {
-	Host string `setting:"HOST" default:"127.0.0.1" usage:"address to listen on; 0.0.0.0 lets other machines hit this worker"`
-	Port int    `setting:"PORT" default:"8082" usage:"TCP port to listen on; 0 picks a free one"`
+	Listener
 
 	// Without a token only this machine may push a configuration.
 	WorkerToken settings.Secret `setting:"WORKER_TOKEN" usage:"when set, POST /config is taken from anywhere that presents it (Authorization: Bearer)"`
@@ -33,21 +32,32 @@ type Settings struct {
 
 	AllowHosts []string `setting:"ALLOW_HOSTS" usage:"hosts that may be fetched, with commas between: example.com, *.example.com (what lies below it), 192.0.2.7; unset: all. Checked before a configuration is taken and at each redirect"`
 
-	LogLevel  string `setting:"LOG_LEVEL" default:"info" usage:"error, warn, info or debug"`
-	LogFormat string `setting:"LOG_FORMAT" default:"auto" usage:"text, json, or auto: text on a terminal, else json"`
+	settings.Diagnosis
+}
+
+// Listener is where the worker answers: all that the command health needs to know.
+type Listener struct {
+	Host string `setting:"HOST" default:"127.0.0.1" usage:"address to listen on; 0.0.0.0 lets other machines hit this worker"`
+	Port int    `setting:"PORT" default:"8082" usage:"TCP port to listen on; 0 picks a free one"`
 }
 
 // Validate returns every setting that cannot be used.
 func (s *Settings) Validate() settings.Faults {
 	var f settings.Faults
-	f.CheckListener(s.Host, s.Port)
+	f = append(f, s.Listener.Validate()...)
 	f.CheckBearer("WORKER_TOKEN", s.WorkerToken)
 	f.Check(s.HitTimeout > 0 && s.HitTimeout <= maxHitTimeout, "HIT_TIMEOUT", "is %s; it must be more than 0s and at most %s", s.HitTimeout, maxHitTimeout)
 	for _, pattern := range s.AllowHosts {
 		f.Check(isHostPattern(pattern), "ALLOW_HOSTS", "holds %q, which is no host such as example.com, *.example.com or 192.0.2.7", pattern)
 	}
-	f.CheckLog(s.LogLevel, s.LogFormat)
+	f = append(f, s.Diagnosis.Validate()...)
 	return f
+}
+
+// Validate names every setting that cannot be used.
+func (l *Listener) Validate() (faults settings.Faults) {
+	faults.CheckListener(l.Host, l.Port)
+	return faults
 }
 
 // isHostPattern reports whether pattern names a host, or with *. before it all

@@ -37,7 +37,10 @@ func TestSettings_Defaults(t *testing.T) {
 		}
 	}
 	s.DenyCIDRs = nil
-	want := config.Settings{Host: "127.0.0.1", Port: 8082, HitTimeout: 30 * time.Second, LogLevel: "info", LogFormat: "auto"}
+	want := config.Settings{
+		Listener: config.Listener{Host: "127.0.0.1", Port: 8082}, HitTimeout: 30 * time.Second,
+		Diagnosis: settings.Diagnosis{LogLevel: "info", LogFormat: "auto"},
+	}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
 	}

@@ -1,0 +1,109 @@
+// Package metrics is what the three programs measure alike: which build runs, how
+// the Go runtime does, and how requests are answered. What only one of them
+// knows is measured where it happens, by a Metrics struct that is made with a
+// prometheus.Registerer; a nil one measures for nobody.
+//
+// Names follow the conventions of Prometheus: fleetconf, the program, what is
+// measured, its base unit. Labels take few values, none of which a caller
+// chooses, and no agent is named by one.
+package metrics
+
+import (
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/fleetconf/fleetconf/pkg/buildinfo"
+)
+
+// Namespace begins each name.
+const Namespace = "fleetconf"
+
+// Buckets are the upper bounds, in seconds, of what is over in a moment: from a
+// poll that is answered from memory to what HIT_TIMEOUT ends.
+var Buckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
+
+// NewRegistry returns a registry that knows the build, the Go runtime and the
+// process.
+func NewRegistry() *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	build := buildinfo.Read()
+	promauto.With(reg).NewGauge(prometheus.GaugeOpts{
+		Namespace: Namespace, Name: "build_info",
+		Help:        "Which build runs: always 1.",
+		ConstLabels: prometheus.Labels{"version": build.Version, "commit": build.Commit, "goversion": build.Go},
+	}).Set(1)
+	return reg
+}
+
+// Handler answers GET /metrics with what from gathers.
+func Handler(from prometheus.Gatherer) http.Handler {
+	return promhttp.HandlerFor(from, promhttp.HandlerOpts{})
+}
+
+// Requests counts the requests that a program answers, by class and status, and
+// how long each class takes.
+type Requests struct {
+	total   *prometheus.CounterVec
+	seconds *prometheus.HistogramVec
+}
+
+// NewRequests returns the requests of a program.
+func NewRequests(reg prometheus.Registerer, program string) *Requests {
+	factory := promauto.With(reg)
+	return &Requests{
+		total: factory.NewCounterVec(prometheus.CounterOpts{
+			Namespace: Namespace, Subsystem: program, Name: "http_requests_total",
+			Help: "Requests answered, by class of route and status code.",
+		}, []string{"class", "code"}),
+		seconds: factory.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: Namespace, Subsystem: program, Name: "http_request_duration_seconds",
+			Help:    "Time from the request to the end of its answer, by class of route.",
+			Buckets: Buckets,
+		}, []string{"class"}),
+	}
+}
+
+// Class returns the requests of a class. To observe one takes no lock and makes
+// no garbage.
+func (r *Requests) Class(name string) *Class {
+	return &Class{name: name, requests: r, seconds: r.seconds.WithLabelValues(name)}
+}
+
+// Class is requests that are measured together.
+type Class struct {
+	name     string
+	requests *Requests
+	seconds  prometheus.Observer
+	codes    [statuses]atomic.Pointer[prometheus.Counter] // by status, from 100 on
+}
+
+// statuses is how many statuses there are: 100 to 599.
+const statuses = 500
+
+// Answered counts a request that was answered with status after took.
+func (c *Class) Answered(status int, took time.Duration) {
+	c.Counted(status)
+	c.seconds.Observe(took.Seconds())
+}
+
+// Counted counts a request whose time says nothing, because it was meant to wait.
+func (c *Class) Counted(status int) {
+	if status < 100 || status >= 100+statuses {
+		status = http.StatusInternalServerError // no handler of ours answers so
+	}
+	counter := c.codes[status-100].Load()
+	if counter == nil {
+		made := c.requests.total.WithLabelValues(c.name, strconv.Itoa(status))
+		counter = &made // the same one, should another be faster
+		c.codes[status-100].Store(counter)
+	}
+	(*counter).Inc()
+}

@@ -1,0 +1,71 @@
+package metrics_test
+
+import (
+	"io"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/fleetconf/fleetconf/pkg/metrics"
+)
+
+func TestRegistry_KnowsTheBuildTheRuntimeAndTheProcess(t *testing.T) {
+	answer := httptest.NewRecorder()
+	metrics.Handler(metrics.NewRegistry()).ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{`fleetconf_build_info{commit="`, `version="dev"} 1`, "\ngo_goroutines ", "\nprocess_open_fds "} {
+		if !strings.Contains(answer.Body.String(), want) {
+			t.Errorf("/metrics lacks %q:\n%s", want, answer.Body)
+		}
+	}
+}
+
+func TestClass_CountsByStatusAndTimesWhatDidNotWait(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	polls := metrics.NewRequests(reg, "controller").Class("poll")
+	polls.Answered(200, 3*time.Millisecond)
+	polls.Answered(304, 20*time.Millisecond)
+	polls.Counted(304) // a long-poll
+	polls.Counted(1)
+	const want = `
+# HELP fleetconf_controller_http_requests_total Requests answered, by class of route and status code.
+# TYPE fleetconf_controller_http_requests_total counter
+fleetconf_controller_http_requests_total{class="poll",code="200"} 1
+fleetconf_controller_http_requests_total{class="poll",code="304"} 2
+fleetconf_controller_http_requests_total{class="poll",code="500"} 1
+`
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fleetconf_controller_http_requests_total"); err != nil {
+		t.Error(err)
+	}
+	answer := httptest.NewRecorder()
+	metrics.Handler(reg).ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+	body, _ := io.ReadAll(answer.Body)
+	for _, want := range []string{`_bucket{class="poll",le="0.005"} 1`, `_sum{class="poll"} 0.023`, `_count{class="poll"} 2`} {
+		if !strings.Contains(string(body), want) {
+			t.Errorf("/metrics lacks %q:\n%s", want, body)
+		}
+	}
+}
+
+func TestRequests_WithoutARegistryMeasureForNobody(t *testing.T) {
+	metrics.NewRequests(nil, "agent").Class("probe").Answered(200, time.Second)
+}
+
+func TestClass_MakesNoGarbage(t *testing.T) {
+	polls := metrics.NewRequests(prometheus.NewRegistry(), "controller").Class("poll")
+	polls.Answered(304, time.Millisecond)
+	if made := testing.AllocsPerRun(1000, func() { polls.Answered(304, time.Millisecond) }); made != 0 {
+		t.Errorf("to observe a request makes %v allocations, want 0", made)
+	}
+}
+
+func BenchmarkClass(b *testing.B) {
+	polls := metrics.NewRequests(prometheus.NewRegistry(), "controller").Class("poll")
+	b.ReportAllocs()
+	for b.Loop() {
+		polls.Answered(304, time.Millisecond)
+	}
+}

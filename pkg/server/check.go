@@ -1,0 +1,61 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/fleetconf/fleetconf/pkg/problem"
+)
+
+// checkTimeout is how long a process that lives may take to say so.
+const checkTimeout = 3 * time.Second
+
+// CheckHealth asks the process of this machine that listens on host and port
+// whether it lives (GET /health): nil if so. It is for supervisors that have no
+// client of their own, in a container say. secure is how to speak TLS with it, nil
+// for plain HTTP.
+func CheckHealth(ctx context.Context, host string, port int, secure *tls.Config) error {
+	if port == 0 {
+		return fmt.Errorf("PORT is 0, so nobody but the process itself knows where it listens; set PORT")
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	address := net.JoinHostPort(reachable(host), strconv.Itoa(port))
+	scheme := "http://"
+	if secure != nil {
+		scheme = "https://"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+address+"/health", http.NoBody)
+	if err != nil {
+		return err
+	}
+	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: secure} // and no proxy: it is this machine
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<10)); _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s answers %w", address, problem.Read(resp))
+	}
+	return nil
+}
+
+// reachable is where a process that listens on host is found from its own
+// machine.
+func reachable(host string) string {
+	switch addr, err := netip.ParseAddr(host); {
+	case err != nil || !addr.IsUnspecified():
+		return host
+	case addr.Is4():
+		return "127.0.0.1"
+	}
+	return "::1"
+}
