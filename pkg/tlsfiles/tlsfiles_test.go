@@ -36,15 +36,15 @@ type folder struct {
 
 func newFolder(t *testing.T) folder {
 	t.Helper()
-	f := folder{t, t.TempDir(), newAuthority(t)}
+	f := folder{t, t.TempDir(), newAuthority(t, "authority")}
 	f.check(f.Save(f.path("ca.pem"), f.path("ca-key.pem")))
 	f.write(certs.Leaf{Name: "first"})
 	return f
 }
 
-func newAuthority(t *testing.T) *certs.Authority {
+func newAuthority(t *testing.T, name string) *certs.Authority {
 	t.Helper()
-	a, err := certs.NewAuthority("authority", 10*year)
+	a, err := certs.NewAuthority(name, 10*year)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func serves(t *testing.T, files *tlsfiles.Files) string {
 // then that it was refused.
 func handshake(t *testing.T, server, client *tls.Config) (*tls.ConnectionState, *tls.ConnectionState, error) {
 	t.Helper()
-	a, b := net.Pipe()
+	a, b := connection(t)
 	served, dialled := tls.Server(a, server), tls.Client(b, client)
 	result := make(chan error, 1)
 	go func() {
@@ -131,6 +131,24 @@ func handshake(t *testing.T, server, client *tls.Config) (*tls.ConnectionState, 
 	serverErr := <-result
 	x, y := served.ConnectionState(), dialled.ConnectionState()
 	return &x, &y, errors.Join(err, serverErr)
+}
+
+// connection is both ends of one. It has buffers: two that refuse each other write
+// at the same time.
+func connection(t *testing.T) (a, b net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if b, err = net.Dial("tcp", ln.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if a, err = ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	return a, b
 }
 
 func messages(lines *logtest.Hook) (said []string) {
@@ -286,7 +304,7 @@ func TestRun_FollowsAuthoritiesAndThePairApart(t *testing.T) {
 		}
 		wantLog(t, lines, reloaded, unusable)
 
-		other := newAuthority(t)
+		other := newAuthority(t, "another")
 		f.check(other.Save(f.path("ca.pem"), f.path("ca-key.pem")))
 		looked()
 		wantLog(t, lines, "info Authorities reloaded")
@@ -315,6 +333,7 @@ func TestRun_WarnsOfTheEndOnceADay(t *testing.T) {
 		time.Sleep(23 * time.Hour)
 		wantLog(t, lines)
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		wantLog(t, lines, aboutToEnd)
 		f.write(certs.Leaf{Name: "new"})
 		looked()
@@ -346,7 +365,10 @@ func TestOpen_NamesTheSettingThatCannotBeUsed(t *testing.T) {
 		"another key": {func(f folder) {
 			f.check(os.Rename(f.path("ca-key.pem"), f.path("key.pem")))
 		}, "TLS_KEY_FILE"},
-		"a key in the place of the certificate": {func(f folder) { f.check(os.Rename(f.path("key.pem"), f.path("cert.pem"))) }, "TLS_CERT_FILE"},
+		"a key in the place of the certificate": {func(f folder) {
+			f.check(os.Link(f.path("key.pem"), f.path("link")))
+			f.check(os.Rename(f.path("link"), f.path("cert.pem")))
+		}, "TLS_CERT_FILE"},
 		"a CA in the middle": {func(f folder) {
 			ca, err := os.ReadFile(f.path("ca.pem"))
 			f.check(err)
@@ -414,7 +436,7 @@ func TestServer_VerifiesWhatIsShown(t *testing.T) {
 	}{
 		"nothing":                 {nil, certs.Leaf{}, true},
 		"of the authority":        {f.Authority, certs.Leaf{Name: "agent", Client: true, Ends: time.Now().Add(year)}, true},
-		"of another":              {newAuthority(t), certs.Leaf{Name: "agent", Client: true, Ends: time.Now().Add(year)}, false},
+		"of another":              {newAuthority(t, "another"), certs.Leaf{Name: "agent", Client: true, Ends: time.Now().Add(year)}, false},
 		"expired":                 {f.Authority, certs.Leaf{Name: "agent", Client: true, Ends: time.Now().Add(-time.Second)}, false},
 		"of a server, not client": {f.Authority, certs.Leaf{Name: "agent", Ends: time.Now().Add(year)}, false},
 	} {
@@ -463,10 +485,10 @@ func TestClient_ShowsWhatTheServerTakes(t *testing.T) {
 		t.Errorf("a server of the same authority: got %v, want the certificate shown", err)
 	}
 	var bad *tlsfiles.Error
-	if _, _, err := handshake(t, ask(newAuthority(t).Pool()), client); !errors.As(err, &bad) || !strings.Contains(bad.Error(), "not signed by an authority which the server takes") {
+	if _, _, err := handshake(t, ask(newAuthority(t, "another").Pool()), client); !errors.As(err, &bad) || !strings.Contains(bad.Error(), "not signed by an authority which the server takes") {
 		t.Errorf("a server that takes others: got %v, want why", err)
 	}
-	other, err := newAuthority(t).Issue(certs.Leaf{Name: "server", Hosts: []string{"127.0.0.1"}, Ends: time.Now().Add(year)})
+	other, err := newAuthority(t, "another").Issue(certs.Leaf{Name: "server", Hosts: []string{"127.0.0.1"}, Ends: time.Now().Add(year)})
 	f.check(err)
 	var untrusted *tls.CertificateVerificationError
 	if _, _, err := handshake(t, &tls.Config{Certificates: []tls.Certificate{other}}, client); !errors.As(err, &untrusted) {
