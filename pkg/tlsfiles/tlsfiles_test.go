@@ -399,8 +399,8 @@ func TestOpen_NamesTheSettingThatCannotBeUsed(t *testing.T) {
 func TestServer_Speaks(t *testing.T) {
 	f := newFolder(t)
 	files, _ := f.open(f.paths())
-	client := func(min, max uint16) *tls.Config {
-		return &tls.Config{RootCAs: f.Pool(), ServerName: "127.0.0.1", MinVersion: min, MaxVersion: max, NextProtos: []string{"h2", "http/1.1"}}
+	client := func(oldest, newest uint16) *tls.Config {
+		return &tls.Config{RootCAs: f.Pool(), ServerName: "127.0.0.1", MinVersion: oldest, MaxVersion: newest, NextProtos: []string{"h2", "http/1.1"}}
 	}
 	for name, row := range map[string]struct {
 		min, max, want uint16 // want 0: nothing

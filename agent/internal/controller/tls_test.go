@@ -80,27 +80,30 @@ func TestFetch_OverTLS(t *testing.T) {
 	for name, row := range map[string]struct {
 		server *certs.Authority
 		leaf   certs.Leaf
-		config tls.Config
+		config *tls.Config // nil: it asks for nothing
 		trusts *certs.Authority // by the agent
 		by     *certs.Authority // signed the agent's certificate; nil: it has none
 		own    certs.Leaf
 		words  string
 	}{
 		"all is well":                 {server: ours, leaf: here, trusts: ours},
-		"all is well, both ways":      {server: ours, leaf: here, config: tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ours.Pool()}, trusts: ours, by: ours, own: agent},
+		"all is well, both ways":      {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ours.Pool()}, trusts: ours, by: ours, own: agent},
 		"signed by others":            {server: others, leaf: here, trusts: ours, words: "is not trusted: its certificate is signed by an authority that is not known here (see CONTROLLER_CA_FILE)"},
 		"signed by a namesake":        {server: namesake, leaf: here, trusts: ours, words: "is not trusted: its certificate is signed by an authority that is not known here (see CONTROLLER_CA_FILE)"},
 		"expired":                     {server: ours, leaf: certs.Leaf{Hosts: here.Hosts, Begins: time.Unix(0, 0), Ends: time.Unix(1, 0)}, trusts: ours, words: "is not trusted: its certificate is valid from 1970-01-01T00:00:00Z to 1970-01-01T00:00:01Z only"},
 		"of another name":             {server: ours, leaf: certs.Leaf{Hosts: []string{"elsewhere"}, Ends: here.Ends}, trusts: ours, words: "is not trusted: its certificate is not for 127.0.0.1"},
-		"of old versions alone":       {server: ours, leaf: here, config: tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}, trusts: ours, words: "refuses TLS with this agent: protocol version not supported"},
-		"that wants a certificate":    {server: ours, leaf: here, config: tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ours.Pool()}, trusts: ours, words: "does not take this agent's certificate (see CONTROLLER_CERT_FILE): certificate required"},
-		"that wants others'":          {server: ours, leaf: here, config: tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: others.Pool()}, trusts: ours, by: ours, own: agent, words: "not signed by an authority which the server takes"},
-		"that wants ours in time":     {server: ours, leaf: here, config: tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ours.Pool()}, trusts: ours, by: ours, own: certs.Leaf{Client: true, Ends: time.Now().Add(-time.Second)}, words: "is valid from"},
-		"that wants a namesake's":     {server: ours, leaf: here, config: tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: namesake.Pool()}, trusts: ours, by: ours, own: agent, words: "does not take this agent's certificate (see CONTROLLER_CERT_FILE): "},
-		"that asks, and may not have": {server: ours, leaf: here, config: tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: others.Pool()}, trusts: ours},
+		"of old versions alone":       {server: ours, leaf: here, config: &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}, trusts: ours, words: "refuses TLS with this agent: protocol version not supported"},
+		"that wants a certificate":    {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ours.Pool()}, trusts: ours, words: "does not take this agent's certificate (see CONTROLLER_CERT_FILE): certificate required"},
+		"that wants others'":          {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: others.Pool()}, trusts: ours, by: ours, own: agent, words: "not signed by an authority which the server takes"},
+		"that wants ours in time":     {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ours.Pool()}, trusts: ours, by: ours, own: certs.Leaf{Client: true, Ends: time.Now().Add(-time.Second)}, words: "is valid from"},
+		"that wants a namesake's":     {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: namesake.Pool()}, trusts: ours, by: ours, own: agent, words: "does not take this agent's certificate (see CONTROLLER_CERT_FILE): "},
+		"that asks, and may not have": {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: others.Pool()}, trusts: ours},
 	} {
 		t.Run(name, func(t *testing.T) {
-			url := secure(t, row.server, row.leaf, &row.config)
+			if row.config == nil {
+				row.config = &tls.Config{}
+			}
+			url := secure(t, row.server, row.leaf, row.config)
 			c := New(Options{URL: url, TLS: files(t, row.trusts, row.by, row.own)})
 			var said string
 			for range 5 {

@@ -138,11 +138,11 @@ func (f files) key(name string) string  { return filepath.Join(f.dir, name+"-key
 
 // authority is the one that is there, or a new one.
 func (f files) authority() (*certs.Authority, error) {
-	authority, err := certs.Load(f.cert("ca"), f.key("ca"))
-	if !errors.Is(err, fs.ErrNotExist) {
-		return authority, err
+	if _, err := os.Stat(f.cert("ca")); !errors.Is(err, fs.ErrNotExist) {
+		return certs.Load(f.cert("ca"), f.key("ca")) // which is not made again where its key is elsewhere
 	}
-	if authority, err = certs.NewAuthority("Fleetconf development authority", authorityLife); err != nil {
+	authority, err := certs.NewAuthority("Fleetconf development authority", authorityLife)
+	if err != nil {
 		return nil, err
 	}
 	return authority, authority.Save(f.cert("ca"), f.key("ca"))
