@@ -80,7 +80,7 @@ func TestFetch_OverTLS(t *testing.T) {
 	for name, row := range map[string]struct {
 		server *certs.Authority
 		leaf   certs.Leaf
-		config *tls.Config // nil: it asks for nothing
+		config *tls.Config      // nil: it asks for nothing
 		trusts *certs.Authority // by the agent
 		by     *certs.Authority // signed the agent's certificate; nil: it has none
 		own    certs.Leaf
