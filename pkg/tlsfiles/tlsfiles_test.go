@@ -463,8 +463,9 @@ func TestServer_ResumesNoSession(t *testing.T) {
 	f := newFolder(t)
 	files, _ := f.open(f.paths())
 	client := &tls.Config{RootCAs: f.Pool(), ServerName: "127.0.0.1", ClientSessionCache: tls.NewLRUClientSessionCache(4)}
+	server := files.Server()
 	for range 2 {
-		if _, got, err := handshake(t, files.Server(), client); err != nil || got.DidResume {
+		if _, got, err := handshake(t, server, client); err != nil || got.DidResume {
 			t.Errorf("resumed: %v, %v, want a whole handshake", got.DidResume, err)
 		}
 	}
