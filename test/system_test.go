@@ -285,6 +285,7 @@ type answer struct {
 	status int
 	header http.Header
 	body   string
+	proto  string
 }
 
 func (a answer) String() string { return fmt.Sprintf("%d %s", a.status, tail(a.body, 1000)) }
@@ -297,6 +298,10 @@ var client = &http.Client{
 
 // call sends a request. who is user:password, or nothing; body is JSON, or nothing.
 func call(who, method, url, body string, header ...string) (answer, error) {
+	return callBy(client, who, method, url, body, header...)
+}
+
+func callBy(client *http.Client, who, method, url, body string, header ...string) (answer, error) {
 	var reader io.Reader
 	if body != "" {
 		reader = strings.NewReader(body)
@@ -321,7 +326,7 @@ func call(who, method, url, body string, header ...string) (answer, error) {
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	return answer{resp.StatusCode, resp.Header, string(b)}, err
+	return answer{resp.StatusCode, resp.Header, string(b), resp.Proto}, err
 }
 
 // get sends a GET and decodes what is answered with 200.

@@ -64,7 +64,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if command == settings.Health.Name {
-		return server.CheckHealth(ctx, s.Host, s.Port)
+		return server.CheckHealth(ctx, s.Host, s.Port, false)
 	}
 	log, err := logger.New(stderr, s.LogLevel, s.LogFormat)
 	if err != nil {
@@ -74,13 +74,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	secure, err := secure(s, log)
+	if err != nil {
+		return err
+	}
 	measured := metrics.NewRegistry()
 	agent := poller.New(poller.Parts{
-		Source: controller.New(s.ControllerURL, s.ControllerUsername, s.ControllerPassword.Reveal(), s.Transport != settings.PushNone),
-		Sink:   worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
-		Cache:  cache.New(s.CacheFile),
-		Self:   self(),
-		Log:    log,
+		Source: controller.New(controller.Options{
+			URL: s.ControllerURL, Username: s.ControllerUsername, Password: s.ControllerPassword.Reveal(),
+			Pushed: s.Transport != settings.PushNone, TLS: secure.Client,
+		}),
+		Sink:  worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
+		Cache: cache.New(s.CacheFile),
+		Self:  self(),
+		Log:   log,
 
 		Transport: transports[s.Transport],
 		Hints:     hints,
@@ -101,8 +108,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })
+	g.Go(func() error { return secure.Run(ctx) })
 	g.Go(func() error { return server.ServeDebug(ctx, s.DebugPort, log) })
-	g.Go(func() error { return systemd.Run(ctx, server.Answers(ln), log) })
+	g.Go(func() error { return systemd.Run(ctx, server.Answers(ln, false), log) })
 	g.Go(func() error { return server.Serve(ctx, ln, answers, log) })
 	return g.Wait()
 }

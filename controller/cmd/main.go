@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -73,7 +74,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case "import":
 		return importFrom(ctx, set.DBPath, file, os.Stdin, stdout)
 	case settings.Health.Name:
-		return server.CheckHealth(ctx, set.Host, set.Port)
+		return server.CheckHealth(ctx, set.Host, set.Port, set.TLSCertFile != "")
 	}
 	return serve(ctx, set, stderr)
 }
@@ -92,6 +93,10 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	}
 	log.WithFields(logrus.Fields{"build": buildinfo.Read().String(), "database": set.DBPath}).Info("Starting")
 
+	secure, err := secure(set, log)
+	if err != nil {
+		return err
+	}
 	registry := metrics.NewRegistry()
 	measures := service.NewMetrics(registry)
 	db, err := database.OpenMeasured(ctx, set.DBPath, database.NewMetrics(registry))
@@ -123,6 +128,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	defer func() { _ = broker.Close() }()
 	announcements := service.NewAnnouncements(configs, agents, announcing(set, announcer, measures), set.PushRate, log)
 	waiters := service.NewWaiters(configs, agents, set.PushRate, set.LimitWaiting)
+	metrics.Certificate(registry, program.Name, secure.NotAfter)
 	registry.MustRegister(database.NewCollector(db), service.NewCollector(configs, agents, holding(set, waiters), announcements))
 	handler := api.New(api.Options{
 		Configs:       configs,
@@ -138,6 +144,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		Limits:        api.Limits{Register: set.LimitRegister, Config: set.LimitConfig, Status: set.LimitStatus, Admin: set.LimitAdmin},
 		AgentName:     set.AgentUsername,
 		AgentAccount:  auth.NewAccount(set.AgentUsername, set.AgentPassword.Reveal()),
+		Mutual:        set.TLSClientCAFile != "",
 		AdminName:     set.AdminUsername,
 		AdminAccount:  auth.NewAccount(set.AdminUsername, set.AdminPassword.Reveal()),
 		Log:           log,
@@ -150,6 +157,9 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%w; set HOST and PORT to an address that is free", err)
 	}
+	if set.TLSCertFile != "" {
+		listener = tls.NewListener(listener, secure.Server())
+	}
 
 	// What is kept in memory is flushed once more after the last request has ended.
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
@@ -157,10 +167,11 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	group.Go(func() error { return agents.Run(serving) })
 	group.Go(func() error { return configs.Run(serving) })
 	group.Go(func() error { return trail.Run(serving) })
+	group.Go(func() error { return secure.Run(ctx) })
 	group.Go(func() error { return waiters.Run(ctx) })
 	group.Go(func() error { return announcements.Run(ctx) })
 	group.Go(func() error { return server.ServeDebug(ctx, set.DebugPort, log) })
-	group.Go(func() error { return systemd.Run(ctx, server.Answers(listener), log) })
+	group.Go(func() error { return systemd.Run(ctx, server.Answers(listener, set.TLSCertFile != ""), log) })
 	group.Go(func() error { defer served(); return server.ServeKeeping(ctx, listener, handler, keepFor, log) })
 	return group.Wait()
 }

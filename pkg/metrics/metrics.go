@@ -43,6 +43,20 @@ func NewRegistry() *prometheus.Registry {
 	return reg
 }
 
+// Certificate measures when the certificate that a program serves with ends:
+// never, which is 0, where notAfter is zero, for there is none.
+func Certificate(reg prometheus.Registerer, program string, notAfter func() time.Time) {
+	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: Namespace, Subsystem: program, Name: "tls_certificate_not_after_timestamp_seconds",
+		Help: "When the certificate that is served ends; 0 where none is.",
+	}, func() float64 {
+		if end := notAfter(); !end.IsZero() {
+			return float64(end.Unix())
+		}
+		return 0
+	})
+}
+
 // Handler answers GET /metrics with what from gathers. It does not compress: that
 // takes more memory than all the rest of an agent, to save some kilobytes a scrape.
 func Handler(from prometheus.Gatherer) http.Handler {

@@ -50,6 +50,24 @@ fleetconf_controller_http_requests_total{class="poll",code="500"} 1
 	}
 }
 
+func TestCertificate_IsReadEachTime(t *testing.T) {
+	reg, ends := prometheus.NewRegistry(), time.Unix(1_800_000_000, 0)
+	metrics.Certificate(reg, "controller", func() time.Time { return ends })
+	ends = time.Time{}
+	if got, err := testutil.GatherAndCount(reg); err != nil || got != 1 {
+		t.Errorf("without a certificate: got %d series, %v", got, err)
+	}
+	ends = time.Unix(1_800_003_600, 0)
+	const want = `
+# HELP fleetconf_controller_tls_certificate_not_after_timestamp_seconds When the certificate that is served ends; 0 where none is.
+# TYPE fleetconf_controller_tls_certificate_not_after_timestamp_seconds gauge
+fleetconf_controller_tls_certificate_not_after_timestamp_seconds 1.8000036e+09
+`
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRequests_WithoutARegistryMeasureForNobody(t *testing.T) {
 	metrics.NewRequests(nil, "agent").Class("probe").Answered(200, time.Second)
 }

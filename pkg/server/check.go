@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -18,19 +19,29 @@ const checkTimeout = 3 * time.Second
 
 // CheckHealth asks the process of this machine that listens on host and port
 // whether it lives (GET /health): nil if so. It is for supervisors that have no
-// client of their own, in a container say.
-func CheckHealth(ctx context.Context, host string, port int) error {
+// client of their own, in a container say. secure says that it speaks TLS: with what
+// certificate does not matter, for nothing is told to it, and nothing believed but
+// that it answers; one that was renewed by halves is no reason to end a process
+// that serves with the one before.
+func CheckHealth(ctx context.Context, host string, port int, secure bool) error {
 	if port == 0 {
 		return fmt.Errorf("PORT is 0, so nobody but the process itself knows where it listens; set PORT")
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	address := net.JoinHostPort(reachable(host), strconv.Itoa(port))
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/health", http.NoBody)
+	scheme := "http://"
+	if secure {
+		scheme = "https://"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+address+"/health", http.NoBody)
 	if err != nil {
 		return err
 	}
-	transport := &http.Transport{DisableKeepAlives: true} // and no proxy: it is this machine
+	transport := &http.Transport{ // without a proxy: it is this machine
+		DisableKeepAlives: true,
+		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true}, // see above
+	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
 		return err
@@ -44,9 +55,9 @@ func CheckHealth(ctx context.Context, host string, port int) error {
 
 // Answers gives what asks the process that listens on ln, which is this one, as
 // its callers would (CheckHealth).
-func Answers(ln net.Listener) func(context.Context) error {
+func Answers(ln net.Listener, secure bool) func(context.Context) error {
 	at := ln.Addr().(*net.TCPAddr)
-	return func(ctx context.Context) error { return CheckHealth(ctx, at.IP.String(), at.Port) }
+	return func(ctx context.Context) error { return CheckHealth(ctx, at.IP.String(), at.Port, secure) }
 }
 
 // reachable is where a process that listens on host is found from its own

@@ -75,19 +75,24 @@ func TestCheckHealth(t *testing.T) {
 	defer lives.Close()
 	ails := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
 	defer ails.Close()
+	secret := httptest.NewTLSServer(http.HandlerFunc(server.Health)) // of an authority that nobody knows
+	defer secret.Close()
 	for name, row := range map[string]struct {
-		host string
-		port int
-		want string
+		host   string
+		port   int
+		secure bool
+		want   string
 	}{
-		"where it listens":            {"127.0.0.1", portOf(t, lives), ""},
-		"on every interface":          {"0.0.0.0", portOf(t, lives), ""},
-		"one that ails":               {"localhost", portOf(t, ails), "500"},
-		"nobody":                      {"127.0.0.1", freePort(t), "refused"},
-		"a port that nobody can know": {"127.0.0.1", 0, "set PORT"},
+		"where it listens":            {"127.0.0.1", portOf(t, lives), false, ""},
+		"on every interface":          {"0.0.0.0", portOf(t, lives), false, ""},
+		"over TLS":                    {"127.0.0.1", portOf(t, secret), true, ""},
+		"one that speaks no TLS":      {"127.0.0.1", portOf(t, lives), true, "HTTPS"},
+		"one that ails":               {"localhost", portOf(t, ails), false, "500"},
+		"nobody":                      {"127.0.0.1", freePort(t), false, "refused"},
+		"a port that nobody can know": {"127.0.0.1", 0, false, "set PORT"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			err := server.CheckHealth(t.Context(), row.host, row.port)
+			err := server.CheckHealth(t.Context(), row.host, row.port, row.secure)
 			if (err == nil) != (row.want == "") || err != nil && !strings.Contains(err.Error(), row.want) {
 				t.Errorf("got %v, want an error with %q", err, row.want)
 			}

@@ -69,7 +69,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if command == settings.Health.Name {
-		return server.CheckHealth(ctx, s.Host, s.Port)
+		return server.CheckHealth(ctx, s.Host, s.Port, false)
 	}
 	log, err := logger.New(stderr, s.LogLevel, s.LogFormat)
 	if err != nil {
@@ -92,7 +92,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}), log)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.ServeDebug(ctx, s.DebugPort, log) })
-	g.Go(func() error { return systemd.Run(ctx, server.Answers(ln), log) })
+	g.Go(func() error { return systemd.Run(ctx, server.Answers(ln, false), log) })
 	g.Go(func() error { return server.Serve(ctx, ln, handler, log) })
 	return g.Wait()
 }

@@ -17,6 +17,9 @@ type Settings struct {
 	ControllerURL      string          `setting:"CONTROLLER_URL" default:"http://localhost:8080" usage:"where the configuration is fetched"`
 	ControllerUsername string          `setting:"CONTROLLER_USERNAME" default:"agent" usage:"user name that all agents register with"`
 	ControllerPassword settings.Secret `setting:"CONTROLLER_PASSWORD" default:"secret123" usage:"password that all agents register with"`
+	ControllerCAFile   string          `setting:"CONTROLLER_CA_FILE" usage:"file of the certificates to trust as the controller's, instead of those of the system"`
+	ControllerCertFile string          `setting:"CONTROLLER_CERT_FILE" usage:"file of the certificate that the controller knows its agents by, if it has TLS_CLIENT_CA_FILE"`
+	ControllerKeyFile  string          `setting:"CONTROLLER_KEY_FILE" usage:"file of its key"`
 	WorkerURL          string          `setting:"WORKER_URL" default:"http://localhost:8082" usage:"the worker that this agent feeds"`
 	WorkerToken        settings.Secret `setting:"WORKER_TOKEN" usage:"the worker's own WORKER_TOKEN; may stay empty for a worker on this machine"`
 	CacheFile          string          `setting:"CACHE_FILE" default:"./agent_config.cache" usage:"file that keeps this agent's identity and the last good configuration"`
@@ -37,6 +40,7 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckServer("CONTROLLER_URL", s.ControllerURL)
 	faults.CheckAccount("CONTROLLER_USERNAME", s.ControllerUsername, "CONTROLLER_PASSWORD", s.ControllerPassword)
 	faults.CheckDefault(s.Host, "CONTROLLER_PASSWORD", s.ControllerPassword, defaultPassword)
+	s.checkTLS(&faults)
 	faults.CheckServer("WORKER_URL", s.WorkerURL)
 	faults.CheckBearer("WORKER_TOKEN", s.WorkerToken)
 	faults.Check(strings.TrimSpace(s.CacheFile) != "", "CACHE_FILE", "is empty; name a file that this agent may write")
@@ -50,4 +54,12 @@ func (s *Settings) Validate() (faults settings.Faults) {
 func (l *Listener) Validate() (faults settings.Faults) {
 	faults.CheckListener(l.Host, l.Port)
 	return faults
+}
+
+// checkTLS adds the faults of files that CONTROLLER_URL has no use for.
+func (s *Settings) checkTLS(faults *settings.Faults) {
+	faults.CheckPair("CONTROLLER_CERT_FILE", s.ControllerCertFile, "CONTROLLER_KEY_FILE", s.ControllerKeyFile)
+	plain := strings.HasPrefix(s.ControllerURL, "http:")
+	faults.Check(s.ControllerCAFile == "" || !plain, "CONTROLLER_CA_FILE", "is set, and CONTROLLER_URL is http://, which is no TLS; set it to https://")
+	faults.CheckOnce(s.ControllerCertFile == "" || !plain, "CONTROLLER_CERT_FILE", "is set, and CONTROLLER_URL is http://, which is no TLS; set it to https://")
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 
@@ -58,5 +59,35 @@ func TestSettings_NATSIsNotWithinAnAgent(t *testing.T) {
 	_, err := parse(t, map[string]string{"PUSH": "nats", "NATS_URL": "embedded"})
 	if err == nil || !strings.Contains(err.Error(), "NATS_URL is embedded, which is for controllers") {
 		t.Errorf("got %v, want a fault that says so", err)
+	}
+}
+
+func TestSettings_FilesForTLS(t *testing.T) {
+	all := map[string]string{"CONTROLLER_URL": "https://controller", "CONTROLLER_CA_FILE": "ca", "CONTROLLER_CERT_FILE": "cert", "CONTROLLER_KEY_FILE": "key"}
+	for name, row := range map[string]struct {
+		change map[string]string
+		want   []string
+	}{
+		"all of them":        {nil, nil},
+		"the CA alone":       {map[string]string{"CONTROLLER_CERT_FILE": "", "CONTROLLER_KEY_FILE": ""}, nil},
+		"no key":             {map[string]string{"CONTROLLER_KEY_FILE": ""}, []string{"CONTROLLER_KEY_FILE is empty"}},
+		"no certificate":     {map[string]string{"CONTROLLER_CERT_FILE": ""}, []string{"CONTROLLER_CERT_FILE is empty"}},
+		"without TLS":        {map[string]string{"CONTROLLER_URL": "http://controller"}, []string{"CONTROLLER_CA_FILE is set", "CONTROLLER_CERT_FILE is set"}},
+		"without TLS, a key": {map[string]string{"CONTROLLER_URL": "http://controller", "CONTROLLER_CA_FILE": "", "CONTROLLER_CERT_FILE": ""}, []string{"CONTROLLER_CERT_FILE is empty"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			set := maps.Clone(all)
+			maps.Copy(set, row.change)
+			_, err := parse(t, set)
+			var faults settings.Faults
+			if (err != nil) != (row.want != nil) || err != nil && (!errors.As(err, &faults) || len(faults) != len(row.want)) {
+				t.Fatalf("got %v, want %q", err, row.want)
+			}
+			for _, words := range row.want {
+				if !strings.Contains(err.Error(), words) {
+					t.Errorf("got %v, want %q", err, words)
+				}
+			}
+		})
 	}
 }

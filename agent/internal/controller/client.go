@@ -5,6 +5,7 @@ package controller
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -39,17 +40,29 @@ type Client struct {
 	username, password string // shared by all agents: to register
 }
 
-// New returns a client of the controller at baseURL. username and password are
-// what all agents register with. pushed says that polls are far apart, or held
-// for long, because newer versions are heard of between them: then the connection
-// is kept from one to the next, and is not probed, which would cost more than all
-// the rest. Should it have died without a word, the time limit of a fetch shows it.
-func New(baseURL, username, password string, pushed bool) *Client {
+// Options say where the controller is, and how to come to it.
+type Options struct {
+	URL                string
+	Username, Password string // what all agents register with
+
+	// Pushed says that polls are far apart, or held for long, because newer versions
+	// are heard of between them: then the connection is kept from one to the next,
+	// and is not probed, which would cost more than all the rest. Should it have died
+	// without a word, the time limit of a fetch shows it.
+	Pushed bool
+
+	// TLS is the configuration of the next connection; nil: the system's.
+	TLS func() *tls.Config
+}
+
+// New returns a client of a controller. It opens no connection.
+func New(o Options) *Client {
 	var keep exchange.Keep
-	if pushed {
+	if o.Pushed {
 		keep = exchange.Keep{Idle: keepFor, Probe: -1}
 	}
-	return &Client{http: exchange.New("the controller", baseURL, keep), username: username, password: password}
+	secure := exchange.Secure{Config: o.TLS, CA: "CONTROLLER_CA_FILE", Own: "CONTROLLER_CERT_FILE"}
+	return &Client{http: exchange.New("the controller", o.URL, keep, secure), username: o.Username, password: o.Password}
 }
 
 // Register tells the controller who is there, and learns who the controller
@@ -65,7 +78,9 @@ func (c *Client) Register(ctx context.Context, self wire.RegisterRequest) (model
 	}
 	switch answer.Status {
 	case http.StatusOK, http.StatusCreated:
-	case http.StatusUnauthorized, http.StatusForbidden:
+	case http.StatusForbidden: // these are known credentials, and the answer says what is wrong all the same
+		return models.Registration{}, fmt.Errorf("%w: %w", models.ErrUnauthorized, c.http.Unexpected(answer, request))
+	case http.StatusUnauthorized:
 		return models.Registration{}, fmt.Errorf("%w: set CONTROLLER_USERNAME and CONTROLLER_PASSWORD to the controller's AGENT_USERNAME and AGENT_PASSWORD: %w",
 			models.ErrUnauthorized, c.http.Unexpected(answer, request))
 	default:
@@ -152,11 +167,11 @@ func (c *Client) Report(ctx context.Context, id models.Identity, report wire.Rep
 		return err
 	case answer.Status >= 200 && answer.Status < 300:
 		return nil
-	case answer.Status == http.StatusUnauthorized:
+	case answer.Status == http.StatusUnauthorized, answer.Status == http.StatusForbidden:
 		return fmt.Errorf("%w: %w", models.ErrUnauthorized, c.http.Unexpected(answer, request))
 	case !answer.IsProblem(): // a proxy's page, not the controller's word
 		return c.outage(answer, request)
-	case answer.Status == http.StatusBadRequest, answer.Status == http.StatusForbidden, answer.Status == http.StatusNotFound,
+	case answer.Status == http.StatusBadRequest, answer.Status == http.StatusNotFound,
 		answer.Status == http.StatusMethodNotAllowed, answer.Status == http.StatusConflict, answer.Status == http.StatusUnprocessableEntity:
 		return fmt.Errorf("%w: %w", models.ErrUnwanted, c.http.Unexpected(answer, request))
 	}

@@ -37,7 +37,7 @@ func serve(t *testing.T, handle http.HandlerFunc) *Client {
 	t.Helper()
 	s := httptest.NewServer(handle)
 	t.Cleanup(s.Close)
-	return New(s.URL+"/", "agent", password, false)
+	return New(Options{URL: s.URL + "/", Username: "agent", Password: password})
 }
 
 // answer is a handler that says always the same. head is pairs of a header and
@@ -175,7 +175,7 @@ func TestFetch_NobodyThere(t *testing.T) {
 	}
 	url := "http://" + ln.Addr().String()
 	_ = ln.Close()
-	_, err = New(url, "agent", password, false).Fetch(t.Context(), self, models.Query{})
+	_, err = New(Options{URL: url}).Fetch(t.Context(), self, models.Query{})
 	if err == nil || err.Error() != "the controller at "+url+" cannot be reached: nothing listens there" {
 		t.Errorf("got %v", err)
 	}
@@ -183,7 +183,7 @@ func TestFetch_NobodyThere(t *testing.T) {
 		{"http://host.invalid", "cannot be found"},
 		{strings.Replace(serveURL(t), "http:", "https:", 1), "does not speak TLS"},
 	} {
-		_, err = New(tt.url, "agent", password, false).Fetch(t.Context(), self, models.Query{})
+		_, err = New(Options{URL: tt.url}).Fetch(t.Context(), self, models.Query{})
 		if err == nil || !strings.Contains(err.Error(), tt.words) {
 			t.Errorf("%s: got %v, want %q", tt.url, err, tt.words)
 		}
@@ -214,7 +214,7 @@ func TestFetch_NotHTTP(t *testing.T) {
 			_ = conn.Close()
 		}
 	}()
-	if _, err := New("http://"+ln.Addr().String(), "agent", password, false).Fetch(t.Context(), self, models.Query{}); err == nil {
+	if _, err := New(Options{URL: "http://" + ln.Addr().String()}).Fetch(t.Context(), self, models.Query{}); err == nil {
 		t.Error("got no error")
 	}
 }
@@ -272,7 +272,7 @@ func TestRegister(t *testing.T) {
 		"new":                        {handle: answer(201, good), want: want},
 		"known":                      {handle: answer(200, good), want: want},
 		"wrong password":             {handle: answer(401, `{"detail":"wrong"}`), kind: models.ErrUnauthorized, words: "set CONTROLLER_USERNAME and CONTROLLER_PASSWORD"},
-		"wrong door":                 {handle: answer(403, `{"detail":"not here"}`), kind: models.ErrUnauthorized, words: "not here"},
+		"wrong door":                 {handle: answer(403, `{"detail":"not here"}`), kind: models.ErrUnauthorized, words: "credentials refused: the controller at"},
 		"busy":                       {handle: answer(503, "", "Retry-After", "9"), words: "asked to wait 9s"},
 		"bad":                        {handle: answer(400, `{"detail":"hostname is missing"}`), words: "hostname is missing"},
 		"HTML":                       {handle: answer(200, "<html>"), words: "check CONTROLLER_URL"},
@@ -317,8 +317,8 @@ func TestReport(t *testing.T) {
 	report := wire.Report{Version: 8, Status: wire.Failed, Error: "no"}
 	for status, want := range map[int]error{
 		200: nil, 204: nil,
-		400: models.ErrUnwanted, 403: models.ErrUnwanted, 404: models.ErrUnwanted, 405: models.ErrUnwanted, 409: models.ErrUnwanted, 422: models.ErrUnwanted,
-		401: models.ErrUnauthorized,
+		400: models.ErrUnwanted, 404: models.ErrUnwanted, 405: models.ErrUnwanted, 409: models.ErrUnwanted, 422: models.ErrUnwanted,
+		401: models.ErrUnauthorized, 403: models.ErrUnauthorized,
 	} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			c := serve(t, func(w http.ResponseWriter, r *http.Request) {

@@ -118,7 +118,7 @@ func TestFetch_OfAWaitIsSentOnce(t *testing.T) {
 		panic(http.ErrAbortHandler)
 	}))
 	defer s.Close()
-	c := New(s.URL, "agent", password, true)
+	c := New(Options{URL: s.URL, Pushed: true})
 	_, _ = c.Fetch(t.Context(), self, models.Query{}) // the connection is a used one now
 	if _, err := c.Fetch(t.Context(), self, models.Query{MayWait: true, Wait: time.Minute}); err == nil {
 		t.Error("a connection that broke was no error")

@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -25,13 +26,21 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/requestid"
+	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
 // Client talks to one server.
 type Client struct {
 	base   string
 	server string // what errors call it
+	secure Secure
 	http   *http.Client
+}
+
+// Secure is how TLS is spoken. The zero Secure trusts what the system trusts.
+type Secure struct {
+	Config  func() *tls.Config // of the next connection
+	CA, Own string             // the settings that say whom to trust, and with which certificate to come
 }
 
 // Keep is how a connection is kept between two requests. The zero Keep does for
@@ -41,25 +50,44 @@ type Keep struct {
 	Probe time.Duration // between TCP keep-alive probes; 0: 15 s, negative: none
 }
 
+// Bounds on the way to an answer.
+const (
+	dialTimeout      = 5 * time.Second
+	handshakeTimeout = 5 * time.Second
+)
+
 // New returns a client of the server at base, a URL. name is what its errors
 // call it: "the worker". It opens no connection.
-func New(name, base string, keep Keep) *Client {
+//
+// It speaks HTTP/1.1: it has one request at a time to send, and HTTP/2 would cost
+// memory, and frames beside it.
+func New(name, base string, keep Keep, secure Secure) *Client {
 	idle, probe := cmp.Or(keep.Idle, 90*time.Second), cmp.Or(keep.Probe, 15*time.Second)
+	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: probe}
+	transport := &http.Transport{
+		DialContext:            dialer.DialContext,
+		TLSHandshakeTimeout:    handshakeTimeout,
+		MaxIdleConns:           2,
+		MaxIdleConnsPerHost:    2,
+		IdleConnTimeout:        idle,
+		MaxResponseHeaderBytes: wire.MaxBodyBytes,
+		ReadBufferSize:         4 << 10,
+		WriteBufferSize:        4 << 10,
+		ForceAttemptHTTP2:      false,
+	}
+	if secure.Config != nil {
+		transport.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(ctx, dialTimeout+handshakeTimeout)
+			defer cancel()
+			return (&tls.Dialer{NetDialer: dialer, Config: secure.Config()}).DialContext(ctx, network, address)
+		}
+	}
 	return &Client{
 		base:   strings.TrimRight(base, "/"),
 		server: name + " at " + base,
+		secure: secure,
 		http: &http.Client{
-			Transport: &http.Transport{
-				DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: probe}).DialContext,
-				TLSHandshakeTimeout:    5 * time.Second,
-				MaxIdleConns:           2,
-				MaxIdleConnsPerHost:    2,
-				IdleConnTimeout:        idle,
-				MaxResponseHeaderBytes: wire.MaxBodyBytes,
-				ReadBufferSize:         4 << 10,
-				WriteBufferSize:        4 << 10,
-				ForceAttemptHTTP2:      false,
-			},
+			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
@@ -154,7 +182,6 @@ func (c *Client) explain(err error, timeout time.Duration) error {
 	var (
 		timedOut interface{ Timeout() bool }
 		dns      *net.DNSError
-		cert     *tls.CertificateVerificationError
 		record   tls.RecordHeaderError
 		errno    syscall.Errno
 		wrapped  *url.Error
@@ -168,8 +195,8 @@ func (c *Client) explain(err error, timeout time.Duration) error {
 		return fmt.Errorf("%s did not answer within %s", c.server, timeout)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%s cannot be reached: nothing listens there", c.server)
-	case errors.As(err, &cert):
-		return fmt.Errorf("%s is not trusted: %w", c.server, cert.Err)
+	case c.insecure(err) != nil:
+		return c.insecure(err)
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("%s does not speak TLS; is it http rather than https?", c.server)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
@@ -180,6 +207,55 @@ func (c *Client) explain(err error, timeout time.Duration) error {
 		return fmt.Errorf("%s does not answer as an HTTP server: %w", c.server, wrapped.Err)
 	}
 	return fmt.Errorf("%s does not answer as an HTTP server: %w", c.server, err)
+}
+
+// insecure puts a failed handshake into words, in which no time of this attempt
+// stands; nil if err is of another kind.
+func (c *Client) insecure(err error) error {
+	var (
+		untrusted *tls.CertificateVerificationError
+		own       *tlsfiles.Error
+		remote    *net.OpError
+	)
+	switch {
+	case errors.As(err, &untrusted):
+		return fmt.Errorf("%s is not trusted: %w", c.server, c.distrust(untrusted.Err))
+	case errors.As(err, &own):
+		return fmt.Errorf("%s would not take this agent's certificate: %w", c.server, own)
+	case errors.As(err, &remote) && remote.Op == "remote error":
+		alert := strings.TrimPrefix(remote.Err.Error(), "tls: ")
+		if strings.Contains(alert, "certificate") {
+			return fmt.Errorf("%s does not take this agent's certificate%s: %s", c.server, see(c.secure.Own), alert)
+		}
+		return fmt.Errorf("%s refuses TLS with this agent: %s", c.server, alert)
+	}
+	return nil
+}
+
+// distrust says why a certificate is not trusted.
+func (c *Client) distrust(err error) error {
+	var (
+		unknown x509.UnknownAuthorityError
+		name    x509.HostnameError
+		invalid x509.CertificateInvalidError
+	)
+	switch {
+	case errors.As(err, &unknown):
+		return fmt.Errorf("its certificate is signed by an authority that is not known here%s", see(c.secure.CA))
+	case errors.As(err, &name):
+		return fmt.Errorf("its certificate is not for %s", name.Host)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fmt.Errorf("its certificate is valid from %s to %s only", invalid.Cert.NotBefore.Format(time.RFC3339), invalid.Cert.NotAfter.Format(time.RFC3339))
+	}
+	return err
+}
+
+// see points to a setting, if there is one for it.
+func see(setting string) string {
+	if setting == "" {
+		return ""
+	}
+	return " (see " + setting + ")"
 }
 
 // Problem reads an error answer: the server's own problem document, or the

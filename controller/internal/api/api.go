@@ -47,6 +47,7 @@ type Options struct {
 
 	AgentName    string
 	AgentAccount *auth.Account // what agents register with
+	Mutual       bool          // agents must show a TLS certificate too, which whoever serves this has verified
 	AdminName    string
 	AdminAccount *auth.Account
 

@@ -53,8 +53,8 @@ func newSystem(t testing.TB) *system {
 	return newLimited(t, api.Limits{Register: 10_000, Config: 1_000_000, Status: 100_000, Admin: 10_000})
 }
 
-// newLimited is a system that lets in no more than that.
-func newLimited(t testing.TB, limits api.Limits) *system {
+// newLimited is a system that lets in no more than that; with changes its options.
+func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *system {
 	t.Helper()
 	db, err := database.Open(t.Context(), filepath.Join(t.TempDir(), "controller.db"))
 	if err != nil {
@@ -79,13 +79,17 @@ func newLimited(t testing.TB, limits api.Limits) *system {
 	go func() { defer close(ended); _ = waiters.Run(waiting) }() // ends with the test, or when that drains it
 	t.Cleanup(func() { stop(); <-ended })
 	s := &system{t: t, registry: prometheus.NewRegistry(), db: db, configs: configs, agents: agents, logged: hook, draining: draining, waiters: waiters, drain: stop}
-	s.handler = api.New(api.Options{
+	options := api.Options{
 		Configs: configs, Agents: agents, Rollouts: service.NewRollouts(configs, agents, db), Trail: service.NewTrail(db, log), Store: db,
 		Waiters: waiters, Transport: models.NATS, SweepInterval: 5 * time.Minute, Announcements: announced{s},
 		Draining: draining, Limits: limits, AgentName: "agent", AdminName: "admin",
 		AdminAccount: auth.NewAccount("admin", "admin123"), AgentAccount: auth.NewAccount("agent", "secret123"), Log: log,
 		Metrics: api.NewMetrics(s.registry), Scrape: metrics.Handler(s.registry),
-	})
+	}
+	for _, change := range with {
+		change(&options)
+	}
+	s.handler = api.New(options)
 	return s
 }
 

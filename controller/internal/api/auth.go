@@ -47,6 +47,9 @@ func (a *API) admit(c *call, d door) error {
 		a.refuse(c, err)
 		return unauthorized(c, err)
 	}
+	if who != admin && a.Mutual && !certified(c.Request) {
+		return problem.New(http.StatusForbidden, "agents come with a TLS certificate of their own (TLS_CLIENT_CA_FILE): set CONTROLLER_CERT_FILE and CONTROLLER_KEY_FILE of the agent")
+	}
 	itself := who == agent && self.ID() == c.Param("id")
 	switch {
 	case d == enrolling && who != enrolled:
@@ -61,6 +64,10 @@ func (a *API) admit(c *call, d door) error {
 	c.self, c.by = self, a.name(who, self)
 	return nil
 }
+
+// certified reports whether a request came over a connection whose client showed a
+// certificate that TLS_CLIENT_CA_FILE signed.
+func certified(r *http.Request) bool { return r.TLS != nil && len(r.TLS.VerifiedChains) > 0 }
 
 func (a *API) name(who caller, self *service.Agent) string {
 	switch who {

@@ -223,8 +223,16 @@ func TestConfig_OfACallerThatLeavesWhileItIsHeld(t *testing.T) {
 // Answers are held for longer than the server gives any other request, and no
 // deadline of it ends them.
 func TestHeld_LongerThanTheServersTimeouts(t *testing.T) {
-	for path, want := range map[string]int{"/api/v1/config?wait=300s": 304, "/api/v1/rollouts/1?wait=300s": 408} {
-		t.Run(path, func(t *testing.T) {
+	for _, row := range []struct {
+		path, proto string
+		want        int
+	}{
+		{"/api/v1/config?wait=300s", "HTTP/1.1", 304},
+		{"/api/v1/config?wait=300s", "HTTP/2.0", 304},
+		{"/api/v1/rollouts/1?wait=300s", "HTTP/1.1", 408},
+		{"/api/v1/rollouts/1?wait=300s", "HTTP/2.0", 408},
+	} {
+		t.Run(row.proto+" "+row.path, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newSystem(t)
 				s.register("a1")
@@ -233,16 +241,23 @@ func TestHeld_LongerThanTheServersTimeouts(t *testing.T) {
 				ctx, stop := context.WithCancel(t.Context())
 				var serving sync.WaitGroup
 				log, _ := logtest.NewNullLogger()
-				serving.Go(func() { _ = server.Serve(ctx, ln, s.handler, log) })
-				transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+				dials := 0
+				transport := &http.Transport{ForceAttemptHTTP2: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
+					dials++
 					client, served := net.Pipe()
 					ln.conns <- served
 					return client, nil
 				}}
+				scheme, listener := "http", net.Listener(ln)
+				if row.proto == "HTTP/2.0" {
+					scheme = "https"
+					listener, transport.TLSClientConfig = secured(t, ln)
+				}
+				serving.Go(func() { _ = server.Serve(ctx, listener, s.handler, log) })
 				client := &http.Client{Transport: transport}
 				began := time.Now()
 				for range 2 { // the second on the same connection
-					r, err := http.NewRequestWithContext(t.Context(), "GET", "http://controller"+path, http.NoBody)
+					r, err := http.NewRequestWithContext(t.Context(), "GET", scheme+"://controller"+row.path, http.NoBody)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -252,10 +267,13 @@ func TestHeld_LongerThanTheServersTimeouts(t *testing.T) {
 					if err != nil {
 						t.Fatalf("after %s: %v", time.Since(began), err)
 					}
-					if body := text(t, resp); resp.StatusCode != want || time.Since(began) < 300*time.Second {
-						t.Errorf("got %d %s after %s, want %d after 300 s", resp.StatusCode, body, time.Since(began), want)
+					if body := text(t, resp); resp.StatusCode != row.want || time.Since(began) < 300*time.Second || resp.Proto != row.proto {
+						t.Errorf("got %d %s over %s after %s, want %d after 300 s", resp.StatusCode, body, resp.Proto, time.Since(began), row.want)
 					}
 					began = time.Now()
+				}
+				if dials != 1 {
+					t.Errorf("it took %d connections, want 1", dials)
 				}
 				transport.CloseIdleConnections()
 				stop()

@@ -42,11 +42,16 @@ type Settings struct {
 	settings.Diagnosis
 }
 
-// Listener is where the controller answers: all that the command health needs
-// to know.
+// Listener is where the controller answers, and with which certificate: all that
+// the command health needs to know.
 type Listener struct {
 	Host string `setting:"HOST" default:"127.0.0.1" usage:"address to listen on; 0.0.0.0 for every interface"`
 	Port int    `setting:"PORT" default:"8080" usage:"TCP port to listen on; 0 picks a free one"`
+
+	// Files that may change at any time: what is new in them is used at once.
+	TLSCertFile     string `setting:"TLS_CERT_FILE" usage:"file of the controller's certificate, and of those that lead to its authority; empty for plain HTTP"`
+	TLSKeyFile      string `setting:"TLS_KEY_FILE" usage:"file of its key"`
+	TLSClientCAFile string `setting:"TLS_CLIENT_CA_FILE" usage:"file of the authorities that sign agents' certificates; with it no agent is let in without one"`
 }
 
 // Store is where versions and agents are kept: all that a command needs to know
@@ -112,6 +117,9 @@ func (s *Settings) Validate() (faults settings.Faults) {
 // Validate names every setting that cannot be used.
 func (l *Listener) Validate() (faults settings.Faults) {
 	faults.CheckListener(l.Host, l.Port)
+	faults.CheckPair("TLS_CERT_FILE", l.TLSCertFile, "TLS_KEY_FILE", l.TLSKeyFile)
+	faults.Check(l.TLSClientCAFile == "" || l.TLSCertFile != "", "TLS_CLIENT_CA_FILE",
+		"is set, and TLS_CERT_FILE is empty; agents show a certificate to who shows one")
 	return faults
 }
 

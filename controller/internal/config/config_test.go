@@ -82,6 +82,12 @@ func TestSettings_ReportEveryFaultAtOnce(t *testing.T) {
 			map[string]string{"PUSH": "nats", "NATS_URL": "embedded", "NATS_USERNAME": "fleet", "NATS_TLS_KEY_FILE": "key", "NATS_CLUSTER_PASSWORD": "secret123", "NATS_CLUSTER_ROUTES": "host:6222"},
 			[]string{"NATS_PASSWORD", "NATS_TLS_CERT_FILE", "NATS_CLUSTER_USERNAME", "NATS_CLUSTER_LISTEN"},
 		},
+		"half of the pair for TLS": {
+			map[string]string{"TLS_KEY_FILE": "key"}, []string{"TLS_CERT_FILE"},
+		},
+		"agents that are to show a certificate to none": {
+			map[string]string{"TLS_CLIENT_CA_FILE": "ca"}, []string{"TLS_CLIENT_CA_FILE"},
+		},
 		"credentials that an embedded broker does not know": {
 			map[string]string{"PUSH": "nats", "NATS_URL": "embedded", "NATS_NKEY_FILE": "seed"}, []string{"NATS_URL"},
 		},
@@ -129,6 +135,12 @@ func TestSettings_BrokersOfOwnPasswordsAreTakenAnywhere(t *testing.T) {
 
 func TestSettings_AreNotJudgedForABrokerThatPushDoesNotName(t *testing.T) {
 	if _, err := read(t, map[string]string{"NATS_URL": "embedded", "NATS_LISTEN": "0.0.0.0:4222", "NATS_TOKEN": "a", "NATS_USERNAME": "b"}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSettings_OfTLS(t *testing.T) {
+	if _, err := read(t, map[string]string{"TLS_CERT_FILE": "cert", "TLS_KEY_FILE": "key", "TLS_CLIENT_CA_FILE": "ca"}); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,0 +1,107 @@
+package api_test
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fleetconf/fleetconf/controller/internal/api"
+	"github.com/fleetconf/fleetconf/pkg/certs"
+)
+
+// secured has a listener speak TLS, with HTTP/2, and gives who trusts it.
+func secured(t *testing.T, ln net.Listener) (net.Listener, *tls.Config) {
+	t.Helper()
+	authority, err := certs.NewAuthority("authority", 24*time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := authority.Issue(certs.Leaf{Name: "controller", Hosts: []string{"controller"}, Ends: time.Now().Add(24 * time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}), &tls.Config{RootCAs: authority.Pool()}
+}
+
+// Agents need a certificate where TLS_CLIENT_CA_FILE is set, to every door that
+// opens to them. Nobody else does, and who is nobody is told so first.
+func TestRoutes_WhoNeedsACertificate(t *testing.T) {
+	var (
+		plain    *tls.ConnectionState
+		none     = &tls.ConnectionState{}
+		unproven = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{}}}
+		verified = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{}}, VerifiedChains: [][]*x509.Certificate{{{}}}}
+	)
+	stranger := account{"agent", "guessed"}
+	for _, mutual := range []bool{true, false} {
+		s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) { o.Mutual = mutual })
+		call := func(conn *tls.ConnectionState, who account, method, path, body string) *http.Response {
+			r := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
+			r.TLS = conn
+			if who != (account{}) {
+				r.SetBasicAuth(who[0], who[1])
+			}
+			if body != "" {
+				r.Header.Set("Content-Type", "application/json")
+			}
+			w := httptest.NewRecorder()
+			s.handler.ServeHTTP(w, r)
+			return w.Result()
+		}
+		s.publish("http://a/")
+		registered := decode[struct {
+			ID    string `json:"agent_id"`
+			Token string `json:"agent_token"`
+		}](t, call(verified, enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a1"}`))
+		a1 := account{registered.ID, registered.Token}
+		for _, row := range []struct {
+			who                account
+			method, path, body string
+			certified, without int
+		}{
+			{enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a2"}`, 201, 403},
+			{enroller, "GET", "/api/v1/config", "", 200, 403},
+			{a1, "GET", "/api/v1/config", "", 200, 403},
+			{a1, "GET", "/api/v1/config?wait=1s", "", 200, 403},
+			{a1, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`, 204, 403},
+			{a1, "DELETE", "/api/v1/agents/a1", "", 204, 403},
+			{stranger, "GET", "/api/v1/config", "", 401, 401},
+			{account{}, "GET", "/api/v1/config", "", 401, 401},
+			{admin, "GET", "/api/v1/config", "", 200, 200},
+			{admin, "GET", "/api/v1/agents", "", 200, 200},
+			{admin, "POST", "/api/v1/config", `{"url":"http://a/"}`, 200, 200},
+			{account{}, "GET", "/health", "", 200, 200},
+			{account{}, "GET", "/ready", "", 200, 200},
+			{account{}, "GET", "/version", "", 200, 200},
+		} {
+			if !mutual && row.without == 403 {
+				row.without = row.certified
+			}
+			for _, conn := range []*tls.ConnectionState{plain, none, unproven, verified} {
+				want := row.without
+				if conn == verified {
+					want = row.certified
+				}
+				if want != 403 && (row.method == "DELETE" || row.path == "/api/v1/register") && conn != verified {
+					continue // once is all
+				}
+				resp := call(conn, row.who, row.method, row.path, row.body)
+				if resp.StatusCode != want && (want != 201 || resp.StatusCode != 200) {
+					t.Errorf("mutual %v: %s %s as %q, verified %v: got %d %s, want %d", mutual, row.method, row.path, row.who[0], conn == verified, resp.StatusCode, text(t, resp), want)
+				}
+				if want == 403 {
+					wantProblem(t, resp, 403, "")
+				}
+			}
+		}
+	}
+	s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) { o.Mutual = true })
+	if got := text(t, s.call(enroller, "GET", "/api/v1/config", "")); !strings.Contains(got, "CONTROLLER_CERT_FILE") {
+		t.Errorf("got %s, want what to set", got)
+	}
+}

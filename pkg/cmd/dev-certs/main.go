@@ -1,0 +1,172 @@
+// Command dev-certs makes the certificates with which controller and agents speak
+// TLS on a developer's machine. scripts/dev-certs.sh runs it.
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fleetconf/fleetconf/pkg/certs"
+)
+
+const help = `Make a local authority, and the certificates that it signs of a controller and of
+agents, for development.
+
+Usage:
+  scripts/dev-certs.sh [DIR] [--host NAME]... [--renew]
+
+  DIR           folder for the files (./data/certs); made if missing
+  --host NAME   a name or an address of the controller, beside localhost, 127.0.0.1
+                and ::1, and those that its certificate has; may stand there many times
+  --renew       make new certificates where there are some; programs that use them
+                take the new ones at once
+  --help        print this page
+
+What is there is kept: the authority for good, certificates unless the authority did
+not sign them, a --host is missing or they end within 30 days. Keys are readable by
+their owner alone. For a fleet that others reach take an authority of your own.
+`
+
+const (
+	authorityLife = 10 * 365 * 24 * time.Hour
+	leafLife      = 365 * 24 * time.Hour
+	renewBefore   = 30 * 24 * time.Hour
+)
+
+func main() {
+	err := run(os.Args[1:], os.Stdout)
+	if err == nil || errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	_, _ = fmt.Fprintln(os.Stderr, "dev-certs:", err)
+	if errors.Is(err, errUsage) {
+		os.Exit(2)
+	}
+	os.Exit(1)
+}
+
+var errUsage = errors.New("the command line cannot be understood")
+
+func run(args []string, stdout io.Writer) error {
+	dir, hosts, renew, err := parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, _ = io.WriteString(stdout, help)
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	f := files{dir}
+	hosts = f.alsoFor(hosts)
+	authority, err := f.authority()
+	if err != nil {
+		return err
+	}
+	for _, leaf := range []certs.Leaf{{Name: "controller", Hosts: hosts}, {Name: "agent", Client: true}} {
+		if !renew && f.holds(authority, leaf) {
+			continue
+		}
+		leaf.Ends = time.Now().Add(leafLife)
+		if err := authority.Write(leaf, f.cert(leaf.Name), f.key(leaf.Name)); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintf(stdout, `# The controller (TLS_CLIENT_CA_FILE only if agents are to show a certificate):
+TLS_CERT_FILE=%s
+TLS_KEY_FILE=%s
+TLS_CLIENT_CA_FILE=%s
+# An agent; CONTROLLER_URL is https:// and one of: %s
+CONTROLLER_CA_FILE=%[3]s
+CONTROLLER_CERT_FILE=%[5]s
+CONTROLLER_KEY_FILE=%[6]s
+# An admin:
+# curl --cacert %[3]s -u admin:admin123 https://localhost:8080/api/v1/agents
+`, f.cert("controller"), f.key("controller"), f.cert("ca"), strings.Join(hosts, " "), f.cert("agent"), f.key("agent"))
+	return err
+}
+
+// parse reads the command line.
+func parse(args []string) (dir string, hosts []string, renew bool, err error) {
+	hosts = []string{"localhost", "127.0.0.1", "::1"}
+	flags := flag.NewFlagSet("dev-certs", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.BoolVar(&renew, "renew", false, "")
+	flags.Func("host", "", func(host string) error {
+		if host == "" || strings.ContainsAny(host, " /") || strings.Contains(host, ":") && net.ParseIP(host) == nil {
+			return errors.New("it must be a name or an address, without a port")
+		}
+		if !slices.Contains(hosts, host) {
+			hosts = append(hosts, host)
+		}
+		return nil
+	})
+	var words []string
+	for err = flags.Parse(args); err == nil && flags.NArg() > 0; err = flags.Parse(flags.Args()[1:]) {
+		words = append(words, flags.Arg(0))
+	}
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return "", nil, false, err
+	case err != nil:
+		return "", nil, false, fmt.Errorf("%w: %w; --help says what can be given", errUsage, err)
+	case len(words) > 1:
+		return "", nil, false, fmt.Errorf("%w: %q is one folder too many; --help says what can be given", errUsage, words[1])
+	case len(words) == 0:
+		words = []string{filepath.Join("data", "certs")}
+	}
+	dir, err = filepath.Abs(words[0])
+	return dir, hosts, renew, err
+}
+
+// files are those of a folder.
+type files struct{ dir string }
+
+func (f files) cert(name string) string { return filepath.Join(f.dir, name+".pem") }
+func (f files) key(name string) string  { return filepath.Join(f.dir, name+"-key.pem") }
+
+// authority is the one that is there, or a new one.
+func (f files) authority() (*certs.Authority, error) {
+	if _, err := os.Stat(f.cert("ca")); !errors.Is(err, fs.ErrNotExist) {
+		return certs.Load(f.cert("ca"), f.key("ca")) // which is not made again where its key is elsewhere
+	}
+	authority, err := certs.NewAuthority("Fleetconf development authority", authorityLife)
+	if err != nil {
+		return nil, err
+	}
+	return authority, authority.Save(f.cert("ca"), f.key("ca"))
+}
+
+// alsoFor adds what the controller's certificate that is there is for.
+func (f files) alsoFor(hosts []string) []string {
+	now, err := tls.LoadX509KeyPair(f.cert("controller"), f.key("controller"))
+	if err != nil {
+		return hosts
+	}
+	hosts = append(hosts, now.Leaf.DNSNames...)
+	for _, ip := range now.Leaf.IPAddresses {
+		hosts = append(hosts, ip.String())
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
+// holds reports whether a certificate that is there will do.
+func (f files) holds(by *certs.Authority, leaf certs.Leaf) bool {
+	now, err := tls.LoadX509KeyPair(f.cert(leaf.Name), f.key(leaf.Name))
+	if err != nil || now.Leaf.CheckSignatureFrom(by.Certificate()) != nil || time.Until(now.Leaf.NotAfter) < renewBefore {
+		return false
+	}
+	return !slices.ContainsFunc(leaf.Hosts, func(host string) bool { return now.Leaf.VerifyHostname(host) != nil })
+}

@@ -1,0 +1,309 @@
+// Package tlsfiles has TLS follow the files of certificates and keys: what is
+// changed there holds from the next connection on, and the connections that are
+// open stay. What cannot be used is told once, and what was in use before stays
+// until it can be.
+package tlsfiles
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+)
+
+const (
+	// Every is how often the files are looked at.
+	Every = 5 * time.Second
+	// expiresSoon is how long before its end a certificate is warned of, and
+	// warnEvery how often.
+	expiresSoon = 7 * 24 * time.Hour
+	warnEvery   = 24 * time.Hour
+)
+
+// File is a file, by the setting that names it.
+type File struct{ Setting, Path string }
+
+// Paths say where to read from. Files without a path are not there: a pair is
+// there as a whole or not at all.
+type Paths struct {
+	Cert File // the certificate, and those between it and its authority, in PEM
+	Key  File // its private key
+	CA   File // the certificates of the authorities to trust
+}
+
+func (f File) read() ([]byte, error) {
+	text, err := os.ReadFile(f.Path)
+	if err != nil {
+		return nil, &Error{f.Setting, fmt.Errorf("cannot be read: %w", err)}
+	}
+	return text, nil
+}
+
+// fault is the error of a file that cannot be used.
+func (f File) fault(why string, args ...any) error {
+	return &Error{f.Setting, fmt.Errorf("names %s, which "+why, append([]any{f.Path}, args...)...)}
+}
+
+// Error is the error of a file that cannot be used.
+type Error struct {
+	Setting string // that names it
+	Err     error
+}
+
+func (e *Error) Error() string { return e.Setting + " " + e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// Files are the files of one process, and what was in them when they could be
+// used last.
+type Files struct {
+	pair watched[tls.Certificate]
+	ca   watched[x509.CertPool]
+	log  logrus.FieldLogger
+
+	warned time.Time // of the end of the certificate; only Run has it
+}
+
+// Open reads the files. The error is an *Error. A certificate that has expired
+// can be used, and Run warns of it.
+func Open(paths Paths, log logrus.FieldLogger) (*Files, error) {
+	f := &Files{log: log}
+	f.pair = watched[tls.Certificate]{files: used(paths.Cert, paths.Key), parse: pair}
+	f.ca = watched[x509.CertPool]{files: used(paths.CA), parse: authorities}
+	if _, err := f.pair.look(); err != nil {
+		return nil, err
+	}
+	if _, err := f.ca.look(); err != nil {
+		return nil, err
+	}
+	f.pair.fit = inTime
+	return f, nil
+}
+
+// used are the files that have a path.
+func used(files ...File) (set []File) {
+	for _, f := range files {
+		if f.Path != "" {
+			set = append(set, f)
+		}
+	}
+	return set
+}
+
+// Run follows the files until ctx ends, and warns of a certificate that has
+// expired, or is about to.
+func (f *Files) Run(ctx context.Context) error {
+	if f.pair.files == nil && f.ca.files == nil {
+		<-ctx.Done()
+		return nil
+	}
+	tick := time.NewTicker(Every)
+	defer tick.Stop()
+	for {
+		f.warnOfEnd()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if changed := follow(&f.pair, f.log); changed {
+			f.warned = time.Time{}
+			leaf := f.pair.now.Load().Leaf
+			f.log.WithFields(logrus.Fields{"setting": f.pair.files[0].Setting, "subject": leaf.Subject.String(), "not_after": leaf.NotAfter}).Info("Certificate reloaded")
+		}
+		if changed := follow(&f.ca, f.log); changed {
+			f.log.WithField("setting", f.ca.files[0].Setting).Info("Authorities reloaded")
+		}
+	}
+}
+
+// warnOfEnd warns once a day of a certificate that ends.
+func (f *Files) warnOfEnd() {
+	end := f.NotAfter()
+	if end.IsZero() || time.Until(end) > expiresSoon || !f.warned.IsZero() && time.Since(f.warned) < warnEvery {
+		return
+	}
+	f.warned = time.Now()
+	log := f.log.WithFields(logrus.Fields{"setting": f.pair.files[0].Setting, "not_after": end})
+	if time.Until(end) <= 0 {
+		log.Warn("Certificate has expired; put a new one in its place")
+		return
+	}
+	log.Warn("Certificate is about to expire; put a new one in its place")
+}
+
+// NotAfter is when the certificate in use ends, zero where there is none.
+func (f *Files) NotAfter() time.Time {
+	if c := f.pair.now.Load(); c != nil {
+		return c.Leaf.NotAfter
+	}
+	return time.Time{}
+}
+
+// Server is the configuration of a server with this certificate. Where there is a
+// CA, clients may show a certificate, and one that it did not sign is refused.
+//
+// No session is resumed: that would be to trust, for days, what may have been
+// taken out of the files since.
+func (f *Files) Server() *tls.Config {
+	config := &tls.Config{
+		MinVersion:             tls.VersionTLS12,
+		NextProtos:             []string{"h2", "http/1.1"},
+		SessionTicketsDisabled: true,
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.pair.now.Load(), nil },
+	}
+	if f.ca.files == nil {
+		return config
+	}
+	config.ClientAuth = tls.VerifyClientCertIfGiven
+	base := config.Clone()
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		next := base.Clone()
+		next.ClientCAs = f.ca.now.Load()
+		return next, nil
+	}
+	return config
+}
+
+// Client is the configuration of the next connection of a client. It trusts the
+// CA, or the system's where there is none, and shows the certificate, where there
+// is one, to servers that ask. One that the server would refuse is not shown: the
+// handshake fails with an *Error, which says why, as an alert might not.
+func (f *Files) Client() *tls.Config {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: f.ca.now.Load()}
+	if f.pair.files != nil {
+		config.GetClientCertificate = func(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			cert := f.pair.now.Load()
+			if err := inTime(f.pair.files, cert); err != nil {
+				return nil, err
+			}
+			if err := asked.SupportsCertificate(cert); err != nil {
+				return nil, f.pair.files[0].fault("holds a certificate that is not signed by an authority which the server takes")
+			}
+			return cert, nil
+		}
+	}
+	return config
+}
+
+// watched is what was read from some files, nil for no files.
+type watched[T any] struct {
+	files []File
+	parse func(files []File, contents [][]byte) (*T, error)
+	fit   func(files []File, next *T) error // whether next is to replace what is in use; nil: it is
+
+	now atomic.Pointer[T] // in use
+
+	// Of the goroutine that looks.
+	seen   [sha256.Size]byte // what is in use was made of
+	warned string            // what is the matter with the files
+}
+
+// look reads the files, and takes what is in them unless that is in use already.
+func (w *watched[T]) look() (changed bool, err error) {
+	if w.files == nil {
+		return false, nil
+	}
+	contents, seen := make([][]byte, len(w.files)), sha256.New()
+	for i, file := range w.files {
+		if contents[i], err = file.read(); err != nil {
+			return false, err
+		}
+		_, _ = fmt.Fprintf(seen, "%d ", len(contents[i]))
+		_, _ = seen.Write(contents[i])
+	}
+	sum := [sha256.Size]byte(seen.Sum(nil))
+	if sum == w.seen {
+		return false, nil
+	}
+	next, err := w.parse(w.files, contents)
+	if err == nil && w.fit != nil {
+		err = w.fit(w.files, next)
+	}
+	if err != nil {
+		return false, err
+	}
+	w.seen = sum
+	w.now.Store(next)
+	return true, nil
+}
+
+// follow looks, and warns once of what is the matter.
+func follow[T any](w *watched[T], log logrus.FieldLogger) (changed bool) {
+	changed, err := w.look()
+	if err == nil {
+		w.warned = ""
+		return changed
+	}
+	if w.warned != err.Error() {
+		w.warned = err.Error()
+		log.WithError(err).Warn("Changed TLS files cannot be used; what was read before stays in use")
+	}
+	return false
+}
+
+// pair reads a certificate, with its chain, and the key that belongs to it.
+func pair(files []File, contents [][]byte) (*tls.Certificate, error) {
+	if _, err := certificates(contents[0]); err != nil {
+		return nil, files[0].fault("%w", err)
+	}
+	cert, err := tls.X509KeyPair(contents[0], contents[1])
+	if err != nil {
+		return nil, files[1].fault("holds no key that fits the certificate of %s: %w", files[0].Setting, err)
+	}
+	return &cert, nil
+}
+
+// inTime gives the error of a certificate that has expired, or is not valid yet.
+func inTime(files []File, next *tls.Certificate) error {
+	now := time.Now()
+	if now.Before(next.Leaf.NotBefore) || now.After(next.Leaf.NotAfter) {
+		return files[0].fault("holds a certificate that is valid from %s to %s only",
+			next.Leaf.NotBefore.Format(time.RFC3339), next.Leaf.NotAfter.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// authorities reads the certificates to trust.
+func authorities(files []File, contents [][]byte) (*x509.CertPool, error) {
+	found, err := certificates(contents[0])
+	if err != nil {
+		return nil, files[0].fault("%w", err)
+	}
+	pool := x509.NewCertPool()
+	for _, cert := range found {
+		pool.AddCert(cert)
+	}
+	return pool, nil
+}
+
+// certificates reads all of them. A file that is still being written is none that
+// holds fewer.
+func certificates(text []byte) (found []*x509.Certificate, err error) {
+	block, rest := pem.Decode(text)
+	for ; block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue // certbot's and others' bundles hold more
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("holds a certificate that cannot be read: %w", err)
+		}
+		found = append(found, cert)
+	}
+	switch {
+	case bytes.Contains(rest, []byte("-----BEGIN ")):
+		return nil, errors.New("ends in the middle of a certificate, or is broken there")
+	case len(found) == 0:
+		return nil, errors.New("holds no certificate in PEM")
+	}
+	return found, nil
+}
