@@ -70,7 +70,7 @@ func (p Program) manual(into Validator, w io.Writer) {
 // roff writes text so that troff changes nothing of it. Long lists may be broken
 // after a comma.
 func roff(text string) string {
-	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, ",", `,\:`, "\n.", "\n\\&.", "\n'", "\n\\&'").Replace(text)
+	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, ", ", ", ", ",\n", ",\n", ",", `,\:`, "\n.", "\n\\&.", "\n'", "\n\\&'").Replace(text)
 	if strings.HasPrefix(text, ".") || strings.HasPrefix(text, "'") {
 		text = `\&` + text
 	}
