@@ -57,7 +57,9 @@ check_pages() {
 		grep -qE "^#${setting}(_FILE)?=" "$4" || wrong "$1.env lacks $setting"
 	done
 	if has groff; then
-		groff -man -Tutf8 -ww -z "$3" 2>&1 | grep . && wrong "groff finds fault with the manual page of fleetconf-$1"
+		if groff -man -Tutf8 -ww -z "$3" 2>&1 | grep .; then
+			wrong "groff finds fault with the manual page of fleetconf-$1"
+		fi
 	else
 		skipped "the manual page of fleetconf-$1: there is no groff here"
 	fi

@@ -67,9 +67,10 @@ func (p Program) manual(into Validator, w io.Writer) {
 	put(".SH EXAMPLES\n.nf\n%s\n.fi", strings.Trim(p.Examples, "\n"))
 }
 
-// roff writes text so that troff changes nothing of it.
+// roff writes text so that troff changes nothing of it. Long lists may be broken
+// after a comma.
 func roff(text string) string {
-	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, "\n.", "\n\\&.", "\n'", "\n\\&'").Replace(text)
+	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, ", ", ", ", ",\n", ",\n", ",", `,\:`, "\n.", "\n\\&.", "\n'", "\n\\&'").Replace(text)
 	if strings.HasPrefix(text, ".") || strings.HasPrefix(text, "'") {
 		text = `\&` + text
 	}

@@ -47,12 +47,12 @@ func TestProgram_PrintsTheSettingsForSystemd(t *testing.T) {
 func TestProgram_PrintsAPageOfTheManual(t *testing.T) {
 	p := commander
 	p.About = "Keeper keeps\nwhat is kept. It\n.takes dots, 'quotes and C:\\paths."
-	p.Examples = "  keeper copy here\n  'keeper' stays"
+	p.Examples = "  keeper copy here\n  'keeper' stays\n  a,b"
 	page := printed(t, p, "man")
 	for _, want := range []string{
 		".TH KEEPER 8 ", ".SH NAME\nkeeper \\- Keeper keeps what is kept\n", ".B keeper [\\-\\-config FILE]\n",
 		"\n\\&.takes dots, 'quotes and C:\\epaths.\n", ".B T_PASSWORD or T_PASSWORD_FILE\npassword of the admin\n",
-		".B T_PORT\nTCP port to listen on (8080)\n", "\n  keeper copy here\n", ".SH EXIT STATUS\n0 after",
+		".B T_PORT\nTCP port to listen on (8080)\n", "\n  keeper copy here\n", "\n  a,\\:b\n", ".SH EXIT STATUS\n0 after",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
