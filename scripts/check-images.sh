@@ -38,7 +38,7 @@ fail() { # WANT GOT
 clean_up() {
 	local code=$?
 	[ ${#started[@]} -eq 0 ] || docker rm -f -v "${started[@]}" >/dev/null 2>&1 || true
-	[ "$code" = 0 ] && [ -n "$keep" ] || docker image rm -f "$images"/{controller,agent,worker}:{latest,$version} "$images"/{modules,build} "$stand_in" >/dev/null 2>&1 || true
+	[ -n "$keep" ] || docker image rm -f "$images"/{controller,agent,worker}:{latest,$version} "$images"/{modules,build} "$stand_in" >/dev/null 2>&1 || true
 	rm -rf "$tmp"
 	exit "$code"
 }

@@ -22,6 +22,8 @@ usage() {
 		  IMAGES, TAG       which images: IMAGES/controller:TAG (fleetconf, latest)
 		  PULL_POLICY       always or if_not_present where they come from a registry (never)
 		  REDIS_IMAGE, NATS_IMAGE, PROMETHEUS_IMAGE
+		  FILES             files that one container may have open, two for each connection
+		                    through it (65536, or what this machine allows)
 		  SECRETS           folder of the secrets (deploy/secrets)
 	USAGE
 }
@@ -29,7 +31,9 @@ case ${1:-} in '' | --help | -h) usage && exit 0 ;; esac
 
 export COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-fleetconf}
 SECRETS=$(realpath -m "${SECRETS:-deploy/secrets}")
-export SECRETS
+files=$(ulimit -Hn) # an engine of this machine cannot give more
+[ "$files" != unlimited ] && [ "$files" -lt 65536 ] || files=65536
+export SECRETS FILES=${FILES:-$files}
 images=${IMAGES:-fleetconf} patience=${PATIENCE:-120}
 
 profiles=${COMPOSE_PROFILES:-}
