@@ -3,6 +3,8 @@
 MODULES  := pkg controller agent worker test
 BINARIES := controller agent worker
 TAGS     := nomsgpack,osusergo,netgo,sqlite_omit_load_extension
+# What is released is small: docs/adr/0004.
+RELEASE_TAGS := $(TAGS),plainswagger
 FUZZTIME ?= 10s
 
 # The packages that hold the rules, each of which tests must cover to COVER_MIN %.

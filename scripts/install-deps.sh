@@ -9,6 +9,7 @@ PATH=$PATH:/usr/sbin:/sbin
 declare -A package=(
 	[gcc]=gcc [make]=make [curl]=curl [git]=git [awk]=mawk [diff]=diffutils
 	[redis-server]=redis-server [nginx]=nginx-light [haproxy]=haproxy
+	[promtool]=prometheus
 )
 missing=()
 for program in "${!package[@]}"; do
@@ -31,7 +32,7 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-for service in redis-server nginx haproxy; do
+for service in redis-server nginx haproxy prometheus; do
 	[[ " ${missing[*]} " == *" ${package[$service]} "* ]] || continue
 	if [ -d /run/systemd/system ]; then
 		systemctl --quiet disable --now "$service"

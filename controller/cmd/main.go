@@ -15,7 +15,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
-	_ "github.com/fleetconf/fleetconf/controller/docs" // the Swagger document
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/config"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
@@ -24,6 +23,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/buildinfo"
 	"github.com/fleetconf/fleetconf/pkg/logger"
+	"github.com/fleetconf/fleetconf/pkg/metrics"
 	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
@@ -91,7 +91,9 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	}
 	log.WithFields(logrus.Fields{"build": buildinfo.Read().String(), "database": set.DBPath}).Info("Starting")
 
-	db, err := database.Open(ctx, set.DBPath)
+	registry := metrics.NewRegistry()
+	measures := service.NewMetrics(registry)
+	db, err := database.OpenMeasured(ctx, set.DBPath, database.NewMetrics(registry))
 	if err != nil {
 		return err
 	}
@@ -100,11 +102,12 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		Reserved:      append([]string{set.AdminUsername, set.AgentUsername}, api.Names...),
 		InactiveAfter: set.InactiveAfter,
 		PruneAfter:    set.PruneAfter,
+		Metrics:       measures,
 	}, log)
 	if err != nil {
 		return err
 	}
-	configs, err := service.OpenConfigs(ctx, db, agents, service.ConfigOptions{Epoch: db.Epoch(), DefaultInterval: set.PollInterval(), Pace: set.PushRate}, log)
+	configs, err := service.OpenConfigs(ctx, db, agents, service.ConfigOptions{Epoch: db.Epoch(), DefaultInterval: set.PollInterval(), Pace: set.PushRate, Metrics: measures}, log)
 	if err != nil {
 		return err
 	}
@@ -117,8 +120,9 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		return err
 	}
 	defer func() { _ = broker.Close() }()
-	announcements := service.NewAnnouncements(configs, agents, announcing{announcer}, set.PushRate, log)
+	announcements := service.NewAnnouncements(configs, agents, announcing(set, announcer, measures), set.PushRate, log)
 	waiters := service.NewWaiters(configs, agents, set.PushRate, set.LimitWaiting)
+	registry.MustRegister(database.NewCollector(db), service.NewCollector(configs, agents, holding(set, waiters), announcements))
 	handler := api.New(api.Options{
 		Configs:       configs,
 		Agents:        agents,
@@ -136,6 +140,8 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		AdminName:     set.AdminUsername,
 		AdminAccount:  auth.NewAccount(set.AdminUsername, set.AdminPassword.Reveal()),
 		Log:           log,
+		Metrics:       api.NewMetrics(registry),
+		Scrape:        metrics.Handler(registry),
 	})
 	// No keep-alive probes: thousands of connections that only wait would cost more
 	// than all else. Every wait has an end, and so has a peer that is gone.

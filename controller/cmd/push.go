@@ -41,10 +41,18 @@ func holding(set config.Settings, waiters *service.Waiters) *service.Waiters {
 	return waiters
 }
 
-// announcing gives the domain's announcements to a broker as messages.
-type announcing struct{ notify.Announcer }
+// announcing counts what goes out over a broker, where there is one.
+func announcing(set config.Settings, a notify.Announcer, m *service.Metrics) service.Announcer {
+	if set.Transport == settings.PushRedis || set.Transport == settings.PushNATS {
+		return m.Announcing(models.Transport(set.Transport), messages{a})
+	}
+	return messages{a}
+}
 
-func (a announcing) Announce(ctx context.Context, v models.Announcement) error {
+// messages gives the domain's announcements to a broker as messages.
+type messages struct{ notify.Announcer }
+
+func (a messages) Announce(ctx context.Context, v models.Announcement) error {
 	message, err := notify.Hint{Version: v.Version, ETag: v.ETag, SpreadMS: v.Spread.Milliseconds()}.Encode()
 	if err != nil {
 		return err

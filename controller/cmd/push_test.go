@@ -5,9 +5,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/fleetconf/fleetconf/controller/internal/config"
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/notify"
 	"github.com/fleetconf/fleetconf/pkg/notify/natsnotify"
 	"github.com/fleetconf/fleetconf/pkg/notify/redisnotify"
@@ -59,6 +63,21 @@ func TestAnnouncer_EmbeddedTakesAnnouncements(t *testing.T) {
 	defer func() { _ = c.Close() }()
 	if err := a.Announce(t.Context(), []byte("v1")); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestAnnouncing_CountsWhatGoesOverABroker(t *testing.T) {
+	for push, want := range map[string]int{"longpoll": 0, "none": 0, "redis": 2, "nats": 2} {
+		t.Run(push, func(t *testing.T) {
+			t.Setenv("PUSH", push)
+			reg := prometheus.NewRegistry()
+			if err := announcing(pushSettings(t), notify.Nop{}, service.NewMetrics(reg)).Announce(t.Context(), models.Announcement{Version: 1}); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := testutil.GatherAndCount(reg, "fleetconf_controller_announcements_total"); got != want || err != nil {
+				t.Errorf("got %d outcomes, %v, want %d", got, err, want)
+			}
+		})
 	}
 }
 

@@ -49,7 +49,7 @@ func (a *API) register(c *call) error {
 	status := http.StatusOK
 	if isNew {
 		status = http.StatusCreated
-		a.Log.WithFields(logrus.Fields{"agent": id, "hostname": req.Hostname, "source_ip": c.ClientIP()}).Info("Agent registered")
+		a.event(c).WithFields(logrus.Fields{"agent": id, "hostname": req.Hostname}).Info("Agent registered")
 	}
 	c.Header("Cache-Control", "no-store")
 	return server.WriteJSON(c.Writer, status, wire.RegisterResponse{
@@ -195,7 +195,7 @@ func (a *API) decommission(c *call) error {
 	if err := a.Agents.Decommission(c.Request.Context(), c.Param("id"), c.origin()); err != nil {
 		return err
 	}
-	a.Log.WithFields(logrus.Fields{"agent": c.Param("id"), "by": c.by}).Info("Agent decommissioned")
+	a.event(c).WithField("agent", c.Param("id")).Info("Agent decommissioned")
 	return noContent(c)
 }
 
@@ -217,7 +217,7 @@ func (a *API) retry(c *call) error {
 	if err := a.Agents.Retry(c.Request.Context(), c.Param("id"), c.origin()); err != nil {
 		return err
 	}
-	a.Log.WithFields(logrus.Fields{"agent": c.Param("id"), "by": c.by}).Info("Agent is to try again")
+	a.event(c).WithField("agent", c.Param("id")).Info("Agent is to try again")
 	return noContent(c)
 }
 
@@ -261,7 +261,12 @@ func (a *API) report(c *call) error {
 	if !a.Configs.Witness(req.Version) {
 		return wire.Bad("version", "%d cannot be one of this fleet's; the newest is %d", req.Version, desired(a.Configs.Current()))
 	}
-	if err := a.Agents.Report(c.Request.Context(), c.self, fromReport(req, time.Now().UTC())); err != nil {
+	attempt := fromReport(req, time.Now().UTC())
+	if attempt.Status == models.Failed && a.Agents.Offers(c.self, attempt.Version) { // else it is told of already
+		a.event(c).WithFields(logrus.Fields{"version": attempt.Version, "error": attempt.Error}).
+			Warn("Worker refused a version")
+	}
+	if err := a.Agents.Report(c.Request.Context(), c.self, attempt); err != nil {
 		return err
 	}
 	return noContent(c)

@@ -50,14 +50,16 @@ type Options struct {
 	AdminName    string
 	AdminAccount *auth.Account
 
-	Log logrus.FieldLogger
+	Log     logrus.FieldLogger
+	Metrics *Metrics     // nil: measured for nobody
+	Scrape  http.Handler // answers GET /metrics; nil: nothing is there
 }
 
 // API answers the controller's requests.
 type API struct {
 	Options
 	classes map[door]*class
-	admins  *class // of the admin's own door, those who are one
+	proven  *class // of the admin's own door, those who are one
 	served  servedConfig
 	sweep   []string       // SweepInterval as a header value
 	refused rate.Sometimes // how often refused credentials are worth a warning
@@ -65,35 +67,46 @@ type API struct {
 
 // New returns the handler of the whole contract.
 func New(o Options) http.Handler {
-	a := &API{Options: o, classes: newClasses(o.Limits), admins: newClass("admin", o.Limits.Admin, o.Limits.Admin), sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, refused: rate.Sometimes{First: 1, Interval: time.Minute}}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
+	if o.Scrape == nil {
+		o.Scrape = http.NotFoundHandler()
+	}
+	a := &API{Options: o, classes: newClasses(o.Limits), proven: newClass("admin", o.Limits.Admin, o.Limits.Admin), sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, refused: rate.Sometimes{First: 1, Interval: time.Minute}}
+	a.Metrics.limits(map[string][]*class{
+		registering: {a.classes[enrolling]}, polls: {a.classes[reading]}, reports: {a.classes[reporting]}, admins: {a.classes[administering], a.proven},
+	})
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
 	engine.RedirectTrailingSlash = false // a redirect would lose the body of a publish
 	engine.RemoveExtraSlash = false
 	_ = engine.SetTrustedProxies(nil) // X-Forwarded-For is anybody's to write
-	engine.NoRoute(a.answer(func(*gin.Context) error {
+	unrouted := a.Metrics.as(other)
+	engine.NoRoute(a.answer(unrouted, func(*call) error {
 		return problem.New(http.StatusNotFound, "there is nothing here; /swagger/index.html lists what there is")
 	}))
-	engine.NoMethod(a.answer(func(c *gin.Context) error {
+	engine.NoMethod(a.answer(unrouted, func(c *call) error {
 		return problem.New(http.StatusMethodNotAllowed, "%s is not for this path; it takes %s", c.Request.Method, c.Writer.Header().Get("Allow"))
 	}))
 	for _, r := range a.routes() {
-		handler := a.answer(a.guarded(r))
+		handler := a.answer(a.Metrics.as(r.measured), a.guarded(r))
 		engine.Handle(r.method, r.path, handler)
 		if r.method == http.MethodGet {
 			engine.HEAD(r.path, handler) // RFC 9110 §9.3.2: net/http leaves out the body
 		}
 	}
-	return server.Wrap(sameOrigin(engine), o.Log)
+	return server.Wrap(sameOrigin(engine, unrouted), o.Log)
 }
 
 // sameOrigin keeps other sites' pages from changing anything with the
 // credentials that an admin's browser remembers. No program sends what browsers
 // say of a page, so it concerns nobody else.
-func sameOrigin(next http.Handler) http.Handler {
+func sameOrigin(next http.Handler, as *measured) http.Handler {
 	protection := http.NewCrossOriginProtection()
 	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		as.class.Counted(http.StatusForbidden)
 		problem.Write(w, problem.New(http.StatusForbidden, "a page of another site may not do this"))
 	}))
 	return protection.Handler(next)
@@ -102,15 +115,14 @@ func sameOrigin(next http.Handler) http.Handler {
 // guarded lets a request through to its route if there is room for it, if its
 // caller may, and if it asks for nothing that the route does not know: a
 // misspelt parameter must not be taken for its absence.
-func (a *API) guarded(r route) func(*gin.Context) error {
+func (a *API) guarded(r route) func(*call) error {
 	known := strings.Fields(r.query)
-	return func(c *gin.Context) error {
-		who := &call{Context: c}
-		if err := a.enter(who, r.who); err != nil {
+	return func(c *call) error {
+		if err := a.enter(c, r.who); err != nil {
 			return err
 		}
-		defer who.leave()
-		if err := a.admit(who, r.who); err != nil {
+		defer c.leave()
+		if err := a.admit(c, r.who); err != nil {
 			return err
 		}
 		if r.query != "*" && c.Request.URL.RawQuery != "" {
@@ -118,7 +130,7 @@ func (a *API) guarded(r route) func(*gin.Context) error {
 				return err
 			}
 		}
-		return r.handle(who)
+		return r.handle(c)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	_ "github.com/fleetconf/fleetconf/controller/docs"
@@ -25,6 +26,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/auth"
+	"github.com/fleetconf/fleetconf/pkg/metrics"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/server"
@@ -41,8 +43,9 @@ type system struct {
 	logged   *logtest.Hook
 	draining chan struct{} // to be closed by a test that stops the controller
 	waiters  *service.Waiters
-	drain    func() // lets them go for good
-	lost     error  // why nothing is announced
+	drain    func()               // lets them go for good
+	lost     error                // why nothing is announced
+	registry *prometheus.Registry // what the API measures
 }
 
 func newSystem(t testing.TB) *system {
@@ -75,12 +78,13 @@ func newLimited(t testing.TB, limits api.Limits) *system {
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = waiters.Run(waiting) }() // ends with the test, or when that drains it
 	t.Cleanup(func() { stop(); <-ended })
-	s := &system{t: t, db: db, configs: configs, agents: agents, logged: hook, draining: draining, waiters: waiters, drain: stop}
+	s := &system{t: t, registry: prometheus.NewRegistry(), db: db, configs: configs, agents: agents, logged: hook, draining: draining, waiters: waiters, drain: stop}
 	s.handler = api.New(api.Options{
 		Configs: configs, Agents: agents, Rollouts: service.NewRollouts(configs, agents, db), Trail: service.NewTrail(db, log), Store: db,
 		Waiters: waiters, Transport: models.NATS, SweepInterval: 5 * time.Minute, Announcements: announced{s},
 		Draining: draining, Limits: limits, AgentName: "agent", AdminName: "admin",
 		AdminAccount: auth.NewAccount("admin", "admin123"), AgentAccount: auth.NewAccount("agent", "secret123"), Log: log,
+		Metrics: api.NewMetrics(s.registry), Scrape: metrics.Handler(s.registry),
 	})
 	return s
 }
@@ -584,6 +588,7 @@ func TestRoutes_WhoMayCall(t *testing.T) {
 		{"GET", "/health", "", [6]int{200, 200, 200, 200, 200, 200}},
 		{"GET", "/ready", "", [6]int{200, 200, 200, 200, 200, 200}},
 		{"GET", "/version", "", [6]int{200, 200, 200, 200, 200, 200}},
+		{"GET", "/metrics", "", [6]int{200, 200, 200, 200, 200, 200}},
 		{"GET", "/swagger/index.html", "", [6]int{200, 200, 200, 200, 200, 200}},
 		{"POST", "/api/v1/register", `{"hostname":"h","agent_id":"x"}`, [6]int{401, 401, 201, 403, 403, 403}},
 		{"GET", "/api/v1/config", "", [6]int{401, 401, 200, 200, 200, 200}},

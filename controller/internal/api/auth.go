@@ -5,13 +5,10 @@ import (
 	"net/http"
 	"sync"
 
-	"github.com/sirupsen/logrus"
-
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/problem"
-	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
 // door is who may call a route.
@@ -90,9 +87,9 @@ func (a *API) refuse(c *call, err error) {
 	if errors.Is(err, auth.ErrMissing) {
 		return
 	}
+	a.Metrics.refused.Inc()
 	a.refused.Do(func() {
-		a.Log.WithFields(logrus.Fields{"source_ip": c.ClientIP(), "path": c.Request.URL.Path, "request_id": server.RequestID(c.Request)}).
-			WithError(err).Warn("Credentials refused; more within a minute are not logged")
+		a.event(c).WithField("path", c.Request.URL.Path).WithError(err).Warn("Credentials refused; more within a minute are not logged")
 	})
 	a.Trail.LoginFailed(models.Origin{Actor: a.claimed(c), SourceIP: c.ClientIP()}, c.Request.Method+" "+c.FullPath())
 }

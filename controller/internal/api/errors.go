@@ -36,10 +36,14 @@ const (
 )
 
 // answer makes a gin handler of one that returns an error, and is the only
-// place where an error is answered.
-func (a *API) answer(handle func(*gin.Context) error) gin.HandlerFunc {
-	return func(c *gin.Context) {
+// place where an error is answered and an answer measured.
+func (a *API) answer(as *measured, handle func(*call) error) gin.HandlerFunc {
+	return func(g *gin.Context) {
+		c := &call{Context: g, measured: as}
+		began, ended := time.Now(), false
+		defer func() { c.measure(began, ended) }()
 		err := handle(c)
+		ended = true
 		if err == nil {
 			return
 		}
@@ -51,7 +55,7 @@ func (a *API) answer(handle func(*gin.Context) error) gin.HandlerFunc {
 	}
 }
 
-func (a *API) problemOf(c *gin.Context, err error) *problem.Problem {
+func (a *API) problemOf(c *call, err error) *problem.Problem {
 	var (
 		p       *problem.Problem
 		bad     *wire.Invalid
@@ -86,8 +90,6 @@ func (a *API) problemOf(c *gin.Context, err error) *problem.Problem {
 	return server.Internal(c.Request)
 }
 
-func (a *API) logFailure(c *gin.Context, err error) {
-	a.Log.WithFields(logrus.Fields{
-		"request_id": server.RequestID(c.Request), "method": c.Request.Method, "path": c.FullPath(),
-	}).WithError(err).Error("Request failed")
+func (a *API) logFailure(c *call, err error) {
+	a.event(c).WithFields(logrus.Fields{"method": c.Request.Method, "path": c.FullPath()}).WithError(err).Error("Request failed")
 }

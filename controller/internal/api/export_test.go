@@ -36,7 +36,7 @@ func StepAsideForEver() int64 {
 
 // entered is a call with a place.
 func entered() *call {
-	c := &call{class: newClasses(Limits{1, 1, 1, 1})[reading]}
+	c := &call{measured: NewMetrics(nil).as(polls), class: newClasses(Limits{1, 1, 1, 1})[reading]}
 	c.class.Enter()
 	return c
 }

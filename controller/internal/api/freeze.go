@@ -4,8 +4,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/sirupsen/logrus"
-
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/etag"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
@@ -53,7 +51,7 @@ func (a *API) freeze(c *call) error {
 	if err := a.Configs.Freeze(c.Request.Context(), fromFreeze(req), c.origin(), allowed); err != nil {
 		return err
 	}
-	a.Log.WithFields(logrus.Fields{"by": c.by, "source_ip": c.ClientIP(), "reason": req.Reason}).Info("Publishing frozen")
+	a.event(c).WithField("reason", req.Reason).Info("Publishing frozen")
 	return a.showFreeze(c)
 }
 
@@ -74,7 +72,7 @@ func (a *API) unfreeze(c *call) error {
 	if err := a.Configs.Unfreeze(c.Request.Context(), c.origin(), allowed); err != nil {
 		return err
 	}
-	a.Log.WithFields(logrus.Fields{"by": c.by, "source_ip": c.ClientIP()}).Info("Publishing not frozen")
+	a.event(c).Info("Publishing not frozen")
 	return noContent(c)
 }
 

@@ -4,8 +4,6 @@ import (
 	"math"
 	"net/http"
 
-	"github.com/sirupsen/logrus"
-
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/etag"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
@@ -119,9 +117,7 @@ func (a *API) published(c *call, outcome models.Outcome, err error) error {
 	cfg, message := outcome.Config, "This content is current already; nothing was changed"
 	if outcome.Changed {
 		message = "Configuration published"
-		log := a.Log.WithFields(logrus.Fields{
-			"version": cfg.Version, "by": cfg.PublishedBy, "source_ip": cfg.SourceIP, "request_id": server.RequestID(c.Request),
-		})
+		log := a.event(c).WithField("version", cfg.Version)
 		if cfg.RestoredFrom != 0 {
 			log = log.WithField("restored_from", cfg.RestoredFrom)
 		}
@@ -162,7 +158,7 @@ func (a *API) resume(c *call) error {
 	out := wire.PublishResponse{Message: "There is no conflict; nothing was changed", Version: desired(a.Configs.Current()), Changed: resumed}
 	if resumed {
 		out.Message = "Agents follow the store again"
-		a.Log.WithFields(logrus.Fields{"version": out.Version, "by": c.by, "source_ip": c.ClientIP()}).Info("Conflict resumed")
+		a.event(c).WithField("version", out.Version).Info("Conflict resumed")
 	}
 	return server.WriteJSON(c.Writer, http.StatusOK, out)
 }

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/gin-gonic/gin"
+	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
@@ -16,18 +17,33 @@ type call struct {
 	class *class         // where it has a place, nil where it is counted nowhere
 	self  *service.Agent // the agent that calls, nil for anybody else
 	by    string         // the name of who calls, "" for anybody at an open door
+
+	measured *measured
 }
 
 // origin is who calls, and from where.
 func (c *call) origin() models.Origin { return models.Origin{Actor: c.by, SourceIP: c.ClientIP()} }
 
+// event is the logger of what a request did: whose it was, as far as it is known.
+func (a *API) event(c *call) *logrus.Entry {
+	log := a.Log.WithFields(logrus.Fields{"request_id": server.RequestID(c.Request), "source_ip": c.ClientIP()})
+	switch {
+	case c.self != nil:
+		return log.WithField("agent", c.self.ID())
+	case c.by != "":
+		return log.WithField("by", c.by)
+	}
+	return log
+}
+
 // route is one line of the table of all that the controller answers.
 type route struct {
-	method string
-	path   string
-	who    door   // who may call, and with whom it shares a limit
-	query  string // the parameters that are known, with spaces between; "*" takes any
-	handle func(*call) error
+	method   string
+	path     string
+	who      door   // who may call, and with whom it shares a limit
+	measured string // with which others
+	query    string // the parameters that are known, with spaces between; "*" takes any
+	handle   func(*call) error
 }
 
 // Names is what no agent may be called: a path has it in the place of an id, or
@@ -36,32 +52,33 @@ var Names = []string{"summary", "resume", "unknown", "controller", "INITIAL_URL"
 
 func (a *API) routes() []route {
 	return []route{
-		{"POST", "/api/v1/register", enrolling, "", a.register},
+		{"POST", "/api/v1/register", enrolling, registering, "", a.register},
 
-		{"GET", "/api/v1/config", reading, "*", a.config},
-		{"POST", "/api/v1/config", administering, "poll_interval dry_run override", a.publish},
-		{"GET", "/api/v1/configs", administering, "limit before", a.history},
-		{"GET", "/api/v1/configs/:version", administering, "", a.version},
-		{"GET", "/api/v1/configs/:version/diff/:other", administering, "", a.diff},
-		{"POST", "/api/v1/configs/:version/rollback", administering, "dry_run override", a.rollback},
-		{"GET", "/api/v1/rollouts/:version", administering, "wait applied", a.rollout},
-		{"GET", "/api/v1/freeze", administering, "", a.frozen},
-		{"PUT", "/api/v1/freeze", administering, "", a.freeze},
-		{"DELETE", "/api/v1/freeze", administering, "", a.unfreeze},
-		{"GET", "/api/v1/audit", administering, "limit before action", a.audit},
+		{"GET", "/api/v1/config", reading, polls, "*", a.config},
+		{"POST", "/api/v1/config", administering, publishing, "poll_interval dry_run override", a.publish},
+		{"GET", "/api/v1/configs", administering, admins, "limit before", a.history},
+		{"GET", "/api/v1/configs/:version", administering, admins, "", a.version},
+		{"GET", "/api/v1/configs/:version/diff/:other", administering, admins, "", a.diff},
+		{"POST", "/api/v1/configs/:version/rollback", administering, publishing, "dry_run override", a.rollback},
+		{"GET", "/api/v1/rollouts/:version", administering, admins, "wait applied", a.rollout},
+		{"GET", "/api/v1/freeze", administering, admins, "", a.frozen},
+		{"PUT", "/api/v1/freeze", administering, admins, "", a.freeze},
+		{"DELETE", "/api/v1/freeze", administering, admins, "", a.unfreeze},
+		{"GET", "/api/v1/audit", administering, admins, "limit before action", a.audit},
 
-		{"GET", "/api/v1/agents", administering, "limit cursor status version transport hostname", a.agents},
-		{"GET", "/api/v1/agents/summary", administering, "", a.summary},
-		{"POST", "/api/v1/agents/resume", administering, "", a.resume},
-		{"GET", "/api/v1/agents/:id", administering, "", a.agent},
-		{"DELETE", "/api/v1/agents/:id", removing, "", a.decommission},
-		{"POST", "/api/v1/agents/:id/retry", administering, "", a.retry},
-		{"POST", "/api/v1/agents/:id/status", reporting, "", a.report},
+		{"GET", "/api/v1/agents", administering, admins, "limit cursor status version transport hostname", a.agents},
+		{"GET", "/api/v1/agents/summary", administering, admins, "", a.summary},
+		{"POST", "/api/v1/agents/resume", administering, admins, "", a.resume},
+		{"GET", "/api/v1/agents/:id", administering, admins, "", a.agent},
+		{"DELETE", "/api/v1/agents/:id", removing, registering, "", a.decommission},
+		{"POST", "/api/v1/agents/:id/retry", administering, admins, "", a.retry},
+		{"POST", "/api/v1/agents/:id/status", reporting, reports, "", a.report},
 
-		{"GET", "/health", open, "*", plain(server.Health)},
-		{"GET", "/ready", open, "*", a.ready},
-		{"GET", "/version", open, "*", plain(server.Version)},
-		{"GET", "/swagger/*page", open, "*", swaggerUI()},
+		{"GET", "/health", open, probing, "*", plain(server.Health)},
+		{"GET", "/ready", open, probing, "*", a.ready},
+		{"GET", "/version", open, probing, "*", plain(server.Version)},
+		{"GET", "/metrics", open, probing, "*", a.scrape},
+		{"GET", "/swagger/*page", open, documents, "*", swaggerUI()},
 	}
 }
 

@@ -13,7 +13,8 @@ const selectAgents = `SELECT seq, id, hostname, metadata, registered_at, token, 
 	refused_error, applied_at, transport FROM agents ORDER BY seq`
 
 // Agents returns every agent in the order of registration.
-func (db *DB) Agents(ctx context.Context) ([]models.Agent, error) {
+func (db *DB) Agents(ctx context.Context) (agents []models.Agent, err error) {
+	defer db.metrics.ended(reading, time.Now(), &err)
 	return list(ctx, db.reader, scanAgent, selectAgents)
 }
 
@@ -36,7 +37,7 @@ func scanAgent(row scanner) (a models.Agent, err error) {
 // SaveAgent stores a new agent, or the known one of that id anew, and returns
 // its place in the order of registration. It leaves presence alone.
 func (db *DB) SaveAgent(ctx context.Context, a models.Agent) (seq int64, err error) {
-	err = db.inTx(ctx, func(tx *sql.Tx) (err error) {
+	err = db.inTx(ctx, registering, func(tx *sql.Tx) (err error) {
 		seq, err = upsertAgent(ctx, tx, a)
 		return err
 	})
@@ -57,7 +58,7 @@ func upsertAgent(ctx context.Context, tx *sql.Tx, a models.Agent) (seq int64, er
 
 // DeleteAgents removes agents, and adds the entry to the audit trail.
 func (db *DB) DeleteAgents(ctx context.Context, ids []string, entry models.Entry) error {
-	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
+	return explain(db.inTx(ctx, removing, func(tx *sql.Tx) error {
 		remove, err := tx.PrepareContext(ctx, `DELETE FROM agents WHERE id = $1`)
 		if err != nil {
 			return err
@@ -75,7 +76,17 @@ func (db *DB) DeleteAgents(ctx context.Context, ids []string, entry models.Entry
 // SavePresence stores the presence of agents, and the entries with it, in one
 // transaction. An agent that is unknown by now is passed over.
 func (db *DB) SavePresence(ctx context.Context, batch map[string]models.Presence, entries ...models.Entry) error {
-	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
+	return db.savePresence(ctx, present, batch, entries)
+}
+
+// SaveReports stores the presence of agents that wait for it, as SavePresence
+// does.
+func (db *DB) SaveReports(ctx context.Context, batch map[string]models.Presence) error {
+	return db.savePresence(ctx, reporting, batch, nil)
+}
+
+func (db *DB) savePresence(ctx context.Context, op operation, batch map[string]models.Presence, entries []models.Entry) error {
+	return explain(db.inTx(ctx, op, func(tx *sql.Tx) error {
 		update, err := preparePresence(ctx, tx)
 		if err != nil {
 			return err

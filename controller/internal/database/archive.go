@@ -98,7 +98,7 @@ var ErrNotEmpty = errors.New("it holds versions, agents or an audit trail alread
 // returns the error of fill, or ErrNotEmpty. Afterwards the store has another
 // epoch: the DB is to be closed.
 func (db *DB) Fill(ctx context.Context, fill func(*Filling) error) error {
-	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
+	return explain(db.write(ctx, func(tx *sql.Tx) error {
 		var rows int64
 		if err := tx.QueryRowContext(ctx, `SELECT (SELECT count(*) FROM configs) + (SELECT count(*) FROM agents) + (SELECT count(*) FROM audit)`).Scan(&rows); err != nil {
 			return err

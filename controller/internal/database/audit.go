@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"math"
+	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
@@ -20,12 +21,13 @@ func scanEntry(row scanner) (e models.Entry, err error) {
 
 // AppendAudit adds entries to the audit trail.
 func (db *DB) AppendAudit(ctx context.Context, entries ...models.Entry) error {
-	return explain(db.inTx(ctx, func(tx *sql.Tx) error { return insertEntries(ctx, tx, entries) }))
+	return explain(db.inTx(ctx, auditing, func(tx *sql.Tx) error { return insertEntries(ctx, tx, entries) }))
 }
 
 // Audit returns up to limit entries before the one of that Seq, newest first;
 // 0 begins with the newest. An action that is not empty leaves out all others.
-func (db *DB) Audit(ctx context.Context, action models.Action, before int64, limit int) ([]models.Entry, error) {
+func (db *DB) Audit(ctx context.Context, action models.Action, before int64, limit int) (entries []models.Entry, err error) {
+	defer db.metrics.ended(reading, time.Now(), &err)
 	if before == 0 {
 		before = math.MaxInt64
 	}

@@ -15,7 +15,7 @@ const selectConfig = `SELECT version, url, poll_interval_seconds, etag, message,
 // Append stores the change that next makes of the newest version; see
 // service.ConfigStore.
 func (db *DB) Append(ctx context.Context, next func(newest *models.Config) (*models.Change, error)) error {
-	err := db.inTx(ctx, func(tx *sql.Tx) error {
+	err := db.inTx(ctx, publishing, func(tx *sql.Tx) error {
 		newest, err := scanConfig(tx.QueryRowContext(ctx, selectConfig+`ORDER BY version DESC LIMIT 1`))
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return err
@@ -50,14 +50,16 @@ func insertConfig(ctx context.Context, tx *sql.Tx, cfg *models.Config) error {
 }
 
 // Newest returns the version with the highest number, or models.ErrNotFound.
-func (db *DB) Newest(ctx context.Context) (*models.Config, error) {
-	cfg, err := scanConfig(db.reader.QueryRowContext(ctx, selectConfig+`ORDER BY version DESC LIMIT 1`))
+func (db *DB) Newest(ctx context.Context) (cfg *models.Config, err error) {
+	defer db.metrics.ended(reading, time.Now(), &err)
+	cfg, err = scanConfig(db.reader.QueryRowContext(ctx, selectConfig+`ORDER BY version DESC LIMIT 1`))
 	return cfg, explain(err)
 }
 
 // Config returns a version, or models.ErrNotFound.
-func (db *DB) Config(ctx context.Context, version int64) (*models.Config, error) {
-	cfg, err := scanConfig(db.reader.QueryRowContext(ctx, selectConfig+`WHERE version = $1`, version))
+func (db *DB) Config(ctx context.Context, version int64) (cfg *models.Config, err error) {
+	defer db.metrics.ended(reading, time.Now(), &err)
+	cfg, err = scanConfig(db.reader.QueryRowContext(ctx, selectConfig+`WHERE version = $1`, version))
 	if err != nil {
 		return nil, fmt.Errorf("version %d: %w", version, explain(err))
 	}
@@ -65,7 +67,8 @@ func (db *DB) Config(ctx context.Context, version int64) (*models.Config, error)
 }
 
 // Configs returns up to limit versions below before, newest first.
-func (db *DB) Configs(ctx context.Context, before int64, limit int) ([]*models.Config, error) {
+func (db *DB) Configs(ctx context.Context, before int64, limit int) (all []*models.Config, err error) {
+	defer db.metrics.ended(reading, time.Now(), &err)
 	return list(ctx, db.reader, scanConfig, selectConfig+`WHERE version < $1 ORDER BY version DESC LIMIT $2`, before, limit)
 }
 

@@ -52,6 +52,7 @@ type DB struct {
 	lock   *flock.Flock
 	epoch  string
 
+	metrics *Metrics
 	failing atomic.Pointer[error] // why the last write failed, nil when it did not
 }
 
@@ -60,7 +61,12 @@ type DB struct {
 // open, that is damaged, read-only or another program's, or that a newer build
 // has written; the error says what to do, and the file is left as it was.
 func Open(ctx context.Context, path string) (*DB, error) {
-	db := &DB{}
+	return OpenMeasured(ctx, path, NewMetrics(nil))
+}
+
+// OpenMeasured is Open; m measures what the store is asked to do from then on.
+func OpenMeasured(ctx context.Context, path string, m *Metrics) (*DB, error) {
+	db := &DB{metrics: m}
 	if err := db.open(ctx, path); err != nil {
 		_ = db.Close()
 		return nil, fmt.Errorf("open database %s: %w", path, explain(err))
@@ -188,7 +194,7 @@ func (db *DB) migrate(ctx context.Context) error {
 
 // readEpoch reads the store's epoch, which is made once, with the store.
 func (db *DB) readEpoch(ctx context.Context) error {
-	return db.inTx(ctx, func(tx *sql.Tx) error {
+	return db.write(ctx, func(tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO store (only_row, epoch) VALUES (1, $1) ON CONFLICT DO NOTHING`, rand.Text()); err != nil {
 			return err
 		}
@@ -213,7 +219,7 @@ func (db *DB) Ping(ctx context.Context) error {
 	if db.failing.Load() == nil {
 		return nil
 	}
-	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
+	return explain(db.write(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `UPDATE store SET epoch = epoch`)
 		return err
 	}))
@@ -233,9 +239,15 @@ func (db *DB) Close() error {
 	return errors.Join(errs...)
 }
 
-// inTx runs f in a transaction that holds the write lock from the start, and
+// inTx is write, measured as an operation.
+func (db *DB) inTx(ctx context.Context, op operation, f func(*sql.Tx) error) (err error) {
+	defer db.metrics.ended(op, time.Now(), &err)
+	return db.write(ctx, f)
+}
+
+// write runs f in a transaction that holds the write lock from the start, and
 // commits if f returns nil. It remembers whether the store could be written.
-func (db *DB) inTx(ctx context.Context, f func(*sql.Tx) error) error {
+func (db *DB) write(ctx context.Context, f func(*sql.Tx) error) error {
 	err := db.transact(ctx, f)
 	var driver sqlite3.Error
 	switch {

@@ -21,3 +21,11 @@ func ShortenBusyTimeout(t *testing.T, db *DB) {
 		t.Fatal(err)
 	}
 }
+
+// MakeReadOnly lets nothing be written any more.
+func MakeReadOnly(t *testing.T, db *DB) {
+	t.Helper()
+	if _, err := db.writer.ExecContext(t.Context(), `PRAGMA query_only = true`); err != nil {
+		t.Fatal(err)
+	}
+}

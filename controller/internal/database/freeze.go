@@ -4,13 +4,15 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
 // Freeze returns the freeze that was stored last, nil where there is none.
-func (db *DB) Freeze(ctx context.Context) (*models.Freeze, error) {
-	f, err := scanFreeze(db.reader.QueryRowContext(ctx, selectFreeze))
+func (db *DB) Freeze(ctx context.Context) (f *models.Freeze, err error) {
+	defer db.metrics.ended(reading, time.Now(), &err)
+	f, err = scanFreeze(db.reader.QueryRowContext(ctx, selectFreeze))
 	return f, explain(err)
 }
 
@@ -33,7 +35,7 @@ func scanFreeze(row scanner) (*models.Freeze, error) {
 // SaveFreeze stores a freeze, or, if f is nil, that there is none, and the
 // entry with it.
 func (db *DB) SaveFreeze(ctx context.Context, f *models.Freeze, entry models.Entry) error {
-	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
+	return explain(db.inTx(ctx, freezing, func(tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, `DELETE FROM freeze`); err != nil {
 			return err
 		}

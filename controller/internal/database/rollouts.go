@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
@@ -23,6 +24,7 @@ func scanClosed(row scanner) (c models.Closed, err error) {
 // Figures returns the last figures of a version that was superseded, and the
 // version after it. It returns models.ErrNotFound where there are none.
 func (db *DB) Figures(ctx context.Context, version int64) (figures models.Figures, supersededBy int64, err error) {
+	defer db.metrics.ended(reading, time.Now(), &err)
 	c, err := scanClosed(db.reader.QueryRowContext(ctx, selectClosed+`WHERE version = $1`, version))
 	if err != nil {
 		return figures, 0, fmt.Errorf("rollout of version %d: %w", version, explain(err))
@@ -41,6 +43,7 @@ func insertFigures(ctx context.Context, tx *sql.Tx, version, supersededBy int64,
 
 // Reported returns what agents said of versions above the store's own.
 func (db *DB) Reported(ctx context.Context) (r models.Reported, err error) {
+	defer db.metrics.ended(reading, time.Now(), &err)
 	err = db.reader.QueryRowContext(ctx, `SELECT highest_reported, resumed_below FROM store`).Scan(&r.Highest, &r.ResumedBelow)
 	return r, explain(err)
 }
@@ -48,7 +51,7 @@ func (db *DB) Reported(ctx context.Context) (r models.Reported, err error) {
 // SaveReported stores what agents said of versions above the store's own, and
 // the entries with it.
 func (db *DB) SaveReported(ctx context.Context, r models.Reported, entries ...models.Entry) error {
-	return explain(db.inTx(ctx, func(tx *sql.Tx) error {
+	return explain(db.inTx(ctx, conflicting, func(tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, `UPDATE store SET highest_reported = $1, resumed_below = $2`, r.Highest, r.ResumedBelow); err != nil {
 			return err
 		}

@@ -30,6 +30,8 @@ type AgentStore interface {
 	// SavePresence stores the presence of agents, and the entries with it, in
 	// one transaction. An agent that is unknown by now is passed over.
 	SavePresence(ctx context.Context, batch map[string]models.Presence, entries ...models.Entry) error
+	// SaveReports is SavePresence of agents that wait for it.
+	SaveReports(ctx context.Context, batch map[string]models.Presence) error
 }
 
 // Agents knows every agent. All of it is in memory, so that neither a poll nor
@@ -39,6 +41,7 @@ type Agents struct {
 	reserved      []string // names that no agent may take for its id
 	inactiveAfter time.Duration
 	pruneAfter    time.Duration // 0: never
+	metrics       *Metrics
 	log           logrus.FieldLogger
 	began         time.Time // nobody was heard before that, so nobody is to blame for it
 
@@ -68,6 +71,8 @@ type Agent struct {
 	usedToken, sawTwin bool
 
 	inPolled, inReported bool // stands in that batch
+
+	measured int64 // the version whose way to this agent was measured last
 }
 
 // AgentOptions are the settings of Agents.
@@ -75,6 +80,7 @@ type AgentOptions struct {
 	Reserved      []string      // names that no agent may take for its id
 	InactiveAfter time.Duration // how long an agent is unseen before it counts as inactive
 	PruneAfter    time.Duration // how long before it is removed; 0 for never
+	Metrics       *Metrics      // nil: measured for nobody
 }
 
 // OpenAgents reads every agent from store.
@@ -83,15 +89,24 @@ func OpenAgents(ctx context.Context, store AgentStore, o AgentOptions, log logru
 	if err != nil {
 		return nil, fmt.Errorf("read the agents: %w", err)
 	}
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
 	s := &Agents{
-		store: store, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter, log: log, began: time.Now(),
+		store: store, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter, metrics: o.Metrics, log: log, began: time.Now(),
 		saving: newTurn(), settling: newTurn(), roster: newRoster(len(stored)),
-		polled:   batch{mark: func(a *Agent) *bool { return &a.inPolled }},
-		reported: batch{mark: func(a *Agent) *bool { return &a.inReported }},
+		polled: batch{
+			mark: func(a *Agent) *bool { return &a.inPolled },
+			save: func(ctx context.Context, presence map[string]models.Presence) error {
+				return store.SavePresence(ctx, presence)
+			},
+		},
+		reported: batch{mark: func(a *Agent) *bool { return &a.inReported }, save: store.SaveReports},
 	}
 	for i := range stored {
 		s.roster.add(newAgent(stored[i]))
 	}
+	s.metrics.stored()
 	return s, nil
 }
 
@@ -185,6 +200,7 @@ func (s *Agents) remember(live *Agent, poll models.Poll) {
 	live.show()
 	s.polled.add(live)
 	if live.agent.Applied != before {
+		s.metrics.applied(live)
 		s.changes.flash()
 	}
 }
@@ -215,14 +231,14 @@ func (s *Agents) Report(ctx context.Context, live *Agent, attempt models.Attempt
 	live.mu.Lock()
 	changed := live.agent.Attempt.Version != attempt.Version || live.agent.Attempt.Status != attempt.Status
 	live.agent.Report(attempt)
+	s.metrics.applied(live)
 	live.show()
 	s.polled.add(live) // should it not be stored below
 	s.reported.add(live)
 	live.mu.Unlock()
 	s.changes.flash()
-	if changed && attempt.Status == models.Failed {
-		s.log.WithFields(logrus.Fields{"agent": live.id, "version": attempt.Version, "error": attempt.Error}).
-			Warn("Worker refused a version")
+	if changed {
+		s.metrics.reported(attempt.Status)
 	}
 	return s.settle(ctx, live)
 }
@@ -237,7 +253,7 @@ func (s *Agents) settle(ctx context.Context, live *Agent) error {
 	if !s.reported.holds(live) {
 		return nil // somebody has
 	}
-	return s.reported.store(context.WithoutCancel(ctx), s.store)
+	return s.reported.store(context.WithoutCancel(ctx))
 }
 
 // pruneInterval is how often agents that were unseen for too long are looked for.
@@ -263,7 +279,10 @@ func (s *Agents) Run(ctx context.Context) error {
 }
 
 func (s *Agents) flush(ctx context.Context) {
-	err := s.polled.store(ctx, s.store)
+	err := s.polled.store(ctx)
+	if err == nil {
+		s.metrics.stored()
+	}
 	before := s.failing
 	s.failing = err
 	switch {
@@ -460,7 +479,9 @@ func (a *Agent) Gone() bool {
 	return a.gone
 }
 
-func newAgent(a models.Agent) *Agent { return &Agent{id: a.ID, seq: a.Seq, agent: a} }
+func newAgent(a models.Agent) *Agent {
+	return &Agent{id: a.ID, seq: a.Seq, agent: a, measured: a.Applied}
+}
 
 func (a *Agent) snapshot() models.Agent {
 	a.mu.Lock()

@@ -371,6 +371,10 @@ func (b *batches) SavePresence(_ context.Context, batch map[string]models.Presen
 	return nil
 }
 
+func (b *batches) SaveReports(ctx context.Context, batch map[string]models.Presence) error {
+	return b.SavePresence(ctx, batch)
+}
+
 func (b *batches) written() []int {
 	b.mu.Lock()
 	defer b.mu.Unlock()

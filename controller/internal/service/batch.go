@@ -11,6 +11,7 @@ import (
 // batch is the agents whose presence the store is to be told, in one write.
 type batch struct {
 	mark func(*Agent) *bool // where an agent notes that it stands here; its lock guards that
+	save func(context.Context, map[string]models.Presence) error
 
 	mu     sync.Mutex // guards agents
 	agents []*Agent
@@ -37,9 +38,9 @@ func (b *batch) holds(live *Agent) bool {
 // waits for no more than that.
 const atOnce = 4096
 
-// store empties the batch into store. After an error it holds what was not
+// store empties the batch into the store. After an error it holds what was not
 // stored.
-func (b *batch) store(ctx context.Context, store AgentStore) error {
+func (b *batch) store(ctx context.Context) error {
 	b.mu.Lock()
 	agents := b.agents
 	b.agents = nil
@@ -47,7 +48,7 @@ func (b *batch) store(ctx context.Context, store AgentStore) error {
 	var failed error
 	for part := range slices.Chunk(agents, atOnce) {
 		if failed == nil {
-			failed = b.write(ctx, store, part)
+			failed = b.write(ctx, part)
 		} else {
 			b.keep(part)
 		}
@@ -55,7 +56,7 @@ func (b *batch) store(ctx context.Context, store AgentStore) error {
 	return failed
 }
 
-func (b *batch) write(ctx context.Context, store AgentStore, agents []*Agent) error {
+func (b *batch) write(ctx context.Context, agents []*Agent) error {
 	presence := make(map[string]models.Presence, len(agents))
 	for _, live := range agents {
 		live.mu.Lock()
@@ -64,7 +65,7 @@ func (b *batch) write(ctx context.Context, store AgentStore, agents []*Agent) er
 		}
 		live.mu.Unlock()
 	}
-	err := store.SavePresence(ctx, presence)
+	err := b.save(ctx, presence)
 	if err != nil {
 		b.keep(agents)
 	}

@@ -54,6 +54,7 @@ type Configs struct {
 	defaultInterval time.Duration
 	pace            int // agents a second
 	fleet           Fleet
+	metrics         *Metrics
 	log             logrus.FieldLogger
 
 	publishing turn // one publish at a time, so that current never steps back
@@ -70,12 +71,16 @@ type ConfigOptions struct {
 	Epoch           string        // names this store among all that ever were
 	DefaultInterval time.Duration // what agents are told until a publish says otherwise
 	Pace            int           // agents a second that fetch a newer version; 0 for unknown
+	Metrics         *Metrics      // nil: measured for nobody
 }
 
 // OpenConfigs reads the current configuration from store.
 func OpenConfigs(ctx context.Context, store Store, fleet Fleet, o ConfigOptions, log logrus.FieldLogger) (*Configs, error) {
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics(nil)
+	}
 	c := &Configs{
-		store: store, epoch: o.Epoch, defaultInterval: o.DefaultInterval, pace: o.Pace, fleet: fleet, log: log,
+		store: store, epoch: o.Epoch, defaultInterval: o.DefaultInterval, pace: o.Pace, fleet: fleet, metrics: o.Metrics, log: log,
 		publishing: newTurn(), raised: make(chan struct{}, 1),
 	}
 	reported, err := store.Reported(ctx)
@@ -136,6 +141,7 @@ func (c *Configs) become(cfg *models.Config, targets int) {
 		lasts := rushFactor * time.Duration(targets) * time.Second / time.Duration(c.pace)
 		c.rush.Store(&rush{lasts, time.Now().Add(lasts)})
 	}
+	c.metrics.spreading.Store(cfg)
 	c.current.Store(cfg)
 	c.changes.flash()
 }
@@ -227,7 +233,13 @@ func (c *Configs) rollback(ctx context.Context, version int64, terms models.Term
 	}, nil
 }
 
-func (c *Configs) publish(ctx context.Context, p proposal) (outcome models.Outcome, err error) {
+func (c *Configs) publish(ctx context.Context, p proposal) (models.Outcome, error) {
+	outcome, err := c.append(ctx, p)
+	c.metrics.published(outcome, err)
+	return outcome, err
+}
+
+func (c *Configs) append(ctx context.Context, p proposal) (outcome models.Outcome, err error) {
 	if err := c.publishing.take(ctx); err != nil {
 		return outcome, err
 	}

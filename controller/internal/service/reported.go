@@ -117,7 +117,7 @@ func (c *Configs) saveReported(ctx context.Context) error {
 	defer c.publishing.give()
 	r := c.reported.Load()
 	if r.Conflict(c.newest()) {
-		c.log.WithFields(logrus.Fields{"newest": c.newest(), "highest_reported": r.Highest}).
+		c.log.WithFields(logrus.Fields{"version": c.newest(), "highest_reported": r.Highest}).
 			Error("Agents run versions above the store's: it was restored from an older backup; they keep what they run until you publish, or POST /api/v1/agents/resume")
 	}
 	return c.store.SaveReported(context.WithoutCancel(ctx), *r)

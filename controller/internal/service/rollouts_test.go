@@ -283,12 +283,12 @@ func TestReport_IsDurableWhenItReturns(t *testing.T) {
 	}
 }
 
-// slowBatches is a store each of whose writes takes a second.
+// slowBatches is a store that takes a second to write reports.
 type slowBatches struct{ batches }
 
-func (s *slowBatches) SavePresence(ctx context.Context, batch map[string]models.Presence, entries ...models.Entry) error {
+func (s *slowBatches) SaveReports(ctx context.Context, batch map[string]models.Presence) error {
 	time.Sleep(time.Second)
-	return s.batches.SavePresence(ctx, batch, entries...)
+	return s.batches.SaveReports(ctx, batch)
 }
 
 // Reports that come together are written together.

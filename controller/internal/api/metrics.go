@@ -1,0 +1,116 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/fleetconf/fleetconf/pkg/metrics"
+)
+
+// What a route is measured as.
+const (
+	polls       = "poll"
+	waiting     = "wait" // a poll whose answer is held: no route of its own
+	registering = "register"
+	reports     = "report"
+	publishing  = "publish"
+	admins      = "admin"
+	probing     = "probe"
+	documents   = "docs"
+	other       = "other" // what is no route
+)
+
+// left is the status of a request whose caller did not wait for its answer. It is
+// written nowhere.
+const left = 499
+
+// Metrics are how requests are answered, and who is turned away.
+type Metrics struct {
+	factory  promauto.Factory
+	requests *metrics.Requests
+	refused  prometheus.Counter
+}
+
+// NewMetrics returns the metrics of one API; reg may be nil.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{factory: promauto.With(reg), requests: metrics.NewRequests(reg, subsystem)}
+	m.refused = m.factory.NewCounter(prometheus.CounterOpts{
+		Namespace: metrics.Namespace, Subsystem: subsystem, Name: "credentials_refused_total",
+		Help: "Requests with credentials that are nobody's. Those without any do not count.",
+	})
+	return m
+}
+
+const subsystem = "controller"
+
+// measured is how an answer is measured.
+type measured struct {
+	class *metrics.Class
+	timed bool
+	held  *measured // how it is once it is held: that takes as long as it is meant to
+}
+
+// as returns how answers of a class are measured.
+func (m *Metrics) as(name string) *measured {
+	class := m.requests.Class(name)
+	held := &measured{class: class}
+	if name == polls {
+		held.class = m.requests.Class(waiting)
+	}
+	held.held = held
+	return &measured{class: class, timed: true, held: held}
+}
+
+// limits measures the classes that have a limit. More than one may go by a name.
+func (m *Metrics) limits(classes map[string][]*class) {
+	for name, together := range classes {
+		label := prometheus.Labels{"class": name}
+		m.factory.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "http_requests_shed_total",
+			Help: "Requests turned away because more came than are let in, by class.", ConstLabels: label,
+		}, sum(together, func(k *class) int64 { return k.TurnedAway() }))
+		m.factory.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "http_requests_in_flight",
+			Help: "Requests that are let in and not answered yet, by class. Those that are held are not among them.", ConstLabels: label,
+		}, sum(together, func(k *class) int64 { return k.InFlight() }))
+	}
+}
+
+func sum(classes []*class, of func(*class) int64) func() float64 {
+	return func() (total float64) {
+		for _, k := range classes {
+			total += float64(of(k))
+		}
+		return total
+	}
+}
+
+// status is what the caller was answered. A handler that did not end panicked,
+// which is answered outside of it.
+func (c *call) status(ended bool) int {
+	switch {
+	case !ended:
+		return http.StatusInternalServerError
+	case !c.Writer.Written() && c.Request.Context().Err() != nil:
+		return left
+	}
+	return c.Writer.Status()
+}
+
+// measure counts the answer, and how long it took where that says something.
+func (c *call) measure(began time.Time, ended bool) {
+	if status := c.status(ended); c.measured.timed {
+		c.measured.class.Answered(status, time.Since(began))
+	} else {
+		c.measured.class.Counted(status)
+	}
+}
+
+// scrape answers GET /metrics.
+func (a *API) scrape(c *call) error {
+	a.Scrape.ServeHTTP(c.Writer, c.Request)
+	return nil
+}

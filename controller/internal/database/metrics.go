@@ -1,0 +1,133 @@
+package database
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/mattn/go-sqlite3"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/metrics"
+)
+
+// operation is what the database is asked to do, as it is measured.
+type operation string
+
+const (
+	publishing  operation = "publish"
+	reporting   operation = "report"   // what agents wait for
+	present     operation = "presence" // what nobody waits for
+	registering operation = "register"
+	removing    operation = "remove"
+	freezing    operation = "freeze"
+	conflicting operation = "conflict"
+	auditing    operation = "audit"
+	reading     operation = "read"
+)
+
+// The kinds of error of SQLite.
+var kinds = []struct {
+	label string
+	kind  error
+}{
+	{"busy", models.ErrBusy}, {"full", models.ErrFull}, {"readonly", models.ErrReadOnly}, {"corrupt", errCorrupt},
+}
+
+const anyOther = "other"
+
+// Metrics are how long the database takes, and how it fails.
+type Metrics struct {
+	seconds *prometheus.HistogramVec
+	errors  *prometheus.CounterVec
+}
+
+// NewMetrics returns the metrics of one database; reg may be nil.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	factory := promauto.With(reg)
+	m := &Metrics{
+		seconds: factory.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "database_operation_duration_seconds",
+			Help:    "Time that a transaction or a query took, with its wait for those before it, by operation.",
+			Buckets: metrics.Buckets,
+		}, []string{"operation"}),
+		errors: factory.NewCounterVec(prometheus.CounterOpts{
+			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "database_errors_total",
+			Help: "Transactions and queries that SQLite failed, by kind.",
+		}, []string{"kind"}),
+	}
+	for _, k := range kinds {
+		m.errors.WithLabelValues(k.label)
+	}
+	m.errors.WithLabelValues(anyOther)
+	return m
+}
+
+const subsystem = "controller"
+
+// ended measures an operation that began then, and ended now with *err.
+func (m *Metrics) ended(op operation, began time.Time, err *error) {
+	m.seconds.WithLabelValues(string(op)).Observe(time.Since(began).Seconds())
+	var driver sqlite3.Error
+	if !errors.As(*err, &driver) {
+		return // it succeeded, or found nothing, or a rule refused it
+	}
+	m.errors.WithLabelValues(kindOf(driver)).Inc()
+}
+
+func kindOf(driver sqlite3.Error) string {
+	explained := explain(driver)
+	for _, k := range kinds {
+		if errors.Is(explained, k.kind) {
+			return k.label
+		}
+	}
+	return anyOther
+}
+
+// Collector tells how the database is at the moment: ready or not, and how large.
+type Collector struct{ db *DB }
+
+// NewCollector returns the collector of db.
+func NewCollector(db *DB) Collector { return Collector{db} }
+
+var (
+	readyDesc = prometheus.NewDesc(prometheus.BuildFQName(metrics.Namespace, subsystem, "database_ready"),
+		"Whether the database answers, is still the file that was opened, and can be written: 1 or 0.", nil, nil)
+	sizeDesc = prometheus.NewDesc(prometheus.BuildFQName(metrics.Namespace, subsystem, "database_size_bytes"),
+		"Size of the database on the disk, by file: main, and wal, the write-ahead log.", []string{"file"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c Collector) Describe(to chan<- *prometheus.Desc) {
+	to <- readyDesc
+	to <- sizeDesc
+}
+
+// patience is how long a database that does not answer holds up who collects.
+const patience = 2 * time.Second
+
+// Collect implements prometheus.Collector.
+func (c Collector) Collect(to chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	ready := 0.0
+	if c.db.Ping(ctx) == nil {
+		ready = 1
+	}
+	to <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, ready)
+	to <- prometheus.MustNewConstMetric(sizeDesc, prometheus.GaugeValue, size(c.db.path), "main")
+	to <- prometheus.MustNewConstMetric(sizeDesc, prometheus.GaugeValue, size(c.db.path+"-wal"), "wal")
+}
+
+// size is that of a file, 0 where there is none.
+func size(path string) float64 {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return float64(info.Size())
+}

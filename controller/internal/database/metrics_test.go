@@ -1,0 +1,224 @@
+package database_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+)
+
+func openMeasured(t *testing.T, path string) (*database.DB, *prometheus.Registry) {
+	t.Helper()
+	reg := prometheus.NewPedanticRegistry()
+	db, err := database.OpenMeasured(t.Context(), path, database.NewMetrics(reg))
+	if err != nil {
+		t.Fatalf("OpenMeasured: %v", err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db, reg
+}
+
+// operations are how often each was measured.
+func operations(t *testing.T, reg prometheus.Gatherer) map[string]uint64 {
+	t.Helper()
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]uint64{}
+	for _, family := range families {
+		if family.GetName() != "fleetconf_controller_database_operation_duration_seconds" {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			got[m.GetLabel()[0].GetValue()] = m.GetHistogram().GetSampleCount()
+		}
+	}
+	return got
+}
+
+func TestMetrics_OfEachOperation(t *testing.T) {
+	db, reg := openMeasured(t, newPath(t))
+	ctx := t.Context()
+	batch := map[string]models.Presence{"a1": {}}
+	for _, row := range []struct {
+		operation string
+		do        func() error
+	}{
+		{"publish", func() error { return append1(db, "http://a/") }},
+		{"register", func() error {
+			_, err := db.SaveAgent(ctx, models.Agent{ID: "a1", Metadata: []byte("{}")})
+			return err
+		}},
+		{"report", func() error { return db.SaveReports(ctx, batch) }},
+		{"presence", func() error { return db.SavePresence(ctx, batch) }},
+		{"remove", func() error { return db.DeleteAgents(ctx, []string{"a1"}, models.Entry{}) }},
+		{"freeze", func() error { return db.SaveFreeze(ctx, nil, models.Entry{}) }},
+		{"conflict", func() error { return db.SaveReported(ctx, models.Reported{}) }},
+		{"audit", func() error { return db.AppendAudit(ctx, models.Entry{}) }},
+		{"read", func() error { _, err := db.Newest(ctx); return err }},
+		{"read", func() error { _, err := db.Config(ctx, 1); return err }},
+		{"read", func() error { _, err := db.Configs(ctx, 9, 9); return err }},
+		{"read", func() error { _, err := db.Agents(ctx); return err }},
+		{"read", func() error { _, err := db.Audit(ctx, "", 0, 9); return err }},
+		{"read", func() error { _, err := db.Freeze(ctx); return err }},
+		{"read", func() error { _, err := db.Reported(ctx); return err }},
+		{"read", func() error {
+			if _, _, err := db.Figures(ctx, 9); !errors.Is(err, models.ErrNotFound) {
+				return errors.Join(errors.New("want ErrNotFound"), err)
+			}
+			return nil
+		}},
+	} {
+		want := operations(t, reg)
+		want[row.operation]++
+		if err := row.do(); err != nil {
+			t.Fatalf("%s: %v", row.operation, err)
+		}
+		if diff := cmp.Diff(want, operations(t, reg)); diff != "" {
+			t.Errorf("after an operation %s, -want +got:\n%s", row.operation, diff)
+		}
+	}
+}
+
+func TestMetrics_OfErrorsByKind(t *testing.T) {
+	path := newPath(t)
+	db, reg := openMeasured(t, path)
+	long := "http://a/" + strings.Repeat("a", 20_000)
+	locked := func(do func()) {
+		tx, err := outside(t, path).BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		database.ShortenBusyTimeout(t, db)
+		do()
+		_ = tx.Rollback()
+	}
+	refusal := errors.New("a rule")
+	for _, row := range []struct {
+		kind string
+		do   func() error
+	}{
+		{"", func() error { _, err := db.Newest(t.Context()); return err }}, // finds nothing
+		{"", func() error {
+			return db.Append(t.Context(), func(*models.Config) (*models.Change, error) { return nil, refusal })
+		}},
+		{"", func() error {
+			gone, leave := context.WithCancel(t.Context())
+			leave()
+			return db.AppendAudit(gone, models.Entry{})
+		}},
+		{"busy", func() (err error) { locked(func() { err = append1(db, "http://a/") }); return err }},
+		{"full", func() error { defer database.LimitPages(t, db)(); return append1(db, long) }},
+		{"other", func() error {
+			exec(t, outside(t, path), `DROP TABLE audit`)
+			return db.AppendAudit(t.Context(), models.Entry{})
+		}},
+		{"other", func() error { _, err := db.Audit(t.Context(), "", 0, 1); return err }},
+		{"readonly", func() error { database.MakeReadOnly(t, db); return append1(db, "http://a/") }},
+	} {
+		if err := row.do(); err == nil {
+			t.Fatalf("%q: no error", row.kind)
+		}
+	}
+	const want = `
+# HELP fleetconf_controller_database_errors_total Transactions and queries that SQLite failed, by kind.
+# TYPE fleetconf_controller_database_errors_total counter
+fleetconf_controller_database_errors_total{kind="busy"} 1
+fleetconf_controller_database_errors_total{kind="corrupt"} 0
+fleetconf_controller_database_errors_total{kind="full"} 1
+fleetconf_controller_database_errors_total{kind="other"} 2
+fleetconf_controller_database_errors_total{kind="readonly"} 1
+`
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fleetconf_controller_database_errors_total"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMetrics_OfADamagedDatabase(t *testing.T) {
+	path := newPath(t)
+	db, reg := openMeasured(t, path)
+	if err := append1(db, "http://a/"); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, outside(t, path), `PRAGMA wal_checkpoint(TRUNCATE)`)
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.WriteAt([]byte(strings.Repeat("x", int(info.Size())-4096)), 4096); err != nil { // all but the first page
+		t.Fatal(err)
+	}
+	if err := append1(db, "http://b/"); err == nil {
+		t.Fatal("a damaged database took a version")
+	}
+	if families, err := testutil.GatherAndCount(reg, "fleetconf_controller_database_errors_total"); err != nil || families != 5 {
+		t.Errorf("got %d series of errors, %v, want 5", families, err)
+	}
+	families, _ := reg.Gather()
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			if l := m.GetLabel()[0]; l.GetValue() == "corrupt" && m.GetCounter().GetValue() == 0 {
+				t.Error("the damage was counted as another kind of error")
+			}
+		}
+	}
+}
+
+func TestCollector_TellsOfTheFiles(t *testing.T) {
+	path := newPath(t)
+	db, _ := openMeasured(t, path)
+	if err := append1(db, "http://a/"); err != nil {
+		t.Fatal(err)
+	}
+	collector := database.NewCollector(db)
+	value := func(name, file string) float64 {
+		t.Helper()
+		reg := prometheus.NewPedanticRegistry()
+		reg.MustRegister(collector)
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, family := range families {
+			for _, m := range family.GetMetric() {
+				if family.GetName() == "fleetconf_controller_"+name && (file == "" || m.GetLabel()[0].GetValue() == file) {
+					return m.GetGauge().GetValue()
+				}
+			}
+		}
+		t.Fatalf("there is no %s", name)
+		return 0
+	}
+	for file, path := range map[string]string{"main": path, "wal": path + "-wal"} {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := value("database_size_bytes", file); got != float64(info.Size()) || got == 0 {
+			t.Errorf("size of %s: got %v, want %d", file, got, info.Size())
+		}
+	}
+	if got := value("database_ready", ""); got != 1 {
+		t.Errorf("when all is well: got ready %v, want 1", got)
+	}
+	if err := os.Rename(path, path+".gone"); err != nil {
+		t.Fatal(err)
+	}
+	if ready, size := value("database_ready", ""), value("database_size_bytes", "main"); ready != 0 || size != 0 {
+		t.Errorf("when its file is gone: got ready %v and %v bytes, want 0 and 0", ready, size)
+	}
+}

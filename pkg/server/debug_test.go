@@ -1,0 +1,129 @@
+package server_test
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/fleetconf/fleetconf/pkg/server"
+)
+
+func TestDebug_IsForThisMachineUnderItsOwnName(t *testing.T) {
+	for name, row := range map[string]struct {
+		remote, host string
+		want         int
+	}{
+		"from here":                  {"127.0.0.1:40000", "127.0.0.1:6060", 200},
+		"by the name of this":        {"[::1]:40000", "localhost:6060", 200},
+		"from elsewhere":             {"192.0.2.1:40000", "127.0.0.1:6060", 403},
+		"by a name that was rebound": {"127.0.0.1:40000", "evil.example:6060", 403},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, path := range []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/cmdline", "/debug/pprof/symbol", "/debug/pprof/profile?seconds=1", "/debug/pprof/trace?seconds=0.01"} {
+				r := httptest.NewRequest("GET", path, nil)
+				r.RemoteAddr, r.Host = row.remote, row.host
+				w := httptest.NewRecorder()
+				server.Debug().ServeHTTP(w, r)
+				if w.Code != row.want {
+					t.Errorf("%s: got %d, want %d", path, w.Code, row.want)
+				}
+			}
+		})
+	}
+}
+
+func TestServeDebug_ListensOnLoopbackAlone(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	log, listening := quiet(), make(chan string, 1)
+	if err := server.ServeDebug(ctx, 0, log); err != nil {
+		t.Errorf("for no port: %v", err)
+	}
+	port, ended := freePort(t), make(chan error, 1)
+	go func() { ended <- server.ServeDebug(ctx, port, hooked(listening)) }() // ends with stop
+	if addr := <-listening; addr != "127.0.0.1:"+strconv.Itoa(port) {
+		t.Errorf("listens on %s", addr)
+	}
+	resp, err := http.Get("http://127.0.0.1:" + strconv.Itoa(port) + "/debug/pprof/goroutine?debug=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, _ := io.ReadAll(resp.Body); !strings.Contains(string(body), "goroutine profile") {
+		t.Errorf("got %s", body)
+	}
+	if err := server.ServeDebug(ctx, port, log); err == nil || !strings.Contains(err.Error(), "DEBUG_PORT") {
+		t.Errorf("on a port that is taken: got %v, want an error that names DEBUG_PORT", err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCheckHealth(t *testing.T) {
+	lives := httptest.NewServer(http.HandlerFunc(server.Health))
+	defer lives.Close()
+	ails := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
+	defer ails.Close()
+	for name, row := range map[string]struct {
+		host string
+		port int
+		want string
+	}{
+		"where it listens":            {"127.0.0.1", portOf(t, lives), ""},
+		"on every interface":          {"0.0.0.0", portOf(t, lives), ""},
+		"one that ails":               {"localhost", portOf(t, ails), "500"},
+		"nobody":                      {"127.0.0.1", freePort(t), "refused"},
+		"a port that nobody can know": {"127.0.0.1", 0, "set PORT"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := server.CheckHealth(t.Context(), row.host, row.port)
+			if (err == nil) != (row.want == "") || err != nil && !strings.Contains(err.Error(), row.want) {
+				t.Errorf("got %v, want an error with %q", err, row.want)
+			}
+		})
+	}
+}
+
+func portOf(t *testing.T, s *httptest.Server) int {
+	t.Helper()
+	return s.Listener.Addr().(*net.TCPAddr).Port
+}
+
+func freePort(t *testing.T) int {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().(*net.TCPAddr).Port
+}
+
+// hooked is a log that sends the address of its first line.
+func hooked(listening chan<- string) *logrus.Logger {
+	log, _ := logtest.NewNullLogger()
+	log.AddHook(firstAddr(listening))
+	return log
+}
+
+type firstAddr chan<- string
+
+func (firstAddr) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (f firstAddr) Fire(e *logrus.Entry) error {
+	if addr, ok := e.Data["addr"].(string); ok {
+		f <- addr
+	}
+	return nil
+}

@@ -1,0 +1,67 @@
+package test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// What can be pasted from the documents is at least shell.
+func TestDocs_BlocksOfShellCanBeParsed(t *testing.T) {
+	for _, document := range []string{"../docs/deploy.md"} {
+		blocks := regexp.MustCompile("(?ms)^```bash\n(.*?)^```").FindAllStringSubmatch(readText(t, document), -1)
+		if len(blocks) < 3 {
+			t.Errorf("%s has %d blocks of shell, want 3 at least", document, len(blocks))
+		}
+		for _, block := range blocks {
+			cmd := exec.Command("bash", "-n")
+			cmd.Stdin = strings.NewReader(block[1])
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v: %s\n%s", document, err, out, block[1])
+			}
+		}
+	}
+}
+
+// A link between documents leads somewhere: to a file that is there, and to a
+// heading within it.
+func TestDocs_LinksLeadSomewhere(t *testing.T) {
+	for _, document := range []string{"../README.md", "../docs/deploy.md", "../docs/operations.md", "../docs/metrics.md", "../docs/api.md", "../docs/architecture.md"} {
+		text := readText(t, document)
+		for _, link := range matches(`\]\(([^)]+)\)`, text) {
+			if strings.Contains(link, "://") {
+				continue
+			}
+			path, anchor, _ := strings.Cut(link, "#")
+			target := document
+			if path != "" {
+				target = filepath.Join(filepath.Dir(document), path)
+			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s links to %s: %v", document, link, err)
+				continue
+			}
+			if anchor != "" && !hasHeading(readText(t, target), anchor) {
+				t.Errorf("%s links to %s, and there is no such heading", document, link)
+			}
+		}
+	}
+}
+
+// hasHeading reports whether text has that anchor, or a heading that makes it: in
+// lower case, without punctuation, with a hyphen for each space.
+func hasHeading(text, anchor string) bool {
+	if strings.Contains(text, `<a id="`+anchor+`"></a>`) {
+		return true
+	}
+	for _, heading := range matches(`(?m)^#+ (.+)$`, text) {
+		slug := regexp.MustCompile(`[^\p{L}\p{N}\- ]`).ReplaceAllString(strings.ToLower(heading), "")
+		if strings.ReplaceAll(slug, " ", "-") == anchor {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,119 @@
+package test
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// metric is what a program tells of a metric, or the docs do.
+type metric struct {
+	kind   string
+	labels string // in alphabetical order, with spaces between
+}
+
+// checkMetrics checks that what p answers at /metrics is documented under the
+// heading of its program, that nothing else is, and that promtool finds no fault
+// with it. Each metric must have been touched.
+func checkMetrics(t *testing.T, p *process, heading string) {
+	t.Helper()
+	a, err := call("", "GET", p.url()+"/metrics", "")
+	must(t, err)
+	if a.status != 200 || !strings.HasPrefix(a.header.Get("Content-Type"), "text/plain") {
+		t.Fatalf("/metrics: got %v as %s, want 200 as text/plain", a, a.header.Get("Content-Type"))
+	}
+	told, documented := metricsIn(a.body), documentedMetrics(t, "All", heading)
+	for _, name := range slices.Sorted(maps.Keys(told)) {
+		if documented[name] != told[name] {
+			t.Errorf("%s is %v, and %v in docs/metrics.md", name, told[name], documented[name])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(documented)) {
+		if _, ok := told[name]; !ok {
+			t.Errorf("%s is in docs/metrics.md, and %s does not tell it", name, p.name)
+		}
+	}
+	if _, err := exec.LookPath("promtool"); err != nil {
+		t.Skip("promtool is not here (it comes with Prometheus), so that nobody has judged the names")
+	}
+	lint := exec.Command("promtool", "check", "metrics")
+	lint.Stdin = strings.NewReader(a.body)
+	if out, err := lint.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
+	}
+}
+
+// metricsIn reads our own metrics out of the text format.
+func metricsIn(text string) map[string]metric {
+	found := map[string]metric{}
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (fleetconf_\S+) (\S+)$`).FindAllStringSubmatch(text, -1) {
+		name, kind := m[1], m[2]
+		labels := map[string]bool{}
+		for _, sample := range regexp.MustCompile(`(?m)^`+name+`(?:_bucket|_sum|_count)?\{(.*)\} `).FindAllStringSubmatch(text, -1) {
+			for _, label := range regexp.MustCompile(`(\w+)="`).FindAllStringSubmatch(sample[1], -1) {
+				if label[1] != "le" {
+					labels[label[1]] = true
+				}
+			}
+		}
+		found[name] = metric{kind, strings.Join(slices.Sorted(maps.Keys(labels)), " ")}
+	}
+	return found
+}
+
+// documentedMetrics reads the tables under some headings.
+func documentedMetrics(t *testing.T, headings ...string) map[string]metric {
+	t.Helper()
+	page, err := os.ReadFile("../docs/metrics.md")
+	must(t, err)
+	found := map[string]metric{}
+	for _, heading := range headings {
+		_, section, ok := strings.Cut(string(page), "\n## "+heading+"\n")
+		if !ok {
+			t.Fatalf("docs/metrics.md has no section %s", heading)
+		}
+		section, _, _ = strings.Cut(section, "\n## ")
+		for _, row := range regexp.MustCompile("(?m)^\\| `(fleetconf_\\w+)` \\| (\\w+) \\|(.*?)\\|").FindAllStringSubmatch(section, -1) {
+			labels := strings.Fields(strings.NewReplacer("`", "", ",", "").Replace(row[3]))
+			slices.Sort(labels)
+			found[row[1]] = metric{row[2], strings.Join(labels, " ")}
+		}
+	}
+	return found
+}
+
+func TestMetrics_OfTheController(t *testing.T) {
+	t.Parallel()
+	controller := run(t, "controller", append(controllerIn(t.TempDir()), "PUSH=nats", "NATS_URL=embedded", "NATS_LISTEN=127.0.0.1:0")...)
+	version, err := publish(controller.url(), "http://localhost/")
+	must(t, err)
+	_, err = call(agents, "POST", controller.url()+"/api/v1/register", `{"hostname":"h","agent_id":"a1"}`)
+	must(t, err)
+	for _, path := range []string{"/health", "/nowhere"} {
+		_, err := call("", "GET", controller.url()+path, "")
+		must(t, err)
+	}
+	a, err := call("", "GET", controller.url()+"/metrics", "")
+	must(t, err)
+	for _, want := range []string{
+		fmt.Sprintf("fleetconf_controller_desired_version %d", version),
+		`fleetconf_controller_agents{status="online"} 1`,
+		`fleetconf_controller_announcements_total{outcome="taken",transport="nats"} 1`,
+		`fleetconf_controller_http_requests_total{class="publish",code="200"} 1`,
+		`fleetconf_controller_publishes_total{outcome="changed"} 1`,
+		`fleetconf_controller_database_operation_duration_seconds_count{operation="register"} 1`,
+		`fleetconf_controller_database_ready 1`,
+		`fleetconf_controller_waiters_limit 100000`,
+		"go_goroutines ",
+	} {
+		if !strings.Contains(a.body, "\n"+want) {
+			t.Errorf("/metrics lacks %s:\n%s", want, a.body)
+		}
+	}
+	checkMetrics(t, controller, "Controller")
+}
