@@ -74,13 +74,13 @@ fuzz: ## Run each fuzz target for FUZZTIME (10s)
 # Containers. The classic builder and BuildKit both do; GO_IMAGE, and GOPROXY where
 # it is set, say where what they build with comes from.
 IMAGES ?= fleetconf
-IMAGE_TARGETS := $(addprefix image-,controller agent worker controller-nats)
+IMAGE_TARGETS := $(addprefix image-,modules build controller agent worker)
 .PHONY: images $(IMAGE_TARGETS)
 images: image-controller image-agent image-worker ## Build the images fleetconf/controller, agent and worker
 
 $(IMAGE_TARGETS): image-%:
 	docker build -f deploy/Dockerfile --target $* -t $(IMAGES)/$*:$(RELEASE) -t $(IMAGES)/$*:latest \
-		--build-arg TAGS=$(TAGS) --build-arg VERSION=$(RELEASE) --build-arg COMMIT=$(COMMIT) --build-arg DATE=$(DATE) \
+		--build-arg TAGS=$(RELEASE_TAGS) --build-arg VERSION=$(RELEASE) --build-arg COMMIT=$(COMMIT) --build-arg DATE=$(DATE) \
 		$(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) $(if $(GOPROXY),--build-arg GOPROXY) $(BUILDFLAGS) .
 
 .PHONY: up down logs

@@ -47,7 +47,7 @@ clean_up() {
 	[ -z "$target" ] || docker rm -f "$target" >/dev/null 2>&1 || true
 	scripts/compose.sh down --volumes --timeout 5 >/dev/null 2>&1 || true
 	if [ -z "$keep" ]; then
-		docker image rm -f fleetconf-check/{controller,agent,worker}:{latest,v0.0.0-check} fleetconf-check/{modules,build} fleetconf-stand-in/golang "${made[@]}" >/dev/null 2>&1 || true
+		docker image rm -f fleetconf-check/{controller,agent,worker,modules,build}:{latest,v0.0.0-check} fleetconf-stand-in/golang "${made[@]}" >/dev/null 2>&1 || true
 	fi
 	rm -rf "$tmp"
 	exit "$code"
@@ -58,7 +58,7 @@ free_port() {
 	while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
 	echo $port
 }
-export COMPOSE_PROJECT_NAME=fleetconf-check-$$ SECRETS=$tmp/secrets IMAGES=fleetconf-check TAG=latest LOG_LEVEL=debug
+export COMPOSE_PROJECT_NAME=fleetconf-check-$$ SECRETS=$tmp/secrets IMAGES=fleetconf-check TAG=latest
 CONTROLLER_PORT=$(free_port) WORKER_1_PORT=$(free_port) WORKER_2_PORT=$(free_port) PROMETHEUS_PORT=$(free_port)
 export CONTROLLER_PORT WORKER_1_PORT WORKER_2_PORT PROMETHEUS_PORT
 trap clean_up EXIT

@@ -38,7 +38,7 @@ fail() { # WANT GOT
 clean_up() {
 	local code=$?
 	[ ${#started[@]} -eq 0 ] || docker rm -f -v "${started[@]}" >/dev/null 2>&1 || true
-	[ -n "$keep" ] || docker image rm -f "$images"/{controller,agent,worker}:{latest,$version} "$images"/{modules,build} "$stand_in" >/dev/null 2>&1 || true
+	[ -n "$keep" ] || docker image rm -f "$images"/{controller,agent,worker,modules,build}:{latest,$version} "$stand_in" >/dev/null 2>&1 || true
 	rm -rf "$tmp"
 	exit "$code"
 }
@@ -64,12 +64,7 @@ fi
 
 echo "Building"
 # The stages that are only built with get a name too, by which they are removed.
-for stage in modules build; do
-	docker build -q -f deploy/Dockerfile --target "$stage" -t "$images/$stage" --build-arg GO_IMAGE="$go_image" ${GOPROXY:+--build-arg GOPROXY} \
-		--build-arg TAGS="$(sed -n 's/^TAGS *:= *//p' Makefile)" --build-arg VERSION="$version" --build-arg COMMIT="$commit" --build-arg DATE="$date" . \
-		>"$tmp/build.log" 2>&1 || { cat "$tmp/build.log" >&2 && exit 1; }
-done
-make -s images IMAGES="$images" RELEASE="$version" COMMIT="$commit" DATE="$date" GO_IMAGE="$go_image" BUILDFLAGS=-q \
+make -s image-modules image-build images IMAGES="$images" RELEASE="$version" COMMIT="$commit" DATE="$date" GO_IMAGE="$go_image" BUILDFLAGS=-q \
 	>"$tmp/build.log" 2>&1 || { cat "$tmp/build.log" >&2 && exit 1; }
 
 of() { docker image inspect -f "$1" "$images/$name:$version"; } # FORMAT

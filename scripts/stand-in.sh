@@ -103,7 +103,7 @@ golang)
 	cache=$(go env GOCACHE)
 	for m in controller agent worker; do
 		GOWORK=off CGO_ENABLED=$([ $m = controller ] && echo 1 || echo 0) go -C "$m" list -export -deps -trimpath -buildvcs=false \
-			-tags "$(sed -n 's/^TAGS *:= *//p' Makefile),noembednats" -f '{{.Export}}' ./cmd
+			-tags "$(sed -n 's/^ARG TAGS=//p' deploy/Dockerfile)" -f '{{.Export}}' ./cmd
 	done | sed 's|.*/||' | sort -u >"$tmp/outputs"
 	mkdir "$tmp/root/cache"
 	{
