@@ -102,7 +102,7 @@ golang)
 	# What Go has compiled of the programs here need not be compiled again there.
 	cache=$(go env GOCACHE)
 	for m in controller agent worker; do
-		GOWORK=off CGO_ENABLED=$([ $m = controller ] && echo 1 || echo 0) go -C "$m" list -export -deps -trimpath -buildvcs=false \
+		GOWORK=off CGO_ENABLED=$([ $m = controller ] && echo 1 || echo 0) CGO_CFLAGS=$(sed -n 's/.*CGO_CFLAGS="\([^"]*\)".*/\1/p' deploy/Dockerfile) go -C "$m" list -export -deps -trimpath -buildvcs=false \
 			-tags "$(sed -n 's/^ARG TAGS=//p' deploy/Dockerfile)" -f '{{.Export}}' ./cmd
 	done | sed 's|.*/||' | sort -u >"$tmp/outputs"
 	mkdir "$tmp/root/cache"
