@@ -26,7 +26,7 @@ LINTER    := bin/tools/golangci-lint
 .DEFAULT_GOAL := help
 .PHONY: help
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build $(BINARIES)
 build: $(BINARIES) ## Build bin/controller, bin/agent and bin/worker
@@ -70,6 +70,35 @@ nats-server:
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (10s)
 	./scripts/fuzz.sh $(FUZZTIME)
+
+# Containers. The classic builder and BuildKit both do; GO_IMAGE, and GOPROXY where
+# it is set, say where what they build with comes from.
+IMAGES ?= fleetconf
+IMAGE_TARGETS := $(addprefix image-,modules build controller agent worker)
+.PHONY: images $(IMAGE_TARGETS)
+images: image-controller image-agent image-worker ## Build the images fleetconf/controller, agent and worker
+
+$(IMAGE_TARGETS): image-%:
+	docker build -f deploy/Dockerfile --target $* -t $(IMAGES)/$*:$(RELEASE) -t $(IMAGES)/$*:latest \
+		--build-arg TAGS=$(RELEASE_TAGS) --build-arg VERSION=$(RELEASE) --build-arg COMMIT=$(COMMIT) --build-arg DATE=$(DATE) \
+		$(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) $(if $(GOPROXY),--build-arg GOPROXY) $(BUILDFLAGS) .
+
+.PHONY: up down logs
+up: ## Run the composed system: PUSH=redis, COMPOSE_PROFILES=prometheus (scripts/compose.sh --help)
+	./scripts/compose.sh up
+
+down: ## Stop it; VOLUMES=1 removes what it keeps, too
+	./scripts/compose.sh down $(if $(VOLUMES),--volumes)
+
+logs: ## Follow its logs
+	./scripts/compose.sh logs -f --tail=100
+
+.PHONY: check-images check-compose
+check-images: ## Build the images and check what is in them, where a container engine runs
+	./scripts/check-images.sh
+
+check-compose: ## Run the composed system and kill each of its containers, where an engine runs
+	./scripts/check-compose.sh
 
 .PHONY: generate
 generate: ## Generate the API documents again

@@ -10,20 +10,22 @@ usage() {
 
 		Usage:
 		  scripts/test-e2e.sh [--push longpoll|redis|nats|none]
-		  scripts/test-e2e.sh --against URL [--worker URL] [--target URL]
+		  scripts/test-e2e.sh --against URL [--worker URL]... [--target URL]
 
 		  --push HOW      how agents hear of a newer version (longpoll); redis starts a
 		                  redis-server, nats the controller's own
 		  --against URL   try a system that runs, by its controller's URL, rather than
 		                  start one; nothing is killed, and what was published before
 		                  is published again at the end
-		  --worker URL    the worker to hit (WORKER_URL, or http://localhost:8082)
+		  --worker URL    the worker to hit (WORKER_URL, or http://localhost:8082); may be
+		                  given for each of several
 		  --target URL    a URL for the workers to fetch, which answers 200; without it a
 		                  small server is started here, which they must be able to reach
 		  --help          print this page
 
 		Credentials come from ADMIN_USERNAME, ADMIN_PASSWORD, AGENT_USERNAME and
-		AGENT_PASSWORD, which have the defaults of the controller.
+		AGENT_PASSWORD, which have the defaults of the controller, or from the files that
+		ADMIN_PASSWORD_FILE and AGENT_PASSWORD_FILE name.
 
 		Exit status: 0 when every step passed, 1 at the first that did not, 2 when the
 		command line cannot be used.
@@ -34,12 +36,12 @@ refuse() {
 	echo "test-e2e.sh: $1; --help says what can be given" >&2
 	exit 2
 }
-against='' push='' target='' worker_url=${WORKER_URL:-http://localhost:8082}
+against='' push='' target='' workers=()
 while [ $# -gt 0 ]; do
 	case $1 in
 	--against | --worker | --target)
 		[ $# -gt 1 ] || refuse "$1 takes a URL"
-		case $1 in --against) against=${2%/} ;; --worker) worker_url=${2%/} ;; --target) target=$2 ;; esac
+		case $1 in --against) against=${2%/} ;; --worker) workers+=("${2%/}") ;; --target) target=$2 ;; esac
 		shift
 		;;
 	--push)
@@ -54,6 +56,12 @@ done
 [ -z "$against" ] || [ -z "$push" ] || refuse "--push is for a system that is started here, not for --against"
 : "${push:=longpoll}"
 
+[ ${#workers[@]} -gt 0 ] || workers=("${WORKER_URL:-http://localhost:8082}")
+
+for password in ADMIN_PASSWORD AGENT_PASSWORD; do
+	file=${password}_FILE
+	[ -z "${!file:-}" ] || printf -v "$password" '%s' "$(<"${!file}")"
+done
 admin="${ADMIN_USERNAME:-admin}:${ADMIN_PASSWORD:-admin123}"
 agent="${AGENT_USERNAME:-agent}:${AGENT_PASSWORD:-secret123}"
 patience=${PATIENCE:-60} # seconds that anything may take to come true
@@ -140,10 +148,18 @@ eventually() { # CONDITION [ARGUMENT...]
 	done
 }
 answers() { http GET "$1" && [ "$status" = "$2" ]; }                       # URL STATUS
-runs() { http GET "$worker_url/hit" && [ "$(header X-Config-Version)" = "$1" ]; } # VERSION
-hit_gives() { # WORDS: the hit is the target's own answer
-	http GET "$worker_url/hit" && want_status 200
-	[ -z "${url[target]:-}" ] || want_body "target /e2e?$1"
+runs() { # VERSION: every worker does
+	local worker
+	for worker in "${workers[@]}"; do
+		http GET "$worker/hit" && [ "$(header X-Config-Version)" = "$1" ] || return
+	done
+}
+hit_gives() { # WORDS: the hit of every worker is the target's own answer
+	local worker
+	for worker in "${workers[@]}"; do
+		http GET "$worker/hit" && want_status 200
+		[ -z "${url[target]:-}" ] || want_body "target /e2e?$1"
+	done
 }
 applied() { as "$admin" GET "$api/agents?version=$1" && [ "$(header X-Total-Count)" -ge "$2" ]; } # VERSION COUNT
 failed() { as "$admin" GET "$api/rollouts/$1" && [ "$(json failed)" -ge 1 ]; }                  # VERSION
@@ -213,14 +229,15 @@ if [ -z "$target" ]; then
 	target=${url[target]}/e2e
 fi
 if [ -n "$against" ]; then
-	url[controller]=$against url[worker]=$worker_url
-	echo "Against the controller at $against and the worker at $worker_url"
+	url[controller]=$against
+	for i in "${!workers[@]}"; do url[worker${i#0}]=${workers[i]}; done
+	echo "Against the controller at $against and ${workers[*]}"
 else
 	echo "With PUSH=$push"
 	[ "$push" != redis ] || start_broker
 	start_controller
 	start_worker
-	worker_url=${url[worker]}
+	workers=("${url[worker]}")
 	start_agent
 fi
 api=${url[controller]}/api/v1
@@ -240,10 +257,10 @@ if [ -z "$against" ]; then
 	step "before anything is published there is no configuration, and nothing runs"
 	as "$agent" GET "$api/config" && want_problem 404
 	want_header X-Poll-Interval-Seconds 1
-	http GET "$worker_url/hit" && want_problem 503
+	http GET "${url[worker]}/hit" && want_problem 503
 	want_header Retry-After '[1-9]*'
-	http GET "$worker_url/config" && want_problem 404
-	http GET "$worker_url/ready" && want_problem 503 configuration
+	http GET "${url[worker]}/config" && want_problem 404
+	http GET "${url[worker]}/ready" && want_problem 503 configuration
 	as "$admin" GET "$api/configs" && want_status 200
 	[ "$body" = '[]' ] || fail "an empty history, []" "$body"
 fi
@@ -500,7 +517,7 @@ if [ -z "$against" ]; then
 	crash agent
 	crash worker
 	start_worker
-	http GET "$worker_url/hit" && want_problem 503
+	http GET "${url[worker]}/hit" && want_problem 503
 	start_agent
 	eventually runs "$version"
 	hit_gives "$mark-3"

@@ -1,6 +1,7 @@
 // Command target is something to fetch: it answers every path with a body of
 // its own, so that who reads one knows which URL was fetched. It prints its
-// address to standard output, and listens on PORT, or on a free one.
+// address to standard output, and listens on PORT, or on a free one, of HOST, or
+// of loopback.
 //
 //	GET /anything            200 text/plain "target /anything"
 //	GET /page.html, .json    with the content type of that name
@@ -29,7 +30,11 @@ func main() {
 	if port == "" {
 		port = "0"
 	}
-	ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port))
+	host := os.Getenv("HOST")
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	ln, err := net.Listen("tcp", net.JoinHostPort(host, port))
 	if err != nil {
 		log.Fatal("target: ", err)
 	}

@@ -1,0 +1,175 @@
+#!/usr/bin/env bash
+# Run the composed system, kill each of its containers, and see that it heals. See --help.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+	cat <<-'USAGE'
+		Run deploy/compose.yaml under a name, ports and secrets of its own, with each
+		transport. With longpoll each container in turn is killed: it comes back by itself,
+		hits go on meanwhile, and scripts/test-e2e.sh passes before and after.
+
+		Usage:
+		  scripts/check-compose.sh [--keep]
+
+		  --keep    leave the images, which saves most of the time of the next run
+
+		The images are built, and checked, by scripts/check-images.sh. Those of brokers
+		that can neither be found nor pulled are stood in for, by scripts/stand-in.sh; what
+		cannot be is skipped, and that is said.
+	USAGE
+}
+keep=
+case ${1:-} in
+'') ;;
+--keep) keep=1 ;;
+--help | -h) usage && exit 0 ;;
+*) echo "check-compose.sh: $1 is not understood; --help says what can be given" >&2 && exit 2 ;;
+esac
+
+skip() {
+	echo "SKIPPED the composed system: $1"
+	exit 0
+}
+docker version >/dev/null 2>&1 || skip "no container engine answers here"
+docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || skip "there is neither docker compose nor docker-compose"
+
+tmp=$(mktemp -d)
+target=''
+made=() # images
+clean_up() {
+	local code=$?
+	trap '' INT TERM
+	if [ "$code" != 0 ]; then
+		scripts/compose.sh ps -a >&2 || true
+		scripts/compose.sh logs --no-color --tail=15 >&2 || true
+	fi
+	[ -z "$target" ] || docker rm -f "$target" >/dev/null 2>&1 || true
+	scripts/compose.sh down --volumes --timeout 5 >/dev/null 2>&1 || true
+	if [ -z "$keep" ]; then
+		docker image rm -f fleetconf-check/{controller,agent,worker,modules,build}:{latest,v0.0.0-check} fleetconf-stand-in/golang "${made[@]}" >/dev/null 2>&1 || true
+	fi
+	rm -rf "$tmp"
+	exit "$code"
+}
+
+free_port() {
+	local port=$((20000 + RANDOM % 10000))
+	while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
+	echo $port
+}
+export COMPOSE_PROJECT_NAME=fleetconf-check-$$ SECRETS=$tmp/secrets IMAGES=fleetconf-check TAG=latest
+CONTROLLER_PORT=$(free_port) WORKER_1_PORT=$(free_port) WORKER_2_PORT=$(free_port) PROMETHEUS_PORT=$(free_port)
+export CONTROLLER_PORT WORKER_1_PORT WORKER_2_PORT PROMETHEUS_PORT
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+scripts/check-images.sh --keep
+docker image inspect fleetconf-check/{controller,agent,worker}:latest >/dev/null 2>&1 || skip "there are no images to run"
+
+fail() {
+	echo "  ✗ $1" >&2
+	exit 1
+}
+fleet=http://127.0.0.1:$CONTROLLER_PORT
+workers=("http://127.0.0.1:$WORKER_1_PORT" "http://127.0.0.1:$WORKER_2_PORT")
+container() { docker ps -aq --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" --filter "label=com.docker.compose.service=$1"; } # SERVICE
+
+# image finds, pulls or stands in for an image, and sets the variable that has
+# the composed system use it; it is false, and says so, if nothing does.
+image() { # NAME
+	local variable=${1^^}_IMAGE stand_in=fleetconf-stand-in/$1 real status=0
+	real=${!variable:-$(sed -n "s/.*\${$variable:-\(.*\)}.*/\1/p" deploy/compose.yaml)}
+	if ! docker image inspect "$real" >/dev/null 2>&1 && ! timeout 120 docker pull -q "$real" >/dev/null 2>&1; then
+		docker image inspect "$stand_in" >/dev/null 2>&1 || scripts/stand-in.sh "$1" "$stand_in" || status=$?
+		[ $status = 0 ] || { echo "SKIPPED $1: $real cannot be pulled" && return 1; }
+		echo "$real cannot be pulled: this machine's own $1 stands in for it"
+		made+=("$stand_in") real=$stand_in
+	fi
+	export "$variable=$real"
+}
+
+up() { # PUSH [PROFILE]
+	export PUSH=$1
+	COMPOSE_PROFILES=${2:-} scripts/compose.sh up >"$tmp/up.log" 2>&1 || { cat "$tmp/up.log" >&2 && fail "PUSH=$1 make up"; }
+	target=$(docker run -d --network "${COMPOSE_PROJECT_NAME}_work" --network-alias target --read-only --cap-drop ALL fleetconf-stand-in/target)
+}
+down() {
+	docker rm -f "$target" >/dev/null
+	target=''
+	scripts/compose.sh down --volumes --timeout 20 >/dev/null 2>&1
+}
+
+e2e() { # WHEN
+	local begun=$SECONDS
+	ADMIN_PASSWORD_FILE=$SECRETS/admin_password.txt AGENT_PASSWORD_FILE=$SECRETS/agent_password.txt \
+		scripts/test-e2e.sh --against "$fleet" --worker "${workers[0]}" --worker "${workers[1]}" --target http://target:8083/e2e >"$tmp/e2e.log" 2>&1 ||
+		{ cat "$tmp/e2e.log" >&2 && fail "test-e2e.sh --against, $1"; }
+	printf '  ✓ test-e2e.sh --against passes %s (%s s)\n' "$1" $((SECONDS - begun))
+}
+
+# crash ends the process of a container behind the engine's back: what the engine
+# is asked to kill it leaves dead.
+crash() { # SERVICE
+	local pid
+	pid=$(docker inspect -f '{{.State.Pid}}' "$(container "$1")")
+	kill -9 "$pid" 2>/dev/null || sudo -n kill -9 "$pid"
+}
+back() { # SERVICE RESTARTS: it was started again so many times, and is healthy
+	[ "$(docker inspect -f '{{.RestartCount}} {{.State.Health.Status}}' "$(container "$1")")" = "$2 healthy" ]
+}
+until_true() { # CONDITION...
+	local deadline=$((SECONDS + 60))
+	until "$@"; do
+		[ $SECONDS -lt $deadline ] || fail "within 60 s: $*"
+		sleep 0.2
+	done
+}
+hit() { [ "$(curl -s -o "$tmp/hit" -w '%{http_code}' --max-time 5 "$1/hit")" = 200 ]; } # WORKER
+hits_go_on() { # SERVICE: on every worker but a killed one, until the killed one is back
+	local i
+	for i in 0 1; do
+		[ "$1" = "worker-$((i + 1))" ] || hit "${workers[i]}" || fail "hits go on at worker-$((i + 1)) while $1 is gone"
+	done
+	back "$1" 1
+}
+
+docker image inspect fleetconf-stand-in/target >/dev/null 2>&1 || scripts/stand-in.sh target fleetconf-stand-in/target
+made+=(fleetconf-stand-in/target)
+
+profile=
+image prometheus && profile=prometheus
+echo "With PUSH=longpoll"
+up longpoll "$profile"
+for file in "$SECRETS"/*.txt; do
+	docker ps -q --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" | xargs docker inspect | grep -qF "$(tail -n 1 "$file" | grep -o '[0-9a-f]\{64\}' || echo 'no secret')" &&
+		fail "what inspects a container sees ${file##*/}"
+done
+e2e "after make up"
+if [ -n "$profile" ]; then
+	scraped() { [ "$(curl -s "http://127.0.0.1:$PROMETHEUS_PORT/api/v1/targets?state=active" | grep -o '"health":"up"' | wc -l)" = 5 ]; }
+	until_true scraped
+	echo "  ✓ Prometheus scrapes all five"
+fi
+curl -sf -u "admin:$(cat "$SECRETS/admin_password.txt")" -H 'Content-Type: application/json' \
+	-d '{"url":"http://target:8083/kill","poll_interval_seconds":1}' "$fleet/api/v1/config" >/dev/null
+for service in controller agent-1 agent-2 worker-1 worker-2; do
+	for worker in "${workers[@]}"; do until_true hit "$worker"; done
+	crash "$service"
+	until_true hits_go_on "$service"
+	e2e "after $service was killed and came back"
+done
+down
+
+for push in redis nats; do
+	image $push || continue
+	echo "With PUSH=$push"
+	up $push
+	hear() {
+		[ "$(curl -s -o /dev/null -w '%header{x-total-count}' -u "admin:$(cat "$SECRETS/admin_password.txt")" "$fleet/api/v1/agents?transport=$push")" = 2 ]
+	}
+	until_true hear
+	e2e "with both agents listening to $push"
+	down
+done

@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Run the composed system. See --help.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+	cat <<-'USAGE'
+		Run the composed system, deploy/compose.yaml: a controller and two workers, each
+		with its agent.
+
+		Usage:
+		  scripts/compose.sh up            make images and secrets where they are missing,
+		                                   start, wait until all is healthy
+		  scripts/compose.sh COMMAND...    what else compose can do: down, logs -f, ps
+
+		Variables of the environment (default):
+		  PUSH              longpoll, redis, nats or none: how agents hear of a newer
+		                    version (longpoll); redis and nats run that broker too
+		  COMPOSE_PROFILES  what else to run: prometheus
+		  PUBLISH           the address to publish ports at (127.0.0.1)
+		  CONTROLLER_PORT (8080) WORKER_1_PORT (8082) WORKER_2_PORT (8083) PROMETHEUS_PORT (9090)
+		  IMAGES, TAG       which images: IMAGES/controller:TAG (fleetconf, latest)
+		  PULL_POLICY       always or if_not_present where they come from a registry (never)
+		  REDIS_IMAGE, NATS_IMAGE, PROMETHEUS_IMAGE
+		  FILES             files that one container may have open, two for each connection
+		                    through it (65536, or what this machine allows)
+		  SECRETS           folder of the secrets (deploy/secrets)
+	USAGE
+}
+case ${1:-} in '' | --help | -h) usage && exit 0 ;; esac
+
+export COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-fleetconf}
+SECRETS=$(realpath -m "${SECRETS:-deploy/secrets}")
+files=$(ulimit -Hn) # an engine of this machine cannot give more
+[ "$files" != unlimited ] && [ "$files" -lt 65536 ] || files=65536
+export SECRETS FILES=${FILES:-$files}
+images=${IMAGES:-fleetconf} patience=${PATIENCE:-120}
+
+profiles=${COMPOSE_PROFILES:-}
+case ${PUSH:-longpoll} in redis | nats) profiles+=${profiles:+,}$PUSH ;; esac
+[ "$1" = up ] || profiles=redis,nats,prometheus # what stops or is asked about need not be asked for again
+export COMPOSE_PROFILES=$profiles
+
+compose() {
+	if docker compose version >/dev/null 2>&1; then
+		docker compose -f deploy/compose.yaml "$@"
+	else
+		docker-compose -f deploy/compose.yaml "$@"
+	fi
+}
+
+random() { head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; } # fit for a URL, and for every syntax
+
+# secret makes a file, where it is missing.
+secret() { # NAME CONTENT
+	[ -e "$SECRETS/$1.txt" ] || printf '%s\n' "$2" >"$SECRETS/$1.txt"
+}
+
+# The files are mounted one by one into containers whose user is not the one who
+# owns them here, so others may read them; the folder keeps everybody out.
+make_secrets() {
+	mkdir -p "$SECRETS"
+	chmod 0700 "$SECRETS"
+	local name
+	for name in admin_password agent_password worker_token nats_password; do secret "$name" "$(random)"; done
+	secret redis_url "redis://:$(random)@redis:6379"
+	local password
+	password=$(sed 's|.*:\(.*\)@.*|\1|' "$SECRETS/redis_url.txt")
+	secret redis_conf "$(printf 'requirepass %s\nsave ""\nappendonly no\ndir /tmp' "$password")"
+	# The pings of a NATS server cost more than all else that an idle agent does.
+	secret nats_conf "$(printf 'port: 4222\nhttp: "127.0.0.1:8222"\nping_interval: "10m"\nauthorization { user: fleetconf, password: "%s" }' "$(cat "$SECRETS/nats_password.txt")")"
+	chmod 0644 "$SECRETS"/*.txt
+}
+
+# wait_healthy returns when every container is healthy.
+wait_healthy() {
+	local deadline=$((SECONDS + patience)) states
+	while :; do
+		states=$(compose ps -q | xargs docker inspect -f '{{.Name}} is {{if .State.Health}}{{.State.Health.Status}}{{else}}{{.State.Status}}{{end}}')
+		grep -v ' is healthy$' <<<"$states" >/dev/null || return 0
+		if [ $SECONDS -ge $deadline ]; then
+			echo "Not healthy within $patience s; scripts/compose.sh logs says why:" >&2
+			grep -v ' is healthy$' <<<"$states" >&2
+			return 1
+		fi
+		sleep 0.5
+	done
+}
+
+greet() {
+	local at=${PUBLISH:-127.0.0.1}
+	cat <<-GREET
+
+		All run. The password of admin is in ${SECRETS/#$PWD\//}/admin_password.txt. Publish a configuration:
+
+		  curl -u "admin:\$(cat ${SECRETS/#$PWD\//}/admin_password.txt)" -H 'Content-Type: application/json' \\
+		    -d '{"url":"https://example.com/"}' http://$at:${CONTROLLER_PORT:-8080}/api/v1/config
+
+		and hit a worker, which runs it a moment later:
+
+		  curl -i http://$at:${WORKER_1_PORT:-8082}/hit
+		  curl -i http://$at:${WORKER_2_PORT:-8083}/hit
+
+		API: http://$at:${CONTROLLER_PORT:-8080}/swagger/index.html   Logs: make logs   End: make down
+	GREET
+}
+
+if [ "$1" != up ]; then
+	# What is to be read of the file is there, though nothing was ever started.
+	[ -d "$SECRETS" ] || make_secrets
+	compose "$@"
+	exit
+fi
+make_secrets
+if [ "${PULL_POLICY:-never}" = never ]; then
+	for name in controller agent worker; do
+		docker image inspect "$images/$name:${TAG:-latest}" >/dev/null 2>&1 || { make images && break; }
+	done
+fi
+compose up -d "${@:2}"
+wait_healthy
+greet
