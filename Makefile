@@ -111,7 +111,7 @@ cover: ## Print the coverage of the rules, and fail below 85 %
 .PHONY: dist check-dist check-units
 dist check-dist: export RELEASE := $(RELEASE)
 dist check-dist: export DATE := $(DATE)
-dist check-dist: export TAGS := $(TAGS)
+dist check-dist: export TAGS := $(RELEASE_TAGS)
 dist check-dist: export LDFLAGS := $(LDFLAGS)
 dist: bin/tools/nfpm bin/tools/cyclonedx-gomod ## Build archives, Debian packages, bills of materials and checksums, into dist
 	./scripts/dist.sh dist
