@@ -117,13 +117,13 @@ golang)
 redis)
 	program redis-server /usr/local/bin
 	program redis-cli /usr/local/bin
-	as_image 'ENV PATH=/usr/local/bin' 'ENTRYPOINT ["redis-server"]'
+	as_image 'ENV PATH=/usr/local/bin' 'CMD ["redis-server"]'
 	;;
 nats)
 	[ -x bin/nats-server ] || make -s nats-server
 	install -D bin/nats-server "$tmp/root/usr/local/bin/nats-server"
 	program wget /usr/bin
-	as_image 'ENV PATH=/usr/local/bin:/usr/bin' 'ENTRYPOINT ["nats-server"]'
+	as_image 'ENV PATH=/usr/local/bin:/usr/bin' 'CMD ["nats-server"]'
 	;;
 prometheus)
 	program prometheus /bin
