@@ -5,6 +5,8 @@
 # RELEASE, COMMIT, DATE, TAGS and LDFLAGS as in the Makefile.
 #
 #   scripts/dist.sh FOLDER
+#
+# With ARCHS=native for this machine's architecture alone, else for amd64 and arm64.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -104,7 +106,12 @@ changelog() {
 rm -rf "$dist"
 mkdir -p "$dist"
 dist=$(cd "$dist" && pwd)
-for arch in "$host" $([ "$host" = arm64 ] && echo amd64 || echo arm64); do
+others=$([ "$host" = arm64 ] && echo amd64 || echo arm64)
+if [ "${ARCHS:-}" = native ]; then
+	echo "SKIPPED $others: ARCHS is native"
+	others=
+fi
+for arch in "$host" $others; do
 	for program in controller agent worker; do
 		pack "$program" "$arch"
 	done
