@@ -42,7 +42,7 @@ func (p Program) manual(into Validator, w io.Writer) {
 		}
 		_, _ = fmt.Fprintf(w, format+"\n", args...)
 	}
-	put(`.TH %s 8 "%s" "Fleetconf %s" "Fleetconf"`, strings.ToUpper(p.Name), day, build.Version)
+	put(`.TH %s 8 "%s" "Fleetconf %s" "Fleetconf"`+"\n.ad l", strings.ToUpper(p.Name), day, build.Version)
 	put(".SH NAME\n%s \\- %s", p.Name, title)
 	put(".SH SYNOPSIS\n.nf\n.B %s [\\-\\-config FILE]", p.Name)
 	for _, c := range p.Commands {
