@@ -31,7 +31,7 @@ if [ "$stage" = --boot ]; then
 	umount --lazy /.old
 	rmdir /.old
 	mount --make-rshared / # as on a machine
-	exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_LOG_TARGET=console \
+	exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 		/lib/systemd/systemd --system --unit=multi-user.target --show-status=no
 fi
 
