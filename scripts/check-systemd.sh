@@ -40,8 +40,9 @@ within() {
 		sleep 0.1
 	done
 }
-# What a package depends on may be missing on the machine that builds it.
-install() { dpkg --force-depends --force-confold --force-unsafe-io --install "$@" >/tmp/log 2>&1 || { cat /tmp/log >&2; wrong "dpkg cannot install $*"; }; }
+# What a package depends on may be missing on the machine that builds it; no
+# other package's index of pages need be fresh.
+install() { dpkg --force-depends --force-confold --force-unsafe-io --no-triggers --install "$@" >/tmp/log 2>&1 || { cat /tmp/log >&2; wrong "dpkg cannot install $*"; }; }
 property() { systemctl show --value --property="$2" "fleetconf-$1"; } # PROGRAM PROPERTY
 is() { [ "$(property "$1" "$2")" = "$3" ]; }                          # PROGRAM PROPERTY VALUE
 other() { is "$1" ActiveState active && ! is "$1" MainPID "$2"; }     # PROGRAM PID: another process serves
@@ -61,6 +62,18 @@ serve() { # PROGRAM...: whether each became active by saying so
 	done
 }
 
+# Before each start: what a program may not do, tried as itself.
+mkdir /run/probe
+cat >/run/probe/try <<-'END'
+	[ "$(nice -n 5 nice)" = 0 ] || { echo "no filter of system calls" >&2; exit 1; }
+	! unshare --user true 2>/dev/null || { echo "namespaces are not refused" >&2; exit 1; }
+	[ ! -e /proc/1 ] || { echo "it sees other processes" >&2; exit 1; }
+END
+for program in "${programs[@]}"; do
+	mkdir -p "/run/systemd/system/fleetconf-$program.service.d"
+	printf '[Service]\nExecStartPre=/bin/sh /run/probe/try\n' >"/run/systemd/system/fleetconf-$program.service.d/probe.conf"
+done
+
 did "systemd $(systemctl --version | awk 'NR == 1 { print $2 }') runs"
 
 # An agent alone: where there is no password it tries the one that everybody knows.
@@ -76,7 +89,7 @@ for program in "${programs[@]}"; do
 	pid=$(property "$program" MainPID) unit=fleetconf-$program.service
 	user=$(stat -c %u "/proc/$pid")
 	[ "$user" -ge 61184 ] && [ "$user" -le 65519 ] || wrong "$program runs as the user $user, which is not one of its own"
-	for line in 'CapEff:	0000000000000000' 'CapBnd:	0000000000000000' 'NoNewPrivs:	1' 'Seccomp:	2'; do
+	for line in 'CapEff:	0000000000000000' 'CapBnd:	0000000000000000' 'NoNewPrivs:	1'; do
 		grep -qx "$line" "/proc/$pid/status" || wrong "$program has not $line"
 	done
 	awk '$2 == "/" { root = $4 } END { exit root !~ /^ro,/ }' "/proc/$pid/mounts" || wrong "$program may write to /"
@@ -89,7 +102,7 @@ for program in "${programs[@]}"; do
 	[ -z "$(find "/var/lib/private/fleetconf-$program/" -type f ! -perm 600)" ] || wrong "others may read the files of $program"
 done
 [ -s /var/lib/fleetconf-controller/controller.db ] || wrong "the database is not in the controller's folder"
-did "each has a user, credentials and a folder of its own, no capability, and a filter"
+did "each has a user, credentials and a folder of its own, no capability, and is confined"
 
 publish 8080/version
 within 10 hits 8080/version || wrong "no hit answers what was published"
@@ -122,9 +135,17 @@ for program in "${programs[@]}"; do
 done
 systemctl start fleetconf-worker fleetconf-agent
 within 15 hits 8081/version || wrong "no hit answers from what the agent kept"
+# A backup is restored as docs/operations.md says, and as the controller's own.
+DB_PATH=/var/lib/fleetconf-controller/controller.db fleetconf-controller backup /tmp/backup.db >/dev/null || wrong "root cannot back up"
+(
+	cd /var/lib/fleetconf-controller
+	rm controller.db
+	cp /tmp/backup.db controller.db && chown --reference=. controller.db
+)
 systemctl start fleetconf-controller
 serve "${programs[@]}"
-did "stopped, in time and with status 0; started, and hits are answered before the controller is back"
+[ "$(admin 8080/api/v1/config | sed 's/.*"version":\([0-9]*\).*/\1/')" = 2 ] || wrong "a restored controller has another version"
+did "stopped, in time and with status 0; started, and hits are answered before the controller is; restored"
 
 # An upgrade restarts what runs, and leaves alone what was stopped and disabled.
 systemctl disable --quiet --now fleetconf-worker
@@ -136,7 +157,6 @@ for program in controller agent; do
 done
 is worker ActiveState inactive || wrong "an upgrade starts a worker that was disabled"
 # A port below 1024, with the drop-in that the units speak of.
-mkdir -p /run/systemd/system/fleetconf-worker.service.d
 cat >/run/systemd/system/fleetconf-worker.service.d/port.conf <<-'END'
 	[Service]
 	Environment=PORT=80
@@ -147,7 +167,7 @@ END
 systemctl daemon-reload
 systemctl enable --quiet --now fleetconf-worker
 ask 80/health >/dev/null || wrong "a worker with that drop-in does not listen on port 80"
-rm -r /run/systemd/system/fleetconf-worker.service.d
+rm /run/systemd/system/fleetconf-worker.service.d/port.conf
 systemctl daemon-reload
 systemctl restart fleetconf-worker
 serve "${programs[@]}"
@@ -155,10 +175,12 @@ within 15 hits 8081/version || wrong "no hit answers after an upgrade"
 did "upgraded: what ran was restarted, what was disabled was not"
 
 names=("${programs[@]/#/fleetconf-}")
-dpkg --remove "${names[@]}" >/dev/null
+rm -r /run/systemd/system/fleetconf-*.service.d
+systemctl daemon-reload
+dpkg --no-triggers --remove "${names[@]}" >/dev/null
 [ -z "$(pgrep -f /usr/bin/fleetconf-)" ] || wrong "a removed program still runs"
 [ -s /var/lib/private/fleetconf-controller/controller.db ] || wrong "a removed controller lost its database"
-dpkg --purge "${names[@]}" >/dev/null 2>&1
+dpkg --no-triggers --purge "${names[@]}" >/dev/null 2>&1
 left=$(find /etc /usr/bin /lib/systemd /run/systemd/system /run/credentials /var/lib/private /var/lib/systemd /var/lib/fleetconf* -name '*fleetconf*' 2>/dev/null || true)
 left+=$(systemctl list-units --all --plain --no-legend 'fleetconf-*')
 [ -z "$left" ] || wrong "purged packages leave $left"
