@@ -56,7 +56,7 @@ publish() { admin 8080/api/v1/config --json "{\"url\":\"http://127.0.0.1:$1\"}" 
 serve() { # PROGRAM...: whether each became active by saying so
 	local program
 	for program in "$@"; do
-		within 10 is "$program" ActiveState active || wrong "$program is not active"
+		within 20 is "$program" ActiveState active || wrong "$program is not active"
 		[ "$(property "$program" Type) $(property "$program" SubState) $(property "$program" StatusText)" = "notify running Serving" ] || wrong "$program does not say that it serves"
 		ask "${port[$program]}/health" >/dev/null || wrong "$program does not answer"
 	done
@@ -95,7 +95,7 @@ for program in "${programs[@]}"; do
 	awk '$2 == "/" { root = $4 } END { exit root !~ /^ro,/ }' "/proc/$pid/mounts" || wrong "$program may write to /"
 	for secret in $(sed -n 's/^LoadCredential=\([^:]*\):.*/\1/p' "/lib/systemd/system/$unit"); do
 		[ "$(stat -c '%a %u' "/run/credentials/$unit/$secret")" = "400 $user" ] || wrong "$secret is not $program's alone"
-		! grep -qF "$(cat "/run/credentials/$unit/$secret")" "/proc/$pid/environ" || wrong "$secret is in the environment of $program"
+		! grep -qF -e "$(cat "/run/credentials/$unit/$secret")" "/proc/$pid/environ" || wrong "$secret is in the environment of $program"
 	done
 	[ "$program" != worker ] || continue
 	[ "$(stat -c '%a %u' "/var/lib/private/fleetconf-$program")" = "700 $user" ] || wrong "the folder of $program is not its own"
@@ -153,7 +153,7 @@ declare -A old
 for program in "${programs[@]}"; do old[$program]=$(property "$program" MainPID); done
 install "${package[@]}"
 for program in controller agent; do
-	within 10 other "$program" "${old[$program]}" || wrong "an upgrade does not restart $program"
+	within 20 other "$program" "${old[$program]}" || wrong "an upgrade does not restart $program"
 done
 is worker ActiveState inactive || wrong "an upgrade starts a worker that was disabled"
 # A port below 1024, with the drop-in that the units speak of.
