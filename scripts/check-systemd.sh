@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install packages where systemd runs, and use, hang, stop, upgrade, remove and
-# purge what they start: the units do what they say. It takes 90 seconds at most,
-# 35 of them for systemd to find out that a program hangs. `make check-systemd` calls it.
+# purge what they start: the units do what they say. It takes a minute, half of
+# it for systemd to find out that a program hangs. `make check-systemd` calls it.
 #
 #   scripts/check-systemd.sh PACKAGE.deb...
 set -euo pipefail
