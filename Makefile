@@ -108,11 +108,11 @@ generate: ## Generate the API documents again
 cover: ## Print the coverage of the rules, and fail below 85 %
 	./scripts/cover.sh $(COVER_MIN) $(TAGS) $(RULES)
 
-.PHONY: dist check-dist check-units
-dist check-dist: export RELEASE := $(RELEASE)
-dist check-dist: export DATE := $(DATE)
-dist check-dist: export TAGS := $(RELEASE_TAGS)
-dist check-dist: export LDFLAGS := $(LDFLAGS)
+.PHONY: dist check-dist check-units check-systemd
+dist check-dist check-systemd: export RELEASE := $(RELEASE)
+dist check-dist check-systemd: export DATE := $(DATE)
+dist check-dist check-systemd: export TAGS := $(RELEASE_TAGS)
+dist check-dist check-systemd: export LDFLAGS := $(LDFLAGS)
 dist: bin/tools/nfpm bin/tools/cyclonedx-gomod ## Build archives, Debian packages, bills of materials and checksums, into dist
 	./scripts/dist.sh dist
 
@@ -121,6 +121,9 @@ check-dist: dist ## Build dist twice, and look into what is in it
 
 check-units: ## Check the systemd units, and how far each exposes the machine
 	./scripts/check-units.sh
+
+check-systemd: dist ## Install, hang, upgrade and purge the packages in a copy of this machine that systemd boots
+	./scripts/check-systemd.sh dist/*_$$(go env GOARCH).deb
 
 .PHONY: clean
 clean: ## Remove what was built
