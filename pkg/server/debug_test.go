@@ -100,6 +100,32 @@ func TestCheckHealth(t *testing.T) {
 	}
 }
 
+// Where IPv6 is switched off, or alone, one loopback address of a process that
+// listens on every interface does not answer.
+func TestAnswers_OfEveryInterfaceByWhicheverLoopbackAddressAnswers(t *testing.T) {
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+		t.Run(address, func(t *testing.T) {
+			ln, err := net.Listen("tcp", address)
+			if err != nil {
+				t.Skipf("no such address here: %v", err)
+			}
+			s := &httptest.Server{Listener: ln, Config: &http.Server{Handler: http.HandlerFunc(server.Health)}}
+			s.Start()
+			defer s.Close()
+			if err := server.Answers(wildcard{ln}, false)(t.Context()); err != nil {
+				t.Errorf("got %v, want that it lives", err)
+			}
+		})
+	}
+}
+
+// wildcard is a listener that says it is on every interface, as [::] is.
+type wildcard struct{ net.Listener }
+
+func (w wildcard) Addr() net.Addr {
+	return &net.TCPAddr{IP: net.IPv6unspecified, Port: w.Listener.Addr().(*net.TCPAddr).Port}
+}
+
 func portOf(t *testing.T, s *httptest.Server) int {
 	t.Helper()
 	return s.Listener.Addr().(*net.TCPAddr).Port
