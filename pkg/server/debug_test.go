@@ -131,13 +131,16 @@ func portOf(t *testing.T, s *httptest.Server) int {
 	return s.Listener.Addr().(*net.TCPAddr).Port
 }
 
+// freePort is a port of 127.0.0.1 on which nobody listens. It is taken at
+// 127.0.0.2 for as long as the test runs, so that no connection of another test
+// goes out from it.
 func freePort(t *testing.T) int {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
+	t.Cleanup(func() { ln.Close() })
 	return ln.Addr().(*net.TCPAddr).Port
 }
 
