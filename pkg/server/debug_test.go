@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
@@ -67,6 +68,27 @@ func TestServeDebug_ListensOnLoopbackAlone(t *testing.T) {
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestServeDebug_WaitsForNoProfile(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	port, listening, ended := freePort(t), make(chan string, 1), make(chan error, 1)
+	go func() { ended <- server.ServeDebug(ctx, port, hooked(listening)) }() // ends with stop
+	url := "http://" + <-listening + "/debug/pprof/trace?seconds=20"
+	resp, err := http.Get(url) // a trace begins to be sent while it is made
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	began := time.Now()
+	stop()
+	if err := <-ended; err != nil || time.Since(began) > server.DrainTimeout/2 {
+		t.Errorf("ended after %s with %v, want at once", time.Since(began), err)
+	}
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		t.Errorf("got %v, want what there is of the profile", err)
 	}
 }
 
