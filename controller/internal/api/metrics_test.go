@@ -110,6 +110,30 @@ func TestMetrics_OfWhoLeavesAndOfAPanic(t *testing.T) {
 	s.wantSeries("http_requests_total", map[string]float64{"probe 500": 1})
 }
 
+// Who leaves the queue is no failure of ours, and nothing is written to nobody.
+func TestMetrics_OfWhoLeavesBeforeItIsTheirTurn(t *testing.T) {
+	s := newSystem(t)
+	a1 := s.register("a1")
+	s.publish("http://a/")
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for class, row := range map[string]struct {
+		who        account
+		path, body string
+	}{
+		"publish 499":  {admin, "/api/v1/config", `{"url":"http://b/"}`},
+		"register 499": {enroller, "/api/v1/register", `{"hostname":"h"}`},
+		"report 499":   {a1, "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`},
+	} {
+		if got := text(t, s.callIn(gone, row.who, "POST", row.path, row.body)); got != "" {
+			t.Errorf("%s: got %s, want nothing", class, got)
+		}
+		if got := s.series("fleetconf_controller_http_requests_total")[class]; got != 1 {
+			t.Errorf("%s: counted %v times, want once", class, got)
+		}
+	}
+}
+
 func TestMetrics_OfWhoIsTurnedAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)

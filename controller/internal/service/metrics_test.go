@@ -115,6 +115,18 @@ func TestMetrics_OfPublishesByOutcome(t *testing.T) {
 	}
 }
 
+// Who leaves before it is their turn has asked for nothing, and nothing failed.
+func TestMetrics_OfAPublishWhoseCallerLeft(t *testing.T) {
+	m := newMeasured(t, newStore(t))
+	before := m.series(t, "publishes_total")
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	if _, err := m.configs.Publish(gone, draft("http://a/")); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want it given up", err)
+	}
+	m.want(t, "after it", "publishes_total", before)
+}
+
 func TestMetrics_OfRollbacks(t *testing.T) {
 	m := newMeasured(t, newStore(t))
 	publish(t, m.configs, draft("http://a/"))
