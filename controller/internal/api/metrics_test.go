@@ -310,6 +310,7 @@ func TestLog_NamesRequestAgentAndVersion(t *testing.T) {
 		{nil, a1, "POST", "/api/v1/agents/a1/status", `{"version":3,"status":"FAILED","error":"boom"}`, logrus.Fields{"agent": "a1", "version": int64(3), "error": "boom"}, "Worker refused a version"},
 		{nil, a1, "POST", "/api/v1/agents/a1/status", `{"version":3,"status":"FAILED","error":"boom"}`, nil, ""},
 		{nil, admin, "POST", "/api/v1/agents/a1/retry", "", logrus.Fields{"agent": "a1", "by": "admin"}, "Agent is to try again"},
+		{nil, a1, "POST", "/api/v1/agents/a1/status", `{"version":3,"status":"FAILED","error":"bang"}`, logrus.Fields{"agent": "a1", "version": int64(3), "error": "bang"}, "Worker refused a version"},
 		{nil, admin, "DELETE", "/api/v1/agents/a2", "", logrus.Fields{"agent": "a2", "by": "admin"}, "Agent decommissioned"},
 		{nil, admin, "PUT", "/api/v1/freeze", `{"reason":"r"}`, logrus.Fields{"reason": "r", "by": "admin"}, "Publishing frozen"},
 		{nil, admin, "DELETE", "/api/v1/freeze", "", logrus.Fields{"by": "admin"}, "Publishing not frozen"},

@@ -53,7 +53,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"outcome"}),
 		reports: factory.NewCounterVec(prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "reports_total",
-			Help: "Outcomes of attempts that agents reported, by status. The same one said again does not count.",
+			Help: "Outcomes of attempts that agents reported, by status. The same one said again does not count, unless an admin had the agent try again.",
 		}, []string{"status"}),
 		announcements: factory.NewCounterVec(prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "announcements_total",

@@ -148,6 +148,22 @@ func TestMetrics_OfReportsByStatus(t *testing.T) {
 	m.want(t, "with some said again", "reports_total", map[string]float64{"applying": 2, "applied": 1, "failed": 2})
 }
 
+// A version that is refused once more, because an admin had it tried again, is news.
+func TestMetrics_OfASecondRefusal(t *testing.T) {
+	m := newMeasured(t, newStore(t))
+	live := m.join(t, 1)[0]
+	publish(t, m.configs, draft("http://a/"))
+	refused := models.Attempt{Version: 1, Status: models.Failed, At: models.Now()}
+	report(t, m.agents, live, refused)
+	if err := m.agents.Retry(t.Context(), live.ID(), byAdmin); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second says it again
+		report(t, m.agents, live, refused)
+	}
+	m.want(t, "refused twice", "reports_total", map[string]float64{"applying": 0, "applied": 0, "failed": 2})
+}
+
 func TestMetrics_OfPropagation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "controller.db")
