@@ -59,9 +59,14 @@ func Certificate(reg prometheus.Registerer, program string, notAfter func() time
 
 // Handler answers GET /metrics with what from gathers. It does not compress: that
 // takes more memory than all the rest of an agent, to save some kilobytes a scrape.
+// Everybody may ask, so it bounds what that costs: who comes when scrapers are being
+// answered already is told 503.
 func Handler(from prometheus.Gatherer) http.Handler {
-	return promhttp.HandlerFor(from, promhttp.HandlerOpts{DisableCompression: true})
+	return promhttp.HandlerFor(from, promhttp.HandlerOpts{DisableCompression: true, MaxRequestsInFlight: scrapers})
 }
+
+// scrapers is how many are answered at once.
+const scrapers = 4
 
 // Requests counts the requests that a program answers, by class and status, and
 // how long each class takes.

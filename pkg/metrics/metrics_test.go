@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,6 +22,36 @@ func TestRegistry_KnowsTheBuildTheRuntimeAndTheProcess(t *testing.T) {
 			t.Errorf("/metrics lacks %q:\n%s", want, answer.Body)
 		}
 	}
+}
+
+func TestHandler_AnswersFourAtOnce(t *testing.T) {
+	gathering, finish := make(chan struct{}), make(chan struct{})
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "slow", Help: "Slow."}, func() float64 {
+		gathering <- struct{}{}
+		<-finish
+		return 1
+	}))
+	handler := metrics.Handler(reg)
+	scrape := func() int {
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+		return answer.Code
+	}
+	var scraping sync.WaitGroup
+	for range 4 {
+		scraping.Go(func() {
+			if got := scrape(); got != 200 {
+				t.Errorf("one of four: got %d, want 200", got)
+			}
+		})
+		<-gathering
+	}
+	if got := scrape(); got != 503 {
+		t.Errorf("the fifth: got %d, want 503", got)
+	}
+	close(finish)
+	scraping.Wait()
 }
 
 func TestClass_CountsByStatusAndTimesWhatDidNotWait(t *testing.T) {

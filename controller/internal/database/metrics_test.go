@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -178,7 +180,9 @@ func TestMetrics_OfADamagedDatabase(t *testing.T) {
 	}
 }
 
-func TestCollector_TellsOfTheFiles(t *testing.T) {
+func TestCollector_TellsOfTheFiles(t *testing.T) { synctest.Test(t, tellsOfTheFiles) }
+
+func tellsOfTheFiles(t *testing.T) {
 	path := newPath(t)
 	db, _ := openMeasured(t, path)
 	if err := append1(db, "http://a/"); err != nil {
@@ -218,6 +222,11 @@ func TestCollector_TellsOfTheFiles(t *testing.T) {
 	if err := os.Rename(path, path+".gone"); err != nil {
 		t.Fatal(err)
 	}
+	time.Sleep(4 * time.Second)
+	if got := value("database_ready", ""); got != 1 {
+		t.Errorf("within five seconds: got ready %v, want the answer from before: to ask may cost a write", got)
+	}
+	time.Sleep(time.Second)
 	if ready, size := value("database_ready", ""), value("database_size_bytes", "main"); ready != 0 || size != 0 {
 		t.Errorf("when its file is gone: got ready %v and %v bytes, want 0 and 0", ready, size)
 	}
