@@ -35,7 +35,7 @@ var kinds = []struct {
 	label string
 	kind  error
 }{
-	{"busy", models.ErrBusy}, {"full", models.ErrFull}, {"readonly", models.ErrReadOnly}, {"corrupt", errCorrupt},
+	{"busy", models.ErrBusy}, {"full", models.ErrFull}, {"readonly", models.ErrReadOnly}, {"io", errIO}, {"corrupt", errCorrupt},
 }
 
 const anyOther = "other"

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -91,6 +93,26 @@ func TestMetrics_OfEachOperation(t *testing.T) {
 	}
 }
 
+// failWrites has every write of this process to a file fail, as on a disk that does,
+// until restore is called.
+func failWrites(t *testing.T) (restore func()) {
+	t.Helper()
+	signal.Ignore(syscall.SIGXFSZ)
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 0, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+			t.Error(err)
+		}
+		signal.Reset(syscall.SIGXFSZ)
+	}
+}
+
 func TestMetrics_OfErrorsByKind(t *testing.T) {
 	path := newPath(t)
 	db, reg := openMeasured(t, path)
@@ -120,6 +142,7 @@ func TestMetrics_OfErrorsByKind(t *testing.T) {
 		}},
 		{"busy", func() (err error) { locked(func() { err = append1(db, "http://a/") }); return err }},
 		{"full", func() error { defer database.LimitPages(t, db)(); return append1(db, long) }},
+		{"io", func() error { defer failWrites(t)(); return append1(db, "http://a/") }},
 		{"other", func() error {
 			exec(t, outside(t, path), `DROP TABLE audit`)
 			return db.AppendAudit(t.Context(), models.Entry{})
@@ -137,6 +160,7 @@ func TestMetrics_OfErrorsByKind(t *testing.T) {
 fleetconf_controller_database_errors_total{kind="busy"} 1
 fleetconf_controller_database_errors_total{kind="corrupt"} 0
 fleetconf_controller_database_errors_total{kind="full"} 1
+fleetconf_controller_database_errors_total{kind="io"} 1
 fleetconf_controller_database_errors_total{kind="other"} 2
 fleetconf_controller_database_errors_total{kind="readonly"} 1
 `
@@ -167,8 +191,8 @@ func TestMetrics_OfADamagedDatabase(t *testing.T) {
 	if err := append1(db, "http://b/"); err == nil {
 		t.Fatal("a damaged database took a version")
 	}
-	if families, err := testutil.GatherAndCount(reg, "fleetconf_controller_database_errors_total"); err != nil || families != 5 {
-		t.Errorf("got %d series of errors, %v, want 5", families, err)
+	if families, err := testutil.GatherAndCount(reg, "fleetconf_controller_database_errors_total"); err != nil || families != 6 {
+		t.Errorf("got %d series of errors, %v, want 6", families, err)
 	}
 	families, _ := reg.Gather()
 	for _, family := range families {
