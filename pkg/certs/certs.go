@@ -152,7 +152,9 @@ func sign(cert, by *x509.Certificate, key, byKey *ecdsa.PrivateKey) (*x509.Certi
 	return x509.ParseCertificate(der)
 }
 
-// save writes the key first: a certificate that is there has its key.
+// save writes the key first: where there was no certificate, one that is there has
+// its key. While one is renewed the key is for a moment that of the next, and who
+// reads both must take them only if they fit, as pkg/tlsfiles does.
 func save(certFile string, cert *x509.Certificate, keyFile string, key crypto.PrivateKey) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {

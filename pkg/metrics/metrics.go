@@ -11,6 +11,7 @@ package metrics
 import (
 	"net/http"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -59,9 +60,14 @@ func Certificate(reg prometheus.Registerer, program string, notAfter func() time
 
 // Handler answers GET /metrics with what from gathers. It does not compress: that
 // takes more memory than all the rest of an agent, to save some kilobytes a scrape.
+// Everybody may ask, so it bounds what that costs: who comes when scrapers are being
+// answered already is told 503.
 func Handler(from prometheus.Gatherer) http.Handler {
-	return promhttp.HandlerFor(from, promhttp.HandlerOpts{DisableCompression: true})
+	return promhttp.HandlerFor(from, promhttp.HandlerOpts{DisableCompression: true, MaxRequestsInFlight: scrapers})
 }
+
+// scrapers is how many are answered at once.
+const scrapers = 4
 
 // Requests counts the requests that a program answers, by class and status, and
 // how long each class takes.
@@ -89,14 +95,16 @@ func NewRequests(reg prometheus.Registerer, program string) *Requests {
 // Class returns the requests of a class. To observe one takes no lock and makes
 // no garbage.
 func (r *Requests) Class(name string) *Class {
-	return &Class{name: name, requests: r, seconds: r.seconds.WithLabelValues(name)}
+	class := &Class{name: name, requests: r}
+	class.seconds = sync.OnceValue(func() prometheus.Observer { return r.seconds.WithLabelValues(name) })
+	return class
 }
 
 // Class is requests that are measured together.
 type Class struct {
 	name     string
 	requests *Requests
-	seconds  prometheus.Observer
+	seconds  func() prometheus.Observer // made with the first: a class that waits has none
 	codes    [statuses]atomic.Pointer[prometheus.Counter] // by status, from 100 on
 }
 
@@ -106,7 +114,7 @@ const statuses = 500
 // Answered counts a request that was answered with status after took.
 func (c *Class) Answered(status int, took time.Duration) {
 	c.Counted(status)
-	c.seconds.Observe(took.Seconds())
+	c.seconds().Observe(took.Seconds())
 }
 
 // Counted counts a request whose time says nothing, because it was meant to wait.

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,19 +24,52 @@ func TestRegistry_KnowsTheBuildTheRuntimeAndTheProcess(t *testing.T) {
 	}
 }
 
+func TestHandler_AnswersFourAtOnce(t *testing.T) {
+	gathering, finish := make(chan struct{}), make(chan struct{})
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "slow", Help: "Slow."}, func() float64 {
+		gathering <- struct{}{}
+		<-finish
+		return 1
+	}))
+	handler := metrics.Handler(reg)
+	scrape := func() int {
+		answer := httptest.NewRecorder()
+		handler.ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+		return answer.Code
+	}
+	var scraping sync.WaitGroup
+	for range 4 {
+		scraping.Go(func() {
+			if got := scrape(); got != 200 {
+				t.Errorf("one of four: got %d, want 200", got)
+			}
+		})
+		<-gathering
+	}
+	if got := scrape(); got != 503 {
+		t.Errorf("the fifth: got %d, want 503", got)
+	}
+	close(finish)
+	scraping.Wait()
+}
+
 func TestClass_CountsByStatusAndTimesWhatDidNotWait(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	polls := metrics.NewRequests(reg, "controller").Class("poll")
+	requests := metrics.NewRequests(reg, "controller")
+	polls := requests.Class("poll")
 	polls.Answered(200, 3*time.Millisecond)
 	polls.Answered(304, 20*time.Millisecond)
 	polls.Counted(304) // a long-poll
 	polls.Counted(1)
+	requests.Class("wait").Counted(304) // whose time says nothing, so that it has none
 	const want = `
 # HELP fleetconf_controller_http_requests_total Requests answered, by class of route and status code.
 # TYPE fleetconf_controller_http_requests_total counter
 fleetconf_controller_http_requests_total{class="poll",code="200"} 1
 fleetconf_controller_http_requests_total{class="poll",code="304"} 2
 fleetconf_controller_http_requests_total{class="poll",code="500"} 1
+fleetconf_controller_http_requests_total{class="wait",code="304"} 1
 `
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fleetconf_controller_http_requests_total"); err != nil {
 		t.Error(err)
@@ -47,6 +81,9 @@ fleetconf_controller_http_requests_total{class="poll",code="500"} 1
 		if !strings.Contains(string(body), want) {
 			t.Errorf("/metrics lacks %q:\n%s", want, body)
 		}
+	}
+	if strings.Contains(string(body), `_count{class="wait"}`) {
+		t.Errorf("/metrics has a histogram of what waits:\n%s", body)
 	}
 }
 

@@ -29,18 +29,27 @@ func CheckHealth(ctx context.Context, host string, port int, secure bool) error 
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	address := net.JoinHostPort(reachable(host), strconv.Itoa(port))
 	scheme := "http://"
 	if secure {
 		scheme = "https://"
 	}
+	first, second := reachable(host)
+	err := ask(ctx, scheme, net.JoinHostPort(first, strconv.Itoa(port)))
+	if err != nil && second != "" && ask(ctx, scheme, net.JoinHostPort(second, strconv.Itoa(port))) == nil {
+		return nil
+	}
+	return err
+}
+
+// ask asks who listens at address.
+func ask(ctx context.Context, scheme, address string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+address+"/health", http.NoBody)
 	if err != nil {
 		return err
 	}
 	transport := &http.Transport{ // without a proxy: it is this machine
 		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true}, // see above
+		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true}, // see CheckHealth
 	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
@@ -61,13 +70,12 @@ func Answers(ln net.Listener, secure bool) func(context.Context) error {
 }
 
 // reachable is where a process that listens on host is found from its own
-// machine.
-func reachable(host string) string {
-	switch addr, err := netip.ParseAddr(host); {
-	case err != nil || !addr.IsUnspecified():
-		return host
-	case addr.Is4():
-		return "127.0.0.1"
+// machine. For every interface that is the loopback address of IPv4, and only if
+// nobody answers there that of IPv6: Go listens on [::] for both of them, on
+// machines too where IPv6 is switched off.
+func reachable(host string) (first, second string) {
+	if addr, err := netip.ParseAddr(host); err == nil && addr.IsUnspecified() {
+		return "127.0.0.1", "::1"
 	}
-	return "::1"
+	return host, ""
 }

@@ -15,7 +15,8 @@ import (
 
 // ServeDebug answers with profiles of this process (net/http/pprof) on port of
 // the loopback address, until ctx ends; port 0 is for none. Who may connect there
-// may read how the process works, and nobody else may: it listens nowhere else.
+// may read how the process works, and nobody else may: it listens nowhere else. A
+// profile that is being made ends with ctx: no stop waits for it.
 func ServeDebug(ctx context.Context, port int, log logrus.FieldLogger) error {
 	if port == 0 {
 		return nil
@@ -25,7 +26,17 @@ func ServeDebug(ctx context.Context, port int, log logrus.FieldLogger) error {
 	if err != nil {
 		return fmt.Errorf("%w; set DEBUG_PORT to a port that is free, or to 0", err)
 	}
-	return Serve(ctx, ln, Wrap(Debug(), log), log.WithField("serves", "pprof"))
+	return Serve(ctx, ln, Wrap(until(ctx, Debug()), log), log.WithField("serves", "pprof"))
+}
+
+// until ends the requests to a handler with ctx.
+func until(ctx context.Context, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked, leave := context.WithCancel(r.Context())
+		defer leave()
+		defer context.AfterFunc(ctx, leave)()
+		next.ServeHTTP(w, r.WithContext(asked))
+	})
 }
 
 // Debug is the handler of the profiles, under /debug/pprof/. A page of another

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
@@ -70,6 +71,27 @@ func TestServeDebug_ListensOnLoopbackAlone(t *testing.T) {
 	}
 }
 
+func TestServeDebug_WaitsForNoProfile(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	port, listening, ended := freePort(t), make(chan string, 1), make(chan error, 1)
+	go func() { ended <- server.ServeDebug(ctx, port, hooked(listening)) }() // ends with stop
+	url := "http://" + <-listening + "/debug/pprof/trace?seconds=20"
+	resp, err := http.Get(url) // a trace begins to be sent while it is made
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	began := time.Now()
+	stop()
+	if err := <-ended; err != nil || time.Since(began) > server.DrainTimeout/2 {
+		t.Errorf("ended after %s with %v, want at once", time.Since(began), err)
+	}
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		t.Errorf("got %v, want what there is of the profile", err)
+	}
+}
+
 func TestCheckHealth(t *testing.T) {
 	lives := httptest.NewServer(http.HandlerFunc(server.Health))
 	defer lives.Close()
@@ -100,18 +122,47 @@ func TestCheckHealth(t *testing.T) {
 	}
 }
 
+// Where IPv6 is switched off, or alone, one loopback address of a process that
+// listens on every interface does not answer.
+func TestAnswers_OfEveryInterfaceByWhicheverLoopbackAddressAnswers(t *testing.T) {
+	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
+		t.Run(address, func(t *testing.T) {
+			ln, err := net.Listen("tcp", address)
+			if err != nil {
+				t.Skipf("no such address here: %v", err)
+			}
+			s := &httptest.Server{Listener: ln, Config: &http.Server{Handler: http.HandlerFunc(server.Health)}}
+			s.Start()
+			defer s.Close()
+			if err := server.Answers(wildcard{ln}, false)(t.Context()); err != nil {
+				t.Errorf("got %v, want that it lives", err)
+			}
+		})
+	}
+}
+
+// wildcard is a listener that says it is on every interface, as [::] is.
+type wildcard struct{ net.Listener }
+
+func (w wildcard) Addr() net.Addr {
+	return &net.TCPAddr{IP: net.IPv6unspecified, Port: w.Listener.Addr().(*net.TCPAddr).Port}
+}
+
 func portOf(t *testing.T, s *httptest.Server) int {
 	t.Helper()
 	return s.Listener.Addr().(*net.TCPAddr).Port
 }
 
+// freePort is a port of 127.0.0.1 on which nobody listens. It is taken at
+// 127.0.0.2 for as long as the test runs, so that no connection of another test
+// goes out from it.
 func freePort(t *testing.T) int {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", "127.0.0.2:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
+	t.Cleanup(func() { ln.Close() })
 	return ln.Addr().(*net.TCPAddr).Port
 }
 

@@ -18,15 +18,34 @@ var FS fs.FS = files{}
 
 type files struct{}
 
+// Exists reports whether FS has a file of that name. It unpacks none.
+func Exists(name string) bool {
+	file, _, err := find(name)
+	if err == nil {
+		_ = file.Close()
+	}
+	return err == nil
+}
+
 // Open implements fs.FS. What it returns is an io.Seeker too.
 func (files) Open(name string) (fs.File, error) {
+	file, packed, err := find(name)
+	if packed {
+		return unpack(name, file)
+	}
+	return file, err
+}
+
+// find opens a file as it lies in the binary, packed or not.
+func find(name string) (file fs.File, packed bool, err error) {
 	if !fs.ValidPath(name) || name == "." {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+		return nil, false, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	}
-	if packed, err := static.FS.Open(name + ".gz"); err == nil {
-		return unpack(name, packed)
+	if file, err := static.FS.Open(name + ".gz"); err == nil {
+		return file, true, nil
 	}
-	return static.FS.Open(name)
+	file, err = static.FS.Open(name)
+	return file, false, err
 }
 
 func unpack(name string, packed fs.File) (fs.File, error) {

@@ -42,3 +42,18 @@ func TestFS_HoldsNothingElse(t *testing.T) {
 		}
 	}
 }
+
+func TestExists_WhateverOpens(t *testing.T) {
+	for _, name := range []string{"swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png", "none.js", ".", "../swagger-ui.css", ""} {
+		file, err := swaggerui.FS.Open(name)
+		if err == nil {
+			_ = file.Close()
+		}
+		if got, want := swaggerui.Exists(name), err == nil; got != want {
+			t.Errorf("%q: got %v, want %v", name, got, want)
+		}
+	}
+	if made := testing.AllocsPerRun(10, func() { swaggerui.Exists("swagger-ui-bundle.js") }); made > 20 {
+		t.Errorf("to look for a file makes %v allocations: it was unpacked", made)
+	}
+}

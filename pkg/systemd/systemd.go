@@ -6,6 +6,7 @@ package systemd
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -32,30 +33,35 @@ const (
 // nil. From then on the watchdog, if the unit has one, is fed only while
 // healthy does: so healthy must go the way that the callers of the process go,
 // for a process that hangs would go on feeding it otherwise.
+//
+// A service manager that cannot be told is warned of, and the process goes on: the
+// socket may be one that a shell has handed on. If it waits to be told, it ends the
+// process itself.
 func Run(ctx context.Context, healthy func(context.Context) error, log logrus.FieldLogger) error {
-	supervised, err := daemon.SdNotify(false, starting)
-	if err != nil {
-		return fmt.Errorf("tell the service manager: %w; the unit must have Type=notify", err)
-	}
-	if !supervised {
+	if os.Getenv(socket) == "" {
 		return nil
 	}
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		return fmt.Errorf("read the time of the watchdog: %w", err)
 	}
+	m := manager{log: log}
+	m.tell(starting)
 	if !ready(ctx, healthy) {
-		return tell(daemon.SdNotifyStopping)
+		m.tell(daemon.SdNotifyStopping)
+		return nil
 	}
-	if err := tell(daemon.SdNotifyReady, serving); err != nil {
-		return err
-	}
+	m.tell(daemon.SdNotifyReady, serving)
 	if limit > 0 {
-		feed(ctx, limit, healthy, log)
+		m.feed(ctx, limit, healthy)
 	}
 	<-ctx.Done()
-	return tell(daemon.SdNotifyStopping, stopping)
+	m.tell(daemon.SdNotifyStopping, stopping)
+	return nil
 }
+
+// socket is the variable that names the service manager's socket.
+const socket = "NOTIFY_SOCKET"
 
 // ready waits until the process serves; it is false if ctx ended before that.
 func ready(ctx context.Context, healthy func(context.Context) error) bool {
@@ -70,7 +76,7 @@ func ready(ctx context.Context, healthy func(context.Context) error) bool {
 // feed keeps the watchdog from biting until ctx ends. It looks twice in the
 // time that the watchdog waits, and more often while the process does not
 // answer, so that one slow answer costs no restart.
-func feed(ctx context.Context, limit time.Duration, healthy func(context.Context) error, log logrus.FieldLogger) {
+func (m *manager) feed(ctx context.Context, limit time.Duration, healthy func(context.Context) error) {
 	const (
 		looks = 2
 		tries = 4
@@ -85,7 +91,7 @@ func feed(ctx context.Context, limit time.Duration, healthy func(context.Context
 			if ctx.Err() != nil {
 				return
 			}
-			log.WithError(err).Warn("Own health check failed")
+			m.log.WithError(err).Warn("Own health check failed")
 			now, wait = silent, every/tries
 		} else {
 			news = append(news, daemon.SdNotifyWatchdog)
@@ -93,10 +99,7 @@ func feed(ctx context.Context, limit time.Duration, healthy func(context.Context
 		if now != status {
 			news, status = append(news, now), now
 		}
-		if err := tell(news...); err != nil {
-			// The next one may pass; if none does, the watchdog bites.
-			log.WithError(err).Warn("Service manager not told")
-		}
+		m.tell(news...)
 	}
 }
 
@@ -118,12 +121,21 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-func tell(news ...string) error {
+// manager is the service manager, and whether it could be told last.
+type manager struct {
+	log  logrus.FieldLogger
+	lost bool
+}
+
+// tell tells the news, if there are any. What does not get through is not said
+// again: the next news may pass, and if the watchdog hears none, it bites.
+func (m *manager) tell(news ...string) {
 	if len(news) == 0 {
-		return nil
+		return
 	}
-	if _, err := daemon.SdNotify(false, strings.Join(news, "\n")); err != nil {
-		return fmt.Errorf("tell the service manager: %w", err)
+	_, err := daemon.SdNotify(false, strings.Join(news, "\n"))
+	if err != nil && !m.lost {
+		m.log.WithError(fmt.Errorf("%s: %w; unset it if no service manager started this", socket, err)).Warn("Service manager not told")
 	}
-	return nil
+	m.lost = err != nil
 }

@@ -3,8 +3,8 @@ package systemd_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	"go.uber.org/goleak"
 
@@ -198,12 +199,42 @@ func TestRun_WithoutAServiceManagerDoesNothing(t *testing.T) {
 	}
 }
 
-func TestRun_OfAManagerThatIsNotThereIsAnError(t *testing.T) {
+// A shell that somebody opened under a service hands its socket on, and the socket
+// may be gone by then: that is no reason for a program not to run.
+func TestRun_OfAManagerThatIsNotThereWarnsOnceAndGoesOn(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "none"))
-	log, _ := logtest.NewNullLogger()
-	if err := systemd.Run(t.Context(), new(process).healthy, log); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("Run = %v, want that there is no such socket", err)
-	}
+	t.Setenv("WATCHDOG_USEC", "")
+	synctest.Test(t, func(t *testing.T) {
+		log, lines := logtest.NewNullLogger()
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- systemd.Run(ctx, new(process).healthy, log) }() // ends with stop
+		time.Sleep(time.Hour)
+		select {
+		case err := <-done:
+			t.Fatalf("Run = %v before ctx ended, which ends the process", err)
+		default:
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
+		if all := lines.AllEntries(); len(all) != 1 || !strings.Contains(fmt.Sprint(all[0].Data[logrus.ErrorKey]), "NOTIFY_SOCKET") {
+			t.Errorf("logged %v, want one line that names NOTIFY_SOCKET", all)
+		}
+	})
+}
+
+func TestRun_OfAManagerThatGoesAwayEndsWell(t *testing.T) {
+	socket := supervise(t, "")
+	synctest.Test(t, func(t *testing.T) {
+		stop := new(process).run(t)
+		socket.wants(t, "at the start", "STATUS=Starting", "READY=1", "STATUS=Serving")
+		socket.conn.Close()
+		if err := stop(); err != nil {
+			t.Errorf("Run = %v, want nil", err)
+		}
+	})
 }
 
 func TestRun_OfATimeThatIsNoneIsAnError(t *testing.T) {

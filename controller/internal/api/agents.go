@@ -262,11 +262,12 @@ func (a *API) report(c *call) error {
 		return wire.Bad("version", "%d cannot be one of this fleet's; the newest is %d", req.Version, desired(a.Configs.Current()))
 	}
 	attempt := fromReport(req, time.Now().UTC())
-	if attempt.Status == models.Failed && a.Agents.Offers(c.self, attempt.Version) { // else it is told of already
+	news, err := a.Agents.Report(c.Request.Context(), c.self, attempt)
+	if news && attempt.Status == models.Failed {
 		a.event(c).WithFields(logrus.Fields{"version": attempt.Version, "error": attempt.Error}).
 			Warn("Worker refused a version")
 	}
-	if err := a.Agents.Report(c.Request.Context(), c.self, attempt); err != nil {
+	if err != nil {
 		return err
 	}
 	return noContent(c)

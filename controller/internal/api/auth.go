@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
@@ -48,7 +49,9 @@ func (a *API) admit(c *call, d door) error {
 		return unauthorized(c, err)
 	}
 	if who != admin && a.Mutual && !certified(c.Request) {
-		return problem.New(http.StatusForbidden, "agents come with a TLS certificate of their own (TLS_CLIENT_CA_FILE): set CONTROLLER_CERT_FILE and CONTROLLER_KEY_FILE of the agent")
+		a.refuse(c, errUncertified)
+		c.Header("Connection", "close") // on the next one it may show another
+		return problem.New(http.StatusForbidden, "%v", errUncertified)
 	}
 	itself := who == agent && self.ID() == c.Param("id")
 	switch {
@@ -65,9 +68,13 @@ func (a *API) admit(c *call, d door) error {
 	return nil
 }
 
+var errUncertified = errors.New("agents come with a TLS certificate of their own that is valid (TLS_CLIENT_CA_FILE): set CONTROLLER_CERT_FILE and CONTROLLER_KEY_FILE of the agent")
+
 // certified reports whether a request came over a connection whose client showed a
-// certificate that TLS_CLIENT_CA_FILE signed.
-func certified(r *http.Request) bool { return r.TLS != nil && len(r.TLS.VerifiedChains) > 0 }
+// certificate that TLS_CLIENT_CA_FILE signed, and that has not ended since.
+func certified(r *http.Request) bool {
+	return r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && time.Now().Before(r.TLS.VerifiedChains[0][0].NotAfter)
+}
 
 func (a *API) name(who caller, self *service.Agent) string {
 	switch who {
@@ -88,7 +95,8 @@ func unauthorized(c *call, err error) error {
 	return problem.New(http.StatusUnauthorized, "%v", err)
 }
 
-// refuse notes refused credentials. Who sent none was not told yet that some
+// refuse notes refused credentials: those that are nobody's, and an agent's that
+// came without its certificate. Who sent none was not told yet that some
 // are needed.
 func (a *API) refuse(c *call, err error) {
 	if errors.Is(err, auth.ErrMissing) {

@@ -44,7 +44,7 @@ func (a *API) answer(as *measured, handle func(*call) error) gin.HandlerFunc {
 		defer func() { c.measure(began, ended) }()
 		err := handle(c)
 		ended = true
-		if err == nil {
+		if err == nil || c.left(err) {
 			return
 		}
 		p := a.problemOf(c, err)
@@ -53,6 +53,12 @@ func (a *API) answer(as *measured, handle func(*call) error) gin.HandlerFunc {
 		}
 		problem.Write(c.Writer, p)
 	}
+}
+
+// left reports whether an error is that of a caller who did not wait: who has gone
+// reads no answer.
+func (c *call) left(err error) bool {
+	return c.Request.Context().Err() != nil && errors.Is(err, context.Canceled)
 }
 
 func (a *API) problemOf(c *call, err error) *problem.Problem {
@@ -65,8 +71,6 @@ func (a *API) problemOf(c *call, err error) *problem.Problem {
 	switch {
 	case errors.As(err, &p):
 		return p
-	case c.Request.Context().Err() != nil && errors.Is(err, context.Canceled):
-		return problem.New(http.StatusServiceUnavailable, "the caller left before it was its turn") // who has gone reads no answer
 	case errors.As(err, &bad):
 		return problem.Invalid(bad)
 	case errors.As(err, &refused):

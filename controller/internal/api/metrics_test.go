@@ -78,7 +78,7 @@ func TestMetrics_OfRequestsByClassAndCode(t *testing.T) {
 		})
 		// What waits spoils no time.
 		s.wantSeries("http_request_duration_seconds", map[string]float64{
-			"register": 3, "publish": 2, "poll": 3, "wait": 0, "report": 1, "admin": 1, "probe": 4, "docs": 1, "other": 2,
+			"register": 3, "publish": 2, "poll": 3, "report": 1, "admin": 1, "probe": 4, "docs": 1, "other": 2,
 		})
 	})
 }
@@ -108,6 +108,30 @@ func TestMetrics_OfWhoLeavesAndOfAPanic(t *testing.T) {
 		t.Fatalf("got %d, want a handler that panics", w.Code)
 	}
 	s.wantSeries("http_requests_total", map[string]float64{"probe 500": 1})
+}
+
+// Who leaves the queue is no failure of ours, and nothing is written to nobody.
+func TestMetrics_OfWhoLeavesBeforeItIsTheirTurn(t *testing.T) {
+	s := newSystem(t)
+	a1 := s.register("a1")
+	s.publish("http://a/")
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for class, row := range map[string]struct {
+		who        account
+		path, body string
+	}{
+		"publish 499":  {admin, "/api/v1/config", `{"url":"http://b/"}`},
+		"register 499": {enroller, "/api/v1/register", `{"hostname":"h"}`},
+		"report 499":   {a1, "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`},
+	} {
+		if got := text(t, s.callIn(gone, row.who, "POST", row.path, row.body)); got != "" {
+			t.Errorf("%s: got %s, want nothing", class, got)
+		}
+		if got := s.series("fleetconf_controller_http_requests_total")[class]; got != 1 {
+			t.Errorf("%s: counted %v times, want once", class, got)
+		}
+	}
 }
 
 func TestMetrics_OfWhoIsTurnedAway(t *testing.T) {
@@ -286,6 +310,7 @@ func TestLog_NamesRequestAgentAndVersion(t *testing.T) {
 		{nil, a1, "POST", "/api/v1/agents/a1/status", `{"version":3,"status":"FAILED","error":"boom"}`, logrus.Fields{"agent": "a1", "version": int64(3), "error": "boom"}, "Worker refused a version"},
 		{nil, a1, "POST", "/api/v1/agents/a1/status", `{"version":3,"status":"FAILED","error":"boom"}`, nil, ""},
 		{nil, admin, "POST", "/api/v1/agents/a1/retry", "", logrus.Fields{"agent": "a1", "by": "admin"}, "Agent is to try again"},
+		{nil, a1, "POST", "/api/v1/agents/a1/status", `{"version":3,"status":"FAILED","error":"bang"}`, logrus.Fields{"agent": "a1", "version": int64(3), "error": "bang"}, "Worker refused a version"},
 		{nil, admin, "DELETE", "/api/v1/agents/a2", "", logrus.Fields{"agent": "a2", "by": "admin"}, "Agent decommissioned"},
 		{nil, admin, "PUT", "/api/v1/freeze", `{"reason":"r"}`, logrus.Fields{"reason": "r", "by": "admin"}, "Publishing frozen"},
 		{nil, admin, "DELETE", "/api/v1/freeze", "", logrus.Fields{"by": "admin"}, "Publishing not frozen"},

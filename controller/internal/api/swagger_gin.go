@@ -27,12 +27,8 @@ var ginSwagger = ginswagger.WrapHandler(&webdav.Handler{
 
 // servePage answers with a page of the API, or returns fs.ErrNotExist.
 func servePage(c *gin.Context, name string) error {
-	if !slices.Contains(made, name) {
-		file, err := swaggerui.FS.Open(name)
-		if err != nil {
-			return fs.ErrNotExist
-		}
-		_ = file.Close()
+	if !slices.Contains(made, name) && !swaggerui.Exists(name) {
+		return fs.ErrNotExist
 	}
 	if c.Request.Method == http.MethodHead { // which gin-swagger does not know
 		get := *c.Request

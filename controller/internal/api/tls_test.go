@@ -10,8 +10,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/pkg/certs"
+	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
 // secured has a listener speak TLS, with HTTP/2, and gives who trusts it.
@@ -28,6 +32,12 @@ func secured(t *testing.T, ln net.Listener) (net.Listener, *tls.Config) {
 	return tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}), &tls.Config{RootCAs: authority.Pool()}
 }
 
+// shown is a connection whose client showed a certificate that ends then.
+func shown(ends time.Time) *tls.ConnectionState {
+	cert := &x509.Certificate{NotAfter: ends}
+	return &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: [][]*x509.Certificate{{cert}}}
+}
+
 // Agents need a certificate where TLS_CLIENT_CA_FILE is set, to every door that
 // opens to them. Nobody else does, and who is nobody is told so first.
 func TestRoutes_WhoNeedsACertificate(t *testing.T) {
@@ -35,7 +45,8 @@ func TestRoutes_WhoNeedsACertificate(t *testing.T) {
 		plain    *tls.ConnectionState
 		none     = &tls.ConnectionState{}
 		unproven = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{}}}
-		verified = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{}}, VerifiedChains: [][]*x509.Certificate{{{}}}}
+		verified = shown(time.Now().Add(time.Hour))
+		expired  = shown(time.Now().Add(-time.Second)) // since the handshake
 	)
 	stranger := account{"agent", "guessed"}
 	for _, mutual := range []bool{true, false} {
@@ -82,7 +93,7 @@ func TestRoutes_WhoNeedsACertificate(t *testing.T) {
 			if !mutual && row.without == 403 {
 				row.without = row.certified
 			}
-			for _, conn := range []*tls.ConnectionState{plain, none, unproven, verified} {
+			for _, conn := range []*tls.ConnectionState{plain, none, unproven, expired, verified} {
 				want := row.without
 				if conn == verified {
 					want = row.certified
@@ -96,6 +107,9 @@ func TestRoutes_WhoNeedsACertificate(t *testing.T) {
 				}
 				if want == 403 {
 					wantProblem(t, resp, 403, "")
+					if resp.Header.Get("Connection") != "close" {
+						t.Errorf("%s %s: the connection is kept, which shows no other certificate", row.method, row.path)
+					}
 				}
 			}
 		}
@@ -103,5 +117,22 @@ func TestRoutes_WhoNeedsACertificate(t *testing.T) {
 	s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) { o.Mutual = true })
 	if got := text(t, s.call(enroller, "GET", "/api/v1/config", "")); !strings.Contains(got, "CONTROLLER_CERT_FILE") {
 		t.Errorf("got %s, want what to set", got)
+	}
+}
+
+// Somebody who has the shared password, or an agent's token, and no certificate is
+// refused as one who guesses is.
+func TestCertificate_ThatIsMissingLeavesATrace(t *testing.T) {
+	s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) { o.Mutual = true })
+	var resp *http.Response
+	for range 2 {
+		resp = s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h"}`)
+	}
+	s.wantSeries("credentials_refused_total", map[string]float64{"": 2})
+	if lines := s.logged.AllEntries(); len(lines) != 1 || lines[0].Level != logrus.WarnLevel || lines[0].Data["source_ip"] != "192.0.2.1" || lines[0].Data["request_id"] == resp.Header.Get(server.HeaderRequestID) {
+		t.Errorf("logged %v, want one warning, of the first", lines)
+	}
+	if diff := cmp.Diff([]string{"login_failed by agent"}, s.actions("")); diff != "" {
+		t.Errorf("the audit trail, -want +got:\n%s", diff)
 	}
 }

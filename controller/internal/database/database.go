@@ -273,6 +273,10 @@ func (db *DB) transact(ctx context.Context, f func(*sql.Tx) error) error {
 
 var errCorrupt = errors.New("the file is damaged or is no SQLite database; restore a backup, or move the file away to begin anew")
 
+// errIO is no kind of the domain's: of a disk that fails nobody can say what was
+// written.
+var errIO = errors.New("the disk under the file fails; look at the kernel's log")
+
 // explain turns an error of the driver into one of the domain's kinds, and
 // leaves every other error as it is.
 func explain(err error) error {
@@ -288,6 +292,8 @@ func explain(err error) error {
 		return fmt.Errorf("%w: %w", models.ErrBusy, err)
 	case sqlite3.ErrFull:
 		return fmt.Errorf("%w: %w", models.ErrFull, err)
+	case sqlite3.ErrIoErr:
+		return fmt.Errorf("%w: %w", errIO, err)
 	case sqlite3.ErrReadonly, sqlite3.ErrPerm, sqlite3.ErrCantOpen:
 		return fmt.Errorf("%w; make the file and its folder writable for this user: %w", models.ErrReadOnly, err)
 	case sqlite3.ErrCorrupt, sqlite3.ErrNotADB:

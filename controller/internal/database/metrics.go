@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/mattn/go-sqlite3"
@@ -34,7 +35,7 @@ var kinds = []struct {
 	label string
 	kind  error
 }{
-	{"busy", models.ErrBusy}, {"full", models.ErrFull}, {"readonly", models.ErrReadOnly}, {"corrupt", errCorrupt},
+	{"busy", models.ErrBusy}, {"full", models.ErrFull}, {"readonly", models.ErrReadOnly}, {"io", errIO}, {"corrupt", errCorrupt},
 }
 
 const anyOther = "other"
@@ -88,11 +89,17 @@ func kindOf(driver sqlite3.Error) string {
 	return anyOther
 }
 
-// Collector tells how the database is at the moment: ready or not, and how large.
-type Collector struct{ db *DB }
+// Collector tells how the database is: ready or not, and how large.
+type Collector struct {
+	db *DB
+
+	mu    sync.Mutex // guards the rest
+	asked time.Time  // when the database was last asked whether it is ready
+	ready float64
+}
 
 // NewCollector returns the collector of db.
-func NewCollector(db *DB) Collector { return Collector{db} }
+func NewCollector(db *DB) *Collector { return &Collector{db: db} }
 
 var (
 	readyDesc = prometheus.NewDesc(prometheus.BuildFQName(metrics.Namespace, subsystem, "database_ready"),
@@ -102,23 +109,39 @@ var (
 )
 
 // Describe implements prometheus.Collector.
-func (c Collector) Describe(to chan<- *prometheus.Desc) {
+func (c *Collector) Describe(to chan<- *prometheus.Desc) {
 	to <- readyDesc
 	to <- sizeDesc
 }
 
 // patience is how long a database that does not answer holds up who collects.
-const patience = 2 * time.Second
+// Whether it is ready holds good for as long as fresh: to find out may take a write,
+// and everybody may scrape.
+const (
+	patience = 2 * time.Second
+	fresh    = 5 * time.Second
+)
 
-// Collect implements prometheus.Collector.
-func (c Collector) Collect(to chan<- prometheus.Metric) {
+// isReady is 1 or 0.
+func (c *Collector) isReady() float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.asked.IsZero() && time.Since(c.asked) < fresh {
+		return c.ready
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	ready := 0.0
+	c.ready = 0
 	if c.db.Ping(ctx) == nil {
-		ready = 1
+		c.ready = 1
 	}
-	to <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, ready)
+	c.asked = time.Now()
+	return c.ready
+}
+
+// Collect implements prometheus.Collector.
+func (c *Collector) Collect(to chan<- prometheus.Metric) {
+	to <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, c.isReady())
 	to <- prometheus.MustNewConstMetric(sizeDesc, prometheus.GaugeValue, size(c.db.path), "main")
 	to <- prometheus.MustNewConstMetric(sizeDesc, prometheus.GaugeValue, size(c.db.path+"-wal"), "wal")
 }

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -89,6 +93,26 @@ func TestMetrics_OfEachOperation(t *testing.T) {
 	}
 }
 
+// failWrites has every write of this process to a file fail, as on a disk that does,
+// until restore is called.
+func failWrites(t *testing.T) (restore func()) {
+	t.Helper()
+	signal.Ignore(syscall.SIGXFSZ)
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 0, Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
+			t.Error(err)
+		}
+		signal.Reset(syscall.SIGXFSZ)
+	}
+}
+
 func TestMetrics_OfErrorsByKind(t *testing.T) {
 	path := newPath(t)
 	db, reg := openMeasured(t, path)
@@ -118,6 +142,7 @@ func TestMetrics_OfErrorsByKind(t *testing.T) {
 		}},
 		{"busy", func() (err error) { locked(func() { err = append1(db, "http://a/") }); return err }},
 		{"full", func() error { defer database.LimitPages(t, db)(); return append1(db, long) }},
+		{"io", func() error { defer failWrites(t)(); return append1(db, "http://a/") }},
 		{"other", func() error {
 			exec(t, outside(t, path), `DROP TABLE audit`)
 			return db.AppendAudit(t.Context(), models.Entry{})
@@ -135,6 +160,7 @@ func TestMetrics_OfErrorsByKind(t *testing.T) {
 fleetconf_controller_database_errors_total{kind="busy"} 1
 fleetconf_controller_database_errors_total{kind="corrupt"} 0
 fleetconf_controller_database_errors_total{kind="full"} 1
+fleetconf_controller_database_errors_total{kind="io"} 1
 fleetconf_controller_database_errors_total{kind="other"} 2
 fleetconf_controller_database_errors_total{kind="readonly"} 1
 `
@@ -165,8 +191,8 @@ func TestMetrics_OfADamagedDatabase(t *testing.T) {
 	if err := append1(db, "http://b/"); err == nil {
 		t.Fatal("a damaged database took a version")
 	}
-	if families, err := testutil.GatherAndCount(reg, "fleetconf_controller_database_errors_total"); err != nil || families != 5 {
-		t.Errorf("got %d series of errors, %v, want 5", families, err)
+	if families, err := testutil.GatherAndCount(reg, "fleetconf_controller_database_errors_total"); err != nil || families != 6 {
+		t.Errorf("got %d series of errors, %v, want 6", families, err)
 	}
 	families, _ := reg.Gather()
 	for _, family := range families {
@@ -178,7 +204,9 @@ func TestMetrics_OfADamagedDatabase(t *testing.T) {
 	}
 }
 
-func TestCollector_TellsOfTheFiles(t *testing.T) {
+func TestCollector_TellsOfTheFiles(t *testing.T) { synctest.Test(t, tellsOfTheFiles) }
+
+func tellsOfTheFiles(t *testing.T) {
 	path := newPath(t)
 	db, _ := openMeasured(t, path)
 	if err := append1(db, "http://a/"); err != nil {
@@ -218,6 +246,11 @@ func TestCollector_TellsOfTheFiles(t *testing.T) {
 	if err := os.Rename(path, path+".gone"); err != nil {
 		t.Fatal(err)
 	}
+	time.Sleep(4 * time.Second)
+	if got := value("database_ready", ""); got != 1 {
+		t.Errorf("within five seconds: got ready %v, want the answer from before: to ask may cost a write", got)
+	}
+	time.Sleep(time.Second)
 	if ready, size := value("database_ready", ""), value("database_size_bytes", "main"); ready != 0 || size != 0 {
 		t.Errorf("when its file is gone: got ready %v and %v bytes, want 0 and 0", ready, size)
 	}

@@ -224,12 +224,15 @@ func (s *Agents) Left(live *Agent, poll models.Poll, interval time.Duration) {
 	s.remember(live, models.Poll{At: time.Now().UTC(), Interval: interval, Transport: models.Polling})
 }
 
-// Report takes the outcome of an agent's last attempt. When it returns nil the
-// outcome is durable; with an error it is in memory only, and the agent is to
-// say it again. It returns models.ErrBusy if its turn does not come.
-func (s *Agents) Report(ctx context.Context, live *Agent, attempt models.Attempt) error {
+// Report takes the outcome of an agent's last attempt, and tells whether it is
+// news: the same said again is none, unless an admin had the agent try again. When
+// err is nil the outcome is durable; with an error it is in memory only, and the
+// agent is to say it again. err is models.ErrBusy if its turn does not come.
+func (s *Agents) Report(ctx context.Context, live *Agent, attempt models.Attempt) (news bool, err error) {
 	live.mu.Lock()
-	changed := live.agent.Attempt.Version != attempt.Version || live.agent.Attempt.Status != attempt.Status
+	last := live.agent.Attempt
+	news = last.Version != attempt.Version || last.Status != attempt.Status ||
+		attempt.Status == models.Failed && !live.agent.Refuses(attempt.Version)
 	live.agent.Report(attempt)
 	s.metrics.applied(live)
 	live.show()
@@ -237,10 +240,10 @@ func (s *Agents) Report(ctx context.Context, live *Agent, attempt models.Attempt
 	s.reported.add(live)
 	live.mu.Unlock()
 	s.changes.flash()
-	if changed {
+	if news {
 		s.metrics.reported(attempt.Status)
 	}
-	return s.settle(ctx, live)
+	return news, s.settle(ctx, live)
 }
 
 // settle stores what was reported, by this agent and by all that have reported

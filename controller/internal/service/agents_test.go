@@ -46,7 +46,7 @@ var byAdmin = models.Origin{Actor: "admin", SourceIP: "192.0.2.1"}
 
 func report(t *testing.T, agents *service.Agents, live *service.Agent, attempt models.Attempt) {
 	t.Helper()
-	if err := agents.Report(t.Context(), live, attempt); err != nil {
+	if _, err := agents.Report(t.Context(), live, attempt); err != nil {
 		t.Fatalf("Report: %v", err)
 	}
 }
@@ -456,7 +456,7 @@ func TestAgents_UnderManyCallersAtOnce(t *testing.T) {
 			for n := range 20 {
 				if live := agents.Authenticate([]byte(id), []byte(token)); live != nil {
 					agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second, Runs: int64(n)})
-					if err := agents.Report(t.Context(), live, models.Attempt{Version: int64(n), Status: models.Applied, At: time.Now()}); err != nil {
+					if _, err := agents.Report(t.Context(), live, models.Attempt{Version: int64(n), Status: models.Applied, At: time.Now()}); err != nil {
 						t.Errorf("Report: %v", err)
 					}
 				}

@@ -158,7 +158,7 @@ func (w *world) poll(t *rapid.T) {
 	if rapid.IntRange(0, 3).Draw(t, "crash of the agent") == 0 {
 		return // before it reported
 	}
-	if err := w.agents.Report(t.Context(), live, attempt); err != nil {
+	if _, err := w.agents.Report(t.Context(), live, attempt); err != nil {
 		t.Fatalf("report: %v", err)
 	}
 	if m.refused = 0; attempt.Status == models.Failed {

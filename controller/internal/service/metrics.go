@@ -53,7 +53,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"outcome"}),
 		reports: factory.NewCounterVec(prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "reports_total",
-			Help: "Outcomes of attempts that agents reported, by status. The same one said again does not count.",
+			Help: "Outcomes of attempts that agents reported, by status. The same one said again does not count, unless an admin had the agent try again.",
 		}, []string{"status"}),
 		announcements: factory.NewCounterVec(prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "announcements_total",
@@ -82,7 +82,8 @@ const subsystem = "controller"
 
 func statusLabel(status models.AttemptStatus) string { return strings.ToLower(string(status)) }
 
-// published counts what a publish came to.
+// published counts what a publish came to. One whose caller left before it was its
+// turn came to nothing.
 func (m *Metrics) published(outcome models.Outcome, err error) {
 	var (
 		frozen  *models.FrozenError
@@ -90,6 +91,8 @@ func (m *Metrics) published(outcome models.Outcome, err error) {
 		label   = outcomeUnchanged
 	)
 	switch {
+	case errors.Is(err, context.Canceled):
+		return
 	case errors.As(err, &frozen):
 		label = outcomeFrozen
 	case errors.As(err, &invalid):

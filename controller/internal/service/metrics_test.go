@@ -115,6 +115,18 @@ func TestMetrics_OfPublishesByOutcome(t *testing.T) {
 	}
 }
 
+// Who leaves before it is their turn has asked for nothing, and nothing failed.
+func TestMetrics_OfAPublishWhoseCallerLeft(t *testing.T) {
+	m := newMeasured(t, newStore(t))
+	before := m.series(t, "publishes_total")
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	if _, err := m.configs.Publish(gone, draft("http://a/")); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want it given up", err)
+	}
+	m.want(t, "after it", "publishes_total", before)
+}
+
 func TestMetrics_OfRollbacks(t *testing.T) {
 	m := newMeasured(t, newStore(t))
 	publish(t, m.configs, draft("http://a/"))
@@ -134,6 +146,22 @@ func TestMetrics_OfReportsByStatus(t *testing.T) {
 		report(t, m.agents, live, models.Attempt{Version: 1, Status: status, At: models.Now()})
 	}
 	m.want(t, "with some said again", "reports_total", map[string]float64{"applying": 2, "applied": 1, "failed": 2})
+}
+
+// A version that is refused once more, because an admin had it tried again, is news.
+func TestMetrics_OfASecondRefusal(t *testing.T) {
+	m := newMeasured(t, newStore(t))
+	live := m.join(t, 1)[0]
+	publish(t, m.configs, draft("http://a/"))
+	refused := models.Attempt{Version: 1, Status: models.Failed, At: models.Now()}
+	report(t, m.agents, live, refused)
+	if err := m.agents.Retry(t.Context(), live.ID(), byAdmin); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // the second says it again
+		report(t, m.agents, live, refused)
+	}
+	m.want(t, "refused twice", "reports_total", map[string]float64{"applying": 0, "applied": 0, "failed": 2})
 }
 
 func TestMetrics_OfPropagation(t *testing.T) {

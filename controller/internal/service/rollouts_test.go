@@ -268,7 +268,7 @@ func TestReport_IsDurableWhenItReturns(t *testing.T) {
 			if i%3 == 0 {
 				attempt.Status, attempt.Error = models.Failed, "no room"
 			}
-			if err := f.agents.Report(t.Context(), live, attempt); err != nil {
+			if _, err := f.agents.Report(t.Context(), live, attempt); err != nil {
 				t.Errorf("Report: %v", err)
 			}
 		})
@@ -302,7 +302,7 @@ func TestReport_OfManyAtOnceIsFewWrites(t *testing.T) {
 			id, token := register(t, agents, fmt.Sprint("a", i))
 			live := login(t, agents, id, token)
 			group.Go(func() {
-				if err := agents.Report(t.Context(), live, models.Attempt{Version: 1, Status: models.Applied, At: models.Now()}); err != nil {
+				if _, err := agents.Report(t.Context(), live, models.Attempt{Version: 1, Status: models.Applied, At: models.Now()}); err != nil {
 					t.Errorf("Report: %v", err)
 				}
 			})
@@ -325,7 +325,7 @@ func TestReport_WhileTheStoreFails(t *testing.T) {
 	live := login(t, agents, id, token)
 	store.fail(true)
 	attempt := models.Attempt{Version: 1, Status: models.Failed, Error: "no", At: models.Now()}
-	if err := agents.Report(t.Context(), live, attempt); !errors.Is(err, models.ErrFull) {
+	if _, err := agents.Report(t.Context(), live, attempt); !errors.Is(err, models.ErrFull) {
 		t.Errorf("got %v, want the store's error: the agent is to say it again", err)
 	}
 	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second})

@@ -141,6 +141,9 @@ func (f files) authority() (*certs.Authority, error) {
 	if _, err := os.Stat(f.cert("ca")); !errors.Is(err, fs.ErrNotExist) {
 		return certs.Load(f.cert("ca"), f.key("ca")) // which is not made again where its key is elsewhere
 	}
+	if _, err := os.Stat(f.key("ca")); !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is there and its certificate is not: put %s back, or delete the key to have a new authority", f.key("ca"), f.cert("ca"))
+	}
 	authority, err := certs.NewAuthority("Fleetconf development authority", authorityLife)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -100,6 +101,26 @@ func TestRun_KeepsWhatWillDo(t *testing.T) {
 	m.run()
 	if err := m.leaf("agent").CheckSignatureFrom(m.leaf("ca")); err != nil {
 		t.Errorf("a new authority: got a certificate that it did not sign: %v", err)
+	}
+}
+
+// Others may trust the authority that the key is of.
+func TestRun_KeepsTheKeyOfAnAuthorityWhoseCertificateIsGone(t *testing.T) {
+	m := made{t, t.TempDir()}
+	m.run()
+	if err := os.Remove(filepath.Join(m.dir, "ca.pem")); err != nil {
+		t.Fatal(err)
+	}
+	key := filepath.Join(m.dir, "ca-key.pem")
+	before, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run([]string{m.dir}, io.Discard); err == nil || !strings.Contains(err.Error(), key) {
+		t.Errorf("got %v, want an error that names %s", err, key)
+	}
+	if after, err := os.ReadFile(key); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the key was replaced, %v", err)
 	}
 }
 
