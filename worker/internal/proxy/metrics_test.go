@@ -98,7 +98,7 @@ func TestMetrics_HitsByOutcome(t *testing.T) {
 		}, want: "forbidden 1", asked: 1},
 		"a loop":                 {target: status(200), via: true, want: "loop 1"},
 		"the answer breaks off":  {target: begin(func(*http.Request) {}), want: "cut 1", asked: 1},
-		"too slow in the middle": {target: begin(func(r *http.Request) { <-r.Context().Done() }), change: hurried, want: "cut 1", asked: 1},
+		"too slow in the middle": {target: begin(func(r *http.Request) { <-r.Context().Done() }), change: hurried, want: "overdue 1", asked: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, reg := measured(t, func(o *Options) {
@@ -167,21 +167,27 @@ func TestMetrics_CallersThatLeave(t *testing.T) {
 	}
 }
 
-// A caller that takes no more is not a target that has cut.
-func TestMetrics_CallerThatTakesNoMore(t *testing.T) {
-	reg := prometheus.NewRegistry()
-	hit := NewMetrics(reg).begin()
-	hit.answered(&http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("more than that"))})
-	_, _ = hit.Read(make([]byte, 4))
-	hit.end(t.Context(), nil)
-	if got := outcomes(t, reg, "fleetconf_worker_hits_total"); got != "left 1" {
-		t.Errorf("got %s, want left 1", got)
-	}
-	hit = NewMetrics(prometheus.NewRegistry()).begin()
-	hit.answered(&http.Response{StatusCode: 200, Body: io.NopCloser(iotest.ErrReader(io.ErrUnexpectedEOF))})
-	_, _ = hit.Read(make([]byte, 4))
-	if got := hit.outcome(t.Context(), nil); got != "cut" {
-		t.Errorf("got %s, want cut", got)
+// Only a target that breaks off has cut.
+func TestMetrics_AnswersThatDoNotReachTheirEnd(t *testing.T) {
+	for name, row := range map[string]struct {
+		readErr error
+		want    string
+	}{
+		"the caller takes no more":          {nil, "left 1"},
+		"the caller does not take the rest": {io.EOF, "left 1"},
+		"the time is over":                  {fmt.Errorf("read: %w", context.DeadlineExceeded), "overdue 1"},
+		"the target breaks off":             {io.ErrUnexpectedEOF, "cut 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reg := prometheus.NewRegistry()
+			hit := NewMetrics(reg).begin()
+			hit.answered(&http.Response{StatusCode: 200, Body: io.NopCloser(iotest.ErrReader(row.readErr))})
+			_, _ = hit.Read(make([]byte, 4))
+			hit.end(t.Context(), nil)
+			if got := outcomes(t, reg, "fleetconf_worker_hits_total"); got != row.want {
+				t.Errorf("got %s, want %s", got, row.want)
+			}
+		})
 	}
 }
 
