@@ -218,18 +218,22 @@ func (a *API) hit(c *gin.Context) error { return a.Proxy.Hit(c.Writer, c.Request
 //	@Failure		422		{object}	problem.Problem	"this worker will not run it: ALLOW_HOSTS, DENY_CIDRS, or a probe that failed; the detail has the reason, and what ran before goes on"
 //	@Security		WorkerToken
 //	@Router			/config [post]
-func (a *API) push(c *gin.Context) (err error) {
-	changed := false
-	defer func() { a.Metrics.pushed(changed, err) }()
-	cfg, err := server.Decode[models.WorkerConfig](c.Request)
-	if err != nil {
-		return err
-	}
-	changed, err = a.Proxy.Apply(requestid.With(c.Request.Context(), server.RequestID(c.Request)), cfg)
+func (a *API) push(c *gin.Context) error {
+	cfg, changed, err := a.apply(c.Request)
+	a.Metrics.pushed(changed, err)
 	if err != nil {
 		return err
 	}
 	return server.WriteJSON(c.Writer, http.StatusOK, models.WorkerAccepted{Message: "Configuration applied", Version: cfg.Version})
+}
+
+// apply runs what r pushes, as Proxy.Apply does.
+func (a *API) apply(r *http.Request) (cfg models.WorkerConfig, changed bool, err error) {
+	if cfg, err = server.Decode[models.WorkerConfig](r); err != nil {
+		return cfg, false, err
+	}
+	changed, err = a.Proxy.Apply(requestid.With(r.Context(), server.RequestID(r)), cfg)
+	return cfg, changed, err
 }
 
 // state answers GET /config.

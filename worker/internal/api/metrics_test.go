@@ -104,19 +104,45 @@ fleetconf_worker_pushes_total{outcome="unchanged"} 2
 	}
 }
 
-func lastPush(t *testing.T, reg *prometheus.Registry) float64 {
+// A push that panics has no outcome: it is a request answered 500.
+func TestMetrics_PushThatPanics(t *testing.T) {
+	log, _ := logtest.NewNullLogger()
+	reg := prometheus.NewRegistry()
+	h := server.Wrap(api.New(api.Parts{Log: log, Metrics: api.NewMetrics(reg)}), log) // without a Proxy
+	if res := send(h, push(`{"url":"http://a.example/"}`, nil)); res.StatusCode != http.StatusInternalServerError {
+		t.Fatalf("got %s, want a panic that is answered 500", res.Status)
+	}
+	if got := total(t, reg, "fleetconf_worker_pushes_total"); got != 0 {
+		t.Errorf("counted %v pushes, want 0", got)
+	}
+	if got := total(t, reg, "fleetconf_worker_http_requests_total"); got != 1 {
+		t.Errorf("counted %v requests, want 1", got)
+	}
+	if got := lastPush(t, reg); got != 0 {
+		t.Errorf("last push: got %v, want 0", got)
+	}
+}
+
+// total is the sum of the series of a metric.
+func total(t *testing.T, reg *prometheus.Registry, name string) (sum float64) {
 	t.Helper()
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() == "fleetconf_worker_last_push_timestamp_seconds" {
-			return f.GetMetric()[0].GetGauge().GetValue()
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
 		}
 	}
-	t.Fatal("there is no time of the last push")
-	return 0
+	return sum
+}
+
+func lastPush(t *testing.T, reg *prometheus.Registry) float64 {
+	t.Helper()
+	return total(t, reg, "fleetconf_worker_last_push_timestamp_seconds")
 }
 
 // No label takes a value that a caller chooses.
