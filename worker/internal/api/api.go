@@ -3,7 +3,6 @@
 package api
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"time"
@@ -22,10 +21,6 @@ import (
 // retryAfter is told to who hits a worker that runs nothing yet: an agent
 // looks after its worker every second.
 const retryAfter = time.Second
-
-// callerLeft is the status that stands for none, in figures: the caller left
-// before there was an answer.
-const callerLeft = 499
 
 // Parts are what an API is made of.
 type Parts struct {
@@ -98,7 +93,9 @@ func (a *API) answer(class string, who guard, handle handler) gin.HandlerFunc {
 	requests := a.Metrics.requests[class]
 	return func(c *gin.Context) {
 		began, ended := time.Now(), false
-		defer func() { requests.Answered(statusOf(c, ended), time.Since(began)) }()
+		defer func() {
+			requests.Answered(server.Outcome(c.Request, c.Writer.Status(), ended || c.Writer.Written()), time.Since(began))
+		}()
 		err := who(c.Request)
 		if err == nil {
 			err = handle(c)
@@ -108,18 +105,6 @@ func (a *API) answer(class string, who guard, handle handler) gin.HandlerFunc {
 		}
 		ended = true
 	}
-}
-
-// statusOf is what c was answered with, or is to be by who catches the panic that
-// has not let it end.
-func statusOf(c *gin.Context, ended bool) int {
-	switch {
-	case ended || c.Writer.Written():
-		return c.Writer.Status()
-	case c.Request.Context().Err() != nil:
-		return callerLeft
-	}
-	return http.StatusInternalServerError
 }
 
 // statuses says which status each kind of failure is.
@@ -136,12 +121,14 @@ var statuses = []struct {
 	{proxy.ErrNotConfigured, http.StatusServiceUnavailable},
 	{proxy.ErrTimeout, http.StatusGatewayTimeout},
 	{proxy.ErrLoop, http.StatusLoopDetected},
-	{context.Canceled, http.StatusServiceUnavailable}, // who pushed has left: nobody reads it
 }
 
 // fail answers with the problem that err is. What has no status is a bug: the
 // log has it, the caller learns where to look.
 func (a *API) fail(c *gin.Context, err error) {
+	if c.Request.Context().Err() != nil {
+		panic(http.ErrAbortHandler) // the caller has gone: nobody is left to tell
+	}
 	log := a.Log.WithFields(logrus.Fields{
 		"request_id": server.RequestID(c.Request), "method": c.Request.Method, "path": c.Request.URL.Path,
 	})

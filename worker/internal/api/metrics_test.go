@@ -78,7 +78,10 @@ func TestMetrics_PushesByOutcome(t *testing.T) {
 	send(h, push(`{"url":"http://a.example/"}`, nil))
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
-	send(h, push(`{"url":"http://127.0.0.1:1/","probe":true}`, present).WithContext(ctx))
+	func() {
+		defer func() { _ = recover() }() // as net/http does
+		send(h, push(`{"url":"http://127.0.0.1:1/","probe":true}`, present).WithContext(ctx))
+	}()
 	if got := lastPush(t, reg); got != 0 {
 		t.Errorf("last push when none was taken: got %v, want 0", got)
 	}
@@ -95,8 +98,15 @@ fleetconf_worker_pushes_total{outcome="invalid"} 2
 fleetconf_worker_pushes_total{outcome="left"} 1
 fleetconf_worker_pushes_total{outcome="refused"} 1
 fleetconf_worker_pushes_total{outcome="unchanged"} 2
+# HELP fleetconf_worker_http_requests_total Requests answered, by class of route and status code.
+# TYPE fleetconf_worker_http_requests_total counter
+fleetconf_worker_http_requests_total{class="push",code="200"} 3
+fleetconf_worker_http_requests_total{class="push",code="400"} 2
+fleetconf_worker_http_requests_total{class="push",code="401"} 1
+fleetconf_worker_http_requests_total{class="push",code="422"} 1
+fleetconf_worker_http_requests_total{class="push",code="499"} 1
 `
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fleetconf_worker_pushes_total"); err != nil {
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fleetconf_worker_pushes_total", "fleetconf_worker_http_requests_total"); err != nil {
 		t.Error(err)
 	}
 	if got, least := lastPush(t, reg), float64(began.UnixNano())/1e9-1; got < least {
