@@ -49,9 +49,12 @@ func main() {
 
 // run builds the parts of the diagram, and runs them until ctx ends.
 //
+//	 tlsfiles.Files
+//	        │ certificates
 //	controller.Client ◀─register, fetch, report─ poller.Poller ─push, read─▶ worker.Client
 //	notify.Subscriber ────────────hints────────▶   ▲     │
 //	                     status.Handler ──what is──┘     └──load, save──▶ cache.File
+//	    systemd ◀──alive───┘        └──figures──▶ metrics registry (the Poller counts there too)
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var s config.Settings
 	command, _, err := program.ParseCommand(args, func(command string) settings.Validator {
@@ -74,15 +77,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	secure, err := secure(s, log)
+	files, err := secure(s, log)
 	if err != nil {
 		return err
 	}
-	measured := metrics.NewRegistry()
+	registry := metrics.NewRegistry()
+	metrics.Certificate(registry, program.Name, files.NotAfter)
 	agent := poller.New(poller.Parts{
 		Source: controller.New(controller.Options{
 			URL: s.ControllerURL, Username: s.ControllerUsername, Password: s.ControllerPassword.Reveal(),
-			Pushed: s.Transport != settings.PushNone, TLS: secure.Client,
+			Pushed: s.Transport != settings.PushNone, TLS: files.Client,
 		}),
 		Sink:  worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
 		Cache: cache.New(s.CacheFile),
@@ -94,12 +98,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 		Ephemeral: s.Ephemeral,
 
-		Metrics: poller.NewMetrics(measured),
+		Metrics: poller.NewMetrics(registry),
 	})
 	log.AddHook(named{agent.AgentID})
 	answers := status.Handler(status.Parts{
 		Current: agent.Status, Log: log,
-		Metrics: status.NewMetrics(measured, agent.Status), Exposed: metrics.Handler(measured),
+		Metrics: status.NewMetrics(registry, agent.Status), Exposed: metrics.Handler(registry),
 	})
 	var listen net.ListenConfig
 	ln, err := listen.Listen(ctx, "tcp", settings.Address(s.Host, s.Port))
@@ -108,7 +112,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })
-	g.Go(func() error { return secure.Run(ctx) })
+	g.Go(func() error { return files.Run(ctx) })
 	g.Go(func() error { return server.ServeDebug(ctx, s.DebugPort, log) })
 	g.Go(func() error { return systemd.Run(ctx, server.Answers(ln, false), log) })
 	g.Go(func() error { return server.Serve(ctx, ln, answers, log) })

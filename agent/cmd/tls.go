@@ -2,8 +2,6 @@ package main
 
 import (
 	"errors"
-	"net/url"
-	"strings"
 
 	"github.com/sirupsen/logrus"
 
@@ -15,7 +13,7 @@ import (
 // secure reads the files by which the controller and the agent know each other,
 // which may be none, and warns where the way to the controller is an open book.
 func secure(s config.Settings, log logrus.FieldLogger) (*tlsfiles.Files, error) {
-	if u, err := url.Parse(s.ControllerURL); err == nil && strings.EqualFold(u.Scheme, "http") && !settings.IsLoopback(u.Hostname()) {
+	if host := s.PlainHost(); host != "" && !settings.IsLoopback(host) {
 		log.WithFields(logrus.Fields{"controller": s.ControllerURL, "advice": "set CONTROLLER_URL to https://, and TLS_CERT_FILE of the controller"}).
 			Warn("CONTROLLER_URL is http:// to another machine; the password can be read on the way")
 	}

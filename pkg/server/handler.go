@@ -53,13 +53,34 @@ func Wrap(next http.Handler, log logrus.FieldLogger) http.Handler {
 	})
 }
 
-// Observed tells of each answer of next: its status, and how long it took.
+// callerLeft is the status that stands for none, in figures: the caller left
+// before there was an answer.
+const callerLeft = 499
+
+// Observed tells of each answer of next, one by panic too: its status, as
+// Outcome has it, and how long it took.
 func Observed(next http.Handler, answered func(status int, took time.Duration)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began, status := time.Now(), &statusWriter{ResponseWriter: w, status: http.StatusOK}
+		ended := false
+		defer func() {
+			answered(Outcome(r, status.status, status.begun || ended && r.Context().Err() == nil), time.Since(began))
+		}()
 		next.ServeHTTP(status, r)
-		answered(status.status, time.Since(began))
+		ended = true
 	})
+}
+
+// Outcome is the status that r counts with. Where it was not answered with status,
+// it is 499 if the caller has left, else the 500 that a panic comes to.
+func Outcome(r *http.Request, status int, answered bool) int {
+	switch {
+	case answered:
+		return status
+	case r.Context().Err() != nil:
+		return callerLeft
+	}
+	return http.StatusInternalServerError
 }
 
 // logged logs each request when it has been answered.
@@ -78,13 +99,19 @@ func logged(next http.Handler, log logrus.FieldLogger) http.Handler {
 type statusWriter struct {
 	http.ResponseWriter
 	status int
+	begun  bool // the answer has
 }
 
 func (s *statusWriter) WriteHeader(status int) {
 	if status >= http.StatusOK { // not an interim answer
-		s.status = status
+		s.status, s.begun = status, true
 	}
 	s.ResponseWriter.WriteHeader(status)
+}
+
+func (s *statusWriter) Write(b []byte) (int, error) {
+	s.begun = true
+	return s.ResponseWriter.Write(b)
 }
 
 // Flush is there for who asks by type; Unwrap for http.ResponseController.

@@ -57,6 +57,7 @@ func main() {
 
 // clients ──GET /hit─────▶ api ──Hit────▶ proxy.Proxy ──▶ the configured URL
 // agent ────POST /config──▶ │ ──Apply──▶  (holds what runs)
+// systemd ◀──alive───────── │ ──figures──▶ metrics registry (the Proxy counts there too)
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var s config.Settings
 	command, _, err := program.ParseCommand(args, func(command string) settings.Validator {
@@ -80,15 +81,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("cannot listen; HOST and PORT say where: %w", err)
 	}
-	measured := metrics.NewRegistry()
+	registry := metrics.NewRegistry()
 	p := proxy.New(proxy.Options{
 		Timeout: s.HitTimeout, Deny: s.DenyCIDRs, Allow: s.AllowHosts, Log: log,
-		Metrics: proxy.NewMetrics(measured),
+		Metrics: proxy.NewMetrics(registry),
 	})
 	defer p.Close()
 	handler := server.Wrap(api.New(api.Parts{
 		Proxy: p, Token: s.WorkerToken.Reveal(), Log: log,
-		Metrics: api.NewMetrics(measured), Exposed: metrics.Handler(measured),
+		Metrics: api.NewMetrics(registry), Exposed: metrics.Handler(registry),
 	}), log)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.ServeDebug(ctx, s.DebugPort, log) })

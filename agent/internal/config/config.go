@@ -3,6 +3,7 @@
 package config
 
 import (
+	"net/url"
 	"strings"
 
 	"github.com/fleetconf/fleetconf/pkg/settings"
@@ -59,7 +60,17 @@ func (l *Listener) Validate() (faults settings.Faults) {
 // checkTLS adds the faults of files that CONTROLLER_URL has no use for.
 func (s *Settings) checkTLS(faults *settings.Faults) {
 	faults.CheckPair("CONTROLLER_CERT_FILE", s.ControllerCertFile, "CONTROLLER_KEY_FILE", s.ControllerKeyFile)
-	plain := strings.HasPrefix(s.ControllerURL, "http:")
+	plain := s.PlainHost() != ""
 	faults.Check(s.ControllerCAFile == "" || !plain, "CONTROLLER_CA_FILE", "is set, and CONTROLLER_URL is http://, which is no TLS; set it to https://")
 	faults.CheckOnce(s.ControllerCertFile == "" || !plain, "CONTROLLER_CERT_FILE", "is set, and CONTROLLER_URL is http://, which is no TLS; set it to https://")
+}
+
+// PlainHost is the host that CONTROLLER_URL leads to without TLS, "" where it
+// leads there with TLS.
+func (s *Settings) PlainHost() string {
+	u, err := url.Parse(s.ControllerURL)
+	if err != nil || u.Scheme != "http" { // Parse writes it small
+		return ""
+	}
+	return u.Hostname()
 }

@@ -73,6 +73,7 @@ func TestSettings_FilesForTLS(t *testing.T) {
 		"no key":             {map[string]string{"CONTROLLER_KEY_FILE": ""}, []string{"CONTROLLER_KEY_FILE is empty"}},
 		"no certificate":     {map[string]string{"CONTROLLER_CERT_FILE": ""}, []string{"CONTROLLER_CERT_FILE is empty"}},
 		"without TLS":        {map[string]string{"CONTROLLER_URL": "http://controller"}, []string{"CONTROLLER_CA_FILE is set", "CONTROLLER_CERT_FILE is set"}},
+		"HTTP in capitals":   {map[string]string{"CONTROLLER_URL": "HTTP://controller"}, []string{"CONTROLLER_CA_FILE is set", "CONTROLLER_CERT_FILE is set"}},
 		"without TLS, a key": {map[string]string{"CONTROLLER_URL": "http://controller", "CONTROLLER_CA_FILE": "", "CONTROLLER_CERT_FILE": ""}, []string{"CONTROLLER_CERT_FILE is empty"}},
 	} {
 		t.Run(name, func(t *testing.T) {

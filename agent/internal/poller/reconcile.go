@@ -18,6 +18,7 @@ type reconciler struct {
 	*Poller
 	attempts
 	instance string // of the worker when last asked; "" while it runs nothing
+	answered string // the instance that answered last, however long ago
 
 	// After a push of held, the same is not pushed again before notBefore. The
 	// pushes have effect when a read shows so, not when the worker says so.
@@ -112,11 +113,12 @@ func (r *reconciler) cycle(ctx context.Context) bool {
 func (r *reconciler) met(running wire.WorkerState, nothing bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.answered != "" && running.Instance != r.answered {
+		r.Metrics.workerRestarts.Inc()
+		r.log.Info("Worker restarted")
+	}
+	r.answered = running.Instance
 	if running.Instance != r.instance {
-		if r.instance != unreached && r.instance != "" {
-			r.Metrics.workerRestarts.Inc()
-			r.log.Info("Worker restarted")
-		}
 		r.instance = running.Instance
 		r.retry.Reset()
 		r.held = nil

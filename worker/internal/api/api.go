@@ -3,7 +3,6 @@
 package api
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"time"
@@ -22,10 +21,6 @@ import (
 // retryAfter is told to who hits a worker that runs nothing yet: an agent
 // looks after its worker every second.
 const retryAfter = time.Second
-
-// callerLeft is the status that stands for none, in figures: the caller left
-// before there was an answer.
-const callerLeft = 499
 
 // Parts are what an API is made of.
 type Parts struct {
@@ -98,7 +93,9 @@ func (a *API) answer(class string, who guard, handle handler) gin.HandlerFunc {
 	requests := a.Metrics.requests[class]
 	return func(c *gin.Context) {
 		began, ended := time.Now(), false
-		defer func() { requests.Answered(statusOf(c, ended), time.Since(began)) }()
+		defer func() {
+			requests.Answered(server.Outcome(c.Request, c.Writer.Status(), ended || c.Writer.Written()), time.Since(began))
+		}()
 		err := who(c.Request)
 		if err == nil {
 			err = handle(c)
@@ -108,18 +105,6 @@ func (a *API) answer(class string, who guard, handle handler) gin.HandlerFunc {
 		}
 		ended = true
 	}
-}
-
-// statusOf is what c was answered with, or is to be by who catches the panic that
-// has not let it end.
-func statusOf(c *gin.Context, ended bool) int {
-	switch {
-	case ended || c.Writer.Written():
-		return c.Writer.Status()
-	case c.Request.Context().Err() != nil:
-		return callerLeft
-	}
-	return http.StatusInternalServerError
 }
 
 // statuses says which status each kind of failure is.
@@ -136,12 +121,14 @@ var statuses = []struct {
 	{proxy.ErrNotConfigured, http.StatusServiceUnavailable},
 	{proxy.ErrTimeout, http.StatusGatewayTimeout},
 	{proxy.ErrLoop, http.StatusLoopDetected},
-	{context.Canceled, http.StatusServiceUnavailable}, // who pushed has left: nobody reads it
 }
 
 // fail answers with the problem that err is. What has no status is a bug: the
 // log has it, the caller learns where to look.
 func (a *API) fail(c *gin.Context, err error) {
+	if c.Request.Context().Err() != nil {
+		panic(http.ErrAbortHandler) // the caller has gone: nobody is left to tell
+	}
 	log := a.Log.WithFields(logrus.Fields{
 		"request_id": server.RequestID(c.Request), "method": c.Request.Method, "path": c.Request.URL.Path,
 	})
@@ -218,18 +205,22 @@ func (a *API) hit(c *gin.Context) error { return a.Proxy.Hit(c.Writer, c.Request
 //	@Failure		422		{object}	problem.Problem	"this worker will not run it: ALLOW_HOSTS, DENY_CIDRS, or a probe that failed; the detail has the reason, and what ran before goes on"
 //	@Security		WorkerToken
 //	@Router			/config [post]
-func (a *API) push(c *gin.Context) (err error) {
-	changed := false
-	defer func() { a.Metrics.pushed(changed, err) }()
-	cfg, err := server.Decode[models.WorkerConfig](c.Request)
-	if err != nil {
-		return err
-	}
-	changed, err = a.Proxy.Apply(requestid.With(c.Request.Context(), server.RequestID(c.Request)), cfg)
+func (a *API) push(c *gin.Context) error {
+	cfg, changed, err := a.apply(c.Request)
+	a.Metrics.pushed(changed, err)
 	if err != nil {
 		return err
 	}
 	return server.WriteJSON(c.Writer, http.StatusOK, models.WorkerAccepted{Message: "Configuration applied", Version: cfg.Version})
+}
+
+// apply runs what r pushes, as Proxy.Apply does.
+func (a *API) apply(r *http.Request) (cfg models.WorkerConfig, changed bool, err error) {
+	if cfg, err = server.Decode[models.WorkerConfig](r); err != nil {
+		return cfg, false, err
+	}
+	changed, err = a.Proxy.Apply(requestid.With(r.Context(), server.RequestID(r)), cfg)
+	return cfg, changed, err
 }
 
 // state answers GET /config.

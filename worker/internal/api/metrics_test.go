@@ -78,7 +78,10 @@ func TestMetrics_PushesByOutcome(t *testing.T) {
 	send(h, push(`{"url":"http://a.example/"}`, nil))
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
-	send(h, push(`{"url":"http://127.0.0.1:1/","probe":true}`, present).WithContext(ctx))
+	func() {
+		defer func() { _ = recover() }() // as net/http does
+		send(h, push(`{"url":"http://127.0.0.1:1/","probe":true}`, present).WithContext(ctx))
+	}()
 	if got := lastPush(t, reg); got != 0 {
 		t.Errorf("last push when none was taken: got %v, want 0", got)
 	}
@@ -95,8 +98,15 @@ fleetconf_worker_pushes_total{outcome="invalid"} 2
 fleetconf_worker_pushes_total{outcome="left"} 1
 fleetconf_worker_pushes_total{outcome="refused"} 1
 fleetconf_worker_pushes_total{outcome="unchanged"} 2
+# HELP fleetconf_worker_http_requests_total Requests answered, by class of route and status code.
+# TYPE fleetconf_worker_http_requests_total counter
+fleetconf_worker_http_requests_total{class="push",code="200"} 3
+fleetconf_worker_http_requests_total{class="push",code="400"} 2
+fleetconf_worker_http_requests_total{class="push",code="401"} 1
+fleetconf_worker_http_requests_total{class="push",code="422"} 1
+fleetconf_worker_http_requests_total{class="push",code="499"} 1
 `
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fleetconf_worker_pushes_total"); err != nil {
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fleetconf_worker_pushes_total", "fleetconf_worker_http_requests_total"); err != nil {
 		t.Error(err)
 	}
 	if got, least := lastPush(t, reg), float64(began.UnixNano())/1e9-1; got < least {
@@ -104,19 +114,45 @@ fleetconf_worker_pushes_total{outcome="unchanged"} 2
 	}
 }
 
-func lastPush(t *testing.T, reg *prometheus.Registry) float64 {
+// A push that panics has no outcome: it is a request answered 500.
+func TestMetrics_PushThatPanics(t *testing.T) {
+	log, _ := logtest.NewNullLogger()
+	reg := prometheus.NewRegistry()
+	h := server.Wrap(api.New(api.Parts{Log: log, Metrics: api.NewMetrics(reg)}), log) // without a Proxy
+	if res := send(h, push(`{"url":"http://a.example/"}`, nil)); res.StatusCode != http.StatusInternalServerError {
+		t.Fatalf("got %s, want a panic that is answered 500", res.Status)
+	}
+	if got := total(t, reg, "fleetconf_worker_pushes_total"); got != 0 {
+		t.Errorf("counted %v pushes, want 0", got)
+	}
+	if got := total(t, reg, "fleetconf_worker_http_requests_total"); got != 1 {
+		t.Errorf("counted %v requests, want 1", got)
+	}
+	if got := lastPush(t, reg); got != 0 {
+		t.Errorf("last push: got %v, want 0", got)
+	}
+}
+
+// total is the sum of the series of a metric.
+func total(t *testing.T, reg *prometheus.Registry, name string) (sum float64) {
 	t.Helper()
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range families {
-		if f.GetName() == "fleetconf_worker_last_push_timestamp_seconds" {
-			return f.GetMetric()[0].GetGauge().GetValue()
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
 		}
 	}
-	t.Fatal("there is no time of the last push")
-	return 0
+	return sum
+}
+
+func lastPush(t *testing.T, reg *prometheus.Registry) float64 {
+	t.Helper()
+	return total(t, reg, "fleetconf_worker_last_push_timestamp_seconds")
 }
 
 // No label takes a value that a caller chooses.

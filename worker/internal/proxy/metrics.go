@@ -35,8 +35,9 @@ const (
 	timeout       = "timeout"
 	forbidden     = "forbidden"
 	loop          = "loop"
-	cut           = "cut"  // the answer broke off after it had begun
-	left          = "left" // the caller did not wait for its end
+	cut           = "cut"     // the answer broke off after it had begun
+	overdue       = "overdue" // HIT_TIMEOUT ended an answer that had begun, for the target or the caller is slow
+	left          = "left"    // the caller did not wait for its end
 )
 
 // How a probe ends, beside the reasons that a hit has too.
@@ -59,7 +60,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		hits: metrics.NewOutcomes(reg, prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "hits_total",
 			Help: "Hits that ended, by the class of the target's status, or why there was none, or not all of it.",
-		}, append(classes[2:], otherClass, notConfigured, unreachable, timeout, forbidden, loop, cut, left)...),
+		}, append(classes[2:], otherClass, notConfigured, unreachable, timeout, forbidden, loop, cut, overdue, left)...),
 		seconds: factory.NewHistogram(prometheus.HistogramOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "hit_duration_seconds",
 			Help:    "Time from a hit to the last byte of its answer, of hits that a target was asked for.",
@@ -165,8 +166,12 @@ func (h *hit) outcome(caller context.Context, err error) string {
 			return classes[class]
 		}
 		return otherClass
-	case h.status == 0, h.readErr == nil, caller.Err() != nil: // it has gone, or takes no more
+	case h.status == 0, caller.Err() != nil: // it has gone
 		return left
+	case h.readErr == nil, errors.Is(h.readErr, io.EOF): // it takes no more
+		return left
+	case errors.Is(h.readErr, context.DeadlineExceeded):
+		return overdue
 	}
 	return cut
 }

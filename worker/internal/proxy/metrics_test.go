@@ -29,14 +29,12 @@ func measured(t *testing.T, change ...func(*Options)) (*worker, *prometheus.Regi
 	return newWorker(t, append(change, func(o *Options) { o.Metrics = NewMetrics(reg) })...), reg
 }
 
-// eventually waits for what a server notes after its caller has the answer.
-func eventually(t *testing.T, want string, got func() string) {
+// hits are the outcomes of a worker's hits when all have ended, which may be after
+// their callers have the answer. There are no more.
+func (w *worker) hits(t *testing.T, reg *prometheus.Registry) string {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); got() != want; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("got %s, want %s", got(), want)
-		}
-	}
+	w.Server.Close()
+	return outcomes(t, reg, "fleetconf_worker_hits_total")
 }
 
 // outcomes are those of a counter that are not 0.
@@ -98,7 +96,7 @@ func TestMetrics_HitsByOutcome(t *testing.T) {
 		}, want: "forbidden 1", asked: 1},
 		"a loop":                 {target: status(200), via: true, want: "loop 1"},
 		"the answer breaks off":  {target: begin(func(*http.Request) {}), want: "cut 1", asked: 1},
-		"too slow in the middle": {target: begin(func(r *http.Request) { <-r.Context().Done() }), change: hurried, want: "cut 1", asked: 1},
+		"too slow in the middle": {target: begin(func(r *http.Request) { <-r.Context().Done() }), change: hurried, want: "overdue 1", asked: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, reg := measured(t, func(o *Options) {
@@ -119,7 +117,9 @@ func TestMetrics_HitsByOutcome(t *testing.T) {
 				_, _ = io.Copy(io.Discard, res.Body)
 				res.Body.Close()
 			}
-			eventually(t, row.want, func() string { return outcomes(t, reg, "fleetconf_worker_hits_total") })
+			if got := w.hits(t, reg); got != row.want {
+				t.Errorf("got %s, want %s", got, row.want)
+			}
 			if got := observed(t, reg, "fleetconf_worker_hit_duration_seconds"); got != row.asked {
 				t.Errorf("timed %d hits, want %d", got, row.asked)
 			}
@@ -139,49 +139,52 @@ func begin(more func(*http.Request)) http.HandlerFunc {
 }
 
 func TestMetrics_CallersThatLeave(t *testing.T) {
-	for name, target := range map[string]http.HandlerFunc{
-		"before the answer": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
-		"in the middle":     begin(func(r *http.Request) { <-r.Context().Done() }),
+	wait := func(r *http.Request) { <-r.Context().Done() }
+	for name, target := range map[string]func(leave func()) http.HandlerFunc{
+		"before the answer": func(leave func()) http.HandlerFunc {
+			return func(_ http.ResponseWriter, r *http.Request) { leave(); wait(r) }
+		},
+		"in the middle": func(func()) http.HandlerFunc { return begin(wait) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, reg := measured(t)
-			w.apply(t, serve(t, target).URL, 1)
 			ctx, leave := context.WithCancel(t.Context())
 			defer leave()
+			w.apply(t, serve(t, target(leave)).URL, 1)
 			req, _ := http.NewRequestWithContext(ctx, http.MethodGet, w.URL, nil)
-			if name == "before the answer" {
-				go func() { // ends with the hit's beginning
-					for testutil.ToFloat64(w.metrics.inFlight) == 0 {
-						time.Sleep(time.Millisecond)
-					}
-					leave()
-				}()
-			}
 			if res, err := w.plain.Do(req); err == nil {
 				_, _ = io.ReadFull(res.Body, make([]byte, 6))
 				leave()
 				res.Body.Close()
 			}
-			eventually(t, "left 1", func() string { return outcomes(t, reg, "fleetconf_worker_hits_total") })
+			if got := w.hits(t, reg); got != "left 1" {
+				t.Errorf("got %s, want left 1", got)
+			}
 		})
 	}
 }
 
-// A caller that takes no more is not a target that has cut.
-func TestMetrics_CallerThatTakesNoMore(t *testing.T) {
-	reg := prometheus.NewRegistry()
-	hit := NewMetrics(reg).begin()
-	hit.answered(&http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader("more than that"))})
-	_, _ = hit.Read(make([]byte, 4))
-	hit.end(t.Context(), nil)
-	if got := outcomes(t, reg, "fleetconf_worker_hits_total"); got != "left 1" {
-		t.Errorf("got %s, want left 1", got)
-	}
-	hit = NewMetrics(prometheus.NewRegistry()).begin()
-	hit.answered(&http.Response{StatusCode: 200, Body: io.NopCloser(iotest.ErrReader(io.ErrUnexpectedEOF))})
-	_, _ = hit.Read(make([]byte, 4))
-	if got := hit.outcome(t.Context(), nil); got != "cut" {
-		t.Errorf("got %s, want cut", got)
+// Only a target that breaks off has cut.
+func TestMetrics_AnswersThatDoNotReachTheirEnd(t *testing.T) {
+	for name, row := range map[string]struct {
+		readErr error
+		want    string
+	}{
+		"the caller takes no more":          {nil, "left 1"},
+		"the caller does not take the rest": {io.EOF, "left 1"},
+		"the time is over":                  {fmt.Errorf("read: %w", context.DeadlineExceeded), "overdue 1"},
+		"the target breaks off":             {io.ErrUnexpectedEOF, "cut 1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reg := prometheus.NewRegistry()
+			hit := NewMetrics(reg).begin()
+			hit.answered(&http.Response{StatusCode: 200, Body: io.NopCloser(iotest.ErrReader(row.readErr))})
+			_, _ = hit.Read(make([]byte, 4))
+			hit.end(t.Context(), nil)
+			if got := outcomes(t, reg, "fleetconf_worker_hits_total"); got != row.want {
+				t.Errorf("got %s, want %s", got, row.want)
+			}
+		})
 	}
 }
 
@@ -207,8 +210,12 @@ func TestMetrics_OfAHit(t *testing.T) {
 	}
 	close(more)
 	_, _ = io.Copy(io.Discard, res.Body)
-	eventually(t, "2xx 1", func() string { return outcomes(t, reg, "fleetconf_worker_hits_total") })
-	eventually(t, "1", func() string { return fmt.Sprint(observed(t, reg, "fleetconf_worker_hit_duration_seconds")) })
+	if got := w.hits(t, reg); got != "2xx 1" {
+		t.Errorf("got %s, want 2xx 1", got)
+	}
+	if got := observed(t, reg, "fleetconf_worker_hit_duration_seconds"); got != 1 {
+		t.Errorf("timed %d hits, want 1", got)
+	}
 	for name, want := range map[string]float64{
 		"fleetconf_worker_hits_in_flight":   0,
 		"fleetconf_worker_sent_bytes_total": 100 << 10,
