@@ -86,6 +86,9 @@ for archive in "$dist"/*.tar.gz; do
 	for file in "$package" "$package.service" "$package.8" "$program.env" "$package.cdx.json" README.md copyright; do
 		[ -s "$scratch/$name/$file" ] || wrong "$archive lacks $file"
 	done
+	if [ "$program" = controller ] && ! [ -s "$scratch/$name/docs/operations.md" -a -s "$scratch/$name/deploy/prometheus/alerts.yml" ]; then
+		wrong "$archive lacks what it is operated by"
+	fi
 	check_sbom "$scratch/$name/$package" "$dist/$name.cdx.json"
 	if [ "$arch" = "$host" ]; then
 		check_program "$program" "$scratch/$name/$package"

@@ -11,8 +11,9 @@ for package in "$@"; do
 done
 credentials=/etc/fleetconf/credentials
 
-# What a package depends on may be missing on the machine that builds it.
-install() { dpkg --force-depends --force-confold --install "$@" >/tmp/log 2>&1 || { cat /tmp/log >&2; wrong "dpkg cannot install"; }; }
+# What a package depends on may be missing on the machine that builds it. Nobody
+# answers what dpkg asks.
+install() { dpkg --force-depends --install "$@" >/tmp/log 2>&1 </dev/null || { cat /tmp/log >&2; wrong "dpkg cannot install"; }; }
 install "$@"
 for package in "${packages[@]}"; do
 	program=${package#fleetconf-}
@@ -26,18 +27,28 @@ for package in "${packages[@]}"; do
 	env -i bash -c "set -a; . /etc/fleetconf/$program.env; exec $package --help" >/dev/null || wrong "$program.env is no file of the environment"
 done
 
-# An upgrade keeps what was changed, and the secrets.
+# An upgrade that lists other settings than before asks nothing, and keeps what is
+# this machine's, and the secrets.
 before=$(sha256sum $credentials/*)
-echo "LOG_LEVEL=warn" >>/etc/fleetconf/agent.env
-install "$@"
+echo "LOG_LEVEL=warn" >/etc/fleetconf/agent.local.env
+for package in "$@"; do
+	newer=$(mktemp -d)
+	chmod 755 "$newer"
+	dpkg-deb -R "$package" "$newer"
+	sed -i 's/^Version: .*/&+next/' "$newer/DEBIAN/control"
+	sed -i '$a #NEW_SETTING=' "$newer"/etc/fleetconf/*.env
+	dpkg-deb -b "$newer" "$newer.deb" >/dev/null
+	install "$newer.deb"
+done
 [ "$(sha256sum $credentials/*)" = "$before" ] || wrong "an upgrade made other secrets"
-tail -1 /etc/fleetconf/agent.env | grep -qx LOG_LEVEL=warn || wrong "an upgrade lost the settings"
+grep -qx LOG_LEVEL=warn /etc/fleetconf/agent.local.env || wrong "an upgrade lost the settings"
+grep -qx '#NEW_SETTING=' /etc/fleetconf/agent.env || wrong "an upgrade does not list the new settings"
 
 # What was removed keeps what it was told; what is purged leaves nothing.
 mkdir -p /var/lib/private/fleetconf-controller
 dpkg --remove "${packages[@]}" >/dev/null
 [ ! -e /usr/bin/fleetconf-agent ] || wrong "a removed package is still here"
-[ -s /etc/fleetconf/agent.env ] || wrong "a removed package lost its settings"
+[ -s /etc/fleetconf/agent.local.env ] || wrong "a removed package lost its settings"
 dpkg --purge fleetconf-controller >/dev/null
 [ ! -e $credentials/admin-password ] || wrong "a purged controller leaves its passwords"
 dpkg --purge "${packages[@]}" >/dev/null 2>&1

@@ -51,16 +51,22 @@ compose() {
 
 random() { head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; } # fit for a URL, and for every syntax
 
-# secret makes a file, where it is missing.
+# secret makes a file, where it is missing. It is mounted into containers whose
+# user is not the one who owns it here, so others may read it.
 secret() { # NAME CONTENT
-	[ -e "$SECRETS/$1.txt" ] || printf '%s\n' "$2" >"$SECRETS/$1.txt"
+	[ ! -e "$SECRETS/$1.txt" ] || return 0
+	if [ $((0$(stat -c %a "$SECRETS") & 1)) = 1 ]; then
+		echo "Everybody may enter $SECRETS, where $1.txt is to be made: chmod o-x $SECRETS" >&2
+		exit 1
+	fi
+	(umask 022 && printf '%s\n' "$2" >"$SECRETS/$1.txt")
 }
 
-# The files are mounted one by one into containers whose user is not the one who
-# owns them here, so others may read them; the folder keeps everybody out.
+# What is there already stays as it is, and as it may be read: a folder that this
+# makes keeps everybody out.
 make_secrets() {
-	mkdir -p "$SECRETS"
-	chmod 0700 "$SECRETS"
+	mkdir -p "$(dirname "$SECRETS")"
+	[ -d "$SECRETS" ] || mkdir -m 0700 "$SECRETS"
 	local name
 	for name in admin_password agent_password worker_token nats_password; do secret "$name" "$(random)"; done
 	secret redis_url "redis://:$(random)@redis:6379"
@@ -69,7 +75,6 @@ make_secrets() {
 	secret redis_conf "$(printf 'requirepass %s\nsave ""\nappendonly no\ndir /tmp' "$password")"
 	# The pings of a NATS server cost more than all else that an idle agent does.
 	secret nats_conf "$(printf 'port: 4222\nhttp: "127.0.0.1:8222"\nping_interval: "10m"\nauthorization { user: fleetconf, password: "%s" }' "$(cat "$SECRETS/nats_password.txt")")"
-	chmod 0644 "$SECRETS"/*.txt
 }
 
 # wait_healthy returns when every container is healthy.

@@ -7,6 +7,7 @@
 #   scripts/dist.sh FOLDER
 #
 # With ARCHS=native for this machine's architecture alone, else for amd64 and arm64.
+# What cannot be built here is skipped, and with COMPLETE=1 is an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -60,7 +61,8 @@ pack() {
 	local name=$package-$RELEASE-linux-$arch
 	local stage=$work/$arch/$package
 	if [ "$program" = controller ] && ! command -v "$(compiler "$arch")" >/dev/null; then
-		echo "SKIPPED $package for $arch: it takes $(compiler "$arch"), which is not here"
+		echo "SKIPPED $package for $arch: it takes $(compiler "$arch"), which is not here" >&2
+		[ -z "${COMPLETE:-}" ] || exit 1
 		return
 	fi
 	mkdir -p "$stage"
@@ -71,7 +73,14 @@ pack() {
 	"$work/$host/$package/$package" --print env >"$stage/$program.env"
 	bin/tools/cyclonedx-gomod bin -json -noserial -notimestamp -std -version "$RELEASE" -output "$stage/$package.cdx.json" "$stage/$package"
 	cp "$stage/$package.cdx.json" "$dist/$name.cdx.json"
-	archive "$stage" "$name" "$package" "$package.service" "$package.8" "$program.env" "$package.cdx.json" README.md copyright
+	local more=()
+	if [ "$program" = controller ]; then # who runs it runs the fleet
+		mkdir -p "$stage/deploy" "$stage/docs"
+		cp -r deploy/prometheus deploy/grafana "$stage/deploy/"
+		cp docs/{api,architecture,deploy,metrics,operations}.md "$stage/docs/"
+		more=(deploy docs)
+	fi
+	archive "$stage" "$name" "$package" "$package.service" "$package.8" "$program.env" "$package.cdx.json" README.md copyright "${more[@]}"
 
 	gzip -9nk "$stage/$package.8"
 	changelog "$package" | gzip -9n >"$stage/changelog.gz"

@@ -83,7 +83,9 @@ func (p Program) environment(into Validator, w io.Writer) {
 	_, _ = fmt.Fprintf(w, `# Settings of %s, as variables of its environment: see %[1]s(8).
 # What is commented out shows the default. They are read at the start: restart
 # the program after a change. Secrets are best kept in files of their own.
-`, p.Name)
+# Write yours to %s.local.env beside this file: it wins, and an upgrade,
+# which brings a newer list of settings here, never asks what to do with it.
+`, p.Name, strings.TrimPrefix(p.Name, "fleetconf-"))
 	for _, f := range fieldsOf(into) {
 		_, _ = fmt.Fprintf(w, "\n# %s\n", f.usage)
 		if f.secret {

@@ -29,6 +29,8 @@ func TestProgram_PrintsTheSettingsForSystemd(t *testing.T) {
 	const want = `# Settings of keeper, as variables of its environment: see keeper(8).
 # What is commented out shows the default. They are read at the start: restart
 # the program after a change. Secrets are best kept in files of their own.
+# Write yours to keeper.local.env beside this file: it wins, and an upgrade,
+# which brings a newer list of settings here, never asks what to do with it.
 
 # file to keep things in
 #T_PATH=./t.db
@@ -89,6 +91,12 @@ func TestProgram_GoesByTheNameThatItWasInstalledBy(t *testing.T) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
 		}
 	}
+	p.Name = "worker"
+	os.Args[0] = "/usr/bin/fleetconf-worker"
+	if page := printed(t, p, "env"); !strings.Contains(page, " of fleetconf-worker,") || !strings.Contains(page, " to worker.local.env ") {
+		t.Errorf("the settings name other files than the unit reads:\n%s", page)
+	}
+	p.Name = commander.Name
 	os.Args[0] = "/usr/bin/bookkeeper" // another program's name
 	if page := printed(t, p, "man"); !strings.Contains(page, ".TH KEEPER 8 ") {
 		t.Errorf("the page goes by another name:\n%s", page)
