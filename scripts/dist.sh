@@ -61,8 +61,8 @@ pack() {
 	local name=$package-$RELEASE-linux-$arch
 	local stage=$work/$arch/$package
 	if [ "$program" = controller ] && ! command -v "$(compiler "$arch")" >/dev/null; then
-		echo "SKIPPED $package for $arch: it takes $(compiler "$arch"), which is not here" >&2
-		[ -z "${COMPLETE:-}" ] || exit 1
+		echo "SKIPPED $package for $arch: it takes $(compiler "$arch"), which is not here"
+		[ -z "${COMPLETE:-}" ] || { echo "Without it the release is not complete" >&2 && exit 1; }
 		return
 	fi
 	mkdir -p "$stage"
