@@ -104,7 +104,7 @@ func (r *Requests) Class(name string) *Class {
 type Class struct {
 	name     string
 	requests *Requests
-	seconds  func() prometheus.Observer // made with the first: a class that waits has none
+	seconds  func() prometheus.Observer                   // made with the first: a class that waits has none
 	codes    [statuses]atomic.Pointer[prometheus.Counter] // by status, from 100 on
 }
 
