@@ -6,7 +6,6 @@ package systemd
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -38,15 +37,16 @@ const (
 // socket may be one that a shell has handed on. If it waits to be told, it ends the
 // process itself.
 func Run(ctx context.Context, healthy func(context.Context) error, log logrus.FieldLogger) error {
-	if os.Getenv(socket) == "" {
-		return nil
+	told, failure := daemon.SdNotify(false, starting)
+	if !told && failure == nil {
+		return nil // there is no service manager
 	}
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		return fmt.Errorf("read the time of the watchdog: %w", err)
 	}
 	m := manager{log: log}
-	m.tell(starting)
+	m.note(failure)
 	if !ready(ctx, healthy) {
 		m.tell(daemon.SdNotifyStopping)
 		return nil
@@ -59,9 +59,6 @@ func Run(ctx context.Context, healthy func(context.Context) error, log logrus.Fi
 	m.tell(daemon.SdNotifyStopping, stopping)
 	return nil
 }
-
-// socket is the variable that names the service manager's socket.
-const socket = "NOTIFY_SOCKET"
 
 // ready waits until the process serves; it is false if ctx ended before that.
 func ready(ctx context.Context, healthy func(context.Context) error) bool {
@@ -130,12 +127,16 @@ type manager struct {
 // tell tells the news, if there are any. What does not get through is not said
 // again: the next news may pass, and if the watchdog hears none, it bites.
 func (m *manager) tell(news ...string) {
-	if len(news) == 0 {
-		return
+	if len(news) > 0 {
+		_, err := daemon.SdNotify(false, strings.Join(news, "\n"))
+		m.note(err)
 	}
-	_, err := daemon.SdNotify(false, strings.Join(news, "\n"))
+}
+
+// note notes whether the news got through, and warns once when they do not.
+func (m *manager) note(err error) {
 	if err != nil && !m.lost {
-		m.log.WithError(fmt.Errorf("%s: %w; unset it if no service manager started this", socket, err)).Warn("Service manager not told")
+		m.log.WithError(fmt.Errorf("NOTIFY_SOCKET: %w; unset it if no service manager started this", err)).Warn("Service manager not told")
 	}
 	m.lost = err != nil
 }

@@ -74,7 +74,7 @@ func New(o Options) http.Handler {
 	if o.Scrape == nil {
 		o.Scrape = http.NotFoundHandler()
 	}
-	a := &API{Options: o, classes: newClasses(o.Limits), proven: newClass("admin", o.Limits.Admin, o.Limits.Admin), sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, refused: rate.Sometimes{First: 1, Interval: time.Minute}}
+	a := &API{Options: o, classes: newClasses(o.Limits), proven: newClass(admins, o.Limits.Admin, o.Limits.Admin), sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, refused: rate.Sometimes{First: 1, Interval: time.Minute}}
 	a.Metrics.limits(map[string][]*class{
 		registering: {a.classes[enrolling]}, polls: {a.classes[reading]}, reports: {a.classes[reporting]}, admins: {a.classes[administering], a.proven},
 	})

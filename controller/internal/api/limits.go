@@ -32,7 +32,7 @@ const mostRegistering = 250
 // class is the requests that share a limit.
 type class struct {
 	*limit.Class
-	name string
+	name string // as it is measured
 
 	telling rate.Sometimes // how often a herd is worth a warning
 	told    atomic.Int64   // of how many turned away the log has told
@@ -43,13 +43,13 @@ type class struct {
 // each other to be written together, and where the others take longer than that
 // the controller has more than it can serve.
 func newClasses(l Limits) map[door]*class {
-	register := newClass("register", l.Register, min(l.Register, mostRegistering))
+	register := newClass(registering, l.Register, min(l.Register, mostRegistering))
 	return map[door]*class{
 		enrolling:     register,
 		removing:      register, // the agents of a fleet that is taken down must not shut out the admin
-		reading:       newClass("config", l.Config, l.Config),
-		reporting:     newClass("status", l.Status, l.Status),
-		administering: newClass("admin", l.Admin, l.Admin),
+		reading:       newClass(polls, l.Config, l.Config),
+		reporting:     newClass(reports, l.Status, l.Status),
+		administering: newClass(admins, l.Admin, l.Admin),
 	}
 }
 

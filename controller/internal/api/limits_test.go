@@ -414,7 +414,7 @@ func TestLimits_AreLoggedNowAndThen(t *testing.T) {
 				got = append(got, fmt.Sprint(entry.Data["class"], " ", entry.Data["turned_away"], " ", entry.Data["in_flight"]))
 			}
 		}
-		want := []string{"config 1 0", "register 1 0", "config 10 0", "admin 1 0"}
+		want := []string{"poll 1 0", "register 1 0", "poll 10 0", "admin 1 0"}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("lines of class, turned_away and in_flight, -want +got:\n%s", diff)
 		}

@@ -151,6 +151,15 @@ func TestMetrics_OfWhoIsTurnedAway(t *testing.T) {
 			s.call(admin, "GET", "/api/v1/agents", "")
 			s.call(a1, "GET", "/api/v1/agents", "")
 		}
+		logged := map[string]bool{}
+		for _, line := range s.logged.AllEntries() {
+			logged[fmt.Sprint(line.Data["class"])] = true
+		}
+		for class := range s.series("fleetconf_controller_http_requests_shed_total") {
+			if !logged[class] {
+				t.Errorf("the log names %v, want %s as it is measured", logged, class)
+			}
+		}
 		s.wantSeries("http_requests_shed_total", map[string]float64{"register": 2, "poll": 3, "report": 4, "admin": 4})
 		if got := s.series("fleetconf_controller_http_requests_total")["poll 429"]; got != 3 {
 			t.Errorf("got %v polls with 429, want 3", got)
