@@ -103,7 +103,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	log.AddHook(named{agent.AgentID})
 	answers := status.Handler(status.Parts{
 		Current: agent.Status, Log: log,
-		Metrics: status.NewMetrics(registry, agent.Status), Exposed: metrics.Handler(registry),
+		Metrics: status.NewMetrics(registry, agent.Status), Scrape: metrics.Handler(registry),
 	})
 	var listen net.ListenConfig
 	ln, err := listen.Listen(ctx, "tcp", settings.Address(s.Host, s.Port))

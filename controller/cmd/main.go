@@ -86,6 +86,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 //	│ │                    │ changes        │
 //	│ └◀ service.Waiters ◀─┴─▶ service.Announcements ──▶ notify.Announcer (Redis, NATS)
 //	└────────────────▶ service.Trail ───────┘  (audit)
+//
+// tlsfiles.Files (certificates) ──▶ server ──alive──▶ systemd. What is measured goes
+// to the metrics registry, which api shows.
 func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	log, err := logger.New(stderr, set.LogLevel, set.LogFormat)
 	if err != nil {
@@ -93,7 +96,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	}
 	log.WithFields(logrus.Fields{"build": buildinfo.Read().String(), "database": set.DBPath}).Info("Starting")
 
-	secure, err := secure(set, log)
+	files, err := secure(set, log)
 	if err != nil {
 		return err
 	}
@@ -128,7 +131,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	defer func() { _ = broker.Close() }()
 	announcements := service.NewAnnouncements(configs, agents, announcing(set, announcer, measures), set.PushRate, log)
 	waiters := service.NewWaiters(configs, agents, set.PushRate, set.LimitWaiting)
-	metrics.Certificate(registry, program.Name, secure.NotAfter)
+	metrics.Certificate(registry, program.Name, files.NotAfter)
 	registry.MustRegister(database.NewCollector(db), service.NewCollector(configs, agents, holding(set, waiters), announcements))
 	handler := api.New(api.Options{
 		Configs:       configs,
@@ -158,7 +161,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		return fmt.Errorf("%w; set HOST and PORT to an address that is free", err)
 	}
 	if set.TLSCertFile != "" {
-		listener = tls.NewListener(listener, secure.Server())
+		listener = tls.NewListener(listener, files.Server())
 	}
 
 	// What is kept in memory is flushed once more after the last request has ended.
@@ -167,7 +170,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	group.Go(func() error { return agents.Run(serving) })
 	group.Go(func() error { return configs.Run(serving) })
 	group.Go(func() error { return trail.Run(serving) })
-	group.Go(func() error { return secure.Run(ctx) })
+	group.Go(func() error { return files.Run(ctx) })
 	group.Go(func() error { return waiters.Run(ctx) })
 	group.Go(func() error { return announcements.Run(ctx) })
 	group.Go(func() error { return server.ServeDebug(ctx, set.DebugPort, log) })

@@ -89,7 +89,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	defer p.Close()
 	handler := server.Wrap(api.New(api.Parts{
 		Proxy: p, Token: s.WorkerToken.Reveal(), Log: log,
-		Metrics: api.NewMetrics(registry), Exposed: metrics.Handler(registry),
+		Metrics: api.NewMetrics(registry), Scrape: metrics.Handler(registry),
 	}), log)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.ServeDebug(ctx, s.DebugPort, log) })

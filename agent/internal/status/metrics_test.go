@@ -102,7 +102,7 @@ func TestMetrics_RequestsByClassAndCode(t *testing.T) {
 	log, _ := logrustest.NewNullLogger()
 	reg := prometheus.NewRegistry()
 	current := func() models.Status { return models.Status{} }
-	handler := Handler(Parts{Current: current, Log: log, Metrics: NewMetrics(reg, current), Exposed: metrics.Handler(reg)})
+	handler := Handler(Parts{Current: current, Log: log, Metrics: NewMetrics(reg, current), Scrape: metrics.Handler(reg)})
 	for _, path := range []string{"/status", "/health", "/ready", "/version", "/metrics", "/nothing", "/else"} {
 		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil))
 	}

@@ -19,7 +19,7 @@ import (
 type Parts struct {
 	Current func() models.Status
 	Metrics *Metrics     // nil: nobody measures
-	Exposed http.Handler // answers GET /metrics; nil: nobody does
+	Scrape  http.Handler // answers GET /metrics; nil: nobody does
 	Log     logrus.FieldLogger
 }
 
@@ -29,14 +29,14 @@ func Handler(p Parts) http.Handler {
 	if m == nil {
 		m = NewMetrics(nil, current)
 	}
-	if p.Exposed == nil {
-		p.Exposed = http.NotFoundHandler()
+	if p.Scrape == nil {
+		p.Scrape = http.NotFoundHandler()
 	}
 	routes := map[string]http.Handler{
 		"/status":  of(m.status, func(w http.ResponseWriter, _ *http.Request) { status(w, current()) }),
 		"/health":  of(m.probe, server.Health),
 		"/ready":   of(m.probe, func(w http.ResponseWriter, r *http.Request) { ready(w, r, current()) }),
-		"/metrics": of(m.probe, p.Exposed.ServeHTTP),
+		"/metrics": of(m.probe, p.Scrape.ServeHTTP),
 		"/version": of(m.probe, server.Version),
 	}
 	nothing := of(m.other, func(w http.ResponseWriter, _ *http.Request) {

@@ -27,7 +27,7 @@ type Parts struct {
 	Proxy   *proxy.Proxy
 	Token   string       // what a push must present; empty, it must come from this machine
 	Metrics *Metrics     // nil: nobody measures
-	Exposed http.Handler // answers GET /metrics; nil: nobody does
+	Scrape  http.Handler // answers GET /metrics; nil: nobody does
 	Log     logrus.FieldLogger
 }
 
@@ -40,8 +40,8 @@ func New(parts Parts) http.Handler {
 	if a.Metrics == nil {
 		a.Metrics = NewMetrics(nil)
 	}
-	if a.Exposed == nil {
-		a.Exposed = http.NotFoundHandler()
+	if a.Scrape == nil {
+		a.Scrape = http.NotFoundHandler()
 	}
 	mayPush := a.Metrics.forbidding(newPusher(a.Token).may)
 	gin.SetMode(gin.ReleaseMode)
@@ -289,7 +289,7 @@ func (a *API) notReady(*http.Request) []models.FieldError {
 //	@Success	200	{string}	string
 //	@Router		/metrics [get]
 func (a *API) metrics(c *gin.Context) error {
-	a.Exposed.ServeHTTP(c.Writer, c.Request)
+	a.Scrape.ServeHTTP(c.Writer, c.Request)
 	return nil
 }
 

@@ -27,7 +27,7 @@ func newMeasured(t *testing.T, token string) (http.Handler, *prometheus.Registry
 	reg := prometheus.NewRegistry()
 	p := proxy.New(proxy.Options{Timeout: 10 * time.Second, Log: log, Metrics: proxy.NewMetrics(reg), Allow: []string{"127.0.0.1", "a.example"}})
 	t.Cleanup(p.Close)
-	h := api.New(api.Parts{Proxy: p, Token: token, Log: log, Metrics: api.NewMetrics(reg), Exposed: metrics.Handler(reg)})
+	h := api.New(api.Parts{Proxy: p, Token: token, Log: log, Metrics: api.NewMetrics(reg), Scrape: metrics.Handler(reg)})
 	return server.Wrap(h, log), reg, lines
 }
 
