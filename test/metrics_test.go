@@ -98,9 +98,7 @@ func TestMetrics_OfTheController(t *testing.T) {
 		_, err := call("", "GET", controller.url()+path, "")
 		must(t, err)
 	}
-	a, err := call("", "GET", controller.url()+"/metrics", "")
-	must(t, err)
-	for _, want := range []string{
+	wanted := []string{
 		fmt.Sprintf("fleetconf_controller_desired_version %d", version),
 		`fleetconf_controller_agents{status="online"} 1`,
 		`fleetconf_controller_announcements_total{outcome="taken",transport="nats"} 1`,
@@ -110,10 +108,18 @@ func TestMetrics_OfTheController(t *testing.T) {
 		`fleetconf_controller_database_ready 1`,
 		`fleetconf_controller_waiters_limit 100000`,
 		"go_goroutines ",
-	} {
-		if !strings.Contains(a.body, "\n"+want) {
-			t.Errorf("/metrics lacks %s:\n%s", want, a.body)
-		}
 	}
+	eventually(t, func() error { // what is announced is not waited for
+		a, err := call("", "GET", controller.url()+"/metrics", "")
+		if err != nil {
+			return err
+		}
+		for _, want := range wanted {
+			if !strings.Contains(a.body, "\n"+want) {
+				return fmt.Errorf("/metrics lacks %s:\n%s", want, a.body)
+			}
+		}
+		return nil
+	})
 	checkMetrics(t, controller, "Controller")
 }
