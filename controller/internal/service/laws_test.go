@@ -266,7 +266,7 @@ func TestLaws_HoldOverAnyHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rounds := 10 // of 100 histories each
+	rounds := 4 // of 100 histories each
 	if testing.Short() {
 		rounds = 1
 	}
