@@ -35,7 +35,7 @@ func newHandler(t *testing.T, token string, deny ...netip.Prefix) (http.Handler,
 	t.Helper()
 	log, logs := logtest.NewNullLogger()
 	log.SetLevel(logrus.DebugLevel)
-	p := proxy.New(proxy.Options{Timeout: 10 * time.Second, Deny: deny, Log: log})
+	p := proxy.New(proxy.Options{Timeout: time.Minute, Deny: deny, Log: log})
 	t.Cleanup(p.Close)
 	return server.Wrap(api.New(api.Parts{Proxy: p, Token: token, Log: log}), log), logs
 }
