@@ -2,6 +2,7 @@ package test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -229,7 +230,13 @@ func TestLongPoll_WaitersAreAnsweredAtTheEnd(t *testing.T) {
 		})
 	}
 	waiting.Wait()
-	time.Sleep(10 * glance) // for the last to be read; whichever is not is answered as well
+	eventually(t, func() error {
+		a, err := call("", "GET", controller.url()+"/metrics", "")
+		if held := fmt.Sprintf("\nfleetconf_controller_waiters %d\n", fleet); err == nil && !strings.Contains(a.body, held) {
+			err = errors.New("not all polls are held")
+		}
+		return err
+	})
 	must(t, controller.stop())
 	answered.Wait()
 }

@@ -146,27 +146,30 @@ func TestApply_ProbeThatHangs(t *testing.T) {
 		p := New(Options{Timeout: time.Hour, Log: log})
 		target := hanging{make(chan struct{}, 9)}
 		p.client.Transport = target
-		outcome := make(chan error, 3)
-		push := func(ctx context.Context, version int64, probe bool) {
-			_, err := p.Apply(ctx, models.WorkerConfig{URL: fmt.Sprint("http://192.0.2.1/", version), Version: version, Probe: probe})
-			outcome <- err
+		push := func(ctx context.Context, version int64, probe bool) (outcome chan error) {
+			outcome = make(chan error, 1)
+			go func() { // ends with the verdict
+				_, err := p.Apply(ctx, models.WorkerConfig{URL: fmt.Sprint("http://192.0.2.1/", version), Version: version, Probe: probe})
+				outcome <- err
+			}()
+			return outcome
 		}
 		ctx, leave := context.WithCancel(t.Context())
-		go push(ctx, 1, true)
+		first := push(ctx, 1, true)
 		<-target.asked
 		leave()
-		if err := <-outcome; !errors.Is(err, context.Canceled) || errors.Is(err, ErrRefused) {
+		if err := <-first; !errors.Is(err, context.Canceled) || errors.Is(err, ErrRefused) {
 			t.Errorf("a pusher that leaves: got %v, want no verdict", err)
 		}
 
 		began := time.Now()
-		go push(t.Context(), 2, true)
+		second := push(t.Context(), 2, true)
 		<-target.asked
-		go push(t.Context(), 3, false) // waits for its turn
-		if err := <-outcome; !errors.Is(err, ErrRefused) || !errors.Is(err, ErrTimeout) || time.Since(began) != probeTimeout {
+		third := push(t.Context(), 3, false) // waits for its turn
+		if err := <-second; !errors.Is(err, ErrRefused) || !errors.Is(err, ErrTimeout) || time.Since(began) != probeTimeout {
 			t.Errorf("after %s: got %v, want it refused after %s", time.Since(began), err, probeTimeout)
 		}
-		if err := <-outcome; err != nil {
+		if err := <-third; err != nil {
 			t.Errorf("the next: got %v, want it taken", err)
 		}
 		if state, _, _ := p.State(); state.Version != 3 {
