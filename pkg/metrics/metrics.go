@@ -50,12 +50,7 @@ func Certificate(reg prometheus.Registerer, program string, notAfter func() time
 	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: Namespace, Subsystem: program, Name: "tls_certificate_not_after_timestamp_seconds",
 		Help: "When the certificate that is served ends; 0 where none is.",
-	}, func() float64 {
-		if end := notAfter(); !end.IsZero() {
-			return float64(end.Unix())
-		}
-		return 0
-	})
+	}, func() float64 { return Timestamp(notAfter()) })
 }
 
 // Handler answers GET /metrics with what from gathers. It does not compress: that

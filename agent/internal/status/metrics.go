@@ -1,6 +1,8 @@
 package status
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/fleetconf/fleetconf/agent/internal/models"
@@ -29,7 +31,7 @@ func NewMetrics(reg prometheus.Registerer, current func() models.Status) *Metric
 type gauges struct{ current func() models.Status }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc(prometheus.BuildFQName(metrics.Namespace, subsystem, name), help, labels, nil)
+	return metrics.Describe(subsystem, name, help, labels...)
 }
 
 var (
@@ -64,32 +66,25 @@ func (g gauges) Collect(to chan<- prometheus.Metric) {
 	is := func(d *prometheus.Desc, value float64, labels ...string) {
 		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
-	is(registered, truth(s.Registered))
+	is(registered, metrics.Truth(s.Registered))
 	is(desiredVersion, orZero(s.DesiredVersion))
 	is(appliedVersion, orZero(s.AppliedVersion))
-	is(inSync, truth(s.InSync))
+	is(inSync, metrics.Truth(s.InSync))
 	for _, t := range transports {
-		is(transport, truth(s.Transport == t), string(t))
+		is(transport, metrics.Truth(s.Transport == t), string(t))
 	}
-	is(pushLost, truth(s.Push.Transport != wire.Polling && !s.Push.Healthy))
-	seconds := 0.0
+	is(pushLost, metrics.Truth(s.Push.Transport != wire.Polling && !s.Push.Healthy))
+	var fetched time.Time
 	if s.LastFetch != nil {
-		seconds = float64(s.LastFetch.UnixNano()) / 1e9
+		fetched = *s.LastFetch
 	}
-	is(lastFetch, seconds)
+	is(lastFetch, metrics.Timestamp(fetched))
 	if s.CacheAgeSeconds != nil {
 		is(cacheAge, float64(*s.CacheAgeSeconds))
 	}
-	is(controllerLost, truth(s.ControllerError != ""))
-	is(workerLost, truth(s.Worker.Error != ""))
-	is(cacheLost, truth(s.Cache.Error != ""))
-}
-
-func truth(is bool) float64 {
-	if is {
-		return 1
-	}
-	return 0
+	is(controllerLost, metrics.Truth(s.ControllerError != ""))
+	is(workerLost, metrics.Truth(s.Worker.Error != ""))
+	is(cacheLost, metrics.Truth(s.Cache.Error != ""))
 }
 
 func orZero(version *int64) float64 {

@@ -102,10 +102,10 @@ type Collector struct {
 func NewCollector(db *DB) *Collector { return &Collector{db: db} }
 
 var (
-	readyDesc = prometheus.NewDesc(prometheus.BuildFQName(metrics.Namespace, subsystem, "database_ready"),
-		"Whether the database answers, is still the file that was opened, and can be written: 1 or 0.", nil, nil)
-	sizeDesc = prometheus.NewDesc(prometheus.BuildFQName(metrics.Namespace, subsystem, "database_size_bytes"),
-		"Size of the database on the disk, by file: main, and wal, the write-ahead log.", []string{"file"}, nil)
+	readyDesc = metrics.Describe(subsystem, "database_ready",
+		"Whether the database answers, is still the file that was opened, and can be written: 1 or 0.")
+	sizeDesc = metrics.Describe(subsystem, "database_size_bytes",
+		"Size of the database on the disk, by file: main, and wal, the write-ahead log.", "file")
 )
 
 // Describe implements prometheus.Collector.
@@ -131,10 +131,7 @@ func (c *Collector) isReady() float64 {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c.ready = 0
-	if c.db.Ping(ctx) == nil {
-		c.ready = 1
-	}
+	c.ready = metrics.Truth(c.db.Ping(ctx) == nil)
 	c.asked = time.Now()
 	return c.ready
 }

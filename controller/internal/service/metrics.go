@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -19,7 +18,7 @@ import (
 // Metrics are what happens to configurations and agents. What is so at a moment is
 // the Collector's.
 type Metrics struct {
-	publishes     *prometheus.CounterVec
+	publishes     metrics.Outcomes
 	reports       *prometheus.CounterVec
 	announcements *prometheus.CounterVec
 	propagation   prometheus.Histogram
@@ -47,10 +46,10 @@ var propagationBuckets = []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120,
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	factory := promauto.With(reg)
 	m := &Metrics{
-		publishes: factory.NewCounterVec(prometheus.CounterOpts{
+		publishes: metrics.NewOutcomes(reg, prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "publishes_total",
 			Help: "Publishes and rollbacks, by outcome.",
-		}, []string{"outcome"}),
+		}, outcomeChanged, outcomeUnchanged, outcomeFrozen, outcomePrecondition, outcomeInvalid, outcomeFailed),
 		reports: factory.NewCounterVec(prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "reports_total",
 			Help: "Outcomes of attempts that agents reported, by status. The same one said again does not count, unless an admin had the agent try again.",
@@ -68,9 +67,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "last_presence_flush_timestamp_seconds",
 			Help: "When all that polls tell of agents was last in the database.",
 		}),
-	}
-	for _, outcome := range []string{outcomeChanged, outcomeUnchanged, outcomeFrozen, outcomePrecondition, outcomeInvalid, outcomeFailed} {
-		m.publishes.WithLabelValues(outcome)
 	}
 	for _, status := range []models.AttemptStatus{models.Applying, models.Applied, models.Failed} {
 		m.reports.WithLabelValues(statusLabel(status))
@@ -104,7 +100,7 @@ func (m *Metrics) published(outcome models.Outcome, err error) {
 	case outcome.Changed:
 		label = outcomeChanged
 	}
-	m.publishes.WithLabelValues(label).Inc()
+	m.publishes.Count(label)
 }
 
 // applied measures how long the current version took to an agent, if it is what its
@@ -169,7 +165,7 @@ func NewCollector(configs *Configs, agents *Agents, waiters *Waiters, announceme
 }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc(prometheus.BuildFQName(metrics.Namespace, subsystem, name), help, labels, nil)
+	return metrics.Describe(subsystem, name, help, labels...)
 }
 
 var (
@@ -213,15 +209,15 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	}
 	gauge(desiredDesc, float64(outlook.Desired))
 	gauge(lastPublishDesc, lastPublish(c.configs.Current()))
-	gauge(conflictDesc, truth(outlook.Conflict))
-	gauge(frozenDesc, truth(c.configs.Frozen() != nil))
+	gauge(conflictDesc, metrics.Truth(outlook.Conflict))
+	gauge(frozenDesc, metrics.Truth(c.configs.Frozen() != nil))
 	waiting, most := 0, 0
 	if c.waiters != nil {
 		waiting, most = c.waiters.Waiting(), c.waiters.most
 	}
 	gauge(waitersDesc, float64(waiting))
 	gauge(waitersLimitDesc, float64(most))
-	gauge(brokerLostDesc, truth(c.announcements.Lost() != nil))
+	gauge(brokerLostDesc, metrics.Truth(c.announcements.Lost() != nil))
 }
 
 // versionsApart is how many versions are counted apart beside the desired one.
@@ -256,12 +252,5 @@ func lastPublish(current *models.Config) float64 {
 	if current == nil {
 		return 0
 	}
-	return float64(current.PublishedAt.UnixMicro()) / float64(time.Second/time.Microsecond)
-}
-
-func truth(is bool) float64 {
-	if is {
-		return 1
-	}
-	return 0
+	return metrics.Timestamp(current.PublishedAt)
 }
