@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/fleetconf/fleetconf/pkg/metrics"
+	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
 // What a route is measured as.
@@ -22,10 +23,6 @@ const (
 	documents   = "docs"
 	other       = "other" // what is no route
 )
-
-// left is the status of a request whose caller did not wait for its answer. It is
-// written nowhere.
-const left = 499
 
 // Metrics are how requests are answered, and who is turned away.
 type Metrics struct {
@@ -91,13 +88,10 @@ func sum(classes []*class, of func(*class) int64) func() float64 {
 // status is what the caller was answered. A handler that did not end panicked,
 // which is answered outside of it.
 func (c *call) status(ended bool) int {
-	switch {
-	case !ended:
+	if !ended {
 		return http.StatusInternalServerError
-	case !c.Writer.Written() && c.Request.Context().Err() != nil:
-		return left
 	}
-	return c.Writer.Status()
+	return server.Outcome(c.Request, c.Writer.Status(), c.Writer.Written() || c.Request.Context().Err() == nil)
 }
 
 // measure counts the answer, and how long it took where that says something.
