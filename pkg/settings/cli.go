@@ -53,7 +53,7 @@ func (p Program) ParseCommand(args []string, into func(command string) Validator
 	file := flags.String("config", "", "")
 	version := flags.Bool("version", false, "")
 	page := flags.String("print", "", "")
-	words, err := parse(flags, args)
+	words, err := Words(flags, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		p.help(into(""), stdout)
@@ -75,8 +75,8 @@ func (p Program) ParseCommand(args []string, into func(command string) Validator
 	return command, argument, read(into(command), *file, fieldsOf(into("")))
 }
 
-// parse sets flags, wherever they stand, and returns the words between them.
-func parse(flags *flag.FlagSet, args []string) (words []string, err error) {
+// Words sets flags, wherever they stand, and returns the words between them.
+func Words(flags *flag.FlagSet, args []string) (words []string, err error) {
 	for err = flags.Parse(args); err == nil && flags.NArg() > 0; err = flags.Parse(flags.Args()[1:]) {
 		words = append(words, flags.Arg(0))
 	}

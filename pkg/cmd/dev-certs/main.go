@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/pkg/certs"
+	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
 const help = `Make a local authority, and the certificates that it signs of a controller and of
@@ -49,13 +50,11 @@ func main() {
 		return
 	}
 	_, _ = fmt.Fprintln(os.Stderr, "dev-certs:", err)
-	if errors.Is(err, errUsage) {
+	if errors.Is(err, settings.ErrUsage) {
 		os.Exit(2)
 	}
 	os.Exit(1)
 }
-
-var errUsage = errors.New("the command line cannot be understood")
 
 func run(args []string, stdout io.Writer) error {
 	dir, hosts, renew, err := parse(args)
@@ -112,17 +111,14 @@ func parse(args []string) (dir string, hosts []string, renew bool, err error) {
 		}
 		return nil
 	})
-	var words []string
-	for err = flags.Parse(args); err == nil && flags.NArg() > 0; err = flags.Parse(flags.Args()[1:]) {
-		words = append(words, flags.Arg(0))
-	}
+	words, err := settings.Words(flags, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return "", nil, false, err
 	case err != nil:
-		return "", nil, false, fmt.Errorf("%w: %w; --help says what can be given", errUsage, err)
+		return "", nil, false, fmt.Errorf("%w: %w; --help says what can be given", settings.ErrUsage, err)
 	case len(words) > 1:
-		return "", nil, false, fmt.Errorf("%w: %q is one folder too many; --help says what can be given", errUsage, words[1])
+		return "", nil, false, fmt.Errorf("%w: %q is one folder too many; --help says what can be given", settings.ErrUsage, words[1])
 	case len(words) == 0:
 		words = []string{filepath.Join("data", "certs")}
 	}

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
 // made is what is in the folder after a run.
@@ -130,8 +132,8 @@ func TestRun_Refuses(t *testing.T) {
 		"a host with a port": {"--host", "controller:8080"},
 		"another option":     {"--hots", "controller"},
 	} {
-		if err := run(args, &bytes.Buffer{}); !errors.Is(err, errUsage) {
-			t.Errorf("%s: got %v, want errUsage", name, err)
+		if err := run(args, &bytes.Buffer{}); !errors.Is(err, settings.ErrUsage) {
+			t.Errorf("%s: got %v, want settings.ErrUsage", name, err)
 		}
 	}
 	var help bytes.Buffer
