@@ -16,8 +16,9 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"time"
+
+	"github.com/google/renameio/v2"
 )
 
 // early is how long before now a certificate begins to be valid: clocks differ.
@@ -168,14 +169,13 @@ func save(certFile string, cert *x509.Certificate, keyFile string, key crypto.Pr
 
 // replace puts a new file in the place of file, so that nobody reads half of it.
 func replace(file, kind string, der []byte, mode os.FileMode) error {
-	next, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-") // 0600
+	next, err := renameio.NewPendingFile(file, renameio.WithStaticPermissions(mode))
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(next.Name()) }() // gone already where all went well
-	err = errors.Join(pem.Encode(next, &pem.Block{Type: kind, Bytes: der}), next.Chmod(mode), next.Close())
-	if err != nil {
+	defer func() { _ = next.Cleanup() }()
+	if err := pem.Encode(next, &pem.Block{Type: kind, Bytes: der}); err != nil {
 		return err
 	}
-	return os.Rename(next.Name(), file)
+	return next.CloseAtomicallyReplace()
 }
