@@ -73,10 +73,10 @@ fuzz: ## Run each fuzz target for FUZZTIME (10s)
 
 # Containers. The classic builder and BuildKit both do; GO_IMAGE, and GOPROXY where
 # it is set, say where what they build with comes from.
-IMAGES ?= fleetconf
+IMAGES ?= localhost/fleetconf
 IMAGE_TARGETS := $(addprefix image-,modules build controller agent worker)
 .PHONY: images $(IMAGE_TARGETS)
-images: image-controller image-agent image-worker ## Build the images fleetconf/controller, agent and worker
+images: image-controller image-agent image-worker ## Build the images localhost/fleetconf/controller, agent, worker
 
 $(IMAGE_TARGETS): image-%:
 	docker build -f deploy/Dockerfile --target $* -t $(IMAGES)/$*:$(RELEASE) -t $(IMAGES)/$*:latest \
@@ -131,7 +131,7 @@ clean: ## Remove what was built
 
 .PHONY: format vet lint tidy fresh
 format:
-	@unformatted=$$(gofmt -l $(MODULES)); test -z "$$unformatted" || \
+	@unformatted=$$(gofmt -l $(MODULES)) || exit 1; test -z "$$unformatted" || \
 		{ printf 'These files are not formatted; run gofmt -w on them:\n%s\n' "$$unformatted" >&2; exit 1; }
 
 vet:

@@ -51,8 +51,10 @@ check_program() {
 # check_pages PROGRAM EXECUTABLE PAGE SETTINGS: whether the pages name each
 # setting of --help.
 check_pages() {
-	local setting
-	for setting in $(env -i "$2" --help | sed -n '/^Settings,/,/^$/s/^  \([A-Z0-9_]*\) .*/\1/p'); do
+	local setting settings
+	settings=$(env -i "$2" --help | sed -n '/^Settings/,/^Exit status/s/^  \([A-Z][A-Z0-9_]*\).*/\1/p')
+	[ "$(wc -w <<<"$settings")" -ge 5 ] || wrong "fleetconf-$1 --help lists fewer than 5 settings"
+	for setting in $settings; do
 		grep -q "^\.B $setting\b" "$3" || wrong "the manual page of fleetconf-$1 lacks $setting"
 		grep -qE "^#${setting}(_FILE)?=" "$4" || wrong "$1.env lacks $setting"
 	done
@@ -67,7 +69,8 @@ check_pages() {
 
 # check_sbom EXECUTABLE FILE: whether the bill names each module of a program.
 check_sbom() {
-	local module version rest
+	local module version rest modules
+	modules=$(go version -m "$1" | grep -P '^\t(dep|=>)\t' | grep -v '\./')
 	if has jq; then
 		jq -e '.bomFormat == "CycloneDX" and (.components | length > 0)' "$2" >/dev/null || wrong "$2 is no CycloneDX document"
 	else
@@ -75,7 +78,7 @@ check_sbom() {
 	fi
 	while read -r _ module version rest; do
 		grep -qF "\"pkg:golang/$module@$version" "$2" || grep -qF "\"$module\"" "$2" || wrong "$2 lacks $module $version"
-	done < <(go version -m "$1" | grep -P '^\t(dep|=>)\t' | grep -v '\./')
+	done <<<"$modules"
 }
 
 for archive in "$dist"/*.tar.gz; do

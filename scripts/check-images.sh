@@ -11,7 +11,7 @@ usage() {
 		Usage:
 		  scripts/check-images.sh [--keep]
 
-		  --keep    leave the images, fleetconf-check/controller and so on
+		  --keep    leave the images, localhost/fleetconf-check/controller and so on
 
 		GO_IMAGE names the image to build with. One that can neither be found nor pulled
 		is stood in for, by scripts/stand-in.sh. Where no container engine runs nothing is
@@ -22,13 +22,13 @@ keep=
 case ${1:-} in
 '') ;;
 --keep) keep=1 ;;
---help | -h) usage && exit 0 ;;
-*) echo "check-images.sh: $1 is not understood; --help says what can be given" >&2 && exit 2 ;;
+--help | -h) usage; exit 0 ;;
+*) echo "check-images.sh: $1 is not understood; --help says what can be given" >&2; exit 2 ;;
 esac
 
-images=fleetconf-check
+images=localhost/fleetconf-check
 # One that has the modules of now in it.
-stand_in=fleetconf-stand-in/golang:$(cat ./*/go.sum deploy/Dockerfile | sha256sum | cut -c 1-12)
+stand_in=localhost/fleetconf-stand-in/golang:$(cat ./*/go.sum deploy/Dockerfile | sha256sum | cut -c 1-12)
 version=v0.0.0-check commit=0123456789ab date=2026-01-02T03:04:05Z
 most=30000000 # bytes of an image
 
@@ -58,7 +58,7 @@ if ! docker image inspect "$go_image" >/dev/null 2>&1 && ! timeout 300 docker pu
 	docker image inspect "$stand_in" >/dev/null 2>&1 || scripts/stand-in.sh golang "$stand_in" || status=$?
 	case $status in
 	0) echo "$go_image cannot be pulled: the images are built with a stand-in, made of this machine's own Go, gcc and libc" ;;
-	3) echo "SKIPPED the images: $go_image cannot be pulled, and there is no stand-in for it" && exit 0 ;;
+	3) echo "SKIPPED the images: $go_image cannot be pulled, and there is no stand-in for it"; exit 0 ;;
 	*) exit "$status" ;;
 	esac
 	go_image=$stand_in
@@ -67,7 +67,7 @@ fi
 echo "Building"
 # The stages that are only built with get a name too, by which they are removed.
 make -s image-modules image-build images IMAGES="$images" RELEASE="$version" COMMIT="$commit" DATE="$date" GO_IMAGE="$go_image" BUILDFLAGS=-q \
-	>"$tmp/build.log" 2>&1 || { cat "$tmp/build.log" >&2 && exit 1; }
+	>"$tmp/build.log" 2>&1 || { cat "$tmp/build.log" >&2; exit 1; }
 
 of() { docker image inspect -f "$1" "$images/$name:$version"; } # FORMAT
 hardened=(--read-only --cap-drop ALL --security-opt no-new-privileges --network none --pids-limit 128 --memory 256m)

@@ -20,7 +20,8 @@ for package in "${packages[@]}"; do
 	[ "$(env -i "$package" --version | cut -d' ' -f1)" = "$package" ] || wrong "$package does not run"
 	[ -s "/lib/systemd/system/$package.service" ] || wrong "$package has no unit"
 	[ -L "/etc/systemd/system/multi-user.target.wants/$package.service" ] || wrong "$package.service is not enabled"
-	for secret in $(sed -n 's/^LoadCredential=[^:]*://p' "/lib/systemd/system/$package.service"); do
+	secrets=$(sed -n 's/^LoadCredential=[^:]*://p' "/lib/systemd/system/$package.service")
+	for secret in $secrets; do
 		[ "$(stat -c '%a %U' "$secret")" = "600 root" ] || wrong "$secret is not root's alone"
 		[ "$(wc -c <"$secret")" -ge 32 ] || wrong "$secret is short"
 	done

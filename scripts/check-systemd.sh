@@ -93,7 +93,8 @@ for program in "${programs[@]}"; do
 		grep -qx "$line" "/proc/$pid/status" || wrong "$program has not $line"
 	done
 	awk '$2 == "/" { root = $4 } END { exit root !~ /^ro,/ }' "/proc/$pid/mounts" || wrong "$program may write to /"
-	for secret in $(sed -n 's/^LoadCredential=\([^:]*\):.*/\1/p' "/lib/systemd/system/$unit"); do
+	secrets=$(sed -n 's/^LoadCredential=\([^:]*\):.*/\1/p' "/lib/systemd/system/$unit")
+	for secret in $secrets; do
 		[ "$(stat -c '%a %u' "/run/credentials/$unit/$secret")" = "400 $user" ] || wrong "$secret is not $program's alone"
 		! grep -qF -e "$(cat "/run/credentials/$unit/$secret")" "/proc/$pid/environ" || wrong "$secret is in the environment of $program"
 	done

@@ -16,9 +16,10 @@ for unit in deploy/systemd/*.service; do
 	name=$(basename "$unit")
 	# verify wants the program, which may not be installed here.
 	sed "s|^ExecStart=.*|ExecStart=$(command -v true)|" "$unit" >"$units/$name"
-	faults=$(systemd-analyze verify --man=no "$units/$name" 2>&1 | grep -F "$name" || true)
-	if [ -n "$faults" ]; then
-		printf '%s\n' "$faults" >&2
+	status=0
+	report=$(systemd-analyze verify --man=no "$units/$name" 2>&1) || status=$?
+	if [ "$status" != 0 ] || [[ $report == *"$name"* ]]; then
+		printf '%s: systemd-analyze verify: exit status %s\n%s\n' "$unit" "$status" "$report" >&2
 		failed=1
 	fi
 done

@@ -19,7 +19,7 @@ usage() {
 		  COMPOSE_PROFILES  what else to run: prometheus
 		  PUBLISH           the address to publish ports at (127.0.0.1)
 		  CONTROLLER_PORT (8080) WORKER_1_PORT (8082) WORKER_2_PORT (8083) PROMETHEUS_PORT (9090)
-		  IMAGES, TAG       which images: IMAGES/controller:TAG (fleetconf, latest)
+		  IMAGES, TAG       which images: IMAGES/controller:TAG (localhost/fleetconf, latest)
 		  PULL_POLICY       always or if_not_present where they come from a registry (never)
 		  REDIS_IMAGE, NATS_IMAGE, PROMETHEUS_IMAGE
 		  FILES             files that one container may have open, two for each connection
@@ -27,14 +27,14 @@ usage() {
 		  SECRETS           folder of the secrets (deploy/secrets)
 	USAGE
 }
-case ${1:-} in '' | --help | -h) usage && exit 0 ;; esac
+case ${1:-} in '' | --help | -h) usage; exit 0 ;; esac
 
 export COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-fleetconf}
 SECRETS=$(realpath -m "${SECRETS:-deploy/secrets}")
 files=$(ulimit -Hn) # an engine of this machine cannot give more
 [ "$files" != unlimited ] && [ "$files" -lt 65536 ] || files=65536
 export SECRETS FILES=${FILES:-$files}
-images=${IMAGES:-fleetconf} patience=${PATIENCE:-120}
+images=${IMAGES:-localhost/fleetconf} patience=${PATIENCE:-120}
 
 profiles=${COMPOSE_PROFILES:-}
 case ${PUSH:-longpoll} in redis | nats) profiles+=${profiles:+,}$PUSH ;; esac
@@ -54,12 +54,13 @@ random() { head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; } # fit for a UR
 # secret makes a file, where it is missing. It is mounted into containers whose
 # user is not the one who owns it here, so others may read it.
 secret() { # NAME CONTENT
-	[ ! -e "$SECRETS/$1.txt" ] || return 0
+	[ ! -s "$SECRETS/$1.txt" ] || return 0
 	if [ $((0$(stat -c %a "$SECRETS") & 1)) = 1 ]; then
 		echo "Everybody may enter $SECRETS, where $1.txt is to be made: chmod o-x $SECRETS" >&2
 		exit 1
 	fi
-	(umask 022 && printf '%s\n' "$2" >"$SECRETS/$1.txt")
+	[ -n "$2" ] || { echo "$1 would be empty" >&2; exit 1; }
+	(umask 022; printf '%s\n' "$2" >"$SECRETS/.$1.$$"; mv "$SECRETS/.$1.$$" "$SECRETS/$1.txt")
 }
 
 # What is there already stays as it is, and as it may be read: a folder that this
@@ -67,14 +68,18 @@ secret() { # NAME CONTENT
 make_secrets() {
 	mkdir -p "$(dirname "$SECRETS")"
 	[ -d "$SECRETS" ] || mkdir -m 0700 "$SECRETS"
-	local name
-	for name in admin_password agent_password worker_token nats_password; do secret "$name" "$(random)"; done
-	secret redis_url "redis://:$(random)@redis:6379"
-	local password
+	local name password
+	for name in admin_password agent_password worker_token nats_password; do
+		password=$(random)
+		secret "$name" "$password"
+	done
+	password=$(random)
+	secret redis_url "redis://:$password@redis:6379"
 	password=$(sed 's|.*:\(.*\)@.*|\1|' "$SECRETS/redis_url.txt")
-	secret redis_conf "$(printf 'requirepass %s\nsave ""\nappendonly no\ndir /tmp' "$password")"
+	secret redis_conf "requirepass $password"$'\nsave ""\nappendonly no\ndir /tmp'
 	# The pings of a NATS server cost more than all else that an idle agent does.
-	secret nats_conf "$(printf 'port: 4222\nhttp: "127.0.0.1:8222"\nping_interval: "10m"\nauthorization { user: fleetconf, password: "%s" }' "$(cat "$SECRETS/nats_password.txt")")"
+	password=$(cat "$SECRETS/nats_password.txt")
+	secret nats_conf $'port: 4222\nhttp: "127.0.0.1:8222"\nping_interval: "10m"\n'"authorization { user: fleetconf, password: \"$password\" }"
 }
 
 # wait_healthy returns when every container is healthy.
@@ -118,9 +123,11 @@ if [ "$1" != up ]; then
 fi
 make_secrets
 if [ "${PULL_POLICY:-never}" = never ]; then
+	missing=
 	for name in controller agent worker; do
-		docker image inspect "$images/$name:${TAG:-latest}" >/dev/null 2>&1 || { make images && break; }
+		docker image inspect "$images/$name:${TAG:-latest}" >/dev/null 2>&1 || missing=1
 	done
+	[ -z "$missing" ] || make images
 fi
 compose up -d "${@:2}"
 wait_healthy

@@ -19,6 +19,7 @@ fi
 if [[ $release =~ ^v?([0-9][0-9.]*[.][0-9]+)(-([A-Za-z][A-Za-z0-9.]*))?(-([0-9]+)-(g[0-9a-f]+))?$ ]]; then
 	version=${BASH_REMATCH[1]}${BASH_REMATCH[3]:+~${BASH_REMATCH[3]}}${BASH_REMATCH[5]:++${BASH_REMATCH[5]}.${BASH_REMATCH[6]}}
 else
-	version=0~$(date -u -d "@$2" +%Y%m%d%H%M%S).$(tr -c 'A-Za-z0-9\n' . <<<"$release")
+	time=$(date -u -d "@$2" +%Y%m%d%H%M%S)
+	version=0~$time.$(tr -c 'A-Za-z0-9\n' . <<<"$release")
 fi
 echo "$version$dirty"

@@ -13,8 +13,8 @@ cd "$(dirname "$0")/.."
 
 dist=$1
 : "${RELEASE:?run make dist}" "${DATE:?run make dist}" "${TAGS:?run make dist}" "${LDFLAGS:?run make dist}"
-export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(date -u -d "$DATE" +%s)}
-export LC_ALL=C TZ=UTC0
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(date -u -d "$DATE" +%s)}
+export SOURCE_DATE_EPOCH LC_ALL=C TZ=UTC0
 DEBIAN_VERSION=$(scripts/debian-version.sh "$RELEASE" "$SOURCE_DATE_EPOCH")
 host=$(go env GOARCH)
 
@@ -62,7 +62,7 @@ pack() {
 	local stage=$work/$arch/$package
 	if [ "$program" = controller ] && ! command -v "$(compiler "$arch")" >/dev/null; then
 		echo "SKIPPED $package for $arch: it takes $(compiler "$arch"), which is not here"
-		[ -z "${COMPLETE:-}" ] || { echo "Without it the release is not complete" >&2 && exit 1; }
+		[ -z "${COMPLETE:-}" ] || { echo "Without it the release is not complete" >&2; exit 1; }
 		return
 	fi
 	mkdir -p "$stage"

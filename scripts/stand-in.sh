@@ -23,8 +23,8 @@ usage() {
 		takes, and the reason on standard error.
 	USAGE
 }
-case ${1:-} in --help | -h) usage && exit 0 ;; esac
-[ $# = 2 ] || { usage >&2 && exit 2; }
+case ${1:-} in --help | -h) usage; exit 0 ;; esac
+[ $# = 2 ] || { usage >&2; exit 2; }
 tag=$2
 
 missing() {
@@ -136,5 +136,5 @@ target)
 	CGO_ENABLED=0 go build -trimpath -o "$tmp/root/target" ./test/cmd/target
 	as_image 'USER 65532:65532' 'ENV HOST=0.0.0.0' 'ENV PORT=8083' 'ENTRYPOINT ["/target"]'
 	;;
-*) usage >&2 && exit 2 ;;
+*) usage >&2; exit 2 ;;
 esac

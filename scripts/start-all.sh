@@ -30,8 +30,8 @@ tmux=
 while [ $# -gt 0 ]; do
 	case $1 in
 	--tmux) tmux=1 ;;
-	--help | -h) usage && exit 0 ;;
-	*) echo "start-all.sh: $1 is not understood; --help says what can be given" >&2 && exit 2 ;;
+	--help | -h) usage; exit 0 ;;
+	*) echo "start-all.sh: $1 is not understood; --help says what can be given" >&2; exit 2 ;;
 	esac
 	shift
 done

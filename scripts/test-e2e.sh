@@ -48,7 +48,7 @@ while [ $# -gt 0 ]; do
 		case ${2:-} in longpoll | redis | nats | none) push=$2 ;; *) refuse "--push takes longpoll, redis, nats or none" ;; esac
 		shift
 		;;
-	--help | -h) usage && exit 0 ;;
+	--help | -h) usage; exit 0 ;;
 	*) refuse "$1 is not understood" ;;
 	esac
 	shift
@@ -60,7 +60,9 @@ done
 
 for password in ADMIN_PASSWORD AGENT_PASSWORD; do
 	file=${password}_FILE
-	[ -z "${!file:-}" ] || printf -v "$password" '%s' "$(<"${!file}")"
+	[ -n "${!file:-}" ] || continue
+	value=$(<"${!file}")
+	printf -v "$password" '%s' "$value"
 done
 admin="${ADMIN_USERNAME:-admin}:${ADMIN_PASSWORD:-admin123}"
 agent="${AGENT_USERNAME:-agent}:${AGENT_PASSWORD:-secret123}"
@@ -121,7 +123,7 @@ http() { # METHOD URL [OPTION OF CURL...]
 	called="$1 $2"
 	: >"$tmp/body" >"$tmp/headers"
 	status=$(curl -s --max-time 20 -X "$method" -o "$tmp/body" -D "$tmp/headers" -w '%{http_code}' "${@:2}") || true
-	body=$(tr -d '\000' <"$tmp/body")
+	body=$(tr -d '\000' <"$tmp/body") || fail "to read what was answered" "an error" # callers put && behind it
 }
 as() { http "$2" "$3" -u "$1" "${@:4}"; }                                                              # WHO METHOD URL…
 send() { as "$1" POST "$2" -H 'Content-Type: application/json' -d "$3" "${@:4}"; }                      # WHO URL JSON…

@@ -1,0 +1,172 @@
+// Package scripts tests the shell of this repository: that a script ends at its
+// first failure. It needs none of the three programs.
+package scripts
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func readText(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	must(t, err)
+	return string(text)
+}
+
+// fake puts a program into the folder bin, which is a script for sh.
+func fake(t *testing.T, bin, name, script string) {
+	t.Helper()
+	must(t, os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+script), 0o755))
+}
+
+// script runs a command in the root of the repository, with the fakes of bin
+// before the programs of this machine.
+func script(bin string, env []string, command ...string) (output string, err error) {
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Dir = "../.."
+	cmd.Env = append(append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "MAKEFLAGS="), env...)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// engine is a container engine that logs its calls. It has no image, and
+// builds none.
+const engine = `echo "$0 $*" >>"$CALLS"
+case "$*" in
+"image inspect"*) exit 1 ;;
+build*) echo "no space left on device" >&2; exit 1 ;;
+esac
+`
+
+func TestCompose_FailedBuild_StartsNothing(t *testing.T) {
+	bin, dir := t.TempDir(), t.TempDir()
+	calls := filepath.Join(dir, "calls")
+	fake(t, bin, "docker", engine)
+	fake(t, bin, "docker-compose", engine)
+	out, err := script(bin, []string{"CALLS=" + calls, "PATIENCE=0", "SECRETS=" + filepath.Join(dir, "secrets")}, "scripts/compose.sh", "up")
+	if err == nil {
+		t.Errorf("compose.sh up succeeded after a failed build:\n%s", out)
+	}
+	log := readText(t, calls)
+	if !strings.Contains(log, " build ") {
+		t.Fatalf("nothing was built:\n%s\n%s", log, out)
+	}
+	if regexp.MustCompile(`(?m) up -d`).MatchString(log) {
+		t.Errorf("the system was started after a failed build:\n%s", log)
+	}
+}
+
+// An image that is built here has a name that leads to no public registry, so an
+// engine that does not find it cannot get a stranger's.
+func TestImages_NamesLeadToNoRegistry(t *testing.T) {
+	const local = "localhost/fleetconf"
+	for file, pattern := range map[string]string{
+		"../../deploy/compose.yaml":           `image: \$\{IMAGES:-([^}]*)\}`,
+		"../../scripts/compose.sh":            `\$\{IMAGES:-([^}]*)\}`,
+		"../../Makefile":                      `(?m)^IMAGES \?= (.*)$`,
+		"../../scripts/check-images.sh":       `(?m)^images=(.*)$`,
+		"../../scripts/check-compose.sh":      `IMAGES=(\S*)`,
+		"../../.github/workflows/release.yml": `docker tag "([^$]*)/\$name`,
+	} {
+		names := regexp.MustCompile(pattern).FindAllStringSubmatch(readText(t, file), -1)
+		if len(names) == 0 {
+			t.Errorf("%s names no image as %s does", file, pattern)
+		}
+		for _, name := range names {
+			if !strings.HasPrefix(name[1], local) {
+				t.Errorf("%s calls images %s, want %s…", file, name[1], local)
+			}
+		}
+	}
+	for _, file := range shell(t) {
+		for _, name := range regexp.MustCompile(`\S*fleetconf-(?:check|stand-in)/`).FindAllString(readText(t, file), -1) {
+			if !strings.Contains(name, "localhost/fleetconf-") {
+				t.Errorf("%s calls an image %s…, want localhost/… before it", file, name)
+			}
+		}
+	}
+}
+
+// A secret that cannot be made is not there, rather than empty: an empty one
+// would be used by the next start.
+func TestCompose_FailedSecret_LeavesNone(t *testing.T) {
+	for _, broken := range []string{"od", "head"} {
+		bin, dir := t.TempDir(), t.TempDir()
+		fake(t, bin, "docker", "exit 0")
+		fake(t, bin, broken, "exit 1")
+		secrets := filepath.Join(dir, "secrets")
+		out, err := script(bin, []string{"PATIENCE=0", "SECRETS=" + secrets}, "scripts/compose.sh", "up")
+		if err == nil {
+			t.Errorf("compose.sh up succeeded without %s:\n%s", broken, out)
+		}
+		files, err := filepath.Glob(filepath.Join(secrets, "*"))
+		must(t, err)
+		if len(files) > 0 {
+			t.Errorf("without %s it made %q, want no secret", broken, files)
+		}
+	}
+}
+
+func TestPostinst_FailedSecret_LeavesNone(t *testing.T) {
+	bin, dir := t.TempDir(), t.TempDir()
+	fake(t, bin, "head", "exit 1")
+	for _, helper := range []string{"deb-systemd-helper", "deb-systemd-invoke", "systemctl"} {
+		fake(t, bin, helper, "exit 0")
+	}
+	postinst := strings.NewReplacer("@PROGRAM@", "controller", "/etc/fleetconf/credentials", dir).Replace(readText(t, "../../deploy/deb/postinst"))
+	file := filepath.Join(bin, "postinst")
+	must(t, os.WriteFile(file, []byte(postinst), 0o755))
+	if out, err := script(bin, nil, file, "configure"); err == nil {
+		t.Errorf("the installation succeeded without random bytes:\n%s", out)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "admin-password")); err == nil {
+		t.Error("it made an empty admin-password")
+	}
+}
+
+// shell lists the scripts for bash.
+func shell(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("../../scripts/*.sh")
+	must(t, err)
+	if len(files) < 10 {
+		t.Fatalf("found %d scripts, want at least 10", len(files))
+	}
+	return append(files, "../../.ci/run")
+}
+
+// What hides a failure from set -e is in no script.
+func TestScripts_EndAtTheFirstFailure(t *testing.T) {
+	for pattern, why := range map[string]string{
+		`&& *exit\b`: "goes on if the command before && fails; put ; there",
+		`(?:local|export|declare|readonly) [^#\n]*[a-zA-Z_]=[^ \n]*\$\([^(]`: "hides the status of its command substitution; assign on a line of its own",
+		`\w && break;? *\}`:     "goes on if the command before && fails",
+		`\bfor \w+ in \$\([^(]`: "runs over nothing if the command substitution fails; assign it first",
+	} {
+		hiding := regexp.MustCompile(pattern)
+		for _, file := range shell(t) {
+			for i, line := range strings.Split(readText(t, file), "\n") {
+				if hiding.MatchString(line) && !strings.HasPrefix(strings.TrimSpace(line), "#") {
+					t.Errorf("%s:%d %s:\n%s", file, i+1, why, line)
+				}
+			}
+		}
+	}
+	for _, file := range shell(t) {
+		if !strings.Contains(readText(t, file), "\nset -euo pipefail\n") {
+			t.Errorf("%s lacks set -euo pipefail", file)
+		}
+	}
+}
