@@ -386,6 +386,88 @@ const docTemplate = `{
                 }
             }
         },
+        "/api/v1/agents/{id}/reset": {
+            "post": {
+                "security": [
+                    {
+                        "Admin": []
+                    }
+                ],
+                "description": "The secret and the certificate that the agent registered with are forgotten: the next registration of its id sets new ones. Its token stays good.",
+                "tags": [
+                    "agents"
+                ],
+                "summary": "Let an agent register once more",
+                "parameters": [
+                    {
+                        "type": "string",
+                        "description": "its id",
+                        "name": "id",
+                        "in": "path",
+                        "required": true
+                    },
+                    {
+                        "type": "string",
+                        "description": "only if this is the ETag of the current configuration",
+                        "name": "If-Match",
+                        "in": "header"
+                    }
+                ],
+                "responses": {
+                    "204": {
+                        "description": "it may"
+                    },
+                    "400": {
+                        "description": "Bad Request",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "401": {
+                        "description": "Unauthorized",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "403": {
+                        "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "404": {
+                        "description": "Not Found",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "412": {
+                        "description": "Precondition Failed",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "429": {
+                        "description": "Too Many Requests",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "503": {
+                        "description": "Service Unavailable",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "507": {
+                        "description": "Insufficient Storage",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    }
+                }
+            }
+        },
         "/api/v1/agents/{id}/retry": {
             "post": {
                 "security": [
@@ -594,7 +676,11 @@ const docTemplate = `{
                             "unfreeze",
                             "override",
                             "resume",
-                            "login_failed"
+                            "login_failed",
+                            "register",
+                            "reregister",
+                            "reset",
+                            "certificate"
                         ],
                         "type": "string",
                         "description": "only these",
@@ -1433,7 +1519,7 @@ const docTemplate = `{
                         "Agent": []
                     }
                 ],
-                "description": "With the agent_id of a known agent it stays that agent. The token is said here only.",
+                "description": "With the agent_id and the agent_secret of a known agent it stays that agent. The token is in this answer only. An agent may also authenticate with its own id and token.",
                 "consumes": [
                     "application/json"
                 ],
@@ -1482,6 +1568,12 @@ const docTemplate = `{
                     },
                     "403": {
                         "description": "Forbidden",
+                        "schema": {
+                            "$ref": "#/definitions/problem.Problem"
+                        }
+                    },
+                    "409": {
+                        "description": "Conflict",
                         "schema": {
                             "$ref": "#/definitions/problem.Problem"
                         }
@@ -1792,7 +1884,11 @@ const docTemplate = `{
                         "unfreeze",
                         "override",
                         "resume",
-                        "login_failed"
+                        "login_failed",
+                        "register",
+                        "reregister",
+                        "reset",
+                        "certificate"
                     ]
                 },
                 "actor": {
@@ -2023,6 +2119,11 @@ const docTemplate = `{
                 "agent_id": {
                     "type": "string",
                     "example": "019aa1f0-7e2c-7c31-9a51-0a4f6e1d2b3c"
+                },
+                "agent_secret": {
+                    "description": "AgentSecret is made by the agent, never by the controller: from now on a\nregistration of this agent_id needs it.",
+                    "type": "string",
+                    "example": "pXq3nYk0m1Zr7tQe5uWc2AhV9bLs4dFg6jKo8iTzRwE"
                 },
                 "hostname": {
                     "type": "string",

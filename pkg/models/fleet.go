@@ -119,7 +119,7 @@ type AuditEntry struct {
 	At       time.Time `json:"at"`
 	Actor    string    `json:"actor" example:"admin"`
 	SourceIP string    `json:"source_ip" example:"127.0.0.1"`
-	Action   string    `json:"action" enums:"publish,rollback,decommission,retry,freeze,unfreeze,override,resume,login_failed"`
+	Action   string    `json:"action" enums:"publish,rollback,decommission,retry,freeze,unfreeze,override,resume,login_failed,register,reregister,reset,certificate"`
 	Version  *int64    `json:"version" example:"8"` // null where it was about none
 	Detail   string    `json:"detail" example:"move to the new site"`
 }

@@ -121,12 +121,15 @@ type PublishedConfig struct {
 	RestoredFrom        *int64    `json:"restored_from"` // the version that a rollback copied, else null
 }
 
-// RegisterRequest registers an agent. With the id of a known agent it is the
-// same agent, come back; without an id the controller makes one.
+// RegisterRequest registers an agent. With the id and the secret of a known agent
+// it is the same agent, come back; without an id the controller makes one.
 type RegisterRequest struct {
 	Hostname string         `json:"hostname" example:"web-17"`
 	Metadata jsontext.Value `json:"metadata,omitempty" swaggertype:"object"` // any JSON object, kept as it was sent
 	AgentID  string         `json:"agent_id,omitempty" example:"019aa1f0-7e2c-7c31-9a51-0a4f6e1d2b3c"`
+	// AgentSecret is made by the agent, never by the controller: from now on a
+	// registration of this agent_id needs it.
+	AgentSecret string `json:"agent_secret,omitempty" example:"pXq3nYk0m1Zr7tQe5uWc2AhV9bLs4dFg6jKo8iTzRwE"`
 }
 
 // RegisterResponse is an agent's identity. The token is said once, here, and

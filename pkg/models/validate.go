@@ -88,6 +88,8 @@ func (r RegisterRequest) Validate() error {
 		f.that(agentID.MatchString(r.AgentID), "agent_id",
 			"must be 1 to %d letters, digits, dots, dashes or underscores", MaxAgentIDBytes)
 	}
+	f.that(r.AgentSecret == "" || agentSecret.MatchString(r.AgentSecret), "agent_secret",
+		"must be %d to %d letters, digits or any of ._~+/=-", minSecretBytes, maxSecretBytes)
 	f.that(len(r.Metadata) == 0 || r.Metadata.Kind() == '{', "metadata", "must be an object")
 	f.that(len(r.Metadata) <= MaxMetadataBytes, "metadata", "is longer than %d bytes", MaxMetadataBytes)
 	return f.err()
@@ -117,6 +119,12 @@ func (w WorkerConfig) Validate() error {
 // agentID is what an agent may call itself: it must survive as a user-id of
 // Basic authentication (RFC 7617 §2: no colon) and as a segment of a path.
 var agentID = regexp.MustCompile(fmt.Sprintf(`^[A-Za-z0-9][A-Za-z0-9._-]{0,%d}$`, MaxAgentIDBytes-1))
+
+// agentSecret is what an agent proves with that it is the one of its id: only its
+// digest is stored, so it must be too long to be guessed.
+var agentSecret = regexp.MustCompile(fmt.Sprintf(`^[A-Za-z0-9._~+/=-]{%d,%d}$`, minSecretBytes, maxSecretBytes))
+
+const minSecretBytes, maxSecretBytes = 22, 128 // 22 characters of Base64 are 128 bits
 
 // PollInterval reads a poll interval in whole seconds, such as comes in a query.
 func PollInterval(field, text string) (int, error) {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/base64"
+	"errors"
 	"math"
 	"net/http"
 	"net/url"
@@ -13,13 +14,14 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
 // register makes an agent known.
 //
 //	@Summary		Register an agent
-//	@Description	With the agent_id of a known agent it stays that agent. The token is said here only.
+//	@Description	With the agent_id and the agent_secret of a known agent it stays that agent. The token is in this answer only. An agent may also authenticate with its own id and token.
 //	@Tags			agents
 //	@Accept			json
 //	@Produce		json
@@ -27,7 +29,7 @@ import (
 //	@Param			agent	body		wire.RegisterRequest	true	"who it is"
 //	@Success		200		{object}	wire.RegisterResponse	"was known"
 //	@Success		201		{object}	wire.RegisterResponse	"is new"
-//	@Failure		400,401,403,413,415,429,503,507	{object}	problem.Problem
+//	@Failure		400,401,403,409,413,415,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/register [post]
 func (a *API) register(c *call) error {
 	req, err := server.Decode[wire.RegisterRequest](c.Request)
@@ -41,8 +43,15 @@ func (a *API) register(c *call) error {
 	if err != nil {
 		return err
 	}
-	registration.PollInterval = a.Configs.PollInterval()
+	if c.self != nil && req.AgentID != c.self.ID() {
+		return problem.New(http.StatusForbidden, "an agent's own token registers its own agent_id only")
+	}
+	registration.PollInterval, registration.Self, registration.Origin = a.Configs.PollInterval(), c.self, c.origin()
 	id, token, isNew, err := a.Agents.Register(c.Request.Context(), registration)
+	if errors.Is(err, models.ErrSecret) {
+		a.refuse(c, err)
+		return problem.New(http.StatusConflict, "%v; if it is the same agent, an admin's POST /api/v1/agents/%s/reset lets it register once", err, req.AgentID)
+	}
 	if err != nil {
 		return err
 	}
@@ -218,6 +227,28 @@ func (a *API) retry(c *call) error {
 		return err
 	}
 	a.event(c).WithField("agent", c.Param("id")).Info("Agent is to try again")
+	return noContent(c)
+}
+
+// reset lets an agent register once with the shared credentials.
+//
+//	@Summary		Let an agent register once more
+//	@Description	The secret and the certificate that the agent registered with are forgotten: the next registration of its id sets new ones. Its token stays good.
+//	@Tags			agents
+//	@Security		Admin
+//	@Param			id			path	string	true	"its id"
+//	@Param			If-Match	header	string	false	"only if this is the ETag of the current configuration"
+//	@Success		204	"it may"
+//	@Failure		400,401,403,404,412,429,503,507	{object}	problem.Problem
+//	@Router			/api/v1/agents/{id}/reset [post]
+func (a *API) reset(c *call) error {
+	if err := a.onCurrent(c); err != nil {
+		return err
+	}
+	if err := a.Agents.Reset(c.Request.Context(), c.Param("id"), c.origin()); err != nil {
+		return err
+	}
+	a.event(c).WithField("agent", c.Param("id")).Info("Agent reset")
 	return noContent(c)
 }
 

@@ -611,6 +611,7 @@ func TestRoutes_WhoMayCall(t *testing.T) {
 		{"GET", "/api/v1/agents/summary", "", [6]int{401, 401, 403, 403, 403, 200}},
 		{"POST", "/api/v1/agents/resume", "", [6]int{401, 401, 403, 403, 403, 200}},
 		{"POST", "/api/v1/agents/a1/retry", "", [6]int{401, 401, 403, 403, 403, 204}},
+		{"POST", "/api/v1/agents/a1/reset", "", [6]int{401, 401, 403, 403, 403, 204}},
 		{"GET", "/api/v1/agents", "", [6]int{401, 401, 403, 403, 403, 200}},
 		{"GET", "/api/v1/agents/a1", "", [6]int{401, 401, 403, 403, 403, 200}},
 		{"POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`, [6]int{401, 401, 403, 204, 403, 403}},

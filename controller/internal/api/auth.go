@@ -17,7 +17,7 @@ type door int
 
 const (
 	open          door = iota // everybody
-	enrolling                 // who holds the shared agent credentials
+	enrolling                 // who holds the shared agent credentials, an agent as itself
 	reading                   // these, an agent as itself, the admin
 	reporting                 // the agent that the path names
 	removing                  // that agent, or the admin
@@ -55,8 +55,8 @@ func (a *API) admit(c *call, d door) error {
 	}
 	itself := who == agent && self.ID() == c.Param("id")
 	switch {
-	case d == enrolling && who != enrolled:
-		return problem.New(http.StatusForbidden, "only the shared agent credentials (AGENT_USERNAME) may register")
+	case d == enrolling && who != enrolled && who != agent:
+		return problem.New(http.StatusForbidden, "registering requires the shared agent credentials (AGENT_USERNAME) or the agent's own id and token")
 	case d == reporting && !itself:
 		return problem.New(http.StatusForbidden, "an agent reports as itself: its own id and token")
 	case d == removing && !itself && who != admin:

@@ -221,8 +221,8 @@ func TestPublish_DryRun(t *testing.T) {
 	if resp := s.call(admin, "GET", "/api/v1/configs", ""); text(t, resp) != "[]\n" {
 		t.Error("a dry run was stored")
 	}
-	if got := s.actions(""); got != nil {
-		t.Errorf("the audit trail: got %v, want nothing", got)
+	if got := s.actions(""); len(got) != 1 || got[0] != "register by agent" {
+		t.Errorf("the audit trail: got %v, want the registration alone", got)
 	}
 }
 
@@ -288,17 +288,18 @@ func TestAudit(t *testing.T) {
 	}
 	want := map[string]int{
 		"publish by admin": 1, "decommission by a1": 1, "login_failed by admin": 1, "login_failed by a1": 1, "login_failed by unknown": 1,
+		"register by agent": 1,
 	}
 	if diff := cmp.Diff(want, counts); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	first := decode[[]wire.AuditEntry](t, s.call(admin, "GET", "/api/v1/audit?limit=2", ""))
-	if len(first) != 2 || first[0].ID != 5 {
-		t.Fatalf("a page: got %+v, want the newest two of five", first)
+	if len(first) != 2 || first[0].ID != 6 {
+		t.Fatalf("a page: got %+v, want the newest two of six", first)
 	}
 	rest := decode[[]wire.AuditEntry](t, s.call(admin, "GET", fmt.Sprintf("/api/v1/audit?before=%d", first[1].ID), ""))
-	if len(rest) != 3 || rest[2].Action != "publish" || *rest[2].Version != 1 || rest[2].SourceIP != "192.0.2.1" {
-		t.Errorf("the rest: got %+v, want three, the publish last", rest)
+	if len(rest) != 4 || rest[2].Action != "publish" || *rest[2].Version != 1 || rest[2].SourceIP != "192.0.2.1" {
+		t.Errorf("the rest: got %+v, want four, the publish before the registration", rest)
 	}
 	wantProblem(t, s.call(admin, "GET", "/api/v1/audit?action=theft", ""), 400, "action")
 	wantProblem(t, s.call(admin, "GET", "/api/v1/audit?limit=0", ""), 400, "limit")

@@ -99,7 +99,7 @@ func (a *API) diff(c *call) error {
 //	@Security		Admin
 //	@Param			limit	query		int		false	"at most this many (100, at most 1000)"
 //	@Param			before	query		int		false	"only entries below this id"
-//	@Param			action	query		string	false	"only these"	Enums(publish, rollback, decommission, retry, freeze, unfreeze, override, resume, login_failed)
+//	@Param			action	query		string	false	"only these"	Enums(publish, rollback, decommission, retry, freeze, unfreeze, override, resume, login_failed, register, reregister, reset, certificate)
 //	@Success		200		{array}		wire.AuditEntry
 //	@Failure		400,401,403,429	{object}	problem.Problem
 //	@Router			/api/v1/audit [get]

@@ -72,6 +72,7 @@ func (a *API) routes() []route {
 		{"GET", "/api/v1/agents/:id", administering, admins, "", a.agent},
 		{"DELETE", "/api/v1/agents/:id", removing, registering, "", a.decommission},
 		{"POST", "/api/v1/agents/:id/retry", administering, admins, "", a.retry},
+		{"POST", "/api/v1/agents/:id/reset", administering, admins, "", a.reset},
 		{"POST", "/api/v1/agents/:id/status", reporting, reports, "", a.report},
 
 		{"GET", "/health", open, probing, "*", plain(server.Health)},

@@ -47,7 +47,7 @@ func fromRegister(r wire.RegisterRequest) (service.Registration, error) {
 	if err := metadata.Compact(); err != nil {
 		return service.Registration{}, err
 	}
-	return service.Registration{ID: r.AgentID, Hostname: r.Hostname, Metadata: metadata}, nil
+	return service.Registration{ID: r.AgentID, Hostname: r.Hostname, Metadata: metadata, Secret: r.AgentSecret}, nil
 }
 
 func fromReport(r wire.Report, now time.Time) models.Attempt {

@@ -58,7 +58,7 @@ func full(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for i := range 3 {
-		a := models.Agent{ID: fmt.Sprint("a", i), Hostname: "web", Metadata: []byte(`{"os":"linux"}`), RegisteredAt: at, Token: models.TokenHash{1, 2, 3}}
+		a := models.Agent{ID: fmt.Sprint("a", i), Hostname: "web", Metadata: []byte(`{"os":"linux"}`), RegisteredAt: at, Token: models.TokenHash{1, 2, 3}, Secret: models.TokenHash{4, 5, 6}, Certificate: "DNS:a"}
 		a.PollInterval = 5 * time.Second
 		if _, err := db.SaveAgent(t.Context(), a); err != nil {
 			t.Fatal(err)
@@ -99,7 +99,7 @@ func fill(t *testing.T, db *database.DB, text string) (counts archive.Counts, er
 
 func TestArchive_GoesRoundWhole(t *testing.T) {
 	text := export(t, full(t))
-	if strings.Contains(text, "token") || strings.Contains(text, "\x01") {
+	if strings.Contains(text, "token") || strings.Contains(text, "secret") || strings.Contains(text, "\x01") {
 		t.Errorf("there are secrets in it:\n%s", text)
 	}
 	path := filepath.Join(t.TempDir(), "new.db")
@@ -115,8 +115,9 @@ func TestArchive_GoesRoundWhole(t *testing.T) {
 		t.Errorf("once more: got %v, want it refused", err)
 	}
 	agents, err := db.Agents(t.Context())
-	if err != nil || len(agents) != 3 || agents[1].Token != (models.TokenHash{}) || !agents[1].Refuses(10) {
-		t.Errorf("the agents: got %+v, %v, want them without tokens", agents, err)
+	if err != nil || len(agents) != 3 || agents[1].Token != (models.TokenHash{}) || agents[1].Secret != (models.TokenHash{}) ||
+		agents[1].Certificate != "" || !agents[1].Refuses(10) {
+		t.Errorf("the agents: got %+v, %v, want them without tokens, secrets and certificates", agents, err)
 	}
 }
 

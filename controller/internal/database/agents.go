@@ -10,7 +10,7 @@ import (
 
 const selectAgents = `SELECT seq, id, hostname, metadata, registered_at, token, previous_token,
 	last_poll, poll_interval_seconds, applied_version, attempt_version, attempt_status, attempt_error, attempt_at, refused_version,
-	refused_error, applied_at, transport FROM agents ORDER BY seq`
+	refused_error, applied_at, transport, secret, certificate FROM agents ORDER BY seq`
 
 // Agents returns every agent in the order of registration.
 func (db *DB) Agents(ctx context.Context) (agents []models.Agent, err error) {
@@ -21,38 +21,42 @@ func (db *DB) Agents(ctx context.Context) (agents []models.Agent, err error) {
 // scanAgent reads a row of selectAgents.
 func scanAgent(row scanner) (a models.Agent, err error) {
 	var (
-		token, previous                                       []byte
+		token, previous, secret                               []byte
 		registeredAt, lastPoll, seconds, attemptAt, appliedAt int64
 	)
 	err = row.Scan(&a.Seq, &a.ID, &a.Hostname, &a.Metadata, &registeredAt, &token, &previous,
 		&lastPoll, &seconds, &a.Applied, &a.Attempt.Version, &a.Attempt.Status, &a.Attempt.Error, &attemptAt, &a.Refused.Version,
-		&a.Refused.Error, &appliedAt, &a.Transport)
+		&a.Refused.Error, &appliedAt, &a.Transport, &secret, &a.Certificate)
 	copy(a.Token[:], token)
 	copy(a.PreviousToken[:], previous)
+	copy(a.Secret[:], secret)
 	a.RegisteredAt, a.LastPoll, a.Attempt.At, a.AppliedAt = toTime(registeredAt), toTime(lastPoll), toTime(attemptAt), toTime(appliedAt)
 	a.PollInterval = time.Duration(seconds) * time.Second
 	return a, err
 }
 
-// SaveAgent stores a new agent, or the known one of that id anew, and returns
-// its place in the order of registration. It leaves presence alone.
-func (db *DB) SaveAgent(ctx context.Context, a models.Agent) (seq int64, err error) {
+// SaveAgent stores a new agent, or the known one of that id anew, and the entries
+// with it in one transaction, and returns its place in the order of registration.
+// It leaves presence alone.
+func (db *DB) SaveAgent(ctx context.Context, a models.Agent, entries ...models.Entry) (seq int64, err error) {
 	err = db.inTx(ctx, registering, func(tx *sql.Tx) (err error) {
-		seq, err = upsertAgent(ctx, tx, a)
-		return err
+		if seq, err = upsertAgent(ctx, tx, a); err != nil {
+			return err
+		}
+		return insertEntries(ctx, tx, entries)
 	})
 	return seq, explain(err)
 }
 
 func upsertAgent(ctx context.Context, tx *sql.Tx, a models.Agent) (seq int64, err error) {
 	err = tx.QueryRowContext(ctx, `INSERT INTO agents
-		(id, hostname, metadata, registered_at, token, previous_token, poll_interval_seconds)
-		VALUES ($1, $2, $3, $4, $5, $6, $7)
+		(id, hostname, metadata, registered_at, token, previous_token, poll_interval_seconds, secret, certificate)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 		ON CONFLICT (id) DO UPDATE SET hostname = excluded.hostname, metadata = excluded.metadata,
-			token = excluded.token, previous_token = excluded.previous_token
+			token = excluded.token, previous_token = excluded.previous_token, secret = excluded.secret, certificate = excluded.certificate
 		RETURNING seq`,
 		a.ID, a.Hostname, string(a.Metadata), fromTime(a.RegisteredAt), a.Token[:], a.PreviousToken[:],
-		int64(a.PollInterval/time.Second)).Scan(&seq)
+		int64(a.PollInterval/time.Second), a.Secret[:], a.Certificate).Scan(&seq)
 	return seq, err
 }
 

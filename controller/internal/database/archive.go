@@ -152,7 +152,8 @@ func (f *Filling) Freeze(ctx context.Context, freeze *models.Freeze) error {
 	return insertFreeze(ctx, f.tx, freeze)
 }
 
-// Agent adds an agent, whose token is unknown until it registers again.
+// Agent adds an agent without a token and without a secret: it accepts one
+// registration.
 func (f *Filling) Agent(ctx context.Context, a models.Agent) error {
 	if _, err := upsertAgent(ctx, f.tx, a); err != nil {
 		return err

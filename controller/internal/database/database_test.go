@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	_ "github.com/mattn/go-sqlite3"
+	"github.com/pressly/goose/v3"
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
@@ -378,8 +379,12 @@ func TestAgents_AreStoredAndRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.Hostname, a.Token, a.PreviousToken = "web-2", models.TokenHash{2}, models.TokenHash{1}
-	if seq, err := db.SaveAgent(t.Context(), a); err != nil || seq != a.Seq {
+	a.Secret, a.Certificate = models.TokenHash{3}, "DNS:web-2"
+	if seq, err := db.SaveAgent(t.Context(), a, models.Entry{At: at, Action: models.ActionReregister}); err != nil || seq != a.Seq {
 		t.Errorf("saving a known agent: got seq %d, %v, want %d", seq, err, a.Seq)
+	}
+	if entries, err := db.Audit(t.Context(), models.ActionReregister, 0, 10); err != nil || len(entries) != 1 {
+		t.Errorf("the audit log: got %v, %v, want the entry that was saved with the agent", entries, err)
 	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
@@ -394,5 +399,33 @@ func TestAgents_AreStoredAndRemoved(t *testing.T) {
 	}
 	if got, err = db.Agents(t.Context()); err != nil || len(got) != 1 || got[0].ID != "b1" {
 		t.Errorf("agents after a removal: got %v, %v", got, err)
+	}
+}
+
+// A database of the build before agents had secrets: its agents keep their ids,
+// tokens and what they run, and may register once without a secret.
+func TestOpen_SchemaThree_KeepsAgents(t *testing.T) {
+	path := newPath(t)
+	raw := outside(t, path)
+	provider, err := goose.NewProvider(goose.DialectSQLite3, raw, os.DirFS("migrations"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := provider.UpTo(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, raw, `INSERT INTO agents (id, hostname, metadata, registered_at, token, previous_token, poll_interval_seconds, applied_version)
+		VALUES ('a1', 'web-1', '{}', 1, X'`+strings.Repeat("01", 32)+`', X'`+strings.Repeat("00", 32)+`', 30, 7)`)
+	if err := raw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := open(t, path).Agents(t.Context())
+	want := models.Agent{
+		Seq: 1, ID: "a1", Hostname: "web-1", Metadata: []byte("{}"), RegisteredAt: time.UnixMicro(1).UTC(),
+		Token:    models.TokenHash([]byte(strings.Repeat("\x01", 32))),
+		Presence: models.Presence{PollInterval: 30 * time.Second, Applied: 7},
+	}
+	if diff := cmp.Diff([]models.Agent{want}, got); err != nil || diff != "" {
+		t.Errorf("agents (%v), -want +got:\n%s", err, diff)
 	}
 }

@@ -16,11 +16,16 @@ const (
 	ActionOverride     Action = "override" // a publish or rollback in spite of a freeze
 	ActionResume       Action = "resume"
 	ActionLoginFailed  Action = "login_failed"
+	ActionRegister     Action = "register"    // of an id that was not known
+	ActionReregister   Action = "reregister"  // of a known one
+	ActionReset        Action = "reset"       // an agent's row accepts one registration again
+	ActionCertificate  Action = "certificate" // an agent re-registered over a certificate with another name
 )
 
 // Actions are all of them.
 var Actions = []Action{
 	ActionPublish, ActionRollback, ActionDecommission, ActionRetry, ActionFreeze, ActionUnfreeze, ActionOverride, ActionResume, ActionLoginFailed,
+	ActionRegister, ActionReregister, ActionReset, ActionCertificate,
 }
 
 // Origin is who asks for something, and from where.

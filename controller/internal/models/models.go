@@ -23,6 +23,10 @@ var (
 	ErrFull         = errors.New("the disk or the database is full")
 	ErrReadOnly     = errors.New("the database cannot be written")
 	ErrDraining     = errors.New("the controller is stopping")
+	// ErrSecret: a registration of a known id came without the secret of that agent.
+	ErrSecret = errors.New("an agent with this agent_id exists and agent_secret is not its own")
+	// ErrCertificate: the TLS certificate of the connection is not that of the agent.
+	ErrCertificate = errors.New("the certificate of this connection is not the one that this agent registered with")
 )
 
 // InvalidError is the error of a value that the rules refuse.
@@ -133,6 +137,12 @@ type Agent struct {
 	// PreviousToken is accepted too, so that two agents that share an id by
 	// mistake, say on a cloned disk, do not lock each other out in turns.
 	PreviousToken TokenHash
+	// Secret is the digest of what the agent proves with that it is the one of
+	// this ID. Zeros: one registration with the shared credentials is accepted.
+	Secret TokenHash
+	// Certificate is the name in the TLS certificate that it registered over;
+	// empty for none.
+	Certificate string
 	Presence
 }
 

@@ -22,9 +22,10 @@ const FlushInterval = 5 * time.Second
 type AgentStore interface {
 	// Agents returns every agent in the order of registration.
 	Agents(ctx context.Context) ([]models.Agent, error)
-	// SaveAgent stores a new agent, or the known one of that id anew, and
-	// returns its place in the order of registration.
-	SaveAgent(ctx context.Context, a models.Agent) (seq int64, err error)
+	// SaveAgent stores a new agent, or the known one of that id anew, and the
+	// entries with it in one transaction, and returns its place in the order of
+	// registration.
+	SaveAgent(ctx context.Context, a models.Agent, entries ...models.Entry) (seq int64, err error)
 	// DeleteAgents removes agents, and adds the entry to the audit trail.
 	DeleteAgents(ctx context.Context, ids []string, entry models.Entry) error
 	// SavePresence stores the presence of agents, and the entries with it, in
@@ -115,11 +116,17 @@ type Registration struct {
 	ID, Hostname string
 	Metadata     []byte        // a JSON object
 	PollInterval time.Duration // what it is told
+
+	Secret string        // proves that a known ID is the caller's; empty for none
+	Self   *Agent        // the agent of that ID, where the caller authenticated as it; else nil
+	Origin models.Origin // who registers, and from where
 }
 
 // Register makes an agent known, or a known one known again, and returns its
 // id and the token that it authenticates with from now on. The token is kept
 // only as a hash. The token before it stays good until the next registration.
+// A known ID needs its secret or its token, unless it has no secret yet:
+// otherwise the error is models.ErrSecret.
 func (s *Agents) Register(ctx context.Context, r Registration) (id, token string, isNew bool, err error) {
 	if slices.Contains(s.reserved, r.ID) {
 		return "", "", false, &models.InvalidError{Field: "agent_id", Detail: "is taken by an account, or by a path of the API; choose another, or leave it out"}
@@ -136,14 +143,21 @@ func (s *Agents) Register(ctx context.Context, r Registration) (id, token string
 	ctx = context.WithoutCancel(ctx) // what is stored is also remembered
 	live := s.roster.find([]byte(r.ID))
 	isNew = live == nil
-	agent := models.Agent{ID: r.ID, RegisteredAt: models.Now()}
+	agent, action := models.Agent{ID: r.ID, RegisteredAt: models.Now()}, models.ActionRegister
 	if !isNew {
-		agent = live.snapshot()
+		agent, action = live.snapshot(), models.ActionReregister
+	}
+	if err := mayRegister(&r, &agent, live); err != nil {
+		return "", "", false, err
+	}
+	if r.Secret != "" {
+		agent.Secret = auth.DigestOf(r.Secret)
 	}
 	agent.Hostname, agent.Metadata = r.Hostname, r.Metadata
 	agent.PreviousToken, agent.Token = agent.Token, auth.DigestOf(token)
 	agent.PollInterval = r.PollInterval
-	if agent.Seq, err = s.store.SaveAgent(ctx, agent); err != nil {
+	entry := models.NewEntry(r.Origin, action, 0, "agent "+agent.ID+" on "+agent.Hostname)
+	if agent.Seq, err = s.store.SaveAgent(ctx, agent, entry); err != nil {
 		return "", "", false, fmt.Errorf("register agent: %w", err)
 	}
 	if isNew {
@@ -152,6 +166,43 @@ func (s *Agents) Register(ctx context.Context, r Registration) (id, token string
 		live.reregister(agent)
 	}
 	return agent.ID, token, isNew, nil
+}
+
+// mayRegister reports why a registration is refused. live is the agent of that ID
+// and agent what is stored of it, both empty while there is none.
+func mayRegister(r *Registration, agent *models.Agent, live *Agent) error {
+	secret := auth.Digest(agent.Secret)
+	switch {
+	case r.Self != nil && r.Self != live: // decommissioned since it authenticated
+		return fmt.Errorf("agent %s: %w", r.ID, models.ErrNotFound)
+	case r.Self != nil, secret == auth.Digest{}, secret.Matches([]byte(r.Secret)):
+		return nil
+	}
+	return fmt.Errorf("agent %s: %w", r.ID, models.ErrSecret)
+}
+
+// Reset lets an agent be registered once with the shared credentials, whatever
+// its secret was. Its token stays good. It returns models.ErrNotFound if there is
+// no agent of that id, models.ErrBusy if its turn does not come.
+func (s *Agents) Reset(ctx context.Context, id string, origin models.Origin) error {
+	if err := s.saving.take(ctx); err != nil {
+		return err
+	}
+	defer s.saving.give()
+	live, err := s.known(id)
+	if err != nil {
+		return err
+	}
+	agent := live.snapshot()
+	agent.Secret, agent.Certificate = models.TokenHash{}, ""
+	entry := models.NewEntry(origin, models.ActionReset, 0, "agent "+id+" on "+agent.Hostname)
+	if _, err := s.store.SaveAgent(context.WithoutCancel(ctx), agent, entry); err != nil {
+		return fmt.Errorf("reset agent %s: %w", id, err)
+	}
+	live.mu.Lock()
+	defer live.mu.Unlock()
+	live.agent.Secret, live.agent.Certificate = agent.Secret, agent.Certificate
+	return nil
 }
 
 // Authenticate returns the agent whose id and token these are, nil if there is

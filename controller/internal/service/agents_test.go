@@ -357,7 +357,7 @@ type batches struct {
 }
 
 func (b *batches) Agents(context.Context) ([]models.Agent, error) { return nil, nil }
-func (b *batches) SaveAgent(_ context.Context, a models.Agent) (int64, error) {
+func (b *batches) SaveAgent(_ context.Context, a models.Agent, _ ...models.Entry) (int64, error) {
 	return max(a.Seq, time.Now().UnixNano()), nil
 }
 func (b *batches) DeleteAgents(context.Context, []string, models.Entry) error { return nil }

@@ -89,8 +89,8 @@ func TestPreview_StoresNothing(t *testing.T) {
 	if newest, err := f.db.Newest(t.Context()); err != nil || newest.Version != 2 || f.configs.Current().Version != 2 {
 		t.Errorf("the store has version %+v, %v, want 2", newest, err)
 	}
-	if n := len(actions(t, f.db)); n != 2 {
-		t.Errorf("got %d entries in the audit trail, want the two publishes", n)
+	if n := len(actions(t, f.db)); n != 3+2 {
+		t.Errorf("got %d entries in the audit trail, want the registrations and the two publishes", n)
 	}
 }
 
