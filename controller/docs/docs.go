@@ -2149,8 +2149,9 @@ const docTemplate = `{
                     "example": 30
                 },
                 "poll_url": {
+                    "description": "relative to the URL of the registration",
                     "type": "string",
-                    "example": "/api/v1/config"
+                    "example": "config"
                 }
             }
         },

@@ -137,7 +137,7 @@ type RegisterRequest struct {
 type RegisterResponse struct {
 	AgentID             string `json:"agent_id"`
 	AgentToken          string `json:"agent_token"`
-	PollURL             string `json:"poll_url" example:"/api/v1/config"`
+	PollURL             string `json:"poll_url" example:"config"` // relative to the URL of the registration
 	PollIntervalSeconds int    `json:"poll_interval_seconds" example:"30"`
 }
 

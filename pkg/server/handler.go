@@ -211,6 +211,14 @@ func Version(w http.ResponseWriter, _ *http.Request) {
 	_ = WriteJSON(w, http.StatusOK, buildinfo.Read())
 }
 
+// Redirect answers with 302 and a reference that is relative to the request's URL.
+// http.Redirect would make it absolute from the path that arrived here, which is
+// another one than the client's behind a proxy that strips a prefix.
+func Redirect(w http.ResponseWriter, reference string) {
+	w.Header().Set("Location", reference)
+	w.WriteHeader(http.StatusFound)
+}
+
 // RetryAfter sets the Retry-After header (RFC 9110 §10.2.3), in whole seconds
 // and at least one.
 func RetryAfter(h http.Header, d time.Duration) {

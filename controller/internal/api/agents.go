@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math"
 	"net/http"
-	"net/url"
 	"strconv"
 	"time"
 
@@ -17,6 +16,10 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
+
+// pollURL is where to poll, relative to the URL of the registration: a proxy may have
+// stripped a prefix of that.
+const pollURL = "config"
 
 // register makes an agent known.
 //
@@ -62,7 +65,7 @@ func (a *API) register(c *call) error {
 	}
 	c.Header("Cache-Control", "no-store")
 	return server.WriteJSON(c.Writer, status, wire.RegisterResponse{
-		AgentID: id, AgentToken: token, PollURL: wire.ConfigPath, PollIntervalSeconds: seconds(registration.PollInterval),
+		AgentID: id, AgentToken: token, PollURL: pollURL, PollIntervalSeconds: seconds(registration.PollInterval),
 	})
 }
 
@@ -98,8 +101,8 @@ func (a *API) agents(c *call) error {
 	if page.More {
 		next := c.Request.URL.Query()
 		next.Set("cursor", toCursor(page.Agents[len(page.Agents)-1].Seq))
-		target := url.URL{Path: c.Request.URL.Path, RawQuery: next.Encode()}
-		c.Header("Link", "<"+target.String()+`>; rel="next"`) // RFC 8288 §3
+		// Relative (RFC 8288 §3), because a proxy may have stripped a prefix of the path.
+		c.Header("Link", "<?"+next.Encode()+`>; rel="next"`)
 	}
 	return server.WriteJSON(c.Writer, http.StatusOK, out)
 }

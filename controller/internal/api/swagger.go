@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
 // swaggerUI serves the pages of the API, which servePage has.
@@ -12,7 +13,7 @@ func swaggerUI() func(*call) error {
 	return func(c *call) error {
 		name := strings.TrimPrefix(c.Param("page"), "/")
 		if name == "" {
-			c.Redirect(http.StatusFound, "/swagger/index.html")
+			server.Redirect(c.Writer, "index.html")
 			return nil
 		}
 		c.Header("Content-Security-Policy", "frame-ancestors 'none'") // no other site may have its visitors click here

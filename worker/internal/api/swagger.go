@@ -7,6 +7,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/pkg/swaggerui"
 	"github.com/fleetconf/fleetconf/worker/docs"
 )
@@ -17,7 +18,7 @@ var pages = swaggerui.Pages{Title: "Fleetconf worker", Document: docs.Swagger}
 func (a *API) swagger(c *gin.Context) error {
 	name := strings.TrimPrefix(c.Param("file"), "/")
 	if name == "" {
-		http.Redirect(c.Writer, c.Request, "/swagger/index.html", http.StatusFound)
+		server.Redirect(c.Writer, "index.html")
 		return nil
 	}
 	c.Header("Content-Security-Policy", "frame-ancestors 'none'") // no other site may have its visitors click here
