@@ -10,9 +10,8 @@ import (
 )
 
 const (
-	// budget is how many bytes a broker may send before a message of it has been
-	// heard.
-	budget = 1 << 20
+	// maxMessage is the longest message, or reply, that a broker may announce.
+	maxMessage = 1 << 20
 	// maxLine is the longest line of a broker's protocol: that in which a NATS
 	// server lists its cluster.
 	maxLine = 64 << 10
@@ -24,12 +23,12 @@ const (
 // more than any hint is long.
 var ErrTooMuch = errors.New("the broker sends too much")
 
-// Conn is a connection to a broker that may lie. The clients of brokers believe
-// every length that they read, and reserve the memory; so lengths are judged
-// before a client sees them, and bytes are counted.
+// Conn is a connection to a broker that may lie. The clients of brokers
+// allocate what a length or a line asks for, without a limit, so Conn checks both
+// before a client reads them. It does not limit how much a broker sends in total:
+// what a client has received and not yet processed is bounded by the driver.
 type Conn struct {
 	net.Conn
-	left atomic.Int64 // of the budget
 
 	// The rest belongs to the one goroutine that reads.
 	length  Length
@@ -46,23 +45,10 @@ type Conn struct {
 type Length func(line []byte) (n int64, follow bool)
 
 // Guard wraps a connection.
-func Guard(conn net.Conn, length Length) *Conn {
-	c := &Conn{Conn: conn, length: length}
-	c.Heard()
-	return c
-}
-
-// Heard says that a whole message, or a sign of life, was heard: the budget is
-// there again.
-func (c *Conn) Heard() { c.left.Store(budget) }
+func Guard(conn net.Conn, length Length) *Conn { return &Conn{Conn: conn, length: length} }
 
 func (c *Conn) Read(p []byte) (int, error) {
-	left := c.left.Load()
-	if left <= 0 && len(p) > 0 {
-		return 0, ErrTooMuch
-	}
-	n, err := c.Conn.Read(p[:min(int64(len(p)), max(left, 0))])
-	c.left.Add(-int64(n))
+	n, err := c.Conn.Read(p)
 	if !c.opaque.Load() && !c.judge(p[:n]) {
 		return 0, ErrTooMuch
 	}
@@ -99,7 +85,7 @@ func (c *Conn) follow(line []byte) bool {
 		return len(line) == 0
 	}
 	c.payload, c.closing = c.length(line)
-	return c.payload >= 0 && c.payload <= budget
+	return c.payload >= 0 && c.payload <= maxMessage
 }
 
 // tlsHandshake is the type of the record with which a client begins TLS (RFC
@@ -107,7 +93,7 @@ func (c *Conn) follow(line []byte) bool {
 const tlsHandshake = 0x16
 
 // Write notes where a client begins TLS on a connection that it was given: what
-// comes then is bytes of somebody who has proven who it is, and only counted.
+// comes then is from a server whose certificate was verified, and unreadable here.
 func (c *Conn) Write(p []byte) (int, error) {
 	if len(p) > 0 && p[0] == tlsHandshake {
 		c.opaque.Store(true)

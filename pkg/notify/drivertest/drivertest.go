@@ -49,6 +49,7 @@ type Lie struct{ Says, Rest, Error string }
 // Run tests the driver.
 func (b Broker) Run(t *testing.T) {
 	t.Run("everybody hears each message as it is", b.everybodyHears)
+	t.Run("a burst is heard by a slow receiver", b.burst)
 	t.Run("the broker comes late", b.comesLate)
 	t.Run("the broker is killed and comes back", b.comesBack)
 	t.Run("the network flaps", b.flaps)
@@ -88,6 +89,55 @@ func (b Broker) everybodyHears(t *testing.T) {
 	if err := announcer.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
+}
+
+// burst has a receiver begin to read when 20 MiB of messages have been
+// announced.
+func (b Broker) burst(t *testing.T) {
+	address := notifytest.FreeAddress(t)
+	b.Start(t, address, Password)
+	driver := b.New(t, address, Password)
+	slow := &slowReceiver{subscribed: make(chan struct{}, 9), proceed: make(chan struct{}), heard: make(chan string, 99), lost: make(chan error, 9)}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- driver.Run(ctx, slow) }() // ends with cancel
+	notifytest.Wait(t, slow.subscribed, "subscribed")
+	const rounds, long = 23, 900 << 10
+	for i := range rounds {
+		notifytest.Announce(t, driver, strings.Repeat("x", long))
+		notifytest.Announce(t, driver, fmt.Sprint(i))
+	}
+	close(slow.proceed)
+	for i := range rounds {
+		if got := notifytest.Wait(t, slow.heard, "heard"); len(got) != long {
+			t.Fatalf("heard %.100q, want %d bytes", got, long)
+		}
+		if got := notifytest.Wait(t, slow.heard, "heard"); got != fmt.Sprint(i) {
+			t.Fatalf("heard %.100q, want %d", got, i)
+		}
+	}
+	select {
+	case err := <-slow.lost:
+		t.Errorf("the broker was given up: %v", err)
+	default:
+	}
+	cancel()
+	_ = notifytest.Wait(t, ended, "Run returns when its context ends")
+}
+
+// slowReceiver reads its first message when proceed is closed.
+type slowReceiver struct {
+	subscribed, proceed chan struct{}
+	heard               chan string
+	lost                chan error
+}
+
+func (r *slowReceiver) Subscribed()    { r.subscribed <- struct{}{} }
+func (r *slowReceiver) Lost(err error) { r.lost <- err }
+
+func (r *slowReceiver) Heard(message []byte) {
+	<-r.proceed
+	r.heard <- string(message)
 }
 
 func (b Broker) comesLate(t *testing.T) {

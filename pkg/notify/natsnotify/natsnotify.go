@@ -44,6 +44,15 @@ type Driver struct {
 	idle, answer time.Duration
 }
 
+// maxPending and maxPendingBytes bound the messages that the client has received
+// and listen has not yet read. The client reads 32 KiB at a time, which is 1,200 of
+// the shortest messages, without waiting for listen. Beyond the bounds messages
+// are lost, and the subscription begins again, so that agents fetch what they missed.
+const (
+	maxPending      = 1 << 12
+	maxPendingBytes = 32 << 20
+)
+
 // ErrURL is the error of a list of URLs that cannot be used. It says nothing of
 // what they are: they may hold a password.
 var ErrURL = errors.New("is no list of URLs such as nats://localhost:4222, with commas between; what is special in a password stands percent-encoded")
@@ -59,9 +68,9 @@ func New(o Options) (*Driver, error) {
 	d := &Driver{url: o.URL, idle: notify.Idle, answer: notify.Answer}
 	d.options = []nats.Option{
 		nats.Name(o.Name),
-		nats.NoReconnect(),        // notify.Keep does, spread as it should be
-		nats.PingInterval(0),      // listen pings, and seldom
-		nats.SyncQueueLen(1 << 8), // who is that far behind has missed the point
+		nats.NoReconnect(),   // notify.Keep does, spread as it should be
+		nats.PingInterval(0), // listen pings, and seldom
+		nats.SyncQueueLen(maxPending),
 		nats.PermissionErrOnSubscribe(true),
 		nats.ErrorHandler(func(c *nats.Conn, _ *nats.Subscription, _ error) { c.Close() }),
 	}
@@ -108,32 +117,19 @@ func (d *Driver) try() error {
 }
 
 // dialer connects to a broker that may lie, by connections that end with ctx.
-type dialer struct {
-	ctx  context.Context
-	conn *notify.Conn // the last one, nil for none
-}
+type dialer struct{ ctx context.Context }
 
-func (d *dialer) Dial(network, address string) (net.Conn, error) {
+func (d dialer) Dial(network, address string) (net.Conn, error) {
 	conn, err := notify.Dial(d.ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	d.conn = notify.Guard(conn, length)
 	context.AfterFunc(d.ctx, func() { _ = conn.Close() })
-	return d.conn, nil
+	return notify.Guard(conn, length), nil
 }
 
-func (d *dialer) heard() {
-	if d.conn != nil {
-		d.conn.Heard()
-	}
-}
-
-func (d *Driver) connect(ctx context.Context) (*nats.Conn, *dialer, error) {
-	dialer := &dialer{ctx: ctx}
-	options := append([]nats.Option{nats.SetCustomDialer(dialer)}, d.options...)
-	conn, err := nats.Connect(d.url, options...)
-	return conn, dialer, err
+func (d *Driver) connect(ctx context.Context) (*nats.Conn, error) {
+	return nats.Connect(d.url, append([]nats.Option{nats.SetCustomDialer(dialer{ctx})}, d.options...)...)
 }
 
 // Announce publishes a message, and waits until the server has taken it. It
@@ -141,7 +137,7 @@ func (d *Driver) connect(ctx context.Context) (*nats.Conn, *dialer, error) {
 func (d *Driver) Announce(ctx context.Context, message []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, d.answer)
 	defer cancel()
-	conn, _, err := d.connect(ctx)
+	conn, err := d.connect(ctx)
 	if err != nil {
 		return reason(ctx, err)
 	}
@@ -177,13 +173,16 @@ func (d *Driver) Run(ctx context.Context, r notify.Receiver) error {
 }
 
 func (d *Driver) listen(ctx context.Context, r notify.Receiver, subscribed func()) error {
-	conn, dialer, err := d.connect(ctx)
+	conn, err := d.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	sub, err := conn.SubscribeSync(notify.Subject)
 	if err != nil {
+		return err
+	}
+	if err := sub.SetPendingLimits(maxPending, maxPendingBytes); err != nil {
 		return err
 	}
 	if err := d.ping(ctx, conn); err != nil {
@@ -201,7 +200,6 @@ func (d *Driver) listen(ctx context.Context, r notify.Receiver, subscribed func(
 		if err != nil {
 			return err
 		}
-		dialer.heard()
 		if message != nil {
 			r.Heard(message.Data)
 		}

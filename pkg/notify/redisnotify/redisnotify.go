@@ -35,20 +35,14 @@ func init() { logging.Disable() }
 // all others do.
 var errAgain = errors.New("one connection only")
 
-// link is one connection, and the client that speaks over it.
-type link struct {
-	*redis.Client
-	conn *notify.Conn
-}
-
-// open gives a link that lives until ctx ends or it is closed. It connects with
-// its first command.
-func (d *Driver) open(ctx context.Context) (*link, error) {
+// open returns a client with one connection, which lives until ctx ends or the
+// client is closed. It connects with its first command.
+func (d *Driver) open(ctx context.Context) (*redis.Client, error) {
 	address, err := d.address(ctx)
 	if err != nil {
 		return nil, err
 	}
-	l, dial, dialed := &link{}, d.dial(ctx), false
+	dial, dialed := d.dial(ctx), false
 	opts := d.server
 	opts.Addr = address
 	opts.Dialer = func(_ context.Context, network, address string) (net.Conn, error) {
@@ -56,27 +50,21 @@ func (d *Driver) open(ctx context.Context) (*link, error) {
 			return nil, errAgain
 		}
 		dialed = true
-		conn, err := dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		l.conn = conn.(*notify.Conn)
-		return conn, nil
+		return dial(ctx, network, address)
 	}
-	l.Client = redis.NewClient(&opts)
-	return l, nil
+	return redis.NewClient(&opts), nil
 }
 
 // Announce publishes a message. It takes no longer than notify.Answer.
 func (d *Driver) Announce(ctx context.Context, message []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, d.answer)
 	defer cancel()
-	l, err := d.open(ctx)
+	client, err := d.open(ctx)
 	if err != nil {
 		return reason(ctx, err)
 	}
-	defer func() { _ = l.Close() }()
-	if err := l.Publish(ctx, notify.Subject, message).Err(); err != nil {
+	defer func() { _ = client.Close() }()
+	if err := client.Publish(ctx, notify.Subject, message).Err(); err != nil {
 		return reason(ctx, err)
 	}
 	return nil
@@ -97,12 +85,12 @@ func (d *Driver) Run(ctx context.Context, r notify.Receiver) error {
 // listen reads one connection itself. The channel that the library offers pings
 // every three seconds.
 func (d *Driver) listen(ctx context.Context, r notify.Receiver, subscribed func()) error {
-	l, err := d.open(ctx)
+	client, err := d.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = l.Close() }()
-	sub := l.Subscribe(ctx)
+	defer func() { _ = client.Close() }()
+	sub := client.Subscribe(ctx)
 	defer func() { _ = sub.Close() }()
 	if err := sub.Subscribe(ctx, notify.Subject); err != nil {
 		return err
@@ -118,7 +106,6 @@ func (d *Driver) listen(ctx context.Context, r notify.Receiver, subscribed func(
 		if err != nil {
 			return err
 		}
-		l.conn.Heard()
 		switch message := message.(type) {
 		case *redis.Subscription:
 			subscribed()
@@ -182,15 +169,30 @@ func tune(opts *redis.Options) {
 const (
 	mostReplies = 1 << 12 // in an array
 	mostNested  = 8       // arrays within arrays: the client goes as deep as it is told
+	mostBytes   = 2 << 20 // of a reply with all that is nested in it, which the client keeps until it is whole
 )
 
 // replies follows the lines of Redis's protocol: a bulk string says how many
 // bytes follow, an array how many replies.
 type replies struct {
 	left []int64 // to come in each array that has begun
+	size int64   // bytes of the outermost reply so far
 }
 
 func (r *replies) length(line []byte) (n int64, follow bool) {
+	if n, follow = r.next(line); n < 0 {
+		return n, follow
+	}
+	if r.size += int64(len(line)) + n; r.size > mostBytes {
+		return -1, false
+	}
+	if len(r.left) == 0 {
+		r.size = 0
+	}
+	return n, follow
+}
+
+func (r *replies) next(line []byte) (n int64, follow bool) {
 	if len(line) == 0 {
 		return 0, false
 	}
