@@ -66,11 +66,17 @@ func New(o Options) *Client {
 }
 
 // Register tells the controller who is there, and learns who the controller
-// takes it for. models.ErrUnauthorized: the shared credentials are wrong.
-func (c *Client) Register(ctx context.Context, self wire.RegisterRequest) (models.Registration, error) {
+// takes it for. It authenticates as an agent, or with the shared credentials if as
+// has no token. models.ErrUnauthorized: the credentials are wrong, or the id is
+// another agent's.
+func (c *Client) Register(ctx context.Context, as models.Identity, self wire.RegisterRequest) (models.Registration, error) {
 	request := exchange.Request{
 		Method: http.MethodPost, Path: "/api/v1/register",
-		User: c.username, Password: c.password, Body: self,
+		User: c.username, Password: c.password, Body: self, Secret: self.AgentSecret,
+	}
+	advice := "set CONTROLLER_USERNAME and CONTROLLER_PASSWORD to the controller's AGENT_USERNAME and AGENT_PASSWORD: "
+	if as.AgentToken != "" {
+		request.User, request.Password, advice = as.AgentID, as.AgentToken, ""
 	}
 	answer, err := c.http.Do(ctx, timeout, request)
 	if err != nil {
@@ -79,10 +85,14 @@ func (c *Client) Register(ctx context.Context, self wire.RegisterRequest) (model
 	switch answer.Status {
 	case http.StatusOK, http.StatusCreated:
 	case http.StatusForbidden: // these are known credentials, and the answer says what is wrong all the same
-		return models.Registration{}, fmt.Errorf("%w: %w", models.ErrUnauthorized, c.http.Unexpected(answer, request))
+		return models.Registration{}, fmt.Errorf("%w: %w", models.ErrForbidden, c.http.Unexpected(answer, request))
 	case http.StatusUnauthorized:
-		return models.Registration{}, fmt.Errorf("%w: set CONTROLLER_USERNAME and CONTROLLER_PASSWORD to the controller's AGENT_USERNAME and AGENT_PASSWORD: %w",
-			models.ErrUnauthorized, c.http.Unexpected(answer, request))
+		return models.Registration{}, fmt.Errorf("%w: %s%w", models.ErrUnauthorized, advice, c.http.Unexpected(answer, request))
+	case http.StatusConflict: // this agent_id is registered with another agent_secret
+		if answer.IsProblem() {
+			return models.Registration{}, fmt.Errorf("%w: %w", models.ErrUnauthorized, c.http.Unexpected(answer, request))
+		}
+		return models.Registration{}, c.outage(answer, request)
 	default:
 		return models.Registration{}, c.outage(answer, request)
 	}
@@ -144,8 +154,10 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 			return result, c.http.Foreign(answer, "a controller", "CONTROLLER_URL")
 		}
 		return result, models.ErrNothingPublished
-	case http.StatusUnauthorized, http.StatusForbidden:
+	case http.StatusUnauthorized:
 		return result, fmt.Errorf("%w: %w", models.ErrUnauthorized, c.http.Unexpected(answer, request))
+	case http.StatusForbidden:
+		return result, fmt.Errorf("%w: %w", models.ErrForbidden, c.http.Unexpected(answer, request))
 	case http.StatusRequestTimeout, http.StatusGatewayTimeout:
 		if q.Wait > 0 && !answer.IsProblem() { // a proxy's, not the controller's
 			return result, fmt.Errorf("%w: %w", models.ErrCut, c.http.Unexpected(answer, request))

@@ -272,7 +272,9 @@ func TestRegister(t *testing.T) {
 		"new":                        {handle: answer(201, good), want: want},
 		"known":                      {handle: answer(200, good), want: want},
 		"wrong password":             {handle: answer(401, `{"detail":"wrong"}`), kind: models.ErrUnauthorized, words: "set CONTROLLER_USERNAME and CONTROLLER_PASSWORD"},
-		"wrong door":                 {handle: answer(403, `{"detail":"not here"}`), kind: models.ErrUnauthorized, words: "credentials refused: the controller at"},
+		"wrong door":                 {handle: answer(403, `{"detail":"not here"}`), kind: models.ErrUnauthorized, words: "credentials refused for this connection: the controller at"},
+		"another agent's id":         {handle: answer(409, `{"detail":"another secret"}`, "Content-Type", problemJSON), kind: models.ErrUnauthorized, words: "another secret"},
+		"a proxy's conflict":         {handle: answer(409, "<html>"), words: "answered 409"},
 		"busy":                       {handle: answer(503, "", "Retry-After", "9"), words: "asked to wait 9s"},
 		"bad":                        {handle: answer(400, `{"detail":"hostname is missing"}`), words: "hostname is missing"},
 		"HTML":                       {handle: answer(200, "<html>"), words: "check CONTROLLER_URL"},
@@ -282,7 +284,7 @@ func TestRegister(t *testing.T) {
 		"nobody":                     {handle: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, words: "cut the connection"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := serve(t, tt.handle).Register(t.Context(), wire.RegisterRequest{Hostname: "host", AgentID: "agent-7"})
+			got, err := serve(t, tt.handle).Register(t.Context(), models.Identity{}, wire.RegisterRequest{Hostname: "host", AgentID: "agent-7"})
 			if (err == nil) != (tt.words == "") || tt.kind != nil && !errors.Is(err, tt.kind) {
 				t.Fatalf("error: got %v, want %v", err, tt.kind)
 			}
@@ -308,8 +310,21 @@ func TestRegister_SendsWhoItIs(t *testing.T) {
 		}
 		answer(200, `{"agent_id":"agent-7","agent_token":"t"}`)(w, r)
 	})
-	if _, err := c.Register(t.Context(), want); err != nil {
+	if _, err := c.Register(t.Context(), models.Identity{}, want); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestRegister_WithItsToken(t *testing.T) {
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if user, pass, _ := r.BasicAuth(); user != self.AgentID || pass != token {
+			t.Errorf("sent as %s, want as the agent itself", user)
+		}
+		answer(401, `{"detail":"wrong"}`)(w, r)
+	})
+	_, err := c.Register(t.Context(), self, wire.RegisterRequest{Hostname: "host", AgentID: self.AgentID})
+	if !errors.Is(err, models.ErrUnauthorized) || strings.Contains(err.Error(), "CONTROLLER_PASSWORD") {
+		t.Errorf("got %v, want the token refused and no advice on the password", err)
 	}
 }
 
@@ -355,18 +370,22 @@ func TestReport(t *testing.T) {
 
 // A server that sends back what it was sent must not bring secrets into the log.
 func TestErrors_HoldNoSecret(t *testing.T) {
-	for _, status := range []int{200, 302, 400, 401, 403, 404, 429, 500} {
+	secret := strings.Repeat("s3cret", 8)
+	for _, status := range []int{200, 302, 400, 401, 403, 404, 409, 429, 500} {
 		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 			user, pass, _ := r.BasicAuth()
+			body, _ := io.ReadAll(r.Body)
+			pass += " " + string(body)
 			w.Header().Set("Location", "http://"+user+":"+pass+"@elsewhere/?"+pass)
 			answer(status, user+" "+pass+" "+r.Header.Get("Authorization"))(w, r)
 		})
 		_, fetch := c.Fetch(t.Context(), self, models.Query{})
-		_, register := c.Register(t.Context(), wire.RegisterRequest{Hostname: "host"})
+		_, register := c.Register(t.Context(), models.Identity{}, wire.RegisterRequest{Hostname: "host", AgentID: self.AgentID, AgentSecret: secret})
+		_, renewal := c.Register(t.Context(), self, wire.RegisterRequest{Hostname: "host", AgentID: self.AgentID, AgentSecret: secret})
 		report := c.Report(t.Context(), self, wire.Report{Version: 1, Status: wire.Applied})
-		for _, err := range []error{fetch, register, report} {
+		for _, err := range []error{fetch, register, renewal, report} {
 			text := fmt.Sprintf("%v %+v", err, err)
-			if strings.Contains(text, token) || strings.Contains(text, password) || strings.Contains(text, "YWdlbnQ") {
+			if strings.Contains(text, token) || strings.Contains(text, password) || strings.Contains(text, secret) || strings.Contains(text, "YWdlbnQ") {
 				t.Errorf("%d: a secret stands in %q", status, text)
 			}
 		}

@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -98,6 +99,7 @@ type Request struct {
 	Method, Path   string
 	User, Password string         // Basic credentials, unless User is empty
 	Bearer         string         // a Bearer token, unless empty
+	Secret         string         // is in Body, and must not be in an error
 	IfNoneMatch    string         // unless empty
 	Transport      wire.Transport // unless empty
 	Once           bool           // not sent again where the connection breaks before an answer
@@ -122,13 +124,13 @@ func (c *Client) Do(ctx context.Context, timeout time.Duration, r Request) (Answ
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return Answer{}, c.explain(err, timeout)
+		return Answer{}, c.explain(err, r, timeout)
 	}
 	defer func() { _ = resp.Body.Close() }() // read to its end, or given up
 	body, err := io.ReadAll(io.LimitReader(resp.Body, wire.MaxBodyBytes+1))
 	switch {
 	case err != nil:
-		return Answer{}, c.explain(err, timeout)
+		return Answer{}, c.explain(err, r, timeout)
 	case len(body) > wire.MaxBodyBytes:
 		return Answer{}, fmt.Errorf("%s sent more than %d bytes", c.server, wire.MaxBodyBytes)
 	}
@@ -178,7 +180,7 @@ func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) 
 
 // explain puts what can go wrong on the way into words without port numbers
 // and times, which differ at each attempt.
-func (c *Client) explain(err error, timeout time.Duration) error {
+func (c *Client) explain(err error, r Request, timeout time.Duration) error {
 	var (
 		timedOut interface{ Timeout() bool }
 		dns      *net.DNSError
@@ -204,9 +206,24 @@ func (c *Client) explain(err error, timeout time.Duration) error {
 	case errors.As(err, &errno):
 		return fmt.Errorf("%s cannot be reached: %w", c.server, errno)
 	case errors.As(err, &wrapped):
-		return fmt.Errorf("%s does not answer as an HTTP server: %w", c.server, wrapped.Err)
+		err = wrapped.Err
+	}
+	if text := err.Error(); r.strike(text) != text { // it quotes what the server sent
+		err = errors.New(r.strike(text))
 	}
 	return fmt.Errorf("%s does not answer as an HTTP server: %w", c.server, err)
+}
+
+// strike takes out of text what r was authenticated with and the secret in its
+// body, also where they stand in quotes.
+func (r Request) strike(text string) string {
+	for _, secret := range []string{r.Password, r.Bearer, basic(r), r.Secret} {
+		if secret != "" {
+			quoted := strings.Trim(strconv.Quote(secret), `"`)
+			text = strings.NewReplacer(secret, "[secret]", quoted, "[secret]").Replace(text)
+		}
+	}
+	return text
 }
 
 // insecure puts a failed handshake into words, in which no time of this attempt
@@ -260,17 +277,13 @@ func see(setting string) string {
 
 // Problem reads an error answer: the server's own problem document, or the
 // beginning of what it sent instead. What r was authenticated with is struck
-// out, should the server have sent it back.
+// out, should the server have sent it back, as is the secret in its body.
 func (a Answer) Problem(r Request) *problem.Problem {
 	p := problem.Read(&http.Response{StatusCode: a.Status, Body: io.NopCloser(bytes.NewReader(a.Body))})
 	if p.Title == "" {
 		p.Title = "a status of no meaning"
 	}
-	for _, secret := range []string{r.Password, r.Bearer, basic(r)} {
-		if secret != "" {
-			p.Detail = strings.ReplaceAll(p.Detail, secret, "[secret]")
-		}
-	}
+	p.Detail = r.strike(p.Detail)
 	return p
 }
 

@@ -12,10 +12,13 @@ import (
 )
 
 // Identity is what an agent authenticates as. The zero Identity belongs to an
-// agent that never registered. It never prints its token.
+// agent that never registered. It never prints its token and its secret.
 type Identity struct {
 	AgentID    string `json:"agent_id"`
 	AgentToken string `json:"agent_token"`
+	// AgentSecret is made by the agent and proves, when the token is not valid any
+	// more, that AgentID is its own. Builds before it had none.
+	AgentSecret string `json:"agent_secret,omitempty"`
 }
 
 func (i Identity) String() string   { return i.AgentID }
@@ -50,9 +53,12 @@ func (r *Release) RunsOn(w wire.WorkerState) bool {
 
 // State is all that an agent remembers over a restart.
 type State struct {
-	Identity  Identity `json:"identity"`
-	Candidate *Release `json:"candidate,omitempty"` // fetched; the worker has not judged it yet
-	LastGood  *Release `json:"last_good,omitempty"` // the worker accepted it last: the applied one
+	Identity Identity `json:"identity"`
+	// Registered is a digest of what the controller was told last of this agent;
+	// empty if that is not known.
+	Registered string   `json:"registered,omitempty"`
+	Candidate  *Release `json:"candidate,omitempty"` // fetched; the worker has not judged it yet
+	LastGood   *Release `json:"last_good,omitempty"` // the worker accepted it last: the applied one
 }
 
 // Desired is what the worker should run, nil if nothing was ever fetched.
@@ -99,6 +105,9 @@ var (
 	ErrNothingPublished = errors.New("nothing is published yet")
 	// ErrUnauthorized: the credentials are wrong, or not valid any more.
 	ErrUnauthorized = errors.New("credentials refused")
+	// ErrForbidden is an ErrUnauthorized: the credentials are right, and the
+	// certificate is not.
+	ErrForbidden = fmt.Errorf("%w for this connection", ErrUnauthorized)
 	// ErrCut: something between here and the controller has no patience for an
 	// answer that is held.
 	ErrCut = errors.New("the wait was cut short on the way")
@@ -142,7 +151,7 @@ func Floor(err error) time.Duration {
 // until there is something to say.
 type Status struct {
 	AgentID             string         `json:"agent_id"`
-	Registered          bool           `json:"registered"` // since this process started
+	Registered          bool           `json:"registered"` // the controller has accepted the token since this process started
 	DesiredVersion      *int64         `json:"desired_version"`
 	AppliedVersion      *int64         `json:"applied_version"` // the version that the worker accepted last
 	Transport           wire.Transport `json:"transport"`       // what newer versions are heard by now

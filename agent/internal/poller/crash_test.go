@@ -53,8 +53,8 @@ func around[T any](m *mortal, call func() (T, error)) (T, error) {
 	return v, err
 }
 
-func (m *mortal) Register(ctx context.Context, self wire.RegisterRequest) (models.Registration, error) {
-	return around(m, func() (models.Registration, error) { return m.controller.Register(ctx, self) })
+func (m *mortal) Register(ctx context.Context, as models.Identity, self wire.RegisterRequest) (models.Registration, error) {
+	return around(m, func() (models.Registration, error) { return m.controller.Register(ctx, as, self) })
 }
 
 func (m *mortal) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {

@@ -64,6 +64,9 @@ type fakeController struct {
 	takesNoReport []span                                 //
 	denies        []span                                 // refuses every token
 	noEnrolment   []span                                 // refuses the shared credentials
+	uncertified   []span                                 // refuses the certificate of polls, until the agent re-registers with its token
+	conflicts     []span                                 // does not accept the agent's secret
+	loses         []span                                 // its answers to registrations are lost
 	busyReports   []span                                 // 429 with retryAfter to reports alone
 	slowReports   time.Duration                          // how long taking a report lasts
 	unwanted      bool                                   // answers reports as a controller that does not know them
@@ -81,6 +84,8 @@ type fakeController struct {
 	mu        sync.Mutex // guards the records below
 	calls     []call
 	token     string
+	previous  string // is accepted too
+	rebound   bool   // the agent has re-registered with its token
 	tokenAt   time.Duration
 	tokens    int
 	failed    int64
@@ -154,17 +159,22 @@ func (c *fakeController) authentic(id models.Identity) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lost := func(at time.Duration) bool { return c.tokenAt < at && at <= c.now() }
-	return id.AgentToken == c.token && !within(c.denies, c.now()) &&
+	return id.AgentToken != "" && (id.AgentToken == c.token || id.AgentToken == c.previous) && !within(c.denies, c.now()) &&
 		!slices.ContainsFunc(c.forgets, lost) && !slices.ContainsFunc(c.rivals, lost)
 }
 
-func (c *fakeController) Register(ctx context.Context, self wire.RegisterRequest) (models.Registration, error) {
-	c.record("register", "")
+func (c *fakeController) Register(ctx context.Context, as models.Identity, self wire.RegisterRequest) (models.Registration, error) {
+	c.record("register", as.AgentToken)
 	if err := c.reachable(ctx); err != nil {
 		return models.Registration{}, err
 	}
-	if within(c.noEnrolment, c.now()) {
+	switch {
+	case as.AgentToken != "" && !c.authentic(as):
+		return models.Registration{}, fmt.Errorf("%w: token", models.ErrUnauthorized)
+	case as.AgentToken == "" && within(c.noEnrolment, c.now()):
 		return models.Registration{}, fmt.Errorf("%w: shared credentials", models.ErrUnauthorized)
+	case as.AgentToken == "" && within(c.conflicts, c.now()):
+		return models.Registration{}, fmt.Errorf("%w: another secret", models.ErrUnauthorized)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -173,7 +183,11 @@ func (c *fakeController) Register(ctx context.Context, self wire.RegisterRequest
 		self.AgentID = "agent-1"
 	}
 	c.tokens++
-	c.token, c.tokenAt = fmt.Sprintf("token-%d", c.tokens), c.now()
+	c.token, c.tokenAt, c.previous = fmt.Sprintf("token-%d", c.tokens), c.now(), c.token
+	c.rebound = c.rebound || as.AgentToken != ""
+	if within(c.loses, c.now()) {
+		return models.Registration{}, errOutage
+	}
 	return models.Registration{
 		Identity:     models.Identity{AgentID: self.AgentID, AgentToken: c.token},
 		PollInterval: 30 * time.Second,
@@ -188,6 +202,9 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 	}
 	if !c.authentic(id) {
 		return models.Answer{}, fmt.Errorf("%w: token", models.ErrUnauthorized)
+	}
+	if within(c.uncertified, c.now()) && !c.rebound {
+		return models.Answer{}, fmt.Errorf("%w: certificate", models.ErrForbidden)
 	}
 	answer := models.Answer{PollInterval: 30 * time.Second}
 	if (q.Transport == wire.NATS || q.Transport == wire.Redis) && !c.otherBroker {
@@ -476,6 +493,7 @@ type scenario struct {
 	controller *fakeController
 	worker     *fakeWorker
 	cache      *fakeCache
+	source     Source // nil: controller
 	ephemeral  bool
 	transport  wire.Transport // empty: poll
 	hints      Hints
@@ -516,12 +534,16 @@ func (s scenario) world() *world {
 		s.transport = wire.Polling
 	}
 	s.controller.clock, s.worker.clock, s.cache.clock = began, began, began
+	source := s.source
+	if source == nil {
+		source = s.controller
+	}
 	log, hook := logrustest.NewNullLogger()
 	log.SetOutput(io.Discard)
 	log.SetLevel(logrus.DebugLevel)
 	return &world{
 		Poller: New(Parts{
-			Source: s.controller, Sink: s.worker, Cache: s.cache,
+			Source: source, Sink: s.worker, Cache: s.cache,
 			Self: wire.RegisterRequest{Hostname: "host"}, Log: log, Ephemeral: s.ephemeral,
 			Transport: s.transport, Hints: s.hints, Metrics: s.metrics,
 		}),

@@ -2,9 +2,7 @@ package poller
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -21,6 +19,10 @@ type follower struct {
 	retry    *backoff.Backoff // after an outage
 	denied   *backoff.Backoff // after a refused token, when it is not the first
 	deniedAt time.Time        // the last refused token
+	needs    credentials      // to register with before the next poll
+	renewal  *backoff.Backoff // of a registration that is out of date
+	renewAt  time.Time        // not before this is it tried again
+	renewing trouble          // why it was not renewed
 	waits    waits            // of long-poll
 	lost     bool             // the last fetch failed: the next one is answered at once
 	before   *waits           // those before the last cut, while it may yet turn out that the controller was away
@@ -35,7 +37,7 @@ type rest struct {
 	heeds bool            // what push has to say
 }
 
-// follow registers, then polls until ctx ends.
+// follow polls until ctx ends. It registers first only if it has no token.
 func (p *Poller) follow(ctx context.Context) {
 	first := time.NewTimer(feedFirst)
 	defer first.Stop()
@@ -45,16 +47,25 @@ func (p *Poller) follow(ctx context.Context) {
 	case <-ctx.Done():
 		return
 	}
+	f := newFollower(p)
+	for f.rest(ctx, f.turn(ctx)) {
+	}
+}
+
+func newFollower(p *Poller) *follower {
 	f := &follower{
 		Poller:   p,
 		attempts: newAttempts(p.Log),
 		retry:    backoff.New(retryFirst, retryLimit),
 		denied:   backoff.New(retryFirst, retryLimit),
+		renewal:  backoff.New(retryFirst, retryLimit),
 		waits:    newWaits(),
 		lost:     true,
 	}
-	for f.rest(ctx, f.turn(ctx)) {
+	if f.identity().AgentToken == "" {
+		f.needs = shared
 	}
+	return f
 }
 
 // rest waits for the next turn, and reports whether ctx goes on.
@@ -96,11 +107,11 @@ func (f *follower) dueBy(due time.Time) time.Time {
 // turn registers if it must, fetches, and says how long to rest before the next.
 func (f *follower) turn(ctx context.Context) rest {
 	var refused error
-	if !f.isRegistered() {
+	if f.needs != none {
 		switch err := f.register(ctx); {
 		case err == nil:
 		case errors.Is(err, models.ErrUnauthorized) && f.identity().AgentToken != "":
-			refused = err // the shared password has changed; this agent's own token may hold
+			refused = err // the token may be accepted again, say because the controller's database was restored
 		default:
 			return f.outage(ctx, err)
 		}
@@ -126,18 +137,20 @@ func (f *follower) turn(ctx context.Context) rest {
 		f.retry.Reset()
 		return rest{wait: spread(f.pollInterval())}
 	case errors.Is(err, models.ErrUnauthorized):
-		return rest{wait: f.tokenRefused(err)}
+		return rest{wait: f.tokenRefused(err, refused)}
 	case query.Wait > 0 && models.Floor(err) == 0:
 		return f.cut(ctx, err, time.Since(began))
 	default:
 		return f.outage(ctx, err)
 	}
-	f.lost, f.before = false, nil
+	took := time.Since(began)
+	f.lost, f.before, f.needs = false, nil, none
 	f.answered()
 	f.unwell(refused, "Registration refused")
 	f.judged(hint, err == nil)
+	f.renew(ctx)
 	if query.MayWait {
-		return f.afterWait(query, answer, err, time.Since(began))
+		return f.afterWait(query, answer, err, took)
 	}
 	f.retry.Reset()
 	return rest{wait: f.untilNext(), heeds: true}
@@ -270,66 +283,6 @@ func (f *follower) unheard(err error) {
 	}
 }
 
-// register makes this agent known, as the one it was if it ever was one, and
-// keeps what the controller says it is.
-func (f *follower) register(ctx context.Context) error {
-	self := f.Self
-	known := f.identity().AgentToken != ""
-	self.AgentID = f.name()
-	registration, err := f.Source.Register(f.begin(ctx), self)
-	f.Metrics.registered(err)
-	if err != nil {
-		return err
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.state.Identity != registration.Identity {
-		f.state.Identity = registration.Identity
-		f.save()
-	}
-	f.registered = true
-	f.known.Store(&registration.Identity.AgentID)
-	if registration.PollInterval > 0 {
-		f.interval = registration.PollInterval
-	}
-	// A controller that did not know the token may not know the outcome.
-	if f.next == nil && f.acked.Version > 0 {
-		f.next = new(f.acked)
-	}
-	wake(f.owed)
-	f.log.WithFields(logrus.Fields{"agent": registration.Identity.AgentID, "known": known}).Info("Registered")
-	return nil
-}
-
-// name is this agent's id, which it chooses and keeps before it first says it:
-// an answer that is lost, or a crash before it was kept, leaves no second agent.
-func (f *follower) name() string {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.state.Identity.AgentID == "" {
-		f.state.Identity.AgentID = strings.ToLower(rand.Text())
-		f.save()
-	}
-	return f.state.Identity.AgentID
-}
-
-// tokenRefused makes the next turn register again: at once, but not when that
-// did not help, as when two agents share one id and each registration ends the
-// other's token.
-func (f *follower) tokenRefused(err error) time.Duration {
-	f.mu.Lock()
-	f.registered = false
-	f.mu.Unlock()
-	f.unwell(err, "Token refused")
-	again := !f.deniedAt.IsZero() && time.Since(f.deniedAt) < deniedCalm
-	f.deniedAt = time.Now()
-	if again {
-		return f.denied.Next(models.Floor(err))
-	}
-	f.denied.Reset()
-	return 0
-}
-
 // outage says how long to rest after one.
 func (f *follower) outage(ctx context.Context, err error) rest {
 	if ctx.Err() != nil {
@@ -363,12 +316,6 @@ func (f *follower) unwell(err error, lost string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.controllerTrouble.note(f.log, err, lost, "Controller back")
-}
-
-func (f *follower) isRegistered() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.registered
 }
 
 func (f *follower) identity() models.Identity {
@@ -406,6 +353,7 @@ func (f *follower) pollInterval() time.Duration {
 func (f *follower) answered() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.registered = true
 	f.lastFetch = time.Now().UTC()
 	f.log.Debug("Polled")
 	wake(f.owed)

@@ -275,9 +275,9 @@ type naming struct {
 	seen func(context.Context)
 }
 
-func (n naming) Register(ctx context.Context, self wire.RegisterRequest) (models.Registration, error) {
+func (n naming) Register(ctx context.Context, as models.Identity, self wire.RegisterRequest) (models.Registration, error) {
 	n.seen(ctx)
-	return n.fakeController.Register(ctx, self)
+	return n.fakeController.Register(ctx, as, self)
 }
 
 func (n naming) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
@@ -313,7 +313,7 @@ func TestRun_NamesTheRequestsThatItSends(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := scenario{controller: source, worker: sink}.world()
 		w.Source, w.Sink = naming{source, seen}, namingWorker{sink, seen}
-		f := &follower{Poller: w.Poller, attempts: newAttempts(w.Log), retry: backoff.New(retryFirst, retryLimit), waits: newWaits()}
+		f := newFollower(w.Poller)
 		f.turn(t.Context())
 		r := &reconciler{Poller: w.Poller, attempts: newAttempts(w.Log), retry: backoff.New(retryFirst, pushLimit)}
 		if r.cycle(t.Context()) {

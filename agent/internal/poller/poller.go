@@ -35,8 +35,9 @@ import (
 // after how long.
 type Source interface {
 	// Register may be called at any time. With self.AgentID set the agent stays
-	// the one it was.
-	Register(ctx context.Context, self wire.RegisterRequest) (models.Registration, error)
+	// the one it was. It authenticates with the token of as, or with the shared
+	// credentials if there is none.
+	Register(ctx context.Context, as models.Identity, self wire.RegisterRequest) (models.Registration, error)
 	// Fetch returns models.ErrNotModified if what should run is what the query's
 	// ETag names. With a wait it may take as long as that, and a little more.
 	Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error)
@@ -122,7 +123,8 @@ type Poller struct {
 	unsaved    bool
 	saveAgain  *backoff.Backoff
 	saveAt     time.Time // not before this is the cache tried again
-	registered bool      // by this process, and the token was not refused since
+	registered bool      // the controller has accepted the token since this process started, and not refused it since
+	secretSafe bool      // the agent's secret is in the cache
 	interval   time.Duration
 	sweep      time.Duration // between two polls while a broker is heard
 	hearing    hearing
@@ -258,6 +260,7 @@ func (p *Poller) load() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.state = state
+	p.secretSafe = state.Identity.AgentSecret != ""
 	if state.Identity.AgentToken != "" {
 		p.known.Store(&state.Identity.AgentID)
 	}
@@ -279,6 +282,7 @@ func (p *Poller) save() {
 		return
 	}
 	p.saveAgain.Reset()
+	p.secretSafe = p.state.Identity.AgentSecret != ""
 }
 
 // trouble is what is wrong with one neighbour, "" while all is well.

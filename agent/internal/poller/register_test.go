@@ -1,0 +1,220 @@
+package poller
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+// registered is the state of an agent that has registered as host with a secret.
+func registered() models.State {
+	identity := models.Identity{AgentID: "agent-7", AgentToken: "token-0", AgentSecret: strings.Repeat("s", 43)}
+	self := wire.RegisterRequest{Hostname: "host", AgentID: identity.AgentID, AgentSecret: identity.AgentSecret}
+	return models.State{Identity: identity, Registered: digestOf(self), LastGood: ptr(release(7, 30))}
+}
+
+// what is the kinds of the requests that came but reports, in order.
+func (c *fakeController) what() (kinds []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, call := range c.calls {
+		if call.what != "report" {
+			kinds = append(kinds, call.what)
+		}
+	}
+	return kinds
+}
+
+func TestRun_CachedToken_PollsAndDoesNotRegister(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 8)}, token: "token-0", noEnrolment: always},
+		cache:      &fakeCache{state: registered()},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour)
+		w.runs(t, 8)
+		if n := len(w.controller.times("register")); n != 0 {
+			t.Errorf("registered %d times, want never: nothing has changed", n)
+		}
+		if status := w.Status(); !status.Registered || status.LastError != "" {
+			t.Errorf("status says registered %v, error %q", status.Registered, status.LastError)
+		}
+	})
+}
+
+// While the controller has no room for registrations, a restarted agent follows.
+func TestRun_CachedToken_RegistrationsRateLimited(t *testing.T) {
+	changed := registered()
+	changed.Registered = "of another hostname"
+	limited := &limitedRegistrations{fakeController: &fakeController{publications: []publication{published(0, 8)}, token: "token-0"}}
+	play(t, scenario{controller: limited.fakeController, source: limited, cache: &fakeCache{state: changed}}, func(t *testing.T, w *world) {
+		pass(time.Minute)
+		w.runs(t, 8)
+		if status := w.Status(); !status.Registered || status.LastError != "" {
+			t.Errorf("status says registered %v, error %q", status.Registered, status.LastError)
+		}
+		pass(time.Hour)
+		if n := len(w.controller.times("register")); n == 0 || n > 65 {
+			t.Errorf("tried to register %d times in an hour, want them a minute apart as asked", n)
+		}
+		if n := w.logged(logrus.WarnLevel, "Registration not renewed"); n != 1 {
+			t.Errorf("%d warnings, want 1", n)
+		}
+	})
+}
+
+func TestRun_ChangedHostname_RegistersWithItsToken(t *testing.T) {
+	changed := registered()
+	changed.Registered = "of another hostname"
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 7)}, token: "token-0", noEnrolment: always},
+		cache:      &fakeCache{state: changed},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour)
+		if got := w.controller.what()[:2]; !slices.Equal(got, []string{"fetch", "register"}) {
+			t.Errorf("first requests: got %v, want the poll before the registration", got)
+		}
+		if n := len(w.controller.times("register")); n != 1 {
+			t.Errorf("registered %d times, want once", n)
+		}
+		want := registered()
+		want.Identity.AgentToken = "token-1"
+		got := w.cache.held()
+		got.LastGood = want.LastGood
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("the cache, -want +got:\n%s", diff)
+		}
+	})
+}
+
+// The cache of an older build has an id and a token, no secret and no digest.
+func TestRun_CacheOfOlderBuild_SetsItsSecret(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 7)}, token: "token-0", noEnrolment: always},
+		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour)
+		held := w.cache.held().Identity
+		if held.AgentID != known.AgentID || held.AgentToken != "token-1" || len(held.AgentSecret) != 43 {
+			t.Errorf("the cache holds id %q, token %q and a secret of %d characters", held.AgentID, held.AgentToken, len(held.AgentSecret))
+		}
+		if got := w.controller.selves; len(got) != 1 || got[0].AgentSecret != held.AgentSecret {
+			t.Errorf("registered %d times, want once and with the secret of the cache", len(got))
+		}
+		if got := w.worker.taken(); !slices.Equal(got, []int64{7}) {
+			t.Errorf("pushed %v, want the last good configuration once", got)
+		}
+	})
+}
+
+func TestRun_RefusedToken_RegistersWithItsSecret(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 7)}},
+		cache:      &fakeCache{state: registered()},
+	}, func(t *testing.T, w *world) {
+		pass(time.Minute)
+		if got := w.controller.what()[:3]; !slices.Equal(got, []string{"fetch", "register", "fetch"}) {
+			t.Errorf("first requests: got %v, want a poll, a registration and a poll", got)
+		}
+		got, secret := w.controller.selves, registered().Identity.AgentSecret
+		if len(got) != 1 || got[0].AgentID != "agent-7" || got[0].AgentSecret != secret {
+			t.Errorf("registered as %+v, want agent-7 with its secret", got)
+		}
+		if held := w.cache.held().Identity; held.AgentToken != "token-1" || held.AgentSecret != secret {
+			t.Errorf("the cache holds token %q, want the new one beside the secret", held.AgentToken)
+		}
+	})
+}
+
+func TestRun_RefusedCertificate_RegistersWithItsToken(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 8)}, token: "token-0", noEnrolment: always, uncertified: always},
+		cache:      &fakeCache{state: registered()},
+	}, func(t *testing.T, w *world) {
+		pass(time.Minute)
+		w.runs(t, 8)
+		if got := w.controller.what()[:3]; !slices.Equal(got, []string{"fetch", "register", "fetch"}) {
+			t.Errorf("first requests: got %v, want a poll, a registration and a poll", got)
+		}
+		if got := w.cache.held().Identity.AgentToken; got != "token-1" {
+			t.Errorf("the cache holds %q, want the new token", got)
+		}
+	})
+}
+
+// The id is another agent's by now, as far as the controller knows.
+func TestRun_SecretRefused_KeepsItsConfiguration(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 8)}, conflicts: []span{{0, 12 * time.Hour}}},
+		cache:      &fakeCache{state: registered()},
+	}, func(t *testing.T, w *world) {
+		pass(11 * time.Hour)
+		w.runs(t, 7)
+		if status := w.Status(); status.Registered || !strings.Contains(status.LastError, "another secret") {
+			t.Errorf("status says registered %v, error %q", status.Registered, status.LastError)
+		}
+		if n := len(w.controller.times("register")); n < 100 || n > 400 {
+			t.Errorf("registered %d times in 11 hours, want them up to 5 min apart", n)
+		}
+		if held := w.cache.held(); held.Identity != registered().Identity || held.LastGood == nil {
+			t.Error("the cache has lost the identity or the last good configuration")
+		}
+		pass(time.Hour + 6*time.Minute)
+		w.runs(t, 8) // an admin has reset it
+	})
+}
+
+// An id and a secret are saved together before either is sent.
+func TestRun_FirstRegistration_SecretIsSavedFirst(t *testing.T) {
+	play(t, scenario{controller: &fakeController{loses: []span{{0, time.Minute}}}}, func(t *testing.T, w *world) {
+		pass(30 * time.Second)
+		first := w.cache.saves[0].Identity
+		if first.AgentID == "" || first.AgentSecret == "" || first.AgentToken != "" {
+			t.Fatalf("saved first: %+v, want id and secret", first)
+		}
+		pass(10 * time.Minute)
+		if len(w.controller.selves) < 2 {
+			t.Fatalf("registered %d times, want again after lost responses", len(w.controller.selves))
+		}
+		for _, self := range w.controller.selves {
+			if self.AgentID != first.AgentID || self.AgentSecret != first.AgentSecret {
+				t.Errorf("registered as %s, want the same id and secret each time", self.AgentID)
+			}
+		}
+	})
+}
+
+// A secret that a crash would lose would lock the agent out of its id.
+func TestRun_CacheNotWritable_SecretIsNotSent(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 7)}, token: "token-0"},
+		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}, unwritable: []span{{0, time.Hour}}},
+	}, func(t *testing.T, w *world) {
+		pass(59 * time.Minute)
+		for _, self := range w.controller.selves {
+			if self.AgentSecret != "" {
+				t.Error("a secret was sent that is not in the cache")
+			}
+		}
+		pass(10 * time.Minute)
+		held := w.cache.held().Identity
+		if last := w.controller.selves[len(w.controller.selves)-1]; held.AgentSecret == "" || last.AgentSecret != held.AgentSecret {
+			t.Error("the secret was not sent after it could be saved")
+		}
+	})
+}
+
+// limitedRegistrations answers 429 to registrations alone.
+type limitedRegistrations struct{ *fakeController }
+
+func (l *limitedRegistrations) Register(context.Context, models.Identity, wire.RegisterRequest) (models.Registration, error) {
+	l.record("register", "")
+	return models.Registration{}, &models.RetryLater{After: time.Minute, Err: errOutage}
+}
