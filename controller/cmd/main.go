@@ -116,7 +116,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	configs, err := service.OpenConfigs(ctx, db, agents, service.ConfigOptions{Epoch: db.Epoch(), DefaultInterval: set.PollInterval(), Pace: set.PushRate, Metrics: measures}, log)
+	configs, err := service.OpenConfigs(ctx, db, agents, service.ConfigOptions{Tags: db.Tags(), DefaultInterval: set.PollInterval(), Pace: set.PushRate, Metrics: measures}, log)
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 // the last.
 var commands = []settings.Command{
 	{Name: "backup", Argument: "FILE", About: "copy the database that DB_PATH names to a new file, while a controller runs or not, and verify the copy"},
-	{Name: "export", Argument: "[FILE]", About: "write versions, audit trail and agents as JSON lines, without secrets; to standard output without FILE"},
+	{Name: "export", Argument: "[FILE]", About: "write versions, audit trail and agents as JSON lines, without credentials but with the key of the ETags; to standard output without FILE"},
 	{Name: "import", Argument: "[FILE]", About: "read such lines into a new database; from standard input without FILE"},
 	settings.Health,
 }

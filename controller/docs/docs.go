@@ -2162,6 +2162,10 @@ const docTemplate = `{
                     "description": "the worker's own words",
                     "type": "string"
                 },
+                "etag": {
+                    "description": "of the version, as it was fetched",
+                    "type": "string"
+                },
                 "status": {
                     "enum": [
                         "APPLYING",

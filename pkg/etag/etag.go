@@ -18,19 +18,48 @@ func Of(parts ...string) string {
 	return Quote(base64.RawURLEncoding.EncodeToString(sum[:16]))
 }
 
+// codings are the content codings whose names gateways append to the opaque part of
+// an entity tag, behind a separator: Apache makes "abc-gzip" of "abc".
+var codings = []string{"gzip", "br", "zstd", "deflate", "bzip2", "compress"}
+
+// cutSuffix takes off what a gateway appended to the opaque part of an entity tag.
+// An entity tag of ours never ends in one: the last character of a hash of 16 bytes
+// in base64url is A, Q, g or w.
+func cutSuffix(opaque string) string {
+	for _, coding := range codings {
+		if bare, found := strings.CutSuffix(opaque, coding); found {
+			if trimmed := strings.TrimRight(bare, "-;:+/."); len(trimmed) < len(bare) {
+				return trimmed
+			}
+		}
+	}
+	return opaque
+}
+
+// Original returns an entity tag as the origin server sent it: a gateway that
+// compresses may have marked it as weak, or appended a suffix.
+func Original(tag string) string {
+	tag = strings.TrimPrefix(tag, "W/")
+	opaque, quoted := strings.CutSuffix(tag, `"`)
+	if bare := cutSuffix(opaque); quoted && bare != opaque {
+		return bare + `"`
+	}
+	return tag
+}
+
 // NoneMatch reports whether the If-None-Match lines of a request name current,
 // the entity tag of what would be sent, so that 304 is the answer to a GET
-// (RFC 9110 §13.1.2). "*" names anything that exists. The comparison is weak,
-// for a proxy that compresses may have weakened our tag on the way. A member
-// that is no entity tag ends the reading of its line: it matches nothing, and
-// the document is sent.
+// (RFC 9110 §13.1.2). "*" names anything that exists. The comparison is weak, and
+// ignores suffixes, because a gateway that compresses may have changed the tag on
+// its way. A member that is no entity tag ends the reading of its line: it matches
+// nothing, and the document is sent.
 func NoneMatch(lines []string, current string) (matches bool) {
 	for _, line := range lines {
 		if isStar(line) {
 			return true
 		}
 		for tag, ok := next(&line); ok; tag, ok = next(&line) {
-			if strings.TrimPrefix(tag, "W/") == current {
+			if tag = strings.TrimPrefix(tag, "W/"); tag == current || cutSuffix(tag[:len(tag)-1]) == strings.TrimSuffix(current, `"`) {
 				return true
 			}
 		}
@@ -61,15 +90,15 @@ func Match(lines []string, current string) (matches, ok bool) {
 	return matches, true
 }
 
-// Single returns the entity tag that the lines of a request consist of, if it
-// is one alone, and strong.
+// Single returns the entity tag that the lines of a request consist of, if it is
+// one alone.
 func Single(lines []string) (tag string, ok bool) {
 	if len(lines) != 1 {
 		return "", false
 	}
 	rest := lines[0]
 	tag, ok = next(&rest)
-	return tag, ok && rest == "" && tag[0] == '"'
+	return tag, ok && rest == ""
 }
 
 func isStar(line string) bool { return strings.Trim(line, " \t") == "*" }

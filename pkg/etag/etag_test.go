@@ -17,6 +17,13 @@ func TestNoneMatch(t *testing.T) {
 		"no header":                {nil, false},
 		"the same tag":             {[]string{`"abc"`}, true},
 		"the same tag, weakened":   {[]string{`W/"abc"`}, true},
+		"suffixed by Apache":       {[]string{`"abc-gzip"`}, true},
+		"suffixed and weakened":    {[]string{`"x", W/"abc;br"`}, true},
+		"suffixed by Jetty":        {[]string{`"abc--gzip"`}, true},
+		"another tag, suffixed":    {[]string{`"abd-gzip"`}, false},
+		"another suffix":           {[]string{`"abc-more"`}, false},
+		"a suffix run together":    {[]string{`"abcgzip"`}, false},
+		"nothing but a suffix":     {[]string{`"-gzip"`}, false},
 		"another tag":              {[]string{`"abd"`}, false},
 		"in a list":                {[]string{`"x", "abc" , "y"`}, true},
 		"in a list without spaces": {[]string{`"x","abc"`}, true},
@@ -75,7 +82,7 @@ func TestSingle(t *testing.T) {
 		ok    bool
 	}{
 		"one tag":   {[]string{` "abc" `}, `"abc"`, true},
-		"weak":      {[]string{`W/"abc"`}, "", false},
+		"weak":      {[]string{`W/"abc"`}, `W/"abc"`, true},
 		"two tags":  {[]string{`"abc", "x"`}, "", false},
 		"two lines": {[]string{`"abc"`, `"x"`}, "", false},
 		"star":      {[]string{`*`}, "", false},
@@ -84,6 +91,17 @@ func TestSingle(t *testing.T) {
 	} {
 		if tag, ok := etag.Single(row.lines); ok != row.ok || ok && tag != row.tag {
 			t.Errorf("%s: Single(%q) = %q, %v, want %q, %v", name, row.lines, tag, ok, row.tag, row.ok)
+		}
+	}
+}
+
+func TestOriginal(t *testing.T) {
+	for tag, want := range map[string]string{
+		`"abc"`: `"abc"`, `W/"abc"`: `"abc"`, `"abc-gzip"`: `"abc"`, `W/"abc;br"`: `"abc"`, `"abc--gzip"`: `"abc"`, `"abc/zstd"`: `"abc"`, `"abc-more"`: `"abc-more"`, `"br"`: `"br"`,
+		`"gzip`: `"gzip`, `abc-gzip`: `abc-gzip`, ``: ``, `"`: `"`, `W/`: ``,
+	} {
+		if got := etag.Original(tag); got != want {
+			t.Errorf("Original(%s) = %s, want %s", tag, got, want)
 		}
 	}
 }
@@ -110,7 +128,7 @@ func FuzzNoneMatch(f *testing.F) {
 		if !etag.NoneMatch([]string{current + "," + line}, current) {
 			t.Errorf("the current tag at the head of %q does not match", line)
 		}
-		if etag.NoneMatch([]string{line}, current) && !strings.Contains(line, current) && strings.Trim(line, " \t") != "*" {
+		if etag.NoneMatch([]string{line}, current) && !strings.Contains(line, strings.TrimSuffix(current, `"`)) && strings.Trim(line, " \t") != "*" {
 			t.Errorf("%q matches %s", line, current)
 		}
 		if matches, ok := etag.Match([]string{line}, current); matches && ok && !strings.Contains(line, current) && strings.Trim(line, " \t") != "*" {

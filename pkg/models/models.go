@@ -4,6 +4,9 @@
 package models
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -16,6 +19,7 @@ const (
 	MaxURLBytes      = 2048             // the configured URL
 	MaxMessageBytes  = 1024             // why a version was published
 	MaxErrorBytes    = 1024             // a worker's own words in a report
+	MaxETagBytes     = 256              //
 	MaxHostnameBytes = 253              // RFC 1035 §2.3.4
 	MaxMetadataBytes = 8 << 10          // what an agent says of itself
 	MaxAgentIDBytes  = 64               //
@@ -77,6 +81,16 @@ type Config struct {
 func (c Config) PollInterval() time.Duration {
 	return time.Duration(c.PollIntervalSeconds) * time.Second
 }
+
+// ContentHash identifies what c distributes, whatever its version: 22 characters
+// of base64url. Equal hashes stand for an equal URL, poll interval and probe.
+func (c Config) ContentHash() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%t", c.Data.URL, c.PollIntervalSeconds, c.Data.Probe))
+	return base64.RawURLEncoding.EncodeToString(sum[:contentHashBytes])
+}
+
+// contentHashBytes is how much of a SHA-256 sum a content hash holds.
+const contentHashBytes = 16
 
 // PublishRequest publishes a configuration. A field that is left out keeps the
 // value it has; the message belongs to this publish alone.
@@ -156,6 +170,7 @@ type Report struct {
 	Version int64         `json:"version" example:"8"`
 	Status  AttemptStatus `json:"status" enums:"APPLYING,APPLIED,FAILED" example:"APPLIED"`
 	Error   string        `json:"error,omitempty"` // the worker's own words
+	ETag    string        `json:"etag,omitempty"`  // of the version, as it was fetched
 }
 
 // Attempt is the last report of an agent, with the controller's clock.

@@ -105,6 +105,7 @@ func (r Report) Validate() error {
 		f.that(false, "status", "must be APPLYING, APPLIED or FAILED")
 	}
 	f.that(len(r.Error) <= MaxErrorBytes, "error", "is longer than %d bytes", MaxErrorBytes)
+	f.that(len(r.ETag) <= MaxETagBytes, "etag", "is longer than %d bytes", MaxETagBytes)
 	return f.err()
 }
 

@@ -17,12 +17,8 @@ import (
 // Subject is where hints are broadcast: a Redis channel, a NATS subject.
 const Subject = "fleetconf.config"
 
-const (
-	// MaxBytes is the longest message that is read as a hint.
-	MaxBytes = 1 << 10
-	// maxETagBytes is the longest ETag within it.
-	maxETagBytes = 256
-)
+// MaxBytes is the longest message that is read as a hint.
+const MaxBytes = 1 << 10
 
 // Hint says that a version exists.
 type Hint struct {
@@ -57,8 +53,8 @@ func Decode(message []byte) (Hint, error) {
 		return Hint{}, err
 	case h.Version < 1:
 		return Hint{}, models.Bad("version", "must be 1 or more")
-	case len(h.ETag) > maxETagBytes:
-		return Hint{}, models.Bad("etag", "is longer than %d bytes", maxETagBytes)
+	case len(h.ETag) > models.MaxETagBytes:
+		return Hint{}, models.Bad("etag", "is longer than %d bytes", models.MaxETagBytes)
 	}
 	return h, nil
 }

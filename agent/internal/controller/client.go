@@ -30,8 +30,6 @@ const (
 	maxSpread = time.Second
 	// maxRetryAfter is the longest that the controller can keep an agent away.
 	maxRetryAfter = time.Hour
-	// maxETagBytes is the longest ETag that is kept and sent back.
-	maxETagBytes = 256
 )
 
 // Client speaks to one controller.
@@ -256,7 +254,7 @@ func clampInterval(seconds int) time.Duration {
 func usableETag(h http.Header) string {
 	tag := h.Get("ETag")
 	opaque := strings.TrimPrefix(tag, "W/")
-	if len(tag) > maxETagBytes || len(opaque) < 2 || opaque[0] != '"' || opaque[len(opaque)-1] != '"' {
+	if len(tag) > wire.MaxETagBytes || len(opaque) < 2 || opaque[0] != '"' || opaque[len(opaque)-1] != '"' {
 		return ""
 	}
 	for _, c := range []byte(opaque[1 : len(opaque)-1]) {

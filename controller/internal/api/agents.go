@@ -292,7 +292,7 @@ func (a *API) report(c *call) error {
 	if err := req.Validate(); err != nil {
 		return err
 	}
-	if !a.Configs.Witness(req.Version) {
+	if !a.Configs.ObserveReport(req.Version, req.ETag) {
 		return wire.Bad("version", "%d cannot be one of this fleet's; the newest is %d", req.Version, desired(a.Configs.Current()))
 	}
 	attempt := fromReport(req, time.Now().UTC())

@@ -198,8 +198,10 @@ func (p *poll) judge() error {
 		}
 		p.current, p.status = out, http.StatusOK
 	}
+	newest := desired(current)
+	held := false
 	if p.self != nil {
-		p.visit.Runs = p.runs()
+		held = p.observe(newest)
 	}
 	if current == nil {
 		return nil
@@ -211,9 +213,11 @@ func (p *poll) judge() error {
 	if p.self == nil {
 		return nil
 	}
-	if !a.Agents.Offers(p.self, current.Version) {
+	if !a.Agents.Offers(p.self, newest) {
 		p.withheld = refused
-	} else if _, inConflict := a.Configs.Conflict(); inConflict && isAhead(p.held, current.Version) {
+	} else if held {
+		p.withheld = conflict
+	} else if _, inConflict := a.Configs.Conflict(); inConflict && isAhead(p.held, newest) {
 		p.withheld = conflict
 	}
 	if p.withheld != nothing {
@@ -238,17 +242,23 @@ func (p *poll) note(wait time.Duration) {
 	p.a.Agents.Poll(p.self, p.visit)
 }
 
-// runs is the version that the agent says it runs, 0 where it does not say. One that
-// this store does not know is the beginning of a conflict.
-func (p *poll) runs() int64 {
-	if p.current == nil {
-		return p.a.ahead(p.held, 0)
+// observe notes which version the agent says it runs: the store's newest, or one
+// above it. It reports whether the agent keeps that one, whatever the fleet does.
+func (p *poll) observe(newest int64) (held bool) {
+	p.visit.Runs, p.visit.Foreign = 0, false
+	if p.current != nil {
+		if names, listed := etag.Match(p.held, p.current.config.ETag); names && listed && p.held[0] != "*" {
+			p.visit.Runs = newest
+			return false
+		}
 	}
-	newest := p.current.config
-	if names, listed := etag.Match(p.held, newest.ETag); names && listed && p.held[0] != "*" {
-		return newest.Version
+	tag, one := etag.Single(p.held)
+	if !one {
+		return false
 	}
-	return p.a.ahead(p.held, newest.Version)
+	ahead, verified := p.a.Configs.ObserveTag(tag)
+	p.visit.Runs, p.visit.Foreign = ahead, ahead != 0 && !verified
+	return p.visit.Foreign && p.a.Agents.Holds(p.self, newest)
 }
 
 // answer says it.
@@ -295,18 +305,6 @@ func (p *poll) reason() error {
 	}
 	return problem.New(http.StatusNotFound,
 		"this store ends at version %d, and agents run later ones: what they run stays, until an admin decides", version)
-}
-
-// ahead is the version that an agent says it runs, if that is above the store's
-// newest one and may well be of this fleet; else 0.
-func (a *API) ahead(held []string, newest int64) int64 {
-	if len(held) != 1 {
-		return 0
-	}
-	if version := models.VersionOf(held[0]); version > newest && a.Configs.Witness(version) {
-		return version
-	}
-	return 0
 }
 
 // isAhead reports whether an agent may run something later than the store's

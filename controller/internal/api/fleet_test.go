@@ -4,12 +4,15 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fleetconf/fleetconf/controller/internal/models"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
@@ -338,15 +341,25 @@ func TestAgents_SummaryAndFilters(t *testing.T) {
 	}
 }
 
+// later is the ETag of a version that this store made, and has no more.
+func (s *system) later(version int64) string {
+	return s.db.Tags().Of(version, models.Content{URL: "http://later/"})
+}
+
+// reported is the body of a report that a version was applied, with its ETag.
+func reported(tag string) string {
+	return `{"version":%d,"status":"APPLIED","etag":` + strconv.Quote(tag) + `}`
+}
+
 // The store knows two versions; agents run the ninth of the same fleet.
 func TestConflict(t *testing.T) {
 	s := newSystem(t)
 	ahead, behind, fresh, teller := s.register("ahead"), s.register("behind"), s.register("fresh"), s.register("teller")
 	first := s.publish("http://a/").Header.Get("ETag")
 	current := s.publish("http://b/").Header.Get("ETag")
-	const ninth = `"9-AAAAAAAAAAAAAAAAAAAAAA"`
+	ninth := s.later(9)
 
-	for _, tag := range []string{`"2000000-AAAAAAAAAAAAAAAAAAAAAA"`, `"another"`, `"3-"`} {
+	for _, tag := range []string{`"another"`, `"3-"`} {
 		if resp := s.poll(ahead, tag); resp.StatusCode != 200 {
 			t.Errorf("%s, which is no tag of this fleet: got %d, want 200", tag, resp.StatusCode)
 		}
@@ -362,7 +375,9 @@ func TestConflict(t *testing.T) {
 	if resp := s.poll(ahead, ninth); resp.StatusCode != 304 || resp.Header.Get("ETag") != ninth {
 		t.Errorf("the first that runs it: got %d %s, want 304 against what it runs", resp.StatusCode, resp.Header.Get("ETag"))
 	}
-	wantProblem(t, s.poll(ahead, "W/"+ninth), 404, "")
+	if resp := s.poll(ahead, "W/"+ninth); resp.StatusCode != 304 {
+		t.Errorf("the same behind a gateway that compresses: got %d, want 304", resp.StatusCode)
+	}
 	if resp := s.poll(behind, first); resp.StatusCode != 200 {
 		t.Errorf("one that runs an older one, which waits for nobody: got %d, want 200", resp.StatusCode)
 	}
@@ -375,7 +390,7 @@ func TestConflict(t *testing.T) {
 	if resp := s.poll(fresh, ""); resp.StatusCode != 200 {
 		t.Errorf("one that runs nothing: got %d, want 200", resp.StatusCode)
 	}
-	s.report(teller, 11, applied)
+	s.report(teller, 11, reported(s.later(11)))
 	resp := s.call(account{}, "GET", "/ready", "")
 	if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, "conflict") || !strings.Contains(body, "11") {
 		t.Errorf("/ready: got %d %s, want a word of the conflict", resp.StatusCode, body)
@@ -395,11 +410,11 @@ func TestConflict(t *testing.T) {
 		t.Errorf("once more: got %+v, want nothing to resume", got)
 	}
 
-	s.report(teller, 12, applied)
+	s.report(teller, 12, reported(s.later(12)))
 	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/"}`)); got.Version != 13 || !got.Changed {
 		t.Errorf("a publish of the same in a conflict: got %+v, want version 13", got)
 	}
-	if resp := s.poll(teller, `"12-AAAAAAAAAAAAAAAAAAAAAA"`); resp.StatusCode != 200 {
+	if resp := s.poll(teller, s.later(12)); resp.StatusCode != 200 {
 		t.Errorf("after the publish: got %d, want 200", resp.StatusCode)
 	}
 }
@@ -408,11 +423,97 @@ func TestConflict(t *testing.T) {
 func TestConflict_WithAnEmptyStore(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
-	wantProblem(t, s.poll(a1, `"9-AAAAAAAAAAAAAAAAAAAAAA"`), 404, "")
+	wantProblem(t, s.poll(a1, s.later(9)), 404, "")
 	if got := decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents?status=conflict", "")); len(got) != 1 {
 		t.Errorf("the agents in conflict: got %+v, want one", got)
 	}
 	if got := decode[wire.PublishResponse](t, s.publish("http://a/")); got.Version != 10 {
 		t.Errorf("the first publish: got %+v, want version 10", got)
+	}
+}
+
+// An agent can send any ETag. One that this store did not make concerns that agent
+// alone: it keeps what it says that it runs.
+func TestForeignETag_HoldsThatAgentAlone(t *testing.T) {
+	s := newSystem(t)
+	other := newSystem(t)
+	first := s.publish("http://a/").Header.Get("ETag")
+	current := s.publish("http://b/").Header.Get("ETag")
+	honest := s.register("honest")
+	list := func() (ids []string) {
+		for _, a := range decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents?status=conflict", "")) {
+			ids = append(ids, a.ID)
+		}
+		return ids
+	}
+	foreign := []string{
+		`"900001-AAAAAAAAAAAAAAAAAAAAAA"`, `"9000000000-AAAAAAAAAAAAAAAAAAAAAA"`, `"900001-AAAAAAAAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAAAAAAAA"`, other.later(7),
+	}
+	var liars []account
+	for i, tag := range foreign {
+		liar := s.register(fmt.Sprint("liar-", i))
+		liars = append(liars, liar)
+		for range 2 {
+			if resp := s.poll(liar, tag); resp.StatusCode != 304 || resp.Header.Get("ETag") != tag {
+				t.Errorf("%s: got %d %s, want 304 against what it runs", tag, resp.StatusCode, resp.Header.Get("ETag"))
+			}
+		}
+		s.report(liar, 900_001, reported(tag))
+		s.report(liar, 900_001, failed)
+	}
+	if got, want := list(), []string{"liar-0", "liar-1", "liar-2", "liar-3"}; !slices.Equal(got, want) {
+		t.Errorf("in conflict: got %v, want %v", got, want)
+	}
+	if got := text(t, s.call(account{}, "GET", "/ready", "")); got != "{\"status\":\"ready\"}\n" {
+		t.Errorf("/ready: got %s", got)
+	}
+	for tag, want := range map[string]int{"": 200, first: 200, current: 304, `"unknown"`: 200} {
+		if resp := s.poll(honest, tag); resp.StatusCode != want {
+			t.Errorf("another agent that runs %s: got %d, want %d", tag, resp.StatusCode, want)
+		}
+	}
+	if got, err := s.db.Reported(t.Context()); err != nil || got != (models.Reported{}) {
+		t.Errorf("the store has %+v, %v, want nothing", got, err)
+	}
+
+	if got := decode[wire.PublishResponse](t, s.publish("http://c/")); got.Version != 3 {
+		t.Errorf("the next version: got %d, want 3", got.Version)
+	}
+	for i, tag := range foreign {
+		if resp := s.poll(liars[i], tag); resp.StatusCode != 200 {
+			t.Errorf("%s after a publish: got %d, want 200", tag, resp.StatusCode)
+		}
+	}
+	if got := list(); len(got) != 0 {
+		t.Errorf("in conflict after a publish: got %v, want none", got)
+	}
+
+	late := s.register("late")
+	if resp := s.poll(late, foreign[0]); resp.StatusCode != 304 {
+		t.Errorf("one that comes after the publish: got %d, want 304", resp.StatusCode)
+	}
+	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/agents/resume", "")); !got.Changed || got.Version != 3 {
+		t.Errorf("resume: got %+v, want a change", got)
+	}
+	if resp := s.poll(late, foreign[0]); resp.StatusCode != 200 {
+		t.Errorf("after the resume: got %d, want 200", resp.StatusCode)
+	}
+	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/agents/resume", "")); got.Changed {
+		t.Errorf("once more: got %+v, want nothing to resume", got)
+	}
+}
+
+// An agent that comes from another fleet before anything was published follows the
+// first publish.
+func TestForeignETag_WithAnEmptyStore(t *testing.T) {
+	s := newSystem(t)
+	moved := s.register("moved")
+	const tag = `"9-AAAAAAAAAAAAAAAAAAAAAA"`
+	wantProblem(t, s.poll(moved, tag), 404, "")
+	if got := decode[wire.PublishResponse](t, s.publish("http://a/")); got.Version != 1 {
+		t.Errorf("the first publish: got %+v, want version 1", got)
+	}
+	if resp := s.poll(moved, tag); resp.StatusCode != 200 {
+		t.Errorf("after it: got %d, want 200", resp.StatusCode)
 	}
 }

@@ -60,6 +60,10 @@ func TestConfig_IsHeldUntilThereIsSomethingToSay(t *testing.T) {
 		}, 200, 0, `"version":2`},
 		"a resume after a restore": {func(s *system, _ account) string {
 			s.publish("http://a/")
+			return s.later(7)
+		}, func(s *system, _ account) { s.call(admin, "POST", "/api/v1/agents/resume", "") }, 200, 0, `"version":1`},
+		"a resume after another store": {func(s *system, _ account) string {
+			s.publish("http://a/")
 			return `"7-abcdefghijklmnopqrstuv"`
 		}, func(s *system, _ account) { s.call(admin, "POST", "/api/v1/agents/resume", "") }, 200, 0, `"version":1`},
 	} {

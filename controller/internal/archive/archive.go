@@ -1,6 +1,7 @@
 // Package archive writes a controller's store as JSON lines, for people and
-// programs to read, and reads it back into an empty one. There are no secrets
-// in it: an agent that was imported registers again and stays who it was.
+// programs to read, and reads it back into an empty one. It holds no credentials: an
+// agent that was imported registers again and stays who it was. It does hold one
+// secret, the key of the store's ETags.
 //
 // The first line says which store it is, the last how many lines there are, so
 // that a part is not taken for the whole.
@@ -24,8 +25,9 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// format is the version of what is written here. A reader refuses a later one.
-const format = 1
+// format is the version of what is written here. A reader refuses a later one. Before
+// 2 there was no etag_key.
+const format = 2
 
 // maxLineBytes bounds a line: the longest holds an agent's metadata, or the
 // figures of a rollout.
@@ -33,7 +35,7 @@ const maxLineBytes = 1 << 20
 
 // Source is a store at one moment.
 type Source interface {
-	Store(ctx context.Context) (epoch string, r models.Reported, err error)
+	Store(ctx context.Context) (models.Tags, models.Reported, error)
 	Configs(ctx context.Context) iter.Seq2[*models.Config, error]
 	Rollouts(ctx context.Context) iter.Seq2[models.Closed, error]
 	Entries(ctx context.Context) iter.Seq2[models.Entry, error]
@@ -43,7 +45,7 @@ type Source interface {
 
 // Sink is an empty store. It takes versions and entries in their order.
 type Sink interface {
-	Store(ctx context.Context, epoch string, r models.Reported) error
+	Store(ctx context.Context, t models.Tags, r models.Reported) error
 	Config(ctx context.Context, cfg *models.Config) error
 	Rollout(ctx context.Context, c models.Closed) error
 	Entry(ctx context.Context, e models.Entry) error
@@ -62,11 +64,14 @@ func (c Counts) String() string {
 func Write(ctx context.Context, source Source, w io.Writer) (counts Counts, err error) {
 	buffered := bufio.NewWriter(w)
 	out := &writer{w: buffered}
-	epoch, reported, err := source.Store(ctx)
+	tags, reported, err := source.Store(ctx)
 	if err != nil {
 		return counts, err
 	}
-	out.line(store{Kind: "store", Format: format, Epoch: epoch, HighestReported: reported.Highest, ResumedBelow: reported.ResumedBelow})
+	out.line(store{
+		Kind: "store", Format: format, Epoch: tags.Epoch, ETagKey: tags.Key, UnkeyedUpTo: tags.UnkeyedUpTo,
+		HighestReported: reported.Highest, ResumedBelow: reported.ResumedBelow,
+	})
 	for cfg, err := range source.Configs(ctx) {
 		if err != nil {
 			return counts, err
@@ -205,10 +210,14 @@ func (r *reader) store(ctx context.Context, s store) error {
 	switch {
 	case s.Format > format:
 		return fmt.Errorf("format %d is later than what this build knows, %d: a newer controller has written it; use that build", s.Format, format)
-	case s.Epoch == "" || s.HighestReported < 0 || s.ResumedBelow < 0:
-		return wire.Bad("epoch", "must be there, and highest_reported and resumed_below not be negative")
+	case s.Epoch == "" || s.HighestReported < 0 || s.ResumedBelow < 0 || s.UnkeyedUpTo < 0:
+		return wire.Bad("epoch", "must be there, and highest_reported, resumed_below and unkeyed_up_to not be negative")
+	case s.Format >= 2 && len(s.ETagKey) != models.KeyBytes || s.Format < 2 && len(s.ETagKey) != 0:
+		return wire.Bad("etag_key", "must be %d bytes in base64, in format 2 and later", models.KeyBytes)
 	}
-	return r.sink.Store(ctx, s.Epoch, models.Reported{Highest: s.HighestReported, ResumedBelow: s.ResumedBelow})
+	return r.sink.Store(ctx,
+		models.Tags{Epoch: s.Epoch, Key: s.ETagKey, UnkeyedUpTo: s.UnkeyedUpTo},
+		models.Reported{Highest: s.HighestReported, ResumedBelow: s.ResumedBelow})
 }
 
 func (r *reader) config(ctx context.Context, c config) error {
@@ -296,6 +305,8 @@ type (
 		Kind            string `json:"kind"`
 		Format          int    `json:"format"`
 		Epoch           string `json:"epoch"`
+		ETagKey         []byte `json:"etag_key,omitzero"`
+		UnkeyedUpTo     int64  `json:"unkeyed_up_to,omitzero"`
 		HighestReported int64  `json:"highest_reported"`
 		ResumedBelow    int64  `json:"resumed_below"`
 	}

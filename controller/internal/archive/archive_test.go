@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -36,7 +37,7 @@ func full(t *testing.T) string {
 		err := db.Append(t.Context(), func(newest *models.Config) (*models.Change, error) {
 			content := models.Content{URL: fmt.Sprint("http://target/", version), PollInterval: 5 * time.Second, Probe: version == 2}
 			c := &models.Change{Config: &models.Config{
-				Content: content, Version: version, ETag: models.ETagOf("e", version, content), Message: "why ✓", PublishedBy: "admin", PublishedAt: at, SourceIP: "192.0.2.1",
+				Content: content, Version: version, ETag: models.Tags{Epoch: "e"}.Of(version, content), Message: "why ✓", PublishedBy: "admin", PublishedAt: at, SourceIP: "192.0.2.1",
 			}}
 			if version == 10 {
 				c.Above, c.Config.RestoredFrom = 9, 1
@@ -111,6 +112,9 @@ func TestArchive_GoesRoundWhole(t *testing.T) {
 	if diff := cmp.Diff(text, export(t, path)); diff != "" {
 		t.Errorf("exported again, -want +got:\n%s", diff)
 	}
+	if key := `"etag_key":"`; !strings.Contains(text, key) {
+		t.Errorf("there is no %s in it", key)
+	}
 	if _, err := fill(t, db, text); !errors.Is(err, database.ErrNotEmpty) {
 		t.Errorf("once more: got %v, want it refused", err)
 	}
@@ -143,7 +147,9 @@ func TestRead_WhatIsNoArchive(t *testing.T) {
 		"no end":                   {without(len(lines) - 1), "cut off"},
 		"a line that is missing":   {without(firstAgent), "lines"},
 		"something behind the end": {strings.Join(lines, "") + lines[1], "behind the end"},
-		"a later format":           {with(0, `"format":1`, `"format":2`), "newer controller"},
+		"a later format":           {with(0, `"format":2`, `"format":3`), "newer controller"},
+		"a short key":              {with(0, `"etag_key":"`, `"etag_key":"AAAA`), "line 1: etag_key"},
+		"a key before there was":   {with(0, `"format":2`, `"format":1`), "line 1: etag_key"},
 		"an unknown kind":          {with(firstConfig, `"kind":"config"`, `"kind":"secret"`), "line 2"},
 		"an unknown field":         {with(firstConfig, `"message"`, `"massage"`), "line 2: massage"},
 		"a wrong type":             {with(firstConfig, `"version":1`, `"version":"1"`), "line 2: version"},
@@ -165,5 +171,21 @@ func TestRead_WhatIsNoArchive(t *testing.T) {
 				t.Errorf("agents were stored: %v, %v", agents, err)
 			}
 		})
+	}
+}
+
+// An archive of a build whose ETags had no keyed hash.
+func TestRead_OfAFormatWithoutKey(t *testing.T) {
+	text := regexp.MustCompile(`"etag_key":"[^"]*",`).ReplaceAllString(strings.Replace(export(t, full(t)), `"format":2`, `"format":1`, 1), "")
+	path := filepath.Join(t.TempDir(), "new.db")
+	db := open(t, path)
+	if _, err := fill(t, db, text); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if tags := open(t, path).Tags(); tags.Epoch == "" || len(tags.Key) != models.KeyBytes || tags.UnkeyedUpTo != 10 {
+		t.Errorf("got %+v, want a key, and that ETags without keyed hash are accepted up to version 10", tags)
 	}
 }

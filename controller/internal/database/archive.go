@@ -53,9 +53,9 @@ func openSnapshot(ctx context.Context, path string) (*Snapshot, error) {
 func (s *Snapshot) Close() error { return errors.Join(s.tx.Rollback(), s.db.Close()) }
 
 // Store returns what the store is, but for what it holds.
-func (s *Snapshot) Store(ctx context.Context) (epoch string, r models.Reported, err error) {
-	err = s.tx.QueryRowContext(ctx, `SELECT epoch, highest_reported, resumed_below FROM store`).Scan(&epoch, &r.Highest, &r.ResumedBelow)
-	return epoch, r, explain(err)
+func (s *Snapshot) Store(ctx context.Context) (models.Tags, models.Reported, error) {
+	t, r, err := scanStore(s.tx.QueryRowContext(ctx, selectStore))
+	return t, r, explain(err)
 }
 
 // Configs gives every version, oldest first.
@@ -89,6 +89,7 @@ type Filling struct {
 	tx     *sql.Tx
 	update *sql.Stmt // of an agent's presence
 	end    models.Reported
+	keyed  bool // the source's ETags have keyed hashes
 }
 
 // ErrNotEmpty is the error of filling a store that holds something already.
@@ -115,15 +116,22 @@ func (db *DB) Fill(ctx context.Context, fill func(*Filling) error) error {
 		if err := fill(f); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE store SET highest_reported = $1, resumed_below = $2`, f.end.Highest, f.end.ResumedBelow)
+		if _, err := tx.ExecContext(ctx, `UPDATE store SET highest_reported = $1, resumed_below = $2`, f.end.Highest, f.end.ResumedBelow); err != nil || f.keyed {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE store SET unkeyed_up_to = (SELECT coalesce(max(version), 0) FROM configs)`)
 		return err
 	}))
 }
 
-// Store says what the store is, but for what it holds.
-func (f *Filling) Store(ctx context.Context, epoch string, r models.Reported) error {
-	f.end = r
-	_, err := f.tx.ExecContext(ctx, `UPDATE store SET epoch = $1, highest_reported = 0`, epoch)
+// Store says what the store is, but for what it holds. Without a key, as from a build
+// whose ETags had no keyed hash, the store keeps the key that it has.
+func (f *Filling) Store(ctx context.Context, t models.Tags, r models.Reported) error {
+	f.end, f.keyed = r, len(t.Key) > 0
+	if _, err := f.tx.ExecContext(ctx, `UPDATE store SET epoch = $1, highest_reported = 0`, t.Epoch); err != nil || !f.keyed {
+		return err
+	}
+	_, err := f.tx.ExecContext(ctx, `UPDATE store SET etag_key = $1, unkeyed_up_to = $2`, t.Key, t.UnkeyedUpTo)
 	return err
 }
 

@@ -53,7 +53,7 @@ func TestBackup_WhileItIsWrittenTo(t *testing.T) {
 		if err != nil {
 			t.Fatalf("backup %d: %v", n, err)
 		}
-		if made.Newest < newest.Version || made.Epoch != db.Epoch() || made.Bytes == 0 {
+		if made.Newest < newest.Version || made.Epoch != db.Tags().Epoch || made.Bytes == 0 {
 			t.Errorf("got %+v, want at least version %d, which was acknowledged before", made, newest.Version)
 		}
 		if info, err := os.Stat(to); err != nil || info.Mode().Perm() != 0o600 {

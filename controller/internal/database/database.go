@@ -50,7 +50,7 @@ type DB struct {
 	writer *sql.DB
 	reader *sql.DB
 	lock   *flock.Flock
-	epoch  string
+	tags   models.Tags
 
 	metrics *Metrics
 	failing atomic.Pointer[error] // why the last write failed, nil when it did not
@@ -93,7 +93,7 @@ func (db *DB) open(ctx context.Context, path string) (err error) {
 	if db.reader, err = connect(db.path, "_query_only=true&"+durable, 4); err != nil {
 		return err
 	}
-	return db.readEpoch(ctx)
+	return db.readTags(ctx)
 }
 
 // claim makes the file if it is not there, for this user's eyes only, and
@@ -192,18 +192,33 @@ func (db *DB) migrate(ctx context.Context) error {
 	return nil
 }
 
-// readEpoch reads the store's epoch, which is made once, with the store.
-func (db *DB) readEpoch(ctx context.Context) error {
-	return db.write(ctx, func(tx *sql.Tx) error {
+// readTags reads what the store's ETags are made of. Its epoch and its key are made
+// once, with the store, or with the migration to a schema that has a key.
+func (db *DB) readTags(ctx context.Context) error {
+	key := make([]byte, models.KeyBytes)
+	_, _ = rand.Read(key) // never fails
+	return db.write(ctx, func(tx *sql.Tx) (err error) {
 		if _, err := tx.ExecContext(ctx, `INSERT INTO store (only_row, epoch) VALUES (1, $1) ON CONFLICT DO NOTHING`, rand.Text()); err != nil {
 			return err
 		}
-		return tx.QueryRowContext(ctx, `SELECT epoch FROM store`).Scan(&db.epoch)
+		if _, err := tx.ExecContext(ctx, `UPDATE store SET etag_key = $1 WHERE length(etag_key) = 0`, key); err != nil {
+			return err
+		}
+		db.tags, _, err = scanStore(tx.QueryRowContext(ctx, selectStore))
+		return err
 	})
 }
 
-// Epoch names this store among all that ever were.
-func (db *DB) Epoch() string { return db.epoch }
+const selectStore = `SELECT epoch, etag_key, unkeyed_up_to, highest_reported, resumed_below FROM store`
+
+// scanStore reads the row of selectStore.
+func scanStore(row scanner) (t models.Tags, r models.Reported, err error) {
+	err = row.Scan(&t.Epoch, &t.Key, &t.UnkeyedUpTo, &r.Highest, &r.ResumedBelow)
+	return t, r, err
+}
+
+// Tags makes and verifies the ETags of this store.
+func (db *DB) Tags() models.Tags { return db.tags }
 
 // Ping says why the store cannot do its work at the moment, nil when it can: it
 // answers, its file is still the one at its path, and the last write succeeded,

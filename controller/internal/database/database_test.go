@@ -72,7 +72,7 @@ func exec(t *testing.T, raw *sql.DB, statement string) {
 func TestOpen_KeepsWhatWasStored(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
-	epoch := db.Epoch()
+	epoch := db.Tags().Epoch
 	for _, url := range []string{"http://a/", "http://b/"} {
 		if err := append1(db, url); err != nil {
 			t.Fatal(err)
@@ -82,8 +82,8 @@ func TestOpen_KeepsWhatWasStored(t *testing.T) {
 		t.Fatal(err)
 	}
 	db = open(t, path)
-	if db.Epoch() != epoch || epoch == "" {
-		t.Errorf("epoch after a restart: got %q, want %q", db.Epoch(), epoch)
+	if db.Tags().Epoch != epoch || epoch == "" {
+		t.Errorf("epoch after a restart: got %q, want %q", db.Tags().Epoch, epoch)
 	}
 	got, err := db.Configs(t.Context(), 1<<62, 10)
 	want := []*models.Config{config(2, "http://b/"), config(1, "http://a/")}
@@ -103,8 +103,39 @@ func TestOpen_KeepsWhatWasStored(t *testing.T) {
 }
 
 func TestOpen_AnotherStoreHasAnotherEpoch(t *testing.T) {
-	if a, b := open(t, newPath(t)), open(t, newPath(t)); a.Epoch() == b.Epoch() {
-		t.Errorf("two stores share the epoch %q", a.Epoch())
+	a, b := open(t, newPath(t)).Tags(), open(t, newPath(t)).Tags()
+	if a.Epoch == b.Epoch {
+		t.Errorf("two stores share the epoch %q", a.Epoch)
+	}
+	if len(a.Key) != models.KeyBytes || string(a.Key) == string(b.Key) {
+		t.Errorf("the keys of two stores: got %x and %x, want %d bytes each, not the same", a.Key, b.Key, models.KeyBytes)
+	}
+}
+
+// A store of a build without keyed hashes gets a key once, and accepts the ETags that
+// it had made by then.
+func TestOpen_MigratesToKeyedETags(t *testing.T) {
+	path := newPath(t)
+	database.MakeAtSchema(t, path, 3, `INSERT INTO store (only_row, epoch) VALUES (1, 'e')`,
+		`INSERT INTO configs (version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip)
+			VALUES (1, 'http://a/', 30, '"1-AAAAAAAAAAAAAAAAAAAAAA"', '', 'admin', 1, ''), (2, 'http://b/', 30, '"2-AAAAAAAAAAAAAAAAAAAAAA"', '', 'admin', 1, '')`)
+	db := open(t, path)
+	first := db.Tags()
+	if first.Epoch != "e" || len(first.Key) != models.KeyBytes || first.UnkeyedUpTo != 2 {
+		t.Errorf("got %+v, want the epoch e, a key, and 2", first)
+	}
+	newest, err := db.Newest(t.Context())
+	if err != nil || newest.ETag != `"2-AAAAAAAAAAAAAAAAAAAAAA"` {
+		t.Errorf("the newest: got %+v, %v, want it with its ETag", newest, err)
+	}
+	if err := append1(db, "http://c/"); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(first, open(t, path).Tags()); diff != "" {
+		t.Errorf("after a restart, -want +got:\n%s", diff)
 	}
 }
 

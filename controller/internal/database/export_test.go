@@ -1,6 +1,38 @@
 package database
 
-import "testing"
+import (
+	"io/fs"
+	"testing"
+
+	"github.com/pressly/goose/v3"
+)
+
+// MakeAtSchema makes a store as a build with an earlier schema does, and lets it
+// execute statements.
+func MakeAtSchema(t *testing.T, path string, schema int64, statements ...string) {
+	t.Helper()
+	db, err := connect(path, durable, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		t.Fatal(err)
+	}
+	provider, err := goose.NewProvider(goose.DialectSQLite3, db, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := provider.UpTo(t.Context(), schema); err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range statements {
+		if _, err := db.ExecContext(t.Context(), statement); err != nil {
+			t.Fatalf("%s: %v", statement, err)
+		}
+	}
+}
 
 // LimitPages lets the database grow no further until restore is called.
 func LimitPages(t *testing.T, db *DB) (restore func()) {

@@ -4,14 +4,8 @@ package models
 
 import (
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
-	"fmt"
-	"strconv"
-	"strings"
 	"time"
-
-	"github.com/fleetconf/fleetconf/pkg/etag"
 )
 
 // The kinds of error. Each is mapped to a status in exactly one place, the
@@ -51,31 +45,6 @@ type Config struct {
 	PublishedAt  time.Time
 	SourceIP     string
 	RestoredFrom int64 // the version that a rollback copied; 0 for none
-}
-
-// ETagOf makes the validator of a version. It begins with the version, so that
-// a controller whose store was restored sees when an agent runs a later one
-// than it knows; for everybody else it is opaque. The rest is a hash of the
-// store's epoch, so that a store made anew never validates what another one
-// served, of the version, and of the content, so that a restored store that
-// reaches a version again with other content does not either.
-func ETagOf(epoch string, version int64, c Content) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%s\x00%d\x00%t", epoch, version, c.URL, c.PollInterval, c.Probe))
-	return etag.Quote(strconv.FormatInt(version, 10) + "-" + base64.RawURLEncoding.EncodeToString(sum[:hashBytes]))
-}
-
-// hashBytes is how much of the hash an ETag holds.
-const hashBytes = 16
-
-// VersionOf returns the version that an ETag of ETagOf begins with, 0 for any
-// other, the ones without a version that the first builds made too.
-func VersionOf(tag string) int64 {
-	number, hash, _ := strings.Cut(strings.Trim(strings.TrimPrefix(tag, "W/"), `"`), "-")
-	version, err := strconv.ParseInt(number, 10, 64)
-	if err != nil || version < 0 || len(hash) != base64.RawURLEncoding.EncodedLen(hashBytes) {
-		return 0
-	}
-	return version
 }
 
 // Draft is what a publish asks for. A nil field keeps the value that is
@@ -144,7 +113,16 @@ type Agent struct {
 	// empty for none.
 	Certificate string
 	Presence
+
+	// Held is set, in memory only, while the agent says that it runs a version above the
+	// store's newest, under an ETag that the store did not make: to 1 + the store's newest
+	// version when it first said so, and to Released once an admin has had it follow the
+	// store. It is 0 otherwise.
+	Held int64
 }
+
+// Released is a value of Agent.Held.
+const Released = -1
 
 // Presence is what changes with every poll and report of an agent. It lives in
 // memory and is stored in batches.
@@ -204,6 +182,7 @@ type Poll struct {
 	Interval  time.Duration // within which it is to come again
 	Runs      int64         // the version that its worker runs; 0 where it did not say
 	Transport Transport
+	Foreign   bool // Runs is above the store's newest version, and the store did not make it
 }
 
 // Polled takes a poll into account. What it says of the version that runs heals

@@ -12,7 +12,7 @@ const (
 	Offline  Status = "offline"
 	Inactive Status = "inactive" // offline for so long that it may be gone for good
 	Refused  Status = "failed"   // heard of, but its worker refused the desired version
-	Ahead    Status = "conflict" // heard of, but it runs a version that this store does not know
+	Ahead    Status = "conflict" // heard of, but it runs a version that this store does not have
 )
 
 // Statuses are all of them.
@@ -30,6 +30,7 @@ type Vitals struct {
 	Interval time.Duration
 	Applied  int64
 	Refused  int64 // the version that its worker refused last; 0 for none
+	Held     int64 // as Agent.Held
 }
 
 // Seen is when the agent was here last: its last poll, or its registration
@@ -43,7 +44,7 @@ func (a *Agent) Seen() time.Time {
 
 // StatusOf tells how an agent is.
 func (o Outlook) StatusOf(a *Agent) Status {
-	return o.Status(Vitals{Unseen: o.Now.Sub(a.Seen()), Interval: a.PollInterval, Applied: a.Applied, Refused: a.Refused.Version})
+	return o.Status(Vitals{Unseen: o.Now.Sub(a.Seen()), Interval: a.PollInterval, Applied: a.Applied, Refused: a.Refused.Version, Held: a.Held})
 }
 
 // Outlook is what agents are judged against at a moment.
@@ -62,7 +63,7 @@ func (o Outlook) Status(v Vitals) Status {
 		return Inactive
 	case unseen > staleIntervals*v.Interval:
 		return Offline
-	case o.Conflict && v.Applied > o.Desired:
+	case v.Applied > o.Desired && (o.Conflict || v.Held > o.Desired):
 		return Ahead
 	case o.Desired != 0 && v.Refused == o.Desired:
 		return Refused

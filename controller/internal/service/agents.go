@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/time/rate"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/auth"
@@ -54,6 +55,8 @@ type Agents struct {
 
 	polled, reported batch
 
+	holding rate.Sometimes // how often an agent that Holds keeps is worth a warning
+
 	failing error // why the last flush failed; Run's alone
 }
 
@@ -71,9 +74,8 @@ type Agent struct {
 	// that, somebody else has the same id.
 	usedToken, sawTwin bool
 
-	inPolled, inReported bool // stands in that batch
-
-	measured int64 // the version whose way to this agent was measured last
+	inPolled, inReported bool  // stands in that batch
+	measured             int64 // the version whose way to this agent was measured last
 }
 
 // AgentOptions are the settings of Agents.
@@ -95,7 +97,7 @@ func OpenAgents(ctx context.Context, store AgentStore, o AgentOptions, log logru
 	}
 	s := &Agents{
 		store: store, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter, metrics: o.Metrics, log: log, began: time.Now(),
-		saving: newTurn(), settling: newTurn(), roster: newRoster(len(stored)),
+		saving: newTurn(), settling: newTurn(), roster: newRoster(len(stored)), holding: rate.Sometimes{First: 1, Interval: time.Minute},
 		polled: batch{
 			mark: func(a *Agent) *bool { return &a.inPolled },
 			save: func(ctx context.Context, presence map[string]models.Presence) error {
@@ -248,6 +250,9 @@ func (s *Agents) Poll(live *Agent, poll models.Poll) {
 func (s *Agents) remember(live *Agent, poll models.Poll) {
 	before := live.agent.Applied
 	live.agent.Polled(poll)
+	if !poll.Foreign {
+		live.agent.Held = 0
+	}
 	live.show()
 	s.polled.add(live)
 	if live.agent.Applied != before {
@@ -264,6 +269,43 @@ func (s *Agents) Offers(live *Agent, version int64) bool {
 	return !live.agent.Refuses(version)
 }
 
+// Holds reports whether an agent keeps what it says that it runs: a version above the
+// store's newest, under an ETag that the store did not make. It does until an admin has
+// published, or released it, after it first said so.
+func (s *Agents) Holds(live *Agent, newest int64) bool {
+	live.mu.Lock()
+	defer live.mu.Unlock()
+	if live.agent.Held == 0 {
+		live.agent.Held = newest + 1
+		live.show()
+		s.holding.Do(func() {
+			s.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname, "version": newest}).
+				Warn("Agent runs a version that this store did not make; it keeps it until you publish, or POST /api/v1/agents/resume; more within a minute are not logged")
+		})
+	}
+	return live.agent.Held > newest
+}
+
+// Held is how many agents Holds keeps while the store's newest version is newest.
+func (s *Agents) Held(newest int64) (n int) {
+	for row := range s.roster.all() {
+		if row.held.Load() > newest {
+			n++
+		}
+	}
+	return n
+}
+
+// Release lets the agents that Holds keeps follow the store.
+func (s *Agents) Release() {
+	for row := range s.roster.all() {
+		if row.held.Load() > 0 {
+			row.live.release()
+		}
+	}
+	s.changes.flash()
+}
+
 // Left remembers that an agent broke off its poll, unless a newer one has come
 // since: it is to come again within interval.
 func (s *Agents) Left(live *Agent, poll models.Poll, interval time.Duration) {
@@ -272,7 +314,7 @@ func (s *Agents) Left(live *Agent, poll models.Poll, interval time.Duration) {
 	if live.agent.LastPoll.After(poll.At) {
 		return
 	}
-	s.remember(live, models.Poll{At: time.Now().UTC(), Interval: interval, Transport: models.Polling})
+	s.remember(live, models.Poll{At: time.Now().UTC(), Interval: interval, Transport: models.Polling, Foreign: poll.Foreign})
 }
 
 // Report takes the outcome of an agent's last attempt, and tells whether it is
@@ -543,12 +585,21 @@ func (a *Agent) snapshot() models.Agent {
 	return a.agent
 }
 
+func (a *Agent) release() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.agent.Held > 0 {
+		a.agent.Held = models.Released
+		a.show()
+	}
+}
+
 // reregister takes over what a registration changes, and leaves the presence
 // that polls may have brought in the meantime.
 func (a *Agent) reregister(fresh models.Agent) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	fresh.Presence = a.agent.Presence
+	fresh.Presence, fresh.Held = a.agent.Presence, a.agent.Held
 	a.agent = fresh
 	a.show()
 	a.usedToken, a.sawTwin = false, false

@@ -44,13 +44,18 @@ type Fleet interface {
 	Figures(cfg *models.Config, outlook models.Outlook) models.Figures
 	// Targets is how many agents should run what is current.
 	Targets(outlook models.Outlook) int
+	// Held is how many agents keep, each for itself, what this store did not make,
+	// while its newest version is newest.
+	Held(newest int64) int
+	// Release lets these follow the store.
+	Release()
 }
 
 // Configs publishes configurations and holds the current one, where every poll
 // reads it without a lock.
 type Configs struct {
 	store           Store
-	epoch           string
+	tags            models.Tags
 	defaultInterval time.Duration
 	pace            int // agents a second
 	fleet           Fleet
@@ -68,7 +73,7 @@ type Configs struct {
 
 // ConfigOptions are the settings of Configs.
 type ConfigOptions struct {
-	Epoch           string        // names this store among all that ever were
+	Tags            models.Tags   // makes the ETags
 	DefaultInterval time.Duration // what agents are told until a publish says otherwise
 	Pace            int           // agents a second that fetch a newer version; 0 for unknown
 	Metrics         *Metrics      // nil: measured for nobody
@@ -80,7 +85,7 @@ func OpenConfigs(ctx context.Context, store Store, fleet Fleet, o ConfigOptions,
 		o.Metrics = NewMetrics(nil)
 	}
 	c := &Configs{
-		store: store, epoch: o.Epoch, defaultInterval: o.DefaultInterval, pace: o.Pace, fleet: fleet, metrics: o.Metrics, log: log,
+		store: store, tags: o.Tags, defaultInterval: o.DefaultInterval, pace: o.Pace, fleet: fleet, metrics: o.Metrics, log: log,
 		publishing: newTurn(), raised: make(chan struct{}, 1),
 	}
 	reported, err := store.Reported(ctx)
@@ -305,7 +310,7 @@ func (c *Configs) decide(newest *models.Config, p proposal) (*models.Change, mod
 	change.Config = &models.Config{
 		Content:      content,
 		Version:      version,
-		ETag:         models.ETagOf(c.epoch, version, content),
+		ETag:         c.tags.Of(version, content),
 		Message:      p.Message,
 		PublishedBy:  p.Actor,
 		PublishedAt:  models.Now(),

@@ -45,16 +45,18 @@ type nobody struct{}
 
 func (nobody) Figures(*models.Config, models.Outlook) models.Figures { return models.Figures{} }
 func (nobody) Targets(models.Outlook) int                            { return 0 }
+func (nobody) Held(int64) int                                        { return 0 }
+func (nobody) Release()                                              {}
 
-func openConfigs(t *testing.T, store service.Store, epoch string) *service.Configs {
+func openConfigs(t *testing.T, store service.Store, tags models.Tags) *service.Configs {
 	t.Helper()
 	log, _ := logtest.NewNullLogger()
-	return openConfigsOf(t, store, nobody{}, epoch, log)
+	return openConfigsOf(t, store, nobody{}, tags, log)
 }
 
-func openConfigsOf(t *testing.T, store service.Store, fleet service.Fleet, epoch string, log logrus.FieldLogger) *service.Configs {
+func openConfigsOf(t *testing.T, store service.Store, fleet service.Fleet, tags models.Tags, log logrus.FieldLogger) *service.Configs {
 	t.Helper()
-	configs, err := service.OpenConfigs(t.Context(), store, fleet, service.ConfigOptions{Epoch: epoch, DefaultInterval: defaultInterval}, log)
+	configs, err := service.OpenConfigs(t.Context(), store, fleet, service.ConfigOptions{Tags: tags, DefaultInterval: defaultInterval}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +77,7 @@ func publish(t *testing.T, configs *service.Configs, d models.Draft) *models.Con
 }
 
 func TestPublish_MakesTheNextVersionCurrent(t *testing.T) {
-	configs := openConfigs(t, newStore(t), "epoch")
+	configs := openConfigs(t, newStore(t), models.Tags{Epoch: "epoch"})
 	if configs.Current() != nil || configs.PollInterval() != defaultInterval {
 		t.Errorf("before the first publish: got %v, %v", configs.Current(), configs.PollInterval())
 	}
@@ -103,7 +105,7 @@ func TestPublish_MakesTheNextVersionCurrent(t *testing.T) {
 }
 
 func TestPublish_KeepsWhatIsLeftOut(t *testing.T) {
-	configs := openConfigs(t, newStore(t), "epoch")
+	configs := openConfigs(t, newStore(t), models.Tags{Epoch: "epoch"})
 	publish(t, configs, draft("http://a/"))
 	interval := 5 * time.Second
 	cfg := publish(t, configs, models.Draft{PollInterval: &interval})
@@ -117,7 +119,7 @@ func TestPublish_KeepsWhatIsLeftOut(t *testing.T) {
 }
 
 func TestPublish_OfTheSameContentIsNoUpdate(t *testing.T) {
-	configs := openConfigs(t, newStore(t), "epoch")
+	configs := openConfigs(t, newStore(t), models.Tags{Epoch: "epoch"})
 	first := publish(t, configs, draft("http://a/"))
 	again := draft("http://a/")
 	again.Message = "another message is no other content"
@@ -129,7 +131,7 @@ func TestPublish_OfTheSameContentIsNoUpdate(t *testing.T) {
 }
 
 func TestPublish_WithoutAURLWhereNoneIsCurrent(t *testing.T) {
-	configs := openConfigs(t, newStore(t), "epoch")
+	configs := openConfigs(t, newStore(t), models.Tags{Epoch: "epoch"})
 	interval := 5 * time.Second
 	_, err := configs.Publish(t.Context(), models.Draft{PollInterval: &interval})
 	var bad *models.InvalidError
@@ -139,7 +141,7 @@ func TestPublish_WithoutAURLWhereNoneIsCurrent(t *testing.T) {
 }
 
 func TestPublish_AsksThePrecondition(t *testing.T) {
-	configs := openConfigs(t, newStore(t), "epoch")
+	configs := openConfigs(t, newStore(t), models.Tags{Epoch: "epoch"})
 	asked := []string{}
 	d := draft("http://a/")
 	d.Allowed = func(etag string) bool { asked = append(asked, etag); return etag == "" }
@@ -160,10 +162,10 @@ func TestPublish_AsksThePrecondition(t *testing.T) {
 func TestPublish_SurvivesARestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "controller.db")
 	db, closeDB := openStore(t, path)
-	want := publish(t, openConfigs(t, db, db.Epoch()), draft("http://a/"))
+	want := publish(t, openConfigs(t, db, db.Tags()), draft("http://a/"))
 	closeDB()
 	db, _ = openStore(t, path)
-	configs := openConfigs(t, db, db.Epoch())
+	configs := openConfigs(t, db, db.Tags())
 	if diff := cmp.Diff(want, configs.Current()); diff != "" {
 		t.Errorf("current after a restart, -want +got:\n%s", diff)
 	}
@@ -189,7 +191,7 @@ func (s *slow) Append(ctx context.Context, next func(*models.Config) (*models.Ch
 
 func TestPublish_OfACallerThatLeaves(t *testing.T) {
 	store := &slow{DB: newStore(t), begun: make(chan struct{}), finish: make(chan struct{})}
-	configs := openConfigs(t, store, "epoch")
+	configs := openConfigs(t, store, models.Tags{Epoch: "epoch"})
 	ctx, leave := context.WithCancel(t.Context())
 	outcome := make(chan error, 2)
 	send := func(url string) {
@@ -216,7 +218,7 @@ func TestPublish_BehindOneThatHangs(t *testing.T) {
 	db := newStore(t)
 	synctest.Test(t, func(t *testing.T) {
 		store := &slow{DB: db, begun: make(chan struct{}), finish: make(chan struct{})}
-		configs := openConfigs(t, store, "epoch")
+		configs := openConfigs(t, store, models.Tags{Epoch: "epoch"})
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -233,7 +235,7 @@ func TestPublish_BehindOneThatHangs(t *testing.T) {
 
 func TestPublish_OfManyAtOnceLeavesNoGaps(t *testing.T) {
 	const publishers, each = 8, 10
-	configs := openConfigs(t, newStore(t), "epoch")
+	configs := openConfigs(t, newStore(t), models.Tags{Epoch: "epoch"})
 	var group sync.WaitGroup
 	for p := range publishers {
 		group.Go(func() {
@@ -296,7 +298,7 @@ func TestPublish_ThatFailedFollowsTheStore(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := &lossy{DB: newStore(t), stores: true}
-			configs := openConfigs(t, store, "epoch")
+			configs := openConfigs(t, store, models.Tags{Epoch: "epoch"})
 			publish(t, configs, draft("http://a/"))
 			store.stores, store.fails = row.stored, true
 			if _, err := configs.Publish(t.Context(), draft("http://b/")); !errors.Is(err, errDisk) {
@@ -310,7 +312,7 @@ func TestPublish_ThatFailedFollowsTheStore(t *testing.T) {
 }
 
 func TestPublishFirst_OnlyWhereNothingWasPublished(t *testing.T) {
-	configs := openConfigs(t, newStore(t), "epoch")
+	configs := openConfigs(t, newStore(t), models.Tags{Epoch: "epoch"})
 	if cfg, published, err := configs.PublishFirst(t.Context(), "http://a/"); err != nil || !published || cfg.Version != 1 {
 		t.Errorf("on an empty store: got %v, %v, %v", cfg, published, err)
 	}
@@ -323,16 +325,18 @@ func TestPublishFirst_OnlyWhereNothingWasPublished(t *testing.T) {
 // another store: the ETag must differ wherever the bytes may.
 func TestETag_DiffersWhereTheAnswerMay(t *testing.T) {
 	content := models.Content{URL: "http://a/", PollInterval: defaultInterval}
-	base := models.ETagOf("e1", 1, content)
-	if again := models.ETagOf("e1", 1, content); again != base {
+	of := func(epoch, key string) models.Tags { return models.Tags{Epoch: epoch, Key: []byte(key)} }
+	base := of("e1", "k1").Of(1, content)
+	if again := of("e1", "k1").Of(1, content); again != base {
 		t.Errorf("the same answer: got %s and %s", base, again)
 	}
 	for name, other := range map[string]string{
-		"another epoch":    models.ETagOf("e2", 1, content),
-		"another version":  models.ETagOf("e1", 2, content),
-		"another URL":      models.ETagOf("e1", 1, models.Content{URL: "http://b/", PollInterval: defaultInterval}),
-		"to be probed":     models.ETagOf("e1", 1, models.Content{URL: "http://a/", PollInterval: defaultInterval, Probe: true}),
-		"another interval": models.ETagOf("e1", 1, models.Content{URL: "http://a/", PollInterval: time.Second}),
+		"another epoch":    of("e2", "k1").Of(1, content),
+		"another key":      of("e1", "k2").Of(1, content),
+		"another version":  of("e1", "k1").Of(2, content),
+		"another URL":      of("e1", "k1").Of(1, models.Content{URL: "http://b/", PollInterval: defaultInterval}),
+		"to be probed":     of("e1", "k1").Of(1, models.Content{URL: "http://a/", PollInterval: defaultInterval, Probe: true}),
+		"another interval": of("e1", "k1").Of(1, models.Content{URL: "http://a/", PollInterval: time.Second}),
 	} {
 		if other == base {
 			t.Errorf("%s: got the same ETag %s", name, other)

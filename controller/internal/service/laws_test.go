@@ -52,7 +52,7 @@ func (w *world) open(t *rapid.T) {
 	if w.agents, err = service.OpenAgents(t.Context(), w.db, service.AgentOptions{InactiveAfter: inactiveAfter}, log); err != nil {
 		t.Fatalf("open: %v", err)
 	}
-	w.configs, err = service.OpenConfigs(t.Context(), w.db, w.agents, service.ConfigOptions{Epoch: w.db.Epoch(), DefaultInterval: defaultInterval}, log)
+	w.configs, err = service.OpenConfigs(t.Context(), w.db, w.agents, service.ConfigOptions{Tags: w.db.Tags(), DefaultInterval: defaultInterval}, log)
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}

@@ -40,7 +40,7 @@ func newMeasured(t *testing.T, db *database.DB) *measured {
 	if m.agents, err = service.OpenAgents(t.Context(), db, service.AgentOptions{InactiveAfter: inactiveAfter, Metrics: m.metrics}, log); err != nil {
 		t.Fatal(err)
 	}
-	if m.configs, err = service.OpenConfigs(t.Context(), db, m.agents, service.ConfigOptions{Epoch: db.Epoch(), DefaultInterval: defaultInterval, Metrics: m.metrics}, log); err != nil {
+	if m.configs, err = service.OpenConfigs(t.Context(), db, m.agents, service.ConfigOptions{Tags: db.Tags(), DefaultInterval: defaultInterval, Metrics: m.metrics}, log); err != nil {
 		t.Fatal(err)
 	}
 	m.waiters = service.NewWaiters(m.configs, m.agents, 1000, 77)
@@ -358,7 +358,7 @@ fleetconf_controller_waiters_limit 77
 		m.want(t, "a fleet", "desired_version", map[string]float64{"": 1})
 		m.want(t, "a fleet", "last_publish_timestamp_seconds", map[string]float64{"": float64(cfg.PublishedAt.UnixMicro()) / 1e6})
 
-		m.configs.Witness(9)
+		m.configs.ObserveTag(m.later(9))
 		poll(lives[4], 9, models.Polling)
 		if err := m.configs.Freeze(t.Context(), models.Freeze{Reason: "r"}, byAdmin, func(*models.Freeze) bool { return true }); err != nil {
 			t.Fatal(err)
@@ -416,7 +416,7 @@ func collectorOf(t testing.TB, n int) prometheus.Collector {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	configs, err := service.OpenConfigs(t.Context(), db, agents, service.ConfigOptions{Epoch: "e", DefaultInterval: time.Minute}, log)
+	configs, err := service.OpenConfigs(t.Context(), db, agents, service.ConfigOptions{DefaultInterval: time.Minute}, log)
 	if err != nil {
 		t.Fatal(err)
 	}

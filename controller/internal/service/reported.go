@@ -3,6 +3,8 @@ package service
 import (
 	"context"
 	"errors"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -15,6 +17,9 @@ import (
 // take the fleet back, and nobody would have asked for it. So those that are
 // ahead keep what they run until an admin has published, or has told them to
 // follow the store again; and the next version is above all that were seen.
+//
+// An agent whose ETag this store did not make is held too, but for itself: it may come
+// from another fleet, or lie.
 
 // ReportedStore keeps what agents said of versions above the store's own.
 type ReportedStore interface {
@@ -23,31 +28,48 @@ type ReportedStore interface {
 	SaveReported(ctx context.Context, r models.Reported, entries ...models.Entry) error
 }
 
-// maxAhead is how far above the store's newest version one that an agent names
+// maxAhead is how far above the store's newest version one that an agent reports
 // may be. A backup is not that old; what is beyond is no version.
 const maxAhead = 1_000_000
 
-// Witness takes the word of an agent that it runs, or has tried, a version. It
-// reports whether the version can be one of this fleet's.
-func (c *Configs) Witness(version int64) (credible bool) {
-	newest := c.newest()
-	if version <= newest {
-		return true
+// ObserveTag notes the ETag of what an agent runs. It returns the version that the
+// ETag names if that is above the store's newest, else 0; and whether this store made
+// it. Only then the fleet is in conflict, and the next version above it: any agent can
+// send an ETag that nobody made.
+func (c *Configs) ObserveTag(tag string) (ahead int64, verified bool) {
+	version := models.VersionOf(tag)
+	if version <= c.newest() {
+		return 0, false
 	}
-	if version > newest+maxAhead {
-		return false
+	if !c.tags.Verify(tag) {
+		return version, false
 	}
+	c.raise(version)
+	return version, true
+}
+
+// ObserveReport notes the version that an agent reports, and its ETag, which may be
+// empty. It reports whether the version can be one of this fleet's.
+func (c *Configs) ObserveReport(version int64, tag string) (credible bool) {
+	if models.VersionOf(tag) == version {
+		c.ObserveTag(tag)
+	}
+	return version <= c.newest()+maxAhead
+}
+
+// raise notes that agents run a version above the store's newest.
+func (c *Configs) raise(version int64) {
 	for {
 		old := c.reported.Load()
 		if version <= old.Highest {
-			return true
+			return
 		}
 		if c.reported.CompareAndSwap(old, &models.Reported{Highest: version, ResumedBelow: old.ResumedBelow}) {
 			select {
 			case c.raised <- struct{}{}:
 			default: // Run is to look already
 			}
-			return true
+			return
 		}
 	}
 }
@@ -59,10 +81,11 @@ func (c *Configs) Conflict() (highest int64, conflict bool) {
 	return r.Highest, r.Conflict(c.newest())
 }
 
-// Resume ends a conflict: agents are offered what this store has, older or not.
-// It reports whether there was one. allowed judges the preconditions of the
-// caller against the ETag of the current configuration. It returns
-// models.ErrPrecondition, or models.ErrBusy if its turn does not come.
+// Resume ends a conflict, and releases the agents that are held each for itself:
+// they are offered what this store has, older or not. It reports whether there was
+// anything to end. allowed validates the preconditions of the caller against the ETag
+// of the current configuration. It returns models.ErrPrecondition, or models.ErrBusy
+// if the publishes before it take too long.
 func (c *Configs) Resume(ctx context.Context, origin models.Origin, allowed func(etag string) bool) (resumed bool, err error) {
 	if err := c.publishing.take(ctx); err != nil {
 		return false, err
@@ -71,12 +94,23 @@ func (c *Configs) Resume(ctx context.Context, origin models.Origin, allowed func
 	if !allowed(c.etag()) {
 		return false, models.ErrPrecondition
 	}
-	old := c.reported.Load()
-	if !old.Conflict(c.newest()) {
+	old, held := c.reported.Load(), c.fleet.Held(c.newest())
+	conflict := old.Conflict(c.newest())
+	var detail []string
+	if conflict {
+		detail = append(detail, "agents that run versions above it, up to "+format(old.Highest)+", follow it")
+	}
+	if held > 0 {
+		detail = append(detail, "agents that run a version that this store did not make, "+strconv.Itoa(held)+", follow it")
+	}
+	if detail == nil {
 		return false, nil
 	}
-	settled := models.Reported{Highest: old.Highest, ResumedBelow: old.Highest}
-	entry := models.NewEntry(origin, models.ActionResume, c.newest(), "agents that run versions above it, up to "+format(old.Highest)+", follow it")
+	settled := *old
+	if conflict {
+		settled.ResumedBelow = old.Highest
+	}
+	entry := models.NewEntry(origin, models.ActionResume, c.newest(), strings.Join(detail, "; "))
 	if err := c.store.SaveReported(context.WithoutCancel(ctx), settled, entry); err != nil {
 		return false, err
 	}
@@ -84,6 +118,7 @@ func (c *Configs) Resume(ctx context.Context, origin models.Origin, allowed func
 		old = c.reported.Load()
 		settled.Highest = max(settled.Highest, old.Highest)
 	}
+	c.fleet.Release()
 	c.changes.flash()
 	return true, nil
 }

@@ -32,7 +32,7 @@ func newFleet(t *testing.T, store service.RolloutStore, db *database.DB) *fleet 
 	t.Helper()
 	log, hook := logtest.NewNullLogger()
 	agents, _ := openAgents(t, db)
-	configs := openConfigsOf(t, db, agents, db.Epoch(), log)
+	configs := openConfigsOf(t, db, agents, db.Tags(), log)
 	return &fleet{db: db, agents: agents, configs: configs, rollouts: service.NewRollouts(configs, agents, store), logged: hook}
 }
 

@@ -40,6 +40,7 @@ type row struct {
 	registeredAt, seen, applied, appliedAt, refused atomic.Int64 // times in microseconds since 1970 UTC, 0 for unknown
 	interval                                        atomic.Int64 // nanoseconds
 	transport                                       atomic.Int64 // 1 + its place in models.Transports; 0 for unknown
+	held                                            atomic.Int64 // as models.Agent.Held
 }
 
 func newRoster(size int) roster { return roster{byID: make(map[string]*Agent, size)} }
@@ -130,6 +131,7 @@ func (a *Agent) show() {
 	set(&a.row.applied, a.agent.Applied)
 	set(&a.row.appliedAt, appliedAt)
 	set(&a.row.refused, a.agent.Refused.Version)
+	set(&a.row.held, a.agent.Held)
 	set(&a.row.transport, int64(1+slices.Index(models.Transports, a.agent.Transport)))
 	if shown := a.row.hostname.Load(); shown == nil || *shown != a.agent.Hostname {
 		hostname := a.agent.Hostname
@@ -160,5 +162,6 @@ func (r *row) vitals(now time.Time) models.Vitals {
 		Interval: time.Duration(r.interval.Load()),
 		Applied:  r.applied.Load(),
 		Refused:  r.refused.Load(),
+		Held:     r.held.Load(),
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/service"
 )
 
 func actions(t *testing.T, db *database.DB) (actions []models.Action) {
@@ -160,17 +162,19 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 	f := newFleet(t, db, db)
 	publish(t, f.configs, draft("http://a/"))
 	publish(t, f.configs, draft("http://b/"))
-	if f.configs.Witness(2 + 1_000_001) {
+	if f.configs.ObserveReport(2+1_000_001, "") {
 		t.Error("a version from nowhere is believed")
 	}
-	if !f.configs.Witness(1) || !f.configs.Witness(2) {
+	if ahead, _ := f.configs.ObserveTag(f.later(2)); ahead != 0 || !f.configs.ObserveReport(1, "") || !f.configs.ObserveReport(2, f.later(2)) {
 		t.Error("the store's own versions are not believed")
 	}
 	if _, conflict := f.configs.Conflict(); conflict {
 		t.Error("there is a conflict over nothing")
 	}
-	if !f.configs.Witness(8) || !f.configs.Witness(9) || !f.configs.Witness(7) {
-		t.Error("later versions are not believed")
+	for _, version := range []int64{8, 9, 7} {
+		if ahead, verified := f.configs.ObserveTag(f.later(version)); ahead != version || !verified {
+			t.Errorf("version %d: got %d, %v, want it believed", version, ahead, verified)
+		}
 	}
 	run := func() {
 		ctx, stop := context.WithCancel(t.Context())
@@ -211,11 +215,11 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 	if resumed, err := f.configs.Resume(t.Context(), byAdmin, allow); resumed || err != nil {
 		t.Errorf("once more: got %v, %v, want nothing to resume", resumed, err)
 	}
-	f.configs.Witness(9) // an agent that has not followed yet
+	f.configs.ObserveTag(f.later(9)) // an agent that has not followed yet
 	if _, conflict := f.configs.Conflict(); conflict {
 		t.Error("what was resumed is a conflict again")
 	}
-	f.configs.Witness(11)
+	f.configs.ObserveReport(11, f.later(11))
 	if highest, conflict := f.configs.Conflict(); !conflict || highest != 11 {
 		t.Errorf("a later one still: got %d, %v, want a conflict up to 11", highest, conflict)
 	}
@@ -233,13 +237,114 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 	}
 }
 
-func TestVersionOf_AnETag(t *testing.T) {
-	tag := models.ETagOf("epoch", 42, models.Content{URL: "http://a/"})
-	for tag, want := range map[string]int64{
-		tag: 42, "W/" + tag: 42, `"pXq3nYk0m1Zr7tQe5uWc2A"`: 0, `"12-q3nYk0m1Zr7tQe5uWc2"`: 0, `"-1-AAAAAAAAAAAAAAAAAAAAAA"`: 0, "*": 0, "": 0, `"x-AAAAAAAAAAAAAAAAAAAAAA"`: 0,
+// later is the ETag of a version that this store made, and has no more.
+func (f *fleet) later(version int64) string {
+	return f.db.Tags().Of(version, models.Content{URL: "http://later/"})
+}
+
+// What this store did not make moves none of the fleet's numbers.
+func TestObserve_OfATagThatIsNotThisStores(t *testing.T) {
+	f := openFleet(t)
+	publish(t, f.configs, draft("http://a/"))
+	other := f.db.Tags()
+	other.Epoch = "other"
+	for name, tag := range map[string]string{
+		"forged":                  `"900001-AAAAAAAAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAAAAAAAA"`,
+		"without a keyed hash":    `"900001-AAAAAAAAAAAAAAAAAAAAAA"`,
+		"of another store":        other.Of(900_001, models.Content{URL: "http://later/"}),
+		"of another version":      strings.Replace(f.later(9), `"9-`, `"900001-`, 1),
+		"above what can be there": strings.Replace(f.later(9), `"9-`, `"9000000000000-`, 1),
 	} {
-		if got := models.VersionOf(tag); got != want {
-			t.Errorf("%s: got %d, want %d", tag, got, want)
+		ahead, verified := f.configs.ObserveTag(tag)
+		if ahead != models.VersionOf(tag) || ahead < 900_001 || verified {
+			t.Errorf("%s: got %d, %v, want its version, not verified", name, ahead, verified)
 		}
+		f.configs.ObserveReport(900_001, tag)
+	}
+	f.configs.ObserveReport(900_001, "")
+	f.configs.ObserveReport(900_001, f.later(9)) // of another version than the report
+	if highest, conflict := f.configs.Conflict(); conflict || highest != 0 {
+		t.Errorf("got a conflict up to %d, want none", highest)
+	}
+	if cfg := publish(t, f.configs, draft("http://b/")); cfg.Version != 2 {
+		t.Errorf("the next version: got %d, want 2", cfg.Version)
+	}
+}
+
+func TestTags_Verify(t *testing.T) {
+	tags := models.Tags{Epoch: "epoch", Key: []byte("key"), UnkeyedUpTo: 41}
+	tag := tags.Of(42, models.Content{URL: "http://a/"})
+	bare := strings.Trim(tag, `"`)
+	other := tags
+	other.Key = []byte("another")
+	for tag, want := range map[string]struct {
+		version  int64
+		verified bool
+	}{
+		tag: {42, true}, "W/" + tag: {42, true}, `"` + bare + `-gzip"`: {42, true}, `W/"` + bare + `--gzip"`: {42, true}, `"` + bare + `;br"`: {42, true},
+		`"` + bare + `-more"`: {0, false}, `"` + bare + `gzip"`: {0, false},
+		other.Of(42, models.Content{URL: "http://a/"}): {42, false},
+		`"41-AAAAAAAAAAAAAAAAAAAAAA"`:                  {41, true}, `"41-AAAAAAAAAAAAAAAAAAAAAA-gzip"`: {41, true}, `"42-AAAAAAAAAAAAAAAAAAAAAA"`: {42, false},
+		`"pXq3nYk0m1Zr7tQe5uWc2A"`: {}, `"12-q3nYk0m1Zr7tQe5uWc2"`: {}, `"-1-AAAAAAAAAAAAAAAAAAAAAA"`: {}, `"0-AAAAAAAAAAAAAAAAAAAAAA"`: {},
+		`"+1-AAAAAAAAAAAAAAAAAAAAAA"`: {}, "*": {}, "": {}, `"x-AAAAAAAAAAAAAAAAAAAAAA"`: {}, `"1-AAAAAAAAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAAAAAAA"`: {},
+	} {
+		if got := models.VersionOf(tag); got != want.version {
+			t.Errorf("%s: got version %d, want %d", tag, got, want.version)
+		}
+		if got := tags.Verify(tag); got != want.verified {
+			t.Errorf("%s: verified %v, want %v", tag, got, want.verified)
+		}
+	}
+}
+
+// An agent that runs what this store did not make keeps it until an admin publishes,
+// or resumes.
+func TestHolds_UntilAnAdminDecides(t *testing.T) {
+	f := openFleet(t)
+	publish(t, f.configs, draft("http://a/"))
+	lives := f.join(t, 2)
+	foreign := models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 9, Foreign: true}
+	hold := func(live *service.Agent, newest int64) bool {
+		held := f.agents.Holds(live, newest)
+		f.agents.Poll(live, foreign)
+		return held
+	}
+	status := func() models.Status {
+		a, err := f.agents.Agent(lives[0].ID())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.agents.StatusOf(&a, f.configs.Outlook())
+	}
+	if !hold(lives[0], 1) || !hold(lives[0], 1) || f.agents.Held(1) != 1 || status() != models.Ahead {
+		t.Errorf("at first: %d held, status %s, want one, in conflict", f.agents.Held(1), status())
+	}
+	publish(t, f.configs, draft("http://b/"))
+	if hold(lives[0], 2) || f.agents.Held(2) != 0 || status() == models.Ahead {
+		t.Errorf("after a publish: %d held, status %s", f.agents.Held(2), status())
+	}
+	if !hold(lives[1], 2) {
+		t.Error("the next, which comes later, is not held")
+	}
+	resume := func() bool {
+		t.Helper()
+		resumed, err := f.configs.Resume(t.Context(), byAdmin, func(string) bool { return true })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resumed
+	}
+	if !resume() || hold(lives[1], 2) || f.agents.Held(2) != 0 {
+		t.Errorf("after a resume: %d held, want none", f.agents.Held(2))
+	}
+	if resume() {
+		t.Error("there was something to resume once more")
+	}
+	if got := actions(t, f.db); got[0] != models.ActionResume {
+		t.Errorf("the audit log: got %v, want the resume", got)
+	}
+	f.agents.Poll(lives[1], models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 2})
+	if !hold(lives[1], 2) {
+		t.Error("one that followed, and claims another version after that, is not held")
 	}
 }

@@ -114,7 +114,7 @@ func TestConfigs_RushLastsAsLongAsTheFleetFetches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db := newStore(t)
 		agents, _ := openAgents(t, db)
-		configs, err := service.OpenConfigs(t.Context(), db, agents, service.ConfigOptions{Epoch: "e", DefaultInterval: defaultInterval, Pace: 100}, logrus.New())
+		configs, err := service.OpenConfigs(t.Context(), db, agents, service.ConfigOptions{DefaultInterval: defaultInterval, Pace: 100}, logrus.New())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -221,7 +221,7 @@ func TestWaiters_AreLetGoAfterACommitInDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &lossy{DB: newStore(t), stores: true}
 		agents, _ := openAgents(t, store.DB)
-		configs := openConfigs(t, store, "epoch")
+		configs := openConfigs(t, store, models.Tags{Epoch: "epoch"})
 		waiters := service.NewWaiters(configs, agents, 1000, 10)
 		ctx, stop := context.WithCancel(t.Context())
 		var running sync.WaitGroup

@@ -1,0 +1,88 @@
+package models
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fleetconf/fleetconf/pkg/etag"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+// KeyBytes is the length of Tags.Key.
+const KeyBytes = 32
+
+const (
+	macBytes = 16
+	// hashLength is the length of a content hash, and of a keyed hash, in an ETag.
+	hashLength = 22
+)
+
+// Tags makes the ETags of one store, and verifies those that agents send. An ETag
+// is "<version>-<content hash>-<keyed hash>". The version tells a controller whose
+// store was restored that an agent runs a later one than it knows; the keyed hash,
+// over the store's epoch, the version and the content hash, proves that the store
+// made the ETag.
+type Tags struct {
+	Epoch string // identifies this store among all stores
+	Key   []byte // KeyBytes random bytes, secret
+	// UnkeyedUpTo is the newest version that the store had when it was migrated from
+	// a build whose ETags had no keyed hash. Up to it such ETags are accepted.
+	UnkeyedUpTo int64
+}
+
+// ContentHash identifies c among all contents; see wire.Config.ContentHash.
+func (c Content) ContentHash() string {
+	return wire.Config{Data: wire.Data{URL: c.URL, Probe: c.Probe}, PollIntervalSeconds: int(c.PollInterval / time.Second)}.ContentHash()
+}
+
+// Of returns the ETag of a version: strong, in quotes.
+func (t Tags) Of(version int64, c Content) string {
+	hash := c.ContentHash()
+	return etag.Quote(strconv.FormatInt(version, 10) + "-" + hash + "-" + t.mac(version, hash))
+}
+
+func (t Tags) mac(version int64, hash string) string {
+	h := hmac.New(sha256.New, t.Key)
+	_, _ = fmt.Fprintf(h, "%s\x00%d\x00%s", t.Epoch, version, hash)
+	return base64.RawURLEncoding.EncodeToString(h.Sum(nil)[:macBytes])
+}
+
+// Verify reports whether the store made tag. A gateway may have marked it
+// as weak, or appended a suffix.
+func (t Tags) Verify(tag string) bool {
+	version, hash, mac := split(tag)
+	switch {
+	case version == 0:
+		return false
+	case mac == "":
+		return version <= t.UnkeyedUpTo
+	}
+	return hmac.Equal([]byte(mac), []byte(t.mac(version, hash)))
+}
+
+// VersionOf returns the version that tag begins with, if it has the form of an ETag
+// of any controller's; else 0.
+func VersionOf(tag string) int64 {
+	version, _, _ := split(tag)
+	return version
+}
+
+// split takes an ETag apart. The version is 0 for a tag of another form, and mac is
+// empty for an ETag of a build without keyed hashes.
+func split(tag string) (version int64, hash, mac string) {
+	number, hashes, _ := strings.Cut(strings.Trim(etag.Original(tag), `"`), "-")
+	version, err := strconv.ParseInt(number, 10, 64)
+	switch {
+	case err != nil || version < 1 || number[0] == '+':
+	case len(hashes) == hashLength:
+		return version, hashes, ""
+	case len(hashes) == hashLength+1+hashLength && hashes[hashLength] == '-':
+		return version, hashes[:hashLength], hashes[hashLength+1:]
+	}
+	return 0, "", ""
+}
