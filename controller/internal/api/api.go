@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -22,6 +23,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
 
+	"github.com/fleetconf/fleetconf/controller/internal/limit"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/auth"
@@ -42,6 +44,8 @@ type Options struct {
 	Draining      <-chan struct{}                          // closed when held answers are to be let go
 	Limits        Limits
 
+	TrustedProxies []netip.Prefix // whose X-Forwarded-For names the client
+
 	Transport     models.Transport // how agents hear of a newer version
 	SweepInterval time.Duration    // how often agents poll while a broker tells them of newer versions
 
@@ -59,11 +63,12 @@ type Options struct {
 // API answers the controller's requests.
 type API struct {
 	Options
-	classes map[door]*class
-	proven  *class // of the admin's own door, those who are one
-	served  servedConfig
-	sweep   []string       // SweepInterval as a header value
-	refused rate.Sometimes // how often refused credentials are worth a warning
+	classes   map[door]*class
+	strangers *limit.Table // the requests of a class that may not pass, by source
+	guesses   *limit.Guesses
+	served    servedConfig
+	sweep     []string       // SweepInterval as a header value
+	refused   rate.Sometimes // how often refused credentials are worth a warning
 }
 
 // New returns the handler of the whole contract.
@@ -74,16 +79,17 @@ func New(o Options) http.Handler {
 	if o.Scrape == nil {
 		o.Scrape = http.NotFoundHandler()
 	}
-	a := &API{Options: o, classes: newClasses(o.Limits), proven: newClass(admins, o.Limits.Admin, o.Limits.Admin), sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, refused: rate.Sometimes{First: 1, Interval: time.Minute}}
-	a.Metrics.limits(map[string][]*class{
-		registering: {a.classes[enrolling]}, polls: {a.classes[reading]}, reports: {a.classes[reporting]}, admins: {a.classes[administering], a.proven},
-	})
+	a := &API{
+		Options: o, classes: newClasses(o.Limits), strangers: limit.NewTable(), guesses: limit.NewGuesses(),
+		sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, refused: rate.Sometimes{First: 1, Interval: time.Minute},
+	}
+	a.Metrics.limits(a.classes[enrolling], a.classes[reading], a.classes[reporting], a.classes[administering])
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
 	engine.RedirectTrailingSlash = false // a redirect would lose the body of a publish
 	engine.RemoveExtraSlash = false
-	_ = engine.SetTrustedProxies(nil) // X-Forwarded-For is anybody's to write
+	_ = engine.SetTrustedProxies(nil) // clientAddr reads X-Forwarded-For
 	unrouted := a.Metrics.as(other)
 	engine.NoRoute(a.answer(unrouted, func(*call) error {
 		return problem.New(http.StatusNotFound, "there is nothing here; /swagger/index.html lists what there is")
@@ -113,19 +119,16 @@ func sameOrigin(next http.Handler, as *measured) http.Handler {
 	return protection.Handler(next)
 }
 
-// guarded lets a request through to its route if there is room for it, if its
-// caller may, and if it asks for nothing that the route does not know: a
+// guarded lets a request through to its route if its caller may, if there is room
+// for it, and if it asks for nothing that the route does not know: a
 // misspelt parameter must not be taken for its absence.
 func (a *API) guarded(r route) func(*call) error {
 	known := strings.Fields(r.query)
 	return func(c *call) error {
-		if err := a.enter(c, r.who); err != nil {
-			return err
-		}
-		defer c.leave()
 		if err := a.admit(c, r.who); err != nil {
 			return err
 		}
+		defer c.leave()
 		if r.query != "*" && c.Request.URL.RawQuery != "" {
 			if err := checkQuery(c.Request.URL.RawQuery, known); err != nil {
 				return err

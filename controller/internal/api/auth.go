@@ -2,14 +2,17 @@ package api
 
 import (
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
 
+	"github.com/fleetconf/fleetconf/controller/internal/limit"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
 // door is who may call a route.
@@ -37,23 +40,34 @@ const (
 // credentials are the buffers that Authorization headers are read into.
 var credentials = sync.Pool{New: func() any { return new(auth.Basic) }}
 
-// admit lets a request through a door and notes whose it is: 401 for
-// credentials that are nobody's, 403 for somebody's at the wrong door.
+// admit authenticates a request, checks that it may call the route, and takes a
+// place of the route's class for it, which it must leave. 401 is for invalid
+// credentials, 403 for valid ones that may not do this, 429 for too many requests.
+//
+// Only callers that may do this are charged to the class. All others are charged to
+// where they come from, so they take nothing from those.
 func (a *API) admit(c *call, d door) error {
 	if d == open {
 		return nil
 	}
-	who, self, err := a.identify(c.GetHeader("Authorization"))
+	who, self, err := a.identify(c)
+	if err == nil {
+		c.self, c.by = self, a.name(who, self)
+		err = a.authorize(c, d, who)
+	}
 	if err != nil {
-		a.refuse(c, err)
-		return unauthorized(c, err)
+		c.self, c.by = nil, ""
+		return a.reject(c, d, err)
 	}
+	return a.enter(c, d, who)
+}
+
+// authorize checks that a caller may pass a door: 403 if not.
+func (a *API) authorize(c *call, d door, who caller) error {
 	if who != admin && a.Mutual && !certified(c.Request) {
-		a.refuse(c, errUncertified)
-		c.Header("Connection", "close") // on the next one it may show another
-		return problem.New(http.StatusForbidden, "%v", errUncertified)
+		return errUncertified
 	}
-	itself := who == agent && self.ID() == c.Param("id")
+	itself := who == agent && c.self.ID() == c.Param("id")
 	switch {
 	case d == enrolling && who != enrolled && who != agent:
 		return problem.New(http.StatusForbidden, "registering requires the shared agent credentials (AGENT_USERNAME) or the agent's own id and token")
@@ -64,8 +78,39 @@ func (a *API) admit(c *call, d door) error {
 	case d == administering && who != admin:
 		return problem.New(http.StatusForbidden, "these credentials are good, but this is for the admin (ADMIN_USERNAME)")
 	}
-	c.self, c.by = self, a.name(who, self)
 	return nil
+}
+
+// reject answers a request that may not pass a door, for the reason err: with 429
+// if too many such requests came from its source.
+func (a *API) reject(c *call, d door, err error) error {
+	var forbidden *problem.Problem
+	if !errors.As(err, &forbidden) {
+		a.refuse(c, err)
+	}
+	if overflow := a.charge(c, d); overflow != nil {
+		return overflow
+	}
+	var guessed *tooManyGuesses
+	switch {
+	case forbidden != nil:
+		return forbidden
+	case errors.As(err, &guessed):
+		server.RetryAfter(c.Writer.Header(), guessed.wait+rand.N(limit.Longest-guessed.wait))
+		return problem.New(http.StatusTooManyRequests, "%v", err)
+	case errors.Is(err, errUncertified):
+		c.Header("Connection", "close") // on the next one it may show another
+		return problem.New(http.StatusForbidden, "%v", err)
+	}
+	return unauthorized(c, err)
+}
+
+// tooManyGuesses is the error of a guess beyond the limit, and of the right
+// credentials where it was exceeded.
+type tooManyGuesses struct{ wait time.Duration }
+
+func (*tooManyGuesses) Error() string {
+	return "too many wrong passwords of this account came from your network; try again after the time in Retry-After"
 }
 
 var errUncertified = errors.New("agents come with a TLS certificate of their own that is valid (TLS_CLIENT_CA_FILE): set CONTROLLER_CERT_FILE and CONTROLLER_KEY_FILE of the agent")
@@ -109,6 +154,9 @@ func (a *API) refuse(c *call, err error) {
 	a.Trail.LoginFailed(models.Origin{Actor: a.claimed(c), SourceIP: c.ClientIP()}, c.Request.Method+" "+c.FullPath())
 }
 
+// unknownName stands in the audit log for a name that is nobody's.
+const unknownName = "unknown"
+
 // claimed is the name that refused credentials came with, if it is a known one:
 // any other may be a password in the wrong field.
 func (a *API) claimed(c *call) string {
@@ -119,34 +167,41 @@ func (a *API) claimed(c *call) string {
 	if known, err := a.Agents.Agent(name); err == nil {
 		return known.ID
 	}
-	return "unknown"
-}
-
-// isAdmin reports whether these are the admin's credentials.
-func (a *API) isAdmin(header string) bool {
-	basic := credentials.Get().(*auth.Basic)
-	defer credentials.Put(basic)
-	return basic.Read(header) == nil && a.AdminAccount.Matches(basic.User, basic.Password)
+	return unknownName
 }
 
 var errWrong = errors.New("the user name, the password or the token is wrong")
 
 // identify finds out whose credentials these are. Agents come first: they are
-// the many, and no agent has an account's name.
-func (a *API) identify(header string) (caller, *service.Agent, error) {
+// the many, and no agent has an account's name. Their tokens are random and too long
+// to be guessed; passwords are not, so guesses of these are limited.
+func (a *API) identify(c *call) (caller, *service.Agent, error) {
 	basic := credentials.Get().(*auth.Basic)
 	defer credentials.Put(basic)
-	if err := basic.Read(header); err != nil {
+	if err := basic.Read(c.GetHeader("Authorization")); err != nil {
 		return nobody, nil, err
 	}
 	if self := a.Agents.Authenticate(basic.User, basic.Password); self != nil {
 		return agent, self, nil
 	}
+	who := nobody
 	switch {
 	case a.AdminAccount.Matches(basic.User, basic.Password):
-		return admin, nil, nil
+		who = admin
 	case a.AgentAccount.Matches(basic.User, basic.Password):
-		return enrolled, nil, nil
+		who = enrolled
+	}
+	source := limit.Source(c.source())
+	if who != nobody {
+		if wait := a.guesses.Right(a.name(who, nil), source); wait > 0 {
+			return nobody, nil, &tooManyGuesses{wait}
+		}
+		return who, nil, nil
+	}
+	if name := a.claimed(c); name != unknownName {
+		if wait := a.guesses.Wrong(name, source); wait > 0 {
+			return nobody, nil, &tooManyGuesses{wait}
+		}
 	}
 	return nobody, nil, errWrong
 }

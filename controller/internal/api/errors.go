@@ -39,7 +39,7 @@ const (
 // place where an error is answered and an answer measured.
 func (a *API) answer(as *measured, handle func(*call) error) gin.HandlerFunc {
 	return func(g *gin.Context) {
-		c := &call{Context: g, measured: as}
+		c := &call{Context: g, api: a, measured: as}
 		began, ended := time.Now(), false
 		defer func() { c.measure(began, ended) }()
 		err := handle(c)

@@ -34,6 +34,9 @@ type class struct {
 	*limit.Class
 	name string // as it is measured
 
+	strangers *limit.Class // those that may not pass: of them only the rejected are counted here
+	bucket    limit.Bucket // of the strangers at one source
+
 	telling rate.Sometimes // how often a herd is worth a warning
 	told    atomic.Int64   // of how many turned away the log has told
 }
@@ -54,39 +57,47 @@ func newClasses(l Limits) map[door]*class {
 }
 
 func newClass(name string, perSecond, inFlight int) *class {
-	return &class{Class: limit.New(perSecond, inFlight), name: name, telling: rate.Sometimes{First: 1, Interval: time.Minute}}
+	return &class{
+		Class: limit.New(perSecond, inFlight), name: name,
+		strangers: limit.New(perSecond, inFlight), bucket: limit.Bucket{Burst: perSecond, Each: time.Second / time.Duration(perSecond)},
+		telling: rate.Sometimes{First: 1, Interval: time.Minute},
+	}
 }
 
-// enter lets a request in if its class has room, before anything is spent on
-// whose it is. It must leave. Who claims to be an admin and is one shares no limit
-// with those who are not, and on this machine has none: from there a herd can be
-// ended.
-func (a *API) enter(c *call, d door) error {
+// enter takes a place of the class for a request that may pass the door d. An admin
+// on this machine needs none: from there an overload can be ended.
+func (a *API) enter(c *call, d door, who caller) error {
 	k := a.classes[d]
-	if d == administering && a.isAdmin(c.GetHeader("Authorization")) {
-		k = a.proven
-	}
-	switch {
-	case k == nil, d == administering && server.FromLoopback(c.Request):
-		return nil // counted nowhere
-	case k.Enter():
-		c.class = k
-		return nil
-	case server.FromLoopback(c.Request) && a.isAdmin(c.GetHeader("Authorization")):
+	if who == admin && server.FromLoopback(c.Request) {
 		return nil
 	}
-	return a.overflow(c, k, d)
+	if !k.Enter() {
+		return a.overflow(c, k, k.Class, d)
+	}
+	c.class = k
+	return nil
 }
 
-// overflow answers a request that its class has no room for.
-func (a *API) overflow(c *call, k *class, d door) error {
+// charge counts a request that may not pass the door d, and rejects it if more came
+// from its source than the class takes of all callers.
+func (a *API) charge(c *call, d door) error {
+	k := a.classes[d]
+	if a.strangers.Take(a.strangers.Key(k.name, limit.Source(c.source())), k.bucket) == 0 {
+		return nil
+	}
+	return a.overflow(c, k, k.strangers, d)
+}
+
+// overflow answers a request that its class has no room for. With it wait the others
+// of line.
+func (a *API) overflow(c *call, k *class, line *limit.Class, d door) error {
 	h := c.Writer.Header()
-	server.RetryAfter(h, k.TurnAway())
+	server.RetryAfter(h, line.TurnAway())
 	if d == reading {
 		h.Set(wire.HeaderPollInterval, strconv.Itoa(seconds(a.Configs.PollInterval())))
 	}
 	k.telling.Do(func() {
-		total := k.TurnedAway()
+		total := k.rejected()
 		a.Log.WithFields(logrus.Fields{"class": k.name, "turned_away": total - k.told.Swap(total), "in_flight": k.InFlight()}).
 			Warn("Requests turned away; more within a minute are counted, not logged")
 	})
@@ -97,6 +108,9 @@ func (a *API) overflow(c *call, k *class, d door) error {
 		return problem.New(http.StatusTooManyRequests, "more requests of this kind (%s) came than are let in at once; ask again after the time in Retry-After", k.name)
 	}
 }
+
+// rejected is how many requests found no room, ever.
+func (k *class) rejected() int64 { return k.TurnedAway() + k.strangers.TurnedAway() }
 
 // leave gives back the place of a request.
 func (c *call) leave() {

@@ -3,6 +3,7 @@ package api_test
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -29,13 +30,24 @@ const here = "127.0.0.1:40000"
 // callFrom is call with the address of the socket.
 func (s *system) callFrom(remote string, who account, method, path string, headers ...string) *http.Response {
 	s.t.Helper()
-	r := httptest.NewRequestWithContext(s.t.Context(), method, path, http.NoBody)
+	sent := http.Header{}
+	for i := 0; i < len(headers); i += 2 {
+		sent.Set(headers[i], headers[i+1])
+	}
+	return s.callWith(remote, sent, who, method, path, "")
+}
+
+// callWith is callFrom with any headers, and a body.
+func (s *system) callWith(remote string, headers http.Header, who account, method, path, body string) *http.Response {
+	s.t.Helper()
+	r := httptest.NewRequestWithContext(s.t.Context(), method, path, strings.NewReader(body))
 	r.RemoteAddr = remote
+	maps.Copy(r.Header, headers)
 	if who != (account{}) {
 		r.SetBasicAuth(who[0], who[1])
 	}
-	for i := 0; i < len(headers); i += 2 {
-		r.Header.Set(headers[i], headers[i+1])
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
 	}
 	w := httptest.NewRecorder()
 	s.handler.ServeHTTP(w, r)
@@ -209,7 +221,7 @@ func TestLimits_SpareAnAdminHere(t *testing.T) {
 		"here":                              {here, admin, "/api/v1/agents", nil, 200},
 		"here over IPv6":                    {"[::1]:40000", admin, "/api/v1/agents", nil, 200},
 		"here, as a poll":                   {here, admin, "/api/v1/config", nil, 200},
-		"here, with a wrong password":       {here, account{"admin", "guess"}, "/api/v1/agents", nil, 401},
+		"here, with a wrong password":       {here, account{"admin", "guess"}, "/api/v1/agents", nil, 429},
 		"an agent here":                     {here, enroller, "/api/v1/config", nil, 429},
 		"a wrong password here, as a poll":  {here, account{"admin", "guess"}, "/api/v1/config", nil, 429},
 		"nobody here, as a poll":            {here, account{}, "/api/v1/config", nil, 429},
@@ -227,8 +239,9 @@ func TestLimits_SpareAnAdminHere(t *testing.T) {
 				s.publishHere("http://a/", 30)
 				s.call(admin, "GET", "/api/v1/agents", "")
 				s.call(admin, "GET", "/api/v1/config", "")
-				for range 100 {
-					if resp := s.callFrom(row.remote, row.who, "GET", row.path, row.headers...); resp.StatusCode != row.want {
+				for i := range 100 {
+					resp := s.callFrom(row.remote, row.who, "GET", row.path, row.headers...)
+					if first := i == 0 && resp.StatusCode == 401; resp.StatusCode != row.want && !first {
 						t.Fatalf("got %d %s, want %d", resp.StatusCode, text(t, resp), row.want)
 					}
 				}
@@ -365,8 +378,8 @@ func TestCall_StepsAside(t *testing.T) {
 	}
 }
 
-// Bad credentials cost a guess of the limit, not a look at them.
-func TestLimits_BeforeCredentials(t *testing.T) {
+// Wrong credentials beyond the limit get 429, and all of them are in the audit log.
+func TestLimits_WrongCredentials_Rejected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		for i := range 1000 {
@@ -378,15 +391,14 @@ func TestLimits_BeforeCredentials(t *testing.T) {
 				t.Fatal("who is turned away is asked for credentials")
 			}
 		}
-		refusals := 0
+		var refused []string
 		for _, e := range decode[[]wire.AuditEntry](t, s.callFrom(here, admin, "GET", "/api/v1/audit")) {
-			if e.Action == "login_failed" {
-				refusals++
-			}
+			refused = append(refused, e.Action+" "+e.Detail)
 		}
-		if refusals != 1 {
-			t.Errorf("the audit trail has %d refused logins, want the one that was looked at", refusals)
+		if diff := cmp.Diff([]string{"login_failed 1000 times, first on GET /api/v1/agents"}, refused); diff != "" {
+			t.Errorf("the audit log, -want +got:\n%s", diff)
 		}
+		s.wantSeries("credentials_refused_total", map[string]float64{"": 1000})
 	})
 }
 
@@ -515,6 +527,69 @@ func TestLimits_LetTheReportsOfAFleetThrough(t *testing.T) {
 		group.Wait()
 		if refused.Load() > 0 {
 			t.Errorf("%d of 10000 reports were not taken", refused.Load())
+		}
+	})
+}
+
+// Requests that may not do what they ask for take nothing from those that may: not
+// those of anonymous callers, of wrong passwords, nor of agents at other routes.
+func TestLimits_Strangers_ShutNobodyOut(t *testing.T) {
+	for name, row := range map[string]struct {
+		who                account // "a1" stands for that agent
+		method, path, body string
+	}{
+		"register": {enroller, "POST", "/api/v1/register", `{"hostname":"h"}`},
+		"remove":   {account{"a1"}, "DELETE", "/api/v1/agents/a1", ""},
+		"poll":     {account{"a1"}, "GET", "/api/v1/config", ""},
+		"report":   {account{"a1"}, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`},
+		"read":     {admin, "GET", "/api/v1/agents", ""},
+		"publish":  {admin, "POST", "/api/v1/config", `{"url":"http://b/"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newLimited(t, scarce)
+				s.publishHere("http://a/", 30)
+				a1 := s.register("a1")
+				time.Sleep(time.Second)
+				a2 := s.register("a2")
+				time.Sleep(time.Second)
+				if row.who[0] == "a1" {
+					row.who = a1
+				}
+				strangers := []account{{}, {"admin", "guess"}, {"agent", "guess"}, {"a1", "guess"}, {"nobody", "guess"}}
+				if row.path != "/api/v1/config" || row.method == "POST" {
+					strangers = append(strangers, a2)
+				}
+				rejected := 0
+				for i := range 600 {
+					if s.callWith(elsewhere, nil, strangers[i%len(strangers)], row.method, row.path, row.body).StatusCode == 429 {
+						rejected++
+					}
+				}
+				if rejected < 590 {
+					t.Errorf("%d of 600 strangers were rejected, want nearly all", rejected)
+				}
+				if resp := s.callWith(far, nil, row.who, row.method, row.path, row.body); resp.StatusCode >= 400 {
+					t.Errorf("the caller that may: got %d %s", resp.StatusCode, text(t, resp))
+				}
+			})
+		})
+	}
+}
+
+// Anonymous callers that send their bodies slowly hold no places either.
+func TestLimits_StrangersInFlight_HoldNoPlaces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLimited(t, scarce)
+		for range 5 {
+			defer s.occupy(account{"agent", "guess"}, "/api/v1/register")()
+			defer s.occupy(account{"admin", "guess"}, "/api/v1/config")()
+		}
+		if resp := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h"}`); resp.StatusCode != 201 {
+			t.Errorf("a registration: got %d, want 201", resp.StatusCode)
+		}
+		if resp := s.call(admin, "GET", "/api/v1/agents", ""); resp.StatusCode != 200 {
+			t.Errorf("the admin: got %d, want 200", resp.StatusCode)
 		}
 	})
 }

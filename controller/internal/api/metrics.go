@@ -61,27 +61,18 @@ func (m *Metrics) as(name string) *measured {
 	return &measured{class: class, timed: true, held: held}
 }
 
-// limits measures the classes that have a limit. More than one may go by a name.
-func (m *Metrics) limits(classes map[string][]*class) {
-	for name, together := range classes {
-		label := prometheus.Labels{"class": name}
+// limits measures the classes that have a limit.
+func (m *Metrics) limits(classes ...*class) {
+	for _, k := range classes {
+		label := prometheus.Labels{"class": k.name}
 		m.factory.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "http_requests_shed_total",
 			Help: "Requests turned away because more came than are let in, by class.", ConstLabels: label,
-		}, sum(together, func(k *class) int64 { return k.TurnedAway() }))
+		}, func() float64 { return float64(k.rejected()) })
 		m.factory.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "http_requests_in_flight",
 			Help: "Requests that are let in and not answered yet, by class. Those that are held are not among them.", ConstLabels: label,
-		}, sum(together, func(k *class) int64 { return k.InFlight() }))
-	}
-}
-
-func sum(classes []*class, of func(*class) int64) func() float64 {
-	return func() (total float64) {
-		for _, k := range classes {
-			total += float64(of(k))
-		}
-		return total
+		}, func() float64 { return float64(k.InFlight()) })
 	}
 }
 

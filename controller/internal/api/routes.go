@@ -18,6 +18,7 @@ type call struct {
 	self  *service.Agent // the agent that calls, nil for anybody else
 	by    string         // the name of who calls, "" for anybody at an open door
 
+	api      *API
 	measured *measured
 }
 

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/fleetconf/fleetconf/pkg/models"
@@ -34,7 +35,9 @@ type Settings struct {
 	LimitConfig   int `setting:"LIMIT_CONFIG" default:"50000" usage:"polls a second at most; keep it above PUSH_RATE"`
 	LimitStatus   int `setting:"LIMIT_STATUS" default:"20000" usage:"reports of agents a second at most"`
 	LimitWaiting  int `setting:"LIMIT_WAITING" default:"100000" usage:"polls that are held at once at most; to more the answer is given at once"`
-	LimitAdmin    int `setting:"LIMIT_ADMIN" default:"100" usage:"requests of admins a second at most; from this machine they are not limited"`
+	LimitAdmin    int `setting:"LIMIT_ADMIN" default:"100" usage:"requests of admins a second at most; an admin on this machine is not limited"`
+
+	TrustedProxies []netip.Prefix `setting:"TRUSTED_PROXIES" usage:"addresses or networks of the reverse proxies in front, with commas between: from them X-Forwarded-For names the client, for limits and the audit log; empty to believe no such header"`
 
 	InactiveAfter time.Duration `setting:"INACTIVE_AFTER" default:"168h" usage:"how long an agent is unseen before it is inactive: out of lists and rollouts, unless asked for"`
 	PruneAfter    time.Duration `setting:"PRUNE_AFTER" default:"0s" usage:"how long an agent is unseen before it is removed; 0s for never. It registers again should it come back"`

@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -35,8 +36,8 @@ func TestSettings_HaveTheDefaultsOfTheContract(t *testing.T) {
 		Broker:   config.Broker{Listen: "127.0.0.1:4222"},
 		PushRate: 40000, SweepInterval: 5 * time.Minute, InactiveAfter: 168 * time.Hour,
 	}
-	if s != want {
-		t.Errorf("-want +got:\n%s", cmp.Diff(want, s))
+	if diff := cmp.Diff(want, s); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 
@@ -48,6 +49,9 @@ func TestSettings_ReportEveryFaultAtOnce(t *testing.T) {
 		"values out of bounds": {
 			map[string]string{"PORT": "70000", "DEFAULT_POLL_INTERVAL": "0", "INITIAL_URL": "ftp://x/", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml", "INACTIVE_AFTER": "1s", "PRUNE_AFTER": "-1h"},
 			[]string{"PORT", "DEFAULT_POLL_INTERVAL", "INACTIVE_AFTER", "PRUNE_AFTER", "INITIAL_URL", "LOG_LEVEL", "LOG_FORMAT"},
+		},
+		"no address of a proxy": {
+			map[string]string{"TRUSTED_PROXIES": "192.0.2.1, proxy.example.com"}, []string{"TRUSTED_PROXIES"},
 		},
 		"limits out of bounds": {
 			map[string]string{"LIMIT_REGISTER": "0", "LIMIT_CONFIG": "-1", "LIMIT_STATUS": "1000001", "LIMIT_ADMIN": "0"},
@@ -142,5 +146,15 @@ func TestSettings_AreNotJudgedForABrokerThatPushDoesNotName(t *testing.T) {
 func TestSettings_OfTLS(t *testing.T) {
 	if _, err := read(t, map[string]string{"TLS_CERT_FILE": "cert", "TLS_KEY_FILE": "key", "TLS_CLIENT_CA_FILE": "ca"}); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestTrustedProxies_AddressesAndNetworks(t *testing.T) {
+	s, err := read(t, map[string]string{"TRUSTED_PROXIES": "192.0.2.1, 10.0.0.0/8,2001:db8::1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprint(s.TrustedProxies), "[192.0.2.1/32 10.0.0.0/8 2001:db8::1/128]"; got != want {
+		t.Errorf("got %s, want %s", got, want)
 	}
 }
