@@ -58,8 +58,8 @@ func buildAndRun(m *testing.M) (code int, err error) {
 		"controller": "./controller/cmd", "agent": "./agent/cmd", "worker": "./worker/cmd", "target": "./test/cmd/target", "bench-push": "./test/cmd/bench-push",
 		"nats-server": "github.com/nats-io/nats-server/v2",
 	} {
-		build := exec.Command("go", "build", "-buildvcs=false", "-tags", buildTags, "-o", filepath.Join(binaries, name))
-		if raceDetector {
+		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", buildTags, "-o", filepath.Join(binaries, name))
+		if ours := name == "controller" || name == "agent" || name == "worker"; raceDetector && ours {
 			build.Args = append(build.Args, "-race")
 		}
 		build.Args = append(build.Args, path)
