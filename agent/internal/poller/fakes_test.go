@@ -450,6 +450,8 @@ type fakeCache struct {
 	clock
 	unwritable []span
 	loadError  error
+	hanging    []span // writes return when proceed is closed
+	proceed    chan struct{}
 
 	mu    sync.Mutex
 	state models.State
@@ -463,6 +465,9 @@ func (c *fakeCache) Load() (models.State, error) {
 }
 
 func (c *fakeCache) Save(state models.State) error {
+	if within(c.hanging, c.now()) {
+		<-c.proceed
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if within(c.unwritable, c.now()) {
@@ -534,6 +539,7 @@ func (s scenario) world() *world {
 		s.transport = wire.Polling
 	}
 	s.controller.clock, s.worker.clock, s.cache.clock = began, began, began
+	s.cache.proceed = make(chan struct{})
 	source := s.source
 	if source == nil {
 		source = s.controller

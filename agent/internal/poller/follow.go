@@ -118,6 +118,7 @@ func (f *follower) turn(ctx context.Context) rest {
 	}
 	hint, began := f.heed(), time.Now()
 	id, query := f.query()
+	f.persist(ctx)
 	answer, err := f.Source.Fetch(f.begin(ctx), id, query)
 	f.Metrics.fetched(query, err, time.Since(began))
 	f.paced(query, answer, err)

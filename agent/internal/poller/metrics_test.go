@@ -313,6 +313,7 @@ func TestRun_NamesTheRequestsThatItSends(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := scenario{controller: source, worker: sink}.world()
 		w.Source, w.Sink = naming{source, seen}, namingWorker{sink, seen}
+		go w.saver(t.Context()) // ends with the test
 		f := newFollower(w.Poller)
 		f.turn(t.Context())
 		r := &reconciler{Poller: w.Poller, attempts: newAttempts(w.Log), retry: backoff.New(retryFirst, pushLimit)}

@@ -4,6 +4,7 @@
 //	follow     asks the controller, and remembers what it offers as the candidate
 //	reconcile  compares what the worker runs with what is wanted, and pushes the difference
 //	report     tells the controller how it ended
+//	saver      writes to the cache what the others have to remember
 //	Hints      tell follow that there may be something newer, where a broker does
 //
 // None waits for another, so a controller that hangs does not keep a restarted
@@ -111,6 +112,7 @@ type Poller struct {
 	offered chan struct{} // to reconcile: what is wanted changed
 	owed    chan struct{} // to report: there may be something to send, and someone to take it
 	back    chan struct{} // to follow: the controller took a report
+	dirty   chan struct{} // to saver: the state has changed
 	settled chan struct{} // to follow: the worker has judged what was fetched, and the controller was told
 	nudged  chan struct{} // to follow: push has changed, or has something to say
 	// fed is closed by reconcile when the worker was first tried.
@@ -119,12 +121,10 @@ type Poller struct {
 	known atomic.Pointer[string] // as AgentID says
 
 	mu         sync.Mutex   // guards all below
-	state      models.State // the truth; the cache has the same unless unsaved
-	unsaved    bool
-	saveAgain  *backoff.Backoff
-	saveAt     time.Time // not before this is the cache tried again
-	registered bool      // the controller has accepted the token since this process started, and not refused it since
-	secretSafe bool      // the agent's secret is in the cache
+	state      models.State // the truth; saver writes it to the cache
+	saving     saving
+	registered bool // the controller has accepted the token since this process started, and not refused it since
+	secretSafe bool // the agent's secret is in the cache
 	interval   time.Duration
 	sweep      time.Duration // between two polls while a broker is heard
 	hearing    hearing
@@ -153,18 +153,19 @@ func New(parts Parts) *Poller {
 		parts.Metrics.listens(parts.Transport)
 	}
 	return &Poller{
-		Parts:     parts,
-		offered:   make(chan struct{}, 1),
-		owed:      make(chan struct{}, 1),
-		back:      make(chan struct{}, 1),
-		settled:   make(chan struct{}, 1),
-		nudged:    make(chan struct{}, 1),
-		fed:       make(chan struct{}),
-		interval:  firstInterval,
-		sweep:     firstSweep,
-		hearing:   hearing{deafness: backoff.New(retryFirst, wire.MaxPollInterval)},
-		saveAgain: backoff.New(retryFirst, saveLimit),
-		due:       true,
+		Parts:    parts,
+		offered:  make(chan struct{}, 1),
+		owed:     make(chan struct{}, 1),
+		back:     make(chan struct{}, 1),
+		dirty:    make(chan struct{}, 1),
+		settled:  make(chan struct{}, 1),
+		nudged:   make(chan struct{}, 1),
+		fed:      make(chan struct{}),
+		interval: firstInterval,
+		sweep:    firstSweep,
+		hearing:  hearing{deafness: backoff.New(retryFirst, wire.MaxPollInterval)},
+		saving:   saving{changed: make(chan struct{})},
+		due:      true,
 	}
 }
 
@@ -172,6 +173,10 @@ func New(parts Parts) *Poller {
 // returns nil. An ephemeral agent leaves the controller first. It is called once.
 func (p *Poller) Run(ctx context.Context) error {
 	p.load()
+	saves, stopSaver := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopSaver()
+	saved := make(chan struct{})
+	go func() { defer close(saved); p.saver(saves) }() // ends with the last loop, unless the disk hangs
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { p.reconcile(ctx); return nil })
 	g.Go(func() error { p.follow(ctx); return nil })
@@ -182,6 +187,12 @@ func (p *Poller) Run(ctx context.Context) error {
 	err := g.Wait()
 	if p.Ephemeral {
 		p.leave(context.WithoutCancel(ctx)) // after the last poll, which would register it again
+	}
+	stopSaver()
+	select {
+	case <-saved:
+	case <-time.After(saveTimeout):
+		p.Log.WithField("error", errHangs.Error()).Warn("Cache not saved before the end")
 	}
 	return err
 }
@@ -268,21 +279,6 @@ func (p *Poller) load() {
 		p.interval = want.Config.PollInterval()
 		p.Log.WithFields(logrus.Fields{"agent": state.Identity.AgentID, "version": want.Config.Version}).Info("Cache loaded")
 	}
-}
-
-// save writes the state to the cache. If it cannot be written the agent goes
-// on from memory, and reconcile tries again. The caller holds mu.
-func (p *Poller) save() {
-	err := p.Cache.Save(p.state)
-	p.Metrics.saved(err)
-	p.unsaved = err != nil
-	p.cacheTrouble.note(p.Log, err, "Cache cannot be written", "Cache can be written again")
-	if err != nil {
-		p.saveAt = time.Now().Add(p.saveAgain.Next(0))
-		return
-	}
-	p.saveAgain.Reset()
-	p.secretSafe = p.state.Identity.AgentSecret != ""
 }
 
 // trouble is what is wrong with one neighbour, "" while all is well.

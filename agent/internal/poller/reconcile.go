@@ -47,7 +47,6 @@ func (p *Poller) reconcile(ctx context.Context) {
 				break
 			}
 		}
-		r.saveIfDue()
 		if first {
 			close(p.fed)
 		}
@@ -89,8 +88,12 @@ func (r *reconciler) cycle(ctx context.Context) bool {
 	}
 
 	r.setInSync(false)
+	config, known := r.asPushed(want)
+	if !known {
+		r.persist(ctx) // the candidate is saved before it is pushed
+	}
 	began := time.Now()
-	err = r.Sink.Push(r.begin(ctx), r.asPushed(want))
+	err = r.Sink.Push(r.begin(ctx), config)
 	r.Metrics.pushed(err, time.Since(began))
 	r.held, r.notBefore = want, time.Now().Add(r.retry.Next(models.Floor(err)))
 	var refused *models.Refused
@@ -174,15 +177,15 @@ func (p *Poller) want(nothing bool) *models.Release {
 	return good
 }
 
-// asPushed is what the worker is told. The last good one is not probed again:
-// it was judged when it was new, and a target that is away for a moment must
-// not leave a restarted worker with nothing.
-func (p *Poller) asPushed(release *models.Release) wire.WorkerConfig {
+// asPushed is what the worker is told, and whether that is the last good one,
+// which is not probed again: it was judged when it was new, and a target that is
+// away for a moment must not leave a restarted worker with nothing.
+func (p *Poller) asPushed(release *models.Release) (config wire.WorkerConfig, known bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	config := release.Push()
-	config.Probe = config.Probe && !release.Same(p.state.LastGood)
-	return config
+	config, known = release.Push(), release.Same(p.state.LastGood)
+	config.Probe = config.Probe && !known
+	return config, known
 }
 
 // runs notes that the worker runs release: a candidate is the last good one
@@ -238,13 +241,4 @@ func (r *reconciler) refuse(release *models.Release, words string) {
 		r.due = true // should it run after all, that is news
 	}
 	r.say(wire.Report{Version: release.Config.Version, Status: wire.Failed, Error: words})
-}
-
-// saveIfDue tries again to write a state that the cache did not take.
-func (p *Poller) saveIfDue() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.unsaved && !time.Now().Before(p.saveAt) {
-		p.save()
-	}
 }

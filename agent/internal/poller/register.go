@@ -51,7 +51,7 @@ func (f *follower) register(ctx context.Context) error {
 // renew re-registers if what this agent registered has changed. The controller
 // accepts its token all the same, so a failure delays nothing.
 func (f *follower) renew(ctx context.Context) {
-	if time.Now().Before(f.renewAt) || f.upToDate() {
+	if time.Now().Before(f.renewAt) || f.upToDate(ctx) {
 		return
 	}
 	err := f.registerAs(ctx, f.identity())
@@ -67,8 +67,8 @@ func (f *follower) renew(ctx context.Context) {
 }
 
 // upToDate reports whether this agent would register now what it registered last.
-func (f *follower) upToDate() bool {
-	digest := digestOf(f.self())
+func (f *follower) upToDate(ctx context.Context) bool {
+	digest := digestOf(f.self(ctx))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.state.Registered == digest
@@ -88,7 +88,7 @@ func digestOf(self wire.RegisterRequest) string {
 // credentials if it has none, and saves what the controller answers.
 func (f *follower) registerAs(ctx context.Context, as models.Identity) error {
 	known := f.identity().AgentToken != ""
-	self := f.self()
+	self := f.self(ctx)
 	registration, err := f.Source.Register(f.begin(ctx), as, self)
 	f.Metrics.registered(err)
 	if err != nil {
@@ -115,7 +115,21 @@ func (f *follower) registerAs(ctx context.Context, as models.Identity) error {
 // them before they are first sent: a lost response, or a crash before it was saved,
 // makes no second agent. A secret that cannot be saved is not sent, because after a
 // crash the agent could not prove that the id is its own.
-func (f *follower) self() wire.RegisterRequest {
+func (f *follower) self(ctx context.Context) wire.RegisterRequest {
+	f.identify()
+	f.persist(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	self := f.Self
+	self.AgentID = f.state.Identity.AgentID
+	if f.secretSafe {
+		self.AgentSecret = f.state.Identity.AgentSecret
+	}
+	return self
+}
+
+// identify makes this agent's id and its secret unless it has them.
+func (f *follower) identify() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	identity := &f.state.Identity
@@ -128,12 +142,6 @@ func (f *follower) self() wire.RegisterRequest {
 		}
 		f.save()
 	}
-	self := f.Self
-	self.AgentID = identity.AgentID
-	if f.secretSafe {
-		self.AgentSecret = identity.AgentSecret
-	}
-	return self
 }
 
 // tokenRefused makes the next turn register again: immediately, but not when that

@@ -29,6 +29,7 @@ func (p *Poller) report(ctx context.Context) {
 				}
 				continue // something else may have come of it
 			}
+			p.persist(ctx) // what was acknowledged is on the disk
 			err := p.Source.Report(a.begin(ctx), id, *report)
 			p.Metrics.reported(err)
 			if p.settles(*report, err) {
