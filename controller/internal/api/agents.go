@@ -50,9 +50,14 @@ func (a *API) register(c *call) error {
 		return problem.New(http.StatusForbidden, "an agent's own token registers its own agent_id only")
 	}
 	registration.PollInterval, registration.Self, registration.Origin = a.Configs.PollInterval(), c.self, c.origin()
+	if a.Mutual {
+		registration.Certificate = service.CertificateName(certificate(c.Request))
+	}
 	id, token, isNew, err := a.Agents.Register(c.Request.Context(), registration)
-	if errors.Is(err, models.ErrSecret) {
+	if errors.Is(err, models.ErrSecret) || errors.Is(err, models.ErrCertificate) {
 		a.refuse(c, err)
+	}
+	if errors.Is(err, models.ErrSecret) {
 		return problem.New(http.StatusConflict, "%v; if it is the same agent, an admin's POST /api/v1/agents/%s/reset lets it register once", err, req.AgentID)
 	}
 	if err != nil {

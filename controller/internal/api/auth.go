@@ -1,6 +1,7 @@
 package api
 
 import (
+	"crypto/x509"
 	"errors"
 	"math/rand/v2"
 	"net/http"
@@ -67,6 +68,11 @@ func (a *API) authorize(c *call, d door, who caller) error {
 	if who != admin && a.Mutual && !certified(c.Request) {
 		return errUncertified
 	}
+	if who == agent && a.Mutual && d != enrolling { // a registration may bind another certificate
+		if err := checkCertificate(c); err != nil {
+			return err
+		}
+	}
 	itself := who == agent && c.self.ID() == c.Param("id")
 	switch {
 	case d == enrolling && who != enrolled && who != agent:
@@ -98,6 +104,9 @@ func (a *API) reject(c *call, d door, err error) error {
 	case errors.As(err, &guessed):
 		server.RetryAfter(c.Writer.Header(), guessed.wait+rand.N(limit.Longest-guessed.wait))
 		return problem.New(http.StatusTooManyRequests, "%v", err)
+	case errors.Is(err, models.ErrCertificate):
+		c.Header("Connection", "close")
+		return problem.New(http.StatusForbidden, "%v; a registration with the agent's own token binds this one", err)
 	case errors.Is(err, errUncertified):
 		c.Header("Connection", "close") // on the next one it may show another
 		return problem.New(http.StatusForbidden, "%v", err)
@@ -115,10 +124,23 @@ func (*tooManyGuesses) Error() string {
 
 var errUncertified = errors.New("agents come with a TLS certificate of their own that is valid (TLS_CLIENT_CA_FILE): set CONTROLLER_CERT_FILE and CONTROLLER_KEY_FILE of the agent")
 
+// checkCertificate compares the certificate of a connection with the one that an
+// agent registered over. Only another one is a sign of an intruder.
+func checkCertificate(c *call) error {
+	err := c.self.CheckCertificate(certificate(c.Request))
+	if errors.Is(err, service.ErrUnbound) {
+		return problem.New(http.StatusForbidden, "%v", err)
+	}
+	return err
+}
+
+// certificate is the client's, of a request that is certified.
+func certificate(r *http.Request) *x509.Certificate { return r.TLS.VerifiedChains[0][0] }
+
 // certified reports whether a request came over a connection whose client showed a
 // certificate that TLS_CLIENT_CA_FILE signed, and that has not ended since.
 func certified(r *http.Request) bool {
-	return r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && time.Now().Before(r.TLS.VerifiedChains[0][0].NotAfter)
+	return r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && time.Now().Before(certificate(r).NotAfter)
 }
 
 func (a *API) name(who caller, self *service.Agent) string {

@@ -22,6 +22,7 @@ var statuses = []struct {
 	status int
 }{
 	{models.ErrNotFound, http.StatusNotFound},
+	{models.ErrCertificate, http.StatusForbidden},
 	{models.ErrPrecondition, http.StatusPreconditionFailed},
 	{models.ErrBusy, http.StatusServiceUnavailable},
 	{models.ErrReadOnly, http.StatusServiceUnavailable},

@@ -14,7 +14,9 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/api"
+	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/certs"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
@@ -134,5 +136,108 @@ func TestCertificate_ThatIsMissingLeavesATrace(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"login_failed by agent"}, s.actions("")); diff != "" {
 		t.Errorf("the audit trail, -want +got:\n%s", diff)
+	}
+}
+
+// over is a connection whose client showed a certificate for these DNS names.
+func over(names ...string) *tls.ConnectionState {
+	conn := shown(time.Now().Add(time.Hour))
+	conn.VerifiedChains[0][0].DNSNames = names
+	return conn
+}
+
+// callOver sends a request over a connection.
+func (s *system) callOver(conn *tls.ConnectionState, who account, method, path, body string) *http.Response {
+	s.t.Helper()
+	r := httptest.NewRequestWithContext(s.t.Context(), method, path, strings.NewReader(body))
+	r.TLS = conn
+	r.SetBasicAuth(who[0], who[1])
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	w := httptest.NewRecorder()
+	s.handler.ServeHTTP(w, r)
+	return w.Result()
+}
+
+// Another agent's certificate of the same authority does not do.
+func TestCertificate_IsBoundToTheAgent(t *testing.T) {
+	s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) { o.Mutual = true })
+	register := func(conn *tls.ConnectionState, who account) *http.Response {
+		return s.callOver(conn, who, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a1","agent_secret":"`+secretA+`"}`)
+	}
+	agent := func(resp *http.Response) account {
+		t.Helper()
+		got := decode[wire.RegisterResponse](t, resp)
+		return account{got.AgentID, got.AgentToken}
+	}
+	s.publish("http://a/")
+	a1 := agent(register(over("web-1", "10.0.0.1"), enroller))
+	for _, row := range []struct{ method, path, body string }{
+		{"GET", "/api/v1/config", ""},
+		{"GET", "/api/v1/config?wait=1s", ""},
+		{"POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`},
+	} {
+		if resp := s.callOver(over("10.0.0.1", "web-1"), a1, row.method, row.path, row.body); resp.StatusCode >= 300 { // renewed
+			t.Errorf("%s %s over its certificate: got %d %s", row.method, row.path, resp.StatusCode, text(t, resp))
+		}
+		resp := s.callOver(over("web-2"), a1, row.method, row.path, row.body)
+		if resp.Header.Get("Connection") != "close" {
+			t.Errorf("%s %s: the connection is kept, which shows no other certificate", row.method, row.path)
+		}
+		wantProblem(t, resp, 403, "")
+	}
+	wantProblem(t, s.callOver(over("web-2"), a1, "DELETE", "/api/v1/agents/a1", ""), 403, "")
+	if got := text(t, s.callOver(over("web-2"), a1, "GET", "/api/v1/config", "")); !strings.Contains(got, "DNS:web-2") || !strings.Contains(got, "DNS:web-1") {
+		t.Errorf("got %s, want both names", got)
+	}
+
+	// The shared password and the secret do not rebind it, its token does.
+	wantProblem(t, register(over("web-2"), enroller), 403, "")
+	if resp := s.callOver(over("web-1", "10.0.0.1"), a1, "GET", "/api/v1/config", ""); resp.StatusCode != 200 {
+		t.Errorf("the agent after a registration that was refused: got %d", resp.StatusCode)
+	}
+	a1 = agent(register(over("web-2"), a1))
+	if resp := s.callOver(over("web-2"), a1, "GET", "/api/v1/config", ""); resp.StatusCode != 200 {
+		t.Errorf("rebound: got %d %s", resp.StatusCode, text(t, resp))
+	}
+	wantProblem(t, s.callOver(over("web-1", "10.0.0.1"), a1, "GET", "/api/v1/config", ""), 403, "")
+	entries := decode[[]wire.AuditEntry](t, s.call(admin, "GET", "/api/v1/audit?action=certificate", ""))
+	if len(entries) != 1 || entries[0].Actor != "a1" || !strings.Contains(entries[0].Detail, "DNS:web-2") || !strings.Contains(entries[0].Detail, "DNS:web-1") {
+		t.Errorf("the audit log: got %+v, want one entry with both names", entries)
+	}
+
+	// After a reset any certificate of the authority is bound by the next registration.
+	s.call(admin, "POST", "/api/v1/agents/a1/reset", "")
+	a1 = agent(register(over("web-3"), enroller))
+	if resp := s.callOver(over("web-3"), a1, "GET", "/api/v1/config", ""); resp.StatusCode != 200 {
+		t.Errorf("after a reset: got %d %s", resp.StatusCode, text(t, resp))
+	}
+}
+
+// An agent that registered before certificates were asked for is told to
+// re-register, which is no sign of an intruder.
+func TestCertificate_AgentRegisteredWithoutOne(t *testing.T) {
+	s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) { o.Mutual = true })
+	_, token, _, err := s.agents.Register(t.Context(), service.Registration{ID: "a1", Hostname: "h", Metadata: []byte("{}"), Secret: secretA})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a1, before := account{"a1", token}, len(s.actions(""))
+	resp := s.callOver(over("web-1"), a1, "GET", "/api/v1/config", "")
+	if resp.Header.Get("Connection") == "close" {
+		t.Error("the connection is closed, over which it could re-register")
+	}
+	wantProblem(t, resp, 403, "")
+	if got := s.actions(""); len(got) != before {
+		t.Errorf("the audit log: got %v, want nothing more", got)
+	}
+	resp = s.callOver(over("web-1"), a1, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a1","agent_secret":"`+secretA+`"}`)
+	got := decode[wire.RegisterResponse](t, resp)
+	if resp := s.callOver(over("web-1"), account{"a1", got.AgentToken}, "GET", "/api/v1/config", ""); resp.StatusCode != 404 {
+		t.Errorf("after it re-registered: got %d %s", resp.StatusCode, text(t, resp))
+	}
+	if got := s.actions("?action=certificate"); len(got) != 0 {
+		t.Errorf("the audit log: got %v, want no change of a certificate", got)
 	}
 }

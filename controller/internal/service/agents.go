@@ -2,10 +2,12 @@ package service
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
@@ -74,8 +76,9 @@ type Agent struct {
 	// that, somebody else has the same id.
 	usedToken, sawTwin bool
 
-	inPolled, inReported bool  // stands in that batch
-	measured             int64 // the version whose way to this agent was measured last
+	inPolled, inReported bool                           // stands in that batch
+	measured             int64                          // the version whose way to this agent was measured last
+	checked              weak.Pointer[x509.Certificate] // has the name that the agent registered with
 }
 
 // AgentOptions are the settings of Agents.
@@ -122,13 +125,16 @@ type Registration struct {
 	Secret string        // proves that a known ID is the caller's; empty for none
 	Self   *Agent        // the agent of that ID, where the caller authenticated as it; else nil
 	Origin models.Origin // who registers, and from where
+
+	Certificate string // CertificateName of the connection; empty for none
 }
 
 // Register makes an agent known, or a known one known again, and returns its
 // id and the token that it authenticates with from now on. The token is kept
 // only as a hash. The token before it stays good until the next registration.
 // A known ID needs its secret or its token, unless it has no secret yet:
-// otherwise the error is models.ErrSecret.
+// otherwise the error is models.ErrSecret. One that registered over a certificate of
+// another name needs its token: otherwise the error is models.ErrCertificate.
 func (s *Agents) Register(ctx context.Context, r Registration) (id, token string, isNew bool, err error) {
 	if slices.Contains(s.reserved, r.ID) {
 		return "", "", false, &models.InvalidError{Field: "agent_id", Detail: "is taken by an account, or by a path of the API; choose another, or leave it out"}
@@ -158,8 +164,15 @@ func (s *Agents) Register(ctx context.Context, r Registration) (id, token string
 	agent.Hostname, agent.Metadata = r.Hostname, r.Metadata
 	agent.PreviousToken, agent.Token = agent.Token, auth.DigestOf(token)
 	agent.PollInterval = r.PollInterval
-	entry := models.NewEntry(r.Origin, action, 0, "agent "+agent.ID+" on "+agent.Hostname)
-	if agent.Seq, err = s.store.SaveAgent(ctx, agent, entry); err != nil {
+	entries := []models.Entry{models.NewEntry(r.Origin, action, 0, "agent "+agent.ID+" on "+agent.Hostname)}
+	if r.Certificate != "" {
+		if was := agent.Certificate; was != "" && was != r.Certificate {
+			detail := "agent " + agent.ID + ": from " + was + " to " + r.Certificate
+			entries = append(entries, models.NewEntry(r.Origin, models.ActionCertificate, 0, detail))
+		}
+		agent.Certificate = r.Certificate
+	}
+	if agent.Seq, err = s.store.SaveAgent(ctx, agent, entries...); err != nil {
 		return "", "", false, fmt.Errorf("register agent: %w", err)
 	}
 	if isNew {
@@ -177,10 +190,14 @@ func mayRegister(r *Registration, agent *models.Agent, live *Agent) error {
 	switch {
 	case r.Self != nil && r.Self != live: // decommissioned since it authenticated
 		return fmt.Errorf("agent %s: %w", r.ID, models.ErrNotFound)
-	case r.Self != nil, secret == auth.Digest{}, secret.Matches([]byte(r.Secret)):
+	case r.Self != nil:
 		return nil
+	case secret != auth.Digest{} && !secret.Matches([]byte(r.Secret)):
+		return fmt.Errorf("agent %s: %w", r.ID, models.ErrSecret)
+	case r.Certificate != "" && agent.Certificate != "" && agent.Certificate != r.Certificate:
+		return fmt.Errorf("agent %s: %w: this one is for %s, that one for %s", r.ID, models.ErrCertificate, r.Certificate, agent.Certificate)
 	}
-	return fmt.Errorf("agent %s: %w", r.ID, models.ErrSecret)
+	return nil
 }
 
 // Reset lets an agent be registered once with the shared credentials, whatever
@@ -204,6 +221,7 @@ func (s *Agents) Reset(ctx context.Context, id string, origin models.Origin) err
 	live.mu.Lock()
 	defer live.mu.Unlock()
 	live.agent.Secret, live.agent.Certificate = agent.Secret, agent.Certificate
+	live.checked = weak.Pointer[x509.Certificate]{}
 	return nil
 }
 
@@ -603,4 +621,5 @@ func (a *Agent) reregister(fresh models.Agent) {
 	a.agent = fresh
 	a.show()
 	a.usedToken, a.sawTwin = false, false
+	a.checked = weak.Pointer[x509.Certificate]{}
 }
