@@ -30,7 +30,8 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/systemd"
 )
 
-//go:generate go tool swag init --quiet --generalInfo api.go --dir ../internal/api,../../pkg/models,../../pkg/problem --output ../docs
+//go:generate go tool swag init --quiet --generalInfo api.go --dir ../internal/api,../../pkg/models,../../pkg/problem,../../pkg/server,../../pkg/metrics,../../pkg/buildinfo --outputTypes json --output ../docs
+//go:generate go run ../../test/cmd/openapi ../docs ../../pkg/models ../../pkg/problem ../../pkg/server ../../pkg/buildinfo
 
 var program = settings.Program{
 	Name: "controller",

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/fleetconf/fleetconf/pkg/buildinfo"
+	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
 // Namespace begins each name.
@@ -57,8 +58,27 @@ func Certificate(reg prometheus.Registerer, program string, notAfter func() time
 // takes more memory than all the rest of an agent, to save some kilobytes a scrape.
 // Everybody may ask, so it bounds what that costs: who comes when scrapers are being
 // answered already is told 503.
+//
+//	@ID			getMetrics
+//	@Summary	What Prometheus reads
+//	@Tags		process
+//	@Produce	plain
+//	@Success	200	{string}	string
+//	@Failure	503	{object}	problem.Problem	"four scrapes are in flight already"
+//	@Router		/metrics [get]
 func Handler(from prometheus.Gatherer) http.Handler {
-	return promhttp.HandlerFor(from, promhttp.HandlerOpts{DisableCompression: true, MaxRequestsInFlight: scrapers})
+	scrape := promhttp.HandlerFor(from, promhttp.HandlerOpts{DisableCompression: true})
+	slots := make(chan struct{}, scrapers)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			scrape.ServeHTTP(w, r)
+		default:
+			w.Header().Set("Retry-After", "1")
+			problem.Write(w, problem.New(http.StatusServiceUnavailable, "%d scrapes are in flight already", scrapers))
+		}
+	})
 }
 
 // scrapers is how many are answered at once.

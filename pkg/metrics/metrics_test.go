@@ -2,6 +2,7 @@ package metrics_test
 
 import (
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/fleetconf/fleetconf/pkg/metrics"
+	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
 func TestRegistry_KnowsTheBuildTheRuntimeAndTheProcess(t *testing.T) {
@@ -33,22 +35,23 @@ func TestHandler_AnswersFourAtOnce(t *testing.T) {
 		return 1
 	}))
 	handler := metrics.Handler(reg)
-	scrape := func() int {
+	scrape := func() *http.Response {
 		answer := httptest.NewRecorder()
 		handler.ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
-		return answer.Code
+		return answer.Result()
 	}
 	var scraping sync.WaitGroup
 	for range 4 {
 		scraping.Go(func() {
-			if got := scrape(); got != 200 {
+			if got := scrape().StatusCode; got != 200 {
 				t.Errorf("one of four: got %d, want 200", got)
 			}
 		})
 		<-gathering
 	}
-	if got := scrape(); got != 503 {
-		t.Errorf("the fifth: got %d, want 503", got)
+	fifth := scrape()
+	if p := problem.Read(fifth); fifth.StatusCode != 503 || fifth.Header.Get("Retry-After") == "" || fifth.Header.Get("Content-Type") != problem.ContentType || !strings.Contains(p.Detail, "4 scrapes") {
+		t.Errorf("the fifth: got %v %v, want a problem of status 503 with Retry-After", p, fifth.Header)
 	}
 	close(finish)
 	scraping.Wait()

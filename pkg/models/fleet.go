@@ -94,8 +94,8 @@ type RollbackRequest struct {
 // Difference is a field that is not the same in two configurations.
 type Difference struct {
 	Field string `json:"field" example:"data.url"`
-	From  any    `json:"from" swaggertype:"string" example:"https://example.com/old"` // null where there was nothing before
-	To    any    `json:"to" swaggertype:"string" example:"https://example.com/"`
+	From  any    `json:"from"` // null where there was nothing before
+	To    any    `json:"to"`
 }
 
 // FreezeRequest freezes publishing.

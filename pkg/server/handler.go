@@ -186,6 +186,13 @@ type Status struct {
 }
 
 // Health answers GET /health: the process lives.
+//
+//	@ID			getHealth
+//	@Summary	Whether the process lives
+//	@Tags		process
+//	@Produce	json
+//	@Success	200	{object}	Status
+//	@Router		/health [get]
 func Health(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	_ = WriteJSON(w, http.StatusOK, Status{Status: "ok"})
@@ -193,11 +200,20 @@ func Health(w http.ResponseWriter, _ *http.Request) {
 
 // Ready answers GET /ready with what reasons gives: 200 when there is none to
 // send the traffic elsewhere, else 503 with each of them.
+//
+//	@ID			getReadiness
+//	@Summary	Whether to send traffic here
+//	@Tags		process
+//	@Produce	json
+//	@Success	200	{object}	Status
+//	@Failure	503	{object}	problem.Problem	"not ready; errors has each reason"
+//	@Router		/ready [get]
 func Ready(reasons func(*http.Request) []models.FieldError) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if found := reasons(r); len(found) > 0 {
 			p := problem.New(http.StatusServiceUnavailable, "not ready: %s", (&models.Invalid{Errors: found}).Error())
 			p.Errors = found
+			RetryAfter(w.Header(), time.Second)
 			problem.Write(w, p)
 			return
 		}
@@ -207,6 +223,13 @@ func Ready(reasons func(*http.Request) []models.FieldError) http.HandlerFunc {
 }
 
 // Version answers GET /version: which build this is.
+//
+//	@ID			getVersion
+//	@Summary	Which build this is
+//	@Tags		process
+//	@Produce	json
+//	@Success	200	{object}	buildinfo.Info
+//	@Router		/version [get]
 func Version(w http.ResponseWriter, _ *http.Request) {
 	_ = WriteJSON(w, http.StatusOK, buildinfo.Read())
 }

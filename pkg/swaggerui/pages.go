@@ -5,14 +5,34 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"path"
 	"strings"
 	"time"
 )
 
+// Document is where the pages find the OpenAPI 3 document that they show: beside
+// their own folder.
+const Document = "../openapi.json"
+
 // Pages show what an API takes and answers.
 type Pages struct {
-	Title    string
-	Document string // of the API, as JSON
+	Title   string
+	Swagger string // the OpenAPI 2 document, which older tools read as doc.json
+}
+
+// ServeDocument answers with an API document in JSON.
+func ServeDocument(w http.ResponseWriter, r *http.Request, document string) {
+	w.Header().Set("Content-Type", "application/json")
+	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(document))
+}
+
+// IndexFrom returns the reference to the first page, relative to the path of the
+// folder of the pages, which may lack the slash at its end.
+func IndexFrom(folder string) string {
+	if strings.HasSuffix(folder, "/") {
+		return "index.html"
+	}
+	return path.Base(folder) + "/index.html"
 }
 
 // ServePage answers with the page of that name: index.html, doc.json, and what
@@ -23,7 +43,7 @@ func (p Pages) ServePage(w http.ResponseWriter, r *http.Request, name string) er
 	case "index.html":
 		content = strings.NewReader(strings.ReplaceAll(index, "TITLE", html.EscapeString(p.Title)))
 	case "doc.json":
-		content = strings.NewReader(p.Document)
+		content = strings.NewReader(p.Swagger)
 	case "swagger-initializer.js":
 		content = strings.NewReader(initializer)
 	default:
@@ -63,7 +83,7 @@ const initializer = `window.onload = () => {
     updateJsonSpec: (update) => (spec) => update({...spec, basePath}),
   }}}};
   window.ui = SwaggerUIBundle({
-    url: "./doc.json",
+    url: "` + Document + `",
     dom_id: "#swagger-ui",
     deepLinking: true,
     validatorUrl: null,

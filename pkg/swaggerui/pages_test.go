@@ -11,11 +11,11 @@ import (
 )
 
 func TestServePage(t *testing.T) {
-	pages := swaggerui.Pages{Title: "Ours & <yours>", Document: `{"swagger":"2.0"}`}
+	pages := swaggerui.Pages{Title: "Ours & <yours>", Swagger: `{"swagger":"2.0"}`}
 	for name, want := range map[string]struct{ contentType, text string }{
 		"index.html":             {"text/html; charset=utf-8", "<title>Ours &amp; &lt;yours&gt;</title>"},
 		"doc.json":               {"application/json", `{"swagger":"2.0"}`},
-		"swagger-initializer.js": {"text/javascript; charset=utf-8", "./doc.json"},
+		"swagger-initializer.js": {"text/javascript; charset=utf-8", `"../openapi.json"`},
 		"swagger-ui-bundle.js":   {"text/javascript; charset=utf-8", "SwaggerUIBundle"},
 	} {
 		w := httptest.NewRecorder()

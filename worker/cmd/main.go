@@ -9,10 +9,11 @@
 //	@securityDefinitions.apikey	WorkerToken
 //	@in							header
 //	@name						Authorization
-//	@description				Needed when WORKER_TOKEN is set: "Bearer " and the token.
+//	@description				Bearer: WORKER_TOKEN, where it is set.
 package main
 
-//go:generate go tool swag init --quiet --generalInfo main.go --dir .,../internal/api,../../pkg/models,../../pkg/problem,../../pkg/server,../../pkg/buildinfo --outputTypes json --output ../docs
+//go:generate go tool swag init --quiet --generalInfo main.go --dir .,../internal/api,../../pkg/models,../../pkg/problem,../../pkg/server,../../pkg/metrics,../../pkg/buildinfo --outputTypes json --output ../docs
+//go:generate go run ../../test/cmd/openapi ../docs ../../pkg/models ../../pkg/problem ../../pkg/server ../../pkg/buildinfo
 
 import (
 	"context"

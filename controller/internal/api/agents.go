@@ -23,16 +23,19 @@ const pollURL = "config"
 
 // register makes an agent known.
 //
+//	@ID				registerAgent
 //	@Summary		Register an agent
 //	@Description	With the agent_id and the agent_secret of a known agent it stays that agent. The token is in this answer only. An agent may also authenticate with its own id and token.
 //	@Tags			agents
 //	@Accept			json
 //	@Produce		json
+//	@Security		Enroller
 //	@Security		Agent
 //	@Param			agent	body		wire.RegisterRequest	true	"who it is"
 //	@Success		200		{object}	wire.RegisterResponse	"was known"
 //	@Success		201		{object}	wire.RegisterResponse	"is new"
-//	@Failure		400,401,403,409,413,415,429,503,507	{object}	problem.Problem
+//	@Failure		400,401,403,413,415,429,503,507	{object}	problem.Problem
+//	@Failure		409		{object}	problem.Problem	"this agent has another secret: an admin can reset it"
 //	@Router			/api/v1/register [post]
 func (a *API) register(c *call) error {
 	req, err := server.Decode[wire.RegisterRequest](c.Request)
@@ -76,6 +79,7 @@ func (a *API) register(c *call) error {
 
 // agents lists the agents as they are now.
 //
+//	@ID			listAgents
 //	@Summary	List the agents, in the order of registration
 //	@Tags		agents
 //	@Produce	json
@@ -87,8 +91,8 @@ func (a *API) register(c *call) error {
 //	@Param		transport	query	string	false	"only agents that hear of a newer version in this way now"	Enums(poll, longpoll, redis, nats)
 //	@Param		hostname	query	string	false	"only agents on this host; a * at the end stands for anything"
 //	@Success	200		{array}		wire.Agent
-//	@Header		200		{string}	Link			"rel=next: the next page"
-//	@Header		200		{integer}	X-Total-Count	"how many there are on all pages"
+//	@Header		200		{string}	Link			"rel=next: the next page; missing on the last"
+//	@Header		200		{integer}	X-Total-Count	"how many there are on all pages; always"
 //	@Failure	400,401,403,429	{object}	problem.Problem
 //	@Router		/api/v1/agents [get]
 func (a *API) agents(c *call) error {
@@ -162,6 +166,7 @@ func fromCursor(cursor string) (seq int64, ok bool) {
 
 // agent shows one agent.
 //
+//	@ID			getAgent
 //	@Summary	One agent
 //	@Tags		agents
 //	@Produce	json
@@ -181,6 +186,7 @@ func (a *API) agent(c *call) error {
 
 // summary counts the agents.
 //
+//	@ID			summarizeAgents
 //	@Summary	How many agents there are, by status, by what they run and by transport
 //	@Tags		agents
 //	@Produce	json
@@ -195,6 +201,7 @@ func (a *API) summary(c *call) error {
 
 // decommission forgets an agent.
 //
+//	@ID				deleteAgent
 //	@Summary		Decommission an agent
 //	@Description	Its token is revoked. An agent that still runs registers again. An agent may take off itself.
 //	@Tags			agents
@@ -218,6 +225,7 @@ func (a *API) decommission(c *call) error {
 
 // retry offers an agent the version that its worker refused once more.
 //
+//	@ID				retryAgent
 //	@Summary		Let an agent try a refused version again
 //	@Description	The version that its worker refused is offered to it once more, with its next poll.
 //	@Tags			agents
@@ -240,6 +248,7 @@ func (a *API) retry(c *call) error {
 
 // reset lets an agent register once with the shared credentials.
 //
+//	@ID				resetAgent
 //	@Summary		Let an agent register once more
 //	@Description	The secret and the certificate that the agent registered with are forgotten: the next registration of its id sets new ones. Its token stays good.
 //	@Tags			agents
@@ -279,6 +288,7 @@ func (a *API) onCurrent(c *call) error {
 
 // report takes the outcome of an agent's attempt.
 //
+//	@ID				reportAttempt
 //	@Summary		Report the outcome of an attempt
 //	@Description	A version that an agent reported FAILED is not offered to it again until a newer one is published, or an admin has it retry. What was answered 204 is stored.
 //	@Tags			agents

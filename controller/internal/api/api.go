@@ -4,8 +4,32 @@
 //	@title						Fleetconf controller
 //	@version					1.0
 //	@description				Publish one configuration; the whole fleet follows. Errors are problem documents (RFC 9457).
-//	@securityDefinitions.basic	Admin
-//	@securityDefinitions.basic	Agent
+//	@x-secured					[400,401,403,429,503]
+//	@x-body						[408,413,415]
+//	@x-problem-400				"a parameter, header or field is unknown or invalid; errors names it"
+//	@x-problem-401				"no credentials, or invalid ones"
+//	@x-problem-403				"these credentials do not allow it, or agents need a certificate too, or a page of another site sent it"
+//	@x-problem-404				"nothing of that name exists"
+//	@x-problem-408				"the body did not arrive in time"
+//	@x-problem-412				"If-Match or If-None-Match does not hold: something else is current"
+//	@x-problem-413				"the body is larger than 64 KiB"
+//	@x-problem-415				"the body is not application/json in UTF-8, or is compressed"
+//	@x-problem-429				"more requests of this kind came than are let in at once"
+//	@x-problem-503				"the database is locked or read-only, or the controller is stopping"
+//	@x-problem-507				"the disk is full; nothing was changed"
+//
+//	@securityDefinitions.apikey	Admin
+//	@in							header
+//	@name						Authorization
+//	@description				Basic: ADMIN_USERNAME and ADMIN_PASSWORD.
+//	@securityDefinitions.apikey	Enroller
+//	@in							header
+//	@name						Authorization
+//	@description				Basic: AGENT_USERNAME and AGENT_PASSWORD, which all agents share.
+//	@securityDefinitions.apikey	Agent
+//	@in							header
+//	@name						Authorization
+//	@description				Basic: the id of an agent and the token that its registration was answered with.
 package api
 
 import (

@@ -8,9 +8,9 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,7 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
-	_ "github.com/fleetconf/fleetconf/controller/docs"
+	"github.com/fleetconf/fleetconf/controller/docs"
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
@@ -661,40 +661,50 @@ func TestRoutes_UnknownPathsAndMethods(t *testing.T) {
 	}
 }
 
-// The Swagger document names every route, and no other.
-func TestSwagger_NamesEveryRoute(t *testing.T) {
+// The API document has every route with its query parameters, and no other.
+func TestOpenAPI_NamesEveryRoute(t *testing.T) {
+	type parameters []struct{ In, Name string }
 	var doc struct {
-		Paths map[string]map[string]any `json:"paths"`
+		Paths map[string]map[string]struct{ Parameters parameters }
 	}
-	b, err := os.ReadFile("../../docs/swagger.json")
-	if err != nil {
+	if err := json.Unmarshal([]byte(docs.OpenAPI), &doc); err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(b, &doc); err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]bool{}
-	for path, methods := range doc.Paths {
-		for method := range methods {
-			got[strings.ToUpper(method)+" "+path] = true
-		}
-	}
-	want := map[string]bool{}
+	got, want := map[string]string{}, map[string]string{}
 	for _, r := range api.Routes() {
+		if strings.HasPrefix(r[1], "/swagger") {
+			continue // pages for a browser
+		}
 		path := regexp.MustCompile(`:(\w+)`).ReplaceAllString(r[1], "{$1}")
-		if strings.HasPrefix(path, "/api/") {
-			want[r[0]+" "+path] = true
+		known := strings.Fields(r[2])
+		slices.Sort(known)
+		want[r[0]+" "+path] = strings.Join(known, " ")
+	}
+	for path, methods := range doc.Paths {
+		for method, operation := range methods {
+			var query []string
+			for _, p := range operation.Parameters {
+				if p.In == "query" {
+					query = append(query, p.Name)
+				}
+			}
+			slices.Sort(query)
+			name := strings.ToUpper(method) + " " + path
+			got[name] = strings.Join(query, " ")
+			if want[name] == "*" { // takes any
+				want[name] = got[name]
+			}
 		}
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("routes in the Swagger document, -want +got:\n%s", diff)
+		t.Errorf("routes and their query parameters in the API document, -want +got:\n%s", diff)
 	}
 }
 
 func TestSwagger_ServesItsPages(t *testing.T) {
 	s := newSystem(t)
 	for path, want := range map[string]string{
-		"/swagger/index.html": "swagger-ui", "/swagger/doc.json": "Fleetconf controller", "/swagger/swagger-ui.css": "swagger-ui", "/swagger/swagger-ui-bundle.js": "Swagger",
+		"/swagger/index.html": "swagger-ui", "/swagger/doc.json": "Fleetconf controller", "/swagger/swagger-initializer.js": "../openapi.json", "/openapi.json": `"openapi": "3.0.3"`, "/swagger/swagger-ui.css": "swagger-ui", "/swagger/swagger-ui-bundle.js": "Swagger",
 	} {
 		resp := s.call(account{}, "GET", path, "")
 		if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, want) {
@@ -704,8 +714,10 @@ func TestSwagger_ServesItsPages(t *testing.T) {
 	for _, path := range []string{"/swagger/none.js", "/swagger/.", "/swagger/../api"} {
 		wantProblem(t, s.call(account{}, "GET", path, ""), 404, "")
 	}
-	if resp := s.call(account{}, "GET", "/swagger/", ""); resp.StatusCode != 302 || resp.Header.Get("Location") != "index.html" {
-		t.Errorf("/swagger/: got %d, want the way to the first page", resp.StatusCode)
+	for path, location := range map[string]string{"/swagger": "swagger/index.html", "/swagger/": "index.html"} {
+		if resp := s.call(account{}, "GET", path, ""); resp.StatusCode != 302 || resp.Header.Get("Location") != location {
+			t.Errorf("%s: got %d with the location %q, want 302 to %s", path, resp.StatusCode, resp.Header.Get("Location"), location)
+		}
 	}
 	if resp := s.call(account{}, "HEAD", "/swagger/index.html", ""); resp.StatusCode != 200 {
 		t.Errorf("HEAD: got %d, want 200", resp.StatusCode)

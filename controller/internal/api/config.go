@@ -50,28 +50,30 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 
 // config answers a poll. It is the hot path: no database, no JSON, no log line.
 //
+//	@ID				getConfig
 //	@Summary		Fetch the current configuration
 //	@Description	Answers 304 while If-None-Match (lists and * too) names the current one. An agent that reported the current version FAILED is not offered it again; and one that runs a later version than the store has keeps it until an admin decides.
 //	@Description	With wait the answer is held until there is something else to say than 304, or than 404, and given when the wait and up to a sixteenth of it are over. X-Wait-Seconds says that it was.
 //	@Tags			configuration
 //	@Produce		json
 //	@Security		Admin
+//	@Security		Enroller
 //	@Security		Agent
 //	@Param			If-None-Match	header		string	false	"ETag of the configuration that the caller runs"
 //	@Param			wait			query		string	false	"how long to hold the answer, such as 30s; longer than 5m is taken for 5m (0s)"
 //	@Param			X-Transport		header		string	false	"the broker that an agent hears"	Enums(redis, nats)
 //	@Success		200				{object}	wire.Config
-//	@Header			200,304,404,429	{integer}	X-Poll-Interval-Seconds		"seconds until the next poll"
-//	@Header			200,304,404		{integer}	X-Sweep-Interval-Seconds	"to an agent that hears the broker that is announced over: seconds until its next poll"
-//	@Header			200,304,404		{integer}	X-Wait-Seconds				"how long the answer was held at most; missing where nothing is held"
-//	@Header			200				{integer}	X-Spread-Milliseconds		"while the whole fleet fetches: how much later the report is best sent"
-//	@Header			429,503			{integer}	Retry-After					"seconds, drawn from a window"
-//	@Header			200,304			{string}	ETag						"strong validator"
 //	@Success		304				"unchanged"
 //	@Failure		400,401			{object}	problem.Problem
 //	@Failure		404				{object}	problem.Problem	"nothing was ever published"
 //	@Failure		429				{object}	problem.Problem	"more polls came than are let in at once"
 //	@Failure		503				{object}	problem.Problem	"as 429, while the controller stops"
+//	@Header			200,304,404,429	{integer}	X-Poll-Interval-Seconds		"seconds until the next poll; always"
+//	@Header			200,304,404		{integer}	X-Sweep-Interval-Seconds	"to an agent that hears the broker that is announced over: seconds until its next poll"
+//	@Header			200,304,404		{integer}	X-Wait-Seconds				"how long the answer was held at most; missing where nothing is held"
+//	@Header			200				{integer}	X-Spread-Milliseconds		"while the whole fleet fetches: how much later the report is best sent"
+//	@Header			429,503			{integer}	Retry-After					"seconds, drawn from a window"
+//	@Header			200,304			{string}	ETag						"strong validator; always"
 //	@Router			/api/v1/config [get]
 func (a *API) config(c *call) error {
 	wait, err := a.wait(c)

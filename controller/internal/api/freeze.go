@@ -12,6 +12,7 @@ import (
 
 // frozen tells whether publishing is frozen.
 //
+//	@ID			getFreeze
 //	@Summary	Whether publishing is frozen, and why
 //	@Tags		freeze
 //	@Produce	json
@@ -24,6 +25,7 @@ func (a *API) frozen(c *call) error { return a.showFreeze(c) }
 
 // freeze lets nothing be published.
 //
+//	@ID				freezePublishing
 //	@Summary		Freeze publishing
 //	@Description	A publish or rollback then answers 409 with the reason, unless override=true. A freeze that is there is replaced.
 //	@Tags			freeze
@@ -33,7 +35,7 @@ func (a *API) frozen(c *call) error { return a.showFreeze(c) }
 //	@Param			freeze		body		wire.FreezeRequest	true	"why, and until when"
 //	@Param			If-Match	header		string				false	"only if this is the ETag of the freeze"
 //	@Success		200			{object}	wire.Freeze
-//	@Header			200			{string}	ETag	"of the freeze"
+//	@Header			200			{string}	ETag	"of the freeze; always"
 //	@Failure		400,401,403,412,413,415,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/freeze [put]
 func (a *API) freeze(c *call) error {
@@ -57,6 +59,7 @@ func (a *API) freeze(c *call) error {
 
 // unfreeze lets publish again.
 //
+//	@ID			liftFreeze
 //	@Summary	Lift the freeze
 //	@Tags		freeze
 //	@Security	Admin

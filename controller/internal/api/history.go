@@ -11,6 +11,7 @@ import (
 
 // history lists what was published.
 //
+//	@ID			listConfigs
 //	@Summary	List the published configurations, newest first
 //	@Tags		configuration
 //	@Produce	json
@@ -42,6 +43,7 @@ func (a *API) history(c *call) error {
 
 // version shows one entry of the history.
 //
+//	@ID			getConfigVersion
 //	@Summary	One published configuration
 //	@Tags		configuration
 //	@Produce	json
@@ -64,6 +66,7 @@ func (a *API) version(c *call) error {
 
 // diff compares two versions.
 //
+//	@ID				diffConfigs
 //	@Summary		What differs between two versions
 //	@Description	A field is listed if its value is not the same in both; from is the first version's, to the second's.
 //	@Tags			configuration
@@ -92,6 +95,7 @@ func (a *API) diff(c *call) error {
 
 // audit lists who did what.
 //
+//	@ID				listAudit
 //	@Summary		The audit trail, newest first
 //	@Description	Nothing in it is ever changed or removed. Refused logins of one origin are one entry a minute.
 //	@Tags			audit

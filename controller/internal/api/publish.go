@@ -12,6 +12,7 @@ import (
 
 // publish makes a configuration current.
 //
+//	@ID				publishConfig
 //	@Summary		Publish a configuration
 //	@Description	Fields left out keep their value. The same content again changes nothing and answers changed:false.
 //	@Description	With dry_run=true nothing is stored, and the answer is a wire.Preview: the configuration as agents would fetch it, what would change, how many agents would follow.
@@ -24,8 +25,8 @@ import (
 //	@Param			dry_run			query		bool				false	"only say what would come of it"
 //	@Param			override		query		bool				false	"publish in spite of a freeze"
 //	@Param			If-Match		header		string				false	"publish only if this is the ETag of the current configuration"
-//	@Success		200				{object}	wire.PublishResponse
-//	@Header			200				{string}	ETag	"of the configuration that is current now"
+//	@Success		200				{object}	wire.PublishResponse{dry_run=wire.Preview}
+//	@Header			200				{string}	ETag	"of the configuration that is current now; missing on a dry run"
 //	@Failure		400,401,403,412,413,415,429,503,507	{object}	problem.Problem
 //	@Failure		409				{object}	problem.Problem	"publishing is frozen; the detail has the reason"
 //	@Router			/api/v1/config [post]
@@ -49,6 +50,7 @@ func (a *API) publish(c *call) error {
 
 // rollback makes the content of a version current again.
 //
+//	@ID				rollbackConfig
 //	@Summary		Take it back
 //	@Description	Publishes the content of a version again, as a new version with restored_from. To take back a rollback, roll back once more.
 //	@Description	If that content is current already nothing is changed. With dry_run=true the answer is a wire.Preview, as for a publish.
@@ -61,8 +63,8 @@ func (a *API) publish(c *call) error {
 //	@Param			dry_run		query		bool					false	"only say what would come of it"
 //	@Param			override	query		bool					false	"roll back in spite of a freeze"
 //	@Param			If-Match	header		string					false	"roll back only if this is the ETag of the current configuration"
-//	@Success		200			{object}	wire.PublishResponse
-//	@Header			200			{string}	ETag	"of the configuration that is current now"
+//	@Success		200			{object}	wire.PublishResponse{dry_run=wire.Preview}
+//	@Header			200			{string}	ETag	"of the configuration that is current now; missing on a dry run"
 //	@Failure		400,401,403,404,412,413,415,429,503,507	{object}	problem.Problem
 //	@Failure		409			{object}	problem.Problem	"publishing is frozen; the detail has the reason"
 //	@Router			/api/v1/configs/{version}/rollback [post]
@@ -137,6 +139,7 @@ func preview(c *call, outcome models.Outcome, err error) error {
 
 // resume lets agents follow a restored store.
 //
+//	@ID				resumeFleet
 //	@Summary		Let agents follow a store that was restored
 //	@Description	When agents run later versions than the store has, as after the restore of an older backup, they keep what they run. This lets them follow the store's current configuration, older or not. To publish instead ends the conflict too.
 //	@Tags			agents

@@ -12,6 +12,7 @@ import (
 
 // rollout tells how far a version has spread.
 //
+//	@ID				getRollout
 //	@Summary		How far a version has spread
 //	@Description	With wait or applied it is a gate: 200 as soon as that share of the targets has applied the version, 408 with the same body when the wait is over before, or when the version was superseded.
 //	@Description	Targets are all agents but the inactive ones. A share of no targets is never reached.

@@ -80,6 +80,8 @@ func (a *API) routes() []route {
 		{"GET", "/ready", open, probing, "*", a.ready},
 		{"GET", "/version", open, probing, "*", plain(server.Version)},
 		{"GET", "/metrics", open, probing, "*", a.scrape},
+		{"GET", "/openapi.json", open, documents, "*", openAPI},
+		{"GET", "/swagger", open, documents, "*", swaggerUI()},
 		{"GET", "/swagger/*page", open, documents, "*", swaggerUI()},
 	}
 }

@@ -11,9 +11,10 @@ import (
 
 	"github.com/gin-gonic/gin"
 	ginswagger "github.com/swaggo/gin-swagger"
+	"github.com/swaggo/swag"
 	"golang.org/x/net/webdav"
 
-	_ "github.com/fleetconf/fleetconf/controller/docs" // the document, where swag looks for it
+	"github.com/fleetconf/fleetconf/controller/docs"
 	"github.com/fleetconf/fleetconf/pkg/swaggerui"
 )
 
@@ -23,7 +24,15 @@ var made = []string{"index.html", "index.css", "doc.json"}
 var ginSwagger = ginswagger.WrapHandler(&webdav.Handler{
 	FileSystem: readOnly{http.FS(swaggerui.FS)},
 	LockSystem: webdav.NewMemLS(),
-})
+}, ginswagger.URL(swaggerui.Document))
+
+// document is an API document where gin-swagger looks for it.
+type document string
+
+func init() { swag.Register(swag.Name, document(docs.Swagger)) }
+
+// ReadDoc implements swag.Swagger.
+func (d document) ReadDoc() string { return string(d) }
 
 // servePage answers with a page of the API, or returns fs.ErrNotExist.
 func servePage(c *gin.Context, name string) error {

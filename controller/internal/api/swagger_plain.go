@@ -9,7 +9,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/swaggerui"
 )
 
-var pages = swaggerui.Pages{Title: "Fleetconf controller", Document: docs.Swagger}
+var pages = swaggerui.Pages{Title: "Fleetconf controller", Swagger: docs.Swagger}
 
 // servePage answers with a page of the API, or returns fs.ErrNotExist.
 func servePage(c *gin.Context, name string) error { return pages.ServePage(c.Writer, c.Request, name) }

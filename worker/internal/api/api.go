@@ -63,6 +63,8 @@ func New(parts Parts) http.Handler {
 		{http.MethodGet, "/ready", probeClass, anyone, a.ready},
 		{http.MethodGet, "/metrics", probeClass, anyone, a.metrics},
 		{http.MethodGet, "/version", probeClass, anyone, a.version},
+		{http.MethodGet, "/openapi.json", docsClass, anyone, a.openAPI},
+		{http.MethodGet, "/swagger", docsClass, anyone, a.swagger},
 		{http.MethodGet, "/swagger/*file", docsClass, anyone, a.swagger},
 	} {
 		answer := a.answer(route.class, route.who, route.handle)
@@ -172,23 +174,25 @@ var errNothingRuns = errors.New("no configuration runs yet; an agent pushes one 
 
 // hit answers GET /hit.
 //
+//	@ID				hit
 //	@Summary		Fetch the configured URL
 //	@Description	Answers with the status, the headers and the body that the configured URL answers, streamed.
 //	@Description	The caller's Accept, Accept-Language, Range, If-Range, If-None-Match, If-Modified-Since and User-Agent go along, and X-Request-Id, which names this hit in the log (one is made if there is none); cookies and credentials never do.
 //	@Tags			hit
 //	@Produce		*/*
-//	@Success		200	{file}		binary			"what the configured URL answers, whatever its status"
-//	@Header			200	{integer}	X-Config-Version	"the version that this hit was served with"
+//	@Success		default	{file}	binary			"what the configured URL answers"
 //	@Failure		502	{object}	problem.Problem	"the target cannot be reached, or may not be fetched"
 //	@Failure		503	{object}	problem.Problem	"no configuration has been applied yet"
-//	@Header			503	{integer}	Retry-After		"seconds"
 //	@Failure		504	{object}	problem.Problem	"the target did not answer within HIT_TIMEOUT"
 //	@Failure		508	{object}	problem.Problem	"the target leads back to this worker"
+//	@Header			default,502,504,508	{integer}	X-Config-Version	"the version that this hit was served with; always"
+//	@Header			503	{integer}	Retry-After		"seconds"
 //	@Router			/hit [get]
 func (a *API) hit(c *gin.Context) error { return a.Proxy.Hit(c.Writer, c.Request) }
 
 // push answers POST /config.
 //
+//	@ID				pushConfig
 //	@Summary		Push a configuration
 //	@Description	Runs the configuration from the next hit on, if this worker's own settings let it and, where probe is true and the URL is new, one trial fetch of it answers with a status below 500 within 5 s.
 //	@Description	Taken from this machine only, by its own name, and never from a page of another site; unless WORKER_TOKEN is set: then from anywhere that presents it.
@@ -225,14 +229,15 @@ func (a *API) apply(r *http.Request) (cfg models.WorkerConfig, changed bool, err
 
 // state answers GET /config.
 //
+//	@ID				getState
 //	@Summary		What runs
 //	@Description	The configuration that hits are served with. The instance changes when the worker was restarted.
 //	@Tags			config
 //	@Produce		json
 //	@Param			If-None-Match	header		string	false	"entity tags that the caller holds"
 //	@Success		200				{object}	models.WorkerState
-//	@Header			200				{string}	ETag			"of this configuration in this process"
 //	@Success		304				"still what the caller holds"
+//	@Header			200,304			{string}	ETag			"of this configuration in this process; always"
 //	@Failure		404				{object}	problem.Problem	"nothing runs yet"
 //	@Router			/config [get]
 func (a *API) state(c *gin.Context) error {
@@ -250,25 +255,12 @@ func (a *API) state(c *gin.Context) error {
 }
 
 // health answers GET /health.
-//
-//	@Summary	Whether the process lives
-//	@Tags		process
-//	@Produce	json
-//	@Success	200	{object}	server.Status
-//	@Router		/health [get]
 func (a *API) health(c *gin.Context) error {
 	server.Health(c.Writer, c.Request)
 	return nil
 }
 
 // ready answers GET /ready.
-//
-//	@Summary	Whether to send traffic here
-//	@Tags		process
-//	@Produce	json
-//	@Success	200	{object}	server.Status
-//	@Failure	503	{object}	problem.Problem	"no configuration runs yet"
-//	@Router		/ready [get]
 func (a *API) ready(c *gin.Context) error {
 	server.Ready(a.notReady)(c.Writer, c.Request)
 	return nil
@@ -282,24 +274,12 @@ func (a *API) notReady(*http.Request) []models.FieldError {
 }
 
 // metrics answers GET /metrics.
-//
-//	@Summary	What Prometheus reads
-//	@Tags		process
-//	@Produce	plain
-//	@Success	200	{string}	string
-//	@Router		/metrics [get]
 func (a *API) metrics(c *gin.Context) error {
 	a.Scrape.ServeHTTP(c.Writer, c.Request)
 	return nil
 }
 
 // version answers GET /version.
-//
-//	@Summary	Which build this is
-//	@Tags		process
-//	@Produce	json
-//	@Success	200	{object}	buildinfo.Info
-//	@Router		/version [get]
 func (a *API) version(c *gin.Context) error {
 	server.Version(c.Writer, c.Request)
 	return nil
