@@ -44,7 +44,7 @@ run: build ## Build, and run all three here (./scripts/start-all.sh)
 	./scripts/start-all.sh
 
 .PHONY: deps
-deps: ## Install what building and testing takes beside Go, where it is missing
+deps: ## Install what is missing for building and testing; NO_INSTALL=1 only names it
 	@./scripts/install-deps.sh
 
 # One run tells what failed, what the rules' packages are covered to, and what was slow.

@@ -2,7 +2,8 @@
 # Install what building and testing takes beside Go, on Debian and its kin.
 # Quiet if nothing is missing. Tests run Redis, nginx and HAProxy themselves, on
 # ports of their own: one that was there before is left alone, and what is
-# installed here does not run by itself.
+# installed here does not run by itself. With NO_INSTALL=1 it installs nothing,
+# and fails if something is missing.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -25,10 +26,11 @@ if ! command -v go >/dev/null; then
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 
-if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+if [ -n "${NO_INSTALL:-}" ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
 	echo "Missing: ${missing[*]}. Install them, on Debian with: sudo apt-get install ${missing[*]}" >&2
 	exit 1
 fi
+echo "Installing ${missing[*]} (NO_INSTALL=1 only names what is missing)" >&2
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

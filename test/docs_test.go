@@ -2,29 +2,11 @@ package test
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 )
-
-// What can be pasted from the documents is at least shell.
-func TestDocs_BlocksOfShellCanBeParsed(t *testing.T) {
-	for _, document := range []string{"../docs/deploy.md"} {
-		blocks := regexp.MustCompile("(?ms)^```bash\n(.*?)^```").FindAllStringSubmatch(readText(t, document), -1)
-		if len(blocks) < 3 {
-			t.Errorf("%s has %d blocks of shell, want 3 at least", document, len(blocks))
-		}
-		for _, block := range blocks {
-			cmd := exec.Command("bash", "-n")
-			cmd.Stdin = strings.NewReader(block[1])
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Errorf("%s: %v: %s\n%s", document, err, out, block[1])
-			}
-		}
-	}
-}
 
 // A link between documents leads somewhere: to a file that is there, and to a
 // heading within it.

@@ -62,11 +62,11 @@ func TestAlerts_AreInTheRunbookAndTested(t *testing.T) {
 		t.Fatalf("found %d alerts, want at least 20: are they written as before?", len(names))
 	}
 	for _, name := range names {
-		anchor := "docs/operations.md#" + strings.ToLower(name)
+		anchor := "https://github.com/fleetconf/fleetconf/blob/main/docs/operations.md#" + strings.ToLower(name)
 		for what, ok := range map[string]bool{
 			"has no section in docs/operations.md":           strings.Contains(runbook, "\n### "+name+"\n"),
-			"does not name that section":                     strings.Contains(rules, "runbook: "+anchor+"\n"),
-			"is never seen to fire in alerts_test.yml":       strings.Contains(tests, "runbook: "+anchor+"\n"),
+			"does not link that section":                     strings.Contains(rules, "runbook_url: "+anchor+"\n"),
+			"is never seen to fire in alerts_test.yml":       strings.Contains(tests, "runbook_url: "+anchor+"\n"),
 			"is never seen to be silent in alerts_test.yml":  regexp.MustCompile(`alertname: ` + name + `\n +exp_alerts: \[\]`).MatchString(tests),
 			"does not say in its labels how urgent it is":    regexp.MustCompile(`(?s)- alert: ` + name + `\n.*?severity: (page|ticket)`).MatchString(rules),
 			"is not the whole word of its section's heading": !strings.Contains(runbook, "### "+name+" "),

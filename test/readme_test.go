@@ -137,7 +137,7 @@ func kill(group int, program string) error {
 
 // paste runs a block of shell; a curl that is answered with an error is one.
 func paste(block string, environment []string) error {
-	cmd := exec.Command("bash", "-euo", "pipefail", "-c", "curl() { command curl --fail-with-body -sS \"$@\"; }\n"+block)
+	cmd := exec.Command("sh", "-eu", "-c", "curl() { command curl --fail-with-body -sS \"$@\"; }\n"+block)
 	cmd.Dir, cmd.Env = "..", environment
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s%s\n%w", block, out, err)

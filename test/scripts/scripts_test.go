@@ -170,3 +170,24 @@ func TestScripts_EndAtTheFirstFailure(t *testing.T) {
 		}
 	}
 }
+
+func TestInstallDeps_NoInstall_OnlyNames(t *testing.T) {
+	bin := t.TempDir()
+	installed := filepath.Join(t.TempDir(), "installed")
+	for _, name := range []string{"bash", "id", "env"} {
+		path, err := exec.LookPath(name)
+		must(t, err)
+		must(t, os.Symlink(path, filepath.Join(bin, name)))
+	}
+	for _, name := range []string{"go", "service", "systemctl", "update-rc.d"} {
+		fake(t, bin, name, "exit 0")
+	}
+	fake(t, bin, "apt-get", ": >"+installed)
+	out, err := script(bin, []string{"PATH=" + bin, "NO_INSTALL=1"}, "scripts/install-deps.sh")
+	if err == nil || !strings.Contains(out, "gcc") || !strings.Contains(out, "redis-server") {
+		t.Errorf("got %v, want a failure that names gcc and redis-server:\n%s", err, out)
+	}
+	if _, err := os.Stat(installed); err == nil {
+		t.Error("it called apt-get")
+	}
+}

@@ -1,0 +1,154 @@
+package scripts
+
+import (
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// dash is Debian's /bin/sh, which knows POSIX alone.
+func dash(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("dash")
+	if err != nil {
+		t.Skip("there is no dash here to read what the documents have to paste")
+	}
+	return path
+}
+
+// blocks returns the fenced blocks of a document in one language.
+func blocks(t *testing.T, document, language string) (found []string) {
+	t.Helper()
+	for _, block := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```").FindAllStringSubmatch(readText(t, document), -1) {
+		found = append(found, block[1])
+	}
+	return found
+}
+
+// block returns the one block of shell in README.md that holds text.
+func block(t *testing.T, text string) string {
+	t.Helper()
+	var found []string
+	for _, b := range blocks(t, "../../README.md", "sh") {
+		if strings.Contains(b, text) {
+			found = append(found, b)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("README.md has %d blocks of shell with %q, want one", len(found), text)
+	}
+	return found[0]
+}
+
+func TestDocuments_ShellBlocks_ParseInDash(t *testing.T) {
+	shell := dash(t)
+	// These parse, and do something else or fail.
+	bashOnly := regexp.MustCompile(`\[\[ |pipefail|&>|\$'|\bsource |\bdeclare |\blocal -|\{\d+\.\.\d+\}|\w+=\(`)
+	documents, err := filepath.Glob("../../docs/*.md")
+	must(t, err)
+	total := 0
+	for _, document := range append(documents, "../../README.md") {
+		for _, b := range blocks(t, document, "sh") {
+			total++
+			cmd := exec.Command(shell, "-n")
+			cmd.Stdin = strings.NewReader(b)
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s: %v: %s\n%s", document, err, out, b)
+			}
+			if found := bashOnly.FindString(b); found != "" {
+				t.Errorf("%s has %q, which only bash knows:\n%s", document, found, b)
+			}
+		}
+		if len(blocks(t, document, "bash")) > 0 {
+			t.Errorf("%s has blocks marked bash; write them for sh", document)
+		}
+		for _, b := range blocks(t, document, "text") {
+			if regexp.MustCompile(`(?m)^(curl|systemctl|install|apt-get|docker|make|git|scripts/\S+|admin) `).MatchString(b) {
+				t.Errorf("%s has shell in a block marked text:\n%s", document, b)
+			}
+		}
+	}
+	if total < 40 {
+		t.Errorf("found %d blocks of shell, want at least 40: are they marked sh?", total)
+	}
+}
+
+// paste runs a block as somebody does who pastes it: no option ends it at a failure.
+func paste(t *testing.T, b, bin string, env ...string) (output string, err error) {
+	t.Helper()
+	return script(bin, env, dash(t), "-c", b)
+}
+
+// curl logs its calls, and answers the first, which is made with -D -, as it is
+// told to.
+const curl = `printf '%s\n' "$*" >>"$CALLS"
+case "$*" in
+*"%header"*) printf '%s' '%header{etag}' ;; # as before 7.84
+*"-D -"*) printf '%s' "$HEADERS"; exit "$STATUS" ;;
+esac
+`
+
+func TestREADME_IfMatch_WithoutETag_DoesNotPublish(t *testing.T) {
+	recipe := block(t, "If-Match")
+	for name, row := range map[string]struct {
+		headers, status string
+		want            string // what the publish sends; "" where nothing is to be published
+	}{
+		"HTTP/1.1":          {"HTTP/1.1 200 OK\r\nETag: \"7-abc\"\r\n\r\n", "0", `If-Match: "7-abc"`},
+		"HTTP/2":            {"HTTP/2 200\r\netag: \"7-abc\"\r\n\r\n", "0", `If-Match: "7-abc"`},
+		"no such server":    {"", "7", ""},
+		"no ETag":           {"HTTP/1.1 200 OK\r\nDate: today\r\n\r\n", "0", ""},
+		"wrong password":    {"HTTP/1.1 401 Unauthorized\r\n\r\n", "22", ""},
+		"nothing published": {"HTTP/1.1 404 Not Found\r\n\r\n", "22", ""},
+	} {
+		bin, calls := t.TempDir(), filepath.Join(t.TempDir(), "calls")
+		fake(t, bin, "curl", curl)
+		out, err := paste(t, recipe, bin, "CALLS="+calls, "HEADERS="+row.headers, "STATUS="+row.status)
+		var published string
+		for _, call := range strings.Split(readText(t, calls), "\n") {
+			if strings.Contains(call, `{"url"`) {
+				published = call
+			}
+		}
+		switch {
+		case row.want == "" && (published != "" || err == nil):
+			t.Errorf("%s: published %q, %v, want nothing published and a failure\n%s", name, published, err, out)
+		case !strings.Contains(published, row.want):
+			t.Errorf("%s: published by %q, want %q in it\n%s", name, published, row.want, out)
+		}
+	}
+}
+
+// gate answers a publish as it is told to, and fails at the rollout of any
+// version but 8.
+const gate = `printf '%s\n' "$*" >>"$CALLS"
+case "$*" in
+*/rollouts/8\?*) echo '{"reached":true}' ;;
+*/rollouts/*) echo 'no such version' >&2; exit 22 ;;
+*) printf '%s\n' "$ANSWER"; exit "$STATUS" ;;
+esac
+`
+
+func TestREADME_Gate_FailedPublish_SaysSo(t *testing.T) {
+	recipe := block(t, "/rollouts/$version?wait")
+	for name, row := range map[string]struct {
+		answer, status string
+		ok             bool
+	}{
+		"published":    {`{"version":8,"changed":true}`, "0", true},
+		"frozen":       {`{"status":409,"detail":"sale until Monday"}`, "22", false},
+		"unreachable":  {``, "7", false},
+		"a proxy's":    {`<html>all is well</html>`, "0", false},
+		"bad password": {`{"status":401,"detail":"credentials"}`, "22", false},
+	} {
+		bin, calls := t.TempDir(), filepath.Join(t.TempDir(), "calls")
+		fake(t, bin, "curl", gate)
+		out, err := paste(t, recipe, bin, "CALLS="+calls, "ANSWER="+row.answer, "STATUS="+row.status)
+		asked := strings.Contains(readText(t, calls), "/rollouts/")
+		if row.ok != (err == nil) || row.ok != asked || !strings.Contains(out, row.answer) && !row.ok {
+			t.Errorf("%s: %v, rollout asked for: %v, want success and a rollout: %v, and the answer shown:\n%s", name, err, asked, row.ok, out)
+		}
+	}
+}
