@@ -97,6 +97,11 @@ type API struct {
 
 // New returns the handler of the whole contract.
 func New(o Options) http.Handler {
+	a := newAPI(o)
+	return a.handler(a.routes())
+}
+
+func newAPI(o Options) *API {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
@@ -108,6 +113,11 @@ func New(o Options) http.Handler {
 		sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, refused: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 	a.Metrics.limits(a.classes[enrolling], a.classes[reading], a.classes[reporting], a.classes[administering])
+	return a
+}
+
+// handler answers these routes, and errors for all else.
+func (a *API) handler(routes []route) http.Handler {
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
@@ -121,14 +131,14 @@ func New(o Options) http.Handler {
 	engine.NoMethod(a.answer(unrouted, func(c *call) error {
 		return problem.New(http.StatusMethodNotAllowed, "%s is not for this path; it takes %s", c.Request.Method, c.Writer.Header().Get("Allow"))
 	}))
-	for _, r := range a.routes() {
+	for _, r := range routes {
 		handler := a.answer(a.Metrics.as(r.measured), a.guarded(r))
 		engine.Handle(r.method, r.path, handler)
 		if r.method == http.MethodGet {
 			engine.HEAD(r.path, handler) // RFC 9110 §9.3.2: net/http leaves out the body
 		}
 	}
-	return server.Wrap(sameOrigin(engine, unrouted), o.Log)
+	return server.Wrap(sameOrigin(engine, unrouted), a.Log)
 }
 
 // sameOrigin keeps other sites' pages from changing anything with the

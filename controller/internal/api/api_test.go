@@ -577,59 +577,112 @@ func TestDecommission(t *testing.T) {
 	wantProblem(t, s.call(admin, "DELETE", "/api/v1/agents/a1", ""), 404, "")
 }
 
-// Who may call what: every route, every kind of caller.
+// Every route by every kind of caller. A route that is new must be entered here.
 func TestRoutes_WhoMayCall(t *testing.T) {
-	s := newSystem(t)
-	s.publish("http://a/")
-	a1, a2 := s.register("a1"), s.register("a2")
-	callers := []struct {
-		name string
-		account
-	}{{"nobody", account{}}, {"a wrong password", account{"admin", "secret123"}}, {"the shared account", enroller}, {"a1", a1}, {"a2", a2}, {"admin", admin}}
-	for n, row := range []struct {
-		method, path, body string
-		want               [6]int
-	}{
-		{"GET", "/health", "", [6]int{200, 200, 200, 200, 200, 200}},
-		{"GET", "/ready", "", [6]int{200, 200, 200, 200, 200, 200}},
-		{"GET", "/version", "", [6]int{200, 200, 200, 200, 200, 200}},
-		{"GET", "/metrics", "", [6]int{200, 200, 200, 200, 200, 200}},
-		{"GET", "/swagger/index.html", "", [6]int{200, 200, 200, 200, 200, 200}},
-		{"POST", "/api/v1/register", `{"hostname":"h","agent_id":"x"}`, [6]int{401, 401, 201, 403, 403, 403}},
-		{"GET", "/api/v1/config", "", [6]int{401, 401, 200, 200, 200, 200}},
-		{"HEAD", "/api/v1/config", "", [6]int{401, 401, 200, 200, 200, 200}},
-		{"POST", "/api/v1/config", `{"url":"http://a/"}`, [6]int{401, 401, 403, 403, 403, 200}},
-		{"GET", "/api/v1/configs", "", [6]int{401, 401, 403, 403, 403, 200}},
-		{"GET", "/api/v1/configs/1", "", [6]int{401, 401, 403, 403, 403, 200}},
-		{"GET", "/api/v1/configs/1/diff/1", "", [6]int{401, 401, 403, 403, 403, 200}},
-		{"POST", "/api/v1/configs/1/rollback", "", [6]int{401, 401, 403, 403, 403, 200}},
-		{"GET", "/api/v1/rollouts/1", "", [6]int{401, 401, 403, 403, 403, 200}},
-		{"GET", "/api/v1/audit", "", [6]int{401, 401, 403, 403, 403, 200}},
-		{"PUT", "/api/v1/freeze", `{"reason":"r"}`, [6]int{401, 401, 403, 403, 403, 200}},
-		{"GET", "/api/v1/freeze", "", [6]int{401, 401, 403, 403, 403, 200}},
-		{"HEAD", "/api/v1/freeze", "", [6]int{401, 401, 403, 403, 403, 200}},
-		{"DELETE", "/api/v1/freeze", "", [6]int{401, 401, 403, 403, 403, 204}},
-		{"GET", "/api/v1/agents/summary", "", [6]int{401, 401, 403, 403, 403, 200}},
-		{"POST", "/api/v1/agents/resume", "", [6]int{401, 401, 403, 403, 403, 200}},
-		{"POST", "/api/v1/agents/a1/retry", "", [6]int{401, 401, 403, 403, 403, 204}},
-		{"POST", "/api/v1/agents/a1/reset", "", [6]int{401, 401, 403, 403, 403, 204}},
-		{"GET", "/api/v1/agents", "", [6]int{401, 401, 403, 403, 403, 200}},
-		{"GET", "/api/v1/agents/a1", "", [6]int{401, 401, 403, 403, 403, 200}},
-		{"POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`, [6]int{401, 401, 403, 204, 403, 403}},
-		{"DELETE", "/api/v1/agents/x", "", [6]int{401, 401, 403, 403, 403, 204}},
-	} {
-		for i, who := range callers {
-			from := fmt.Sprintf("198.51.%d.1:40000", n) // or there are too many wrong passwords
-			resp := s.callWith(from, nil, who.account, row.method, row.path, row.body)
-			if resp.StatusCode != row.want[i] {
-				t.Errorf("%s %s by %s: got %d, want %d", row.method, row.path, who.name, resp.StatusCode, row.want[i])
+	const anyone = "anonymous, wrong, bearer, decommissioned, shared, a1, a2, admin"
+	rules := map[string]string{
+		"GET /health": anyone, "GET /ready": anyone, "GET /version": anyone, "GET /metrics": anyone, "GET /swagger/*page": anyone,
+		"POST /api/v1/register":                    "shared, a1, a2",
+		"GET /api/v1/config":                       "shared, a1, a2, admin",
+		"POST /api/v1/config":                      "admin",
+		"GET /api/v1/configs":                      "admin",
+		"GET /api/v1/configs/:version":             "admin",
+		"GET /api/v1/configs/:version/diff/:other": "admin",
+		"POST /api/v1/configs/:version/rollback":   "admin",
+		"GET /api/v1/rollouts/:version":            "admin",
+		"GET /api/v1/audit":                        "admin",
+		"GET /api/v1/freeze":                       "admin",
+		"PUT /api/v1/freeze":                       "admin",
+		"DELETE /api/v1/freeze":                    "admin",
+		"GET /api/v1/agents":                       "admin",
+		"GET /api/v1/agents/summary":               "admin",
+		"POST /api/v1/agents/resume":               "admin",
+		"GET /api/v1/agents/:id":                   "admin",
+		"DELETE /api/v1/agents/:id":                "a1, admin",
+		"POST /api/v1/agents/:id/retry":            "admin",
+		"POST /api/v1/agents/:id/reset":            "admin",
+		"POST /api/v1/agents/:id/status":           "a1",
+	}
+	path := strings.NewReplacer(":id", "a1", ":version", "1", ":other", "1", "*page", "index.html")
+	tested := map[string]bool{}
+	for n, route := range api.Routes() {
+		name := route[0] + " " + route[1]
+		allowed, known := rules[name]
+		if !known {
+			t.Errorf("%s: who may call it? Enter it above", name)
+			continue
+		}
+		tested[name] = true
+		methods := []string{route[0]}
+		if route[0] == "GET" {
+			methods = append(methods, "HEAD")
+		}
+		s := newSystem(t)
+		s.publish("http://a/")
+		a1, a2, former := s.register("a1"), s.register("a2"), s.register("former")
+		s.call(admin, "DELETE", "/api/v1/agents/former", "")
+		for _, method := range methods {
+			for _, caller := range []struct {
+				name, kind string
+				account
+				header string
+			}{
+				{"nobody", "anonymous", account{}, ""},
+				{"a wrong password of the admin", "wrong", account{"admin", enroller[1]}, ""},
+				{"a wrong password of the agents", "wrong", account{"agent", admin[1]}, ""},
+				{"a wrong token", "wrong", account{"a1", a2[1]}, ""},
+				{"a token without a name", "wrong", account{"", a1[1]}, ""},
+				{"an unknown name", "wrong", account{"root", admin[1]}, ""},
+				{"an empty password", "wrong", account{"admin", ""}, ""},
+				{"a bearer token", "bearer", account{}, "Bearer " + admin[1]},
+				{"an agent that was decommissioned", "decommissioned", former, ""},
+				{"the shared account", "shared", enroller, ""},
+				{"a2", "a2", a2, ""},
+				{"a1", "a1", a1, ""},
+				{"the admin", "admin", admin, ""},
+			} {
+				headers := http.Header{}
+				if caller.header != "" {
+					headers.Set("Authorization", caller.header)
+				}
+				from := fmt.Sprintf("198.51.%d.1:40000", n) // or there are too many wrong passwords
+				resp := s.callWith(from, headers, caller.account, method, path.Replace(route[1]), "")
+				got, want := resp.StatusCode, 0 // whatever comes of it
+				switch {
+				case strings.Contains(allowed, caller.kind):
+				case caller.kind == "shared" || caller.kind == "a1" || caller.kind == "a2" || caller.kind == "admin":
+					want = http.StatusForbidden
+				default:
+					want = http.StatusUnauthorized
+				}
+				if refused := got == 401 || got == 403 || got == 429; refused && want == 0 || want != 0 && got != want {
+					t.Errorf("%s %s by %s: got %d, want %d", method, route[1], caller.name, got, want)
+				}
+				if challenge := resp.Header.Get("WWW-Authenticate"); (got == 401) != strings.HasPrefix(challenge, "Basic realm=") {
+					t.Errorf("%s %s by %s: got %d with the challenge %q", method, route[1], caller.name, got, challenge)
+				}
+				if want != 0 && method != "HEAD" {
+					wantProblem(t, resp, want, "")
+				}
 			}
-			if challenge := resp.Header.Get("WWW-Authenticate"); (resp.StatusCode == 401) != strings.HasPrefix(challenge, "Basic realm=") {
-				t.Errorf("%s %s by %s: got %d with the challenge %q", row.method, row.path, who.name, resp.StatusCode, challenge)
-			}
-			if resp.StatusCode > 400 && row.method != "HEAD" {
-				wantProblem(t, resp, row.want[i], "")
-			}
+		}
+	}
+	for name := range rules {
+		if !tested[name] {
+			t.Errorf("%s is no route", name)
+		}
+	}
+}
+
+// A route whose access rule was forgotten is closed, not open.
+func TestRoutes_WithoutRule_Closed(t *testing.T) {
+	var options api.Options
+	s := newLimited(t, plenty, func(o *api.Options) { options = *o; options.Metrics = nil })
+	a1 := s.register("a1")
+	s.handler = api.NewWithoutRule(options)
+	for _, who := range []account{{}, {"admin", "guess"}, enroller, a1, admin} {
+		for _, from := range []string{elsewhere, here} {
+			wantProblem(t, s.callFrom(from, who, "GET", "/api/v1/unset"), 403, "")
 		}
 	}
 }

@@ -20,7 +20,8 @@ import (
 type door int
 
 const (
-	open          door = iota // everybody
+	closed        door = iota // nobody: the rule of a route that was given none
+	open                      // everybody
 	enrolling                 // who holds the shared agent credentials, an agent as itself
 	reading                   // these, an agent as itself, the admin
 	reporting                 // the agent that the path names
@@ -48,8 +49,11 @@ var credentials = sync.Pool{New: func() any { return new(auth.Basic) }}
 // Only callers that may do this are charged to the class. All others are charged to
 // where they come from, so they take nothing from those.
 func (a *API) admit(c *call, d door) error {
-	if d == open {
+	switch {
+	case d == open:
 		return nil
+	case a.classes[d] == nil: // closed
+		return problem.New(http.StatusForbidden, "nobody may call this: it has no access rule")
 	}
 	who, self, err := a.identify(c)
 	if err == nil {

@@ -1,5 +1,15 @@
 package api
 
+import "net/http"
+
+// NewWithoutRule is New with one more route, GET /api/v1/unset, that was given no
+// access rule.
+func NewWithoutRule(o Options) http.Handler {
+	a := newAPI(o)
+	unset := route{method: "GET", path: "/api/v1/unset", measured: admins, handle: plain(func(http.ResponseWriter, *http.Request) {})}
+	return a.handler(append(a.routes(), unset))
+}
+
 // Routes lists method, path and known parameters of every route.
 func Routes() (routes [][3]string) {
 	for _, r := range (&API{}).routes() {
