@@ -49,7 +49,7 @@ func ask(ctx context.Context, scheme, address string) error {
 	}
 	transport := &http.Transport{ // without a proxy: it is this machine
 		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true}, // see CheckHealth
+		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}, // see CheckHealth
 	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {

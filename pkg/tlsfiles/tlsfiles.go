@@ -148,6 +148,16 @@ func (f *Files) NotAfter() time.Time {
 	return time.Time{}
 }
 
+// Suites are the cipher suites for TLS 1.2: those with authenticated encryption. Go
+// offers CBC suites too. TLS 1.3 has none, and takes no settings.
+func Suites() []uint16 {
+	return []uint16{
+		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+		tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+	}
+}
+
 // Server is the configuration of a server with this certificate. Where there is a
 // CA, clients may show a certificate, and one that it did not sign is refused.
 //
@@ -156,6 +166,7 @@ func (f *Files) NotAfter() time.Time {
 func (f *Files) Server() *tls.Config {
 	config := &tls.Config{
 		MinVersion:             tls.VersionTLS12,
+		CipherSuites:           Suites(),
 		NextProtos:             []string{"h2", "http/1.1"},
 		SessionTicketsDisabled: true,
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.pair.now.Load(), nil },
@@ -178,7 +189,7 @@ func (f *Files) Server() *tls.Config {
 // is one, to servers that ask. One that the server would refuse is not shown: the
 // handshake fails with an *Error, which says why, as an alert might not.
 func (f *Files) Client() *tls.Config {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: f.ca.now.Load()}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, CipherSuites: Suites(), RootCAs: f.ca.now.Load()}
 	if f.pair.files != nil {
 		config.GetClientCertificate = func(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			cert := f.pair.now.Load()

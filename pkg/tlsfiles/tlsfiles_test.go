@@ -520,3 +520,37 @@ func TestFiles_OfNoneAtAll(t *testing.T) {
 		t.Errorf("Run = %v, want nil", err)
 	}
 }
+
+// With TLS 1.2 no suite is taken, and none offered, that encrypts in CBC mode.
+func TestFiles_TLS12_NoCBC(t *testing.T) {
+	f := newFolder(t)
+	files, _ := f.open(f.paths())
+	old := func(c *tls.Config, suites ...uint16) *tls.Config {
+		c = c.Clone()
+		c.MaxVersion, c.CipherSuites, c.GetConfigForClient, c.RootCAs, c.ServerName = tls.VersionTLS12, suites, nil, f.Pool(), "127.0.0.1"
+		return c
+	}
+	taken := 0
+	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
+		aead := strings.Contains(suite.Name, "GCM") || strings.Contains(suite.Name, "CHACHA20")
+		if _, got, err := handshake(t, files.Server(), old(&tls.Config{}, suite.ID)); err == nil && got.Version == tls.VersionTLS12 {
+			taken++
+			if !aead {
+				t.Errorf("the server takes %s", suite.Name)
+			}
+		}
+		client := files.Client()
+		client.MaxVersion, client.RootCAs, client.ServerName = tls.VersionTLS12, f.Pool(), "127.0.0.1"
+		server := old(files.Server(), suite.ID)
+		server.ClientAuth = tls.NoClientCert
+		if _, got, err := handshake(t, server, client); err == nil && got.Version == tls.VersionTLS12 {
+			taken++
+			if !aead {
+				t.Errorf("the client offers %s", suite.Name)
+			}
+		}
+	}
+	if taken == 0 {
+		t.Error("no suite is taken at all")
+	}
+}

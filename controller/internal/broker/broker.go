@@ -19,6 +19,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/pkg/notify"
 	"github.com/fleetconf/fleetconf/pkg/notify/natsnotify"
+	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
 // Options say who can reach the broker.
@@ -111,7 +112,7 @@ func (o Options) server(guard *guard) (*server.Options, error) {
 		if err != nil {
 			return nil, fmt.Errorf("NATS_TLS_CERT_FILE and NATS_TLS_KEY_FILE: %w", err)
 		}
-		opts.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+		opts.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, CipherSuites: tlsfiles.Suites()}
 	}
 	if o.ClusterListen == "" {
 		return opts, nil

@@ -5,6 +5,7 @@ package natsnotify
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/fleetconf/fleetconf/pkg/notify"
+	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
 // Options say where NATS is, and who connects: by name and password, by token,
@@ -102,7 +104,17 @@ func New(o Options) (*Driver, error) {
 	if o.CertFile != "" {
 		d.options = append(d.options, nats.ClientCert(o.CertFile, o.KeyFile))
 	}
+	d.options = append(d.options, suites)
 	return d, d.try()
+}
+
+// suites bounds what TLS 1.2 offers, where the URL asks for TLS.
+func suites(o *nats.Options) error {
+	if o.TLSConfig == nil {
+		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	o.TLSConfig.CipherSuites = tlsfiles.Suites()
+	return nil
 }
 
 // try reads the files that the options name.

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/fleetconf/fleetconf/pkg/notify"
+	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
 // ErrURL is the error of a URL that cannot be used. It says nothing of what the
@@ -46,6 +47,9 @@ func New(address, caFile string) (*Driver, error) {
 		if d.server.TLSConfig.RootCAs, err = roots(caFile); err != nil {
 			return nil, err
 		}
+	}
+	if d.server.TLSConfig != nil {
+		d.server.TLSConfig.CipherSuites = tlsfiles.Suites()
 	}
 	d.dial = dialer(d.server.TLSConfig)
 	return d, nil
