@@ -81,6 +81,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	file, err := cache.Open(s.CacheFile)
+	if err != nil {
+		return settings.Faults{{Setting: "CACHE_FILE", Detail: err.Error()}}
+	}
+	defer func() { _ = file.Close() }()
 	registry := metrics.NewRegistry()
 	metrics.Certificate(registry, program.Name, files.NotAfter)
 	agent := poller.New(poller.Parts{
@@ -89,7 +94,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			Pushed: s.Transport != settings.PushNone, TLS: files.Client,
 		}),
 		Sink:  worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
-		Cache: cache.New(s.CacheFile),
+		Cache: file,
 		Self:  self(),
 		Log:   log,
 

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/fleetconf/fleetconf/agent/internal/cache"
 )
 
 // As itself the test binary is a test, as AGENT_TEST_MAIN it is the agent.
@@ -72,6 +74,45 @@ func TestMain_ExitCodes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is no file of this agent's own is refused by its name, and left alone.
+func TestMain_CacheFileRefused_ExitCode2(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	taken := filepath.Join(t.TempDir(), "taken")
+	first := agent(t, "CACHE_FILE="+taken, "CONTROLLER_URL=http://127.0.0.1:1", "WORKER_URL=http://127.0.0.1:1")
+	log, err := first.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var line [512]byte
+	if _, err := log.Read(line[:]); err != nil { // it has started
+		t.Fatal(err)
+	}
+	for path, words := range map[string]string{pipe: "a named pipe", taken: "another agent has open"} {
+		second := agent(t, "CACHE_FILE="+path)
+		out, _ := second.CombinedOutput()
+		if got := second.ProcessState.ExitCode(); got != 2 || !strings.Contains(string(out), "CACHE_FILE is "+path) || !strings.Contains(string(out), words) {
+			t.Errorf("exit code %d, want 2 and the name and %q:\n%s", got, words, out)
+		}
+	}
+	if info, err := os.Lstat(pipe); err != nil || info.Mode().Type() != os.ModeNamedPipe {
+		t.Errorf("the pipe is %v (%v) now", info.Mode(), err)
+	}
+	// The lock goes with its process, however that ends.
+	_ = first.Process.Kill()
+	_ = first.Wait()
+	file, err := cache.Open(taken)
+	if err != nil {
+		t.Fatalf("after the agent was killed: %v", err)
+	}
+	_ = file.Close()
 }
 
 func TestMain_StopsCleanly(t *testing.T) {

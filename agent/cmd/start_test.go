@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -29,11 +30,15 @@ func BenchmarkStart(b *testing.B) {
 	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }))
 	defer target.Close()
 	cacheFile := filepath.Join(dir, "cache")
-	err := cache.New(cacheFile).Save(models.State{
+	file, err := cache.Open(cacheFile)
+	if err != nil {
+		b.Fatal(err)
+	}
+	err = file.Save(models.State{
 		Identity: models.Identity{AgentID: "agent-7", AgentToken: "token"},
 		LastGood: &models.Release{ETag: `"e7"`, Config: wire.Config{Version: 7, Data: wire.Data{URL: target.URL}, PollIntervalSeconds: 30}, FetchedAt: time.Now()},
 	})
-	if err != nil {
+	if err := errors.Join(err, file.Close()); err != nil {
 		b.Fatal(err)
 	}
 	workerPort := freePort(b)

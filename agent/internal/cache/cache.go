@@ -5,7 +5,11 @@
 // crash at any moment it is the old state or the new one. It holds the agent's
 // token, hence mode 0600. A line with the format's version and a SHA-256 sum
 // stands before the JSON, so that a torn, cut or edited file is seen for what
-// it is.
+// it is. Fields that a newer agent has added are passed over, and dropped with the
+// next Save.
+//
+// Only a regular file of this user that nobody else may write is read or replaced,
+// and only one process at a time has it open.
 package cache
 
 import (
@@ -19,7 +23,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
+	"time"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/renameio/v2"
 
 	"github.com/fleetconf/fleetconf/agent/internal/models"
@@ -39,30 +47,53 @@ var ErrBroken = errors.New("broken cache")
 
 // File is the cache. It has one owner at a time: the agent's poller.
 type File struct {
-	path string
+	path string   // without links
+	lock *os.File // nil where none could be made
 }
 
-// New returns the cache at path. The file need not exist.
-func New(path string) *File { return &File{path: path} }
+// Open takes the cache at path for this process. The file need not exist. The error
+// names the file and says why it is refused: it is none that an agent has written,
+// somebody else could have written it, or another agent has it open. Links on the
+// way to the file are followed once, here.
+func Open(path string) (*File, error) {
+	path, err := resolve(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be followed: %w", err)
+	}
+	f := &File{path: path}
+	file, err := f.open()
+	switch {
+	case err == nil:
+		_ = file.Close() // nothing was written
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.EIO): // of a disk that fails Load and Save tell
+	default:
+		return nil, err
+	}
+	if f.lock, err = lock(path); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// Close lets another process open the cache.
+func (f *File) Close() error {
+	if f.lock == nil {
+		return nil
+	}
+	return f.lock.Close()
+}
 
 // Load returns what the file holds: the zero State, and no error, if there is
 // no file. With an error the State holds what can still be trusted, which may
 // be nothing; it is never one that must not be run.
 func (f *File) Load() (models.State, error) {
 	f.sweep()
-	// A FIFO or a device would block, or never end.
-	info, err := os.Stat(f.path)
+	file, err := f.open()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return models.State{}, nil
 	case err != nil:
-		return models.State{}, fmt.Errorf("look at cache: %w", err)
-	case !info.Mode().IsRegular():
-		return models.State{}, fmt.Errorf("%w: %s is not a regular file", ErrBroken, f.path)
-	}
-	file, err := os.Open(f.path)
-	if err != nil {
-		return models.State{}, fmt.Errorf("open cache: %w", err)
+		return models.State{}, fmt.Errorf("%w: %w", ErrBroken, err)
 	}
 	defer func() { _ = file.Close() }() // it was only read
 	state, err := read(file)
@@ -79,6 +110,9 @@ func (f *File) Save(state models.State) error {
 	document, err := encode(state)
 	if err != nil {
 		return err
+	}
+	if info, err := os.Lstat(f.path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("replace cache: %s is %s by now", f.path, kindOf(info.Mode()))
 	}
 	dir := filepath.Dir(f.path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -164,32 +198,51 @@ func read(r io.Reader) (models.State, error) {
 	case !bytes.HasPrefix(document, header(payload)):
 		return models.State{}, fmt.Errorf("%w: the checksum does not fit", ErrBroken)
 	}
-	state, err := wire.Decode[models.State](payload)
-	if err != nil {
-		return models.State{}, fmt.Errorf("%w: %w", ErrBroken, err)
-	}
-	if id := state.Identity.AgentID; id != "" {
-		err = wire.RegisterRequest{Hostname: "cache", AgentID: id}.Validate()
-		if err != nil {
-			state.Identity = models.Identity{}
-		}
-	}
-	return state, errors.Join(
-		err,
-		judge("candidate", &state.Candidate),
-		judge("last good", &state.LastGood),
-	)
+	return decode(payload)
 }
 
-// judge empties a slot whose configuration must not be run.
-func judge(name string, slot **models.Release) error {
-	if *slot == nil {
-		return nil
+// stored is a models.State as it is read: the configurations are judged one by one.
+type stored struct {
+	Identity   models.Identity `json:"identity"`
+	Registered string          `json:"registered"`
+	Candidate  *storedRelease  `json:"candidate"`
+	LastGood   *storedRelease  `json:"last_good"`
+}
+
+type storedRelease struct {
+	ETag      string         `json:"etag"`
+	Config    jsontext.Value `json:"config"`
+	FetchedAt time.Time      `json:"fetched_at"`
+}
+
+// decode reads the JSON of a state. What a newer agent has added around a
+// configuration is passed over, but half a configuration is not run.
+func decode(payload []byte) (models.State, error) {
+	var s stored
+	if err := json.Unmarshal(payload, &s); err != nil {
+		return models.State{}, fmt.Errorf("%w: %w", ErrBroken, err)
 	}
-	err := (*slot).Config.Validate()
-	if err == nil {
-		return nil
+	state := models.State{Identity: s.Identity, Registered: s.Registered}
+	var faults [3]error
+	if id := state.Identity.AgentID; id != "" {
+		faults[0] = wire.RegisterRequest{Hostname: "cache", AgentID: id, AgentSecret: state.Identity.AgentSecret}.Validate()
 	}
-	*slot = nil
-	return fmt.Errorf("%s configuration: %w", name, err)
+	if faults[0] != nil {
+		state.Identity, state.Registered = models.Identity{}, ""
+	}
+	state.Candidate, faults[1] = s.Candidate.release("candidate")
+	state.LastGood, faults[2] = s.LastGood.release("last good")
+	return state, errors.Join(faults[:]...)
+}
+
+// release returns a configuration that may be run, or why it must not be.
+func (s *storedRelease) release(name string) (*models.Release, error) {
+	if s == nil {
+		return nil, nil
+	}
+	config, err := wire.DecodeConfig(s.Config)
+	if err != nil {
+		return nil, fmt.Errorf("%s configuration: %w", name, err)
+	}
+	return &models.Release{ETag: s.ETag, Config: config, FetchedAt: s.FetchedAt}, nil
 }

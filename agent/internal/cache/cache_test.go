@@ -32,10 +32,21 @@ func state(v int64) models.State {
 	}
 }
 
+// opened is the cache at path, until the test ends.
+func opened(t *testing.T, path string) *File {
+	t.Helper()
+	f, err := Open(path)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return f
+}
+
 func saved(t *testing.T, s models.State) (*File, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "agent.cache")
-	f := New(path)
+	f := opened(t, path)
 	if err := f.Save(s); err != nil {
 		t.Fatalf("Save: %v", err)
 	}
@@ -64,7 +75,7 @@ func TestFile_GivesBackWhatItTook(t *testing.T) {
 }
 
 func TestLoad_NoFile(t *testing.T) {
-	f := New(filepath.Join(t.TempDir(), "none"))
+	f := opened(t, filepath.Join(t.TempDir(), "none"))
 	if diff := cmp.Diff(models.State{}, load(t, f)); diff != "" {
 		t.Errorf("state (-want +got):\n%s", diff)
 	}
@@ -87,7 +98,7 @@ func TestSave_OnlyItsOwnerMayRead(t *testing.T) {
 }
 
 func TestSave_MakesItsFolder(t *testing.T) {
-	f := New(filepath.Join(t.TempDir(), "a", "b", "agent.cache"))
+	f := opened(t, filepath.Join(t.TempDir(), "a", "b", "agent.cache"))
 	if err := f.Save(state(1)); err != nil {
 		t.Fatalf("Save: %v", err)
 	}
@@ -105,7 +116,7 @@ func TestSave_Unwritable(t *testing.T) {
 		"nothing may be there": "/proc/agent.cache",
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := New(path).Save(state(1)); err == nil {
+			if err := (&File{path: path}).Save(state(1)); err == nil {
 				t.Error("Save: got no error")
 			}
 		})
@@ -121,7 +132,8 @@ func TestSave_FullDisk(t *testing.T) {
 		t.Skipf("cannot mount a small disk: %v", err)
 	}
 	defer func() { _ = syscall.Unmount(dir, 0) }()
-	f := New(filepath.Join(dir, "agent.cache"))
+	f := opened(t, filepath.Join(dir, "agent.cache"))
+	defer func() { _ = f.Close() }() // before the disk goes
 	if err := f.Save(state(1)); err != nil {
 		t.Fatalf("Save: %v", err)
 	}
@@ -163,11 +175,11 @@ func TestLoad_NotAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{dir, fifo, "/dev/zero"} {
-		if s, err := New(path).Load(); !errors.Is(err, ErrBroken) || s != (models.State{}) {
+		if s, err := (&File{path: path}).Load(); !errors.Is(err, ErrBroken) || s != (models.State{}) {
 			t.Errorf("%s: got %+v and %v, want ErrBroken and nothing else", path, s, err)
 		}
 	}
-	if _, err := New(filepath.Join(fifo, "below")).Load(); err == nil {
+	if _, err := (&File{path: filepath.Join(fifo, "below")}).Load(); err == nil {
 		t.Error("below a file: got no error")
 	}
 }
@@ -244,7 +256,7 @@ func TestLoad_SweepsWhatAKilledAgentLeft(t *testing.T) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	if diff := cmp.Diff([]string{".agent.cache", ".agent.cache12x", ".other.cache1", "agent.cache", "agent.cache1"}, names); diff != "" {
+	if diff := cmp.Diff([]string{".agent.cache", ".agent.cache12x", ".other.cache1", "agent.cache", "agent.cache.lock", "agent.cache1"}, names); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
 }
@@ -280,7 +292,7 @@ func TestSave_KilledAtAnyMoment(t *testing.T) {
 			safe = n
 		}
 		_ = child.Wait()
-		got := load(t, New(path)).LastGood.Config.Version
+		got := load(t, &File{path: path}).LastGood.Config.Version
 		if got < safe || got > safe+1 {
 			t.Errorf("round %d: cache holds %d, the child said that %d is safe", round, got, safe)
 		}
@@ -292,7 +304,7 @@ func TestSave_Child(t *testing.T) {
 	if path == "" {
 		t.Skip("only as a child of TestSave_KilledAtAnyMoment")
 	}
-	f := New(path)
+	f := &File{path: path}
 	for v := int64(1); ; v++ {
 		if err := f.Save(state(v)); err != nil {
 			t.Fatal(err)

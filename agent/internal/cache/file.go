@@ -1,0 +1,132 @@
+package cache
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// maxLinks is how many links are followed to a file.
+const maxLinks = 40
+
+// resolve returns the absolute name of the file that path leads to, without links.
+// The file and its folder need not exist.
+func resolve(path string) (string, error) {
+	path, err := filepath.Abs(path)
+	for range maxLinks {
+		if err != nil {
+			return "", err
+		}
+		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
+		if errors.Is(err, fs.ErrNotExist) {
+			return path, nil // Save makes it
+		}
+		if err != nil {
+			return "", err
+		}
+		path = filepath.Join(dir, filepath.Base(path))
+		target, err := os.Readlink(path)
+		switch {
+		case errors.Is(err, syscall.EINVAL), errors.Is(err, fs.ErrNotExist): // it is no link
+			return path, nil
+		case err != nil:
+			return "", err
+		case !filepath.IsAbs(target):
+			target = filepath.Join(dir, target)
+		}
+		path = filepath.Clean(target)
+	}
+	return "", fmt.Errorf("%s: too many links", path)
+}
+
+// open opens the file to read it, after it has made sure, of the open file, that
+// nobody but this user could have written it. Its errors name the file.
+func (f *File) open() (*os.File, error) {
+	before, err := os.Lstat(f.path)
+	if err != nil {
+		return nil, err
+	}
+	if err := trusted(f.path, before); err != nil {
+		return nil, err // not even opened: a device may do something
+	}
+	file, err := os.OpenFile(f.path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := file.Stat()
+	if err == nil {
+		err = trusted(f.path, opened) // it may have been replaced in between
+	}
+	if err != nil {
+		_ = file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+// trusted reports why a file could be somebody else's, nil if it could not.
+func trusted(path string, info fs.FileInfo) error {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	switch mode := info.Mode(); {
+	case !mode.IsRegular():
+		return fmt.Errorf("is %s, which is %s; set it to a file of its own, which need not exist", path, kindOf(mode))
+	case ok && int(stat.Uid) != os.Geteuid():
+		return fmt.Errorf("is %s, which belongs to user id %d and not to this one, %d; run the agent as its owner, or remove the file to begin anew", path, stat.Uid, os.Geteuid())
+	case mode.Perm()&0o022 != 0:
+		return fmt.Errorf("is %s, which others may write (mode %04o); look at what it holds, then chmod 600 it, or remove it to begin anew", path, mode.Perm())
+	}
+	return nil
+}
+
+// kindOf says what is there instead of a file.
+func kindOf(mode fs.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "a folder"
+	case mode&fs.ModeSymlink != 0:
+		return "a link"
+	case mode&fs.ModeNamedPipe != 0:
+		return "a named pipe"
+	case mode&fs.ModeSocket != 0:
+		return "a socket"
+	case mode&fs.ModeDevice != 0:
+		return "a device"
+	}
+	return "no regular file"
+}
+
+// lock takes the lock of the cache at path until the file that it returns is closed,
+// or the process ends however that may be. It is a file of its own, because the
+// cache is replaced. Where it cannot be made, the cache cannot be saved either: then
+// it returns nil.
+func lock(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, nil
+	}
+	name := path + ".lock"
+	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
+	if err != nil {
+		if _, missing := os.Lstat(name); missing != nil {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("needs the lock file %s, which this user cannot open (%w); remove it if no agent runs", name, err)
+	}
+	info, err := file.Stat()
+	if err == nil {
+		err = trusted(name, info)
+	}
+	if err == nil {
+		err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	}
+	if err == nil {
+		return file, nil
+	}
+	_ = file.Close()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, fmt.Errorf("is %s, which another agent has open; give each agent a file of its own", path)
+	}
+	return nil, err
+}

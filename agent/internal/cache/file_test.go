@@ -1,0 +1,238 @@
+package cache
+
+import (
+	"bytes"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+)
+
+// must ends the test on an error.
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOpen_NotAFileOfItsOwn_Refused(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	must(t, syscall.Mkfifo(at("pipe"), 0o600))
+	must(t, os.Mkdir(at("folder"), 0o700))
+	must(t, os.WriteFile(at("file"), nil, 0o600))
+	socket, err := net.Listen("unix", at("socket"))
+	must(t, err)
+	defer func() { _ = socket.Close() }()
+	must(t, os.Symlink("pipe", at("link")))
+	must(t, os.Symlink("loop", at("loop")))
+	for path, words := range map[string]string{
+		at("pipe"):       "is " + at("pipe") + ", which is a named pipe",
+		at("link"):       "is " + at("pipe") + ", which is a named pipe",
+		at("folder"):     "a folder",
+		at("socket"):     "a socket",
+		"/dev/null":      "is /dev/null, which is a device",
+		at("loop"):       "cannot be followed",
+		at("file/below"): "not a directory",
+	} {
+		before, _ := os.Lstat(path)
+		f, err := Open(path)
+		if err == nil {
+			_ = f.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: got %v, want %q", path, err, words)
+		}
+		if after, _ := os.Lstat(path); before != nil && !os.SameFile(before, after) {
+			t.Errorf("%s: was replaced", path)
+		}
+	}
+}
+
+func TestOpen_WritableByOthers_Refused(t *testing.T) {
+	f, path := saved(t, state(1))
+	must(t, f.Close())
+	for _, mode := range []fs.FileMode{0o660, 0o602, 0o666} {
+		must(t, os.Chmod(path, mode))
+		if _, err := Open(path); err == nil || !strings.Contains(err.Error(), "others may write") {
+			t.Errorf("mode %o: got %v, want it refused", mode, err)
+		}
+		if s, err := f.Load(); !errors.Is(err, ErrBroken) || s != (models.State{}) {
+			t.Errorf("mode %o, changed since Open: got %+v and %v, want ErrBroken and nothing else", mode, s, err)
+		}
+	}
+	must(t, os.Chmod(path, 0o644)) // others may read it: the next Save ends that
+	must(t, opened(t, path).Save(state(2)))
+}
+
+func TestOpen_FileOfAnotherUser_Refused(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give a file away")
+	}
+	f, path := saved(t, state(1))
+	must(t, f.Close())
+	must(t, os.Chown(path, 12345, -1))
+	if _, err := Open(path); err == nil || !strings.Contains(err.Error(), "belongs to user id 12345") {
+		t.Errorf("got %v, want it refused", err)
+	}
+	if s, err := f.Load(); !errors.Is(err, ErrBroken) || s != (models.State{}) {
+		t.Errorf("given away since Open: got %+v and %v, want ErrBroken and nothing else", s, err)
+	}
+}
+
+// A link that the operator made stays one: the file that it leads to is replaced.
+func TestOpen_Link_SaveReplacesItsTarget(t *testing.T) {
+	dir := t.TempDir()
+	must(t, os.Mkdir(filepath.Join(dir, "disk"), 0o700))
+	must(t, os.Symlink("disk", filepath.Join(dir, "folder")))
+	must(t, os.Symlink("folder/agent.cache", filepath.Join(dir, "one")))
+	must(t, os.Symlink("one", filepath.Join(dir, "two")))
+	for round := range int64(2) { // at first the file is not there
+		f, err := Open(filepath.Join(dir, "two"))
+		must(t, err)
+		must(t, f.Save(state(round+1)))
+		must(t, f.Close())
+		for _, link := range []string{"one", "two", "folder"} {
+			if info, err := os.Lstat(filepath.Join(dir, link)); err != nil || info.Mode()&fs.ModeSymlink == 0 {
+				t.Errorf("%s is no link any more: %v", link, err)
+			}
+		}
+		got := load(t, &File{path: filepath.Join(dir, "disk", "agent.cache")})
+		if diff := cmp.Diff(state(round+1), got); diff != "" {
+			t.Errorf("state (-saved +loaded):\n%s", diff)
+		}
+	}
+}
+
+// What is put in the file's place after Open is neither believed nor replaced.
+func TestFile_SwappedSinceOpen_Refused(t *testing.T) {
+	f, path := saved(t, state(1))
+	elsewhere := filepath.Join(t.TempDir(), "another's")
+	must(t, os.Rename(path, elsewhere))
+	for name, put := range map[string]func() error{
+		"a link": func() error { return os.Symlink(elsewhere, path) },
+		"a pipe": func() error { return syscall.Mkfifo(path, 0o600) },
+	} {
+		must(t, put())
+		before, err := os.Lstat(path)
+		must(t, err)
+		if s, err := f.Load(); !errors.Is(err, ErrBroken) || s != (models.State{}) {
+			t.Errorf("%s: Load: got %+v and %v, want ErrBroken and nothing else", name, s, err)
+		}
+		if err := f.Save(state(2)); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: Save: got %v, want an error that names it", name, err)
+		}
+		if after, err := os.Lstat(path); err != nil || !os.SameFile(before, after) {
+			t.Errorf("%s: was replaced (%v)", name, err)
+		}
+		must(t, os.Remove(path))
+	}
+}
+
+// A link that comes and goes between the check and the opening is never followed.
+func TestLoad_SwappedWhileItIsOpened_NeverFollowsALink(t *testing.T) {
+	f, path := saved(t, state(1))
+	elsewhere := filepath.Join(t.TempDir(), "another's")
+	must(t, opened(t, elsewhere).Save(state(7)))
+	link, mine := path+".link", path+".mine"
+	must(t, os.Symlink(elsewhere, link))
+	must(t, os.Link(path, mine))
+	swapped := make(chan error)
+	go func() { // ends by itself
+		for range 300 {
+			if err := errors.Join(os.Rename(link, path), os.Symlink(elsewhere, link), os.Rename(mine, path), os.Link(path, mine)); err != nil {
+				swapped <- err
+				return
+			}
+		}
+		close(swapped)
+	}()
+	for done := false; !done; {
+		if s, _ := f.Load(); s != (models.State{}) && s.LastGood.Config.Version != 1 {
+			t.Fatalf("read version %d through a link", s.LastGood.Config.Version)
+		}
+		select {
+		case err := <-swapped:
+			must(t, err)
+			done = true
+		default:
+		}
+	}
+}
+
+func TestOpen_SecondAgent_Refused(t *testing.T) {
+	f, path := saved(t, state(1))
+	link := filepath.Join(t.TempDir(), "link")
+	must(t, os.Symlink(path, link))
+	for _, name := range []string{path, link} {
+		if _, err := Open(name); err == nil || !strings.Contains(err.Error(), "is "+path+", which another agent has open") {
+			t.Errorf("%s: got %v, want it refused", name, err)
+		}
+	}
+	must(t, f.Save(state(2))) // replaces the file, not the lock
+	if _, err := Open(path); err == nil {
+		t.Error("after a save: got no error")
+	}
+	must(t, f.Close())
+	load(t, opened(t, path))
+}
+
+// Where no lock can be made nothing can be saved either, and the agent goes on in
+// memory.
+func TestOpen_FolderCannotBeMade_NoLock(t *testing.T) {
+	f := opened(t, "/proc/none/agent.cache")
+	if diff := cmp.Diff(models.State{}, load(t, f)); diff != "" {
+		t.Errorf("state (-want +got):\n%s", diff)
+	}
+	if err := f.Save(state(1)); err == nil {
+		t.Error("Save: got no error")
+	}
+}
+
+// newer is a cache as a newer agent could have written it, of the same format.
+func newer(t *testing.T, path string, change ...string) {
+	t.Helper()
+	document, err := os.ReadFile(path)
+	must(t, err)
+	_, payload, _ := bytes.Cut(document, []byte("\n"))
+	changed := strings.NewReplacer(change...).Replace(string(payload))
+	if changed == string(payload) {
+		t.Fatalf("nothing to change in %s", payload)
+	}
+	must(t, os.WriteFile(path, append(header([]byte(changed)), changed...), 0o600))
+}
+
+func TestLoad_FieldsOfANewerAgent_KeepsIdentityAndConfiguration(t *testing.T) {
+	f, path := saved(t, state(1))
+	newer(t, path, `{"identity":{`, `{"pins":[1],"hint":null,"identity":{"key":"k",`, `"config":{`, `"source":"x","config":{"labels":{},`)
+	got := load(t, f)
+	if diff := cmp.Diff(state(1), got); diff != "" {
+		t.Errorf("state (-want +got):\n%s", diff)
+	}
+	must(t, f.Save(got)) // drops what is not known
+	if diff := cmp.Diff(state(1), load(t, f)); diff != "" {
+		t.Errorf("state after a save (-want +got):\n%s", diff)
+	}
+}
+
+// Half of what a configuration says is not run.
+func TestLoad_ConfigurationOfANewerAgent_KeepsIdentity(t *testing.T) {
+	f, path := saved(t, state(1))
+	newer(t, path, `"data":{`, `"data":{"headers":{},`)
+	got, err := f.Load()
+	if err == nil || !strings.Contains(err.Error(), "last good configuration: data.headers") {
+		t.Errorf("got %v, want an error that names the field", err)
+	}
+	if diff := cmp.Diff(models.State{Identity: state(1).Identity}, got); diff != "" {
+		t.Errorf("state (-want +got):\n%s", diff)
+	}
+}
