@@ -141,6 +141,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		Trail:          trail,
 		Waiters:        holding(set, waiters),
 		Announcements:  announcements,
+		Fleet:          db.Tags().Fleet(),
 		Transport:      models.Transport(set.Transport),
 		SweepInterval:  set.SweepInterval,
 		Store:          db,

@@ -45,8 +45,24 @@ const (
 	HeaderSpread = "X-Spread-Milliseconds"
 	// HeaderTransport is how whoever polls hears of newer versions at this moment.
 	HeaderTransport = "X-Transport"
+	// HeaderAppliedVersion and HeaderAppliedContent are on a poll of an agent whose
+	// worker runs something: the version, and the hash of the content that the agent
+	// holds for it (Config.ContentHash). A gateway that changes ETags leaves them alone.
+	HeaderAppliedVersion = "X-Applied-Version"
+	HeaderAppliedContent = "X-Applied-Content"
+	// HeaderOlderBecause is on a 200 whose version is below the applied one: OlderPublish
+	// or OlderResume. Without it the agent keeps what it runs.
+	HeaderOlderBecause = "X-Older-Because"
+	// HeaderFleet is on every answer to a poll: the id of the controller's fleet.
+	HeaderFleet = "X-Fleet"
 	// HeaderConfigVersion names the version that a hit was served with.
 	HeaderConfigVersion = "X-Config-Version"
+)
+
+// Why a controller offers an older version than the applied one.
+const (
+	OlderPublish = "publish" // an admin has published since the controller first saw the applied one
+	OlderResume  = "resume"  // an admin has had agents follow the store
 )
 
 // Transport is how an agent hears of a newer version.
@@ -89,8 +105,12 @@ func (c Config) ContentHash() string {
 	return base64.RawURLEncoding.EncodeToString(sum[:contentHashBytes])
 }
 
-// contentHashBytes is how much of a SHA-256 sum a content hash holds.
-const contentHashBytes = 16
+// ContentHashLength is the length of a content hash; it holds contentHashBytes of a
+// SHA-256 sum.
+const (
+	ContentHashLength = 22
+	contentHashBytes  = 16
+)
 
 // PublishRequest publishes a configuration. A field that is left out keeps the
 // value it has; the message belongs to this publish alone.
@@ -192,7 +212,10 @@ type Agent struct {
 	DesiredVersion *int64         `json:"desired_version"` // null until something is published
 	AppliedVersion *int64         `json:"applied_version"` // null until its worker accepted one
 	LastAttempt    *Attempt       `json:"last_attempt"`
-	Transport      *Transport     `json:"transport" enums:"poll,longpoll,redis,nats"` // null until it said so in a poll
+	// ContentMismatch says that what the agent holds as its applied version is not the
+	// content of that version: its cache was edited, say.
+	ContentMismatch bool       `json:"content_mismatch"`
+	Transport       *Transport `json:"transport" enums:"poll,longpoll,redis,nats"` // null until it said so in a poll
 }
 
 // WorkerConfig is what an agent pushes to its worker. A push by hand may leave

@@ -70,6 +70,7 @@ type Options struct {
 
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For names the client
 
+	Fleet         string           // the id of the fleet
 	Transport     models.Transport // how agents hear of a newer version
 	SweepInterval time.Duration    // how often agents poll while a broker tells them of newer versions
 
@@ -92,6 +93,7 @@ type API struct {
 	guesses   *limit.Guesses
 	served    servedConfig
 	sweep     []string       // SweepInterval as a header value
+	fleet     []string       // Fleet as one
 	refused   rate.Sometimes // how often refused credentials are worth a warning
 }
 
@@ -110,7 +112,7 @@ func newAPI(o Options) *API {
 	}
 	a := &API{
 		Options: o, classes: newClasses(o.Limits), strangers: limit.NewTable(), guesses: limit.NewGuesses(),
-		sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, refused: rate.Sometimes{First: 1, Interval: time.Minute},
+		sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, fleet: []string{o.Fleet}, refused: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 	a.Metrics.limits(a.classes[enrolling], a.classes[reading], a.classes[reporting], a.classes[administering])
 	return a

@@ -82,7 +82,7 @@ func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *sy
 	options := api.Options{
 		Configs: configs, Agents: agents, Rollouts: service.NewRollouts(configs, agents, db), Trail: service.NewTrail(db, log), Store: db,
 		Waiters: waiters, Transport: models.NATS, SweepInterval: 5 * time.Minute, Announcements: announced{s},
-		Draining: draining, Limits: limits, AgentName: "agent", AdminName: "admin",
+		Fleet: "fleet-1", Draining: draining, Limits: limits, AgentName: "agent", AdminName: "admin",
 		AdminAccount: auth.NewAccount("admin", "admin123"), AgentAccount: auth.NewAccount("agent", "secret123"), Log: log,
 		Metrics: api.NewMetrics(s.registry), Scrape: metrics.Handler(s.registry),
 	}
@@ -857,6 +857,8 @@ func BenchmarkConfig_Unchanged(b *testing.B) {
 	r := httptest.NewRequestWithContext(b.Context(), "GET", "/api/v1/config", nil)
 	r.SetBasicAuth(a1[0], a1[1])
 	r.Header.Set("If-None-Match", tag)
+	r.Header.Set(wire.HeaderAppliedVersion, "1")
+	r.Header.Set(wire.HeaderAppliedContent, content("http://a/"))
 	w := &discard{header: http.Header{}}
 	b.ReportAllocs()
 	for b.Loop() {

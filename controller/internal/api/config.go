@@ -17,6 +17,7 @@ import (
 // the body and the header values of every answer to a poll.
 type answered struct {
 	config   *models.Config
+	content  string // its hash
 	body     []byte
 	etag     []string
 	length   []string
@@ -41,7 +42,7 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 		return nil, err
 	}
 	made := &answered{
-		config: current, body: body, etag: []string{current.ETag},
+		config: current, content: current.ContentHash(), body: body, etag: []string{current.ETag},
 		length: []string{strconv.Itoa(len(body))}, interval: []string{strconv.Itoa(seconds(current.PollInterval))},
 	}
 	s.latest.Store(made)
@@ -61,7 +62,9 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 //	@Security		Agent
 //	@Param			If-None-Match	header		string	false	"ETag of the configuration that the caller runs"
 //	@Param			wait			query		string	false	"how long to hold the answer, such as 30s; longer than 5m is taken for 5m (0s)"
-//	@Param			X-Transport		header		string	false	"the broker that an agent hears"	Enums(redis, nats)
+//	@Param			X-Transport		header		string	false	"the broker that an agent receives hints over; poll for none, although it asks to wait"	Enums(redis, nats, poll)
+//	@Param			X-Applied-Version	header	int		false	"the version that the agent's worker runs"
+//	@Param			X-Applied-Content	header	string	false	"the hash of the content that the agent holds for it; where it is not that of the version, the answer is 200"
 //	@Success		200				{object}	wire.Config
 //	@Success		304				"unchanged"
 //	@Failure		400,401			{object}	problem.Problem
@@ -71,6 +74,8 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 //	@Header			200,304,404,429	{integer}	X-Poll-Interval-Seconds		"seconds until the next poll; always"
 //	@Header			200,304,404		{integer}	X-Sweep-Interval-Seconds	"to an agent that hears the broker that is announced over: seconds until its next poll"
 //	@Header			200,304,404		{integer}	X-Wait-Seconds				"how long the answer was held at most; missing where nothing is held"
+//	@Header			200,304,404		{string}	X-Fleet						"id of the controller's fleet"
+//	@Header			200				{string}	X-Older-Because				"why the version is below X-Applied-Version: publish or resume"
 //	@Header			200				{integer}	X-Spread-Milliseconds		"while the whole fleet fetches: how much later the report is best sent"
 //	@Header			429,503			{integer}	Retry-After					"seconds, drawn from a window"
 //	@Header			200,304			{string}	ETag						"strong validator; always"
@@ -80,13 +85,13 @@ func (a *API) config(c *call) error {
 	if err != nil {
 		return err
 	}
-	p := poll{a: a, self: c.self, held: c.Request.Header["If-None-Match"]}
+	p := poll{a: a, self: c.self, held: c.Request.Header["If-None-Match"], applied: appliedOf(c.Request.Header)}
 	p.visit = models.Poll{At: time.Now().UTC(), Transport: a.transportOf(c.Request.Header, wait)}
 	if err := p.judge(); err != nil {
 		return err
 	}
 	p.note(wait)
-	if wait > 0 && p.status != http.StatusOK {
+	if wait > 0 && !p.due() {
 		held := p // which escapes, as p does not: a poll that is not held allocates none
 		if err := a.hold(c, wait, &held); err != nil {
 			return err
@@ -131,7 +136,7 @@ func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
 		if err = p.judge(); err == nil && p.self != nil && p.self.Gone() {
 			err = unauthorized(c, errWrong)
 		}
-		return err != nil || p.status == http.StatusOK
+		return err != nil || p.due()
 	})
 	back()
 	switch {
@@ -148,10 +153,12 @@ func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
 // transportOf is how whoever polls hears of a newer version. To hear a broker that
 // this controller does not announce over is to hear nothing.
 func (a *API) transportOf(h http.Header, wait time.Duration) models.Transport {
-	if wait > 0 {
+	switch named := h[wire.HeaderTransport]; {
+	case wait > 0 && len(named) == 1 && named[0] == string(models.Polling):
+		return models.Polling // no wait of it was ever held
+	case wait > 0:
 		return models.LongPoll
-	}
-	if named := h[wire.HeaderTransport]; len(named) == 1 && a.broker() != "" && named[0] == string(a.broker()) {
+	case len(named) == 1 && a.broker() != "" && named[0] == string(a.broker()):
 		return a.broker()
 	}
 	return models.Polling
@@ -167,15 +174,41 @@ func (a *API) broker() models.Transport {
 
 // poll is a poll, and what there is to say to it at this moment.
 type poll struct {
-	a     *API
-	self  *service.Agent // nil for who is no agent
-	held  []string       // the lines of If-None-Match
-	visit models.Poll    // what it tells of the agent
+	a       *API
+	self    *service.Agent // nil for who is no agent
+	held    []string       // the lines of If-None-Match
+	applied applied
+	visit   models.Poll // what it tells of the agent
 
-	status   int       // 200, 304 or 404
-	current  *answered // nil where nothing was published
-	interval time.Duration
-	withheld withholding
+	status int // 200, 304 or 404
+	// unchanged says that the caller runs what a 200 has: without If-None-Match a 304
+	// would be no proper answer.
+	unchanged bool
+	current   *answered // nil where nothing was published
+	interval  time.Duration
+	withheld  withholding
+}
+
+// due reports whether there is something to say that is not to be delayed.
+func (p *poll) due() bool { return p.status == http.StatusOK && !p.unchanged }
+
+// applied is what a caller says that it runs, in words that no gateway changes. The
+// zero applied is nothing.
+type applied struct {
+	version int64
+	content string // the hash
+}
+
+func appliedOf(h http.Header) applied {
+	version, content := h[wire.HeaderAppliedVersion], h[wire.HeaderAppliedContent]
+	if len(version) != 1 || len(content) != 1 || len(content[0]) != wire.ContentHashLength {
+		return applied{}
+	}
+	n, err := strconv.ParseInt(version[0], 10, 64)
+	if err != nil || n < 1 {
+		return applied{}
+	}
+	return applied{n, content[0]}
 }
 
 // withholding is why an agent is not offered the current version.
@@ -192,7 +225,7 @@ func (p *poll) judge() error {
 	a := p.a
 	current := a.Configs.Current()
 	p.interval = a.Configs.PollInterval()
-	p.status, p.current, p.withheld = http.StatusNotFound, nil, nothing
+	p.status, p.unchanged, p.current, p.withheld = http.StatusNotFound, false, nil, nothing
 	if current != nil {
 		out, err := a.served.of(current)
 		if err != nil {
@@ -208,11 +241,15 @@ func (p *poll) judge() error {
 	if current == nil {
 		return nil
 	}
-	if etag.NoneMatch(p.held, current.ETag) {
+	names, runs := etag.NoneMatch(p.held, current.ETag), p.applied == applied{newest, p.current.content}
+	switch {
+	case names && (runs || p.applied == applied{}):
 		p.status = http.StatusNotModified
 		return nil
-	}
-	if p.self == nil {
+	case runs:
+		p.unchanged = true
+		return nil
+	case p.self == nil:
 		return nil
 	}
 	if !a.Agents.Offers(p.self, newest) {
@@ -228,7 +265,23 @@ func (p *poll) judge() error {
 			p.status = http.StatusNotModified // against what it runs
 		}
 	}
+	p.visit.Mismatch = p.mismatch(names)
 	return nil
+}
+
+// mismatch reports whether what the agent holds is not the content of the version that
+// it says it runs. names says that it sent the current ETag. Of an earlier version its
+// ETag tells the content.
+func (p *poll) mismatch(names bool) bool {
+	switch {
+	case p.applied == applied{}:
+		return false
+	case names || p.applied.version == p.current.config.Version:
+		return true // judge knows that it does not run the current one
+	}
+	tag, one := etag.Single(p.held)
+	content := models.ContentOf(tag)
+	return one && content != "" && models.VersionOf(tag) == p.applied.version && content != p.applied.content
 }
 
 // note remembers that the agent was here, and what it runs. The answer is to be
@@ -244,28 +297,33 @@ func (p *poll) note(wait time.Duration) {
 	p.a.Agents.Poll(p.self, p.visit)
 }
 
-// observe notes which version the agent says it runs: the store's newest, or one
-// above it. It reports whether the agent keeps that one, whatever the fleet does.
+// observe notes which version the agent says it runs. It reports whether the agent
+// keeps that one, whatever the fleet does.
 func (p *poll) observe(newest int64) (held bool) {
-	p.visit.Runs, p.visit.Foreign = 0, false
-	if p.current != nil {
-		if names, listed := etag.Match(p.held, p.current.config.ETag); names && listed && p.held[0] != "*" {
-			p.visit.Runs = newest
-			return false
-		}
-	}
-	tag, one := etag.Single(p.held)
-	if !one {
+	p.visit.Runs, p.visit.Foreign, p.visit.Mismatch = p.applied.version, false, false
+	if p.current != nil && len(p.held) > 0 && p.held[0] != "*" && etag.NoneMatch(p.held, p.current.config.ETag) {
+		p.visit.Runs = newest
 		return false
 	}
-	ahead, verified := p.a.Configs.ObserveTag(tag)
-	p.visit.Runs, p.visit.Foreign = ahead, ahead != 0 && !verified
+	var ahead int64
+	verified := false
+	if tag, one := etag.Single(p.held); one {
+		ahead, verified = p.a.Configs.ObserveTag(tag)
+	}
+	switch {
+	case ahead != 0:
+		p.visit.Runs = ahead
+	case p.applied.version <= newest:
+		return false
+	}
+	p.visit.Foreign = !verified
 	return p.visit.Foreign && p.a.Agents.Holds(p.self, newest)
 }
 
 // answer says it.
 func (p *poll) answer(c *call) error {
 	h := c.Writer.Header()
+	h[wire.HeaderFleet] = p.a.fleet
 	if p.visit.Transport == p.a.broker() {
 		h[wire.HeaderSweepInterval] = p.a.sweep
 	}
@@ -291,12 +349,29 @@ func (p *poll) answer(c *call) error {
 	if rush := p.a.Configs.Rush(); rush > 0 {
 		h[wire.HeaderSpread] = []string{strconv.FormatInt(rush.Milliseconds(), 10)}
 	}
+	if p.self != nil && p.applied.version > p.current.config.Version {
+		h[wire.HeaderOlderBecause] = p.because()
+	}
 	h["Etag"] = p.current.etag
 	h["Content-Type"] = jsonType
 	h["Content-Length"] = p.current.length
 	c.Status(http.StatusOK)
 	_, _ = c.Writer.Write(p.current.body) // the caller has gone: nobody is left to tell
 	return nil
+}
+
+var (
+	byPublish = []string{wire.OlderPublish}
+	byResume  = []string{wire.OlderResume}
+)
+
+// because is why the agent is offered an older version than the one that it says it
+// runs. Where its ETag is the current one it runs no later one: its cache was edited.
+func (p *poll) because() []string {
+	if etag.NoneMatch(p.held, p.current.config.ETag) || p.visit.Foreign && !p.a.Agents.Resumed(p.self) {
+		return byPublish
+	}
+	return byResume
 }
 
 // reason is what an agent is told that is offered nothing.

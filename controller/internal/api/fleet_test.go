@@ -343,7 +343,7 @@ func TestAgents_SummaryAndFilters(t *testing.T) {
 
 // later is the ETag of a version that this store made, and has no more.
 func (s *system) later(version int64) string {
-	return s.db.Tags().Of(version, models.Content{URL: "http://later/"})
+	return s.db.Tags().Of(version, models.Content{URL: "http://later/", PollInterval: 30 * time.Second})
 }
 
 // reported is the body of a report that a version was applied, with its ETag.

@@ -119,6 +119,10 @@ type Agent struct {
 	// version when it first said so, and to Released once an admin has had it follow the
 	// store. It is 0 otherwise.
 	Held int64
+
+	// Mismatch says, in memory only, that the last poll named the applied version with
+	// another content than that version has.
+	Mismatch bool
 }
 
 // Released is a value of Agent.Held.
@@ -182,6 +186,7 @@ type Poll struct {
 	Interval  time.Duration // within which it is to come again
 	Runs      int64         // the version that its worker runs; 0 where it did not say
 	Transport Transport
+	Mismatch  bool // the content that the agent holds is not that of Runs
 	Foreign   bool // Runs is above the store's newest version, and the store did not make it
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -40,6 +41,13 @@ func (c Content) ContentHash() string {
 	return wire.Config{Data: wire.Data{URL: c.URL, Probe: c.Probe}, PollIntervalSeconds: int(c.PollInterval / time.Second)}.ContentHash()
 }
 
+// Fleet is the id of the fleet that follows this store: 16 hexadecimal digits, made of
+// the epoch.
+func (t Tags) Fleet() string {
+	sum := sha256.Sum256([]byte("fleet\x00" + t.Epoch))
+	return hex.EncodeToString(sum[:8])
+}
+
 // Of returns the ETag of a version: strong, in quotes.
 func (t Tags) Of(version int64, c Content) string {
 	hash := c.ContentHash()
@@ -70,6 +78,15 @@ func (t Tags) Verify(tag string) bool {
 func VersionOf(tag string) int64 {
 	version, _, _ := split(tag)
 	return version
+}
+
+// ContentOf returns the content hash that tag holds, "" if it is not of the form with
+// a keyed hash.
+func ContentOf(tag string) string {
+	if _, hash, mac := split(tag); mac != "" {
+		return hash
+	}
+	return ""
 }
 
 // split takes an ETag apart. The version is 0 for a tag of another form, and mac is

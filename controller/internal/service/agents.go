@@ -76,6 +76,8 @@ type Agent struct {
 	// that, somebody else has the same id.
 	usedToken, sawTwin bool
 
+	sawMismatch bool // was logged with a content that is not that of its version
+
 	inPolled, inReported bool                           // stands in that batch
 	measured             int64                          // the version whose way to this agent was measured last
 	checked              weak.Pointer[x509.Certificate] // has the name that the agent registered with
@@ -271,6 +273,11 @@ func (s *Agents) remember(live *Agent, poll models.Poll) {
 	if !poll.Foreign {
 		live.agent.Held = 0
 	}
+	if live.agent.Mismatch = poll.Mismatch; poll.Mismatch && !live.sawMismatch {
+		live.sawMismatch = true
+		s.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname, "version": poll.Runs}).
+			Warn("Agent holds another content than that of its version, as after an edit of its cache")
+	}
 	live.show()
 	s.polled.add(live)
 	if live.agent.Applied != before {
@@ -304,6 +311,14 @@ func (s *Agents) Holds(live *Agent, newest int64) bool {
 	return live.agent.Held > newest
 }
 
+// Resumed reports whether an admin has had the agent follow the store, rather than
+// published, since it first said that it runs what the store did not make.
+func (s *Agents) Resumed(live *Agent) bool {
+	live.mu.Lock()
+	defer live.mu.Unlock()
+	return live.agent.Held == models.Released
+}
+
 // Held is how many agents Holds keeps while the store's newest version is newest.
 func (s *Agents) Held(newest int64) (n int) {
 	for row := range s.roster.all() {
@@ -332,7 +347,7 @@ func (s *Agents) Left(live *Agent, poll models.Poll, interval time.Duration) {
 	if live.agent.LastPoll.After(poll.At) {
 		return
 	}
-	s.remember(live, models.Poll{At: time.Now().UTC(), Interval: interval, Transport: models.Polling, Foreign: poll.Foreign})
+	s.remember(live, models.Poll{At: time.Now().UTC(), Interval: interval, Transport: models.Polling, Mismatch: poll.Mismatch, Foreign: poll.Foreign})
 }
 
 // Report takes the outcome of an agent's last attempt, and tells whether it is
@@ -617,7 +632,7 @@ func (a *Agent) release() {
 func (a *Agent) reregister(fresh models.Agent) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	fresh.Presence, fresh.Held = a.agent.Presence, a.agent.Held
+	fresh.Presence, fresh.Held, fresh.Mismatch = a.agent.Presence, a.agent.Held, a.agent.Mismatch
 	a.agent = fresh
 	a.show()
 	a.usedToken, a.sawTwin = false, false

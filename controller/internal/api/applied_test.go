@@ -1,0 +1,234 @@
+package api_test
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+// asApplied are the headers of a poll by an agent that runs a version.
+func asApplied(version int64, content string) []string {
+	return []string{wire.HeaderAppliedVersion, strconv.FormatInt(version, 10), wire.HeaderAppliedContent, content}
+}
+
+// content is the hash of what http://… stands for in these tests.
+func content(url string) string {
+	return wire.Config{Data: wire.Data{URL: url}, PollIntervalSeconds: 30}.ContentHash()
+}
+
+func (s *system) one(id string) wire.Agent {
+	s.t.Helper()
+	return decode[wire.Agent](s.t, s.call(admin, "GET", "/api/v1/agents/"+id, ""))
+}
+
+// What an agent holds under the ETag of a version may not be that version: somebody
+// has edited its cache.
+func TestApplied_OtherContentIsReplaced(t *testing.T) {
+	for name, row := range map[string]struct {
+		tagged  bool // the current ETag came through
+		applied []string
+	}{
+		"the content":                 {true, asApplied(2, content("http://edited/"))},
+		"the version":                 {true, asApplied(1, content("http://b/"))},
+		"a later version":             {true, asApplied(900, content("http://b/"))},
+		"the content, and no ETag":    {false, asApplied(2, content("http://edited/"))},
+		"that of an earlier version":  {true, asApplied(2, content("http://a/"))},
+		"another poll interval":       {true, asApplied(2, wire.Config{Data: wire.Data{URL: "http://b/"}, PollIntervalSeconds: 31}.ContentHash())},
+		"another probe":               {true, asApplied(2, wire.Config{Data: wire.Data{URL: "http://b/", Probe: true}, PollIntervalSeconds: 30}.ContentHash())},
+		"the content, on a long poll": {true, asApplied(2, content("http://edited/"))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			s.publish("http://a/")
+			tag := s.publish("http://b/").Header.Get("ETag")
+			a1 := s.register("a1")
+			headers, path := row.applied, "/api/v1/config"
+			if row.tagged {
+				headers = append(headers, "If-None-Match", tag)
+			}
+			if strings.Contains(name, "long poll") {
+				path += "?wait=60s"
+			}
+			s.logged.Reset()
+			for range 3 {
+				resp := s.call(a1, "GET", path, "", headers...)
+				if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, "http://b/") || resp.Header.Get("ETag") != tag {
+					t.Errorf("got %d %s, want the version again", resp.StatusCode, body)
+				}
+				if later := strings.Contains(name, "later"); (resp.Header.Get(wire.HeaderOlderBecause) == wire.OlderPublish) != later {
+					t.Errorf("got %s: %q", wire.HeaderOlderBecause, resp.Header.Get(wire.HeaderOlderBecause))
+				}
+			}
+			if !s.one("a1").ContentMismatch || *s.one("a1").AppliedVersion != 2 {
+				t.Errorf("the list: got %+v, want a content_mismatch", s.one("a1"))
+			}
+			if n := len(s.logged.AllEntries()); n != 1 {
+				t.Errorf("logged %d lines, want one", n)
+			}
+			if got, err := s.db.Reported(t.Context()); err != nil || got != (models.Reported{}) {
+				t.Errorf("the store has %+v, %v, want nothing", got, err)
+			}
+			if resp := s.call(a1, "GET", "/api/v1/config", "", append(asApplied(2, content("http://b/")), "If-None-Match", tag)...); resp.StatusCode != 304 {
+				t.Errorf("when it is right: got %d, want 304", resp.StatusCode)
+			}
+			if s.one("a1").ContentMismatch {
+				t.Error("the list still shows a content_mismatch")
+			}
+		})
+	}
+}
+
+// An agent whose worker refused the current version keeps an earlier one. Its ETag says
+// which content that has.
+func TestApplied_OtherContentOfAnEarlierVersionIsListed(t *testing.T) {
+	s := newSystem(t)
+	a1 := s.register("a1")
+	tag := refusedTwo(s, a1)
+	for content, want := range map[string]bool{content("http://a/"): false, content("http://edited/"): true} {
+		if resp := s.call(a1, "GET", "/api/v1/config", "", append(asApplied(1, content), "If-None-Match", tag)...); resp.StatusCode != 304 {
+			t.Errorf("got %d, want 304", resp.StatusCode)
+		}
+		if got := s.one("a1").ContentMismatch; got != want {
+			t.Errorf("content_mismatch: got %v, want %v", got, want)
+		}
+	}
+}
+
+// A gateway that compresses may drop ETags. What the agent runs is known all the same.
+func TestApplied_WithoutIfNoneMatch(t *testing.T) {
+	s := newSystem(t)
+	s.publish("http://a/")
+	a1 := s.register("a1")
+	for _, tag := range []string{"", `"something-else"`} {
+		headers := append(asApplied(1, content("http://a/")), "If-None-Match", tag)
+		if tag == "" {
+			headers = headers[:4]
+		}
+		if resp := s.call(a1, "GET", "/api/v1/config", "", headers...); resp.StatusCode != 200 || !strings.Contains(text(t, resp), "http://a/") {
+			t.Errorf("If-None-Match %q: got %d, want 200: it was not asked for what a 304 is about", tag, resp.StatusCode)
+		}
+		if got := s.one("a1"); *got.AppliedVersion != 1 || got.ContentMismatch {
+			t.Errorf("the list: got %+v, want version 1 applied", got)
+		}
+	}
+	// It runs a later version than this store has.
+	resp := s.call(a1, "GET", "/api/v1/config", "", asApplied(9, content("http://later/"))...)
+	wantProblem(t, resp, 404, "")
+	if got := s.one("a1"); got.Status != wire.Conflict || *got.AppliedVersion != 9 {
+		t.Errorf("the list: got %+v, want a conflict", got)
+	}
+	if got := text(t, s.call(account{}, "GET", "/ready", "")); got != "{\"status\":\"ready\"}\n" {
+		t.Errorf("/ready: got %s", got)
+	}
+	// What is no such header is taken for none.
+	for _, bad := range [][]string{asApplied(0, content("http://a/")), asApplied(1, "short"), {wire.HeaderAppliedVersion, "1"}, {wire.HeaderAppliedVersion, "x", wire.HeaderAppliedContent, content("http://a/")}} {
+		if resp := s.call(a1, "GET", "/api/v1/config", "", bad...); resp.StatusCode != 200 {
+			t.Errorf("%v: got %d, want 200", bad, resp.StatusCode)
+		}
+	}
+}
+
+func TestApplied_HoldsWithoutIfNoneMatch(t *testing.T) {
+	for name, row := range map[string]struct {
+		meanwhile func(s *system)
+		least     time.Duration
+		most      time.Duration
+		version   string
+	}{
+		"nothing happens": {func(*system) {}, 60 * time.Second, 64 * time.Second, `"version":1`},
+		"a publish":       {func(s *system) { s.publish("http://b/") }, time.Second, time.Second, `"version":2`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSystem(t)
+				s.publish("http://a/")
+				a1 := s.register("a1")
+				answer, began := make(chan *http.Response), time.Now()
+				go func() {
+					answer <- s.call(a1, "GET", "/api/v1/config?wait=60s", "", asApplied(1, content("http://a/"))...)
+				}()
+				time.Sleep(time.Second)
+				row.meanwhile(s)
+				resp := <-answer
+				took := time.Since(began)
+				if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, row.version) || took < row.least || took > row.most {
+					t.Errorf("got %d %s after %s, want 200 %s after %s", resp.StatusCode, body, took, row.version, row.least)
+				}
+			})
+		})
+	}
+}
+
+// An agent never takes an older version without a reason, so the controller gives it.
+func TestApplied_OlderVersionSaysWhy(t *testing.T) {
+	foreign := `"9-AAAAAAAAAAAAAAAAAAAAAA"`
+	for name, row := range map[string]struct {
+		verified bool
+		decide   func(s *system)
+		want     string
+	}{
+		"another store's, then a publish": {false, func(s *system) { s.publish("http://b/") }, wire.OlderPublish},
+		"another store's, then a resume":  {false, func(s *system) { s.call(admin, "POST", "/api/v1/agents/resume", "") }, wire.OlderResume},
+		"this store's, then a resume":     {true, func(s *system) { s.call(admin, "POST", "/api/v1/agents/resume", "") }, wire.OlderResume},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			s.publish("http://a/")
+			a1 := s.register("a1")
+			tag := foreign
+			if row.verified {
+				tag = s.later(9)
+			}
+			poll := func() *http.Response {
+				return s.call(a1, "GET", "/api/v1/config", "", append(asApplied(9, content("http://later/")), "If-None-Match", tag)...)
+			}
+			if resp := poll(); resp.StatusCode != 304 || resp.Header.Get(wire.HeaderOlderBecause) != "" {
+				t.Errorf("before: got %d %v, want 304", resp.StatusCode, resp.Header)
+			}
+			row.decide(s)
+			for range 2 {
+				if resp := poll(); resp.StatusCode != 200 || resp.Header.Get(wire.HeaderOlderBecause) != row.want {
+					t.Errorf("after: got %d because %q, want 200 because %s", resp.StatusCode, resp.Header.Get(wire.HeaderOlderBecause), row.want)
+				}
+			}
+		})
+	}
+}
+
+func TestConfig_NamesTheFleet(t *testing.T) {
+	s := newSystem(t)
+	if resp := s.poll(enroller, ""); resp.StatusCode != 404 || resp.Header.Get(wire.HeaderFleet) != "fleet-1" {
+		t.Errorf("got %d %v, want 404 with the fleet", resp.StatusCode, resp.Header)
+	}
+	tag := s.publish("http://a/").Header.Get("ETag")
+	for tag, want := range map[string]int{"": 200, tag: 304} {
+		if resp := s.poll(enroller, tag); resp.StatusCode != want || resp.Header.Get(wire.HeaderFleet) != "fleet-1" {
+			t.Errorf("got %d %v, want %d with the fleet", resp.StatusCode, resp.Header, want)
+		}
+	}
+}
+
+func TestTransport_AsAnAgentSays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t)
+		tag := s.publish("http://a/").Header.Get("ETag")
+		for said, want := range map[string]wire.Transport{"": wire.LongPoll, "poll": wire.Polling, "nats": wire.LongPoll} {
+			a := s.register(fmt.Sprint("a-", said))
+			headers := []string{"If-None-Match", tag, wire.HeaderTransport, said}
+			if said == "" {
+				headers = headers[:2]
+			}
+			s.call(a, "GET", "/api/v1/config?wait=1s", "", headers...)
+			if got := s.one(a[0]).Transport; got == nil || *got != want {
+				t.Errorf("X-Transport %q: got %v, want %s", said, got, want)
+			}
+		}
+	})
+}
