@@ -107,7 +107,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	})
 	log.AddHook(named{agent.AgentID})
 	answers := status.Handler(status.Parts{
-		Current: agent.Status, Log: log,
+		Current: agent.Status, Hosts: s.AllowedHosts, Log: log,
 		Metrics: status.NewMetrics(registry, agent.Status), Scrape: metrics.Handler(registry),
 	})
 	var listen net.ListenConfig

@@ -4,35 +4,78 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
-// FromLoopback reports whether a request comes from this machine: by the
-// address of the socket, for a header can say anything, and not through a proxy
-// that stands here and says so.
+// FromLoopback reports whether a request comes from this machine: by the address of
+// the socket, for a header can say anything, and not through a proxy (Proxied).
 func FromLoopback(r *http.Request) bool {
 	remote, err := netip.ParseAddrPort(r.RemoteAddr)
 	return err == nil && remote.Addr().IsLoopback() && Proxied(r) == ""
 }
 
-// ToLoopback reports whether a request names this machine in a way that no DNS
-// can change: a name of another may be rebound to it, and a browser's page cannot
-// help sending that name.
+// ToLoopback reports whether the Host of a request names this machine in a way that
+// DNS cannot change. Any other name can be rebound to it, and a page in a browser
+// cannot help sending the name that it was loaded from.
 func ToLoopback(r *http.Request) bool {
+	name, addr := host(r)
+	return name == "localhost" || addr.IsLoopback()
+}
+
+// HostAllowed reports whether the Host of a request is safe from DNS rebinding: an IP
+// address, localhost, or one of names.
+func HostAllowed(r *http.Request, names []string) bool {
+	name, addr := host(r)
+	return name == "localhost" || addr.IsValid() || HostIn(r, names)
+}
+
+// HostIn reports whether the Host of a request is one of names, without regard to
+// case, the root dot and the port.
+func HostIn(r *http.Request, names []string) bool {
+	name, _ := host(r)
+	return slices.ContainsFunc(names, func(s string) bool { return strings.EqualFold(strings.TrimSuffix(s, "."), name) })
+}
+
+// host returns the Host of a request without its port, in lower case and without a
+// root dot; and as an address, if it is one.
+func host(r *http.Request) (name string, addr netip.Addr) {
 	name, _, err := net.SplitHostPort(r.Host)
 	if err != nil {
 		name = strings.TrimSuffix(strings.TrimPrefix(r.Host, "["), "]")
 	}
-	addr, err := netip.ParseAddr(name)
-	return strings.EqualFold(name, "localhost") || err == nil && addr.IsLoopback()
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	addr, _ = netip.ParseAddr(name) // the zero Addr for a name
+	return name, addr
 }
 
-// Proxied is the header by which a request shows that it came through a proxy,
-// "" if none does.
+// proxyHeaders are added by proxies and gateways, and by no client of ours.
+var proxyHeaders = []string{
+	"Cdn-Loop", "Cf-Connecting-Ip", "Client-Ip", "Fastly-Client-Ip", "Forwarded", "Max-Forwards", "Proxy-Connection",
+	"Surrogate-Capability", "True-Client-Ip", "Via", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Original-Uri", "X-Original-Url",
+	"X-Real-Ip", "X-Remote-Addr", "X-Remote-Ip", "X-Request-Start", "X-Rewrite-Url", "X-Scheme", "X-Varnish",
+}
+
+// proxyPrefixes begin families of such headers.
+var proxyPrefixes = []string{"X-Amzn-", "X-Appengine-", "X-Arr-", "X-Envoy-", "X-Forwarded", "X-Original-Forwarded", "X-Proxy"}
+
+// Proxied returns by what a request shows that it came through a proxy: a header, or
+// HTTP/1.0, which nginx speaks to its backends by default and no client of ours does.
+// It returns "" if nothing does; a proxy can be configured not to show.
 func Proxied(r *http.Request) string {
-	for _, name := range [...]string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip"} {
+	if !r.ProtoAtLeast(1, 1) {
+		return r.Proto
+	}
+	for _, name := range proxyHeaders {
 		if len(r.Header[name]) > 0 {
 			return name
+		}
+	}
+	for name := range r.Header {
+		for _, prefix := range proxyPrefixes {
+			if strings.HasPrefix(name, prefix) {
+				return name
+			}
 		}
 	}
 	return ""

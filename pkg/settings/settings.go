@@ -305,6 +305,16 @@ func (f *Faults) CheckServer(setting, text string) {
 		setting, "is not the URL of a server, such as http://localhost:8080")
 }
 
+// CheckHosts adds a fault for each name that is no host as a Host header has it, without
+// a port.
+func (f *Faults) CheckHosts(setting string, names []string) {
+	for _, name := range names {
+		u, err := url.Parse("http://" + name + "/")
+		f.Check(err == nil && u.Host == name && u.Port() == "" && name != "" && !strings.ContainsAny(name, "*:[]"), setting,
+			"holds %q, which is no host name such as worker.example.com", name)
+	}
+}
+
 // CheckAccount adds a fault unless name and password can stand in an
 // Authorization header (RFC 7617 §2).
 func (f *Faults) CheckAccount(userSetting, name, passwordSetting string, password Secret) {

@@ -284,6 +284,13 @@ func TestFaults_Checks(t *testing.T) {
 		"credentials in a URL":   {func(f *settings.Faults) { f.CheckServer("S", "http://a:b@c/") }, []string{"S"}},
 		"a query":                {func(f *settings.Faults) { f.CheckServer("S", "http://a/?b") }, []string{"S"}},
 		"no URL":                 {func(f *settings.Faults) { f.CheckServer("S", "http://[") }, []string{"S"}},
+		"good host names":        {func(f *settings.Faults) { f.CheckHosts("S", []string{"a", "A.example.com", "a.example."}) }, nil},
+		"no host names": {
+			func(f *settings.Faults) {
+				f.CheckHosts("S", []string{"a:80", "*.a", "http://a", "a/b", "[::1]", "a b", "a?", "u@a", ""})
+			},
+			[]string{"S", "S", "S", "S", "S", "S", "S", "S", "S"},
+		},
 		"an own password":        {func(f *settings.Faults) { f.CheckDefault("0.0.0.0", "P", "mine", "known") }, nil},
 		"the known one, inside":  {func(f *settings.Faults) { f.CheckDefault("127.0.0.1", "P", "known", "known") }, nil},
 		"the known one, outside": {func(f *settings.Faults) { f.CheckDefault("0.0.0.0", "P", "known", "known") }, []string{"P"}},

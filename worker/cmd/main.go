@@ -89,9 +89,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	})
 	defer p.Close()
 	handler := server.Wrap(api.New(api.Parts{
-		Proxy: p, Token: s.WorkerToken.Reveal(), Log: log,
+		Proxy: p, Token: s.WorkerToken.Reveal(), Hosts: s.AllowedHosts, Log: log,
 		Metrics: api.NewMetrics(registry), Scrape: metrics.Handler(registry),
 	}), log)
+	if s.WorkerToken == "" {
+		log.WithField("advice", "set WORKER_TOKEN if a reverse proxy on this machine passes requests on: it can look like this machine").
+			Info("Pushes restricted to this machine")
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.ServeDebug(ctx, s.DebugPort, log) })
 	g.Go(func() error { return systemd.Run(ctx, server.Answers(ln, false), log) })

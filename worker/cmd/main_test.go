@@ -41,10 +41,18 @@ func TestRun_ServesUntilStopped(t *testing.T) {
 	t.Setenv("LOG_FORMAT", "text")
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	log := &lines{sent: make(chan string, 1)}
+	log := &lines{sent: make(chan string, 16)}
 	ended := make(chan error, 1)
 	go func() { ended <- run(ctx, nil, io.Discard, log) }()
-	_, addr, _ := strings.Cut(<-log.sent, "127.0.0.1:")
+	line, said := "", ""
+	for !strings.Contains(line, "Listening") {
+		line = <-log.sent
+		said += line
+	}
+	if !strings.Contains(said, "set WORKER_TOKEN if a reverse proxy") {
+		t.Errorf("the log says %q, want what a reverse proxy in front of this worker requires", said)
+	}
+	_, addr, _ := strings.Cut(line, "127.0.0.1:")
 	port, _, _ := strings.Cut(addr, `"`)
 
 	res, err := http.Get("http://127.0.0.1:" + strings.TrimSpace(port) + "/health")

@@ -24,6 +24,7 @@ type Settings struct {
 	WorkerURL          string          `setting:"WORKER_URL" default:"http://localhost:8082" usage:"the worker that this agent feeds"`
 	WorkerToken        settings.Secret `setting:"WORKER_TOKEN" usage:"the worker's own WORKER_TOKEN; may stay empty for a worker on this machine"`
 	CacheFile          string          `setting:"CACHE_FILE" default:"./agent_config.cache" usage:"file that keeps this agent's identity and the last good configuration"`
+	AllowedHosts       []string        `setting:"ALLOWED_HOSTS" usage:"names, besides localhost and IP addresses, that /status may be asked by, with commas between"`
 	settings.Push
 	Ephemeral bool `setting:"EPHEMERAL" default:"false" usage:"true for an agent that will not come back: it takes itself off the controller's list when it ends"`
 	settings.Diagnosis
@@ -44,6 +45,7 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	s.checkTLS(&faults)
 	faults.CheckServer("WORKER_URL", s.WorkerURL)
 	faults.CheckBearer("WORKER_TOKEN", s.WorkerToken)
+	faults.CheckHosts("ALLOWED_HOSTS", s.AllowedHosts)
 	faults.Check(strings.TrimSpace(s.CacheFile) != "", "CACHE_FILE", "is empty; name a file that this agent may write")
 	faults = append(faults, s.Push.Validate()...)
 	faults.Check(!s.Embedded(), "NATS_URL", "is embedded, which is for controllers; set it to the controller's NATS_LISTEN, such as nats://controller.example.com:4222")

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"maps"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -28,7 +29,7 @@ func TestSettings_Defaults(t *testing.T) {
 		WorkerURL: "http://localhost:8082", CacheFile: "./agent_config.cache", Diagnosis: settings.Diagnosis{LogLevel: "info", LogFormat: "auto"},
 		Push: settings.Push{Transport: "longpoll", RedisURL: "redis://localhost:6379", NATSURL: "nats://localhost:4222"},
 	}
-	if got != want {
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
@@ -36,13 +37,13 @@ func TestSettings_Defaults(t *testing.T) {
 func TestSettings_EveryFaultAtOnce(t *testing.T) {
 	_, err := parse(t, map[string]string{
 		"HOST": "0.0.0.0", "PORT": "70000", "CONTROLLER_URL": "ftp://x", "CONTROLLER_USERNAME": " ", "WORKER_URL": "http://u:p@w",
-		"CACHE_FILE": " ", "WORKER_TOKEN": "a\nb", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml",
+		"CACHE_FILE": " ", "WORKER_TOKEN": "a\nb", "ALLOWED_HOSTS": "agent:8081", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml",
 	})
 	var faults settings.Faults
 	if !errors.As(err, &faults) {
 		t.Fatalf("got %v, want faults", err)
 	}
-	for _, name := range []string{"PORT", "CONTROLLER_URL", "CONTROLLER_USERNAME", "CONTROLLER_PASSWORD is a default", "WORKER_URL", "WORKER_TOKEN", "CACHE_FILE", "LOG_LEVEL", "LOG_FORMAT"} {
+	for _, name := range []string{"PORT", "CONTROLLER_URL", "CONTROLLER_USERNAME", "CONTROLLER_PASSWORD is a default", "WORKER_URL", "WORKER_TOKEN", "ALLOWED_HOSTS", "CACHE_FILE", "LOG_LEVEL", "LOG_FORMAT"} {
 		if !strings.Contains(err.Error(), name) {
 			t.Errorf("the error does not name %s:\n%v", name, err)
 		}

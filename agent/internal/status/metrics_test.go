@@ -104,7 +104,7 @@ func TestMetrics_RequestsByClassAndCode(t *testing.T) {
 	current := func() models.Status { return models.Status{} }
 	handler := Handler(Parts{Current: current, Log: log, Metrics: NewMetrics(reg, current), Scrape: metrics.Handler(reg)})
 	for _, path := range []string{"/status", "/health", "/ready", "/version", "/metrics", "/nothing", "/else"} {
-		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil))
+		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "http://localhost:8081"+path, nil))
 	}
 	handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/status", nil))
 	const want = `

@@ -18,6 +18,7 @@ import (
 // Parts are what a Handler is made of.
 type Parts struct {
 	Current func() models.Status
+	Hosts   []string     // names, besides localhost and IP addresses, that /status may be asked by
 	Metrics *Metrics     // nil: nobody measures
 	Scrape  http.Handler // answers GET /metrics; nil: nobody does
 	Log     logrus.FieldLogger
@@ -33,7 +34,7 @@ func Handler(p Parts) http.Handler {
 		p.Scrape = http.NotFoundHandler()
 	}
 	routes := map[string]http.Handler{
-		"/status":  of(m.status, func(w http.ResponseWriter, _ *http.Request) { status(w, current()) }),
+		"/status":  of(m.status, func(w http.ResponseWriter, r *http.Request) { status(w, r, current(), p.Hosts) }),
 		"/health":  of(m.probe, server.Health),
 		"/ready":   of(m.probe, func(w http.ResponseWriter, r *http.Request) { ready(w, r, current()) }),
 		"/metrics": of(m.probe, p.Scrape.ServeHTTP),
@@ -65,7 +66,13 @@ func of(class *metrics.Class, answer http.HandlerFunc) http.Handler {
 	return server.Observed(answer, class.Answered)
 }
 
-func status(w http.ResponseWriter, s models.Status) {
+// status refuses a Host that may be rebound to this machine by DNS: a page of another
+// site would read the answer.
+func status(w http.ResponseWriter, r *http.Request, s models.Status, hosts []string) {
+	if !server.HostAllowed(r, hosts) {
+		problem.Write(w, problem.New(http.StatusForbidden, "the Host must be an IP address, localhost or a name in ALLOWED_HOSTS, not %q", r.Host))
+		return
+	}
 	w.Header().Set("Cache-Control", "no-store")
 	_ = server.WriteJSON(w, http.StatusOK, s) // a Status can always be encoded
 }

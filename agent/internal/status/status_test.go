@@ -98,6 +98,35 @@ func TestReady(t *testing.T) {
 	}
 }
 
+// A page whose name was rebound to this machine cannot read the status; a supervisor
+// that asks by any name gets its answers.
+func TestStatus_Rebinding_Refused(t *testing.T) {
+	log, _ := logrustest.NewNullLogger()
+	handler := Handler(Parts{Current: func() models.Status { return models.Status{AgentID: "canary"} }, Hosts: []string{"agent-1"}, Log: log})
+	for _, tt := range []struct {
+		path, host string
+		code       int
+	}{
+		{"/status", "localhost:8081", 200},
+		{"/status", "192.0.2.7:8081", 200},
+		{"/status", "[2001:db8::7]:8081", 200},
+		{"/status", "agent-1:8081", 200},
+		{"/status", "rebound.example:8081", 403},
+		{"/status", "", 403},
+		{"/health", "rebound.example:8081", 200},
+		{"/metrics", "rebound.example:8081", 404}, // nobody scrapes here
+		{"/version", "rebound.example:8081", 200},
+	} {
+		r := httptest.NewRequest("GET", tt.path, nil)
+		r.Host = tt.host
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, r)
+		if w.Code != tt.code || tt.code == 403 && strings.Contains(w.Body.String(), "canary") {
+			t.Errorf("%s by %q: got %d %s, want %d", tt.path, tt.host, w.Code, w.Body, tt.code)
+		}
+	}
+}
+
 func TestHandler_Routes(t *testing.T) {
 	for _, tt := range []struct {
 		method, path string

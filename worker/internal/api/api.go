@@ -25,7 +25,8 @@ const retryAfter = time.Second
 // Parts are what an API is made of.
 type Parts struct {
 	Proxy   *proxy.Proxy
-	Token   string       // what a push must present; empty, it must come from this machine
+	Token   string       // what a push and GET /config must present; empty, they must come from this machine
+	Hosts   []string     // names of this machine besides localhost, by which they may ask then
 	Metrics *Metrics     // nil: nobody measures
 	Scrape  http.Handler // answers GET /metrics; nil: nobody does
 	Log     logrus.FieldLogger
@@ -43,7 +44,8 @@ func New(parts Parts) http.Handler {
 	if a.Scrape == nil {
 		a.Scrape = http.NotFoundHandler()
 	}
-	mayPush := a.Metrics.forbidding(newPusher(a.Token).may)
+	may := newPusher(a.Token, a.Hosts).may
+	mayPush := a.Metrics.forbidding(may)
 	gin.SetMode(gin.ReleaseMode)
 	engine := gin.New()
 	engine.HandleMethodNotAllowed = true
@@ -58,7 +60,7 @@ func New(parts Parts) http.Handler {
 	}{
 		{http.MethodGet, "/hit", hitClass, anyone, a.hit},
 		{http.MethodPost, "/config", pushClass, mayPush, a.push},
-		{http.MethodGet, "/config", stateClass, anyone, a.state},
+		{http.MethodGet, "/config", stateClass, may, a.state},
 		{http.MethodGet, "/health", probeClass, anyone, a.health},
 		{http.MethodGet, "/ready", probeClass, anyone, a.ready},
 		{http.MethodGet, "/metrics", probeClass, anyone, a.metrics},
@@ -232,13 +234,17 @@ func (a *API) apply(r *http.Request) (cfg models.WorkerConfig, changed bool, err
 //	@ID				getState
 //	@Summary		What runs
 //	@Description	The configuration that hits are served with. The instance changes when the worker was restarted.
+//	@Description	Answered to this machine only, by its own name; unless WORKER_TOKEN is set: then to anyone that presents it. The query of the URL may hold a key.
 //	@Tags			config
 //	@Produce		json
 //	@Param			If-None-Match	header		string	false	"entity tags that the caller holds"
 //	@Success		200				{object}	models.WorkerState
 //	@Success		304				"still what the caller holds"
 //	@Header			200,304			{string}	ETag			"of this configuration in this process; always"
+//	@Failure		401				{object}	problem.Problem	"WORKER_TOKEN is set, and was not presented"
+//	@Failure		403				{object}	problem.Problem	"not from this machine"
 //	@Failure		404				{object}	problem.Problem	"nothing runs yet"
+//	@Security		WorkerToken
 //	@Router			/config [get]
 func (a *API) state(c *gin.Context) error {
 	state, tag, ok := a.Proxy.State()

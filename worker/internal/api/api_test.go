@@ -38,7 +38,7 @@ func newHandler(t *testing.T, token string, deny ...netip.Prefix) (http.Handler,
 	log.SetLevel(logrus.DebugLevel)
 	p := proxy.New(proxy.Options{Timeout: time.Minute, Deny: deny, Log: log})
 	t.Cleanup(p.Close)
-	return server.Wrap(api.New(api.Parts{Proxy: p, Token: token, Log: log}), log), logs
+	return server.Wrap(api.New(api.Parts{Proxy: p, Token: token, Hosts: []string{"worker.example"}, Log: log}), log), logs
 }
 
 func newServer(t *testing.T, h http.Handler) *httptest.Server {
@@ -65,8 +65,10 @@ func send(h http.Handler, r *http.Request) *http.Response {
 	return w.Result()
 }
 
+// get is a request of this machine.
 func get(path string, headers ...string) *http.Request {
-	r := httptest.NewRequest(http.MethodGet, path, nil)
+	r := httptest.NewRequest(http.MethodGet, "http://localhost:8082"+path, nil)
+	r.RemoteAddr = "127.0.0.1:40000"
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Add(headers[i], headers[i+1])
 	}
@@ -116,13 +118,9 @@ func TestPush_WithoutVersion(t *testing.T) {
 	}
 }
 
-func TestPush_Guard(t *testing.T) {
-	for _, tc := range []struct {
-		name   string
-		token  string
-		change func(*http.Request)
-		status int
-	}{
+// guarded are the requests to /config that may be answered, and those that may not.
+func guarded() []guardedRequest {
+	return []guardedRequest{
 		{"from here", "", nil, 200},
 		{"from here over IPv6", "", func(r *http.Request) { r.RemoteAddr, r.Host = "[::1]:40000", "[::1]:8082" }, 200},
 		{"from here on a socket for both", "", func(r *http.Request) { r.RemoteAddr = "[::ffff:127.0.0.1]:40000" }, 200},
@@ -170,7 +168,62 @@ func TestPush_Guard(t *testing.T) {
 		{"another scheme", token, headers("Authorization", "Basic d3Q6eA=="), 401},
 		{"oversized", token, headers("Authorization", "Bearer "+strings.Repeat("x", 10<<10)), 401},
 		{"two tokens", token, headers("Authorization", "Bearer "+token+", "+token), 401},
-	} {
+
+		{"by an allowed name", "", func(r *http.Request) { r.Host = "Worker.Example.:8082" }, 200},
+		{"below an allowed name", "", func(r *http.Request) { r.Host = "evil.worker.example" }, 403},
+		{"from another machine by an allowed name", "", func(r *http.Request) {
+			r.RemoteAddr, r.Host = "192.0.2.1:40000", "worker.example"
+		}, 403},
+		{"through nginx with a bare proxy_pass", "", func(r *http.Request) {
+			r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.0", 1, 0
+			r.Host = "127.0.0.1:8082"
+			headers("Connection", "close")(r)
+		}, 403},
+		{"through a proxy, with the token", token, func(r *http.Request) {
+			r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.0", 1, 0
+			headers("Authorization", "Bearer "+token, "X-Forwarded-For", "198.51.100.7")(r)
+		}, 200},
+	}
+}
+
+type guardedRequest struct {
+	name   string
+	token  string
+	change func(*http.Request)
+	status int
+}
+
+// The URL that runs may hold a key in its query: GET /config is guarded as a push is.
+func TestState_Guard(t *testing.T) {
+	for _, tc := range guarded() {
+		t.Run(tc.name, func(t *testing.T) {
+			h, _ := newHandler(t, tc.token)
+			pushed := push(`{"url":"https://example.com/?key=canary"}`, headers("Authorization", "Bearer "+tc.token))
+			if res := send(h, pushed); res.StatusCode != 200 {
+				t.Fatalf("push: got %s", res.Status)
+			}
+			r := get("/config")
+			if tc.change != nil {
+				tc.change(r)
+			}
+			want := tc.status
+			if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+				want = 200 // a page of another site may send it, but not read the answer
+			}
+			res := send(h, r)
+			body, _ := io.ReadAll(res.Body)
+			if res.StatusCode != want || strings.Contains(string(body), "canary") != (want == 200) {
+				t.Errorf("got %s %s, want %d", res.Status, body, want)
+			}
+			if challenge := res.Header.Get("WWW-Authenticate"); strings.HasPrefix(challenge, "Bearer ") != (want == 401) {
+				t.Errorf("got WWW-Authenticate %q with %d", challenge, want)
+			}
+		})
+	}
+}
+
+func TestPush_Guard(t *testing.T) {
+	for _, tc := range guarded() {
 		t.Run(tc.name, func(t *testing.T) {
 			h, _ := newHandler(t, tc.token)
 			res := send(h, push(good, tc.change))
@@ -184,7 +237,7 @@ func TestPush_Guard(t *testing.T) {
 			if challenge := res.Header.Get("WWW-Authenticate"); strings.HasPrefix(challenge, "Bearer ") != (tc.status == 401) {
 				t.Errorf("got WWW-Authenticate %q with %d", challenge, tc.status)
 			}
-			if res := send(h, get("/config")); res.StatusCode != 404 {
+			if res := send(h, get("/config", "Authorization", "Bearer "+tc.token)); res.StatusCode != 404 {
 				t.Errorf("GET /config after a refused push: got %s, want 404", res.Status)
 			}
 		})
@@ -445,7 +498,7 @@ func TestRoutes_Unknown(t *testing.T) {
 // A proxy on this machine must not open the door that is for this machine.
 func TestPush_ThroughAProxyHere(t *testing.T) {
 	h, _ := newHandler(t, "")
-	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP"} {
+	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "X-Envoy-External-Address"} {
 		wantProblem(t, send(h, push(good, headers(name, "198.51.100.7"))), http.StatusForbidden)
 	}
 }

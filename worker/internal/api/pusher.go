@@ -10,18 +10,20 @@ import (
 )
 
 var (
-	errToken     = errors.New("this worker takes a configuration only with its token")
-	errElsewhere = errors.New("this worker takes a configuration from its own machine only")
+	errToken     = errors.New("this worker's configuration is pushed and read only with its token")
+	errElsewhere = errors.New("this worker's configuration is pushed and read from its own machine only")
 )
 
-// pusher knows who may push a configuration.
+// pusher decides who may push a configuration, and read it: the query of its URL may
+// hold a key.
 type pusher struct {
 	token       *auth.Digest // nil: from this machine only
+	hosts       []string     // names of this machine, besides localhost, that a request may be sent to
 	crossOrigin *http.CrossOriginProtection
 }
 
-func newPusher(token string) *pusher {
-	p := &pusher{crossOrigin: http.NewCrossOriginProtection()}
+func newPusher(token string, hosts []string) *pusher {
+	p := &pusher{hosts: hosts, crossOrigin: http.NewCrossOriginProtection()}
 	if token != "" {
 		digest := auth.DigestOf(token)
 		p.token = &digest
@@ -29,7 +31,8 @@ func newPusher(token string) *pusher {
 	return p
 }
 
-// may returns errToken or errElsewhere, with the reason, to who may not push.
+// may returns errToken or errElsewhere, with the reason, for a request that may neither
+// push nor read.
 func (p *pusher) may(r *http.Request) error {
 	if p.token != nil {
 		return p.presents(r)
@@ -48,20 +51,19 @@ func (p *pusher) presents(r *http.Request) error {
 	return nil
 }
 
-// fromHere holds off four strangers: another machine (by the address of the
-// socket; a header can say anything), one behind a proxy on this machine (by
-// what proxies add), a browser's page whose name was made to
-// resolve to this machine (by the Host that it cannot help sending), and a
-// page that posts here from another site (by what browsers say of it).
+// fromHere refuses requests of another machine (by the address of the socket; a header
+// can say anything), those of a proxy on this machine (by what proxies add), a browser's
+// page whose name was made to resolve to this machine (by the Host that it cannot help
+// sending), and a page that posts here from another site (by what browsers say of it).
 func (p *pusher) fromHere(r *http.Request) error {
-	if header := server.Proxied(r); header != "" {
-		return fmt.Errorf("%w, not through a proxy (%s); set WORKER_TOKEN to take it from others", errElsewhere, header)
+	if sign := server.Proxied(r); sign != "" {
+		return fmt.Errorf("%w, not through a proxy (%s); set WORKER_TOKEN to allow it from elsewhere", errElsewhere, sign)
 	}
 	if !server.FromLoopback(r) {
-		return fmt.Errorf("%w; set WORKER_TOKEN to take it from others", errElsewhere)
+		return fmt.Errorf("%w; set WORKER_TOKEN to allow it from elsewhere", errElsewhere)
 	}
-	if !server.ToLoopback(r) {
-		return fmt.Errorf("%w, called by its own name: localhost or 127.0.0.1, not %q", errElsewhere, r.Host)
+	if !server.ToLoopback(r) && !server.HostIn(r, p.hosts) {
+		return fmt.Errorf("%w, with localhost, 127.0.0.1 or a name in ALLOWED_HOSTS as its Host, not %q", errElsewhere, r.Host)
 	}
 	if err := p.crossOrigin.Check(r); err != nil {
 		return fmt.Errorf("%w, and from no page of another site: %w", errElsewhere, err)

@@ -19,8 +19,10 @@ const maxHitTimeout = time.Hour
 type Settings struct {
 	Listener
 
-	// Without a token only this machine may push a configuration.
-	WorkerToken settings.Secret `setting:"WORKER_TOKEN" usage:"when set, POST /config is taken from anywhere that presents it (Authorization: Bearer)"`
+	// Without a token only this machine may push a configuration, and read it.
+	WorkerToken settings.Secret `setting:"WORKER_TOKEN" usage:"when set, POST and GET /config are answered to anyone that presents it (Authorization: Bearer); required behind a reverse proxy on this machine"`
+
+	AllowedHosts []string `setting:"ALLOWED_HOSTS" usage:"names of this machine besides localhost, with commas between, that POST and GET /config may be sent to without WORKER_TOKEN"`
 
 	HitTimeout time.Duration `setting:"HIT_TIMEOUT" default:"30s" usage:"how long a hit may take, from its request to its last byte"`
 
@@ -46,6 +48,7 @@ func (s *Settings) Validate() settings.Faults {
 	var f settings.Faults
 	f = append(f, s.Listener.Validate()...)
 	f.CheckBearer("WORKER_TOKEN", s.WorkerToken)
+	f.CheckHosts("ALLOWED_HOSTS", s.AllowedHosts)
 	f.Check(s.HitTimeout > 0 && s.HitTimeout <= maxHitTimeout, "HIT_TIMEOUT", "is %s; it must be more than 0s and at most %s", s.HitTimeout, maxHitTimeout)
 	for _, pattern := range s.AllowHosts {
 		f.Check(isHostPattern(pattern), "ALLOW_HOSTS", "holds %q, which is no host such as example.com, *.example.com or 192.0.2.7", pattern)
