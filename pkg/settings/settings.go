@@ -336,12 +336,63 @@ func (f *Faults) CheckBearer(setting string, token Secret) {
 // maxAccountBytes is what fits the header, in base64 and behind its scheme.
 const maxAccountBytes = auth.MaxCredentialsBytes*3/4 - len("Basic :")
 
-// CheckDefault adds a fault when a process that others can reach would run
-// with a password that everybody knows.
-func (f *Faults) CheckDefault(host, setting string, password Secret, known ...string) {
+// CheckPassword adds a fault for a password that is empty or, where other machines
+// can reach host, easy to guess. words are known to an attacker: user names, defaults.
+func (f *Faults) CheckPassword(host, setting string, password Secret, words ...string) {
 	f.Check(password != "", setting, "is empty; set it, or name a file that holds it in %s_FILE", setting)
-	f.Check(IsLoopback(host) || !slices.Contains(known, password.Reveal()), setting,
-		"is a default, and HOST=%s can be reached from other machines; set %s to a secret of your own, or HOST to 127.0.0.1", host, setting)
+	f.CheckSecret(host, setting, password, words...)
+}
+
+// CheckSecret adds a fault for a secret that is set and, where other machines can
+// reach host, easy to guess.
+func (f *Faults) CheckSecret(host, setting string, secret Secret, words ...string) {
+	if secret == "" || IsLoopback(host) {
+		return
+	}
+	if why := weakness(secret.Reveal(), words); why != "" {
+		f.CheckOnce(false, setting, "%s, and %s can be reached from other machines; set %s to a secret of your own of %d characters or more, or listen on 127.0.0.1",
+			why, host, setting, minSecret)
+	}
+}
+
+const (
+	minSecret   = 12 // characters
+	minOwn      = 6  // of them beside words that everybody tries
+	minDistinct = 5  // different ones
+)
+
+// commonWords are what passwords that are guessed first are made of.
+var commonWords = []string{
+	"1234567890", "0123456789", "123456789", "12345678", "1234567", "123456", "12345", "1234", "0987654321", "987654321", "qwertyuiop", "qwerty",
+	"asdfgh", "abcdef", "abc123", "password", "passwort", "passw0rd", "changeme", "changeit", "change-me", "change_me", "letmein", "welcome", "default",
+	"secret", "admin", "administrator", "agent", "worker", "controller", "fleetconf", "root", "user", "guest", "test", "example", "iloveyou", "monkey", "dragon",
+}
+
+// weakness is why a secret is easy to guess, "" if it is not.
+func weakness(secret string, words []string) string {
+	if slices.Contains(words, secret) {
+		return "is a default"
+	}
+	if len([]rune(secret)) < minSecret {
+		return fmt.Sprintf("has fewer than %d characters", minSecret)
+	}
+	distinct := map[rune]bool{}
+	for _, r := range secret {
+		distinct[r] = true
+	}
+	if len(distinct) < minDistinct {
+		return "repeats a few characters"
+	}
+	own := strings.ToLower(secret)
+	for _, word := range append(slices.Clone(words), commonWords...) {
+		if word != "" {
+			own = strings.ReplaceAll(own, strings.ToLower(word), "")
+		}
+	}
+	if len([]rune(own)) < minOwn {
+		return "is made of words that everybody tries first"
+	}
+	return ""
 }
 
 // Address joins a host and a port for net.Listen.

@@ -32,7 +32,7 @@ type options struct {
 
 func (o *options) Validate() (f settings.Faults) {
 	f.Check(o.Port >= 0 && o.Port <= 65535, "T_PORT", "is %d; it must be 0 to 65535", o.Port)
-	f.CheckDefault(o.Host, "T_PASSWORD", o.Password, "admin123")
+	f.CheckPassword(o.Host, "T_PASSWORD", o.Password, "admin123")
 	return f
 }
 
@@ -141,7 +141,7 @@ func TestRead_Faults(t *testing.T) {
 		"a secret twice in a file":        {nil, "t_password: a\nt_password_file: " + empty, []string{"T_PASSWORD_FILE is set, and so is T_PASSWORD"}},
 		"a secret in a file that is not":  {map[string]string{"T_PASSWORD_FILE": missing}, "", []string{"T_PASSWORD_FILE cannot be read: open " + missing}},
 		"a secret in an empty file":       {map[string]string{"T_PASSWORD_FILE": empty}, "", []string{"T_PASSWORD_FILE names an empty file"}},
-		"the known password, for anybody": {map[string]string{"T_HOST": "0.0.0.0"}, "", []string{"T_PASSWORD is a default, and HOST=0.0.0.0 can be reached from other machines; set T_PASSWORD to"}},
+		"the known password, for anybody": {map[string]string{"T_HOST": "0.0.0.0"}, "", []string{"T_PASSWORD is a default, and 0.0.0.0 can be reached from other machines; set T_PASSWORD to"}},
 		"an unknown key":                  {nil, "t_prot: 1\nt_port: 1\nother: 2", []string{"OTHER is no setting", "T_PROT is no setting"}},
 		"one not read, another not usable": {map[string]string{"T_TIMEOUT": "30", "T_PORT": "65536"}, "",
 			[]string{"T_TIMEOUT", "T_PORT"}},
@@ -291,10 +291,10 @@ func TestFaults_Checks(t *testing.T) {
 			},
 			[]string{"S", "S", "S", "S", "S", "S", "S", "S", "S"},
 		},
-		"an own password":        {func(f *settings.Faults) { f.CheckDefault("0.0.0.0", "P", "mine", "known") }, nil},
-		"the known one, inside":  {func(f *settings.Faults) { f.CheckDefault("127.0.0.1", "P", "known", "known") }, nil},
-		"the known one, outside": {func(f *settings.Faults) { f.CheckDefault("0.0.0.0", "P", "known", "known") }, []string{"P"}},
-		"an empty password":      {func(f *settings.Faults) { f.CheckDefault("127.0.0.1", "P", "", "known") }, []string{"P"}},
+		"a known password, on loopback": {func(f *settings.Faults) { f.CheckPassword("127.0.0.1", "P", "known", "known") }, nil},
+		"an empty password":             {func(f *settings.Faults) { f.CheckPassword("127.0.0.1", "P", "", "known") }, []string{"P"}},
+		"an empty password, outside":    {func(f *settings.Faults) { f.CheckPassword("0.0.0.0", "P", "", "known") }, []string{"P"}},
+		"a secret that is not set":      {func(f *settings.Faults) { f.CheckSecret("0.0.0.0", "P", "") }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var faults settings.Faults
@@ -316,5 +316,26 @@ func TestFaults_Checks(t *testing.T) {
 func TestAddress(t *testing.T) {
 	if got := settings.Address("::1", 80); got != "[::1]:80" {
 		t.Errorf("got %q, want [::1]:80", got)
+	}
+}
+
+func TestCheckPassword_OffLoopback(t *testing.T) {
+	for password, weak := range map[string]bool{
+		"x": true, "known-default": true, "changeme": true, "changemechangeme": true, "password": true, "Password1234": true, "PASSWORD-password": true,
+		"admin123": true, "eleven-char": true, "aaaaaaaaaaaaaaaaaaaa": true, "abababababab": true, "1234567890123": true, "secret-admin-1": true,
+		"operator-operator": true, "fleetconf-agent": true, "\u00e4\u00f6\u00fc-\u00df12": true,
+		"twelve-chars": false, "correct horse battery staple": false, "4821-5930-1274": false, "hunter2-0123456789": false,
+		"Zm9vYmFyYmF6cXV4": false, "M\u00fcller-und-S\u00f6hne": false, "password-9f86d081884c": false,
+	} {
+		for host, reachable := range map[string]bool{"0.0.0.0": true, "::": true, "10.0.0.1": true, "host.example.com": true, "127.0.0.1": false, "::1": false, "localhost": false} {
+			var faults settings.Faults
+			faults.CheckPassword(host, "P", settings.Secret(password), "operator", "known-default")
+			if got, want := len(faults) > 0, weak && reachable; got != want {
+				t.Errorf("%q on %s: got %v, want refused: %v", password, host, faults, want)
+			}
+			if strings.Contains(faults.Error(), password) && len(password) > 1 {
+				t.Errorf("%q stands in the error", password)
+			}
+		}
 	}
 }

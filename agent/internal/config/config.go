@@ -41,7 +41,7 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults = append(faults, s.Listener.Validate()...)
 	faults.CheckServer("CONTROLLER_URL", s.ControllerURL)
 	faults.CheckAccount("CONTROLLER_USERNAME", s.ControllerUsername, "CONTROLLER_PASSWORD", s.ControllerPassword)
-	faults.CheckDefault(s.Host, "CONTROLLER_PASSWORD", s.ControllerPassword, defaultPassword)
+	faults.CheckPassword(s.Host, "CONTROLLER_PASSWORD", s.ControllerPassword, defaultPassword, s.ControllerUsername)
 	s.checkTLS(&faults)
 	faults.CheckServer("WORKER_URL", s.WorkerURL)
 	faults.CheckBearer("WORKER_TOKEN", s.WorkerToken)

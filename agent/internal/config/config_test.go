@@ -51,7 +51,7 @@ func TestSettings_EveryFaultAtOnce(t *testing.T) {
 }
 
 func TestSettings_OwnPasswordMayBeReached(t *testing.T) {
-	if _, err := parse(t, map[string]string{"HOST": "0.0.0.0", "CONTROLLER_PASSWORD": "my own"}); err != nil {
+	if _, err := parse(t, map[string]string{"HOST": "0.0.0.0", "CONTROLLER_PASSWORD": "my own password"}); err != nil {
 		t.Errorf("got %v", err)
 	}
 }

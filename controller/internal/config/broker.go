@@ -64,13 +64,25 @@ func (s *Settings) validateEmbedded() (faults settings.Faults) {
 	faults.CheckPair("NATS_CLUSTER_USERNAME", s.ClusterUsername, "NATS_CLUSTER_PASSWORD", s.ClusterPassword.Reveal())
 	faults.Check(isLocal(s.Listen) || s.NATSPassword != "" || s.NATSToken != "", "NATS_LISTEN",
 		"is %s, which other machines can reach; set NATS_USERNAME and NATS_PASSWORD, or NATS_TOKEN, here and in the agents, or NATS_LISTEN to 127.0.0.1:4222", s.Listen)
+	faults.CheckSecret(hostOf(s.Listen), "NATS_PASSWORD", s.NATSPassword, s.NATSUsername)
+	faults.CheckSecret(hostOf(s.Listen), "NATS_TOKEN", s.NATSToken)
+	if s.ClusterListen != "" {
+		faults.CheckSecret(hostOf(s.ClusterListen), "NATS_CLUSTER_PASSWORD", s.ClusterPassword, s.ClusterUsername)
+	}
 	faults.Check(s.ClusterListen == "" || isLocal(s.ClusterListen) || s.ClusterPassword != "", "NATS_CLUSTER_LISTEN",
 		"is %s, which other machines can reach; set NATS_CLUSTER_USERNAME and NATS_CLUSTER_PASSWORD, the same in all controllers", s.ClusterListen)
 	faults.Check(s.ClusterListen != "" || s.ClusterRoutes == "", "NATS_CLUSTER_LISTEN", "is empty, and NATS_CLUSTER_ROUTES is set; set both or none")
 	return faults
 }
 
-func isLocal(address string) bool {
+func isLocal(address string) bool { return settings.IsLoopback(hostOf(address)) }
+
+// hostOf is the host of an address to listen on; that of this machine where it is
+// none, which is another fault.
+func hostOf(address string) string {
 	host, _, err := net.SplitHostPort(address)
-	return err != nil || settings.IsLoopback(host)
+	if err != nil {
+		return "127.0.0.1"
+	}
+	return host
 }

@@ -88,8 +88,11 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckAccount("AGENT_USERNAME", s.AgentUsername, "AGENT_PASSWORD", s.AgentPassword)
 	faults.CheckAccount("ADMIN_USERNAME", s.AdminUsername, "ADMIN_PASSWORD", s.AdminPassword)
 	faults.Check(s.AdminUsername != s.AgentUsername, "ADMIN_USERNAME", "is the same as AGENT_USERNAME; the two must be told apart")
-	faults.CheckDefault(s.Host, "AGENT_PASSWORD", s.AgentPassword, knownAgentPassword, knownAdminPassword)
-	faults.CheckDefault(s.Host, "ADMIN_PASSWORD", s.AdminPassword, knownAdminPassword, knownAgentPassword)
+	known := []string{knownAgentPassword, knownAdminPassword, s.AgentUsername, s.AdminUsername}
+	faults.CheckPassword(s.Host, "AGENT_PASSWORD", s.AgentPassword, known...)
+	faults.CheckPassword(s.Host, "ADMIN_PASSWORD", s.AdminPassword, known...)
+	faults.CheckOnce(settings.IsLoopback(s.Host) || s.AdminPassword != s.AgentPassword, "ADMIN_PASSWORD",
+		"is the same as AGENT_PASSWORD, which every agent's machine has; set it to another")
 	faults.Check(s.PollInterval() >= models.MinPollInterval && s.PollInterval() <= models.MaxPollInterval,
 		"DEFAULT_POLL_INTERVAL", "is %d; it must be %.0f to %.0f seconds", s.DefaultPollInterval, models.MinPollInterval.Seconds(), models.MaxPollInterval.Seconds())
 	faults = append(faults, s.Push.Validate()...)

@@ -60,6 +60,24 @@ func TestSettings_ReportEveryFaultAtOnce(t *testing.T) {
 		"values of another type": {
 			map[string]string{"PORT": "abc", "DEFAULT_POLL_INTERVAL": "30s"}, []string{"PORT", "DEFAULT_POLL_INTERVAL"},
 		},
+		"passwords that are easy to guess": {
+			map[string]string{"HOST": "0.0.0.0", "AGENT_PASSWORD": "short", "ADMIN_PASSWORD": "changeme-changeme"}, []string{"AGENT_PASSWORD", "ADMIN_PASSWORD"},
+		},
+		"a password made of the other account's name": {
+			map[string]string{"HOST": "0.0.0.0", "AGENT_USERNAME": "wolverine", "AGENT_PASSWORD": "my own password", "ADMIN_PASSWORD": "wolverine-123"}, []string{"ADMIN_PASSWORD"},
+		},
+		"one password for both": {
+			map[string]string{"HOST": "0.0.0.0", "AGENT_PASSWORD": "my own password", "ADMIN_PASSWORD": "my own password"}, []string{"ADMIN_PASSWORD"},
+		},
+		"easy passwords of the embedded NATS": {
+			map[string]string{
+				"PUSH": "nats", "NATS_URL": "embedded", "NATS_LISTEN": "0.0.0.0:4222", "NATS_USERNAME": "fleet", "NATS_PASSWORD": "short",
+				"NATS_CLUSTER_LISTEN": "0.0.0.0:6222", "NATS_CLUSTER_USERNAME": "cluster", "NATS_CLUSTER_PASSWORD": "password-cluster",
+			}, []string{"NATS_PASSWORD", "NATS_CLUSTER_PASSWORD"},
+		},
+		"an easy token of the embedded NATS": {
+			map[string]string{"PUSH": "nats", "NATS_URL": "embedded", "NATS_LISTEN": "0.0.0.0:4222", "NATS_TOKEN": "token"}, []string{"NATS_TOKEN"},
+		},
 		"default passwords where others can reach them": {
 			map[string]string{"HOST": "0.0.0.0"}, []string{"AGENT_PASSWORD", "ADMIN_PASSWORD"},
 		},
@@ -117,16 +135,16 @@ func TestSettings_ReportEveryFaultAtOnce(t *testing.T) {
 }
 
 func TestSettings_OwnPasswordsAreTakenAnywhere(t *testing.T) {
-	if _, err := read(t, map[string]string{"HOST": "0.0.0.0", "AGENT_PASSWORD": "own", "ADMIN_PASSWORD": "own too"}); err != nil {
+	if _, err := read(t, map[string]string{"HOST": "0.0.0.0", "AGENT_PASSWORD": "my own password", "ADMIN_PASSWORD": "another of my own"}); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestSettings_BrokersOfOwnPasswordsAreTakenAnywhere(t *testing.T) {
 	s, err := read(t, map[string]string{
-		"PUSH": "nats", "NATS_URL": "embedded", "NATS_LISTEN": "0.0.0.0:4222", "NATS_TOKEN": "own",
-		"NATS_CLUSTER_LISTEN": "0.0.0.0:6222", "NATS_CLUSTER_USERNAME": "cluster", "NATS_CLUSTER_PASSWORD": "own",
-		"NATS_CLUSTER_ROUTES": "ctl-2:6222, nats-route://cluster:own@ctl-3:6222",
+		"PUSH": "nats", "NATS_URL": "embedded", "NATS_LISTEN": "0.0.0.0:4222", "NATS_TOKEN": "a token of my own",
+		"NATS_CLUSTER_LISTEN": "0.0.0.0:6222", "NATS_CLUSTER_USERNAME": "cluster", "NATS_CLUSTER_PASSWORD": "another of my own",
+		"NATS_CLUSTER_ROUTES": "ctl-2:6222, nats-route://cluster:another@ctl-3:6222",
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -102,3 +102,15 @@ func TestSettings_AllowHosts(t *testing.T) {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
+
+func TestSettings_EasyToken_OffLoopback(t *testing.T) {
+	t.Setenv("WORKER_TOKEN", "short")
+	if err := settings.Read(new(config.Settings), ""); err != nil {
+		t.Errorf("on loopback: got %v", err)
+	}
+	t.Setenv("HOST", "0.0.0.0")
+	var faults settings.Faults
+	if err := settings.Read(new(config.Settings), ""); !errors.As(err, &faults) || faults[0].Setting != "WORKER_TOKEN" {
+		t.Errorf("got %v, want a fault of WORKER_TOKEN", err)
+	}
+}
