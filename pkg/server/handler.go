@@ -24,12 +24,15 @@ import (
 // if it is fit for a log line, else one is made.
 const HeaderRequestID = requestid.Header
 
+// probeNames are other names of the probes, which orchestrators use.
+var probeNames = map[string]string{"/healthz": "/health", "/livez": "/health", "/readyz": "/ready"}
+
 var requestID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
 
 // RequestID is the id of a request that went through Wrap.
 func RequestID(r *http.Request) string { return r.Header.Get(HeaderRequestID) }
 
-// Wrap gives every request an id, bounds its body at models.MaxBodyBytes, sets
+// Wrap gives every request an id, answers the other names of the probes, bounds its body at models.MaxBodyBytes, sets
 // the headers that keep a browser from guessing, and turns a panic into a 500
 // that is logged with its stack. At the debug level every request is logged.
 func Wrap(next http.Handler, log logrus.FieldLogger) http.Handler {
@@ -45,6 +48,9 @@ func Wrap(next http.Handler, log logrus.FieldLogger) http.Handler {
 		h := w.Header()
 		h.Set(HeaderRequestID, id)
 		h.Set("X-Content-Type-Options", "nosniff")
+		if probe, ok := probeNames[r.URL.Path]; ok {
+			r.URL.Path = probe
+		}
 		if r.Body != nil && r.Body != http.NoBody {
 			r.Body = http.MaxBytesReader(w, r.Body, models.MaxBodyBytes)
 		}

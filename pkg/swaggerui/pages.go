@@ -75,20 +75,14 @@ const index = `<!DOCTYPE html>
 </html>
 `
 
-// The calls that the page makes go where the page itself came from, below the same
-// prefix, should a proxy add one.
 const initializer = `window.onload = () => {
-  const basePath = new URL("..", window.location.href).pathname;
-  const belowPrefix = {statePlugins: {spec: {wrapActions: {
-    updateJsonSpec: (update) => (spec) => update({...spec, basePath}),
-  }}}};
   window.ui = SwaggerUIBundle({
     url: "` + Document + `",
     dom_id: "#swagger-ui",
     deepLinking: true,
     validatorUrl: null,
     presets: [SwaggerUIBundle.presets.apis, SwaggerUIStandalonePreset],
-    plugins: [SwaggerUIBundle.plugins.DownloadUrl, belowPrefix],
+    plugins: [SwaggerUIBundle.plugins.DownloadUrl],
     layout: "StandaloneLayout",
   });
 };

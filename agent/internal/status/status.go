@@ -34,6 +34,7 @@ func Handler(p Parts) http.Handler {
 		p.Scrape = http.NotFoundHandler()
 	}
 	routes := map[string]http.Handler{
+		"/":        of(m.probe, index),
 		"/status":  of(m.status, func(w http.ResponseWriter, r *http.Request) { status(w, r, current(), p.Hosts) }),
 		"/health":  of(m.probe, server.Health),
 		"/ready":   of(m.probe, func(w http.ResponseWriter, r *http.Request) { ready(w, r, current()) }),
@@ -41,7 +42,7 @@ func Handler(p Parts) http.Handler {
 		"/version": of(m.probe, server.Version),
 	}
 	nothing := of(m.other, func(w http.ResponseWriter, _ *http.Request) {
-		problem.Write(w, problem.New(http.StatusNotFound, "there is nothing at this path; see /status, /health, /ready, /metrics and /version"))
+		problem.Write(w, problem.New(http.StatusNotFound, "there is nothing at this path; GET / says where things are"))
 	})
 	readOnly := of(m.other, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Allow", "GET, HEAD")
@@ -60,6 +61,8 @@ func Handler(p Parts) http.Handler {
 		}
 	}), log)
 }
+
+var index = server.IndexOf("agent", server.Link{Href: "status", Title: "what this agent does, and why not"})
 
 // of measures what answer answers as of a class.
 func of(class *metrics.Class, answer http.HandlerFunc) http.Handler {

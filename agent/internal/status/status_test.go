@@ -138,7 +138,11 @@ func TestHandler_Routes(t *testing.T) {
 		{"GET", "/version", 200, "", "application/json"},
 		{"POST", "/status", 405, "GET, HEAD", "application/problem+json"},
 		{"DELETE", "/ready", 405, "GET, HEAD", "application/problem+json"},
-		{"GET", "/", 404, "", "application/problem+json"},
+		{"GET", "/", 200, "", "text/plain; charset=utf-8"},
+		{"POST", "/", 405, "GET, HEAD", "application/problem+json"},
+		{"GET", "/healthz", 200, "", "application/json"},
+		{"GET", "/livez", 200, "", "application/json"},
+		{"GET", "/readyz", 503, "", "application/problem+json"},
 		{"GET", "/status/", 404, "", "application/problem+json"},
 		{"POST", "/config", 404, "", "application/problem+json"},
 	} {

@@ -581,7 +581,7 @@ func TestDecommission(t *testing.T) {
 func TestRoutes_WhoMayCall(t *testing.T) {
 	const anyone = "anonymous, wrong, bearer, decommissioned, shared, a1, a2, admin"
 	rules := map[string]string{
-		"GET /health": anyone, "GET /ready": anyone, "GET /version": anyone, "GET /metrics": anyone, "GET /swagger/*page": anyone,
+		"GET /": anyone, "GET /openapi.json": anyone, "GET /swagger": anyone, "GET /health": anyone, "GET /ready": anyone, "GET /version": anyone, "GET /metrics": anyone, "GET /swagger/*page": anyone,
 		"POST /api/v1/register":                    "shared, a1, a2",
 		"GET /api/v1/config":                       "shared, a1, a2, admin",
 		"POST /api/v1/config":                      "admin",
@@ -696,7 +696,7 @@ func TestAuthorization_BadHeaders(t *testing.T) {
 
 func TestRoutes_UnknownPathsAndMethods(t *testing.T) {
 	s := newSystem(t)
-	for _, path := range []string{"/", "/api", "/api/v1/config/", "/api/v2/config", "/api/v1/configs/1/2", "//api/v1/config"} {
+	for _, path := range []string{"/api", "/api/v1/config/", "/api/v2/config", "/api/v1/configs/1/2", "//api/v1/config"} {
 		wantProblem(t, s.call(admin, "GET", path, ""), 404, "")
 	}
 	for path, allow := range map[string][]string{

@@ -60,9 +60,18 @@ func TestLinks_BehindAPrefix_LeadToWhatTheyName(t *testing.T) {
 	if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, "swagger-initializer.js") {
 		t.Errorf("/fleet/swagger/: got %d at %s, want the page", resp.StatusCode, resp.Request.URL)
 	}
-	script := text(t, getAs(t, client, account{}, "GET", front.URL+"/fleet/swagger/swagger-initializer.js", ""))
-	if !strings.Contains(script, `basePath = new URL("..", window.location.href)`) {
-		t.Errorf("the page sends its calls to %s, want them below the prefix", script)
+	resp = getAs(t, client, account{}, "GET", front.URL+"/fleet/openapi.json", "")
+	for _, s := range decode[struct{ Servers []struct{ URL string } }](t, resp).Servers {
+		to, err := resp.Request.URL.Parse(s.URL)
+		if err != nil || to.Path != "/fleet/" {
+			t.Errorf("the page sends its calls to %v %v, want them below the prefix", to, err)
+		}
+	}
+	resp = getAs(t, client, account{}, "GET", front.URL+"/fleet/", "")
+	for line := range strings.Lines(text(t, resp)) {
+		if strings.HasPrefix(line, "/") {
+			t.Errorf("the index links to %q, want relative references", line)
+		}
 	}
 
 	resp = getAs(t, client, enroller, "POST", front.URL+"/fleet/api/v1/register", `{"hostname":"h","agent_id":"a0"}`)

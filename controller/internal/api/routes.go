@@ -76,6 +76,7 @@ func (a *API) routes() []route {
 		{"POST", "/api/v1/agents/:id/reset", administering, admins, "", a.reset},
 		{"POST", "/api/v1/agents/:id/status", reporting, reports, "", a.report},
 
+		{"GET", "/", open, documents, "*", plain(index)},
 		{"GET", "/health", open, probing, "*", plain(server.Health)},
 		{"GET", "/ready", open, probing, "*", a.ready},
 		{"GET", "/version", open, probing, "*", plain(server.Version)},
@@ -85,6 +86,16 @@ func (a *API) routes() []route {
 		{"GET", "/swagger/*page", open, documents, "*", swaggerUI()},
 	}
 }
+
+var index = server.IndexOf("controller",
+	server.Link{Href: "swagger/", Title: "the API, to read and try"},
+	server.Link{Href: "openapi.json", Title: "the API, as OpenAPI 3"},
+	server.Link{Href: "api/v1/config", Title: "the current configuration; POST publishes another"},
+	server.Link{Href: "api/v1/configs", Title: "what was published"},
+	server.Link{Href: "api/v1/agents", Title: "the agents"},
+	server.Link{Href: "api/v1/agents/summary", Title: "how many agents run what"},
+	server.Link{Href: "api/v1/audit", Title: "the audit log"},
+)
 
 func plain(h http.HandlerFunc) func(*call) error {
 	return func(c *call) error {

@@ -19,7 +19,7 @@ import (
 )
 
 // made is the pages that gin-swagger makes itself.
-var made = []string{"index.html", "index.css", "doc.json"}
+var made = []string{"index.html", "index.css", "swagger-initializer.js", "doc.json"}
 
 var ginSwagger = ginswagger.WrapHandler(&webdav.Handler{
 	FileSystem: readOnly{http.FS(swaggerui.FS)},
@@ -36,9 +36,6 @@ func (d document) ReadDoc() string { return string(d) }
 
 // servePage answers with a page of the API, or returns fs.ErrNotExist.
 func servePage(c *gin.Context, name string) error {
-	if name == "swagger-initializer.js" { // gin-swagger's knows no prefix
-		return swaggerui.Pages{}.ServePage(c.Writer, c.Request, name)
-	}
 	if !slices.Contains(made, name) && !swaggerui.Exists(name) {
 		return fs.ErrNotExist
 	}

@@ -58,6 +58,7 @@ func New(parts Parts) http.Handler {
 		who          guard
 		handle       handler
 	}{
+		{http.MethodGet, "/", docsClass, anyone, a.index},
 		{http.MethodGet, "/hit", hitClass, anyone, a.hit},
 		{http.MethodPost, "/config", pushClass, mayPush, a.push},
 		{http.MethodGet, "/config", stateClass, may, a.state},
@@ -173,6 +174,19 @@ func problemOf(err error) *problem.Problem {
 }
 
 var errNothingRuns = errors.New("no configuration runs yet; an agent pushes one with POST /config")
+
+var index = server.IndexOf("worker",
+	server.Link{Href: "hit", Title: "what the configured URL answers"},
+	server.Link{Href: "config", Title: "what runs (on this machine, or with WORKER_TOKEN); POST pushes another"},
+	server.Link{Href: "swagger/", Title: "the API, to read and try"},
+	server.Link{Href: "openapi.json", Title: "the API, as OpenAPI 3"},
+)
+
+// index answers GET /.
+func (a *API) index(c *gin.Context) error {
+	index(c.Writer, c.Request)
+	return nil
+}
 
 // hit answers GET /hit.
 //

@@ -485,7 +485,7 @@ func TestHit_ThousandAtOnce(t *testing.T) {
 
 func TestRoutes_Unknown(t *testing.T) {
 	h, _ := newHandler(t, "")
-	for _, path := range []string{"/", "/hit/", "/Hit", "/config/1", "/api/v1/config", "/../hit", "//hit", "/%ff", "/hit%00"} {
+	for _, path := range []string{"/hit/", "/Hit", "/config/1", "/api/v1/config", "/../hit", "//hit", "/%ff", "/hit%00"} {
 		r := get("/")
 		r.URL.Path = path
 		wantProblem(t, send(h, r), http.StatusNotFound)

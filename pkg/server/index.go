@@ -1,0 +1,106 @@
+package server
+
+import (
+	"fmt"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/fleetconf/fleetconf/pkg/buildinfo"
+)
+
+// Index is what GET / answers: which program this is, and where things are.
+type Index struct {
+	Name    string `json:"name" example:"fleetconf controller"`
+	Version string `json:"version" example:"v1.0.0"`
+	Links   []Link `json:"links"`
+}
+
+// Link is where one thing is, relative to the URL of the Index: a proxy may add a prefix.
+type Link struct {
+	Href  string `json:"href" example:"health"`
+	Title string `json:"title" example:"whether the process is alive"`
+}
+
+// Probes are the links that all programs have.
+var Probes = []Link{
+	{"health", "whether the process is alive (also healthz, livez)"},
+	{"ready", "whether it can do its job, and why not (also readyz)"},
+	{"metrics", "metrics for Prometheus"},
+	{"version", "which build this is"},
+}
+
+// IndexOf returns a handler of GET / that lists links and the Probes, as JSON where the
+// client prefers it, else as text.
+//
+//	@ID				getIndex
+//	@Summary		Where things are
+//	@Description	As text unless Accept prefers application/json. References are relative.
+//	@Tags			process
+//	@Produce		json,plain
+//	@Success		200	{object}	Index
+//	@Router			/ [get]
+func IndexOf(program string, links ...Link) http.HandlerFunc {
+	index := Index{Name: "fleetconf " + program, Version: buildinfo.Read().Version, Links: append(links, Probes...)}
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Vary", "Accept")
+		if prefersJSON(r.Header.Values("Accept")) {
+			_ = WriteJSON(w, http.StatusOK, index) // can always be encoded
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = fmt.Fprintf(w, "%s %s\n\n", index.Name, index.Version) // the client has disconnected: no one reads it
+		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		for _, link := range index.Links {
+			_, _ = fmt.Fprintf(table, "%s\t%s\n", link.Href, link.Title)
+		}
+		_ = table.Flush()
+	}
+}
+
+// prefersJSON reports whether Accept (RFC 9110 §12.5.1) rates application/json above
+// text/plain, or as high and by its name.
+func prefersJSON(accept []string) bool {
+	json, text, named := rating{}, rating{}, false
+	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {
+		mediaRange, parameters, err := mime.ParseMediaType(part)
+		if err != nil {
+			continue
+		}
+		q := 1.0
+		if text, ok := parameters["q"]; ok {
+			if q, err = strconv.ParseFloat(text, 64); err != nil {
+				continue
+			}
+		}
+		switch mediaRange {
+		case "application/json":
+			json.take(q, 3)
+			named = true
+		case "text/plain":
+			text.take(q, 3)
+		case "application/*":
+			json.take(q, 2)
+		case "text/*", "text/html": // a browser gets the text
+			text.take(q, 2)
+		case "*/*":
+			json.take(q, 1)
+			text.take(q, 1)
+		}
+	}
+	return json.q > text.q || named && json.q > 0 && json.q == text.q
+}
+
+// rating is the quality of a media type by the most specific range that names it.
+type rating struct {
+	q        float64
+	specific int
+}
+
+func (r *rating) take(q float64, specific int) {
+	if specific > r.specific {
+		*r = rating{q, specific}
+	}
+}
