@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -12,6 +11,7 @@ import (
 	"runtime"
 	"syscall"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fleetconf/fleetconf/agent/internal/cache"
@@ -37,7 +37,8 @@ worker, and while the controller is away.`,
 	Commands: []settings.Command{settings.Health},
 	Examples: `
   agent
-  CONTROLLER_URL=https://fleet.example.com CONTROLLER_PASSWORD_FILE=/run/secrets/agent agent
+  CONTROLLER_URL=https://fleet.example.com \
+    CONTROLLER_PASSWORD_FILE=/run/secrets/agent agent
   curl -s http://127.0.0.1:8081/status`,
 }
 
@@ -73,6 +74,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	program.LogStart(log, &s, logrus.Fields{
+		"listen": settings.Address(s.Host, s.Port), "controller": s.ControllerURL, "worker": s.WorkerURL, "cache": s.CacheFile, "transport": s.Transport,
+	})
 	hints, err := subscriber(s)
 	if err != nil {
 		return err
@@ -113,7 +117,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var listen net.ListenConfig
 	ln, err := listen.Listen(ctx, "tcp", settings.Address(s.Host, s.Port))
 	if err != nil {
-		return fmt.Errorf("cannot listen; HOST and PORT say where: %w", err)
+		return settings.ListenError(err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })

@@ -22,7 +22,6 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/auth"
-	"github.com/fleetconf/fleetconf/pkg/buildinfo"
 	"github.com/fleetconf/fleetconf/pkg/logger"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 	"github.com/fleetconf/fleetconf/pkg/server"
@@ -39,8 +38,9 @@ var program = settings.Program{
 current one to the agents, and knows who runs what.`,
 	Commands: commands,
 	Examples: `  controller
-  DB_PATH=/var/lib/fleetconf/controller.db ADMIN_PASSWORD_FILE=/run/secrets/admin \
-    AGENT_PASSWORD_FILE=/run/secrets/agent HOST=0.0.0.0 controller
+  HOST=0.0.0.0 DB_PATH=/var/lib/fleetconf/controller.db \
+    ADMIN_PASSWORD_FILE=/run/secrets/admin \
+    AGENT_PASSWORD_FILE=/run/secrets/agent controller
   controller backup /var/backups/controller-$(date +%F).db
   curl -u admin:admin123 -H 'Content-Type: application/json' \
     -d '{"url":"https://example.com/"}' http://localhost:8080/api/v1/config`,
@@ -95,7 +95,9 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	log.WithFields(logrus.Fields{"build": buildinfo.Read().String(), "database": set.DBPath}).Info("Starting")
+	program.LogStart(log, &set, logrus.Fields{
+		"listen": settings.Address(set.Host, set.Port), "tls": set.TLSCertFile != "", "database": set.DBPath, "transport": set.Transport,
+	})
 
 	files, err := secure(set, log)
 	if err != nil {
@@ -161,7 +163,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	// than all else. Every wait has an end, and so has a peer that is gone.
 	listener, err := (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", settings.Address(set.Host, set.Port))
 	if err != nil {
-		return fmt.Errorf("%w; set HOST and PORT to an address that is free", err)
+		return settings.ListenError(err)
 	}
 	if set.TLSCertFile != "" {
 		listener = tls.NewListener(listener, files.Server())

@@ -8,7 +8,8 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/pkg/buildinfo"
 )
@@ -66,13 +67,38 @@ func (p Program) ParseCommand(args []string, into func(command string) Validator
 	case pages[*page] != nil:
 		pages[*page](p, into(""), stdout)
 		return "", "", errDone
+	case *page == "settings":
+		return "", "", p.effective(into(""), *file, stdout)
 	case *page != "":
-		return "", "", fmt.Errorf("%w: --print takes man or env, not %q", ErrUsage, *page)
+		return "", "", fmt.Errorf("%w: --print takes man, env or settings, not %q", ErrUsage, *page)
 	}
 	if command, argument, err = p.command(words); err != nil {
 		return "", "", err
 	}
-	return command, argument, read(into(command), *file, fieldsOf(into("")))
+	switch command {
+	case "help":
+		p.help(into(""), stdout)
+		return "", "", errDone
+	case "version":
+		_, _ = fmt.Fprintln(stdout, p.Name, buildinfo.Read())
+		return "", "", errDone
+	case "", Health.Name: // the program itself has a log, and LogStart
+	default:
+		for _, m := range FindMistyped(into("")) {
+			_, _ = fmt.Fprintf(os.Stderr, "%s: warning: %s is no setting; did you mean %s?\n", p.Name, m.Variable, m.Meant)
+		}
+	}
+	_, err = read(into(command), *file, fieldsOf(into("")))
+	return command, argument, err
+}
+
+// LogStart logs one line that says what this process is, and a warning for each
+// variable of the environment that is probably a mistyped setting.
+func (p Program) LogStart(log logrus.FieldLogger, into Validator, fields logrus.Fields) {
+	log.WithField("program", p.Name).WithField("build", buildinfo.Read().String()).WithFields(fields).Info("Starting")
+	for _, m := range FindMistyped(into) {
+		log.WithFields(logrus.Fields{"variable": m.Variable, "did_you_mean": m.Meant}).Warn("Environment variable not recognized")
+	}
 }
 
 // Words sets flags, wherever they stand, and returns the words between them.
@@ -90,6 +116,9 @@ func (p Program) command(words []string) (name, argument string, err error) {
 		return "", "", nil
 	}
 	i := slices.IndexFunc(p.Commands, func(c Command) bool { return c.Name == words[0] })
+	if i < 0 && len(words) == 1 && (words[0] == "help" || words[0] == "version") {
+		return words[0], "", nil
+	}
 	if i < 0 {
 		return "", "", fmt.Errorf("%w: %q is no command; %s", ErrUsage, words[0], p.choice())
 	}
@@ -108,14 +137,11 @@ func (p Program) command(words []string) (name, argument string, err error) {
 
 // choice says which commands there are.
 func (p Program) choice() string {
-	if len(p.Commands) == 0 {
-		return p.Name + " takes none"
+	names := make([]string, 0, len(p.Commands)+2)
+	for _, c := range p.Commands {
+		names = append(names, c.Name)
 	}
-	names := make([]string, len(p.Commands))
-	for i, c := range p.Commands {
-		names[i] = c.Name
-	}
-	return "type " + strings.Join(names, ", ") + ", or none"
+	return "type " + strings.Join(append(names, "help", "version"), ", ") + ", or none"
 }
 
 // line is how a command is typed.
@@ -124,23 +150,21 @@ func (p Program) line(c Command) string {
 }
 
 func (p Program) help(into Validator, w io.Writer) {
-	_, _ = fmt.Fprintf(w, `%s
-
-Usage:
-  %s [--config FILE]
-%s
-`, strings.TrimSpace(p.About), p.Name, p.usages())
-	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	_, _ = fmt.Fprintf(w, "%s\n\nUsage:\n  %s [--config FILE]\n", strings.TrimSpace(p.About), p.Name)
+	for _, c := range p.Commands {
+		entry(w, p.line(c), c.About)
+	}
+	_, _ = fmt.Fprintln(w)
 	for _, o := range options {
-		_, _ = fmt.Fprintf(table, "  %s\t%s\n", o.name, o.usage)
+		entry(w, o.name, o.usage)
 	}
-	_ = table.Flush()
 	_, _ = fmt.Fprint(w, "\nSettings, each a variable of the environment or a key of the file (default):\n")
-	table = tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range fieldsOf(into) {
-		_, _ = fmt.Fprintf(table, "  %s\t%s\n", f.title(), f.meaning())
+		if f.group != "" {
+			_, _ = fmt.Fprintf(w, "\n%s:\n", f.group)
+		}
+		entry(w, f.title(), f.meaning())
 	}
-	_ = table.Flush()
 	_, _ = fmt.Fprintf(w, `
 Exit status: %s
 
@@ -149,12 +173,51 @@ Examples:
 `, exitStatus, strings.Trim(p.Examples, "\n"))
 }
 
+// The page is for a terminal of the usual width.
+const (
+	pageWidth = 80
+	column    = 25 // where explanations begin
+)
+
+// entry writes a term, and its explanation beside or below it.
+func entry(w io.Writer, term, text string) {
+	line := "  " + term
+	if len(line) > column-2 {
+		_, _ = fmt.Fprintln(w, line)
+		line = ""
+	}
+	for _, part := range wrap(text, pageWidth-column) {
+		_, _ = fmt.Fprintf(w, "%-*s%s\n", column, line, part)
+		line = ""
+	}
+}
+
+// wrap breaks text into lines at spaces, and what has no space after commas.
+func wrap(text string, width int) (lines []string) {
+	line := ""
+	for _, word := range strings.Fields(text) {
+		glue := " "
+		for _, piece := range strings.SplitAfter(word, ",") {
+			switch {
+			case line == "":
+				line = piece
+			case len(line)+len(glue)+len(piece) > width && piece != "":
+				lines, line = append(lines, line), piece
+			default:
+				line += glue + piece
+			}
+			glue = ""
+		}
+	}
+	return append(lines, line)
+}
+
 // options are the flags that all programs take.
 var options = []struct{ name, usage string }{
 	{"--config FILE", "read settings from a YAML, TOML or JSON file; the environment wins over it"},
-	{"--help", "print this page"},
-	{"--print PAGE", "print this page as a manual page (man), or the settings as a file that systemd reads (env)"},
-	{"--version", "print which build this is"},
+	{"--help, help", "print this page"},
+	{"--print PAGE", "print this page as a manual page (man), the settings as a file that systemd reads (env), or the settings in effect and where each comes from, without secrets (settings)"},
+	{"--version, version", "print which build this is"},
 }
 
 const exitStatus = `0 after a clean stop (SIGTERM or SIGINT), 1 when the program cannot
@@ -174,17 +237,6 @@ func (f field) meaning() string {
 		return f.usage + " (" + f.fallback + ")"
 	}
 	return f.usage
-}
-
-// usages lists the commands, a line each.
-func (p Program) usages() string {
-	var lines strings.Builder
-	table := tabwriter.NewWriter(&lines, 0, 0, 3, ' ', 0)
-	for _, c := range p.Commands {
-		_, _ = fmt.Fprintf(table, "  %s\t%s\n", p.line(c), c.About)
-	}
-	_ = table.Flush()
-	return lines.String()
 }
 
 // Exit reports err on standard error, under the program's name, and ends the

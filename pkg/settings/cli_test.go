@@ -28,6 +28,10 @@ func TestMain(m *testing.M) {
 		}
 		program.Exit(program.Parse(strings.Fields(line), &options{}, os.Stdout))
 	}
+	if line, ok := os.LookupEnv("SETTINGS_TEST_COMMAND"); ok {
+		_, _, err := commander.ParseCommand(strings.Fields(line), func(string) settings.Validator { return &whole{} }, os.Stdout)
+		commander.Exit(err)
+	}
 	os.Exit(m.Run())
 }
 
@@ -47,7 +51,10 @@ func TestProgram_Exit(t *testing.T) {
 		"version":               {"--version", nil, 0, "tester dev (commit ", ""},
 		"nothing to complain":   {"", nil, 0, "", ""},
 		"an unknown flag":       {"--port 8080", nil, 2, "", "tester: the command line cannot be understood: flag provided but not defined: -port; --help says what can be given\n"},
-		"an argument":           {"start", nil, 2, "", `cannot be understood: "start" is no command; tester takes none`},
+		"the word help":         {"help", nil, 0, "Tester tests.", ""},
+		"the word version":      {"version", nil, 0, "tester dev (commit ", ""},
+		"version of something":  {"version x", nil, 2, "", `"version" is no command`},
+		"an argument":           {"start", nil, 2, "", `cannot be understood: "start" is no command; type help, version, or none`},
 		"a flag without value":  {"--config", nil, 2, "", "flag needs an argument"},
 		"a setting":             {"", []string{"T_PORT=abc", "T_TIMEOUT=5"}, 2, "", "tester: these settings cannot be used:\n  T_PORT is \"abc\"; it must be a whole number\n  T_TIMEOUT is \"5\""},
 		"a file that is not":    {"--config /nonexistent/a.yaml", nil, 2, "", "--config names a file that cannot be read: /nonexistent/a.yaml: open"},
@@ -83,18 +90,28 @@ func TestProgram_Help(t *testing.T) {
 Usage:
   tester [--config FILE]
 
-  --config FILE   read settings from a YAML, TOML or JSON file; the environment wins over it
-  --help          print this page
-  --print PAGE    print this page as a manual page (man), or the settings as a file that systemd reads (env)
-  --version       print which build this is
+  --config FILE          read settings from a YAML, TOML or JSON file; the
+                         environment wins over it
+  --help, help           print this page
+  --print PAGE           print this page as a manual page (man), the settings as
+                         a file that systemd reads (env), or the settings in
+                         effect and where each comes from, without secrets
+                         (settings)
+  --version, version     print which build this is
 
 Settings, each a variable of the environment or a key of the file (default):
-  T_HOST                         address to listen on (127.0.0.1)
-  T_PORT                         TCP port to listen on (8080)
-  T_TIMEOUT                      how long a hit may take (30s)
-  T_STRICT                       refuse what is unknown (true)
-  T_DENY                         networks that are not fetched from (169.254.0.0/16, fe80::/10)
-  T_PASSWORD or T_PASSWORD_FILE  password of the admin (admin123)
+
+Listener:
+  T_HOST                 address to listen on (127.0.0.1)
+  T_PORT                 TCP port to listen on (8080)
+
+Hits:
+  T_TIMEOUT              how long a hit may take (30s)
+  T_STRICT               refuse what is unknown (true)
+  T_DENY                 networks that are not fetched from (169.254.0.0/16,
+                         fe80::/10)
+  T_PASSWORD or T_PASSWORD_FILE
+                         password of the admin (admin123)
 
 Exit status: 0 after a clean stop (SIGTERM or SIGINT), 1 when the program cannot
 go on, 2 when the command line or a setting cannot be used.
@@ -188,8 +205,8 @@ func TestProgram_ParseCommandRefuses(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no such command":             {[]string{"safe", "x"}, `"safe" is no command; type save, show, drop, or none`},
-		"no word":                     {[]string{""}, `"" is no command; type save, show, drop, or none`},
+		"no such command":             {[]string{"safe", "x"}, `"safe" is no command; type save, show, drop, help, version, or none`},
+		"no word":                     {[]string{""}, `"" is no command; type save, show, drop, help, version, or none`},
 		"an argument that is missing": {[]string{"save"}, "type keeper save FILE"},
 		"an argument that is empty":   {[]string{"save", ""}, "FILE is empty; type keeper save FILE"},
 		"an empty one of choice":      {[]string{"show", ""}, "FILE is empty; type keeper show [FILE]"},
@@ -230,11 +247,11 @@ func TestProgram_HelpListsTheCommands(t *testing.T) {
 	const want = `
 Usage:
   keeper [--config FILE]
-  keeper save FILE     save things
-  keeper show [FILE]   show things
-  keeper drop          drop things
+  keeper save FILE       save things
+  keeper show [FILE]     show things
+  keeper drop            drop things
 
-  --config FILE   read`
+  --config FILE          read`
 	if err == nil || !strings.Contains(err.Error(), "done") || !strings.Contains(out.String(), want) {
 		t.Errorf("got %v and:\n%s\nwant within it:\n%s", err, out.String(), want)
 	}

@@ -3,9 +3,11 @@ package settings
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"text/tabwriter"
 
 	"github.com/fleetconf/fleetconf/pkg/buildinfo"
 )
@@ -61,6 +63,9 @@ func (p Program) manual(into Validator, w io.Writer) {
 	}
 	put(".SH ENVIRONMENT\nEach setting is a variable of the environment or a key of the file that\n.B \\-\\-config\nnames; the environment wins.")
 	for _, f := range fieldsOf(into) {
+		if f.group != "" {
+			put(".SS %s", f.group)
+		}
 		put(".TP\n.B %s\n%s", f.title(), f.meaning())
 	}
 	put(".SH EXIT STATUS\n%s", exitStatus)
@@ -94,4 +99,55 @@ func (p Program) environment(into Validator, w io.Writer) {
 		}
 		_, _ = fmt.Fprintf(w, "#%s=%s\n", f.name, f.fallback)
 	}
+}
+
+// effective writes the settings that the program would run with, and where each
+// comes from. Of a secret it writes whether there is one. Settings that cannot be
+// used are the error.
+func (p Program) effective(into Validator, file string, w io.Writer) error {
+	fields, err := read(into, file, fieldsOf(into))
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, f := range fields {
+		_, _ = fmt.Fprintf(table, "%s\t%s\t%s\n", f.name, f.shown(), f.source)
+	}
+	_ = table.Flush()
+	for _, m := range FindMistyped(into) {
+		_, _ = fmt.Fprintf(w, "%s is no setting; did you mean %s?\n", m.Variable, m.Meant)
+	}
+	if err != nil {
+		return err
+	}
+	return errDone
+}
+
+// What of a URL may be secret.
+var userinfo, query = regexp.MustCompile(`://[^/@\s]*@`), regexp.MustCompile(`\?\S+`)
+
+// shown is the value of a setting without what is secret in it.
+func (f field) shown() string {
+	var text string
+	switch value := f.value.Interface().(type) {
+	case Secret:
+		if value == "" {
+			return "-"
+		}
+		return hidden
+	case []string:
+		text = strings.Join(value, ",")
+	case []netip.Prefix:
+		parts := make([]string, len(value))
+		for i, prefix := range value {
+			parts[i] = prefix.String()
+		}
+		text = strings.Join(parts, ",")
+	default:
+		text = fmt.Sprint(value)
+	}
+	if text == "" {
+		return "-"
+	}
+	if strings.Contains(text, "://") {
+		text = query.ReplaceAllString(userinfo.ReplaceAllString(text, "://"+hidden+"@"), "?"+hidden)
+	}
+	return text
 }

@@ -7,7 +7,9 @@
 //		Password settings.Secret `setting:"ADMIN_PASSWORD" default:"admin123" usage:"password of the admin"`
 //	}
 //
-// A Secret X may also come from the file that X_FILE names.
+// A Secret X may also come from the file that X_FILE names. The tag group heads
+// this field and those after it in --help; mistaken lists names that people give
+// to this setting, such as that of the same thing in another program.
 package settings
 
 import (
@@ -83,12 +85,16 @@ type Validator interface{ Validate() Faults }
 
 // Read fills the struct that into points to. file may be empty. The error is a
 // Faults.
-func Read(into Validator, file string) error { return read(into, file, fieldsOf(into)) }
+func Read(into Validator, file string) error {
+	_, err := read(into, file, fieldsOf(into))
+	return err
+}
 
-// read fills into; known are the settings that the file may hold.
-func read(into Validator, file string, known []field) error {
+// read fills into, and returns its fields with their sources; known are the
+// settings that the file may hold.
+func read(into Validator, file string, known []field) (fields []field, err error) {
 	v := viper.New()
-	fields := fieldsOf(into)
+	fields = fieldsOf(into)
 	for _, f := range fields {
 		v.SetDefault(f.name, f.fallback)
 		_ = v.BindEnv(f.name, f.name) // fails only without a name
@@ -97,17 +103,18 @@ func read(into Validator, file string, known []field) error {
 	if file != "" {
 		v.SetConfigFile(file)
 		if err := v.ReadInConfig(); err != nil {
-			return Faults{{"--config", fmt.Sprintf("names a file that cannot be read: %s: %v", file, err)}}
+			return nil, Faults{{"--config", fmt.Sprintf("names a file that cannot be read: %s: %v", file, err)}}
 		}
 		faults = append(faults, unknownKeys(v, known)...)
 	}
-	for _, f := range fields {
+	for i, f := range fields {
 		text, detail := textOf(v.Get(f.name))
+		source := sourceOf(f.name, v)
 		if f.secret {
 			fromFile, fault := secretFromFile(f.name, v)
 			faults = append(faults, fault...)
 			if fromFile != "" {
-				text = fromFile
+				text, source = fromFile, f.name+"_FILE"
 			}
 		}
 		if detail == "" {
@@ -116,14 +123,29 @@ func read(into Validator, file string, known []field) error {
 		if detail != "" {
 			faults = append(faults, Fault{f.name, detail})
 			f.set(f.fallback)
+			source = sourceDefault
 		}
+		fields[i].source = source
 	}
 	for _, fault := range into.Validate() {
 		if !slices.ContainsFunc(faults, func(f Fault) bool { return f.Setting == fault.Setting }) {
 			faults = append(faults, fault)
 		}
 	}
-	return faults.Err()
+	return fields, faults.Err()
+}
+
+const sourceDefault = "default"
+
+// sourceOf says where the value of a setting comes from.
+func sourceOf(name string, v *viper.Viper) string {
+	switch {
+	case os.Getenv(name) != "":
+		return "environment"
+	case v.InConfig(name):
+		return "--config"
+	}
+	return sourceDefault
 }
 
 // textOf writes the value of a setting as it would stand in the environment: a
@@ -174,7 +196,11 @@ func unknownKeys(v *viper.Viper, fields []field) (faults Faults) {
 		if !slices.ContainsFunc(fields, func(f field) bool {
 			return f.name == name || f.secret && f.name+"_FILE" == name
 		}) {
-			faults = append(faults, Fault{name, "is no setting of this program; --help lists them"})
+			detail := "is no setting of this program; --help lists them"
+			if meant := nearest(name, fields, nil); meant != "" {
+				detail = "is no setting of this program; did you mean " + meant + "?"
+			}
+			faults = append(faults, Fault{name, detail})
 		}
 	}
 	slices.SortFunc(faults, func(a, b Fault) int { return strings.Compare(a.Setting, b.Setting) })
@@ -184,6 +210,9 @@ func unknownKeys(v *viper.Viper, fields []field) (faults Faults) {
 // field is one field of a settings struct.
 type field struct {
 	name, fallback, usage string
+	group                 string   // the heading before it in --help, "" for none
+	mistaken              []string // other names that it is looked for by
+	source                string   // of its value, once that was read
 	secret                bool
 	value                 reflect.Value
 }
@@ -194,13 +223,19 @@ func fieldsOf(into Validator) []field {
 	for i := range value.NumField() {
 		f := value.Type().Field(i)
 		if f.Anonymous { // settings that a command reads alone
-			fields = append(fields, fieldsOf(value.Field(i).Addr().Interface().(Validator))...)
+			part := fieldsOf(value.Field(i).Addr().Interface().(Validator))
+			if group := f.Tag.Get("group"); group != "" && len(part) > 0 {
+				part[0].group = group
+			}
+			fields = append(fields, part...)
 			continue
 		}
 		fields = append(fields, field{
 			name:     f.Tag.Get("setting"),
 			fallback: f.Tag.Get("default"),
 			usage:    f.Tag.Get("usage"),
+			group:    f.Tag.Get("group"),
+			mistaken: strings.Fields(f.Tag.Get("mistaken")),
 			secret:   f.Type == reflect.TypeFor[Secret](),
 			value:    value.Field(i),
 		})
@@ -393,6 +428,11 @@ func weakness(secret string, words []string) string {
 		return "is made of words that everybody tries first"
 	}
 	return ""
+}
+
+// ListenError names the settings of an address that cannot be listened on.
+func ListenError(err error) error {
+	return fmt.Errorf("%w; set HOST and PORT to an address that is free", err)
 }
 
 // Address joins a host and a port for net.Listen.

@@ -22,9 +22,9 @@ import (
 
 // options is a settings struct with a field of each type that there is.
 type options struct {
-	Host     string          `setting:"T_HOST" default:"127.0.0.1" usage:"address to listen on"`
+	Host     string          `group:"Listener" setting:"T_HOST" default:"127.0.0.1" usage:"address to listen on"`
 	Port     int             `setting:"T_PORT" default:"8080" usage:"TCP port to listen on"`
-	Timeout  time.Duration   `setting:"T_TIMEOUT" default:"30s" usage:"how long a hit may take"`
+	Timeout  time.Duration   `group:"Hits" setting:"T_TIMEOUT" default:"30s" usage:"how long a hit may take"`
 	Strict   bool            `setting:"T_STRICT" default:"true" usage:"refuse what is unknown"`
 	Deny     []netip.Prefix  `setting:"T_DENY" default:"169.254.0.0/16, fe80::/10" usage:"networks that are not fetched from"`
 	Password settings.Secret `setting:"T_PASSWORD" default:"admin123" usage:"password of the admin"`
@@ -142,7 +142,7 @@ func TestRead_Faults(t *testing.T) {
 		"a secret in a file that is not":  {map[string]string{"T_PASSWORD_FILE": missing}, "", []string{"T_PASSWORD_FILE cannot be read: open " + missing}},
 		"a secret in an empty file":       {map[string]string{"T_PASSWORD_FILE": empty}, "", []string{"T_PASSWORD_FILE names an empty file"}},
 		"the known password, for anybody": {map[string]string{"T_HOST": "0.0.0.0"}, "", []string{"T_PASSWORD is a default, and 0.0.0.0 can be reached from other machines; set T_PASSWORD to"}},
-		"an unknown key":                  {nil, "t_prot: 1\nt_port: 1\nother: 2", []string{"OTHER is no setting", "T_PROT is no setting"}},
+		"an unknown key":                  {nil, "t_prot: 1\nt_port: 1\nother: 2", []string{"OTHER is no setting of this program; --help", "T_PROT is no setting of this program; did you mean T_PORT?"}},
 		"one not read, another not usable": {map[string]string{"T_TIMEOUT": "30", "T_PORT": "65536"}, "",
 			[]string{"T_TIMEOUT", "T_PORT"}},
 		"everything at once": {map[string]string{"T_PORT": "abc", "T_TIMEOUT": "30", "T_STRICT": "x", "T_DENY": "x", "T_PASSWORD_FILE": missing}, "t_hots: a",

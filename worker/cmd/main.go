@@ -17,13 +17,13 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fleetconf/fleetconf/pkg/logger"
@@ -46,7 +46,8 @@ is answered 503. It lives in memory: after a restart the agent pushes it again.`
 	Examples: `
   worker
   PORT=9000 HIT_TIMEOUT=5s worker
-  curl -d '{"url":"https://example.com/"}' -H 'Content-Type: application/json' localhost:8082/config
+  curl -d '{"url":"https://example.com/"}' \
+    -H 'Content-Type: application/json' localhost:8082/config
   curl localhost:8082/hit`,
 }
 
@@ -77,10 +78,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
+	program.LogStart(log, &s, logrus.Fields{"listen": settings.Address(s.Host, s.Port)})
 	var listen net.ListenConfig
 	ln, err := listen.Listen(ctx, "tcp", settings.Address(s.Host, s.Port))
 	if err != nil {
-		return fmt.Errorf("cannot listen; HOST and PORT say where: %w", err)
+		return settings.ListenError(err)
 	}
 	registry := metrics.NewRegistry()
 	p := proxy.New(proxy.Options{

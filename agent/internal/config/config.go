@@ -13,21 +13,21 @@ const defaultPassword = "secret123"
 
 // Settings are the options of an agent.
 type Settings struct {
-	Listener
+	Listener `group:"Listener"`
 
-	ControllerURL      string          `setting:"CONTROLLER_URL" default:"http://localhost:8080" usage:"where the configuration is fetched"`
-	ControllerUsername string          `setting:"CONTROLLER_USERNAME" default:"agent" usage:"user name that all agents register with"`
-	ControllerPassword settings.Secret `setting:"CONTROLLER_PASSWORD" default:"secret123" usage:"password that all agents register with"`
+	ControllerURL      string          `group:"Controller" setting:"CONTROLLER_URL" default:"http://localhost:8080" usage:"where the configuration is fetched"`
+	ControllerUsername string          `setting:"CONTROLLER_USERNAME" default:"agent" mistaken:"AGENT_USERNAME" usage:"user name that all agents register with"`
+	ControllerPassword settings.Secret `setting:"CONTROLLER_PASSWORD" default:"secret123" mistaken:"AGENT_PASSWORD" usage:"password that all agents register with"`
 	ControllerCAFile   string          `setting:"CONTROLLER_CA_FILE" usage:"file of the certificates to trust as the controller's, instead of those of the system"`
 	ControllerCertFile string          `setting:"CONTROLLER_CERT_FILE" usage:"file of the certificate that the controller knows its agents by, if it has TLS_CLIENT_CA_FILE"`
 	ControllerKeyFile  string          `setting:"CONTROLLER_KEY_FILE" usage:"file of its key"`
-	WorkerURL          string          `setting:"WORKER_URL" default:"http://localhost:8082" usage:"the worker that this agent feeds"`
+	WorkerURL          string          `group:"Worker" setting:"WORKER_URL" default:"http://localhost:8082" usage:"the worker that this agent feeds"`
 	WorkerToken        settings.Secret `setting:"WORKER_TOKEN" usage:"the worker's own WORKER_TOKEN; may stay empty for a worker on this machine"`
-	CacheFile          string          `setting:"CACHE_FILE" default:"./agent_config.cache" usage:"file that keeps this agent's identity and the last good configuration"`
+	CacheFile          string          `group:"Agent" setting:"CACHE_FILE" default:"./agent_config.cache" usage:"file that keeps this agent's identity and the last good configuration"`
 	AllowedHosts       []string        `setting:"ALLOWED_HOSTS" usage:"names, besides localhost and IP addresses, that /status may be asked by, with commas between"`
-	settings.Push
-	Ephemeral bool `setting:"EPHEMERAL" default:"false" usage:"true for an agent that will not come back: it takes itself off the controller's list when it ends"`
-	settings.Diagnosis
+	settings.Push      `group:"Push"`
+	Ephemeral          bool `group:"Lifetime" setting:"EPHEMERAL" default:"false" usage:"true for an agent that will not come back: it takes itself off the controller's list when it ends"`
+	settings.Diagnosis `group:"Logs and profiles"`
 }
 
 // Listener is where the agent answers: all that the command health needs to know.

@@ -12,26 +12,26 @@ import (
 
 // Settings is the manual page of the controller's options.
 type Settings struct {
-	Listener
-	Store
+	Listener `group:"Listener"`
+	Store    `group:"Database"`
 
-	AgentUsername string          `setting:"AGENT_USERNAME" default:"agent" usage:"user name that all agents register with"`
-	AgentPassword settings.Secret `setting:"AGENT_PASSWORD" default:"secret123" usage:"password that all agents register with"`
+	AgentUsername string          `group:"Credentials" setting:"AGENT_USERNAME" default:"agent" usage:"user name that all agents register with"`
+	AgentPassword settings.Secret `setting:"AGENT_PASSWORD" default:"secret123" mistaken:"CONTROLLER_PASSWORD" usage:"password that all agents register with"`
 	AdminUsername string          `setting:"ADMIN_USERNAME" default:"admin" usage:"user name of the admin"`
 	AdminPassword settings.Secret `setting:"ADMIN_PASSWORD" default:"admin123" usage:"password of the admin"`
 
 	// Whole seconds: the unit of the HTTP contract.
-	DefaultPollInterval int    `setting:"DEFAULT_POLL_INTERVAL" default:"30" usage:"seconds between two polls of an agent, until a publish says otherwise"`
+	DefaultPollInterval int    `group:"Polling and push" setting:"DEFAULT_POLL_INTERVAL" default:"30" mistaken:"POLL_INTERVAL" usage:"seconds between two polls of an agent, until a publish says otherwise"`
 	InitialURL          string `setting:"INITIAL_URL" usage:"URL to publish as version 1 where nothing was ever published"`
 
 	settings.Push
-	Broker
+	Broker `group:"Embedded NATS"`
 	// What the controller can serve: agents are let go, and told to come, no faster.
-	PushRate      int           `setting:"PUSH_RATE" default:"40000" usage:"agents a second that fetch a newer version at most; with a larger fleet they are spread over as many seconds as it takes"`
+	PushRate      int           `group:"Pace" setting:"PUSH_RATE" default:"40000" usage:"agents a second that fetch a newer version at most; with a larger fleet they are spread over as many seconds as it takes"`
 	SweepInterval time.Duration `setting:"SWEEP_INTERVAL" default:"5m" usage:"how often agents poll all the same while a broker tells them of newer versions"`
 
 	// Requests a second that are let in, each kind apart, and as many at once after a quiet second.
-	LimitRegister int `setting:"LIMIT_REGISTER" default:"500" usage:"registrations and removals of agents a second at most; more are told when to come back (429)"`
+	LimitRegister int `group:"Limits" setting:"LIMIT_REGISTER" default:"500" usage:"registrations and removals of agents a second at most; more are told when to come back (429)"`
 	LimitConfig   int `setting:"LIMIT_CONFIG" default:"50000" usage:"polls a second at most; keep it above PUSH_RATE"`
 	LimitStatus   int `setting:"LIMIT_STATUS" default:"20000" usage:"reports of agents a second at most"`
 	LimitWaiting  int `setting:"LIMIT_WAITING" default:"100000" usage:"polls that are held at once at most; to more the answer is given at once"`
@@ -39,10 +39,10 @@ type Settings struct {
 
 	TrustedProxies []netip.Prefix `setting:"TRUSTED_PROXIES" usage:"addresses or networks of the reverse proxies in front, with commas between: from them X-Forwarded-For names the client, for limits and the audit log; empty to believe no such header"`
 
-	InactiveAfter time.Duration `setting:"INACTIVE_AFTER" default:"168h" usage:"how long an agent is unseen before it is inactive: out of lists and rollouts, unless asked for"`
+	InactiveAfter time.Duration `group:"Fleet" setting:"INACTIVE_AFTER" default:"168h" usage:"how long an agent is unseen before it is inactive: out of lists and rollouts, unless asked for"`
 	PruneAfter    time.Duration `setting:"PRUNE_AFTER" default:"0s" usage:"how long an agent is unseen before it is removed; 0s for never. It registers again should it come back"`
 
-	settings.Diagnosis
+	settings.Diagnosis `group:"Logs and profiles"`
 }
 
 // Listener is where the controller answers, and with which certificate: all that
@@ -60,7 +60,7 @@ type Listener struct {
 // Store is where versions and agents are kept: all that a command needs to know
 // which touches nothing else.
 type Store struct {
-	DBPath string `setting:"DB_PATH" default:"./controller.db" usage:"SQLite file that keeps versions and agents; made if missing"`
+	DBPath string `setting:"DB_PATH" default:"./controller.db" mistaken:"DATABASE_PATH DB_FILE" usage:"SQLite file that keeps versions and agents; made if missing"`
 }
 
 // Passwords that everybody knows. With one of them only this machine may reach

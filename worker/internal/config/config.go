@@ -17,14 +17,14 @@ const maxHitTimeout = time.Hour
 // Settings are the worker's options. They are the machine's own: nothing that
 // the controller publishes changes them.
 type Settings struct {
-	Listener
+	Listener `group:"Listener"`
 
 	// Without a token only this machine may push a configuration, and read it.
-	WorkerToken settings.Secret `setting:"WORKER_TOKEN" usage:"when set, POST and GET /config are answered to anyone that presents it (Authorization: Bearer); required behind a reverse proxy on this machine"`
+	WorkerToken settings.Secret `group:"Configuration" setting:"WORKER_TOKEN" usage:"when set, POST and GET /config are answered to anyone that presents it (Authorization: Bearer); required behind a reverse proxy on this machine"`
 
 	AllowedHosts []string `setting:"ALLOWED_HOSTS" usage:"names of this machine besides localhost, with commas between, that POST and GET /config may be sent to without WORKER_TOKEN"`
 
-	HitTimeout time.Duration `setting:"HIT_TIMEOUT" default:"30s" usage:"how long a hit may take, from its request to its last byte"`
+	HitTimeout time.Duration `group:"Hits" setting:"HIT_TIMEOUT" default:"30s" usage:"how long a hit may take, from its request to its last byte"`
 
 	// The default names where clouds keep the credentials of a machine, and
 	// link-local addresses, which hold the rest of what only neighbours offer:
@@ -34,7 +34,7 @@ type Settings struct {
 
 	AllowHosts []string `setting:"ALLOW_HOSTS" usage:"hosts that may be fetched, with commas between: example.com, *.example.com (what lies below it), 192.0.2.7; unset: all. Checked before a configuration is taken and at each redirect"`
 
-	settings.Diagnosis
+	settings.Diagnosis `group:"Logs and profiles"`
 }
 
 // Listener is where the worker answers: all that the command health needs to know.

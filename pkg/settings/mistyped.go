@@ -1,0 +1,141 @@
+package settings
+
+import (
+	"os"
+	"slices"
+	"strings"
+)
+
+// Mistyped is a variable of the environment that is no setting of the program,
+// and the setting that was probably meant.
+type Mistyped struct{ Variable, Meant string }
+
+// prefix is not a part of our names, but of those that people expect.
+const prefix = "FLEETCONF_"
+
+// FindMistyped finds the variables of this process's environment that look like
+// mistyped settings of a program.
+func FindMistyped(into Validator) []Mistyped { return mistyped(os.Environ(), fieldsOf(into)) }
+
+// mistyped finds the variables of environ that look like one of these settings,
+// by name alone, in the order of their names. A variable without a value counts
+// as one that is not set.
+func mistyped(environ []string, fields []field) (found []Mistyped) {
+	set, services := map[string]bool{}, []string{}
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		if value != "" {
+			set[name] = true
+		}
+		if service, ok := strings.CutSuffix(name, "_SERVICE_HOST"); ok {
+			services = append(services, service+"_PORT")
+		}
+	}
+	known := map[string]bool{}
+	for _, f := range fields {
+		known[f.name] = true
+		if f.secret {
+			known[f.name+"_FILE"] = true
+		}
+	}
+	for name := range set {
+		upper := strings.ToUpper(name)
+		// Kubernetes makes CONTROLLER_PORT, and more, of a service named controller.
+		ofService := slices.ContainsFunc(services, func(port string) bool { return name == port || strings.HasPrefix(name, port+"_") })
+		if known[name] || ofService || len(name) < shortName && name != upper {
+			continue
+		}
+		if meant := nearest(strings.TrimPrefix(upper, prefix), fields, set); meant != "" {
+			found = append(found, Mistyped{name, meant})
+		}
+	}
+	slices.SortFunc(found, func(a, b Mistyped) int { return strings.Compare(a.Variable, b.Variable) })
+	return found
+}
+
+// nearest returns the setting that name probably stands for, "" for none. set
+// are the variables that have a value.
+func nearest(name string, fields []field, set map[string]bool) (meant string) {
+	least := maxMistakes + 1
+	consider := func(candidate, setting string) {
+		if n := mistakes(name, candidate); n < least {
+			least, meant = n, setting
+		}
+	}
+	for _, f := range fields {
+		consider(f.name, f.name)
+		switch {
+		case f.secret:
+			consider(f.name+"_FILE", f.name+"_FILE")
+		case name == f.name+"_FILE": // of secrets alone
+			consider(name, f.name)
+		}
+		// Beside our own name another program's is no mistake.
+		if !set[f.name] && !set[f.name+"_FILE"] {
+			for _, other := range f.mistaken {
+				consider(other, f.name)
+			}
+		}
+	}
+	return meant
+}
+
+const (
+	maxMistakes = 2
+	shortName   = 6 // below this length many other variables are near
+	longWord    = 8 // from this length on a word may have two mistakes
+)
+
+// mistakes counts the mistakes in name if candidate was meant. It is above
+// maxMistakes where something else was: WORKER_UID is no way to write WORKER_URL.
+func mistakes(name, candidate string) int {
+	const other = maxMistakes + 1
+	total := distance(name, candidate)
+	words, wanted := strings.Split(name, "_"), strings.Split(candidate, "_")
+	switch {
+	case total == 0, total == 1 && len(candidate) >= shortName:
+		return total
+	case total == 1 && sorted(name) == sorted(candidate): // PROT
+		return total
+	case total > maxMistakes, len(candidate) < shortName, len(words) != len(wanted):
+		return other
+	}
+	for i, word := range words {
+		if len(wanted[i]) < longWord && distance(word, wanted[i]) > 1 {
+			return other
+		}
+	}
+	return total
+}
+
+func sorted(word string) string {
+	letters := []byte(word)
+	slices.Sort(letters)
+	return string(letters)
+}
+
+// distance counts the letters to insert, delete, change or swap with the next to
+// make b of a (optimal string alignment).
+func distance(a, b string) int {
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		rows[i][0] = i
+	}
+	for j := range rows[0] {
+		rows[0][j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		for j := 1; j <= len(b); j++ {
+			change := rows[i-1][j-1]
+			if a[i-1] != b[j-1] {
+				change++
+			}
+			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, change)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
+		}
+	}
+	return rows[len(a)][len(b)]
+}

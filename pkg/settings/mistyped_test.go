@@ -1,0 +1,211 @@
+package settings_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
+	logtest "github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/fleetconf/fleetconf/pkg/settings"
+)
+
+// fleet has the names of settings that others are near to.
+type fleet struct {
+	Host     string          `setting:"HOST"`
+	Port     string          `setting:"PORT"`
+	Push     string          `setting:"PUSH"`
+	DBPath   string          `setting:"DB_PATH"`
+	Interval string          `setting:"DEFAULT_POLL_INTERVAL" mistaken:"POLL_INTERVAL"`
+	Password settings.Secret `setting:"ADMIN_PASSWORD"`
+	Agent    settings.Secret `setting:"AGENT_PASSWORD" mistaken:"CONTROLLER_PASSWORD"`
+	URL      string          `setting:"CONTROLLER_URL"`
+	Worker   string          `setting:"WORKER_URL"`
+	Redis    settings.Secret `setting:"REDIS_URL"`
+	NATS     settings.Secret `setting:"NATS_URL"`
+	CA       string          `setting:"TLS_CLIENT_CA_FILE"`
+	Proxy    string          `setting:"HIT_PROXY"`
+	Hosts    string          `setting:"ALLOWED_HOSTS"`
+	Level    string          `setting:"LOG_LEVEL"`
+	Format   string          `setting:"LOG_FORMAT"`
+	Debug    string          `setting:"DEBUG_PORT"`
+	Fleet    string          `setting:"FLEET_ID"`
+}
+
+func (*fleet) Validate() settings.Faults { return nil }
+
+// setAll makes the environment of this process that one alone.
+func setAll(t *testing.T, environ ...string) {
+	t.Helper()
+	before := os.Environ()
+	os.Clearenv()
+	t.Cleanup(func() {
+		os.Clearenv()
+		for _, variable := range before {
+			name, value, _ := strings.Cut(variable, "=")
+			_ = os.Setenv(name, value)
+		}
+	})
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		if err := os.Setenv(name, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestFindMistyped_Mistakes(t *testing.T) {
+	for variable, want := range map[string]string{
+		"POLL_INTERVAL":         "DEFAULT_POLL_INTERVAL",
+		"POLL_INTERVALL":        "DEFAULT_POLL_INTERVAL",
+		"DEFAULT_POLL_INTERVAL": "",
+		"ADMIN_PASSWORD_FIEL":   "ADMIN_PASSWORD_FILE",
+		"ADMIN_PASSWORD_FILE":   "",
+		"ADMIN_PASSWRD":         "ADMIN_PASSWORD",
+		"ADMIM_PASSWORD":        "ADMIN_PASSWORD",
+		"CONTROLLER_PASSWORD":   "AGENT_PASSWORD",
+		"DB_PAHT":               "DB_PATH",
+		"DBPATH":                "DB_PATH",
+		"DB_PATH_FILE":          "DB_PATH",
+		"LOGLEVEL":              "LOG_LEVEL",
+		"log_level":             "LOG_LEVEL",
+		"PROT":                  "PORT",
+		"FLEETCONF_PORT":        "PORT",
+		"FLEETCONF_LOG_LEVEL":   "LOG_LEVEL",
+		"CONTROLER_URL":         "CONTROLLER_URL",
+		"TLS_CLIENT_CA":         "",
+	} {
+		setAll(t, variable+"=hunter2")
+		var got string
+		if found := settings.FindMistyped(&fleet{}); len(found) > 0 {
+			got = found[0].Meant
+		}
+		if got != want {
+			t.Errorf("%s: got %q, want %q", variable, got, want)
+		}
+	}
+}
+
+// What machines, shells, containers and orchestrators set is no mistake.
+func TestFindMistyped_UsualEnvironment_NoneFound(t *testing.T) {
+	names := `PATH HOME HOSTNAME HOSTTYPE LOGNAME USER SHELL TERM LANG LC_ALL LS_COLORS PWD OLDPWD SHLVL MAIL EDITOR PAGER TZ TMPDIR DISPLAY
+		MACHTYPE OSTYPE COLORTERM COLUMNS LINES POSH POST PS1 PORTS SORT _ DB_HOST DB_PORT DB_NAME DB_USER DB_PASSWORD DATABASE_URL PGHOST PGPORT
+		PGPASSWORD MYSQL_HOST HTTP_PROXY HTTPS_PROXY NO_PROXY FTP_PROXY ALL_PROXY http_proxy https_proxy no_proxy port host
+		XDG_RUNTIME_DIR XDG_SESSION_ID XDG_DATA_DIRS DBUS_SESSION_BUS_ADDRESS SSH_AUTH_SOCK SSH_AGENT_PID SSH_CONNECTION SSH_CLIENT SSH_TTY
+		INVOCATION_ID JOURNAL_STREAM NOTIFY_SOCKET WATCHDOG_USEC WATCHDOG_PID CREDENTIALS_DIRECTORY STATE_DIRECTORY SYSTEMD_EXEC_PID LISTEN_FDS
+		KUBERNETES_SERVICE_HOST KUBERNETES_SERVICE_PORT KUBERNETES_PORT KUBERNETES_PORT_443_TCP KUBERNETES_PORT_443_TCP_ADDR POD_NAME POD_IP NODE_NAME
+		FLEETCONF_SERVICE_HOST FLEETCONF_SERVICE_PORT FLEETCONF_PORT FLEETCONF_PORT_8080_TCP FLEETCONF_PORT_8080_TCP_PORT
+		CONTROLLER_SERVICE_HOST CONTROLLER_PORT CONTROLLER_PORT_8080_TCP_PROTO REDIS_SERVICE_HOST REDIS_PORT REDIS_HOST NATS_SERVICE_HOST NATS_PORT
+		WORKER_UID WORKER_PORT AGENT_PORT AGENT_ID AGENT_NAME ADMIN_EMAIL ALLOW_HOSTS CACHE_FILE WORKER_TOKEN WORKER_TOKEN_FILE
+		GOPATH GOROOT GOFLAGS GOMAXPROCS GOMEMLIMIT GODEBUG GOTRACEBACK GORACE CI GITHUB_ACTIONS GITHUB_TOKEN RUNNER_OS
+		AWS_REGION AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY GOOGLE_APPLICATION_CREDENTIALS AZURE_CLIENT_ID DOCKER_HOST COMPOSE_PROJECT_NAME
+		LOG_DIR LOG_FILE DEBUG NO_COLOR SSL_CERT_FILE SSL_CERT_DIR MAKEFLAGS MAKELEVEL MFLAGS DEBIAN_FRONTEND WINDOWID VTE_VERSION LESSOPEN`
+	var environ []string
+	for _, name := range strings.Fields(names) {
+		environ = append(environ, name+"=x")
+	}
+	setAll(t, append(environ, "HOTS=", "ADMIN_PASSWRD=")...) // the last two are as good as not set
+	if found := settings.FindMistyped(&fleet{}); len(found) > 0 {
+		t.Errorf("got %v, want none", found)
+	}
+}
+
+// Another program's name for a setting is no mistake where ours is set too: one
+// file may hold the settings of all.
+func TestFindMistyped_OtherNameBesideOurs_NoneFound(t *testing.T) {
+	setAll(t, "CONTROLLER_PASSWORD=a", "AGENT_PASSWORD_FILE=b")
+	if found := settings.FindMistyped(&fleet{}); len(found) > 0 {
+		t.Errorf("got %v, want none", found)
+	}
+}
+
+func TestLogStart(t *testing.T) {
+	setAll(t, "ADMIN_PASSWRD=hunter2")
+	log, logged := logtest.NewNullLogger()
+	program.LogStart(log, &fleet{}, logrus.Fields{"listen": "127.0.0.1:8080"})
+	var lines []string
+	for _, entry := range logged.AllEntries() {
+		line, err := entry.String()
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, line)
+	}
+	if len(lines) != 2 || !strings.Contains(lines[0], "Starting") || !strings.Contains(lines[0], "127.0.0.1:8080") || !strings.Contains(lines[0], "commit") ||
+		!strings.Contains(lines[1], "ADMIN_PASSWRD") || !strings.Contains(lines[1], "did_you_mean=ADMIN_PASSWORD") {
+		t.Errorf("got %q, want a line with build and listener, and a warning that names ADMIN_PASSWORD", lines)
+	}
+	if strings.Contains(strings.Join(lines, ""), "hunter2") {
+		t.Errorf("the log holds the value: %q", lines)
+	}
+}
+
+// A command has no log, and a mistyped DB_PATH would have it read another database.
+func TestProgram_CommandWithMistypedSetting_Warns(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), "SETTINGS_TEST_COMMAND=save x", "T_PAHT=hunter2", "T_PASSWORD=b", "GORACE=atexit_sleep_ms=0")
+	out, err := cmd.CombinedOutput()
+	if want := "keeper: warning: T_PAHT is no setting; did you mean T_PATH?\n"; err != nil || string(out) != want {
+		t.Errorf("got %q, %v, want %q", out, err, want)
+	}
+}
+
+func TestProgram_PrintSettings(t *testing.T) {
+	secret := write(t, "password", "hunter2")
+	file := write(t, "s.yaml", "t_port: 9000\n")
+	setAll(t, "T_PATH=https://me:hunter2@example.com/a?key=hunter2", "T_PASSWORD_FILE="+secret, "T_PROT=hunter2")
+	var out bytes.Buffer
+	err := commander.Parse([]string{"--config", file, "--print", "settings"}, &whole{}, &out)
+	if err == nil || errors.Is(err, settings.ErrUsage) {
+		t.Fatalf("got %v, want what Exit takes for success", err)
+	}
+	const want = `T_PATH      https://[secret]@example.com/a?[secret]  environment
+T_PORT      9000                                     --config
+T_PASSWORD  [secret]                                 T_PASSWORD_FILE
+T_PROT is no setting; did you mean T_PORT?
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("--print settings (-want +got):\n%s", diff)
+	}
+}
+
+func TestProgram_PrintSettings_UnusableSetting_IsFault(t *testing.T) {
+	setAll(t, "T_PORT=abc")
+	var out bytes.Buffer
+	err := commander.Parse([]string{"--print", "settings"}, &whole{}, &out)
+	var faults settings.Faults
+	if !errors.As(err, &faults) || !strings.Contains(err.Error(), "T_PORT") || !strings.Contains(out.String(), "T_PASSWORD  -") {
+		t.Errorf("got %v and\n%s\nwant T_PORT named, and the others printed", err, out.String())
+	}
+}
+
+func TestProgram_Help_FitsTerminal(t *testing.T) {
+	p := commander
+	p.Commands = append(p.Commands, settings.Command{Name: "long", Argument: "FILE", About: strings.Repeat("more words ", 30)})
+	var out bytes.Buffer
+	_ = p.Parse([]string{"--help"}, &wide{}, &out)
+	for line := range strings.Lines(out.String()) {
+		if len(line) > 81 {
+			t.Errorf("%d columns: %s", len(line)-1, line)
+		}
+	}
+	if strings.Count(out.String(), "192.0.2.0/24") != 20 {
+		t.Errorf("a part of a default is lost:\n%s", out.String())
+	}
+}
+
+// wide has a default that is a list longer than a line.
+type wide struct {
+	Deny string `setting:"DENY" default:"192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24" usage:"networks"`
+}
+
+func (*wide) Validate() settings.Faults { return nil }

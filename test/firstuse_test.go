@@ -1,0 +1,161 @@
+package test
+
+import (
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+var programs = []string{"controller", "agent", "worker"}
+
+// typed runs a program as somebody does who tries it, with nothing in the
+// environment but env.
+func typed(t *testing.T, path string, env []string, args ...string) (output string, status int) {
+	t.Helper()
+	cmd := exec.Command(path, args...)
+	cmd.Dir = t.TempDir()
+	cmd.Env = append([]string{"GORACE=atexit_sleep_ms=0"}, env...)
+	out, _ := cmd.CombinedOutput()
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// settingsOf lists the settings that --help of a program lists.
+func settingsOf(t *testing.T, name string) []string {
+	t.Helper()
+	page, _ := typed(t, filepath.Join(binaries, name), nil, "--help")
+	_, list, _ := strings.Cut(page, "\nSettings")
+	list, _, _ = strings.Cut(list, "\nExit status")
+	found := matches(`(?m)^  ([A-Z][A-Z0-9_]+)`, list)
+	if len(found) < 5 {
+		t.Fatalf("--help of %s lists %d settings, want at least 5:\n%s", name, len(found), page)
+	}
+	return found
+}
+
+func TestHelp_FitsTerminal(t *testing.T) {
+	t.Parallel()
+	for _, name := range programs {
+		installed := filepath.Join(t.TempDir(), "fleetconf-"+name)
+		must(t, os.Symlink(filepath.Join(binaries, name), installed))
+		for _, path := range []string{filepath.Join(binaries, name), installed} {
+			page, status := typed(t, path, nil, "help")
+			if status != 0 {
+				t.Errorf("%s help: exit status %d", path, status)
+			}
+			for line := range strings.Lines(page) {
+				if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > 80 {
+					t.Errorf("%s --help has a line of %d columns: %s", filepath.Base(path), n, line)
+				}
+			}
+			if groups := matches(`(?m)^([A-Z][A-Za-z ]+):$`, page); len(groups) < 4 {
+				t.Errorf("%s --help groups its settings under %q, want four headings at least", name, groups)
+			}
+		}
+	}
+}
+
+func TestFaults_SameSentenceInAllPrograms(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer taken.Close()
+	_, port, _ := net.SplitHostPort(taken.Addr().String())
+	for _, row := range []struct {
+		env  []string
+		args []string
+	}{
+		{env: []string{"PORT=abc"}},
+		{env: []string{"PORT=70000"}},
+		{env: []string{"LOG_LEVEL=loud"}},
+		{env: []string{"LOG_FORMAT=xml"}},
+		{env: []string{"DEBUG_PORT=-1"}},
+		{env: []string{"PORT=" + port, "LOG_LEVEL=error"}},
+		{args: []string{"--prot", "1"}},
+		{args: []string{"--config", "nowhere.yaml"}},
+		{args: []string{"--print", "money"}},
+		{args: []string{"health", "now"}},
+		{args: []string{"health"}, env: []string{"PORT=1"}},
+	} {
+		var first string
+		for _, name := range programs {
+			said, status := typed(t, filepath.Join(binaries, name), row.env, row.args...)
+			said = strings.ReplaceAll(said, name, "PROGRAM")
+			if status == 0 || said == "" {
+				t.Errorf("%v %v: %s ended with %d and %q, want a fault", row.env, row.args, name, status, said)
+			}
+			if first == "" {
+				first = said
+			}
+			if said != first {
+				t.Errorf("%v %v: %s says\n%s\nand the %s\n%s", row.env, row.args, name, said, programs[0], first)
+			}
+		}
+	}
+}
+
+// One file of settings may serve all three programs.
+func TestMistyped_SettingsOfOtherPrograms_NoneFound(t *testing.T) {
+	t.Parallel()
+	for _, name := range programs {
+		own := settingsOf(t, name)
+		var env []string
+		for _, other := range programs {
+			for _, setting := range settingsOf(t, other) {
+				// A name for the same thing is one, where ours is not set.
+				if !slices.Contains(own, setting) && !strings.HasPrefix(setting, "AGENT_") && !strings.HasPrefix(setting, "CONTROLLER_") {
+					env = append(env, setting+"=x")
+				}
+			}
+		}
+		if out, status := typed(t, filepath.Join(binaries, name), env, "--print", "settings"); status != 0 || strings.Contains(out, "did you mean") {
+			t.Errorf("%s, with the settings of the others: exit status %d\n%s", name, status, out)
+		}
+	}
+}
+
+// The first line of a log says which build runs where, and what it is connected to.
+func TestStart_LogsOneLine(t *testing.T) {
+	t.Parallel()
+	for name, fields := range map[string]string{"controller": "listen database transport", "agent": "listen controller worker transport", "worker": "listen"} {
+		dir := t.TempDir()
+		p := run(t, name, "DB_PATH="+filepath.Join(dir, "c.db"), "CACHE_FILE="+filepath.Join(dir, "a.cache"), "REDIS_URLL=redis://:hunter2@localhost")
+		first, _, _ := strings.Cut(p.log.String(), "\n")
+		var event map[string]any
+		must(t, json.Unmarshal([]byte(first), &event))
+		for _, field := range append(strings.Fields(fields), "build") {
+			if event[field] == nil || event["msg"] != "Starting" {
+				t.Errorf("%s begins with %s, want Starting with the field %s", name, first, field)
+			}
+		}
+		if warned := strings.Contains(p.log.String(), "REDIS_URLL"); warned != (name != "worker") || strings.Contains(p.log.String(), "hunter2") {
+			t.Errorf("%s: warned of REDIS_URLL: %v, want it where REDIS_URL is a setting, and no value:\n%s", name, warned, p.log.String())
+		}
+	}
+}
+
+// What the README says of settings is what --help does.
+func TestREADME_TableNamesEverySetting(t *testing.T) {
+	t.Parallel()
+	_, table, _ := strings.Cut(readText(t, "../README.md"), "\n## Settings\n")
+	table, _, _ = strings.Cut(table, "\n## ")
+	for _, name := range programs {
+		rows := regexp.MustCompile(`(?m)^\| (?:all|[a-z, ]*`+name+`[a-z, ]*) \|.*$`).FindAllString(table, -1)
+		for _, setting := range settingsOf(t, name) {
+			if !slices.ContainsFunc(rows, func(row string) bool { return strings.Contains(row, "`"+setting+"`") }) {
+				t.Errorf("the README's table of settings lacks %s of the %s", setting, name)
+			}
+		}
+	}
+	for _, setting := range matches("`([A-Z][A-Z0-9]*_[A-Z0-9_]+)`", table) {
+		if !slices.ContainsFunc(programs, func(name string) bool { return slices.Contains(settingsOf(t, name), setting) }) && !strings.HasPrefix(setting, "X_") {
+			t.Errorf("the README's table names %s, which no program has", setting)
+		}
+	}
+}
