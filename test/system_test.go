@@ -79,6 +79,8 @@ type process struct {
 	env  []string // KEY=VALUE, beside what all have
 	uid  uint32   // who runs it; 0: who runs the test
 
+	files int // that it may open; 0: as many as the test
+
 	cmd   *exec.Cmd
 	log   output // of all its lives
 	ended chan struct{}
@@ -111,6 +113,10 @@ func newProcess(name string, env ...string) *process {
 // launch starts the process and returns at once.
 func (p *process) launch() error {
 	p.cmd = exec.Command(filepath.Join(binaries, p.name), p.args...)
+	if p.files != 0 {
+		limit := fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, p.files)
+		p.cmd = exec.Command("sh", append([]string{"-c", limit, filepath.Join(binaries, p.name)}, p.args...)...)
+	}
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "LOG_FORMAT=json", "PORT=" + p.port, "GORACE=halt_on_error=1 atexit_sleep_ms=0"}, p.env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
 	if p.uid != 0 {

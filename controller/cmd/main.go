@@ -180,13 +180,23 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	group.Go(func() error { return announcements.Run(ctx) })
 	group.Go(func() error { return server.ServeDebug(ctx, set.DebugPort, log) })
 	group.Go(func() error { return systemd.Run(ctx, server.Answers(listener, set.TLSCertFile != ""), log) })
-	group.Go(func() error { defer served(); return server.ServeKeeping(ctx, listener, handler, keepFor, log) })
+	group.Go(func() error { defer served(); return server.ServeWithin(ctx, listener, handler, limits(set), log) })
 	return group.Wait()
 }
 
 // keepFor is how long an idle connection of an agent is kept: from one of its
 // sweeps to the next, unless somebody sets SWEEP_INTERVAL to more.
 const keepFor = 8 * time.Minute
+
+// limits shares the files that may be open between the API and the embedded NATS
+// server.
+func limits(set config.Settings) server.Limits {
+	each := 1
+	if set.Transport == settings.PushNATS && set.Embedded() {
+		each = 2
+	}
+	return server.Limits{Connections: server.MaxConnections(each), Keep: keepFor}
+}
 
 // publishInitial publishes the URL of the settings where nothing was ever
 // published.

@@ -100,6 +100,7 @@ func embedded(set config.Settings, log logrus.FieldLogger) (notify.Announcer, io
 		Routes:          routes,
 		ClusterUsername: set.ClusterUsername,
 		ClusterPassword: set.ClusterPassword.Reveal(),
+		Connections:     limits(set).Connections,
 	}, log)
 	if err != nil {
 		return nil, nil, err

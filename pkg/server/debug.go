@@ -13,6 +13,9 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
+// debugConnections are of those that spareFiles leaves room for.
+const debugConnections = 8
+
 // ServeDebug answers with profiles of this process (net/http/pprof) on port of
 // the loopback address, until ctx ends; port 0 is for none. Who may connect there
 // may read how the process works, and nobody else may: it listens nowhere else. A
@@ -26,7 +29,8 @@ func ServeDebug(ctx context.Context, port int, log logrus.FieldLogger) error {
 	if err != nil {
 		return fmt.Errorf("%w; set DEBUG_PORT to a port that is free, or to 0", err)
 	}
-	return Serve(ctx, ln, Wrap(until(ctx, Debug()), log), log.WithField("serves", "pprof"))
+	limits := Limits{Connections: debugConnections}
+	return ServeWithin(ctx, ln, Wrap(until(ctx, Debug()), log), limits, log.WithField("serves", "pprof"))
 }
 
 // until ends the requests to a handler with ctx.

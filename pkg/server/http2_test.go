@@ -19,6 +19,13 @@ import (
 // connections.
 func http2(t *testing.T, handler http.Handler) (client *http.Client, dials *int, stop func() error) {
 	t.Helper()
+	ln, client, dials := secured(t)
+	return client, dials, start(t, ln, handler, quiet())
+}
+
+// secured is a listener that speaks TLS, and a client that speaks HTTP/2 with it.
+func secured(t *testing.T) (secure net.Listener, client *http.Client, dials *int) {
+	t.Helper()
 	authority, err := certs.NewAuthority("authority", 24*time.Hour)
 	if err != nil {
 		t.Fatal(err)
@@ -28,7 +35,7 @@ func http2(t *testing.T, handler http.Handler) (client *http.Client, dials *int,
 		t.Fatal(err)
 	}
 	ln := newPipes()
-	stop = start(t, tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}}), handler, quiet())
+	secure = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}})
 	dials = new(int)
 	transport := &http.Transport{
 		DialContext:       func(context.Context, string, string) (net.Conn, error) { *dials++; return ln.dial(), nil },
@@ -36,7 +43,7 @@ func http2(t *testing.T, handler http.Handler) (client *http.Client, dials *int,
 		ForceAttemptHTTP2: true,
 	}
 	t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport}, dials, stop
+	return secure, &http.Client{Transport: transport}, dials
 }
 
 // get gives the status, the body and the protocol of an answer.
@@ -119,4 +126,29 @@ func TestServe_EndsIdleHTTP2ConnectionsAtOnce(t *testing.T) {
 			t.Errorf("Serve = %v after %s, want nil within the second or two of a GOAWAY", err, time.Since(begun))
 		}
 	})
+}
+
+func TestServeWithin_IdleHTTP2Connection_EndsSoonerIfNeverAuthenticated(t *testing.T) {
+	for _, authenticated := range []bool{true, false} {
+		t.Run(fmt.Sprint(authenticated), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ln, client, dials := secured(t)
+				within(t, ln, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+					if authenticated {
+						server.Authenticated(r)
+					}
+				}), server.Limits{Connections: 10, Keep: 8 * time.Minute}, quiet())
+				for i, pause := range []time.Duration{59 * time.Second, 61 * time.Second, 0} {
+					want := 1
+					if i == 2 && !authenticated {
+						want = 2
+					}
+					if got := get(t, client); got != "200  HTTP/2.0 <nil>" || *dials != want {
+						t.Errorf("request %d: got %q over connection %d, want %d", i, got, *dials, want)
+					}
+					time.Sleep(pause)
+				}
+			})
+		})
+	}
 }

@@ -22,29 +22,45 @@ const (
 	ReadHeaderTimeout = 5 * time.Second
 	ReadTimeout       = 15 * time.Second
 	WriteTimeout      = 30 * time.Second
-	IdleTimeout       = 2 * time.Minute
+	IdleTimeout       = time.Minute
 	MaxHeaderBytes    = 64 << 10
 	DrainTimeout      = 10 * time.Second
 )
+
+// Limits bound the connections of a server.
+type Limits struct {
+	// Connections is how many may be open; 0 is MaxConnections(1). A connection beyond
+	// that takes the place of the one that is idle longest.
+	Connections int
+	// Keep is how long a connection that carried an authenticated request (Authenticated)
+	// may be idle; 0 is IdleTimeout, which holds for all others.
+	Keep time.Duration
+}
 
 // Serve answers requests on ln until ctx ends. Then it takes no new ones, gives
 // those in flight up to DrainTimeout to end, and returns nil; what is still
 // open after that is cut. It logs the address that it listens on.
 func Serve(ctx context.Context, ln net.Listener, handler http.Handler, log logrus.FieldLogger) error {
-	return ServeKeeping(ctx, ln, handler, IdleTimeout, log)
+	return ServeWithin(ctx, ln, handler, Limits{}, log)
 }
 
-// ServeKeeping is Serve for clients that come by seldom and keep their
-// connection: it is closed when it was idle for longer than idle.
-func ServeKeeping(ctx context.Context, ln net.Listener, handler http.Handler, idle time.Duration, log logrus.FieldLogger) error {
+// ServeWithin is Serve with limits of its own.
+func ServeWithin(ctx context.Context, ln net.Listener, handler http.Handler, limits Limits, log logrus.FieldLogger) error {
+	if limits.Connections == 0 {
+		limits.Connections = MaxConnections(1)
+	}
+	conns := newTable(limits.Connections, limits.Keep > 0, log)
+	defer conns.watch()()
 	s := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: ReadHeaderTimeout,
 		ReadTimeout:       ReadTimeout,
 		WriteTimeout:      WriteTimeout,
-		IdleTimeout:       idle,
+		IdleTimeout:       max(IdleTimeout, limits.Keep),
 		MaxHeaderBytes:    MaxHeaderBytes,
 		ErrorLog:          stdlog.New(debugLines{log}, "", 0),
+		ConnContext:       conns.admit,
+		ConnState:         conns.changed,
 	}
 	log.WithField("addr", ln.Addr().String()).Info("Listening")
 

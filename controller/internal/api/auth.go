@@ -64,6 +64,7 @@ func (a *API) admit(c *call, d door) error {
 		c.self, c.by = nil, ""
 		return a.reject(c, d, err)
 	}
+	server.Authenticated(c.Request)
 	return a.enter(c, d, who)
 }
 

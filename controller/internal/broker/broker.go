@@ -4,6 +4,7 @@
 package broker
 
 import (
+	"cmp"
 	"crypto/rand"
 	"crypto/subtle"
 	"crypto/tls"
@@ -36,6 +37,8 @@ type Options struct {
 	ClusterListen                    string // host:port for other brokers, "" for none
 	Routes                           []*url.URL
 	ClusterUsername, ClusterPassword string
+
+	Connections int // at most, of agents; 0 for as many as there are files for
 }
 
 const (
@@ -94,7 +97,7 @@ func (o Options) server(guard *guard) (*server.Options, error) {
 		CustomClientAuthentication: guard,
 		DisableShortFirstPing:      true,
 		PingInterval:               pingInterval,
-		MaxConn:                    1 << 20, // as many as there are files for
+		MaxConn:                    cmp.Or(o.Connections, 1<<20),
 		MaxPayload:                 maxPayload,
 		MaxPending:                 maxPending,
 		MaxSubs:                    1,

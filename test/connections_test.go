@@ -1,0 +1,53 @@
+package test
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// Strangers hold more connections than each program may open files: hits, polls,
+// publishes and health checks go on.
+func TestConnections_MoreThanFiles(t *testing.T) {
+	t.Parallel()
+	s := &site{target: run(t, "target")}
+	few := func(name string, env ...string) *process {
+		p := newProcess(name, env...)
+		p.files = 300
+		must(t, p.start())
+		tidy(t, p)
+		return p
+	}
+	s.worker = few("worker")
+	s.controller = few("controller", controllerIn(t.TempDir())...)
+	s.agent = few("agent", agentIn(t.TempDir(), s.controller.url(), s.worker.url())...)
+	s.arrives(t, "/before")
+	for _, p := range []*process{s.controller, s.agent, s.worker} {
+		for i := range 400 {
+			conn, err := net.DialTimeout("tcp", p.addr, patience)
+			must(t, err)
+			defer conn.Close()
+			if i%2 == 0 { // the others send nothing
+				_, _ = io.WriteString(conn, "GET /health HTTP/1.1\r\nHost: "+p.addr+"\r\n\r\n")
+			}
+		}
+	}
+	began := time.Now()
+	for _, p := range []*process{s.controller, s.agent, s.worker} {
+		health := exec.Command(filepath.Join(binaries, p.name), "health")
+		health.Env = []string{"PORT=" + p.port}
+		if out, err := health.CombinedOutput(); err != nil {
+			t.Errorf("%s health: %v\n%s", p.name, err, out)
+		}
+	}
+	for i := range 3 {
+		s.arrives(t, fmt.Sprintf("/after/%d", i))
+	}
+	if took := time.Since(began); took > patience/2 {
+		t.Errorf("it took %s", took)
+	}
+}
