@@ -7,9 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/signal"
 	"runtime"
-	"syscall"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
@@ -42,11 +40,7 @@ worker, and while the controller is away.`,
   curl -s http://127.0.0.1:8081/status`,
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	program.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
+func main() { program.Main(run) }
 
 // run builds the parts of the diagram, and runs them until ctx ends.
 //
@@ -91,6 +85,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	defer func() { _ = file.Close() }()
 	registry := metrics.NewRegistry()
+	metrics.Log(registry, func() float64 { return logger.Lost(log) })
 	metrics.Certificate(registry, program.Name, files.NotAfter)
 	agent := poller.New(poller.Parts{
 		Source: controller.New(controller.Options{

@@ -9,8 +9,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -46,11 +44,7 @@ current one to the agents, and knows who runs what.`,
     -d '{"url":"https://example.com/"}' http://localhost:8080/api/v1/config`,
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	program.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
+func main() { program.Main(run) }
 
 // run does what the command line says: to serve, where it names no command.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -104,6 +98,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		return err
 	}
 	registry := metrics.NewRegistry()
+	metrics.Log(registry, func() float64 { return logger.Lost(log) })
 	measures := service.NewMetrics(registry)
 	db, err := database.OpenMeasured(ctx, set.DBPath, database.NewMetrics(registry))
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -24,7 +25,7 @@ func New(w io.Writer, level, format string) (*logrus.Logger, error) {
 		return nil, fmt.Errorf("log level %q: want error, warn, info or debug", level)
 	}
 	log := logrus.New()
-	log.SetOutput(w)
+	log.SetOutput(&output{w: w})
 	log.SetLevel(parsed)
 	switch {
 	case format == "text" || format == "auto" && isTerminal(w):
@@ -40,4 +41,26 @@ func New(w io.Writer, level, format string) (*logrus.Logger, error) {
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// output is what a logger writes to. A line that cannot be written is counted, and
+// is no error: the log is the only place to report one.
+type output struct {
+	w    io.Writer
+	lost atomic.Int64
+}
+
+func (o *output) Write(line []byte) (int, error) {
+	if _, err := o.w.Write(line); err != nil {
+		o.lost.Add(1)
+	}
+	return len(line), nil
+}
+
+// Lost returns how many lines of a log that New made could not be written.
+func Lost(log *logrus.Logger) float64 {
+	if o, ok := log.Out.(*output); ok {
+		return float64(o.lost.Load())
+	}
+	return 0
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -78,5 +79,35 @@ func TestFormats_AreAllKnown(t *testing.T) {
 		if log, err := logger.New(os.Stderr, logrus.InfoLevel.String(), format); err != nil || log == nil {
 			t.Errorf("%s: got %v", format, err)
 		}
+	}
+}
+
+// gone is a writer whose reader is away.
+type gone struct{ now bool }
+
+func (g *gone) Write(line []byte) (int, error) {
+	if g.now {
+		return 0, syscall.EPIPE
+	}
+	return len(line), nil
+}
+
+func TestLost_CountsWhatCannotBeWritten(t *testing.T) {
+	reader := &gone{}
+	log, err := logger.New(reader, "info", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Info("Read")
+	reader.now = true
+	log.Info("Lost")
+	log.Warn("Lost")
+	reader.now = false
+	log.Info("Read")
+	if got := logger.Lost(log); got != 2 {
+		t.Errorf("got %v lines lost, want 2", got)
+	}
+	if got := logger.Lost(logrus.New()); got != 0 {
+		t.Errorf("of another logger: got %v", got)
 	}
 }

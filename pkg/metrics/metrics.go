@@ -45,6 +45,14 @@ func NewRegistry() *prometheus.Registry {
 	return reg
 }
 
+// Log counts the lines of the log that could not be written.
+func Log(reg prometheus.Registerer, lost func() float64) {
+	promauto.With(reg).NewCounterFunc(prometheus.CounterOpts{
+		Namespace: Namespace, Name: "log_lines_lost_total",
+		Help: "Lines of the log that could not be written.",
+	}, lost)
+}
+
 // Certificate measures when the certificate that a program serves with ends:
 // never, which is 0, where notAfter is zero, for there is none.
 func Certificate(reg prometheus.Registerer, program string, notAfter func() time.Time) {

@@ -23,8 +23,11 @@ var program = settings.Program{
 // ends.
 func TestMain(m *testing.M) {
 	if line, ok := os.LookupEnv("SETTINGS_TEST_ARGS"); ok {
-		if line == "run" {
+		switch line {
+		case "run":
 			program.Exit(errors.New("the disk is full"))
+		case "daemon":
+			program.Main(daemon)
 		}
 		program.Exit(program.Parse(strings.Fields(line), &options{}, os.Stdout))
 	}
@@ -113,8 +116,9 @@ Hits:
   T_PASSWORD or T_PASSWORD_FILE
                          password of the admin (admin123)
 
-Exit status: 0 after a clean stop (SIGTERM or SIGINT), 1 when the program cannot
-go on, 2 when the command line or a setting cannot be used.
+Exit status: 0 after a clean stop (SIGTERM, SIGINT or SIGHUP), 1 when the program
+cannot go on, 2 when the command line or a setting cannot be used, 128 and the
+number of the signal when a second SIGTERM or SIGINT ends it immediately.
 
 Examples:
   tester --config tester.yaml

@@ -19,9 +19,6 @@ import (
 	"context"
 	"io"
 	"net"
-	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
@@ -51,11 +48,7 @@ is answered 503. It lives in memory: after a restart the agent pushes it again.`
   curl localhost:8082/hit`,
 }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	program.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
-}
+func main() { program.Main(run) }
 
 // clients ──GET /hit─────▶ api ──Hit────▶ proxy.Proxy ──▶ the configured URL
 // agent ────POST /config──▶ │ ──Apply──▶  (holds what runs)
@@ -85,6 +78,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return settings.ListenError(err)
 	}
 	registry := metrics.NewRegistry()
+	metrics.Log(registry, func() float64 { return logger.Lost(log) })
 	p := proxy.New(proxy.Options{
 		Timeout: s.HitTimeout, Deny: s.DenyCIDRs, Allow: s.AllowHosts, Log: log,
 		Metrics: proxy.NewMetrics(registry),

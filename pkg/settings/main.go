@@ -1,0 +1,40 @@
+package settings
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// Main runs a program with its command line, and ends the process as Exit does.
+//
+// SIGTERM, SIGINT and SIGHUP end the context of run, which then lets requests in
+// flight end. The second SIGTERM, or the second SIGINT, ends the process
+// immediately, with 128 and the signal's number as its exit status. A SIGHUP that
+// whoever started the process had ignored (nohup) stays ignored.
+//
+// SIGPIPE is ignored: a daemon goes on when the reader of its standard output or
+// error goes away.
+func (p Program) Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) error) {
+	signal.Ignore(syscall.SIGPIPE)
+	stops := []os.Signal{syscall.SIGTERM, os.Interrupt}
+	if !signal.Ignored(syscall.SIGHUP) {
+		stops = append(stops, syscall.SIGHUP)
+	}
+	came := make(chan os.Signal, len(stops))
+	signal.Notify(came, stops...)
+	ctx, stop := context.WithCancel(context.Background())
+	go func() { // ends with the process
+		seen := map[os.Signal]bool{}
+		for s := range came {
+			stop()
+			if seen[s] && s != syscall.SIGHUP { // a terminal that is closed sends several
+				os.Exit(128 + int(s.(syscall.Signal)))
+			}
+			seen[s] = true
+		}
+	}()
+	p.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
