@@ -12,10 +12,12 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/fleetconf/fleetconf/agent/internal/exchange"
 	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/etag"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
@@ -36,6 +38,10 @@ const (
 type Client struct {
 	http               *exchange.Client
 	username, password string // shared by all agents: to register
+
+	// etags says that the controller takes ETags in reports, as one does that names its
+	// fleet. Builds before that refuse them.
+	etags atomic.Bool
 }
 
 // Options say where the controller is, and how to come to it.
@@ -115,13 +121,19 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 		request.Path += "?wait=" + strconv.Itoa(int(q.Wait/time.Second)) + "s"
 		request.Once = q.Wait > 0 // what breaks it may have broken it for the whole fleet
 	}
-	if q.Transport == wire.Redis || q.Transport == wire.NATS {
-		request.Transport = q.Transport
+	request.Header = http.Header{}
+	if q.Transport == wire.Redis || q.Transport == wire.NATS || q.Transport == wire.Polling && q.Wait > 0 {
+		request.Header.Set(wire.HeaderTransport, string(q.Transport))
+	}
+	if q.Applied != nil {
+		request.Header.Set(wire.HeaderAppliedVersion, strconv.FormatInt(q.Applied.Version, 10))
+		request.Header.Set(wire.HeaderAppliedContent, q.Applied.ContentHash())
 	}
 	answer, err := c.http.Do(ctx, timeout+q.Wait+q.Wait/16, request) // as much longer as the controller may hold it
 	if err != nil {
 		return models.Answer{}, err
 	}
+	c.etags.Store(answer.Header.Get(wire.HeaderFleet) != "")
 	result := models.Answer{
 		PollInterval: headerInterval(answer.Header, wire.HeaderPollInterval), SweepInterval: headerInterval(answer.Header, wire.HeaderSweepInterval),
 	}
@@ -140,6 +152,7 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 		if ms, err := strconv.Atoi(answer.Header.Get(wire.HeaderSpread)); err == nil && ms > 0 {
 			result.Spread = min(time.Duration(ms)*time.Millisecond, maxSpread)
 		}
+		result.OlderBecause = answer.Header.Get(wire.HeaderOlderBecause)
 		result.Release = &models.Release{ETag: usableETag(answer.Header), Config: config, FetchedAt: time.Now().UTC()}
 		return result, nil
 	case http.StatusNotModified:
@@ -167,6 +180,9 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 // Report tells the outcome of an attempt. models.ErrUnwanted: it need not be
 // sent again.
 func (c *Client) Report(ctx context.Context, id models.Identity, report wire.Report) error {
+	if !c.etags.Load() {
+		report.ETag = ""
+	}
 	request := exchange.Request{
 		Method: http.MethodPost, Path: "/api/v1/agents/" + url.PathEscape(id.AgentID) + "/status",
 		User: id.AgentID, Password: id.AgentToken, Body: report,
@@ -249,8 +265,8 @@ func clampInterval(seconds int) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// usableETag is the ETag as it can be sent back, a weak one too; "" if it is
-// missing or not to be trusted with (RFC 9110 §8.8.3).
+// usableETag is the ETag as the controller sent it, without what a gateway that
+// compresses makes of it; "" if it is missing or not valid (RFC 9110 §8.8.3).
 func usableETag(h http.Header) string {
 	tag := h.Get("ETag")
 	opaque := strings.TrimPrefix(tag, "W/")
@@ -262,7 +278,7 @@ func usableETag(h http.Header) string {
 			return ""
 		}
 	}
-	return tag
+	return etag.Original(tag)
 }
 
 // retryAfter reads Retry-After (RFC 9110 §10.2.3): seconds, or a date, which

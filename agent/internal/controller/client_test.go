@@ -71,10 +71,69 @@ func TestFetch_SendsWhoAsksAndWhatIsApplied(t *testing.T) {
 	}
 }
 
+// What a gateway that compresses does to ETags, it does to no other header; and it is
+// asked not to compress.
+func TestFetch_SaysWhatIsAppliedInHeadersOfItsOwn(t *testing.T) {
+	var got *http.Request
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		got = r
+		answer(200, document, "ETag", `"e8"`)(w, r)
+	})
+	seven := wire.Config{Version: 7, Data: wire.Data{URL: "http://target/7"}, PollIntervalSeconds: 15}
+	for _, row := range []struct {
+		query                       models.Query
+		version, content, transport string
+	}{
+		{models.Query{Transport: wire.Polling}, "", "", ""},
+		{models.Query{Applied: &seven}, "7", seven.ContentHash(), ""},
+		{models.Query{Transport: wire.NATS}, "", "", "nats"},
+		{models.Query{Transport: wire.LongPoll, MayWait: true, Wait: time.Second}, "", "", ""},
+		{models.Query{Transport: wire.Polling, MayWait: true, Wait: time.Second}, "", "", "poll"},
+	} {
+		if _, err := c.Fetch(t.Context(), self, row.query); err != nil {
+			t.Fatal(err)
+		}
+		h := got.Header
+		if h.Get(wire.HeaderAppliedVersion) != row.version || h.Get(wire.HeaderAppliedContent) != row.content || h.Get(wire.HeaderTransport) != row.transport {
+			t.Errorf("%+v: sent %v", row.query, h)
+		}
+		if got := h["Accept-Encoding"]; len(got) != 1 || got[0] != "identity" {
+			t.Errorf("sent Accept-Encoding %v, want identity", got)
+		}
+	}
+}
+
+// A controller that does not name its fleet is of a build that refuses an etag.
+func TestReport_HasAnETagForControllersThatTakeIt(t *testing.T) {
+	var body []byte
+	fleet := ""
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		body, _ = io.ReadAll(r.Body)
+		if fleet != "" {
+			w.Header().Set(wire.HeaderFleet, fleet)
+		}
+		answer(200, document, "ETag", `"e8"`)(w, r)
+	})
+	for _, want := range []bool{false, true} {
+		if want {
+			fleet = "f"
+		}
+		if _, err := c.Fetch(t.Context(), self, models.Query{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Report(t.Context(), self, wire.Report{Version: 8, Status: wire.Applied, ETag: `"e8"`}); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(string(body), `"etag":"\"e8\""`); got != want {
+			t.Errorf("with the fleet %q: sent %s", fleet, body)
+		}
+	}
+}
+
 func TestFetch_Answers(t *testing.T) {
 	eight := &models.Release{ETag: `"e8"`, Config: wire.Config{Version: 8, Data: wire.Data{URL: "http://target/8"}, PollIntervalSeconds: 15}}
-	bare, weak := *eight, *eight
-	bare.ETag, weak.ETag = "", `W/"e8"`
+	bare := *eight
+	bare.ETag = ""
 	const interval = "X-Poll-Interval-Seconds"
 	for name, tt := range map[string]struct {
 		handle http.HandlerFunc
@@ -89,7 +148,9 @@ func TestFetch_Answers(t *testing.T) {
 		"interval no number":        {handle: answer(200, document, "ETag", `"e8"`, interval, "soon"), want: models.Answer{Release: eight, PollInterval: 15 * time.Second}},
 		"fields of a newer one":     {handle: answer(200, document[:len(document)-1]+`,"more":[1]}`, "ETag", `"e8"`), want: models.Answer{Release: eight, PollInterval: 15 * time.Second}},
 		"no ETag":                   {handle: answer(200, document), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},
-		"weak ETag":                 {handle: answer(200, document, "ETag", `W/"e8"`), want: models.Answer{Release: &weak, PollInterval: 15 * time.Second}},
+		"weak ETag":                 {handle: answer(200, document, "ETag", `W/"e8"`), want: models.Answer{Release: eight, PollInterval: 15 * time.Second}},
+		"ETag of Apache's gzip":     {handle: answer(200, document, "ETag", `"e8-gzip"`), want: models.Answer{Release: eight, PollInterval: 15 * time.Second}},
+		"older, and why":            {handle: answer(200, document, "ETag", `"e8"`, "X-Older-Because", "resume"), want: models.Answer{Release: eight, PollInterval: 15 * time.Second, OlderBecause: "resume"}},
 		"ETag unquoted":             {handle: answer(200, document, "ETag", `e8`), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},
 		"ETag with a quote within":  {handle: answer(200, document, "ETag", `"e"8"`), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},
 		"ETag outside ASCII":        {handle: answer(200, document, "ETag", "\"e\xff8\""), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},

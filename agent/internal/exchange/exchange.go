@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -75,6 +76,7 @@ func New(name, base string, keep Keep, secure Secure) *Client {
 		ReadBufferSize:         4 << 10,
 		WriteBufferSize:        4 << 10,
 		ForceAttemptHTTP2:      false,
+		DisableCompression:     true,
 	}
 	if secure.Config != nil {
 		transport.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -97,13 +99,13 @@ func New(name, base string, keep Keep, secure Secure) *Client {
 // Request is what to send.
 type Request struct {
 	Method, Path   string
-	User, Password string         // Basic credentials, unless User is empty
-	Bearer         string         // a Bearer token, unless empty
-	Secret         string         // is in Body, and must not be in an error
-	IfNoneMatch    string         // unless empty
-	Transport      wire.Transport // unless empty
-	Once           bool           // not sent again where the connection breaks before an answer
-	Body           any            // sent as JSON, unless nil
+	User, Password string      // Basic credentials, unless User is empty
+	Bearer         string      // a Bearer token, unless empty
+	Secret         string      // is in Body, and must not be in an error
+	IfNoneMatch    string      // unless empty
+	Header         http.Header // more of them
+	Once           bool        // not sent again where the connection breaks before an answer
+	Body           any         // sent as JSON, unless nil
 }
 
 // Answer is what came back, whole.
@@ -151,6 +153,8 @@ func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) 
 		return nil, fmt.Errorf("make a request to %s: %w", c.server, err)
 	}
 	req.Header.Set("User-Agent", "fleetconf-agent")
+	req.Header.Set("Accept-Encoding", "identity") // a gateway that compresses may change or drop the ETag
+	maps.Copy(req.Header, r.Header)
 	if id := requestid.Of(ctx); id != "" {
 		req.Header.Set(requestid.Header, id)
 	}
@@ -171,9 +175,6 @@ func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) 
 		// net/http takes it for a body that it cannot send twice, and sends none;
 		// TestFetch_OfAWaitIsSentOnce would show if it did otherwise.
 		req.Body = io.NopCloser(http.NoBody)
-	}
-	if r.Transport != "" {
-		req.Header.Set(wire.HeaderTransport, string(r.Transport))
 	}
 	return req, nil
 }

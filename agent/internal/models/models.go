@@ -72,6 +72,7 @@ func (s State) Desired() *Release {
 // Query is what to ask the controller for.
 type Query struct {
 	ETag      string         // names the applied release; "" if there is none
+	Applied   *wire.Config   // what the worker runs; nil if it runs nothing
 	Transport wire.Transport // how this agent hears of newer versions now
 	// MayWait has the controller hold its answer for up to Wait while there is
 	// nothing newer, or say at least whether it would.
@@ -88,6 +89,7 @@ type Answer struct {
 	Holds         bool          // the controller holds answers
 	Held          time.Duration // how long it held this one at most
 	Spread        time.Duration // how long the whole fleet takes to fetch this; 0 for nobody else
+	OlderBecause  string        // why Release is older than what the worker runs; "" for no reason
 }
 
 // Registration is who the controller takes this agent for.
@@ -113,6 +115,9 @@ var (
 	ErrCut = errors.New("the wait was cut short on the way")
 	// ErrInvalidConfig: what came is no configuration that may be run.
 	ErrInvalidConfig = errors.New("not a valid configuration")
+	// ErrOlder: what came is older than what the worker runs, and the controller does
+	// not say why.
+	ErrOlder = errors.New("an older configuration without a reason")
 	// ErrUnwanted: the controller will never take this report.
 	ErrUnwanted = errors.New("report not wanted")
 )

@@ -118,7 +118,7 @@ func drawHistory(t *rapid.T) history {
 	times := rapid.SliceOfN(moment, len(versions), len(versions)).Draw(t, "times")
 	slices.Sort(times)
 	slices.Sort(h.restarts)
-	for i, v := range versions { // lower after higher: a restored controller
+	for i, v := range versions { // lower after higher: a restored controller, and a resume
 		h.publications = append(h.publications, published(times[i], v))
 	}
 	return h
@@ -127,7 +127,7 @@ func drawHistory(t *rapid.T) history {
 // play lives through h and says which law was broken, "" if none was.
 func (h history) play() (fault string) {
 	s := scenario{
-		controller: &fakeController{publications: h.publications, down: h.outages, withholds: true},
+		controller: &fakeController{because: wire.OlderResume, publications: h.publications, down: h.outages, withholds: true},
 		worker:     &fakeWorker{restarts: h.restarts, deaf: h.deaf, refuses: refuse(h.refused)},
 	}
 	w := s.world()

@@ -78,20 +78,24 @@ type fakeController struct {
 	impatient     time.Duration                          // something on the way cuts what is held for longer; 0: nothing does
 	rude          bool                                   // and breaks the connection rather than answer 504
 	drains        []time.Duration                        // lets go all that it holds
+	dropsETags    bool                                   // something on the way does, of requests and of answers
+	old           bool                                   // does not know the headers of what is applied
+	because       string                                 // why it offers an older version than the applied one
 	rush          time.Duration                          // what it says that the whole fleet takes to fetch
 	says          func(wait time.Duration) time.Duration // what it says it held for; nil: the truth
 
-	mu        sync.Mutex // guards the records below
-	calls     []call
-	token     string
-	previous  string // is accepted too
-	rebound   bool   // the agent has re-registered with its token
-	tokenAt   time.Duration
-	tokens    int
-	failed    int64
-	outcomes  []wire.Report
-	outcomeAt []time.Duration
-	selves    []wire.RegisterRequest
+	mu          sync.Mutex // guards the records below
+	calls       []call
+	token       string
+	previous    string // is accepted too
+	rebound     bool   // the agent has re-registered with its token
+	tokenAt     time.Duration
+	tokens      int
+	failed      int64
+	outcomes    []wire.Report // without their ETags
+	outcomeTags []string
+	outcomeAt   []time.Duration
+	selves      []wire.RegisterRequest
 }
 
 // call is one request that came, with the ETag or the version that it named.
@@ -197,6 +201,12 @@ func (c *fakeController) Register(ctx context.Context, as models.Identity, self 
 func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
 	c.record("fetch", q.ETag)
 	etag := q.ETag
+	if c.dropsETags {
+		etag = ""
+	}
+	unchanged := func(current *models.Release) bool {
+		return current != nil && !c.old && q.Applied != nil && *q.Applied == current.Config
+	}
 	if err := c.reachable(ctx); err != nil {
 		return models.Answer{}, err
 	}
@@ -214,7 +224,7 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 		answer.Holds, answer.Held = true, q.Wait
 		if c.says != nil {
 			answer.Held = c.says(q.Wait)
-		} else if current := c.current(); q.Wait > 0 && (current == nil || c.withheld(current) || etag != "" && etag == current.ETag) {
+		} else if current := c.current(); q.Wait > 0 && (current == nil || c.withheld(current) || etag != "" && etag == current.ETag || unchanged(current)) {
 			if err := c.hold(ctx, q.Wait); err != nil {
 				return models.Answer{}, err
 			}
@@ -235,6 +245,12 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 	}
 	fetched := *current
 	fetched.FetchedAt = time.Now()
+	if c.dropsETags {
+		fetched.ETag = ""
+	}
+	if q.Applied != nil && current.Config.Version < q.Applied.Version {
+		answer.OlderBecause = c.because
+	}
 	answer.Release, answer.Spread = &fetched, c.rush
 	return answer, nil
 }
@@ -313,6 +329,8 @@ func (c *fakeController) Report(ctx context.Context, id models.Identity, report 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.outcomeTags = append(c.outcomeTags, report.ETag)
+	report.ETag = ""
 	c.outcomes = append(c.outcomes, report)
 	c.outcomeAt = append(c.outcomeAt, c.now())
 	if report.Status == wire.Failed {

@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -28,6 +29,7 @@ type follower struct {
 	before   *waits           // those before the last cut, while it may yet turn out that the controller was away
 	last     *models.Release  // that was fetched
 	rapid    int              // releases in a row that were there at once
+	unheld   int              // waits in a row that were answered before their time, with nothing new
 }
 
 // rest is the time until the next turn, and what may cut it short.
@@ -120,7 +122,10 @@ func (f *follower) turn(ctx context.Context) rest {
 	id, query := f.query()
 	f.persist(ctx)
 	answer, err := f.Source.Fetch(f.begin(ctx), id, query)
-	f.Metrics.fetched(query, err, time.Since(began))
+	if err == nil {
+		err = f.older(query, answer)
+	}
+	f.Metrics.fetched(query, answer, err, time.Since(began))
 	f.paced(query, answer, err)
 	switch {
 	case err == nil:
@@ -130,7 +135,7 @@ func (f *follower) turn(ctx context.Context) rest {
 		f.confirm(query.ETag)
 	case errors.Is(err, models.ErrNothingPublished):
 		f.log.Debug("Nothing published yet")
-	case errors.Is(err, models.ErrInvalidConfig):
+	case errors.Is(err, models.ErrInvalidConfig), errors.Is(err, models.ErrOlder):
 		// The controller is there and says something wrong: asking more often
 		// than usual would not make it right.
 		f.answered()
@@ -148,7 +153,7 @@ func (f *follower) turn(ctx context.Context) rest {
 	f.lost, f.before, f.needs = false, nil, none
 	f.answered()
 	f.unwell(refused, "Registration refused")
-	f.judged(hint, err == nil)
+	f.judged(hint, err == nil && !unchanged(query, answer))
 	f.renew(ctx)
 	if query.MayWait {
 		return f.afterWait(query, answer, err, took)
@@ -175,8 +180,30 @@ func (f *follower) query() (id models.Identity, q models.Query) {
 	}
 	if f.state.LastGood != nil {
 		q.ETag = f.state.LastGood.ETag
+		if !f.state.LastGood.Same(f.balked) {
+			q.Applied = &f.state.LastGood.Config
+		}
 	}
 	return f.state.Identity, q
+}
+
+// older is the error of an answer that would take the worker back, for no reason that
+// the controller gives.
+func (f *follower) older(q models.Query, answer models.Answer) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	offered, good := answer.Release.Config.Version, f.state.LastGood
+	if q.Applied == nil || good == nil || offered >= good.Config.Version || answer.OlderBecause != "" {
+		return nil
+	}
+	return fmt.Errorf("%w: version %d, where the worker runs %d; if the controller's database was replaced, publish, or POST /api/v1/agents/resume",
+		models.ErrOlder, offered, good.Config.Version)
+}
+
+// unchanged reports whether a release is what the worker ran when it was asked for: a
+// gateway may have dropped the If-None-Match, and then there is no 304.
+func unchanged(q models.Query, answer models.Answer) bool {
+	return q.Applied != nil && answer.Release != nil && answer.Release.Config == *q.Applied
 }
 
 // untilNext is the time until the next poll: a sweep while a broker is heard.
@@ -195,6 +222,7 @@ var errUnannounced = errors.New("the controller does not announce over this brok
 // Why long-poll is no more than polling.
 var (
 	errNotHeld    = errors.New("the controller holds no answers; is its PUSH none, or is it older than this agent?")
+	errUnheld     = errors.New("polls are answered immediately although the controller says that it holds them: something in between drops ETags, or the controller is older than this agent")
 	errNoPatience = errors.New("something between here and the controller cuts whatever is held for a few seconds")
 )
 
@@ -207,11 +235,11 @@ func (f *follower) afterWait(q models.Query, answer models.Answer, err error, to
 	switch {
 	case !answer.Holds:
 		f.hears(f.log, errNotHeld)
-	case err == nil:
-		f.hears(f.log, nil)
+	case err == nil && !unchanged(q, answer):
+		f.hears(f.log, f.heldAtAll())
 		return f.untilSettled(q, answer.Release, took)
 	case q.Wait == 0 && f.waits.wait() > 0: // all is well again: from now on, wait
-		f.hears(f.log, nil)
+		f.hears(f.log, f.heldAtAll())
 		f.retry.Reset()
 		return rest{}
 	case q.Wait == 0:
@@ -219,9 +247,15 @@ func (f *follower) afterWait(q models.Query, answer models.Answer, err error, to
 	case answer.Held < minWait:
 		f.hears(f.log, errNotHeld)
 	case took < answer.Held: // let go early: it stops, say
+		f.unheld++
+		if err := f.heldAtAll(); err != nil {
+			f.hears(f.log, err)
+			break
+		}
 		f.hears(f.log, nil)
 		return rest{wait: f.backOff(f.interval)}
 	default:
+		f.unheld = 0
 		f.hears(f.log, nil)
 		f.waits.through(q.Wait)
 		f.retry.Reset()
@@ -230,6 +264,15 @@ func (f *follower) afterWait(q models.Query, answer models.Answer, err error, to
 	}
 	f.retry.Reset()
 	return rest{wait: spread(f.interval)}
+}
+
+// heldAtAll is errUnheld once several waits in a row were answered before their time;
+// nil before.
+func (f *follower) heldAtAll() error {
+	if f.unheld > mostRapid {
+		return errUnheld
+	}
+	return nil
 }
 
 // untilSettled says how long to rest after a release was fetched: until the worker
@@ -361,7 +404,7 @@ func (f *follower) answered() {
 }
 
 // offer takes what the controller wants this agent to run. It may be older than
-// what runs: the controller knows why. For the time of spread others want it too.
+// what runs, if the controller said why. For the time of spread others want it too.
 func (f *follower) offer(release *models.Release, spread time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -369,6 +412,11 @@ func (f *follower) offer(release *models.Release, spread time.Duration) {
 	f.fetched = release.Config.Version
 	balked := f.balked != nil
 	f.balked = nil
+	for _, known := range []*models.Release{f.state.LastGood, f.state.Candidate} {
+		if known != nil && release.ETag == "" && release.Config == known.Config {
+			release = known // a gateway has dropped the ETag
+		}
+	}
 	switch {
 	case release.Same(f.state.LastGood):
 		f.withdraw()

@@ -84,9 +84,12 @@ func (m *Metrics) heard(transport wire.Transport, outcome string) {
 }
 
 // fetched counts a fetch by the error that it ended with.
-func (m *Metrics) fetched(q models.Query, err error, took time.Duration) {
+func (m *Metrics) fetched(q models.Query, answer models.Answer, err error, took time.Duration) {
 	if errors.Is(err, context.Canceled) {
 		return
+	}
+	if err == nil && unchanged(q, answer) {
+		err = models.ErrNotModified
 	}
 	nothingNew := errors.Is(err, models.ErrNotModified) || errors.Is(err, models.ErrNothingPublished)
 	switch {
@@ -98,7 +101,7 @@ func (m *Metrics) fetched(q models.Query, err error, took time.Duration) {
 		m.fetches.Count("unchanged")
 	case errors.Is(err, models.ErrNothingPublished):
 		m.fetches.Count("nothing_published")
-	case errors.Is(err, models.ErrInvalidConfig):
+	case errors.Is(err, models.ErrInvalidConfig), errors.Is(err, models.ErrOlder):
 		m.fetches.Count("invalid")
 	case errors.Is(err, models.ErrCut):
 		m.fetches.Count("cut")

@@ -151,7 +151,7 @@ func TestMetrics_ReportWithARefusedToken(t *testing.T) {
 func TestMetrics_OfAnAgentThatStops(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := NewMetrics(reg)
-	m.fetched(models.Query{}, context.Canceled, time.Second)
+	m.fetched(models.Query{}, models.Answer{}, context.Canceled, time.Second)
 	m.registered(context.Canceled)
 	m.reported(context.Canceled)
 	m.pushed(context.Canceled, time.Second)
@@ -162,7 +162,7 @@ func TestMetrics_OfAnAgentThatStops(t *testing.T) {
 
 func TestMetrics_HeldFetchesAreNotTimed(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	NewMetrics(reg).fetched(models.Query{Wait: time.Minute}, nil, time.Minute)
+	NewMetrics(reg).fetched(models.Query{Wait: time.Minute}, models.Answer{}, nil, time.Minute)
 	if got := figures(t, reg); got["fetches_total changed"] != 1 || got["fetch_duration_seconds"] != 0 {
 		t.Errorf("got %v, want it counted and not timed", got)
 	}

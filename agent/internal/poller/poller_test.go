@@ -453,9 +453,9 @@ func TestRun_InvalidConfiguration(t *testing.T) {
 	})
 }
 
-func TestRun_LowerVersionIsAuthoritative(t *testing.T) {
+func TestRun_LowerVersionWithAReasonIsAuthoritative(t *testing.T) {
 	play(t, scenario{
-		controller: &fakeController{publications: []publication{published(0, 3), published(time.Minute, 2)}},
+		controller: &fakeController{because: wire.OlderResume, publications: []publication{published(0, 3), published(time.Minute, 2)}},
 		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(9, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Minute - 1)

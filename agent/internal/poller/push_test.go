@@ -469,6 +469,19 @@ func TestRun_HintsThatAreNoNews(t *testing.T) {
 	}
 }
 
+// A version can be published again under another ETag, by a store that was restored.
+func TestRun_HintOfTheSameVersionAndAnotherETag_IsFollowed(t *testing.T) {
+	again := release(1, 31)
+	play(t, scenario{transport: wire.NATS, hints: &fakeBroker{says: []message{hint(time.Hour, again, 0)}},
+		controller: &fakeController{publications: []publication{published(0, 1), {time.Hour, again}}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Hour + time.Second)
+		if got := w.cache.held().LastGood; got == nil || got.ETag != again.ETag {
+			t.Errorf("a second after the hint the agent holds %+v, want %s", got, again.ETag)
+		}
+	})
+}
+
 // Who can write to the broker cannot have a fleet ask more often than polling
 // would, nor keep it from what is true.
 func TestRun_HintsThatLie(t *testing.T) {

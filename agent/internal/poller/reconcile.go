@@ -143,7 +143,7 @@ func (r *reconciler) unreachable(err error) {
 		r.worker = models.WorkerStatus{}
 	}
 	if c := r.state.Candidate; c != nil {
-		r.say(wire.Report{Version: c.Config.Version, Status: wire.Applying})
+		r.say(wire.Report{Version: c.Config.Version, Status: wire.Applying, ETag: c.ETag})
 	}
 }
 
@@ -217,7 +217,7 @@ func (r *reconciler) runs(release *models.Release) bool {
 	r.inSync = true
 	if r.due {
 		r.due = false
-		r.say(wire.Report{Version: release.Config.Version, Status: wire.Applied})
+		r.say(wire.Report{Version: release.Config.Version, Status: wire.Applied, ETag: release.ETag})
 	}
 	return false
 }
@@ -240,5 +240,5 @@ func (r *reconciler) refuse(release *models.Release, words string) {
 		r.balked = release
 		r.due = true // should it run after all, that is news
 	}
-	r.say(wire.Report{Version: release.Config.Version, Status: wire.Failed, Error: words})
+	r.say(wire.Report{Version: release.Config.Version, Status: wire.Failed, Error: words, ETag: release.ETag})
 }

@@ -1,0 +1,146 @@
+package poller
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/agent/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+// A gateway that compresses may drop ETags. Polls are held all the same, and nothing is
+// pushed twice.
+func TestRun_DroppedETags_AreNotMissed(t *testing.T) {
+	for _, transport := range []wire.Transport{wire.Polling, wire.LongPoll} {
+		t.Run(string(transport), func(t *testing.T) {
+			play(t, scenario{transport: transport,
+				controller: &fakeController{dropsETags: true, publications: []publication{published(0, 1), published(time.Hour, 2)}},
+			}, func(t *testing.T, w *world) {
+				pass(time.Hour - time.Second)
+				if s := w.Status(); s.Transport != transport || s.LastError != "" || s.Push.Error != "" && transport == wire.LongPoll {
+					t.Errorf("after an hour: got %+v", s)
+				}
+				if n := len(w.fetches(0)); transport == wire.LongPoll && n > 20 {
+					t.Errorf("%d fetches within an hour, want them held", n)
+				}
+				pass(32 * time.Second)
+				w.runs(t, 2)
+				pass(10 * time.Minute)
+				if got := w.worker.taken(); !slices.Equal(got, []int64{1, 2}) {
+					t.Errorf("the worker took %v, want each version once", got)
+				}
+				if n := len(w.controller.reports()); n != 2 {
+					t.Errorf("%d reports, want one of each version", n)
+				}
+			})
+		})
+	}
+}
+
+// Behind such a gateway an older controller holds nothing. The agent polls, and says so.
+func TestRun_LongPollThatIsNeverHeld_IsPolling(t *testing.T) {
+	play(t, scenario{transport: wire.LongPoll,
+		controller: &fakeController{dropsETags: true, old: true, publications: []publication{published(0, 1), published(time.Hour, 2)}},
+	}, func(t *testing.T, w *world) {
+		pass(20 * time.Minute)
+		s := w.Status()
+		if s.Transport != wire.Polling || s.Push.Healthy || !strings.Contains(s.Push.Error, "immediately") {
+			t.Errorf("got %+v, want poll, and why", s)
+		}
+		if n := len(w.fetches(10 * time.Minute)); n < 15 || n > 25 {
+			t.Errorf("%d fetches in ten minutes, want one each interval of 30 s", n)
+		}
+		pass(41 * time.Minute)
+		w.runs(t, 2)
+		if n := w.logged(logrus.WarnLevel, "Push lost; polling"); n != 1 {
+			t.Errorf("%d warnings, want 1", n)
+		}
+		if got := w.worker.taken(); !slices.Equal(got, []int64{1, 2}) {
+			t.Errorf("the worker took %v, want each version once", got)
+		}
+	})
+}
+
+// An older version than the applied one needs a reason.
+func TestRun_OlderVersion_NeedsAReason(t *testing.T) {
+	for because, want := range map[string]int64{"": 5, wire.OlderResume: 3, wire.OlderPublish: 3} {
+		for _, transport := range []wire.Transport{wire.Polling, wire.LongPoll} {
+			t.Run(string(transport)+" "+because, func(t *testing.T) {
+				play(t, scenario{transport: transport,
+					controller: &fakeController{because: because, publications: []publication{published(0, 5), published(time.Hour, 3), published(3*time.Hour, 6)}},
+				}, func(t *testing.T, w *world) {
+					pass(2 * time.Hour)
+					w.runs(t, want)
+					s := w.Status()
+					if refused := strings.Contains(s.LastError, "older"); refused != (because == "") || *s.AppliedVersion != want || *s.DesiredVersion != want {
+						t.Errorf("the status: got %+v", s)
+					}
+					if n := len(w.fetches(time.Hour + time.Minute)); n > 130 {
+						t.Errorf("%d fetches in an hour, want no more than by polling", n)
+					}
+					pass(time.Hour + 33*time.Second)
+					w.runs(t, 6)
+					if s := w.Status(); s.LastError != "" {
+						t.Errorf("after a newer version: got %q", s.LastError)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Queries name what the worker runs. While it refuses even that, they name nothing.
+func TestQuery_NamesWhatIsApplied(t *testing.T) {
+	one := release(1, 30)
+	p := New(Parts{})
+	f := &follower{Poller: p}
+	if _, q := f.query(); q.Applied != nil {
+		t.Errorf("before anything runs: got %+v", q.Applied)
+	}
+	p.state.LastGood = &one
+	if _, q := f.query(); q.Applied == nil || *q.Applied != one.Config {
+		t.Errorf("got %+v, want what runs", q.Applied)
+	}
+	p.balked = &one
+	if _, q := f.query(); q.Applied != nil || q.ETag != one.ETag {
+		t.Errorf("while the worker refuses it: got %+v", q)
+	}
+}
+
+func TestRun_ReportsNameTheETag(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2)}},
+		worker:     &fakeWorker{refuses: func(v int64, _ time.Duration) string { return strings.Repeat("no", int(v-1)) }},
+	}, func(t *testing.T, w *world) {
+		pass(2 * time.Minute)
+		w.controller.mu.Lock()
+		defer w.controller.mu.Unlock()
+		if want := []string{release(1, 30).ETag, release(2, 30).ETag}; len(w.controller.outcomeTags) < 2 || !slices.Equal(w.controller.outcomeTags[:2], want) {
+			t.Errorf("got %v, want %v", w.controller.outcomeTags, want)
+		}
+	})
+}
+
+// A cache that was edited holds another configuration under the same ETag. What the
+// controller answers replaces it.
+func TestRun_EditedCache_IsReplaced(t *testing.T) {
+	one := release(1, 30)
+	edited := one
+	edited.Config.Data.URL = "http://edited/"
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{{0, one}}, dropsETags: true}, // a 200, as of one that compares contents
+		cache:      &fakeCache{state: models.State{Identity: models.Identity{AgentID: "a", AgentToken: "t"}, LastGood: &edited}},
+	}, func(t *testing.T, w *world) {
+		pass(time.Minute)
+		if got, err := w.worker.state(); err != nil || got.URL != one.Config.Data.URL {
+			t.Errorf("the worker runs %+v, %v, want %s", got, err, one.Config.Data.URL)
+		}
+		if got := w.cache.held().LastGood; got == nil || got.Config != one.Config {
+			t.Errorf("the cache holds %+v, want what was published", got)
+		}
+	})
+}
