@@ -26,6 +26,7 @@ const (
 	Inactive AgentStatus = "inactive" // unseen for INACTIVE_AFTER
 	Refused  AgentStatus = "failed"   // seen, but its worker refused the desired version
 	Conflict AgentStatus = "conflict" // seen, but it runs a version that the controller's store does not know
+	Degraded AgentStatus = "degraded" // seen, but it cannot reach or feed its worker
 )
 
 // AgentSummary counts the agents.
@@ -51,6 +52,7 @@ type Rollout struct {
 	SupersededBy   *int64           `json:"superseded_by"`        // null while it is current; then these are its last figures
 	Targets        int              `json:"targets" example:"20"` // the agents that should run it: all but the inactive ones
 	Applied        int              `json:"applied" example:"19"`
+	Degraded       int              `json:"degraded" example:"0"` // among those that applied it: their agents cannot reach their workers now
 	Failed         int              `json:"failed" example:"1"`
 	Pending        int              `json:"pending" example:"0"`
 	Offline        int              `json:"offline" example:"0"`
@@ -81,7 +83,7 @@ type RolloutFailure struct {
 type Straggler struct {
 	ID             string      `json:"id"`
 	Hostname       string      `json:"hostname" example:"web-17"`
-	Status         AgentStatus `json:"status" enums:"online,stale,offline,failed,conflict"`
+	Status         AgentStatus `json:"status" enums:"online,stale,offline,failed,conflict,degraded"`
 	AppliedVersion *int64      `json:"applied_version"`
 	LastPoll       *time.Time  `json:"last_poll"`
 }

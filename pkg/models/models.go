@@ -21,6 +21,7 @@ const (
 	MaxErrorBytes    = 1024             // a worker's own words in a report
 	MaxETagBytes     = 256              //
 	MaxHostnameBytes = 253              // RFC 1035 §2.3.4
+	MaxHeaderText    = 256              // a text in a header
 	MaxMetadataBytes = 8 << 10          // what an agent says of itself
 	MaxAgentIDBytes  = 64               //
 	MinPollInterval  = time.Second      //
@@ -55,6 +56,9 @@ const (
 	HeaderOlderBecause = "X-Older-Because"
 	// HeaderFleet is on every answer to a poll: the id of the controller's fleet.
 	HeaderFleet = "X-Fleet"
+	// HeaderWorkerError is on a poll of an agent that cannot reach or feed its worker,
+	// and says why, as HeaderText makes it.
+	HeaderWorkerError = "X-Worker-Error"
 	// HeaderConfigVersion names the version that a hit was served with.
 	HeaderConfigVersion = "X-Config-Version"
 )
@@ -208,7 +212,7 @@ type Agent struct {
 	Metadata       jsontext.Value `json:"metadata" swaggertype:"object"`
 	RegisteredAt   time.Time      `json:"registered_at"`
 	LastPoll       *time.Time     `json:"last_poll"` // null until the first poll
-	Status         AgentStatus    `json:"status" enums:"online,stale,offline,inactive,failed,conflict"`
+	Status         AgentStatus    `json:"status" enums:"online,stale,offline,inactive,failed,conflict,degraded"`
 	DesiredVersion *int64         `json:"desired_version"` // null until something is published
 	AppliedVersion *int64         `json:"applied_version"` // null until its worker accepted one
 	LastAttempt    *Attempt       `json:"last_attempt"`
@@ -216,6 +220,7 @@ type Agent struct {
 	// content of that version: its cache was edited, say.
 	ContentMismatch bool       `json:"content_mismatch"`
 	Transport       *Transport `json:"transport" enums:"poll,longpoll,redis,nats"` // null until it said so in a poll
+	Degraded        *string    `json:"degraded"`                                   // why it cannot reach or feed its worker, as it said last; null while it can
 }
 
 // WorkerConfig is what an agent pushes to its worker. A push by hand may leave

@@ -254,3 +254,19 @@ func Trim(words string) string {
 	}
 	return words[:end] + "…"
 }
+
+// HeaderText makes a text fit for a header: one line of printable ASCII, at most
+// MaxHeaderText bytes. Other characters become question marks.
+func HeaderText(text string) string {
+	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
+	text = strings.Map(func(r rune) rune {
+		if r < ' ' || r > '~' {
+			return '?'
+		}
+		return r
+	}, text)
+	if len(text) > MaxHeaderText {
+		text = text[:MaxHeaderText-len("...")] + "..."
+	}
+	return text
+}

@@ -241,6 +241,21 @@ func TestConfig_PollInterval(t *testing.T) {
 	}
 }
 
+func TestHeaderText(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                               "",
+		" the worker\r\nX-Forged: 1\t ":  "the worker X-Forged: 1",
+		"\x00nothing listens… \x7f\xff~": "?nothing listens? ??~",
+		strings.Repeat("x", 256):         strings.Repeat("x", 256),
+		strings.Repeat("x", 257):         strings.Repeat("x", 253) + "...",
+		"\u2028" + "one line\u00a0only":  "one line only",
+	} {
+		if got := models.HeaderText(text); got != want {
+			t.Errorf("HeaderText(%q) = %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestTrim(t *testing.T) {
 	for name, row := range map[string]struct{ words, want string }{
 		"short":                  {"connection refused", "connection refused"},

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -125,5 +126,20 @@ func TestFetch_OfAWaitIsSentOnce(t *testing.T) {
 	}
 	if got := waits.Load(); got != 1 {
 		t.Errorf("it was sent %d times, want once", got)
+	}
+}
+
+// A worker's error can hold anything, and is sent as one line of a header.
+func TestFetch_SendsWorkerError(t *testing.T) {
+	for said, want := range map[string]string{"": "", "cannot be reached:\r\nX-Forged: \xff…": "cannot be reached: X-Forged: ??"} {
+		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if got := strings.Join(r.Header[wire.HeaderWorkerError], "|"); got != want || r.Header.Get("X-Forged") != "" {
+				t.Errorf("got %q, want %q", got, want)
+			}
+			w.WriteHeader(http.StatusNotModified)
+		})
+		if _, err := c.Fetch(t.Context(), self, models.Query{ETag: `"e"`, WorkerError: said}); !errors.Is(err, models.ErrNotModified) {
+			t.Errorf("got %v, want ErrNotModified", err)
+		}
 	}
 }

@@ -78,6 +78,8 @@ type Query struct {
 	// nothing newer, or say at least whether it would.
 	MayWait bool
 	Wait    time.Duration // whole seconds
+	// WorkerError is why the agent cannot reach or feed its worker; "" while it can.
+	WorkerError string
 }
 
 // Answer is what the controller said. All but Release is set with some errors

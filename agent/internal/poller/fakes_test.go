@@ -86,6 +86,7 @@ type fakeController struct {
 
 	mu          sync.Mutex // guards the records below
 	calls       []call
+	degraded    []call // the polls that said something else of the worker than the one before
 	token       string
 	previous    string // is accepted too
 	rebound     bool   // the agent has re-registered with its token
@@ -109,6 +110,15 @@ func (c *fakeController) record(what, etag string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.calls = append(c.calls, call{c.now(), what, etag})
+}
+
+// told records the worker's error of a poll where it differs from the last one.
+func (c *fakeController) told(q models.Query) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := len(c.degraded); n == 0 && q.WorkerError != "" || n > 0 && c.degraded[n-1].what != q.WorkerError {
+		c.degraded = append(c.degraded, call{c.now(), q.WorkerError, q.ETag})
+	}
 }
 
 // times is when requests of a kind came.
@@ -200,6 +210,7 @@ func (c *fakeController) Register(ctx context.Context, as models.Identity, self 
 
 func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
 	c.record("fetch", q.ETag)
+	c.told(q)
 	etag := q.ETag
 	if c.dropsETags {
 		etag = ""

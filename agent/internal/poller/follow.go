@@ -121,7 +121,7 @@ func (f *follower) turn(ctx context.Context) rest {
 	hint, began := f.heed(), time.Now()
 	id, query := f.query()
 	f.persist(ctx)
-	answer, err := f.Source.Fetch(f.begin(ctx), id, query)
+	answer, interrupted, err := f.fetch(ctx, id, query)
 	if err == nil {
 		err = f.older(query, answer)
 	}
@@ -142,6 +142,8 @@ func (f *follower) turn(ctx context.Context) rest {
 		f.unwell(err, "Configuration not usable")
 		f.retry.Reset()
 		return rest{wait: spread(f.pollInterval())}
+	case interrupted && errors.Is(err, context.Canceled):
+		return rest{} // there is something to tell
 	case errors.Is(err, models.ErrUnauthorized):
 		return rest{wait: f.tokenRefused(err, refused)}
 	case query.Wait > 0 && models.Floor(err) == 0:
@@ -162,6 +164,32 @@ func (f *follower) turn(ctx context.Context) rest {
 	return rest{wait: f.untilNext(), heeds: true}
 }
 
+// fetch asks the controller, and reports whether the wait was interrupted because
+// there is something to tell it.
+func (f *follower) fetch(ctx context.Context, id models.Identity, q models.Query) (answer models.Answer, interrupted bool, err error) {
+	if q.Wait == 0 {
+		answer, err = f.Source.Fetch(f.begin(ctx), id, q)
+		return answer, false, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	f.onInterrupt(q, func() { interrupted = true; cancel() })
+	answer, err = f.Source.Fetch(f.begin(ctx), id, q)
+	f.onInterrupt(q, nil)
+	return answer, interrupted, err
+}
+
+// onInterrupt sets what ends the wait of q, and calls it if it should have been
+// called since q was made.
+func (f *follower) onInterrupt(q models.Query, interrupt func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.health.interrupt = interrupt
+	if interrupt != nil && (q.WorkerError == "") != (f.health.degraded == "") {
+		interrupt()
+	}
+}
+
 // query is who asks, and for what: If-None-Match carries what the worker accepted
 // last, not what was fetched last, or a push that failed would be answered 304
 // for ever.
@@ -178,6 +206,7 @@ func (f *follower) query() (id models.Identity, q models.Query) {
 			q.Wait = f.waits.wait()
 		}
 	}
+	q.WorkerError = f.health.degraded
 	if f.state.LastGood != nil {
 		q.ETag = f.state.LastGood.ETag
 		if !f.state.LastGood.Same(f.balked) {

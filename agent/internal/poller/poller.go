@@ -131,6 +131,7 @@ type Poller struct {
 	lastFetch  time.Time
 
 	worker  models.WorkerStatus
+	health  health
 	inSync  bool            // the worker, when last asked, ran what is wanted
 	balked  *models.Release // the last good one, when the worker refused even that
 	refusal refusal         // what the worker refused last, until that is history

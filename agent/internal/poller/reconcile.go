@@ -47,6 +47,7 @@ func (p *Poller) reconcile(ctx context.Context) {
 				break
 			}
 		}
+		r.assess()
 		if first {
 			close(p.fed)
 		}
@@ -84,6 +85,7 @@ func (r *reconciler) cycle(ctx context.Context) bool {
 		r.held = nil
 		return r.runs(want)
 	case want.Same(r.held) && time.Now().Before(r.notBefore):
+		r.setInSync(false)
 		return false
 	}
 

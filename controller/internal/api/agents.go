@@ -86,7 +86,7 @@ func (a *API) register(c *call) error {
 //	@Security	Admin
 //	@Param		limit	query		int		false	"at most this many (100, at most 1000)"
 //	@Param		cursor	query		string	false	"where the page before ended; Link has it"
-//	@Param		status	query		string	false	"only agents in this state; without it, or with all, in any, but without it no inactive ones"	Enums(online, stale, offline, inactive, failed, conflict, all)
+//	@Param		status	query		string	false	"only agents in this state; without it, or with all, in any, but without it no inactive ones"	Enums(online, stale, offline, inactive, failed, conflict, degraded, all)
 //	@Param		version	query		int		false	"only agents that have applied this version"
 //	@Param		transport	query	string	false	"only agents that hear of a newer version in this way now"	Enums(poll, longpoll, redis, nats)
 //	@Param		hostname	query	string	false	"only agents on this host; a * at the end stands for anything"

@@ -65,6 +65,7 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 //	@Param			X-Transport		header		string	false	"the broker that an agent receives hints over; poll for none, although it asks to wait"	Enums(redis, nats, poll)
 //	@Param			X-Applied-Version	header	int		false	"the version that the agent's worker runs"
 //	@Param			X-Applied-Content	header	string	false	"the hash of the content that the agent holds for it; where it is not that of the version, the answer is 200"
+//	@Param			X-Worker-Error	header		string	false	"why an agent cannot reach or feed its worker; absent while it can"
 //	@Success		200				{object}	wire.Config
 //	@Success		304				"unchanged"
 //	@Failure		400,401			{object}	problem.Problem
@@ -86,7 +87,7 @@ func (a *API) config(c *call) error {
 		return err
 	}
 	p := poll{a: a, self: c.self, held: c.Request.Header["If-None-Match"], applied: appliedOf(c.Request.Header)}
-	p.visit = models.Poll{At: time.Now().UTC(), Transport: a.transportOf(c.Request.Header, wait)}
+	p.visit = models.Poll{At: time.Now().UTC(), Transport: a.transportOf(c.Request.Header, wait), Degraded: degraded(c.Request.Header)}
 	if err := p.judge(); err != nil {
 		return err
 	}
@@ -162,6 +163,14 @@ func (a *API) transportOf(h http.Header, wait time.Duration) models.Transport {
 		return a.broker()
 	}
 	return models.Polling
+}
+
+// degraded is why the agent cannot reach or feed its worker, empty while it can.
+func degraded(h http.Header) string {
+	if said := h[wire.HeaderWorkerError]; len(said) > 0 {
+		return wire.HeaderText(said[0])
+	}
+	return ""
 }
 
 // broker is what this controller announces over, "" for none.

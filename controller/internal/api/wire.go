@@ -58,7 +58,7 @@ func toAgent(a models.Agent, status models.Status, desired int64) wire.Agent {
 	out := wire.Agent{
 		ID: a.ID, Hostname: a.Hostname, RegisteredAt: a.RegisteredAt, Status: wire.AgentStatus(status), Metadata: a.Metadata,
 		LastPoll: orNull(a.LastPoll), DesiredVersion: orNull(desired), AppliedVersion: orNull(a.Applied),
-		Transport: orNull(wire.Transport(a.Transport)), ContentMismatch: a.Mismatch,
+		Transport: orNull(wire.Transport(a.Transport)), Degraded: orNull(a.Degraded), ContentMismatch: a.Mismatch,
 	}
 	if t := a.Attempt; t.Version != 0 {
 		out.LastAttempt = &wire.Attempt{Version: t.Version, Status: wire.AttemptStatus(t.Status), Error: t.Error, At: t.At}
@@ -95,7 +95,7 @@ func toSummary(s service.Summary, desired int64) wire.AgentSummary {
 func toRollout(r *models.Rollout) wire.Rollout {
 	out := wire.Rollout{
 		Version: r.Config.Version, PublishedAt: r.Config.PublishedAt, SupersededBy: orNull(r.SupersededBy),
-		Targets: r.Targets, Applied: r.Applied, Failed: r.Failed, Pending: r.Pending, Offline: r.Offline,
+		Targets: r.Targets, Applied: r.Applied, Degraded: r.Degraded, Failed: r.Failed, Pending: r.Pending, Offline: r.Offline,
 		FirstAppliedAt: orNull(r.FirstAppliedAt), Failures: []wire.RolloutFailure{}, Stragglers: []wire.Straggler{},
 	}
 	if l := r.Latency; l.Agents > 0 {

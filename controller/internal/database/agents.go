@@ -10,7 +10,7 @@ import (
 
 const selectAgents = `SELECT seq, id, hostname, metadata, registered_at, token, previous_token,
 	last_poll, poll_interval_seconds, applied_version, attempt_version, attempt_status, attempt_error, attempt_at, refused_version,
-	refused_error, applied_at, transport, secret, certificate FROM agents ORDER BY seq`
+	refused_error, applied_at, transport, secret, certificate, degraded FROM agents ORDER BY seq`
 
 // Agents returns every agent in the order of registration.
 func (db *DB) Agents(ctx context.Context) (agents []models.Agent, err error) {
@@ -26,7 +26,7 @@ func scanAgent(row scanner) (a models.Agent, err error) {
 	)
 	err = row.Scan(&a.Seq, &a.ID, &a.Hostname, &a.Metadata, &registeredAt, &token, &previous,
 		&lastPoll, &seconds, &a.Applied, &a.Attempt.Version, &a.Attempt.Status, &a.Attempt.Error, &attemptAt, &a.Refused.Version,
-		&a.Refused.Error, &appliedAt, &a.Transport, &secret, &a.Certificate)
+		&a.Refused.Error, &appliedAt, &a.Transport, &secret, &a.Certificate, &a.Degraded)
 	copy(a.Token[:], token)
 	copy(a.PreviousToken[:], previous)
 	copy(a.Secret[:], secret)
@@ -107,11 +107,12 @@ func (db *DB) savePresence(ctx context.Context, op operation, batch map[string]m
 
 func preparePresence(ctx context.Context, tx *sql.Tx) (*sql.Stmt, error) {
 	return tx.PrepareContext(ctx, `UPDATE agents SET last_poll = $1, poll_interval_seconds = $2, applied_version = $3, applied_at = $4,
-		attempt_version = $5, attempt_status = $6, attempt_error = $7, attempt_at = $8, refused_version = $9, refused_error = $10, transport = $11 WHERE id = $12`)
+		attempt_version = $5, attempt_status = $6, attempt_error = $7, attempt_at = $8, refused_version = $9, refused_error = $10, transport = $11,
+		degraded = $12 WHERE id = $13`)
 }
 
 func updatePresence(ctx context.Context, update *sql.Stmt, id string, p models.Presence) error {
 	_, err := update.ExecContext(ctx, fromTime(p.LastPoll), int64(p.PollInterval/time.Second), p.Applied, fromTime(p.AppliedAt),
-		p.Attempt.Version, string(p.Attempt.Status), p.Attempt.Error, fromTime(p.Attempt.At), p.Refused.Version, p.Refused.Error, string(p.Transport), id)
+		p.Attempt.Version, string(p.Attempt.Status), p.Attempt.Error, fromTime(p.Attempt.At), p.Refused.Version, p.Refused.Error, string(p.Transport), p.Degraded, id)
 	return err
 }

@@ -403,8 +403,9 @@ func TestAgents_AreStoredAndRemoved(t *testing.T) {
 	}
 	a.Presence = models.Presence{
 		LastPoll: at.Add(time.Minute), PollInterval: 15 * time.Second, Applied: 7, AppliedAt: at.Add(time.Second),
-		Attempt: models.Attempt{Version: 8, Status: models.Failed, Error: "host not allowed", At: at.Add(time.Minute)},
-		Refused: models.Refusal{Version: 8, Error: "host not allowed"},
+		Attempt:  models.Attempt{Version: 8, Status: models.Failed, Error: "host not allowed", At: at.Add(time.Minute)},
+		Refused:  models.Refusal{Version: 8, Error: "host not allowed"},
+		Degraded: "connection refused",
 	}
 	if err := db.SavePresence(t.Context(), map[string]models.Presence{"a1": a.Presence, "gone": a.Presence}); err != nil {
 		t.Fatal(err)

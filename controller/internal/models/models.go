@@ -138,6 +138,7 @@ type Presence struct {
 	AppliedAt    time.Time     // when the controller heard of it; zero for unknown
 	Attempt      Attempt
 	Refused      Refusal
+	Degraded     string // why it cannot reach or feed its worker, as it said last; empty while it can
 }
 
 // Refusal is the version that a worker refused last, and its words. The zero
@@ -186,14 +187,15 @@ type Poll struct {
 	Interval  time.Duration // within which it is to come again
 	Runs      int64         // the version that its worker runs; 0 where it did not say
 	Transport Transport
-	Mismatch  bool // the content that the agent holds is not that of Runs
-	Foreign   bool // Runs is above the store's newest version, and the store did not make it
+	Degraded  string // as Presence.Degraded
+	Mismatch  bool   // the content that the agent holds is not that of Runs
+	Foreign   bool   // Runs is above the store's newest version, and the store did not make it
 }
 
 // Polled takes a poll into account. What it says of the version that runs heals
 // a report that was lost.
 func (p *Presence) Polled(poll Poll) {
-	p.LastPoll, p.PollInterval, p.Transport = poll.At, poll.Interval, poll.Transport
+	p.LastPoll, p.PollInterval, p.Transport, p.Degraded = poll.At, poll.Interval, poll.Transport, poll.Degraded
 	if poll.Runs == 0 {
 		return
 	}

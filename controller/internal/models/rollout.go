@@ -11,6 +11,8 @@ type Figures struct {
 	Pending int // neither yet
 	Offline int // neither, and not heard of for a while
 
+	Degraded int // among those that applied it: their agents cannot reach their workers now
+
 	FirstAppliedAt time.Time // zero while none has
 	Latency        Latency
 	Failures       []Failure   // the most frequent first

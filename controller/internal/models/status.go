@@ -13,10 +13,11 @@ const (
 	Inactive Status = "inactive" // offline for so long that it may be gone for good
 	Refused  Status = "failed"   // heard of, but its worker refused the desired version
 	Ahead    Status = "conflict" // heard of, but it runs a version that this store does not have
+	Degraded Status = "degraded" // heard of, but it cannot reach or feed its worker
 )
 
 // Statuses are all of them.
-var Statuses = []Status{Online, Stale, Offline, Inactive, Refused, Ahead}
+var Statuses = []Status{Online, Stale, Offline, Inactive, Refused, Ahead, Degraded}
 
 // Missed intervals after which an agent is no longer online, then offline.
 const (
@@ -31,6 +32,7 @@ type Vitals struct {
 	Applied  int64
 	Refused  int64 // the version that its worker refused last; 0 for none
 	Held     int64 // as Agent.Held
+	Degraded bool  // it said last that it cannot reach or feed its worker
 }
 
 // Seen is when the agent was here last: its last poll, or its registration
@@ -44,7 +46,7 @@ func (a *Agent) Seen() time.Time {
 
 // StatusOf tells how an agent is.
 func (o Outlook) StatusOf(a *Agent) Status {
-	return o.Status(Vitals{Unseen: o.Now.Sub(a.Seen()), Interval: a.PollInterval, Applied: a.Applied, Refused: a.Refused.Version, Held: a.Held})
+	return o.Status(Vitals{Unseen: o.Now.Sub(a.Seen()), Interval: a.PollInterval, Applied: a.Applied, Refused: a.Refused.Version, Held: a.Held, Degraded: a.Degraded != ""})
 }
 
 // Outlook is what agents are judged against at a moment.
@@ -69,6 +71,8 @@ func (o Outlook) Status(v Vitals) Status {
 		return Refused
 	case unseen > onlineIntervals*v.Interval:
 		return Stale
+	case v.Degraded:
+		return Degraded
 	}
 	return Online
 }

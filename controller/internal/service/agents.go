@@ -347,7 +347,7 @@ func (s *Agents) Left(live *Agent, poll models.Poll, interval time.Duration) {
 	if live.agent.LastPoll.After(poll.At) {
 		return
 	}
-	s.remember(live, models.Poll{At: time.Now().UTC(), Interval: interval, Transport: models.Polling, Mismatch: poll.Mismatch, Foreign: poll.Foreign})
+	s.remember(live, models.Poll{At: time.Now().UTC(), Interval: interval, Transport: models.Polling, Degraded: poll.Degraded, Mismatch: poll.Mismatch, Foreign: poll.Foreign})
 }
 
 // Report takes the outcome of an agent's last attempt, and tells whether it is

@@ -244,6 +244,34 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+func TestStatus_Degraded_Precedence(t *testing.T) {
+	now := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
+	for name, row := range map[string]struct {
+		unseen         time.Duration
+		applied, fails int64
+		want           models.Status
+	}{
+		"seen":                        {0, 1, 0, models.Degraded},
+		"stale":                       {31 * time.Second, 1, 0, models.Stale},
+		"offline":                     {101 * time.Second, 1, 0, models.Offline},
+		"refused the desired version": {0, 1, 2, models.Refused},
+		"refused an older version":    {0, 2, 1, models.Degraded},
+		"in conflict":                 {0, 3, 0, models.Ahead},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := models.Agent{Presence: models.Presence{
+				LastPoll: now.Add(-row.unseen), PollInterval: 10 * time.Second, Applied: row.applied,
+				Refused: models.Refusal{Version: row.fails}, Degraded: "connection refused",
+			}}
+			outlook := asOf(now, 2)
+			outlook.Conflict = true
+			if got := outlook.StatusOf(&a); got != row.want {
+				t.Errorf("got %s, want %s", got, row.want)
+			}
+		})
+	}
+}
+
 func TestList_Pages(t *testing.T) {
 	agents := newAgents(t)
 	ids := []string{}

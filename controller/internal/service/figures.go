@@ -83,10 +83,14 @@ func (s *Agents) Figures(cfg *models.Config, outlook models.Outlook) (f models.F
 		away      []models.Straggler
 	)
 	for row := range s.roster.all() {
-		p := partOf(row.vitals(outlook.Now), cfg.Version, outlook)
+		v := row.vitals(outlook.Now)
+		p := partOf(v, cfg.Version, outlook)
 		tally(&f, p)
 		switch p {
 		case applied:
+			if outlook.Status(v) == models.Degraded {
+				f.Degraded++
+			}
 			at := row.appliedAt.Load()
 			if at == 0 {
 				continue // stored by a controller older than this build

@@ -294,6 +294,7 @@ func TestCollector_TellsHowTheFleetIs(t *testing.T) {
 # HELP fleetconf_controller_agents Agents by status.
 # TYPE fleetconf_controller_agents gauge
 fleetconf_controller_agents{status="conflict"} 0
+fleetconf_controller_agents{status="degraded"} 0
 fleetconf_controller_agents{status="failed"} 0
 fleetconf_controller_agents{status="inactive"} 0
 fleetconf_controller_agents{status="offline"} 0
@@ -351,8 +352,9 @@ fleetconf_controller_waiters_limit 77
 		poll(lives[1], 1, models.NATS)
 		poll(lives[2], 0, models.Redis)
 		poll(lives[3], 0, models.Polling)
+		m.agents.Poll(lives[5], models.Poll{At: models.Now(), Interval: defaultInterval, Degraded: "connection refused"})
 		report(t, m.agents, lives[3], models.Attempt{Version: 1, Status: models.Failed, At: models.Now()})
-		m.want(t, "a fleet", "agents", map[string]float64{"online": 5, "failed": 1, "stale": 1, "offline": 1, "inactive": 1, "conflict": 0})
+		m.want(t, "a fleet", "agents", map[string]float64{"online": 4, "degraded": 1, "failed": 1, "stale": 1, "offline": 1, "inactive": 1, "conflict": 0})
 		m.want(t, "a fleet", "agents_by_transport", map[string]float64{"longpoll": 1, "nats": 1, "redis": 1, "poll": 1, "unknown": 4})
 		m.want(t, "a fleet", "agents_by_applied_version", map[string]float64{"1": 2, "none": 6, "other": 0})
 		m.want(t, "a fleet", "desired_version", map[string]float64{"": 1})
@@ -365,7 +367,7 @@ fleetconf_controller_waiters_limit 77
 		}
 		go m.waiters.Wait(t.Context(), time.Minute, func() bool { return false })
 		synctest.Wait()
-		m.want(t, "a conflict", "agents", map[string]float64{"online": 4, "failed": 1, "stale": 1, "offline": 1, "inactive": 1, "conflict": 1})
+		m.want(t, "a conflict", "agents", map[string]float64{"online": 3, "degraded": 1, "failed": 1, "stale": 1, "offline": 1, "inactive": 1, "conflict": 1})
 		m.want(t, "a conflict", "conflict", map[string]float64{"": 1})
 		m.want(t, "a freeze", "frozen", map[string]float64{"": 1})
 		m.want(t, "a poll that is held", "waiters", map[string]float64{"": 1})

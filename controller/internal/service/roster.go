@@ -41,6 +41,7 @@ type row struct {
 	interval                                        atomic.Int64 // nanoseconds
 	transport                                       atomic.Int64 // 1 + its place in models.Transports; 0 for unknown
 	held                                            atomic.Int64 // as models.Agent.Held
+	degraded                                        atomic.Bool
 }
 
 func newRoster(size int) roster { return roster{byID: make(map[string]*Agent, size)} }
@@ -132,6 +133,9 @@ func (a *Agent) show() {
 	set(&a.row.appliedAt, appliedAt)
 	set(&a.row.refused, a.agent.Refused.Version)
 	set(&a.row.held, a.agent.Held)
+	if degraded := a.agent.Degraded != ""; a.row.degraded.Load() != degraded {
+		a.row.degraded.Store(degraded)
+	}
 	set(&a.row.transport, int64(1+slices.Index(models.Transports, a.agent.Transport)))
 	if shown := a.row.hostname.Load(); shown == nil || *shown != a.agent.Hostname {
 		hostname := a.agent.Hostname
@@ -163,5 +167,6 @@ func (r *row) vitals(now time.Time) models.Vitals {
 		Applied:  r.applied.Load(),
 		Refused:  r.refused.Load(),
 		Held:     r.held.Load(),
+		Degraded: r.degraded.Load(),
 	}
 }
