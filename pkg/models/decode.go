@@ -13,6 +13,19 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
+// times reads times as RFC 3339 §5.6 has them: T and Z may be in lower case.
+var times = json.WithUnmarshalers(json.UnmarshalFromFunc(func(d *jsontext.Decoder, t *time.Time) error {
+	if d.PeekKind() != '"' {
+		return errors.ErrUnsupported
+	}
+	token, err := d.ReadToken()
+	if err != nil {
+		return err
+	}
+	*t, err = time.Parse(time.RFC3339Nano, strings.ToUpper(token.String()))
+	return err
+}))
+
 // Decode reads exactly one JSON document (RFC 8259, and RFC 7493 §2: UTF-8, no
 // name twice) into a T. Unknown fields, wrong types, null, NUL characters and
 // anything behind the document are errors: an *Invalid that names the field.
@@ -22,7 +35,7 @@ func Decode[T any](document []byte) (T, error) {
 	if err := scan(document); err != nil {
 		return v, invalid(err)
 	}
-	if err := json.Unmarshal(document, &v, json.RejectUnknownMembers(true)); err != nil {
+	if err := json.Unmarshal(document, &v, json.RejectUnknownMembers(true), times); err != nil {
 		return v, invalid(err)
 	}
 	return v, nil
@@ -35,7 +48,7 @@ func DecodeOpen[T any](document []byte) (T, error) {
 	if err := scan(document); err != nil {
 		return v, invalid(err)
 	}
-	if err := json.Unmarshal(document, &v); err != nil {
+	if err := json.Unmarshal(document, &v, times); err != nil {
 		return v, invalid(err)
 	}
 	return v, nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -22,6 +23,25 @@ func wantInvalid(t *testing.T, err error, field, detail string) {
 	if len(bad.Errors) != 1 || bad.Errors[0].Field != field || !strings.Contains(bad.Errors[0].Detail, detail) {
 		t.Errorf("got faults %q, want one of field %q that says %q", bad.Errors, field, detail)
 	}
+}
+
+// RFC 3339 §5.6: T and Z may be in lower case.
+func TestDecode_Times(t *testing.T) {
+	want := time.Date(2026, 11, 24, 18, 0, 0, 0, time.UTC)
+	for text, ok := range map[string]bool{
+		"2026-11-24T18:00:00Z": true, "2026-11-24t18:00:00z": true, "2026-11-24t20:00:00.0+02:00": true,
+		"2026-11-24 18:00:00Z": false, "2026-11-24T18:00:00": false, "today": false, "": false,
+	} {
+		got, err := models.Decode[models.FreezeRequest]([]byte(`{"reason":"r","until":"` + text + `"}`))
+		switch {
+		case !ok:
+			wantInvalid(t, err, "until", "RFC 3339")
+		case err != nil || !got.Until.Equal(want):
+			t.Errorf("%s: got %v, %v, want %v", text, got.Until, err, want)
+		}
+	}
+	_, err := models.Decode[models.FreezeRequest]([]byte(`{"reason":"r","until":5}`))
+	wantInvalid(t, err, "until", "RFC 3339")
 }
 
 func TestDecode_RefusesWhatIsNotExactlyTheDocument(t *testing.T) {

@@ -63,7 +63,8 @@ func Write(w http.ResponseWriter, p *Problem) {
 		h.Del(name) // they spoke of the answer that this one replaces
 	}
 	w.WriteHeader(p.Status)
-	_ = json.MarshalWrite(w, p) // the caller has gone: nobody is left to tell
+	body, _ := json.Marshal(p)         // strings and numbers always encode
+	_, _ = w.Write(append(body, '\n')) // the client has disconnected: no one reads it
 }
 
 // Read takes the problem out of an error answer. An answer that is not one of

@@ -20,7 +20,7 @@ func TestWrite_ReplacesTheAnswerThatWasBegun(t *testing.T) {
 	w.Header().Set("Content-Length", "9000")
 	w.Header().Set("Retry-After", "5")
 	problem.Write(w, problem.Invalid(models.Bad("url", "is missing")))
-	want := `{"type":"about:blank","title":"Bad Request","status":400,"detail":"url is missing","errors":[{"field":"url","detail":"is missing"}]}`
+	want := `{"type":"about:blank","title":"Bad Request","status":400,"detail":"url is missing","errors":[{"field":"url","detail":"is missing"}]}` + "\n"
 	if w.Code != http.StatusBadRequest || w.Body.String() != want {
 		t.Errorf("got %d %s, want 400 %s", w.Code, w.Body, want)
 	}

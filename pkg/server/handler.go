@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"mime"
@@ -148,8 +149,13 @@ func Internal(r *http.Request) *problem.Problem {
 // models.Decode does.
 func Decode[T any](r *http.Request) (T, error) {
 	var zero T
+	if Bodyless(r) { // and so of no type
+		return zero, problem.New(http.StatusBadRequest, "the body is empty; a JSON document was expected")
+	}
 	mediaType, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if charset, named := parameters["charset"]; err != nil || mediaType != "application/json" || named && !strings.EqualFold(charset, "utf-8") {
+	charset, named := parameters["charset"]
+	utf8 := !named || strings.EqualFold(charset, "utf-8") || strings.EqualFold(charset, "utf8")
+	if err != nil || mediaType != "application/json" || !utf8 {
 		return zero, problem.New(http.StatusUnsupportedMediaType, "send the document with Content-Type: application/json, in UTF-8")
 	}
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
@@ -171,6 +177,21 @@ func Decode[T any](r *http.Request) (T, error) {
 		return zero, problem.Invalid(bad)
 	}
 	return v, err
+}
+
+// Bodyless reports whether a request has no body. Of a chunked one only reading tells:
+// what is read of it stays in r.Body.
+func Bodyless(r *http.Request) bool {
+	if r.ContentLength >= 0 {
+		return r.ContentLength == 0
+	}
+	first := make([]byte, 1)
+	n, err := io.ReadFull(r.Body, first)
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(first[:n]), r.Body), r.Body}
+	return errors.Is(err, io.EOF)
 }
 
 // WriteJSON answers with v as a JSON document.

@@ -122,7 +122,9 @@ func post(contentType, body string) (models.PublishRequest, error) {
 }
 
 func TestDecode_TakesJSON(t *testing.T) {
-	for _, contentType := range []string{"application/json", "application/json; charset=utf-8", "Application/JSON"} {
+	for _, contentType := range []string{
+		"application/json", "application/json; charset=utf-8", "Application/JSON", "application/json; charset=utf8", `application/json;charset="UTF8"`,
+	} {
 		got, err := post(contentType, `{"url":"http://a/"}`)
 		if err != nil || got.URL == nil || *got.URL != "http://a/" {
 			t.Errorf("%s: got %+v, %v, want the URL", contentType, got, err)
@@ -163,6 +165,34 @@ func TestDecode_RefusesEverythingElse(t *testing.T) {
 				t.Errorf("errors (-want +got)\n%s", diff)
 			}
 		})
+	}
+}
+
+// A chunked body shows that it is empty only when it is read.
+func TestDecode_EmptyChunkedBody_IsEmpty(t *testing.T) {
+	r := httptest.NewRequest("POST", "/", io.NopCloser(strings.NewReader("")))
+	r.ContentLength = -1
+	_, err := server.Decode[models.PublishRequest](r)
+	wantStatus(t, err, http.StatusBadRequest) // not 415: there is nothing to have a type
+	for body, want := range map[string]bool{"": true, " ": false, "{}": false} {
+		r := httptest.NewRequest("POST", "/", io.NopCloser(strings.NewReader(body)))
+		r.ContentLength = -1
+		if got := server.Bodyless(r); got != want {
+			t.Errorf("%q: got %v, want %v", body, got, want)
+		}
+		if rest, err := io.ReadAll(r.Body); string(rest) != body || err != nil {
+			t.Errorf("%q: then got %q, %v", body, rest, err)
+		}
+	}
+	for name, failing := range map[string]error{"cut": io.ErrUnexpectedEOF, "too slow": os.ErrDeadlineExceeded} {
+		r := httptest.NewRequest("POST", "/", broken{failing})
+		r.ContentLength = -1
+		if server.Bodyless(r) {
+			t.Errorf("%s: got no body, want one that did not arrive", name)
+		}
+		if _, err := io.ReadAll(r.Body); !errors.Is(err, failing) {
+			t.Errorf("%s: then got %v", name, err)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -208,7 +209,7 @@ func TestPublish_ThenFetch(t *testing.T) {
 	if h := resp.Header; h.Get("ETag") != tag || h.Get(wire.HeaderPollInterval) != "15" || h.Get("Content-Type") != "application/json" {
 		t.Errorf("fetch: got the headers %v, want the ETag %s and the interval 15", h, tag)
 	}
-	want := `{"version":1,"data":{"url":"https://example.com/"},"poll_interval_seconds":15}`
+	want := `{"version":1,"data":{"url":"https://example.com/"},"poll_interval_seconds":15}` + "\n"
 	if got := text(t, resp); got != want {
 		t.Errorf("fetch: got %s, want %s", got, want)
 	}
@@ -315,6 +316,42 @@ func TestPublish_PollIntervalInTheQuery(t *testing.T) {
 	}
 }
 
+// A client that streams sends an empty body in chunks.
+func TestPublish_EmptyChunkedBody_IsNone(t *testing.T) {
+	s := newSystem(t)
+	s.publish("http://a/")
+	s.publish("http://b/")
+	for _, path := range []string{"/api/v1/config?poll_interval=15", "/api/v1/configs/1/rollback"} {
+		r := httptest.NewRequestWithContext(t.Context(), "POST", path, io.NopCloser(strings.NewReader("")))
+		r.ContentLength, r.TransferEncoding = -1, []string{"chunked"}
+		r.SetBasicAuth(admin[0], admin[1])
+		w := httptest.NewRecorder()
+		s.handler.ServeHTTP(w, r)
+		if w.Code != 200 {
+			t.Errorf("%s: got %d %s, want 200", path, w.Code, w.Body)
+		}
+	}
+}
+
+// Every answer with a body ends its last line, problems and polls too.
+func TestBodies_EndWithANewline(t *testing.T) {
+	s := newSystem(t)
+	s.publish("http://a/")
+	for _, path := range []string{
+		"/", "/health", "/ready", "/version", "/metrics", "/openapi.json", "/swagger/doc.json", "/nothing", "/api/v1/register", "/api/v1/config", "/api/v1/configs",
+		"/api/v1/configs/1", "/api/v1/configs/1/diff/1", "/api/v1/configs/9", "/api/v1/agents", "/api/v1/agents/summary", "/api/v1/audit", "/api/v1/freeze",
+		"/api/v1/rollouts/1", "/api/v1/agents?limit=0",
+	} {
+		resp := s.call(admin, "GET", path, "")
+		if body := text(t, resp); !strings.HasSuffix(body, "\n") || strings.HasSuffix(body, "\n\n") {
+			t.Errorf("%s: got %d %q, want one newline at the end", path, resp.StatusCode, body[max(0, len(body)-40):])
+		}
+	}
+	if resp := s.call(admin, "GET", "/api/v1/config", ""); resp.Header.Get("Content-Length") != strconv.Itoa(len(text(t, resp))) {
+		t.Errorf("got Content-Length %s, want that of the body", resp.Header.Get("Content-Length"))
+	}
+}
+
 func TestPublish_BadInput(t *testing.T) {
 	s := newSystem(t)
 	s.publish("http://a/")
@@ -323,7 +360,7 @@ func TestPublish_BadInput(t *testing.T) {
 		status int
 		field  string
 	}{
-		"no body":                {"", 415, ""},
+		"no body":                {"", 400, ""},
 		"blank body":             {"  ", 400, ""},
 		"malformed":              {`{url:1}`, 400, ""},
 		"truncated":              {`{"url":"http://b/"`, 400, ""},

@@ -41,6 +41,7 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 	if err != nil {
 		return nil, err
 	}
+	body = append(body, '\n')
 	made := &answered{
 		config: current, content: current.ContentHash(), body: body, etag: []string{current.ETag},
 		length: []string{strconv.Itoa(len(body))}, interval: []string{strconv.Itoa(seconds(current.PollInterval))},

@@ -74,7 +74,7 @@ func (a *API) rollback(c *call) error {
 		return err
 	}
 	var req wire.RollbackRequest
-	if c.Request.ContentLength != 0 {
+	if !server.Bodyless(c.Request) {
 		if req, err = server.Decode[wire.RollbackRequest](c.Request); err != nil {
 			return err
 		}
@@ -170,7 +170,7 @@ func (a *API) resume(c *call) error {
 // left out where the query says it all.
 func decodePublish(c *call) (req wire.PublishRequest, err error) {
 	interval, inQuery := c.GetQuery("poll_interval")
-	if c.Request.ContentLength != 0 || !inQuery {
+	if !inQuery || !server.Bodyless(c.Request) {
 		if req, err = server.Decode[wire.PublishRequest](c.Request); err != nil {
 			return req, err
 		}

@@ -121,6 +121,7 @@ var statuses = []struct {
 	{errToken, http.StatusUnauthorized},
 	{errElsewhere, http.StatusForbidden},
 	{proxy.ErrRefused, http.StatusUnprocessableEntity}, // before the reason that it wraps
+	{proxy.ErrRequest, http.StatusBadRequest},
 	{proxy.ErrUnreachable, http.StatusBadGateway},
 	{proxy.ErrForbidden, http.StatusBadGateway},
 	{proxy.ErrNotConfigured, http.StatusServiceUnavailable},
@@ -197,6 +198,7 @@ func (a *API) index(c *gin.Context) error {
 //	@Tags			hit
 //	@Produce		*/*
 //	@Success		default	{file}	binary			"what the configured URL answers"
+//	@Failure		400	{object}	problem.Problem	"the request cannot be passed on; the target was not asked"
 //	@Failure		502	{object}	problem.Problem	"the target cannot be reached, or may not be fetched"
 //	@Failure		503	{object}	problem.Problem	"no configuration has been applied yet"
 //	@Failure		504	{object}	problem.Problem	"the target did not answer within HIT_TIMEOUT"

@@ -387,6 +387,33 @@ func TestPush_ThatTheWorkerRefuses(t *testing.T) {
 	}
 }
 
+// The target was never asked: it is the caller's request that cannot be passed on.
+func TestHit_InvalidUpgrade_BlamesTheCaller(t *testing.T) {
+	asked := false
+	target := newServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
+	h, _ := newHandler(t, "")
+	send(h, push(`{"url":"`+target.URL+`"}`, nil))
+	p := wantProblem(t, send(h, get("/hit", "Connection", "Upgrade", "Upgrade", "web\x80socket")), http.StatusBadRequest)
+	if asked || strings.Contains(p.Detail, "target") || !strings.Contains(p.Detail, "request") {
+		t.Errorf("asked the target: %v; got %q, want the request blamed", asked, p.Detail)
+	}
+	if res := send(h, get("/hit", "Connection", "Upgrade", "Upgrade", "websocket")); res.StatusCode != 200 {
+		t.Errorf("an upgrade that is not taken: got %s, want 200", res.Status)
+	}
+}
+
+func TestBodies_EndWithANewline(t *testing.T) {
+	h, _ := newHandler(t, "")
+	for _, r := range []*http.Request{
+		get("/"), get("/hit"), get("/config"), get("/ready"), get("/health"), get("/version"), get("/openapi.json"), get("/nothing"), push("{}", nil), push(good, nil), get("/config"),
+	} {
+		res := send(h, r)
+		if body, _ := io.ReadAll(res.Body); !strings.HasSuffix(string(body), "\n") {
+			t.Errorf("%s %s: got %s %q, want a newline at the end", r.Method, r.URL.Path, res.Status, body)
+		}
+	}
+}
+
 func TestHit_EachFailureHasItsStatus(t *testing.T) {
 	h, _ := newHandler(t, "", netip.MustParsePrefix("169.254.0.0/16"))
 	res := send(h, get("/hit"))

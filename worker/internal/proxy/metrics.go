@@ -30,6 +30,7 @@ type Metrics struct {
 // the middle.
 const (
 	otherClass    = "other"
+	invalid       = "invalid" // the request cannot be passed on
 	notConfigured = "not_configured"
 	unreachable   = "unreachable"
 	timeout       = "timeout"
@@ -60,7 +61,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		hits: metrics.NewOutcomes(reg, prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "hits_total",
 			Help: "Hits that ended, by the class of the target's status, or why there was none, or not all of it.",
-		}, append(classes[2:], otherClass, notConfigured, unreachable, timeout, forbidden, loop, cut, overdue, left)...),
+		}, append(classes[2:], otherClass, invalid, notConfigured, unreachable, timeout, forbidden, loop, cut, overdue, left)...),
 		seconds: factory.NewHistogram(prometheus.HistogramOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "hit_duration_seconds",
 			Help:    "Time from a hit to the last byte of its answer, of hits that a target was asked for.",
@@ -103,7 +104,7 @@ func reason(err error, otherwise string) string {
 	for _, r := range []struct {
 		kind    error
 		outcome string
-	}{{ErrNotConfigured, notConfigured}, {ErrUnreachable, unreachable}, {ErrTimeout, timeout}, {ErrForbidden, forbidden}, {ErrLoop, loop}} {
+	}{{ErrRequest, invalid}, {ErrNotConfigured, notConfigured}, {ErrUnreachable, unreachable}, {ErrTimeout, timeout}, {ErrForbidden, forbidden}, {ErrLoop, loop}} {
 		if errors.Is(err, r.kind) {
 			return r.outcome
 		}
@@ -152,7 +153,7 @@ func (h *hit) end(caller context.Context, err error) {
 	m.sent.Add(float64(h.bytes))
 	outcome := h.outcome(caller, err)
 	m.hits.Count(outcome)
-	if outcome != notConfigured && outcome != loop {
+	if outcome != invalid && outcome != notConfigured && outcome != loop {
 		m.seconds.Observe(time.Since(h.began).Seconds())
 	}
 }

@@ -76,11 +76,12 @@ func TestMetrics_HitsByOutcome(t *testing.T) {
 	silent := func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	hurried := func(o *Options) { o.Timeout = 50 * time.Millisecond }
 	for name, row := range map[string]struct {
-		target http.HandlerFunc
-		change func(*Options)
-		via    bool // the hit comes from this worker
-		want   string
-		asked  uint64 // targets
+		target  http.HandlerFunc
+		change  func(*Options)
+		via     bool // the hit comes from this worker
+		upgrade string
+		want    string
+		asked   uint64 // targets
 	}{
 		"answered":              {target: status(200), want: "2xx 1", asked: 1},
 		"answered with nothing": {target: status(204), want: "2xx 1", asked: 1},
@@ -94,9 +95,10 @@ func TestMetrics_HitsByOutcome(t *testing.T) {
 		"redirected elsewhere": {target: func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "ftp://a.example/", http.StatusFound)
 		}, want: "forbidden 1", asked: 1},
-		"a loop":                 {target: status(200), via: true, want: "loop 1"},
-		"the answer breaks off":  {target: begin(func(*http.Request) {}), want: "cut 1", asked: 1},
-		"too slow in the middle": {target: begin(func(r *http.Request) { <-r.Context().Done() }), change: hurried, want: "overdue 1", asked: 1},
+		"a request that cannot be passed on": {target: status(200), upgrade: "web\x80socket", want: "invalid 1"},
+		"a loop":                             {target: status(200), via: true, want: "loop 1"},
+		"the answer breaks off":              {target: begin(func(*http.Request) {}), want: "cut 1", asked: 1},
+		"too slow in the middle":             {target: begin(func(r *http.Request) { <-r.Context().Done() }), change: hurried, want: "overdue 1", asked: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, reg := measured(t, func(o *Options) {
@@ -113,6 +115,10 @@ func TestMetrics_HitsByOutcome(t *testing.T) {
 			}
 			req, _ := http.NewRequest(http.MethodGet, w.URL, nil)
 			req.Header.Set("Via", via)
+			if row.upgrade != "" {
+				req.Header.Set("Connection", "Upgrade")
+				req.Header.Set("Upgrade", row.upgrade)
+			}
 			if res, err := w.plain.Do(req); err == nil { // one that breaks off at once gives no answer at all
 				_, _ = io.Copy(io.Discard, res.Body)
 				res.Body.Close()

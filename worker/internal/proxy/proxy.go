@@ -36,6 +36,7 @@ import (
 // The kinds of failure of a hit. Nothing has been answered yet when Hit
 // returns one.
 var (
+	ErrRequest       = errors.New("the request cannot be passed on")
 	ErrNotConfigured = errors.New("no configuration has been applied yet")
 	ErrUnreachable   = errors.New("the target cannot be reached")
 	ErrForbidden     = errors.New("the target may not be fetched")
@@ -227,12 +228,18 @@ func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) (err error) {
 	// deadlines is not a server's.
 	_ = http.NewResponseController(w).SetWriteDeadline(hit.began.Add(p.timeout + writeGrace))
 
-	var failed error
+	var (
+		failed error
+		asked  bool // the target
+	)
 	reverse := httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) { p.rewrite(pr, run.target) },
 		// With ctx in place of the request's own, interim answers (103) stay
 		// here: ReverseProxy would clear our headers after each.
-		Transport:      fetch(func(out *http.Request) (*http.Response, error) { return p.fetch(out.WithContext(ctx)) }),
+		Transport: fetch(func(out *http.Request) (*http.Response, error) {
+			asked = true
+			return p.fetch(out.WithContext(ctx))
+		}),
 		ModifyResponse: func(res *http.Response) error { hit.answered(res); merge(w.Header(), res.Header); return nil },
 		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { failed = err },
 		FlushInterval:  flushAfter,
@@ -246,6 +253,9 @@ func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) (err error) {
 	}
 	if r.Context().Err() != nil {
 		panic(http.ErrAbortHandler) // the caller has gone: nobody is left to tell
+	}
+	if !asked { // ReverseProxy refuses an Upgrade that no protocol is called
+		return fmt.Errorf("%w: %w", ErrRequest, failed)
 	}
 	return p.kind(failed, "HIT_TIMEOUT is "+p.timeout.String())
 }
