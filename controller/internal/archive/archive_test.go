@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/fleetconf/fleetconf/controller/internal/archive"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/service"
 )
 
 func open(t *testing.T, path string) *database.DB {
@@ -187,5 +189,31 @@ func TestRead_OfAFormatWithoutKey(t *testing.T) {
 	}
 	if tags := open(t, path).Tags(); tags.Epoch == "" || len(tags.Key) != models.KeyBytes || tags.UnkeyedUpTo != 10 {
 		t.Errorf("got %+v, want a key, and that ETags without keyed hash are accepted up to version 10", tags)
+	}
+}
+
+// An imported agent registers once, with whatever secret it has, and stays who it was.
+func TestArchive_ImportedAgentRegisters_KeepsItsID(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "new.db"))
+	if _, err := fill(t, db, export(t, full(t))); err != nil {
+		t.Fatal(err)
+	}
+	log, _ := logtest.NewNullLogger()
+	agents, err := service.OpenAgents(t.Context(), db, service.AgentOptions{}, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := service.Registration{ID: "a1", Hostname: "web", Metadata: []byte("{}"), Secret: strings.Repeat("s", 43)}
+	for range 2 {
+		if id, _, isNew, err := agents.Register(t.Context(), again); err != nil || isNew || id != "a1" {
+			t.Errorf("got %q, new %v, %v, want the agent of before", id, isNew, err)
+		}
+	}
+	again.Secret = strings.Repeat("t", 43)
+	if _, _, _, err := agents.Register(t.Context(), again); !errors.Is(err, models.ErrSecret) {
+		t.Errorf("with another secret: got %v, want ErrSecret", err)
+	}
+	if page := agents.List(service.Query{All: true, Limit: 10}, models.Outlook{Now: time.Now()}); page.Total != 3 {
+		t.Errorf("got %d agents, want the three of before", page.Total)
 	}
 }
