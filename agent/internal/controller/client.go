@@ -172,10 +172,12 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 		return result, fmt.Errorf("%w: %w", models.ErrUnauthorized, c.http.Unexpected(answer, request))
 	case http.StatusForbidden:
 		return result, fmt.Errorf("%w: %w", models.ErrForbidden, c.http.Unexpected(answer, request))
-	case http.StatusRequestTimeout, http.StatusGatewayTimeout:
-		if q.Wait > 0 && !answer.IsProblem() { // a proxy's, not the controller's
+	}
+	if q.Wait > 0 && answer.Status >= 400 && !answer.IsProblem() { // a proxy's, not the controller's
+		if answer.Status == http.StatusRequestTimeout || answer.Status == http.StatusGatewayTimeout {
 			return result, fmt.Errorf("%w: %w", models.ErrCut, c.http.Unexpected(answer, request))
 		}
+		return result, fmt.Errorf("%w: %w", models.ErrProxy, c.outage(answer, request))
 	}
 	return result, c.outage(answer, request)
 }

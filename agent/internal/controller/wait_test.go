@@ -93,7 +93,12 @@ func TestFetch_ThatAProxyCuts(t *testing.T) {
 	}{
 		"504":                    {waiting, answer(504, "<html>", "Content-Type", "text/html"), true},
 		"408":                    {waiting, answer(408, ""), true},
-		"502":                    {waiting, answer(502, "<html>"), false},
+		"502":                    {waiting, answer(502, "<html>"), true},
+		"503 of Varnish":         {waiting, answer(503, "<html>", "Retry-After", "5"), true},
+		"429 of a gateway":       {waiting, answer(429, "slow down"), true},
+		"520 of a CDN":           {waiting, answer(520, ""), true},
+		"the controller's 503":   {waiting, answer(503, "{}", "Content-Type", problemJSON, "Retry-After", "5"), false},
+		"a redirect":             {waiting, answer(302, "", "Location", "/login"), false},
 		"the controller's":       {waiting, answer(504, "{}", "Content-Type", problemJSON), false},
 		"504 though it was none": {models.Query{}, answer(504, "<html>"), false},
 	} {

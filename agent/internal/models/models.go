@@ -115,6 +115,9 @@ var (
 	// ErrCut: something between here and the controller has no patience for an
 	// answer that is held.
 	ErrCut = errors.New("the wait was cut short on the way")
+	// ErrProxy is an ErrCut: a proxy answered with an error that may also mean that
+	// the controller is away.
+	ErrProxy = fmt.Errorf("%w, or the controller is away", ErrCut)
 	// ErrInvalidConfig: what came is no configuration that may be run.
 	ErrInvalidConfig = errors.New("not a valid configuration")
 	// ErrOlder: what came is older than what the worker runs, and the controller does

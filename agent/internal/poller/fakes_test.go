@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,7 +77,8 @@ type fakeController struct {
 	holdsNothing  bool                                   // as PUSH=none
 	otherBroker   bool                                   // announces over another broker than the agent hears
 	impatient     time.Duration                          // something on the way cuts what is held for longer; 0: nothing does
-	rude          bool                                   // and breaks the connection rather than answer 504
+	lost          error                                  // what ends a wait when it goes down; nil: errOutage
+	rude          error                                  // what it ends them with; nil: 504
 	drains        []time.Duration                        // lets go all that it holds
 	dropsETags    bool                                   // something on the way does, of requests and of answers
 	old           bool                                   // does not know the headers of what is applied
@@ -300,12 +302,12 @@ func (c *fakeController) hold(ctx context.Context, wait time.Duration) error {
 		sooner(at, nil)
 	}
 	for _, s := range c.down {
-		sooner(s.from, errOutage)
+		sooner(s.from, cmp.Or(c.lost, errOutage))
 	}
 	if c.impatient > 0 {
 		err := models.ErrCut
-		if c.rude {
-			err = errOutage
+		if c.rude != nil {
+			err = c.rude
 		}
 		sooner(now+c.impatient, err)
 	}

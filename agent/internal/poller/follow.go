@@ -146,7 +146,7 @@ func (f *follower) turn(ctx context.Context) rest {
 		return rest{} // there is something to tell
 	case errors.Is(err, models.ErrUnauthorized):
 		return rest{wait: f.tokenRefused(err, refused)}
-	case query.Wait > 0 && models.Floor(err) == 0:
+	case query.Wait > 0 && (models.Floor(err) == 0 || errors.Is(err, models.ErrProxy) && time.Since(began) >= rapidly):
 		return f.cut(ctx, err, time.Since(began))
 	default:
 		return f.outage(ctx, err)
@@ -328,8 +328,10 @@ func (f *follower) untilSettled(q models.Query, release *models.Release, took ti
 }
 
 // cut says how long to rest after a wait that ended before its time. A proxy that
-// has no patience is asked for less next time, and that is all. A connection that
-// broke may have broken for the whole fleet, which comes back little by little.
+// limits how long a request takes is asked for less next time, and that is all. A
+// connection that broke, or an error of a proxy, may have met the whole fleet,
+// which comes back little by little. If the poll that follows is an outage too, no
+// proxy has cut anything: see outage.
 func (f *follower) cut(ctx context.Context, err error, after time.Duration) rest {
 	if ctx.Err() != nil {
 		return rest{}
@@ -338,13 +340,18 @@ func (f *follower) cut(ctx context.Context, err error, after time.Duration) rest
 	f.waits.cut(after, errors.Is(err, models.ErrCut))
 	f.log.WithFields(logrus.Fields{"after": after.Round(time.Second).String(), "wait": f.waits.next.String(), "error": err.Error()}).Debug("Wait cut")
 	f.lost = true
-	if errors.Is(err, models.ErrCut) {
+	wait := part(min(f.pollInterval(), comeBack))
+	switch {
+	case errors.Is(err, models.ErrProxy):
+		drain(f.back)
+		return rest{wait: max(wait, models.Floor(err)), early: early(f.back, err)}
+	case errors.Is(err, models.ErrCut):
 		return rest{wait: f.backOff(f.pollInterval())}
 	}
 	f.unwell(err, "Controller lost")
 	f.unheard(err)
 	drain(f.back)
-	return rest{wait: part(min(f.pollInterval(), comeBack)), early: f.back}
+	return rest{wait: wait, early: f.back}
 }
 
 // unheard notes that nothing is heard between two polls.
