@@ -39,6 +39,18 @@ build: $(BINARIES) ## Build bin/controller, bin/agent and bin/worker
 $(BINARIES):
 	$(BUILD) -o bin/$@ ./$@/cmd
 
+# Without a C compiler Go would build a controller that cannot open its database.
+controller: export CGO_ENABLED := 1
+controller: c-compiler
+.PHONY: c-compiler goflags
+c-compiler:
+	@cc=$$(go env CC); command -v "$${cc%% *}" >/dev/null || \
+		{ echo "SQLite needs a C compiler, and $$cc is not here. Install one, on Debian: sudo apt-get install gcc libc6-dev" >&2; exit 1; }
+	@[ -e bin/controller ] || echo "Building. The first time SQLite is compiled, which takes a minute or two, and longer on a small machine."
+
+goflags: ## Print the GOFLAGS with which go build compiles nothing again
+	@echo '-trimpath -tags=$(TAGS)'
+
 .PHONY: run
 run: build ## Build, and run all three here (./scripts/start-all.sh)
 	./scripts/start-all.sh

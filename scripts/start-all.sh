@@ -10,7 +10,8 @@ usage() {
 		Usage:
 		  scripts/start-all.sh [--tmux]
 
-		  --tmux    each in a pane of a tmux session named fleetconf, if tmux is there
+		  --tmux    each in a pane of a tmux session named fleetconf, and a shell beneath
+		            them, if tmux is there
 		  --help    print this page
 
 		Without --tmux all three run in the foreground, each line of their logs behind
@@ -22,6 +23,7 @@ usage() {
 		  CONTROLLER_PORT   (8080)
 		  AGENT_PORT        (8081)
 		  WORKER_PORT       (8082)
+		  NO_COLOR          set to anything for no colours on a terminal
 		and the settings of the three, which bin/controller --help and so on list.
 	USAGE
 }
@@ -52,6 +54,7 @@ export DEFAULT_POLL_INTERVAL="${DEFAULT_POLL_INTERVAL:-2}" # to see a publish ar
 
 colour() { :; }
 if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
+	export CLICOLOR_FORCE=1 # of what writes to a pipe here
 	colour() {
 		case $1 in
 		controller) printf '\e[36m' ;; agent) printf '\e[33m' ;; worker) printf '\e[35m' ;; off) printf '\e[0m' ;;
@@ -142,9 +145,14 @@ if [ -n "$tmux" ] && command -v tmux >/dev/null; then
 	export HOST="${HOST:-127.0.0.1}"
 	server new-session -d -s "$session" -x 200 -y 50 -e "PORT=${port[controller]}" bin/controller \; \
 		set-option -w remain-on-exit on
-	server split-window -t "=$session:" -e "PORT=${port[worker]}" bin/worker
-	server split-window -t "=$session:" -e "PORT=${port[agent]}" bin/agent
-	server select-layout -t "=$session:" even-vertical >/dev/null
+	server select-pane -t "=$session:" -T controller
+	for name in worker agent; do
+		server split-window -t "=$session:" -e "PORT=${port[$name]}" "bin/$name"
+		server select-pane -t "=$session:" -T "$name"
+		server select-layout -t "=$session:" tiled >/dev/null # room for the next
+	done
+	server set-option -w -t "=$session:" pane-border-status top
+	server set-option -w -t "=$session:" pane-border-format ' #{pane_title} '
 
 	alive() { # NAME: the pane whose command it is has not ended
 		! server list-panes -t "=$session:" -F '#{pane_start_command} #{pane_dead}' | grep -q "bin/$1\"* 1"
@@ -156,7 +164,12 @@ if [ -n "$tmux" ] && command -v tmux >/dev/null; then
 	trap give_up EXIT
 	for name in "${names[@]}"; do wait_healthy "$name" alive; done
 	trap - EXIT
-	greet "End: tmux -L $session kill-server"
+	greeting=$(greet "End: tmux -L $session kill-server")
+	echo "$greeting"
+	# In a pane, too: what this terminal shows is gone while tmux is attached.
+	server split-window -t "=$session:" -e "GREETING=$greeting" 'printf "%s\n" "$GREETING"; unset GREETING; exec "${SHELL:-/bin/sh}"'
+	server select-pane -t "=$session:" -T shell
+	server select-layout -t "=$session:" tiled >/dev/null
 	[ ! -t 1 ] || exec tmux -L "$session" attach
 	exit 0
 elif [ -n "$tmux" ]; then
@@ -164,7 +177,7 @@ elif [ -n "$tmux" ]; then
 fi
 
 trap stop_all EXIT
-trap 'exit 0' INT TERM
+trap 'exit 0' INT TERM HUP
 alive() { kill -0 "${pid[$1]}" 2>/dev/null; } # NAME
 for name in "${names[@]}"; do
 	start "$name"

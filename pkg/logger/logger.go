@@ -18,7 +18,8 @@ var Formats = []string{"auto", "text", "json"}
 
 // New returns a logger that writes to w. level is a name that logrus knows
 // (error, warn, info, debug); format is text, json, or auto, which is text
-// where w is a terminal and JSON elsewhere.
+// where w is a terminal and JSON elsewhere. Text is coloured on a terminal, unless
+// NO_COLOR says otherwise, and elsewhere where CLICOLOR_FORCE is set.
 func New(w io.Writer, level, format string) (*logrus.Logger, error) {
 	parsed, err := logrus.ParseLevel(level)
 	if err != nil {
@@ -29,13 +30,26 @@ func New(w io.Writer, level, format string) (*logrus.Logger, error) {
 	log.SetLevel(parsed)
 	switch {
 	case format == "text" || format == "auto" && isTerminal(w):
-		log.SetFormatter(&logrus.TextFormatter{FullTimestamp: true, TimestampFormat: time.TimeOnly})
+		log.SetFormatter(&logrus.TextFormatter{
+			FullTimestamp: true, TimestampFormat: time.TimeOnly, ForceColors: coloured(w), DisableColors: !coloured(w),
+		})
 	case format == "json" || format == "auto":
 		log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
 	default:
 		return nil, fmt.Errorf("log format %q: want auto, text or json", format)
 	}
 	return log, nil
+}
+
+// coloured follows the conventions of no-color.org and bixense.com/clicolors.
+func coloured(w io.Writer) bool {
+	if os.Getenv("NO_COLOR") != "" {
+		return false
+	}
+	if force := os.Getenv("CLICOLOR_FORCE"); force != "" && force != "0" {
+		return true
+	}
+	return isTerminal(w) && os.Getenv("TERM") != "dumb"
 }
 
 func isTerminal(w io.Writer) bool {

@@ -3,6 +3,7 @@ package logger_test
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -109,5 +110,50 @@ func TestLost_CountsWhatCannotBeWritten(t *testing.T) {
 	}
 	if got := logger.Lost(logrus.New()); got != 0 {
 		t.Errorf("of another logger: got %v", got)
+	}
+}
+
+func TestNew_Colours(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no terminal can be opened here: %v", err)
+	}
+	defer terminal.Close()
+	t.Setenv("TERM", "xterm")
+	for _, row := range []struct {
+		name, noColor, force, format string
+		w                            io.Writer
+		want                         bool
+	}{
+		{"terminal", "", "", "auto", terminal, true},
+		{"terminal, text", "", "", "text", terminal, true},
+		{"terminal, NO_COLOR", "1", "", "auto", terminal, false},
+		{"NO_COLOR wins", "1", "1", "text", terminal, false},
+		{"pipe", "", "", "text", io.Discard, false},
+		{"pipe, forced", "", "1", "text", io.Discard, true},
+		{"pipe, not forced", "", "0", "text", io.Discard, false},
+	} {
+		t.Setenv("NO_COLOR", row.noColor)
+		t.Setenv("CLICOLOR_FORCE", row.force)
+		log, err := logger.New(row.w, "info", row.format)
+		if err != nil {
+			t.Fatal(err)
+		}
+		line, err := log.Formatter.Format(log.WithField("version", 8))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := bytes.Contains(line, []byte("\x1b[")); got != row.want {
+			t.Errorf("%s: coloured %v, want %v: %q", row.name, got, row.want, line)
+		}
+	}
+	t.Setenv("CLICOLOR_FORCE", "1")
+	var out bytes.Buffer
+	log, err := logger.New(&out, "info", "auto")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if log.Info("Seen"); !strings.HasPrefix(out.String(), "{") {
+		t.Errorf("CLICOLOR_FORCE makes auto write %q to a pipe, want JSON", out.String())
 	}
 }

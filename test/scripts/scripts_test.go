@@ -165,6 +165,9 @@ func TestScripts_EndAtTheFirstFailure(t *testing.T) {
 		}
 	}
 	for _, file := range shell(t) {
+		if file == "../../.ci/run" {
+			continue // it goes on to say what else failed, and fails at the end
+		}
 		if !strings.Contains(readText(t, file), "\nset -euo pipefail\n") {
 			t.Errorf("%s lacks set -euo pipefail", file)
 		}

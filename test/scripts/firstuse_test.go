@@ -1,0 +1,123 @@
+package scripts
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func TestMake_NoCCompiler_NamesWhatToInstall(t *testing.T) {
+	bin, built := t.TempDir(), filepath.Join(t.TempDir(), "built")
+	fake(t, bin, "go", `[ "$*" != "env CC" ] || { echo "no-such-cc -m64"; exit; }; : >"`+built+`"`)
+	out, err := script(bin, nil, "make", "controller")
+	if err == nil || !strings.Contains(out, "no-such-cc") || !strings.Contains(out, "apt-get install gcc libc6-dev") {
+		t.Errorf("got %v, want a failure that names the compiler and what to install:\n%s", err, out)
+	}
+	if _, err := os.Stat(built); err == nil {
+		t.Error("a controller was built without SQLite")
+	}
+}
+
+// With the GOFLAGS of the README a module's own build finds SQLite compiled.
+func TestMake_GOFLAGS_ShareTheCompiledSQLite(t *testing.T) {
+	printed, err := script("", nil, "make", "-s", "goflags")
+	must(t, err)
+	flags := strings.TrimSpace(printed)
+	dryRun, err := script("", []string{"GOFLAGS="}, "make", "-n", "controller")
+	must(t, err)
+	_, tags, _ := strings.Cut(flags, "-tags=")
+	if !strings.Contains(dryRun, "-tags "+tags+" ") || !strings.HasPrefix(flags, "-trimpath ") {
+		t.Errorf("make goflags prints %q, and the controller is built by\n%s", flags, dryRun)
+	}
+	if b := block(t, "cd controller && go build"); !strings.Contains(b, `export GOFLAGS="$(make -s goflags)"`) {
+		t.Errorf("README.md builds a module without these flags:\n%s", b)
+	}
+}
+
+// tree is a copy of start-all.sh with programs that only say how they were
+// called, and run until they are ended.
+func tree(t *testing.T) (startAll, bin string) {
+	t.Helper()
+	root := t.TempDir()
+	for _, folder := range []string{"scripts", "bin", "fakes"} {
+		must(t, os.Mkdir(filepath.Join(root, folder), 0o755))
+	}
+	for _, name := range []string{"controller", "agent", "worker"} {
+		fake(t, filepath.Join(root, "bin"), name, `echo "`+name+` colours=$CLICOLOR_FORCE port=$PORT"; exec sleep 60`)
+	}
+	bin = filepath.Join(root, "fakes")
+	fake(t, bin, "make", "exit 0")
+	fake(t, bin, "curl", "exit 0")
+	startAll = filepath.Join(root, "scripts", "start-all.sh")
+	must(t, os.WriteFile(startAll, []byte(readText(t, "../../scripts/start-all.sh")), 0o755))
+	return startAll, bin
+}
+
+// ports are free to give to programs that listen nowhere.
+var ports = []string{"CONTROLLER_PORT=1", "AGENT_PORT=2", "WORKER_PORT=3"}
+
+// eventually asks until what it is told holds words.
+func eventually(t *testing.T, words string, ask func() string) {
+	t.Helper()
+	var said string
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if said = ask(); strings.Contains(said, words) {
+			return
+		}
+	}
+	t.Fatalf("after 30 s %q is not in\n%s", words, said)
+}
+
+func TestStartAll_Tmux_TitledPanesAndGreeting(t *testing.T) {
+	if _, err := exec.LookPath("tmux"); err != nil {
+		t.Skip("there is no tmux here")
+	}
+	startAll, bin := tree(t)
+	socket, err := os.MkdirTemp("", "tmux") // the path of a socket is short
+	must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(socket) })
+	env := append(ports, "TMUX_TMPDIR="+socket, "SHELL=/bin/sh", "TERM=xterm")
+	tmux := func(args ...string) string {
+		out, _ := script(bin, env, append([]string{"tmux", "-L", "fleetconf"}, args...)...)
+		return out
+	}
+	t.Cleanup(func() { tmux("kill-server") })
+	if out, err := script(bin, env, startAll, "--tmux"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if titles := tmux("list-panes", "-F", "#{pane_title}"); titles != "controller\nworker\nagent\nshell\n" {
+		t.Errorf("the panes are called %q, want controller, worker, agent and shell", titles)
+	}
+	if status := tmux("show-options", "-w", "pane-border-status"); !strings.Contains(status, "top") {
+		t.Errorf("%q: the titles are not shown", status)
+	}
+	eventually(t, "/hit", func() string { return tmux("capture-pane", "-p", "-J", "-t", "fleetconf:.3") })
+	eventually(t, "worker", func() string { return tmux("capture-pane", "-p", "-t", "fleetconf:.1") })
+}
+
+func TestStartAll_Terminal_ColouredUnlessNOCOLOR(t *testing.T) {
+	if _, err := exec.LookPath("script"); err != nil {
+		t.Skip("there is no script(1) here, which makes a terminal")
+	}
+	for noColor, want := range map[string]string{"": "controller colours=1 ", "1": "controller colours= "} {
+		startAll, bin := tree(t)
+		log := filepath.Join(t.TempDir(), "log")
+		file, err := os.Create(log)
+		must(t, err)
+		cmd := exec.Command("script", "-qefc", startAll, "/dev/null")
+		cmd.Env = append(append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "NO_COLOR="+noColor), ports...)
+		cmd.Stdout = file
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		must(t, cmd.Start())
+		t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM); _ = cmd.Wait(); file.Close() })
+		eventually(t, "All three run", func() string { return readText(t, log) })
+		said := readText(t, log)
+		if !strings.Contains(said, want) || strings.Contains(said, "\x1b[36m") != (noColor == "") {
+			t.Errorf("NO_COLOR=%q: want %q, and colours unless it is set:\n%q", noColor, want, said)
+		}
+	}
+}
