@@ -36,6 +36,7 @@ import (
 // system is the whole controller but its process: the real rules on a real
 // database behind the real handler.
 type system struct {
+	path     string // of the database
 	t        testing.TB
 	handler  http.Handler
 	configs  *service.Configs
@@ -57,7 +58,8 @@ func newSystem(t testing.TB) *system {
 // newLimited is a system that lets in no more than that; with changes its options.
 func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *system {
 	t.Helper()
-	db, err := database.Open(t.Context(), filepath.Join(t.TempDir(), "controller.db"))
+	path := filepath.Join(t.TempDir(), "controller.db")
+	db, err := database.Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +81,7 @@ func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *sy
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = waiters.Run(waiting) }() // ends with the test, or when that drains it
 	t.Cleanup(func() { stop(); <-ended })
-	s := &system{t: t, registry: prometheus.NewRegistry(), db: db, configs: configs, agents: agents, logged: hook, draining: draining, waiters: waiters, drain: stop}
+	s := &system{t: t, path: path, registry: prometheus.NewRegistry(), db: db, configs: configs, agents: agents, logged: hook, draining: draining, waiters: waiters, drain: stop}
 	options := api.Options{
 		Configs: configs, Agents: agents, Rollouts: service.NewRollouts(configs, agents, db), Trail: service.NewTrail(db, log), Store: db,
 		Waiters: waiters, Transport: models.NATS, SweepInterval: 5 * time.Minute, Announcements: announced{s},

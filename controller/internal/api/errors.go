@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -27,7 +28,13 @@ var statuses = []struct {
 	{models.ErrBusy, http.StatusServiceUnavailable},
 	{models.ErrReadOnly, http.StatusServiceUnavailable},
 	{models.ErrFull, http.StatusInsufficientStorage},
+	{models.ErrIO, http.StatusServiceUnavailable},
+	{models.ErrCorrupt, http.StatusServiceUnavailable},
+	{models.ErrMoved, http.StatusServiceUnavailable},
 }
+
+// inDoubt are the kinds of error after which nobody knows what is on the disk.
+var inDoubt = []error{models.ErrIO, models.ErrCorrupt, models.ErrMoved}
 
 // A caller whose request the store could not take may try again after a time
 // that is drawn from between these, so that not all come at once.
@@ -87,6 +94,9 @@ func (a *API) problemOf(c *call, err error) *problem.Problem {
 		}
 		if s.status >= http.StatusInternalServerError {
 			a.logFailure(c, err)
+			if slices.Contains(inDoubt, s.kind) {
+				return problem.New(s.status, "%v; whether anything was changed is unknown", s.kind)
+			}
 			return problem.New(s.status, "%v; nothing was changed", s.kind)
 		}
 		return problem.New(s.status, "%v", err)

@@ -12,6 +12,8 @@ import (
 
 	"github.com/mattn/go-sqlite3"
 	"github.com/pressly/goose/v3"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
 // Contents say what a store holds.
@@ -214,7 +216,7 @@ func verify(ctx context.Context, source *sql.DB, path string) (c Contents, err e
 		return c, err
 	}
 	if verdict != "ok" {
-		return c, fmt.Errorf("%w: %s", errCorrupt, strings.ReplaceAll(verdict, "\n", " "))
+		return c, fmt.Errorf("%w: %s", models.ErrCorrupt, strings.ReplaceAll(verdict, "\n", " "))
 	}
 	var table string
 	if err := db.QueryRowContext(ctx, `SELECT "table" FROM pragma_foreign_key_check`).Scan(&table); !errors.Is(err, sql.ErrNoRows) {

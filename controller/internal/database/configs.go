@@ -49,9 +49,14 @@ func insertConfig(ctx context.Context, tx *sql.Tx, cfg *models.Config) error {
 	return err
 }
 
-// Newest returns the version with the highest number, or models.ErrNotFound.
+// Newest returns the version with the highest number, or models.ErrNotFound, or
+// models.ErrMoved: what is in a file that is no longer at its name was not
+// acknowledged.
 func (db *DB) Newest(ctx context.Context) (cfg *models.Config, err error) {
 	defer db.metrics.ended(reading, time.Now(), &err)
+	if err := db.checkFiles(); err != nil {
+		return nil, err
+	}
 	cfg, err = scanConfig(db.reader.QueryRowContext(ctx, selectConfig+`ORDER BY version DESC LIMIT 1`))
 	return cfg, explain(err)
 }

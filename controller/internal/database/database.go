@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -46,14 +47,18 @@ const applicationID = 0x466C6366
 // one writer; reads have connections of their own and never wait for it.
 type DB struct {
 	path   string
-	file   os.FileInfo // what path named when it was opened
+	file   os.FileInfo            // what path named when it was locked
+	files  map[string]os.FileInfo // what is open, by name: the database and its journals
 	writer *sql.DB
 	reader *sql.DB
+	pin    *sql.Conn // of reader; while it is open SQLite keeps the journals
 	lock   *flock.Flock
 	tags   models.Tags
 
 	metrics *Metrics
-	failing atomic.Pointer[error] // why the last write failed, nil when it did not
+	failing atomic.Pointer[error] // why a write failed, nil since one succeeded
+	probing sync.Mutex
+	probed  time.Time // when the last probe was tried
 }
 
 // Open opens the store in the file at path, makes it if it is not there, and
@@ -84,16 +89,61 @@ func (db *DB) open(ctx context.Context, path string) (err error) {
 	if err := db.inspect(ctx); err != nil {
 		return err
 	}
-	if db.writer, err = connect(db.path, "_txlock=immediate&"+durable, 1); err != nil {
+	if db.writer, err = connect(db.path, "mode=rw&_txlock=immediate&"+durable, 1); err != nil {
 		return err
 	}
 	if err := db.migrate(ctx); err != nil {
 		return err
 	}
-	if db.reader, err = connect(db.path, "_query_only=true&"+durable, 4); err != nil {
+	if db.reader, err = connect(db.path, "mode=rw&_query_only=true&"+durable, 1+readers); err != nil {
 		return err
 	}
-	return db.readTags(ctx)
+	if err := db.openReaders(ctx); err != nil {
+		return err
+	}
+	if err := db.readTags(ctx); err != nil {
+		return err
+	}
+	return db.identify()
+}
+
+// openReaders opens all connections that read: one that is opened later would make
+// the files anew that somebody has removed.
+func (db *DB) openReaders(ctx context.Context) (err error) {
+	var conns [readers]*sql.Conn
+	if db.pin, err = db.reader.Conn(ctx); err != nil {
+		return err
+	}
+	for i := range conns {
+		if conns[i], err = db.reader.Conn(ctx); err != nil {
+			return err
+		}
+		defer func() { _ = conns[i].Close() }() // back to the pool
+	}
+	return nil
+}
+
+// identify notes which files are open.
+func (db *DB) identify() (err error) {
+	files := map[string]os.FileInfo{db.path: db.file}
+	for _, journal := range []string{db.path + "-wal", db.path + "-shm"} {
+		if files[journal], err = os.Stat(journal); err != nil {
+			return err
+		}
+	}
+	db.files = files
+	return nil
+}
+
+// checkFiles returns models.ErrMoved unless the files that are open are still those
+// at their names: what is written to others is lost with the process.
+func (db *DB) checkFiles() error {
+	for name, open := range db.files {
+		if now, err := os.Stat(name); err != nil || !os.SameFile(open, now) {
+			return fmt.Errorf("%w: stop the controller, and put %s back", models.ErrMoved, name)
+		}
+	}
+	return nil
 }
 
 // claim makes the file if it is not there, for this user's eyes only, and
@@ -124,6 +174,9 @@ func (db *DB) claim(path string) error {
 	}
 	return nil
 }
+
+// readers is how many queries run at the same time.
+const readers = 4
 
 // durable are the options of a connection to our own file.
 const durable = "_journal_mode=WAL&_synchronous=FULL&_foreign_keys=true"
@@ -161,7 +214,7 @@ func (db *DB) inspect(ctx context.Context) error {
 		return err
 	}
 	if verdict != "ok" {
-		return fmt.Errorf("%w: %s", errCorrupt, strings.ReplaceAll(verdict, "\n", " "))
+		return fmt.Errorf("%w: %s", models.ErrCorrupt, strings.ReplaceAll(verdict, "\n", " "))
 	}
 	tx, err := plain.BeginTx(ctx, nil)
 	if err != nil {
@@ -221,28 +274,60 @@ func scanStore(row scanner) (t models.Tags, r models.Reported, err error) {
 func (db *DB) Tags() models.Tags { return db.tags }
 
 // Ping says why the store cannot do its work at the moment, nil when it can: it
-// answers, its file is still the one at its path, and the last write succeeded,
-// or another one does now.
+// answers, its files are still those at their names, and no write has failed since
+// the last that succeeded. Where one has, Ping tries one of its own.
 func (db *DB) Ping(ctx context.Context) error {
+	if err := db.checkFiles(); err != nil {
+		return err
+	}
 	var one int
 	if err := db.reader.QueryRowContext(ctx, `SELECT 1 FROM store`).Scan(&one); err != nil {
 		return fmt.Errorf("the database does not answer: %w", explain(err))
 	}
-	if now, err := os.Stat(db.path); err != nil || !os.SameFile(db.file, now) {
-		return fmt.Errorf("the database file was removed or replaced while it is open: stop the controller, and put %s back", db.path)
-	}
-	if db.failing.Load() == nil {
+	return db.probe(ctx)
+}
+
+const (
+	// fillProbe is more than a publish writes.
+	fillProbe  = `INSERT INTO probe (filler) VALUES (randomblob(65536))`
+	emptyProbe = `DELETE FROM probe`
+	// probeEvery is how often a store that fails is written to: everybody may ask /ready.
+	probeEvery = time.Second
+)
+
+// probe returns nil if no write has failed since the last that succeeded. Else it
+// stores as much as a publish does, as new pages that reach the disk, and removes
+// it; what is there stays as it is.
+func (db *DB) probe(ctx context.Context) error {
+	db.probing.Lock()
+	defer db.probing.Unlock()
+	failure := db.failing.Load()
+	if failure == nil {
 		return nil
 	}
-	return explain(db.write(ctx, func(tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, `UPDATE store SET epoch = epoch`)
-		return err
-	}))
+	if !db.probed.IsZero() && time.Since(db.probed) < probeEvery {
+		return explain(*failure)
+	}
+	db.probed = time.Now()
+	for _, statement := range []string{fillProbe, emptyProbe} {
+		err := db.transact(ctx, func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, statement)
+			return err
+		})
+		if err != nil {
+			return explain(err)
+		}
+	}
+	db.failing.CompareAndSwap(failure, nil)
+	return nil
 }
 
 // Close lets go of the file.
 func (db *DB) Close() error {
 	var errs []error
+	if db.pin != nil {
+		errs = append(errs, db.pin.Close())
+	}
 	for _, pool := range []*sql.DB{db.reader, db.writer} {
 		if pool != nil {
 			errs = append(errs, pool.Close())
@@ -261,17 +346,51 @@ func (db *DB) inTx(ctx context.Context, op operation, f func(*sql.Tx) error) (er
 }
 
 // write runs f in a transaction that holds the write lock from the start, and
-// commits if f returns nil. It remembers whether the store could be written.
+// commits if f returns nil. It remembers that the store could not be written until
+// a transaction that changed something could. What it returned nil for is in the
+// files that are at their names.
 func (db *DB) write(ctx context.Context, f func(*sql.Tx) error) error {
-	err := db.transact(ctx, f)
-	var driver sqlite3.Error
+	if err := db.checkFiles(); err != nil {
+		return fmt.Errorf("%w; nothing was written", err)
+	}
+	failure, changed := db.failing.Load(), false
+	err := db.transact(ctx, func(tx *sql.Tx) error {
+		if failure == nil {
+			return f(tx)
+		}
+		return observeChanges(ctx, tx, f, &changed)
+	})
+	if err == nil {
+		err = db.checkFiles()
+	}
 	switch {
-	case err == nil:
-		db.failing.Store(nil)
-	case errors.As(err, &driver):
+	case err == nil && changed:
+		db.failing.CompareAndSwap(failure, nil)
+	case isStorageFailure(err):
 		db.failing.Store(&err)
 	}
 	return err
+}
+
+// observeChanges runs f, and notes whether it changed a row.
+func observeChanges(ctx context.Context, tx *sql.Tx, f func(*sql.Tx) error, changed *bool) error {
+	var before, after int64
+	if err := tx.QueryRowContext(ctx, `SELECT total_changes()`).Scan(&before); err != nil {
+		return err
+	}
+	if err := f(tx); err != nil {
+		return err
+	}
+	err := tx.QueryRowContext(ctx, `SELECT total_changes()`).Scan(&after)
+	*changed = after > before
+	return err
+}
+
+// isStorageFailure reports whether err says that the store could not be written:
+// not that the caller disconnected, nor that a rule of the schema was broken.
+func isStorageFailure(err error) bool {
+	var driver sqlite3.Error
+	return errors.As(err, &driver) && driver.Code != sqlite3.ErrInterrupt && driver.Code != sqlite3.ErrConstraint
 }
 
 func (db *DB) transact(ctx context.Context, f func(*sql.Tx) error) error {
@@ -285,12 +404,6 @@ func (db *DB) transact(ctx context.Context, f func(*sql.Tx) error) error {
 	}
 	return tx.Commit()
 }
-
-var errCorrupt = errors.New("the file is damaged or is no SQLite database; restore a backup, or move the file away to begin anew")
-
-// errIO is no kind of the domain's: of a disk that fails nobody can say what was
-// written.
-var errIO = errors.New("the disk under the file fails; look at the kernel's log")
 
 // explain turns an error of the driver into one of the domain's kinds, and
 // leaves every other error as it is.
@@ -308,11 +421,11 @@ func explain(err error) error {
 	case sqlite3.ErrFull:
 		return fmt.Errorf("%w: %w", models.ErrFull, err)
 	case sqlite3.ErrIoErr:
-		return fmt.Errorf("%w: %w", errIO, err)
+		return fmt.Errorf("%w: %w", models.ErrIO, err)
 	case sqlite3.ErrReadonly, sqlite3.ErrPerm, sqlite3.ErrCantOpen:
 		return fmt.Errorf("%w; make the file and its folder writable for this user: %w", models.ErrReadOnly, err)
 	case sqlite3.ErrCorrupt, sqlite3.ErrNotADB:
-		return fmt.Errorf("%w: %w", errCorrupt, err)
+		return fmt.Errorf("%w: %w", models.ErrCorrupt, err)
 	}
 	return err
 }

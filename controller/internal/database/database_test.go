@@ -341,6 +341,12 @@ func TestPing_TellsWhatIsWrong(t *testing.T) {
 	if err := append1(db, "http://a/"+strings.Repeat("a", 20_000)); !errors.Is(err, models.ErrFull) {
 		t.Fatalf("got %v, want ErrFull", err)
 	}
+	for range 2 {
+		if err := db.Ping(t.Context()); !errors.Is(err, models.ErrFull) {
+			t.Errorf("while publishes fail: got %v, want ErrFull", err)
+		}
+		database.ForgetProbe(db)
+	}
 	restore()
 	if err := db.Ping(t.Context()); err != nil {
 		t.Errorf("when there is room again, and nobody writes: %v", err)
@@ -359,6 +365,7 @@ func TestPing_TellsWhatIsWrong(t *testing.T) {
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}
+	database.ForgetProbe(db)
 	if err := db.Ping(t.Context()); err != nil {
 		t.Errorf("with the lock free again: %v", err)
 	}
@@ -459,5 +466,167 @@ func TestOpen_SchemaThree_KeepsAgents(t *testing.T) {
 	}
 	if diff := cmp.Diff([]models.Agent{want}, got); err != nil || diff != "" {
 		t.Errorf("agents (%v), -want +got:\n%s", err, diff)
+	}
+}
+
+// Only a write that reaches the disk shows that the store can be written again.
+func TestPing_AfterAFailedWrite(t *testing.T) {
+	nothing := func(*models.Config) (*models.Change, error) { return nil, nil }
+	for name, row := range map[string]struct {
+		write func(*database.DB) error
+		ready bool
+	}{
+		"a publish that changes nothing":  {func(db *database.DB) error { return db.Append(t.Context(), nothing) }, false},
+		"a flush of agents that are gone": {func(db *database.DB) error { return flush(t, db, "gone") }, false},
+		"a flush that changes an agent":   {func(db *database.DB) error { return flush(t, db, "a1") }, true},
+		"a publish":                       {func(db *database.DB) error { return append1(db, "http://b/") }, true},
+		"a row that a trigger refuses":    {nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := newPath(t)
+			db := open(t, path)
+			if _, err := db.SaveAgent(t.Context(), models.Agent{ID: "a1", Metadata: []byte("{}")}); err != nil {
+				t.Fatal(err)
+			}
+			tx, err := outside(t, path).BeginTx(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			database.ShortenBusyTimeout(t, db)
+			if err := append1(db, "http://a/"); !errors.Is(err, models.ErrBusy) {
+				t.Fatalf("got %v, want ErrBusy", err)
+			}
+			if err := db.Ping(t.Context()); !errors.Is(err, models.ErrBusy) { // and no probe for the next second
+				t.Errorf("got %v, want ErrBusy", err)
+			}
+			if err := tx.Rollback(); err != nil {
+				t.Fatal(err)
+			}
+			if row.write != nil {
+				if err := row.write(db); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := db.Ping(t.Context()); (err == nil) != row.ready {
+				t.Errorf("after it: got %v, want it ready: %v", err, row.ready)
+			}
+		})
+	}
+}
+
+func flush(t *testing.T, db *database.DB, id string) error {
+	t.Helper()
+	return db.SavePresence(t.Context(), map[string]models.Presence{id: {LastPoll: models.Now()}})
+}
+
+// What a caller or a rule of the schema breaks off is no failure of the store.
+func TestPing_AfterARefusedWrite(t *testing.T) {
+	db := open(t, newPath(t))
+	gap := func(*models.Config) (*models.Change, error) {
+		return &models.Change{Config: config(7, "http://a/")}, nil
+	}
+	if err := db.Append(t.Context(), gap); err == nil {
+		t.Error("a gap was stored")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := db.Append(ctx, func(*models.Config) (*models.Change, error) {
+		cancel()
+		return &models.Change{Config: config(1, "http://a/")}, nil
+	}); err == nil {
+		t.Error("a write whose caller disconnected was stored")
+	}
+	if err := db.Ping(t.Context()); err != nil {
+		t.Errorf("got %v, want it ready", err)
+	}
+}
+
+func TestPing_ProbeLeavesNothing(t *testing.T) {
+	path := newPath(t)
+	db := open(t, path)
+	restore := database.LimitPages(t, db)
+	_ = append1(db, "http://a/"+strings.Repeat("a", 20_000))
+	restore()
+	before := size(t, path+"-wal")
+	if err := db.Ping(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if grown := size(t, path+"-wal") - before; grown < 64<<10 {
+		t.Errorf("the probe wrote %d bytes, want more than a publish needs", grown)
+	}
+	var rows int
+	if err := outside(t, path).QueryRow(`SELECT count(*) FROM probe`).Scan(&rows); err != nil || rows != 0 {
+		t.Errorf("got %d rows, %v, want none", rows, err)
+	}
+}
+
+func size(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// Nothing is acknowledged that a restart would not find.
+func TestWrite_FileMoved_IsNotAcknowledged(t *testing.T) {
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		t.Run("the database"+suffix, func(t *testing.T) {
+			path := newPath(t)
+			db := open(t, path)
+			if err := append1(db, "http://a/"); err != nil {
+				t.Fatal(err)
+			}
+			away := func() {
+				if err := os.Rename(path+suffix, path+suffix+".away"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			away()
+			if err := append1(db, "http://b/"); !errors.Is(err, models.ErrMoved) {
+				t.Errorf("a publish: got %v, want ErrMoved", err)
+			}
+			if _, err := db.SaveAgent(t.Context(), models.Agent{ID: "a1", Metadata: []byte("{}")}); !errors.Is(err, models.ErrMoved) {
+				t.Errorf("a registration: got %v, want ErrMoved", err)
+			}
+			if err := db.Ping(t.Context()); !errors.Is(err, models.ErrMoved) {
+				t.Errorf("readiness: got %v, want ErrMoved", err)
+			}
+			if err := os.Rename(path+suffix+".away", path+suffix); err != nil {
+				t.Fatal(err)
+			}
+			if err := append1(db, "http://c/"); err != nil {
+				t.Errorf("with the file back: %v", err)
+			}
+			err := db.Append(t.Context(), func(newest *models.Config) (*models.Change, error) {
+				away() // between the first check and the commit
+				return &models.Change{Config: config(newest.Version+1, "http://d/")}, nil
+			})
+			if !errors.Is(err, models.ErrMoved) {
+				t.Errorf("a publish that was under way: got %v, want ErrMoved", err)
+			}
+			if newest, err := db.Newest(t.Context()); !errors.Is(err, models.ErrMoved) {
+				t.Errorf("its version: got %v, %v, want ErrMoved: the fleet must not get it", newest, err)
+			}
+		})
+	}
+}
+
+func TestOpen_EveryConnectionIsDurable(t *testing.T) {
+	db := open(t, newPath(t))
+	durable := database.Durability{Journal: "wal", Synchronous: 2, ForeignKeys: true, BusyTimeout: 3000}
+	for _, reopen := range []bool{false, true} {
+		writers, readers := database.Connections(t, db, reopen)
+		if diff := cmp.Diff([]database.Durability{durable}, writers); diff != "" {
+			t.Errorf("writers, opened anew: %v, -want +got:\n%s", reopen, diff)
+		}
+		reading := durable
+		reading.QueryOnly = true
+		if diff := cmp.Diff([]database.Durability{reading, reading, reading, reading}, readers); diff != "" {
+			t.Errorf("readers, opened anew: %v, -want +got:\n%s", reopen, diff)
+		}
+		if err := append1(db, "http://a/"); err != nil {
+			t.Errorf("a publish, opened anew: %v: %v", reopen, err)
+		}
 	}
 }

@@ -1,8 +1,11 @@
 package database
 
 import (
+	"database/sql"
+	"database/sql/driver"
 	"io/fs"
 	"testing"
+	"time"
 
 	"github.com/pressly/goose/v3"
 )
@@ -60,4 +63,57 @@ func MakeReadOnly(t *testing.T, db *DB) {
 	if _, err := db.writer.ExecContext(t.Context(), `PRAGMA query_only = true`); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// ForgetProbe lets the next Ping of a store that fails try a write.
+func ForgetProbe(db *DB) { db.probed = time.Time{} }
+
+// Durability are the settings of a connection on which what is acknowledged depends.
+type Durability struct {
+	Journal     string
+	Synchronous int // 2: FULL
+	ForeignKeys bool
+	BusyTimeout int // in milliseconds
+	QueryOnly   bool
+}
+
+// Connections opens all the connections that db may have, and returns their
+// settings: of those that write, and of those that read. Where reopen, these are
+// not the ones that were open before.
+func Connections(t *testing.T, db *DB, reopen bool) (writers, readers []Durability) {
+	t.Helper()
+	return durabilities(t, db.writer, db.writer.Stats().MaxOpenConnections, reopen),
+		durabilities(t, db.reader, db.reader.Stats().MaxOpenConnections-1, reopen) // but for the pin
+}
+
+func durabilities(t *testing.T, pool *sql.DB, n int, reopen bool) (all []Durability) {
+	t.Helper()
+	take := func() (conns []*sql.Conn) {
+		for range n {
+			conn, err := pool.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			conns = append(conns, conn)
+		}
+		return conns
+	}
+	if reopen {
+		for _, conn := range take() {
+			_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // closes it
+			_ = conn.Close()
+		}
+	}
+	for _, conn := range take() {
+		defer func() { _ = conn.Close() }()
+		var d Durability
+		err := conn.QueryRowContext(t.Context(), `SELECT journal_mode, synchronous, foreign_keys, timeout, query_only
+			FROM pragma_journal_mode, pragma_synchronous, pragma_foreign_keys, pragma_busy_timeout, pragma_query_only`).
+			Scan(&d.Journal, &d.Synchronous, &d.ForeignKeys, &d.BusyTimeout, &d.QueryOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, d)
+	}
+	return all
 }

@@ -35,7 +35,7 @@ var kinds = []struct {
 	label string
 	kind  error
 }{
-	{"busy", models.ErrBusy}, {"full", models.ErrFull}, {"readonly", models.ErrReadOnly}, {"io", errIO}, {"corrupt", errCorrupt},
+	{"busy", models.ErrBusy}, {"full", models.ErrFull}, {"readonly", models.ErrReadOnly}, {"io", models.ErrIO}, {"corrupt", models.ErrCorrupt},
 }
 
 const anyOther = "other"
