@@ -128,7 +128,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	}
 	defer func() { _ = broker.Close() }()
 	announcements := service.NewAnnouncements(configs, agents, announcing(set, announcer, measures), set.PushRate, log)
-	waiters := service.NewWaiters(configs, agents, set.PushRate, set.LimitWaiting)
+	waiters := service.NewWaiters(configs, set.PushRate, set.LimitWaiting)
 	metrics.Certificate(registry, program.Name, files.NotAfter)
 	registry.MustRegister(database.NewCollector(db), service.NewCollector(configs, agents, holding(set, waiters), announcements))
 	handler := api.New(api.Options{

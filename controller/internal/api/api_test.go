@@ -76,7 +76,7 @@ func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *sy
 		t.Fatal(err)
 	}
 	draining := make(chan struct{})
-	waiters := service.NewWaiters(configs, agents, 20_000, 2000)
+	waiters := service.NewWaiters(configs, 20_000, 2000)
 	waiting, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = waiters.Run(waiting) }() // ends with the test, or when that drains it

@@ -134,7 +134,7 @@ func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
 	extend(c, wait)
 	ctx := c.Request.Context()
 	back := c.stepAside()
-	a.Waiters.Wait(ctx, wait, func() bool {
+	a.Waiters.Wait(ctx, wait, p.self, func() bool {
 		if err = p.judge(); err == nil && p.self != nil && p.self.Gone() {
 			err = unauthorized(c, errWrong)
 		}

@@ -53,7 +53,6 @@ type Agents struct {
 	settling turn // one batch of reports at a time
 	roster   roster
 	changes  beacon // an agent runs, or refuses, another version than before; or has gone
-	offers   beacon // an agent is offered another version than before, though none was published; or has gone
 
 	polled, reported batch
 
@@ -66,6 +65,8 @@ type Agents struct {
 type Agent struct {
 	id  string
 	seq int64
+
+	offers beacon // it is offered another version than before, though none was published; or was removed
 
 	mu    sync.Mutex // guards the rest
 	agent models.Agent
@@ -495,9 +496,9 @@ func (s *Agents) remove(ctx context.Context, agents []*Agent, entry models.Entry
 	}
 	for _, live := range agents {
 		s.roster.remove(live)
+		live.offers.flash()
 	}
 	s.changes.flash()
-	s.offers.flash()
 	return nil
 }
 
@@ -528,7 +529,7 @@ func (s *Agents) Retry(ctx context.Context, id string, origin models.Origin) err
 	s.polled.add(live)
 	live.mu.Unlock()
 	s.changes.flash()
-	s.offers.flash()
+	live.offers.flash()
 	return nil
 }
 

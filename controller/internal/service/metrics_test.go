@@ -43,7 +43,7 @@ func newMeasured(t *testing.T, db *database.DB) *measured {
 	if m.configs, err = service.OpenConfigs(t.Context(), db, m.agents, service.ConfigOptions{Tags: db.Tags(), DefaultInterval: defaultInterval, Metrics: m.metrics}, log); err != nil {
 		t.Fatal(err)
 	}
-	m.waiters = service.NewWaiters(m.configs, m.agents, 1000, 77)
+	m.waiters = service.NewWaiters(m.configs, 1000, 77)
 	m.announcements = service.NewAnnouncements(m.configs, m.agents, m.metrics.Announcing(models.NATS, m.broker), 10, log)
 	m.reg.MustRegister(service.NewCollector(m.configs, m.agents, m.waiters, m.announcements))
 	return m
@@ -365,7 +365,7 @@ fleetconf_controller_waiters_limit 77
 		if err := m.configs.Freeze(t.Context(), models.Freeze{Reason: "r"}, byAdmin, func(*models.Freeze) bool { return true }); err != nil {
 			t.Fatal(err)
 		}
-		go m.waiters.Wait(t.Context(), time.Minute, func() bool { return false })
+		go m.waiters.Wait(t.Context(), time.Minute, nil, func() bool { return false })
 		synctest.Wait()
 		m.want(t, "a conflict", "agents", map[string]float64{"online": 3, "degraded": 1, "failed": 1, "stale": 1, "offline": 1, "inactive": 1, "conflict": 1})
 		m.want(t, "a conflict", "conflict", map[string]float64{"": 1})

@@ -34,7 +34,6 @@ const (
 // To whoever polls this type is all that there is to waiting.
 type Waiters struct {
 	configs *Configs
-	agents  *Agents
 	pace    rate.Limit // waiters a second
 	most    int        // at once
 
@@ -51,26 +50,34 @@ type cohort struct {
 	members int           // Waiters.mu guards it
 }
 
-// NewWaiters returns the waiters for what configs publish and what agents are
-// offered, up to most at once. They are let go at pace, in waiters a second.
-func NewWaiters(configs *Configs, agents *Agents, pace, most int) *Waiters {
-	return &Waiters{configs: configs, agents: agents, pace: rate.Limit(pace), most: most, cohorts: map[*cohort]struct{}{}}
+// NewWaiters returns the waiters for what configs publish, up to most at once. They
+// are released at pace, in waiters a second.
+func NewWaiters(configs *Configs, pace, most int) *Waiters {
+	return &Waiters{configs: configs, pace: rate.Limit(pace), most: most, cohorts: map[*cohort]struct{}{}}
 }
 
 // Wait returns when newer reports true, else when d and up to a sixteenth of it
-// are over, ctx ends, or nobody may wait any more. It asks newer at once, and
-// whenever the answer may have changed.
-func (w *Waiters) Wait(ctx context.Context, d time.Duration, newer func() bool) {
+// are over, ctx ends, or nobody may wait any more. It asks newer immediately, and
+// whenever the answer may have changed: for all by a publish, for self alone, which
+// is nil where no agent waits, by its retry or removal.
+func (w *Waiters) Wait(ctx context.Context, d time.Duration, self *Agent, newer func() bool) {
+	var offered <-chan struct{}
 	over := time.NewTimer(d + rand.N(d/waitJitter+1))
 	defer over.Stop()
 	for {
 		joined := w.join() // before the look: what changes after it wakes
+		if self != nil {
+			offered = self.offers.wait()
+		}
 		if newer() || joined == nil {
 			w.leave(joined)
 			return
 		}
 		select {
 		case <-joined.wake:
+			continue
+		case <-offered:
+			w.leave(joined)
 			continue
 		case <-over.C:
 		case <-ctx.Done():
@@ -94,12 +101,10 @@ func (w *Waiters) Waiting() int {
 // then for good, spread over what the end may take.
 func (w *Waiters) Run(ctx context.Context) error {
 	for {
-		published, offered := w.configs.changes.wait(), w.agents.offers.wait()
+		published := w.configs.changes.wait()
 		w.release(ctx, w.pace)
 		select {
 		case <-published:
-			continue
-		case <-offered:
 			continue
 		case <-ctx.Done():
 		}

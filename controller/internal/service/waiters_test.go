@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -34,7 +35,7 @@ func (l *lounge) fill(ctx context.Context, n int, d time.Duration) {
 	seen := l.configs.Current()
 	for i := range n {
 		l.drop.Go(func() {
-			l.Wait(ctx, d, func() bool { return l.configs.Current() != seen })
+			l.Wait(ctx, d, nil, func() bool { return l.configs.Current() != seen })
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			l.left[i] = time.Now()
@@ -59,7 +60,7 @@ func inLounge(t *testing.T, pace int, story func(t *testing.T, l *lounge, stop f
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		f := openFleet(t)
-		l := &lounge{fleet: f, Waiters: service.NewWaiters(f.configs, f.agents, pace, 2000)}
+		l := &lounge{fleet: f, Waiters: service.NewWaiters(f.configs, pace, 2000)}
 		ctx, stop := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		running.Go(func() {
@@ -140,7 +141,7 @@ func TestWaiters_AreNoMoreThanMay(t *testing.T) {
 		if l.Full() {
 			t.Error("1999 of 2000 wait: got full, want room for one")
 		}
-		l.drop.Go(func() { l.Wait(ctx, time.Hour, func() bool { return false }) })
+		l.drop.Go(func() { l.Wait(ctx, time.Hour, nil, func() bool { return false }) })
 		synctest.Wait()
 		if !l.Full() {
 			t.Error("2000 of 2000 wait: got room, want full")
@@ -183,6 +184,42 @@ func TestWaiters_WaitsEndApart(t *testing.T) {
 	})
 }
 
+// The retry or the removal of one agent is news for that agent's polls alone.
+func TestWaiters_RetryAndRemoval_WakeOneAgent(t *testing.T) {
+	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
+		const n = 10
+		ctx, leave := context.WithCancel(t.Context())
+		defer leave()
+		var looks [n + 1]atomic.Int64
+		for i, self := range append(l.join(t, n), nil) { // the last is no agent
+			l.drop.Go(func() {
+				l.Wait(ctx, time.Hour, self, func() bool { looks[i].Add(1); return self != nil && self.Gone() })
+			})
+		}
+		synctest.Wait()
+		if err := l.agents.Retry(t.Context(), "a3", byAdmin); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := l.agents.Decommission(t.Context(), "a5", byAdmin); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		for i := range looks {
+			want := int64(1)
+			if i == 3 || i == 5 {
+				want = 2
+			}
+			if got := looks[i].Load(); got != want {
+				t.Errorf("waiter %d looked %d times, want %d", i, got, want)
+			}
+		}
+		if got := l.Waiting(); got != n {
+			t.Errorf("%d wait, want %d: all but the one that was removed", got, n)
+		}
+	})
+}
+
 func TestWaiters_LeaveWithTheirCaller(t *testing.T) {
 	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
 		ctx, leave := context.WithCancel(t.Context())
@@ -202,7 +239,7 @@ func TestWaiters_MissNothing(t *testing.T) {
 	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
 		for i := range 50 {
 			seen, began, looks := l.configs.Current(), time.Now(), 0
-			l.Wait(t.Context(), time.Hour, func() bool {
+			l.Wait(t.Context(), time.Hour, nil, func() bool {
 				newer := l.configs.Current() != seen
 				if looks++; looks == 1 {
 					publish(t, l.configs, draft(fmt.Sprint("http://", i, "/")))
@@ -220,14 +257,13 @@ func TestWaiters_MissNothing(t *testing.T) {
 func TestWaiters_AreLetGoAfterACommitInDoubt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &lossy{DB: newStore(t), stores: true}
-		agents, _ := openAgents(t, store.DB)
 		configs := openConfigs(t, store, models.Tags{Epoch: "epoch"})
-		waiters := service.NewWaiters(configs, agents, 1000, 10)
+		waiters := service.NewWaiters(configs, 1000, 10)
 		ctx, stop := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		running.Go(func() { _ = waiters.Run(ctx) })
 		began := time.Now()
-		running.Go(func() { waiters.Wait(ctx, time.Hour, func() bool { return configs.Current() != nil }) })
+		running.Go(func() { waiters.Wait(ctx, time.Hour, nil, func() bool { return configs.Current() != nil }) })
 		synctest.Wait()
 		store.fails = true
 		if _, err := configs.Publish(t.Context(), draft("http://a/")); !errors.Is(err, errDisk) {
@@ -261,7 +297,7 @@ func TestWaiters_AreLetGoOverTheDrain(t *testing.T) {
 					t.Errorf("the last of %d was let go after %s, want %s to %s", row.n, last, row.least, row.most)
 				}
 				began = time.Now()
-				l.Wait(t.Context(), time.Hour, func() bool { return false })
+				l.Wait(t.Context(), time.Hour, nil, func() bool { return false })
 				if took := time.Since(began); took != 0 {
 					t.Errorf("after the end a wait took %s, want none", took)
 				}
