@@ -109,6 +109,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		Reserved:      append([]string{set.AdminUsername, set.AgentUsername}, api.Names...),
 		InactiveAfter: set.InactiveAfter,
 		PruneAfter:    set.PruneAfter,
+		MaxAgents:     set.MaxAgents,
 		Metrics:       measures,
 	}, log)
 	if err != nil {

@@ -22,7 +22,8 @@ const (
 	MaxETagBytes     = 256              //
 	MaxHostnameBytes = 253              // RFC 1035 §2.3.4
 	MaxHeaderText    = 256              // a text in a header
-	MaxMetadataBytes = 8 << 10          // what an agent says of itself
+	MaxMetadataBytes = 4 << 10          // what an agent says of itself
+	MaxMetadataDepth = 16               // levels of objects and arrays in that
 	MaxAgentIDBytes  = 64               //
 	MinPollInterval  = time.Second      //
 	MaxPollInterval  = 24 * time.Hour   //

@@ -1,6 +1,7 @@
 package models
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"net/url"
@@ -10,6 +11,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // FieldError names a field of a document, a query or a header, and what is
@@ -92,7 +95,19 @@ func (r RegisterRequest) Validate() error {
 		"must be %d to %d letters, digits or any of ._~+/=-", minSecretBytes, maxSecretBytes)
 	f.that(len(r.Metadata) == 0 || r.Metadata.Kind() == '{', "metadata", "must be an object")
 	f.that(len(r.Metadata) <= MaxMetadataBytes, "metadata", "is longer than %d bytes", MaxMetadataBytes)
+	f.that(depth(r.Metadata) <= MaxMetadataDepth, "metadata", "is nested deeper than %d levels", MaxMetadataDepth)
 	return f.err()
+}
+
+// depth is how many levels of objects and arrays a JSON value has.
+func depth(value jsontext.Value) (deepest int) {
+	d := jsontext.NewDecoder(bytes.NewReader(value))
+	for {
+		if _, err := d.ReadToken(); err != nil {
+			return deepest
+		}
+		deepest = max(deepest, d.StackDepth())
+	}
 }
 
 // Validate returns an *Invalid that names every bad field, or nil.

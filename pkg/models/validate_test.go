@@ -189,7 +189,7 @@ func TestRegisterRequest_Validate(t *testing.T) {
 		"an id that is too long":      {func(r *models.RegisterRequest) { r.AgentID = strings.Repeat("a", 65) }, "agent_id", "64"},
 		"metadata that is too long": {func(r *models.RegisterRequest) {
 			r.Metadata = jsontext.Value(`{"a":"` + strings.Repeat("a", 8192) + `"}`)
-		}, "metadata", "8192"},
+		}, "metadata", "4096"},
 		"metadata that is an array": {func(r *models.RegisterRequest) { r.Metadata = jsontext.Value("[]") }, "metadata", "object"},
 	} {
 		t.Run(name, func(t *testing.T) {

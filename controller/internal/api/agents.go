@@ -300,6 +300,9 @@ func (a *API) onCurrent(c *call) error {
 //	@Failure		400,401,403,413,415,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id}/status [post]
 func (a *API) report(c *call) error {
+	if err := a.Agents.Allow(c.self, service.Reporting); err != nil {
+		return err
+	}
 	req, err := server.Decode[wire.Report](c.Request)
 	if err != nil {
 		return err
@@ -312,7 +315,7 @@ func (a *API) report(c *call) error {
 	}
 	attempt := fromReport(req, time.Now().UTC())
 	news, err := a.Agents.Report(c.Request.Context(), c.self, attempt)
-	if news && attempt.Status == models.Failed {
+	if news && attempt.Status == models.Failed && a.Agents.Allow(c.self, service.Logging) == nil {
 		a.event(c).WithFields(logrus.Fields{"version": attempt.Version, "error": attempt.Error}).
 			Warn("Worker refused a version")
 	}

@@ -4,15 +4,21 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/controller/internal/api"
+	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/service"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
@@ -545,4 +551,173 @@ func TestForeignETag_WithAnEmptyStore(t *testing.T) {
 	if resp := s.poll(moved, tag); resp.StatusCode != 200 {
 		t.Errorf("after it: got %d, want 200", resp.StatusCode)
 	}
+}
+
+// nested is a JSON object of so many levels.
+func nested(levels int) string {
+	return strings.Repeat(`{"a":`, levels-1) + "{}" + strings.Repeat("}", levels-1)
+}
+
+func TestRegister_Metadata_Bounded(t *testing.T) {
+	s := newSystem(t)
+	wide := func(bytes int) string { return `{"a":"` + strings.Repeat("x", bytes-len(`{"a":""}`)) + `"}` }
+	for name, row := range map[string]struct {
+		metadata string
+		ok       bool
+	}{
+		"4 KiB":                     {wide(4096), true},
+		"a byte more":               {wide(4097), false},
+		"4 KiB with the whitespace": {`{"a":"` + strings.Repeat("x", 2000) + `"` + strings.Repeat(" ", 3000) + `}`, false},
+		"16 levels":                 {nested(16), true},
+		"17 levels":                 {nested(17), false},
+		"17 levels of lists":        {`{"a":` + strings.Repeat("[", 16) + strings.Repeat("]", 16) + `}`, false},
+		"many shallow ones":         {`{"a":[` + strings.Repeat(`{},`, 100) + `{}]}`, true},
+		"700 levels":                {nested(700), false},
+	} {
+		resp := s.call(enroller, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"h","metadata":%s}`, row.metadata))
+		if row.ok && resp.StatusCode != 201 {
+			t.Errorf("%s: got %d %s, want 201", name, resp.StatusCode, text(t, resp))
+		}
+		if !row.ok {
+			wantProblem(t, resp, 400, "metadata")
+		}
+	}
+}
+
+func TestRegister_AboveMaxAgents_507(t *testing.T) {
+	s := newLimited(t, plenty, func(o *api.Options) {
+		agents, err := service.OpenAgents(t.Context(), o.Store.(*database.DB), service.AgentOptions{MaxAgents: 2}, o.Log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Agents = agents
+	})
+	s.register("a1")
+	a2 := s.register("a2")
+	for range 5 {
+		resp := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a3"}`)
+		if detail := text(t, resp); resp.StatusCode != 507 || !strings.Contains(detail, "MAX_AGENTS") {
+			t.Errorf("a third agent: got %d %s, want 507 and the setting", resp.StatusCode, detail)
+		}
+	}
+	var warnings int
+	for _, line := range s.logged.AllEntries() {
+		if line.Level <= logrus.WarnLevel {
+			warnings++
+		}
+	}
+	if warnings != 1 {
+		t.Errorf("5 rejected registrations made %d warnings, want 1", warnings)
+	}
+	if resp := s.call(a2, "POST", "/api/v1/register", `{"hostname":"h2","agent_id":"a2"}`); resp.StatusCode != 200 {
+		t.Errorf("a known agent: got %d, want 200", resp.StatusCode)
+	}
+	if resp := s.call(admin, "DELETE", "/api/v1/agents/a1", ""); resp.StatusCode != 204 {
+		t.Fatalf("got %d", resp.StatusCode)
+	}
+	if resp := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a3"}`); resp.StatusCode != 201 {
+		t.Errorf("after one was removed: got %d, want 201", resp.StatusCode)
+	}
+}
+
+// BenchmarkRegister_Memory measures what a registered agent costs.
+func BenchmarkRegister_Memory(b *testing.B) {
+	for name, size := range map[string]int{"small_metadata": 100, "full_metadata": wire.MaxMetadataBytes} {
+		b.Run(name, func(b *testing.B) {
+			s := newSystem(b)
+			metadata := `{"a":"` + strings.Repeat("x", size-len(`{"a":""}`)) + `"}`
+			before, n := heap(), 0
+			for b.Loop() {
+				n++
+				resp := s.call(enroller, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"host-%d.example.com","agent_id":"agent-%d","metadata":%s}`, n, n, metadata))
+				if resp.StatusCode != 201 {
+					b.Fatalf("got %d", resp.StatusCode)
+				}
+			}
+			b.ReportMetric(float64(heap()-before)/float64(n), "bytes/agent")
+			s.logged.Reset()
+		})
+	}
+}
+
+// heap is how many bytes are in use.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// One agent that reports without end writes neither the disk nor the log full, and
+// keeps no other from reporting.
+func TestReport_OneAgentWithoutEnd_Bounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t)
+		a1, a2 := s.register("a1"), s.register("a2")
+		s.publish("http://a/")
+		s.logged.Reset()
+		taken := 0
+		const minutes = 3
+		for range minutes * 60 * 4 { // 4 a second
+			for _, status := range []string{"FAILED", "APPLYING"} {
+				resp := s.call(a1, "POST", "/api/v1/agents/a1/status", fmt.Sprintf(`{"version":1,"status":%q,"error":""}`, status))
+				switch resp.StatusCode {
+				case 204:
+					taken++
+				default:
+					wantTurnedAway(t, resp, 429)
+				}
+			}
+			time.Sleep(time.Second / 4)
+		}
+		if taken > minutes*60+60 || taken < minutes*60 {
+			t.Errorf("%d reports were taken in %d minutes, want one a second and 60", taken, minutes)
+		}
+		if lines := len(s.logged.AllEntries()); lines > minutes+5 || lines == 0 {
+			t.Errorf("the log has %d lines for %d minutes, want one a minute and 5", lines, minutes)
+		}
+		s.report(a2, 1, applied)
+		if resp := s.poll(a1, ""); resp.StatusCode >= 500 || resp.StatusCode == 429 {
+			t.Errorf("its polls: got %d, want them answered", resp.StatusCode)
+		}
+		time.Sleep(time.Minute)
+		s.report(a1, 1, applied)
+	})
+}
+
+// The same holds for an agent that registers again and again, as another host each time.
+func TestRegister_OneAgentWithoutEnd_Bounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t)
+		a1 := s.register("a1")
+		taken := 0
+		for i := range 1000 {
+			resp := s.call(a1, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"h%d","agent_id":"a1"}`, i))
+			if resp.StatusCode != 200 {
+				wantTurnedAway(t, resp, 429)
+				continue
+			}
+			taken++
+			a1[1] = decode[wire.RegisterResponse](t, resp).AgentToken
+		}
+		if taken != 10 {
+			t.Errorf("%d of 1000 registrations were taken, want 10", taken)
+		}
+		if entries := s.actions(""); len(entries) > 11 {
+			t.Errorf("the audit log has %d entries, want one for each", len(entries))
+		}
+		// Somebody without the agent's secret takes none of them.
+		time.Sleep(time.Hour)
+		body := `{"hostname":"h","agent_id":"a9","agent_secret":"` + strings.Repeat("s", 32) + `"}`
+		s.call(enroller, "POST", "/api/v1/register", body)
+		for range 100 {
+			if resp := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a9"}`); resp.StatusCode != 409 {
+				t.Fatalf("without the secret: got %d, want 409", resp.StatusCode)
+			}
+		}
+		if resp := s.call(enroller, "POST", "/api/v1/register", body); resp.StatusCode != 200 {
+			t.Errorf("with the secret: got %d, want 200", resp.StatusCode)
+		}
+	})
 }

@@ -512,14 +512,18 @@ func TestLimits_StormOfRegistrations(t *testing.T) {
 // After a publish a whole fleet reports at once, and every report is taken.
 func TestLimits_LetTheReportsOfAFleetThrough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // where a slow machine is no slower
-		s := newLimited(t, api.Limits{Register: 1, Config: 1, Status: 20_000, Admin: 1})
-		a1 := s.register("a1")
+		s := newLimited(t, api.Limits{Register: 1000, Config: 1, Status: 20_000, Admin: 1})
 		s.publishHere("http://a/", 30)
+		var agents [200]account
+		for i := range agents {
+			agents[i] = s.register(fmt.Sprint("a", i))
+		}
 		var group sync.WaitGroup
 		var refused atomic.Int64
-		for range 10_000 {
+		for i := range 10_000 {
+			self := agents[i%len(agents)]
 			group.Go(func() {
-				if resp := s.call(a1, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`); resp.StatusCode != 204 {
+				if resp := s.call(self, "POST", "/api/v1/agents/"+self[0]+"/status", `{"version":1,"status":"APPLIED"}`); resp.StatusCode != 204 {
 					refused.Add(1)
 				}
 			})

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"maps"
 	"slices"
 	"time"
@@ -47,7 +48,8 @@ func fromRegister(r wire.RegisterRequest) (service.Registration, error) {
 	if err := metadata.Compact(); err != nil {
 		return service.Registration{}, err
 	}
-	return service.Registration{ID: r.AgentID, Hostname: r.Hostname, Metadata: metadata, Secret: r.AgentSecret}, nil
+	// As it is now, and without the room that the body took.
+	return service.Registration{ID: r.AgentID, Hostname: r.Hostname, Metadata: bytes.Clone(metadata), Secret: r.AgentSecret}, nil
 }
 
 func fromReport(r wire.Report, now time.Time) models.Attempt {

@@ -40,7 +40,8 @@ type Settings struct {
 	TrustedProxies []netip.Prefix `setting:"TRUSTED_PROXIES" usage:"addresses or networks of the reverse proxies in front, with commas between: from them X-Forwarded-For names the client, for limits and the audit log; empty to believe no such header"`
 
 	InactiveAfter time.Duration `group:"Fleet" setting:"INACTIVE_AFTER" default:"168h" usage:"how long an agent is unseen before it is inactive: out of lists and rollouts, unless asked for"`
-	PruneAfter    time.Duration `setting:"PRUNE_AFTER" default:"0s" usage:"how long an agent is unseen before it is removed; 0s for never. It registers again should it come back"`
+	PruneAfter    time.Duration `setting:"PRUNE_AFTER" default:"2160h" usage:"how long an agent is unseen before it is removed; 0s for never. It registers again should it come back"`
+	MaxAgents     int           `setting:"MAX_AGENTS" default:"1000000" usage:"agents that may be registered; no new one is beyond that (507)"`
 
 	settings.Diagnosis `group:"Logs and profiles"`
 }
@@ -74,6 +75,7 @@ const (
 const (
 	maxPushRate = 1_000_000
 	maxLimit    = 1_000_000
+	maxAgents   = 100_000_000
 )
 
 // PollInterval is DefaultPollInterval as a duration.
@@ -111,6 +113,7 @@ func (s *Settings) Validate() (faults settings.Faults) {
 			"is %d; it must be 1 to %d (which is as good as none)", limit.value, maxLimit)
 	}
 	faults.Check(s.InactiveAfter >= time.Minute, "INACTIVE_AFTER", "is %s; it must be 1m or more", s.InactiveAfter)
+	faults.Check(s.MaxAgents >= 1 && s.MaxAgents <= maxAgents, "MAX_AGENTS", "is %d; it must be 1 to %d", s.MaxAgents, maxAgents)
 	faults.Check(s.PruneAfter == 0 || s.PruneAfter >= time.Minute, "PRUNE_AFTER", "is %s; it must be 1m or more, or 0s for never", s.PruneAfter)
 	if s.InitialURL != "" {
 		err := models.PublishRequest{URL: &s.InitialURL}.Validate()

@@ -34,7 +34,7 @@ func TestSettings_HaveTheDefaultsOfTheContract(t *testing.T) {
 		LimitRegister: 500, LimitConfig: 50_000, LimitStatus: 20_000, LimitAdmin: 100, LimitWaiting: 100_000,
 		Push:     settings.Push{Transport: "longpoll", RedisURL: "redis://localhost:6379", NATSURL: "nats://localhost:4222"},
 		Broker:   config.Broker{Listen: "127.0.0.1:4222"},
-		PushRate: 40000, SweepInterval: 5 * time.Minute, InactiveAfter: 168 * time.Hour,
+		PushRate: 40000, SweepInterval: 5 * time.Minute, InactiveAfter: 168 * time.Hour, PruneAfter: 90 * 24 * time.Hour, MaxAgents: 1_000_000,
 	}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -47,8 +47,8 @@ func TestSettings_ReportEveryFaultAtOnce(t *testing.T) {
 		want        []string
 	}{
 		"values out of bounds": {
-			map[string]string{"PORT": "70000", "DEFAULT_POLL_INTERVAL": "0", "INITIAL_URL": "ftp://x/", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml", "INACTIVE_AFTER": "1s", "PRUNE_AFTER": "-1h"},
-			[]string{"PORT", "DEFAULT_POLL_INTERVAL", "INACTIVE_AFTER", "PRUNE_AFTER", "INITIAL_URL", "LOG_LEVEL", "LOG_FORMAT"},
+			map[string]string{"PORT": "70000", "DEFAULT_POLL_INTERVAL": "0", "INITIAL_URL": "ftp://x/", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml", "INACTIVE_AFTER": "1s", "PRUNE_AFTER": "-1h", "MAX_AGENTS": "0"},
+			[]string{"PORT", "DEFAULT_POLL_INTERVAL", "INACTIVE_AFTER", "MAX_AGENTS", "PRUNE_AFTER", "INITIAL_URL", "LOG_LEVEL", "LOG_FORMAT"},
 		},
 		"no address of a proxy": {
 			map[string]string{"TRUSTED_PROXIES": "192.0.2.1, proxy.example.com"}, []string{"TRUSTED_PROXIES"},

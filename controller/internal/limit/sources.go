@@ -36,6 +36,24 @@ type Bucket struct {
 	Each  time.Duration
 }
 
+// Take takes a token out of a bucket that is full again at the moment full, or
+// returns how long it takes until there is one. Moments are durations since any
+// moment that stays the same; the zero moment is a full bucket.
+func (b Bucket) Take(full *time.Duration, now time.Duration) (wait time.Duration) {
+	next, wait := b.next(*full, now)
+	if wait == 0 {
+		*full = next
+	}
+	return wait
+}
+
+// next is full after another token was taken, and how long it takes until there is
+// one.
+func (b Bucket) next(full, now time.Duration) (next, wait time.Duration) {
+	next = max(full, now) + b.Each
+	return next, max(0, next-now-time.Duration(b.Burst)*b.Each)
+}
+
 // Source is the network that a client address is counted with: an IPv4 /24 or an
 // IPv6 /48, which is what one customer of a provider gets.
 func Source(client netip.Addr) netip.Prefix {
@@ -64,27 +82,23 @@ func (t *Table) Take(key uint64, b Bucket) (wait time.Duration) { return t.look(
 // Wait is Take, but leaves the token.
 func (t *Table) Wait(key uint64, b Bucket) (wait time.Duration) { return t.look(key, b, false) }
 
-// look reads a bucket as the moment at which it is full again.
 func (t *Table) look(key uint64, b Bucket, take bool) (wait time.Duration) {
 	now := time.Since(t.began)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var cells [tableRows]*time.Duration
+	var cells [tableRows]*time.Duration // each a moment at which a bucket is full again
 	full := time.Duration(1<<63 - 1)
 	for i := range cells {
 		cells[i] = &t.cells[i][key>>(i*tableBits)&(1<<tableBits-1)]
 		full = min(full, *cells[i])
 	}
-	full = max(full, now) + b.Each
-	if wait = full - now - time.Duration(b.Burst)*b.Each; wait > 0 {
-		return wait
-	}
-	if take {
+	next, wait := b.next(full, now)
+	if wait == 0 && take {
 		for _, cell := range cells {
-			*cell = max(*cell, full)
+			*cell = max(*cell, next)
 		}
 	}
-	return 0
+	return wait
 }
 
 // Guesses limits how often the password of an account is guessed.

@@ -5,6 +5,7 @@ package models
 import (
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -25,6 +26,22 @@ var (
 	// ErrCertificate: the TLS certificate of the connection is not that of the agent.
 	ErrCertificate = errors.New("the certificate of this connection is not the one that this agent registered with")
 )
+
+// TooManyAgentsError is the error of a new agent where Max are registered.
+type TooManyAgentsError struct{ Max int }
+
+func (e *TooManyAgentsError) Error() string {
+	return fmt.Sprintf("%d agents are registered, as many as MAX_AGENTS allows", e.Max)
+}
+
+// TooOftenError is the error of an agent that does something too often. It may do it
+// again after Wait.
+type TooOftenError struct {
+	What string
+	Wait time.Duration
+}
+
+func (e *TooOftenError) Error() string { return "this agent " + e.What + " too often" }
 
 // InvalidError is the error of a value that the rules refuse.
 type InvalidError struct{ Field, Detail string }

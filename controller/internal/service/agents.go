@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
 
+	"github.com/fleetconf/fleetconf/controller/internal/limit"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/auth"
 )
@@ -45,9 +46,11 @@ type Agents struct {
 	reserved      []string // names that no agent may take for its id
 	inactiveAfter time.Duration
 	pruneAfter    time.Duration // 0: never
+	maxAgents     int           // 0: any number
 	metrics       *Metrics
 	log           logrus.FieldLogger
-	began         time.Time // nobody was heard before that, so nobody is to blame for it
+	began         time.Time
+	away          time.Duration // how long before began no agent was seen: the controller did not run
 
 	saving   turn // one registration or removal at a time, memory and store together
 	settling turn // one batch of reports at a time
@@ -56,7 +59,8 @@ type Agents struct {
 
 	polled, reported batch
 
-	holding rate.Sometimes // how often an agent that Holds keeps is worth a warning
+	rejecting rate.Sometimes // how often an agent beyond maxAgents is worth a warning
+	holding   rate.Sometimes // how often an agent that Holds keeps is worth a warning
 
 	failing error // why the last flush failed; Run's alone
 }
@@ -77,6 +81,8 @@ type Agent struct {
 	// that, somebody else has the same id.
 	usedToken, sawTwin bool
 
+	used [len(allowances)]time.Duration // when each allowance is whole again, since began of Agents
+
 	sawMismatch bool // was logged with a content that is not that of its version
 
 	inPolled, inReported bool                           // stands in that batch
@@ -89,6 +95,7 @@ type AgentOptions struct {
 	Reserved      []string      // names that no agent may take for its id
 	InactiveAfter time.Duration // how long an agent is unseen before it counts as inactive
 	PruneAfter    time.Duration // how long before it is removed; 0 for never
+	MaxAgents     int           // how many there may be before no new one is registered; 0 for any number
 	Metrics       *Metrics      // nil: measured for nobody
 }
 
@@ -102,8 +109,8 @@ func OpenAgents(ctx context.Context, store AgentStore, o AgentOptions, log logru
 		o.Metrics = NewMetrics(nil)
 	}
 	s := &Agents{
-		store: store, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter, metrics: o.Metrics, log: log, began: time.Now(),
-		saving: newTurn(), settling: newTurn(), roster: newRoster(len(stored)), holding: rate.Sometimes{First: 1, Interval: time.Minute},
+		store: store, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter, maxAgents: o.MaxAgents, metrics: o.Metrics, log: log, began: time.Now(),
+		saving: newTurn(), settling: newTurn(), roster: newRoster(len(stored)), holding: rate.Sometimes{First: 1, Interval: time.Minute}, rejecting: rate.Sometimes{First: 1, Interval: time.Minute},
 		polled: batch{
 			mark: func(a *Agent) *bool { return &a.inPolled },
 			save: func(ctx context.Context, presence map[string]models.Presence) error {
@@ -112,9 +119,14 @@ func OpenAgents(ctx context.Context, store AgentStore, o AgentOptions, log logru
 		},
 		reported: batch{mark: func(a *Agent) *bool { return &a.inReported }, save: store.SaveReports},
 	}
+	var newest time.Time
 	for i := range stored {
 		s.roster.add(newAgent(stored[i]))
+		if seen := stored[i].Seen(); seen.After(newest) {
+			newest = seen
+		}
 	}
+	s.away = max(0, s.began.Sub(newest))
 	s.metrics.stored()
 	return s, nil
 }
@@ -161,6 +173,9 @@ func (s *Agents) Register(ctx context.Context, r Registration) (id, token string
 	if err := mayRegister(&r, &agent, live); err != nil {
 		return "", "", false, err
 	}
+	if err := s.admit(live); err != nil {
+		return "", "", false, err
+	}
 	if r.Secret != "" {
 		agent.Secret = auth.DigestOf(r.Secret)
 	}
@@ -184,6 +199,52 @@ func (s *Agents) Register(ctx context.Context, r Registration) (id, token string
 		live.reregister(agent)
 	}
 	return agent.ID, token, isNew, nil
+}
+
+// admit reports why there is no room for a registration: of a new agent, where live
+// is nil, or of a known one.
+func (s *Agents) admit(live *Agent) error {
+	if live != nil {
+		return s.Allow(live, Registering)
+	}
+	if s.maxAgents == 0 || s.roster.count() < s.maxAgents {
+		return nil
+	}
+	s.rejecting.Do(func() {
+		s.log.WithField("agents", s.maxAgents).Warn("Agent rejected: MAX_AGENTS are registered; more within a minute are not logged")
+	})
+	return &models.TooManyAgentsError{Max: s.maxAgents}
+}
+
+// Allowance is something that each agent may do so often.
+type Allowance int
+
+// The allowances.
+const (
+	Reporting   Allowance = iota // a write to the store
+	Registering                  // again: a write, and an entry of the audit log
+	Logging                      // a line in the log
+)
+
+var allowances = [...]struct {
+	limit.Bucket
+	what string
+}{
+	Reporting:   {limit.Bucket{Burst: 60, Each: time.Second}, "reports"},
+	Registering: {limit.Bucket{Burst: 10, Each: 10 * time.Second}, "registers"},
+	Logging:     {limit.Bucket{Burst: 5, Each: time.Minute}, "is logged"},
+}
+
+// Allow reports whether an agent may do something once more, and takes note that it
+// does. The error is a *models.TooOftenError.
+func (s *Agents) Allow(live *Agent, a Allowance) error {
+	live.mu.Lock()
+	defer live.mu.Unlock()
+	allowed := &allowances[a]
+	if wait := allowed.Take(&live.used[a], time.Since(s.began)); wait > 0 {
+		return &models.TooOftenError{What: allowed.what, Wait: wait}
+	}
+	return nil
 }
 
 // mayRegister reports why a registration is refused. live is the agent of that ID
@@ -427,15 +488,21 @@ func (s *Agents) flush(ctx context.Context) {
 const pruneAtOnce = 1000
 
 // prune removes the agents that were unseen for longer than the settings
-// allow. The time that the controller itself was away does not count.
+// allow. The time that the controller itself was away before its last start does not
+// count.
 func (s *Agents) prune(ctx context.Context) {
-	now := time.Now()
-	if s.pruneAfter == 0 || now.Sub(s.began) <= s.pruneAfter {
+	if s.pruneAfter == 0 {
 		return
 	}
+	now := time.Now()
 	var gone []*Agent
 	for row := range s.roster.all() {
-		if now.Sub(time.UnixMicro(row.seen.Load())) > s.pruneAfter {
+		seen := time.UnixMicro(row.seen.Load())
+		unseen := now.Sub(seen)
+		if seen.Before(s.began) {
+			unseen -= s.away
+		}
+		if unseen > s.pruneAfter {
 			gone = append(gone, row.live)
 		}
 	}

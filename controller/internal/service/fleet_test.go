@@ -224,3 +224,53 @@ func TestTrail_CountsRefusedLogins(t *testing.T) {
 		}
 	})
 }
+
+// A controller that is restarted often removes agents all the same.
+func TestAgents_PruneAcrossRestarts(t *testing.T) {
+	db := newStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		const day = 24 * time.Hour
+		log, _ := logtest.NewNullLogger()
+		open := func() *service.Agents {
+			agents, err := service.OpenAgents(t.Context(), db, service.AgentOptions{InactiveAfter: inactiveAfter, PruneAfter: 10 * day}, log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return agents
+		}
+		agents := open()
+		register(t, agents, "gone")
+		id, token := register(t, agents, "stays")
+		run := func(d time.Duration) {
+			ctx, stop := context.WithCancel(t.Context())
+			done := make(chan error)
+			go func() { done <- agents.Run(ctx) }()
+			for range d / time.Hour {
+				agents.Poll(login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Hour, Runs: 1})
+				time.Sleep(time.Hour)
+			}
+			stop()
+			<-done
+		}
+		wantGone := func(want bool) {
+			t.Helper()
+			if _, err := agents.Agent("gone"); (err != nil) != want {
+				t.Errorf("the agent that is unseen: got %v, want it removed: %v", err, want)
+			}
+			if _, err := agents.Agent(id); err != nil {
+				t.Errorf("the agent that polls: %v", err)
+			}
+		}
+		for range 9 { // a restart each day
+			run(day)
+			agents = open()
+		}
+		wantGone(false)
+		time.Sleep(30 * day) // the controller is away
+		agents = open()
+		run(time.Hour)
+		wantGone(false)
+		run(2 * day)
+		wantGone(true)
+	})
+}

@@ -52,6 +52,13 @@ func (r *roster) find(id []byte) *Agent {
 	return r.byID[string(id)]
 }
 
+// count is how many agents there are.
+func (r *roster) count() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.byID)
+}
+
 // all gives the row of each agent that is there now.
 func (r *roster) all() iter.Seq[*row] {
 	r.mu.RLock()
