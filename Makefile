@@ -152,6 +152,10 @@ check-units: ## Check the systemd units, and how far each exposes the machine
 check-systemd: dist ## Install, hang, upgrade and purge the packages in a copy of this machine that systemd boots
 	./scripts/check-systemd.sh dist/*_$$(go env GOARCH).deb
 
+.PHONY: vulncheck
+vulncheck: bin/tools/govulncheck ## Look up known vulnerabilities of what the programs call (from vuln.go.dev)
+	for m in pkg controller agent worker; do bin/tools/govulncheck -C $$m -tags $(TAGS) ./... || exit 1; done
+
 .PHONY: clean
 clean: ## Remove what was built
 	rm -rf bin dist $(foreach b,$(BINARIES),$(b)/$(b))
@@ -179,7 +183,8 @@ bin/tools/gotestsum: TOOL = gotest.tools/gotestsum
 bin/tools/golangci-lint: TOOL = github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 bin/tools/nfpm: TOOL = github.com/goreleaser/nfpm/v2/cmd/nfpm
 bin/tools/cyclonedx-gomod: TOOL = github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod
-bin/tools/gotestsum bin/tools/golangci-lint bin/tools/nfpm bin/tools/cyclonedx-gomod: tools/go.mod tools/go.sum
+bin/tools/govulncheck: TOOL = golang.org/x/vuln/cmd/govulncheck
+bin/tools/gotestsum bin/tools/golangci-lint bin/tools/nfpm bin/tools/cyclonedx-gomod bin/tools/govulncheck: tools/go.mod tools/go.sum
 	@mkdir -p $(@D)
 	GOWORK=off go -C tools build -buildvcs=false -o ../$@ $(TOOL)
 	@touch $@

@@ -86,7 +86,7 @@ for archive in "$dist"/*.tar.gz; do
 	package=${name%"-$RELEASE"-linux-*} arch=${name##*-}
 	program=${package#fleetconf-}
 	tar -C "$scratch" -xzf "$archive"
-	for file in "$package" "$package.service" "$package.8" "$program.env" "$package.cdx.json" README.md copyright; do
+	for file in "$package" "$package.service" "$package.8" "$program.env" "$package.cdx.json" README.md LICENSE CHANGELOG.md SECURITY.md copyright; do
 		[ -s "$scratch/$name/$file" ] || wrong "$archive lacks $file"
 	done
 	if [ "$program" = controller ] && ! [ -s "$scratch/$name/docs/operations.md" -a -s "$scratch/$name/deploy/prometheus/alerts.yml" ]; then

@@ -94,7 +94,7 @@ for name in controller agent worker; do
 	for row in "User|65532:65532" "Entrypoint|[/$name]" "StopSignal|SIGTERM" "Healthcheck.Test|[CMD /$name health]"; do
 		[ "$(of "{{.Config.${row%%|*}}}")" = "${row#*|}" ] || fail "${row%%|*} ${row#*|}" "$(of "{{.Config.${row%%|*}}}")"
 	done
-	for row in "title|fleetconf-$name" "version|$version" "revision|$commit" "created|$date" "source|?*" "licenses|?*" "description|?*"; do
+	for row in "title|fleetconf-$name" "version|$version" "revision|$commit" "created|$date" "source|?*" "licenses|Apache-2.0" "description|?*"; do
 		got=$(of "{{index .Config.Labels \"org.opencontainers.image.${row%%|*}\"}}")
 		# shellcheck disable=SC2053
 		[[ $got == ${row#*|} ]] || fail "the label ${row%%|*} ${row#*|}" "$got"

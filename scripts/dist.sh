@@ -67,7 +67,7 @@ pack() {
 	fi
 	mkdir -p "$stage"
 	build "$program" "$arch" "$stage/$package"
-	cp "deploy/systemd/$package.service" README.md deploy/deb/copyright "$stage/"
+	cp "deploy/systemd/$package.service" README.md LICENSE CHANGELOG.md SECURITY.md deploy/deb/copyright "$stage/"
 	# A program of another architecture cannot print its pages; they are the same.
 	"$work/$host/$package/$package" --print man >"$stage/$package.8"
 	"$work/$host/$package/$package" --print env >"$stage/$program.env"
@@ -77,10 +77,10 @@ pack() {
 	if [ "$program" = controller ]; then # who runs it runs the fleet
 		mkdir -p "$stage/deploy" "$stage/docs"
 		cp -r deploy/prometheus deploy/grafana "$stage/deploy/"
-		cp docs/{api,architecture,deploy,metrics,operations}.md "$stage/docs/"
+		cp docs/{api,architecture,deploy,metrics,operations,threat-model}.md "$stage/docs/"
 		more=(deploy docs)
 	fi
-	archive "$stage" "$name" "$package" "$package.service" "$package.8" "$program.env" "$package.cdx.json" README.md copyright "${more[@]}"
+	archive "$stage" "$name" "$package" "$package.service" "$package.8" "$program.env" "$package.cdx.json" README.md LICENSE CHANGELOG.md SECURITY.md copyright "${more[@]}"
 
 	gzip -9nk "$stage/$package.8"
 	changelog "$package" | gzip -9n >"$stage/changelog.gz"

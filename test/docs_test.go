@@ -11,7 +11,7 @@ import (
 // A link between documents leads somewhere: to a file that is there, and to a
 // heading within it.
 func TestDocs_LinksLeadSomewhere(t *testing.T) {
-	for _, document := range []string{"../README.md", "../docs/deploy.md", "../docs/operations.md", "../docs/metrics.md", "../docs/api.md", "../docs/architecture.md"} {
+	for _, document := range []string{"../README.md", "../docs/deploy.md", "../docs/operations.md", "../docs/metrics.md", "../docs/api.md", "../docs/architecture.md", "../docs/threat-model.md", "../SECURITY.md", "../CONTRIBUTING.md", "../CHANGELOG.md"} {
 		text := readText(t, document)
 		for _, link := range matches(`\]\(([^)]+)\)`, text) {
 			if strings.Contains(link, "://") {

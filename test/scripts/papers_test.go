@@ -1,0 +1,102 @@
+package scripts
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// testsHere lists the names of all tests of this repository.
+func testsHere(t *testing.T) map[string]bool {
+	t.Helper()
+	names := map[string]bool{}
+	for _, module := range []string{"pkg", "controller", "agent", "worker", "test"} {
+		must(t, filepath.WalkDir(filepath.Join("../..", module), func(path string, _ fs.DirEntry, err error) error {
+			if err != nil || !strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			for _, found := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(readText(t, path), -1) {
+				names[found[1]] = true
+			}
+			return nil
+		}))
+	}
+	return names
+}
+
+// Each attack that the threat model considers has a defence, and that a test.
+func TestThreatModel_NamesTestsThatExist(t *testing.T) {
+	model := readText(t, "../../docs/threat-model.md")
+	tests := testsHere(t)
+	named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(model, -1)
+	if len(named) < 60 {
+		t.Errorf("the threat model names %d tests, want at least 60", len(named))
+	}
+	for _, name := range named {
+		if !tests[name[1]] {
+			t.Errorf("the threat model names %s, and there is no such test", name[1])
+		}
+	}
+	for _, attacker := range []string{"The network", "A local user", "A browser page", "A rogue agent", "A malicious configuration"} {
+		_, section, ok := strings.Cut(model, "\n## "+attacker+"\n")
+		section, _, _ = strings.Cut(section, "\n## ")
+		rows := regexp.MustCompile(`(?m)^\| .*$`).FindAllString(section, -1)
+		if !ok || len(rows) < 4 {
+			t.Errorf("the threat model has %d rows on %q, want at least 4", len(rows), attacker)
+			continue
+		}
+		for _, row := range rows[1:] {
+			if !strings.Contains(row, "`Test") {
+				t.Errorf("%s: no test is named in\n%s", attacker, row)
+			}
+		}
+	}
+}
+
+// An address that reaches nobody is worse than none.
+func TestSecurity_NamesAWayThatExists(t *testing.T) {
+	text := readText(t, "../../SECURITY.md")
+	if address := regexp.MustCompile(`\S+@\S+\.\w+`).FindString(text); address != "" {
+		t.Errorf("SECURITY.md names the address %s", address)
+	}
+	if !strings.Contains(text, "https://github.com/fleetconf/fleetconf/security/advisories/new") {
+		t.Error("SECURITY.md does not link GitHub's private reports")
+	}
+}
+
+func TestLicense_IsTheSameEverywhere(t *testing.T) {
+	if text := readText(t, "../../LICENSE"); !strings.Contains(text, "Version 2.0, January 2004") || !strings.Contains(text, "END OF TERMS AND CONDITIONS") {
+		t.Error("LICENSE is not the whole Apache License 2.0")
+	}
+	for file, want := range map[string]string{
+		"../../deploy/Dockerfile":     "LICENSES=Apache-2.0\n",
+		"../../deploy/deb/copyright":  "\nLicense: Apache-2.0\n",
+		"../../deploy/deb/nfpm.yaml":  "\nlicense: Apache-2.0\n",
+		"../../scripts/dist.sh":       " LICENSE ",
+		"../../scripts/check-dist.sh": " LICENSE ",
+	} {
+		if !strings.Contains(readText(t, file), want) {
+			t.Errorf("%s lacks %q", file, want)
+		}
+	}
+}
+
+func TestWorkflow_ChecksVulnerabilities(t *testing.T) {
+	for file, want := range map[string]string{
+		"../../.github/workflows/ci.yml": "run: make vulncheck",
+		"../../tools/go.mod":             "golang.org/x/vuln/cmd/govulncheck",
+		"../../Makefile":                 "bin/tools/govulncheck -C $$m",
+	} {
+		if !strings.Contains(readText(t, file), want) {
+			t.Errorf("%s lacks %q", file, want)
+		}
+	}
+	for _, paper := range []string{"CHANGELOG.md", "CONTRIBUTING.md"} {
+		if info, err := os.Stat("../../" + paper); err != nil || info.Size() < 1000 {
+			t.Errorf("%s: %v, want it written", paper, err)
+		}
+	}
+}
