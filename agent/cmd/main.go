@@ -99,6 +99,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 		Transport: transports[s.Transport],
 		Hints:     hints,
+		Fleet:     s.FleetID,
 
 		Ephemeral: s.Ephemeral,
 

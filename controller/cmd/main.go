@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -128,7 +129,8 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		return err
 	}
 	defer func() { _ = broker.Close() }()
-	announcements := service.NewAnnouncements(configs, agents, announcing(set, announcer, measures), set.PushRate, log)
+	fleet := cmp.Or(set.FleetID, db.Tags().Fleet())
+	announcements := service.NewAnnouncements(configs, agents, announcing(set, fleet, announcer, measures), set.PushRate, log)
 	waiters := service.NewWaiters(configs, set.PushRate, set.LimitWaiting)
 	metrics.Certificate(registry, program.Name, files.NotAfter)
 	registry.MustRegister(database.NewCollector(db), service.NewCollector(configs, agents, holding(set, waiters), announcements))
@@ -139,7 +141,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		Trail:          trail,
 		Waiters:        holding(set, waiters),
 		Announcements:  announcements,
-		Fleet:          db.Tags().Fleet(),
+		Fleet:          fleet,
 		Transport:      models.Transport(set.Transport),
 		SweepInterval:  set.SweepInterval,
 		Store:          db,

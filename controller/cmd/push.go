@@ -42,22 +42,32 @@ func holding(set config.Settings, waiters *service.Waiters) *service.Waiters {
 }
 
 // announcing counts what goes out over a broker, where there is one.
-func announcing(set config.Settings, a notify.Announcer, m *service.Metrics) service.Announcer {
+func announcing(set config.Settings, fleet string, a notify.Announcer, m *service.Metrics) service.Announcer {
+	out := messages{a, []string{notify.Subject, notify.SubjectOf(fleet)}}
 	if set.Transport == settings.PushRedis || set.Transport == settings.PushNATS {
-		return m.Announcing(models.Transport(set.Transport), messages{a})
+		return m.Announcing(models.Transport(set.Transport), out)
 	}
-	return messages{a}
+	return out
 }
 
-// messages gives the domain's announcements to a broker as messages.
-type messages struct{ notify.Announcer }
+// messages gives the domain's announcements to a broker as messages, on each of the
+// subjects: agents of builds before fleets had ids listen to notify.Subject.
+type messages struct {
+	notify.Announcer
+	subjects []string
+}
 
 func (a messages) Announce(ctx context.Context, v models.Announcement) error {
 	message, err := notify.Hint{Version: v.Version, ETag: v.ETag, SpreadMS: v.Spread.Milliseconds()}.Encode()
 	if err != nil {
 		return err
 	}
-	return a.Announcer.Announce(ctx, message)
+	for _, subject := range a.subjects {
+		if err := a.Announcer.Announce(ctx, subject, message); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // used names the setting that a driver cannot use.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -61,7 +62,7 @@ func TestAnnouncer_EmbeddedTakesAnnouncements(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	if err := a.Announce(t.Context(), []byte("v1")); err != nil {
+	if err := a.Announce(t.Context(), notify.Subject, []byte("v1")); err != nil {
 		t.Error(err)
 	}
 }
@@ -71,13 +72,34 @@ func TestAnnouncing_CountsWhatGoesOverABroker(t *testing.T) {
 		t.Run(push, func(t *testing.T) {
 			t.Setenv("PUSH", push)
 			reg := prometheus.NewRegistry()
-			if err := announcing(pushSettings(t), notify.Nop{}, service.NewMetrics(reg)).Announce(t.Context(), models.Announcement{Version: 1}); err != nil {
+			if err := announcing(pushSettings(t), "f", notify.Nop{}, service.NewMetrics(reg)).Announce(t.Context(), models.Announcement{Version: 1}); err != nil {
 				t.Fatal(err)
 			}
 			if got, err := testutil.GatherAndCount(reg, "fleetconf_controller_announcements_total"); got != want || err != nil {
 				t.Errorf("got %d outcomes, %v, want %d", got, err, want)
 			}
 		})
+	}
+}
+
+// told is a broker that notes what it is sent on each subject.
+type told map[string]int
+
+func (b told) Announce(_ context.Context, subject string, _ []byte) error {
+	b[subject]++
+	return nil
+}
+
+func (b told) Close() error { return nil }
+
+func TestAnnouncing_GoesToTheFleetAndToOlderAgents(t *testing.T) {
+	t.Setenv("PUSH", "nats")
+	broker := told{}
+	if err := announcing(pushSettings(t), "f", broker, service.NewMetrics(nil)).Announce(t.Context(), models.Announcement{Version: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if broker["fleetconf.config.f"] != 1 || broker["fleetconf.config"] != 1 || len(broker) != 2 {
+		t.Errorf("got %v, want one message on the fleet's subject and one on the one before fleets had ids", broker)
 	}
 }
 

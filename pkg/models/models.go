@@ -25,6 +25,7 @@ const (
 	MaxMetadataBytes = 4 << 10          // what an agent says of itself
 	MaxMetadataDepth = 16               // levels of objects and arrays in that
 	MaxAgentIDBytes  = 64               //
+	MaxFleetBytes    = 64               //
 	MinPollInterval  = time.Second      //
 	MaxPollInterval  = 24 * time.Hour   //
 	ConfigPath       = "/api/v1/config" // where a configuration is fetched and published

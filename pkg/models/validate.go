@@ -124,6 +124,17 @@ func (r Report) Validate() error {
 	return f.err()
 }
 
+// IsFleet reports whether id can be the id of a fleet: it is a part of the name of a
+// Redis channel and of a NATS subject.
+func IsFleet(id string) bool {
+	for _, c := range []byte(id) {
+		if (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return id != "" && len(id) <= MaxFleetBytes
+}
+
 // Validate returns an *Invalid that names every bad field, or nil.
 func (w WorkerConfig) Validate() error {
 	var f check

@@ -55,7 +55,7 @@ func Keep(ctx context.Context, r Receiver, listen func(ctx context.Context, subs
 type Nop struct{}
 
 // Announce does nothing.
-func (Nop) Announce(context.Context, []byte) error { return nil }
+func (Nop) Announce(context.Context, string, []byte) error { return nil }
 
 // Close does nothing.
 func (Nop) Close() error { return nil }

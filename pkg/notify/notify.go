@@ -14,8 +14,18 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// Subject is where hints are broadcast: a Redis channel, a NATS subject.
+// Subject is where builds before fleets had ids broadcast hints: a Redis channel, a
+// NATS subject.
 const Subject = "fleetconf.config"
+
+// SubjectOf is where hints for the agents of a fleet are broadcast: Subject itself
+// where the fleet is not known.
+func SubjectOf(fleet string) string {
+	if fleet == "" {
+		return Subject
+	}
+	return Subject + "." + fleet
+}
 
 // MaxBytes is the longest message that is read as a hint.
 const MaxBytes = 1 << 10
@@ -63,16 +73,16 @@ func Decode(message []byte) (Hint, error) {
 type Announcer interface {
 	// Announce returns nil when the broker has taken the message, which says
 	// nothing of who heard it. It returns when ctx ends.
-	Announce(ctx context.Context, message []byte) error
+	Announce(ctx context.Context, subject string, message []byte) error
 	Close() error
 }
 
 // Subscriber listens to what is announced.
 type Subscriber interface {
-	// Run tells r what it hears until ctx ends, and then returns nil. It never
+	// Run tells r what it hears on subject until ctx ends, and then returns nil. It never
 	// gives up: a connection that is lost, or never was, is tried again for ever,
 	// at moments that differ from one process to the next.
-	Run(ctx context.Context, r Receiver) error
+	Run(ctx context.Context, subject string, r Receiver) error
 }
 
 // Receiver is told by a Subscriber, one call at a time. Calls return at once.

@@ -57,6 +57,7 @@ type State struct {
 	// Registered is a digest of what the controller was told last of this agent;
 	// empty if that is not known.
 	Registered string   `json:"registered,omitempty"`
+	Fleet      string   `json:"fleet,omitempty"`     // the id that the controller named last
 	Candidate  *Release `json:"candidate,omitempty"` // fetched; the worker has not judged it yet
 	LastGood   *Release `json:"last_good,omitempty"` // the worker accepted it last: the applied one
 }
@@ -91,6 +92,7 @@ type Answer struct {
 	Holds         bool          // the controller holds answers
 	Held          time.Duration // how long it held this one at most
 	Spread        time.Duration // how long the whole fleet takes to fetch this; 0 for nobody else
+	Fleet         string        // the id of the controller's fleet; "" if it named none
 	OlderBecause  string        // why Release is older than what the worker runs; "" for no reason
 }
 

@@ -82,6 +82,7 @@ type fakeController struct {
 	drains        []time.Duration                        // lets go all that it holds
 	dropsETags    bool                                   // something on the way does, of requests and of answers
 	old           bool                                   // does not know the headers of what is applied
+	fleets        []moved                                // the id that it names from then on
 	because       string                                 // why it offers an older version than the applied one
 	rush          time.Duration                          // what it says that the whole fleet takes to fetch
 	says          func(wait time.Duration) time.Duration // what it says it held for; nil: the truth
@@ -99,6 +100,12 @@ type fakeController struct {
 	outcomeTags []string
 	outcomeAt   []time.Duration
 	selves      []wire.RegisterRequest
+}
+
+// moved is the fleet from a time on.
+type moved struct {
+	at    time.Duration
+	fleet string
 }
 
 // call is one request that came, with the ETag or the version that it named.
@@ -230,6 +237,11 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 		return models.Answer{}, fmt.Errorf("%w: certificate", models.ErrForbidden)
 	}
 	answer := models.Answer{PollInterval: 30 * time.Second}
+	for _, m := range c.fleets {
+		if m.at <= c.now() {
+			answer.Fleet = m.fleet
+		}
+	}
 	if (q.Transport == wire.NATS || q.Transport == wire.Redis) && !c.otherBroker {
 		answer.SweepInterval = 5 * time.Minute
 	}

@@ -417,6 +417,11 @@ func (f *follower) paced(q models.Query, answer models.Answer, err error) {
 			f.hears(f.log, nil)
 		}
 	}
+	if said && answer.Fleet != f.state.Fleet {
+		f.state.Fleet = answer.Fleet
+		f.save()
+		wake(f.moved)
+	}
 	if named := answer.PollInterval; named > 0 && named != f.interval {
 		f.log.WithField("interval", named.String()).Info("Poll interval changed")
 		f.interval = named

@@ -171,7 +171,7 @@ func TestMetrics_HeldFetchesAreNotTimed(t *testing.T) {
 // quiet are hints that never come by themselves.
 type quiet struct{}
 
-func (quiet) Run(ctx context.Context, _ notify.Receiver) error { <-ctx.Done(); return nil }
+func (quiet) Run(ctx context.Context, _ string, _ notify.Receiver) error { <-ctx.Done(); return nil }
 
 func TestMetrics_HintsByOutcome(t *testing.T) {
 	reg := prometheus.NewRegistry()

@@ -67,7 +67,7 @@ type Cache interface {
 
 // Hints tell that there may be something to fetch; package notify has its law.
 type Hints interface {
-	Run(ctx context.Context, r notify.Receiver) error
+	Run(ctx context.Context, subject string, r notify.Receiver) error
 }
 
 // Parts are what a Poller is made of.
@@ -80,6 +80,7 @@ type Parts struct {
 
 	Transport wire.Transport // how to hear of newer versions between two polls
 	Hints     Hints          // of a broker; nil for the other transports
+	Fleet     string         // whose hints; "": that of the controller's answers
 
 	Ephemeral bool // to take itself off the controller's list when it ends
 
@@ -114,6 +115,7 @@ type Poller struct {
 	back    chan struct{} // to follow: the controller took a report
 	dirty   chan struct{} // to saver: the state has changed
 	settled chan struct{} // to follow: the worker has judged what was fetched, and the controller was told
+	moved   chan struct{} // to listen: the controller names another fleet
 	nudged  chan struct{} // to follow: push has changed, or has something to say
 	// fed is closed by reconcile when the worker was first tried.
 	fed chan struct{}
@@ -160,6 +162,7 @@ func New(parts Parts) *Poller {
 		back:     make(chan struct{}, 1),
 		dirty:    make(chan struct{}, 1),
 		settled:  make(chan struct{}, 1),
+		moved:    make(chan struct{}, 1),
 		nudged:   make(chan struct{}, 1),
 		fed:      make(chan struct{}),
 		interval: firstInterval,
@@ -183,7 +186,7 @@ func (p *Poller) Run(ctx context.Context) error {
 	g.Go(func() error { p.follow(ctx); return nil })
 	g.Go(func() error { p.report(ctx); return nil })
 	if p.Hints != nil {
-		g.Go(func() error { return p.Hints.Run(ctx, listener{p}) })
+		g.Go(func() error { return p.listen(ctx) })
 	}
 	err := g.Wait()
 	if p.Ephemeral {

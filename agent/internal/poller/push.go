@@ -1,9 +1,13 @@
 package poller
 
 import (
+	"cmp"
+	"context"
+	"errors"
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/fleetconf/fleetconf/agent/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/backoff"
@@ -53,6 +57,32 @@ func (p *Poller) hears(log logrus.FieldLogger, err error) (changed bool) {
 	}
 	return true
 }
+
+// listen receives the hints for the fleet that the controller named last, until ctx
+// ends.
+func (p *Poller) listen(ctx context.Context) error {
+	for ctx.Err() == nil {
+		p.mu.Lock()
+		fleet := cmp.Or(p.Fleet, p.state.Fleet)
+		p.mu.Unlock()
+		g, hearing := errgroup.WithContext(ctx)
+		g.Go(func() error {
+			select {
+			case <-p.moved:
+				return errMoved // ends hearing
+			case <-hearing.Done():
+				return nil
+			}
+		})
+		g.Go(func() error { return p.Hints.Run(hearing, notify.SubjectOf(fleet), listener{p}) })
+		if err := g.Wait(); err != nil && !errors.Is(err, errMoved) {
+			return err
+		}
+	}
+	return nil
+}
+
+var errMoved = errors.New("the controller names another fleet")
 
 // listener hears what a broker announces. It is a notify.Receiver.
 type listener struct{ *Poller }

@@ -43,7 +43,7 @@ func hint(at time.Duration, r models.Release, spread time.Duration) message {
 }
 
 // Run tells r what happens, at the time that it does.
-func (b *fakeBroker) Run(ctx context.Context, r notify.Receiver) error {
+func (b *fakeBroker) Run(ctx context.Context, _ string, r notify.Receiver) error {
 	if b.began.IsZero() {
 		b.began = time.Now()
 	}
@@ -481,6 +481,61 @@ func TestRun_HintsThatAreNoNews(t *testing.T) {
 				w.runs(t, 2)
 				if n := len(w.fetches(0)) - before; n > 1 { // a sweep may be due just then
 					t.Errorf("%d fetches, want none for that", n)
+				}
+			})
+		})
+	}
+}
+
+// subjects is a broker that notes what it was asked for, and when.
+type subjects struct {
+	clock
+	mu    sync.Mutex
+	asked []string
+}
+
+func (s *subjects) Run(ctx context.Context, subject string, r notify.Receiver) error {
+	s.mu.Lock()
+	s.asked = append(s.asked, subject)
+	s.mu.Unlock()
+	r.Subscribed()
+	<-ctx.Done()
+	return nil
+}
+
+func TestRun_ReceivesHintsForTheFleetThatTheControllerNames(t *testing.T) {
+	for name, row := range map[string]struct {
+		cached string // the id
+		fleets []moved
+		want   []string
+	}{
+		"an older controller":       {"", nil, []string{"fleetconf.config"}},
+		"learned":                   {"", []moved{{0, "a"}}, []string{"fleetconf.config", "fleetconf.config.a"}},
+		"remembered":                {"a", []moved{{0, "a"}}, []string{"fleetconf.config.a"}},
+		"another controller":        {"a", []moved{{0, "a"}, {time.Hour, "b"}}, []string{"fleetconf.config.a", "fleetconf.config.b"}},
+		"an older controller again": {"a", []moved{{0, "a"}, {time.Hour, ""}}, []string{"fleetconf.config.a", "fleetconf.config"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			broker := &subjects{}
+			play(t, scenario{transport: wire.NATS, hints: broker,
+				controller: &fakeController{publications: []publication{published(0, 1)}, fleets: row.fleets},
+				cache:      &fakeCache{state: models.State{Identity: known, Fleet: row.cached}},
+			}, func(t *testing.T, w *world) {
+				pass(2 * time.Hour)
+				broker.mu.Lock()
+				defer broker.mu.Unlock()
+				if diff := cmp.Diff(row.want, broker.asked); diff != "" {
+					t.Errorf("subjects, -want +got:\n%s", diff)
+				}
+				last := ""
+				for _, m := range row.fleets {
+					last = m.fleet
+				}
+				if got := w.cache.held().Fleet; got != last {
+					t.Errorf("the cache holds the fleet %q, want %q", got, last)
+				}
+				if s := w.Status(); s.Transport != wire.NATS {
+					t.Errorf("got %+v, want hints received", s.Push)
 				}
 			})
 		})

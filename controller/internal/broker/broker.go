@@ -193,7 +193,7 @@ type guard struct {
 func (g *guard) Check(c server.ClientAuthentication) bool {
 	said := c.GetOpts()
 	presented := secret{said.Username, said.Password, said.Token}
-	none, hints := &server.SubjectPermission{Deny: []string{">"}}, &server.SubjectPermission{Allow: []string{notify.Subject}}
+	none, hints := &server.SubjectPermission{Deny: []string{">"}}, &server.SubjectPermission{Allow: []string{notify.Subject, notify.SubjectOf("*")}}
 	switch {
 	case presented.is(g.controller):
 		c.RegisterUser(&server.User{Username: "controller", Permissions: &server.Permissions{Publish: hints, Subscribe: none}})

@@ -88,7 +88,7 @@ func TestBroker_AgentsCannotForgeHintsNorListenToOthers(t *testing.T) {
 	r := notifytest.Listen(t, agent(t, b, natsnotify.Options{}))
 	r.Subscribed(t)
 	forger := agent(t, b, natsnotify.Options{})
-	if err := forger.Announce(t.Context(), []byte("forged")); err == nil || !strings.Contains(err.Error(), "may not use subject") {
+	if err := forger.Announce(t.Context(), notify.Subject, []byte("forged")); err == nil || !strings.Contains(err.Error(), "may not use subject") {
 		t.Errorf("an agent announces: got %v, want a refusal", err)
 	}
 	conn, err := nats.Connect(b.Addr().String(), nats.NoReconnect(), nats.PermissionErrOnSubscribe(true), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
@@ -200,7 +200,7 @@ func TestClose_AgentsComeBack(t *testing.T) {
 	_ = r.Lost(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := a.Announce(ctx, []byte("nobody")); err == nil || ctx.Err() != nil {
+	if err := a.Announce(ctx, notify.Subject, []byte("nobody")); err == nil || ctx.Err() != nil {
 		t.Errorf("after Close: got %v, want an error at once", err)
 	}
 	b = start(t, broker.Options{Listen: address})

@@ -49,6 +49,7 @@ type Lie struct{ Says, Rest, Error string }
 // Run tests the driver.
 func (b Broker) Run(t *testing.T) {
 	t.Run("everybody hears each message as it is", b.everybodyHears)
+	t.Run("two fleets share a broker", b.fleets)
 	t.Run("a burst is heard by a slow receiver", b.burst)
 	t.Run("the broker comes late", b.comesLate)
 	t.Run("the broker is killed and comes back", b.comesBack)
@@ -91,6 +92,26 @@ func (b Broker) everybodyHears(t *testing.T) {
 	}
 }
 
+// fleets has two fleets share a broker: neither receives the other's messages.
+func (b Broker) fleets(t *testing.T) {
+	address := notifytest.FreeAddress(t)
+	b.Start(t, address, Password)
+	receivers := map[string]*notifytest.Receiver{}
+	for _, fleet := range []string{"a", "b", ""} {
+		receivers[fleet] = notifytest.ListenOn(t, b.New(t, address, Password), notify.SubjectOf(fleet))
+		receivers[fleet].Subscribed(t)
+	}
+	announcer := b.New(t, address, Password)
+	for _, fleet := range []string{"a", "b", "", "a", "b", ""} {
+		notifytest.AnnounceOn(t, announcer, notify.SubjectOf(fleet), "of "+fleet)
+	}
+	for fleet, r := range receivers {
+		for range 2 {
+			r.Heard(t, "of "+fleet)
+		}
+	}
+}
+
 // burst has a receiver begin to read when 20 MiB of messages have been
 // announced.
 func (b Broker) burst(t *testing.T) {
@@ -100,7 +121,7 @@ func (b Broker) burst(t *testing.T) {
 	slow := &slowReceiver{subscribed: make(chan struct{}, 9), proceed: make(chan struct{}), heard: make(chan string, 99), lost: make(chan error, 9)}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- driver.Run(ctx, slow) }() // ends with cancel
+	go func() { ended <- driver.Run(ctx, notify.Subject, slow) }() // ends with cancel
 	notifytest.Wait(t, slow.subscribed, "subscribed")
 	const rounds, long = 23, 900 << 10
 	for i := range rounds {
@@ -149,7 +170,7 @@ func (b Broker) comesLate(t *testing.T) {
 	if again := other.Lost(t); first.Error() != again.Error() {
 		t.Errorf("the same failure has two wordings:\n%v\n%v", first, again)
 	}
-	if err := driver.Announce(t.Context(), []byte("nobody")); err == nil {
+	if err := driver.Announce(t.Context(), notify.Subject, []byte("nobody")); err == nil {
 		t.Error("an announcement to nobody was taken")
 	}
 	b.Start(t, address, Password)
@@ -204,7 +225,7 @@ func (b Broker) hangs(t *testing.T) {
 	poison(t, proxy, `{"name":"down","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := driver.Announce(ctx, []byte("nobody")); err == nil || !strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
+	if err := driver.Announce(ctx, notify.Subject, []byte("nobody")); err == nil || !strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
 		t.Errorf("Announce: got %v, want the end of its context", err)
 	}
 	_ = r.Lost(t) // a ping was not answered
@@ -234,7 +255,7 @@ func (b Broker) cut(t *testing.T) {
 	poison(t, proxy, `{"name":"cut","type":"limit_data","stream":"downstream","attributes":{"bytes":3}}`)
 	r := notifytest.Listen(t, driver)
 	_ = r.Lost(t)
-	if err := driver.Announce(t.Context(), []byte("cut")); err == nil {
+	if err := driver.Announce(t.Context(), notify.Subject, []byte("cut")); err == nil {
 		t.Error("an announcement whose acknowledgement was cut off was taken")
 	}
 	cure(t, proxy, "cut")
@@ -249,7 +270,7 @@ func (b Broker) wrongPassword(t *testing.T) {
 	stop := b.Start(t, address, other)
 	driver := b.New(t, address, Password)
 	r := notifytest.Listen(t, driver)
-	for _, err := range []error{r.Lost(t), driver.Announce(t.Context(), []byte("nobody"))} {
+	for _, err := range []error{r.Lost(t), driver.Announce(t.Context(), notify.Subject, []byte("nobody"))} {
 		if err == nil || strings.Contains(err.Error(), Password) || !strings.Contains(err.Error(), "credentials are refused") {
 			t.Errorf("got %v, want words on the credentials, without the password", err)
 		}
@@ -266,7 +287,7 @@ func (b Broker) nobodyAnswers(t *testing.T) {
 	driver := b.New(t, address, Password)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
-	go func() { ended <- driver.Announce(ctx, []byte("nobody")) }()
+	go func() { ended <- driver.Announce(ctx, notify.Subject, []byte("nobody")) }()
 	r := notifytest.Listen(t, driver)
 	cancel()
 	if err := notifytest.Wait(t, ended, "Announce returns when its context ends"); err == nil {

@@ -144,21 +144,21 @@ func (d *Driver) connect(ctx context.Context) (*nats.Conn, error) {
 	return nats.Connect(d.url, append([]nats.Option{nats.SetCustomDialer(dialer{ctx})}, d.options...)...)
 }
 
-// Announce publishes a message, and waits until the server has taken it. It
+// Announce publishes a message on a subject, and waits until the server has taken it. It
 // takes no longer than notify.Answer.
-func (d *Driver) Announce(ctx context.Context, message []byte) error {
+func (d *Driver) Announce(ctx context.Context, subject string, message []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, d.answer)
 	defer cancel()
 	conn, err := d.connect(ctx)
 	if err != nil {
-		return reason(ctx, err)
+		return reason(ctx, subject, err)
 	}
 	defer conn.Close()
-	if err := conn.Publish(notify.Subject, message); err != nil {
-		return reason(ctx, err)
+	if err := conn.Publish(subject, message); err != nil {
+		return reason(ctx, subject, err)
 	}
 	if err := flush(ctx, conn); err != nil {
-		return reason(ctx, err)
+		return reason(ctx, subject, err)
 	}
 	return nil
 }
@@ -175,22 +175,22 @@ func flush(ctx context.Context, conn *nats.Conn) error {
 	return err
 }
 
-// Run tells r what it hears until ctx ends.
-func (d *Driver) Run(ctx context.Context, r notify.Receiver) error {
+// Run tells r what it hears on a subject until ctx ends.
+func (d *Driver) Run(ctx context.Context, subject string, r notify.Receiver) error {
 	return notify.Keep(ctx, r, func(ctx context.Context, subscribed func()) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		return reason(ctx, d.listen(ctx, r, subscribed))
+		return reason(ctx, subject, d.listen(ctx, subject, r, subscribed))
 	})
 }
 
-func (d *Driver) listen(ctx context.Context, r notify.Receiver, subscribed func()) error {
+func (d *Driver) listen(ctx context.Context, subject string, r notify.Receiver, subscribed func()) error {
 	conn, err := d.connect(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	sub, err := conn.SubscribeSync(notify.Subject)
+	sub, err := conn.SubscribeSync(subject)
 	if err != nil {
 		return err
 	}
@@ -231,7 +231,7 @@ func (d *Driver) ping(ctx context.Context, conn *nats.Conn) error {
 }
 
 // reason words an error without secrets.
-func reason(ctx context.Context, err error) error {
+func reason(ctx context.Context, subject string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("nats: %w", ctx.Err())
 	}
@@ -240,7 +240,7 @@ func reason(ctx context.Context, err error) error {
 		of    []error
 	}{
 		{"the credentials are refused", []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired}},
-		{"this account may not use subject " + notify.Subject, []error{nats.ErrPermissionViolation}},
+		{"this account may not use subject " + subject, []error{nats.ErrPermissionViolation}},
 		{"messages come faster than they are read", []error{nats.ErrSlowConsumer}},
 		{"the server wants TLS otherwise", []error{nats.ErrSecureConnRequired, nats.ErrSecureConnWanted}},
 		{"the server has too many connections", []error{nats.ErrMaxConnectionsExceeded, nats.ErrMaxAccountConnectionsExceeded}},

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nkeys"
 	"go.uber.org/goleak"
 
+	"github.com/fleetconf/fleetconf/pkg/notify"
 	"github.com/fleetconf/fleetconf/pkg/notify/drivertest"
 	"github.com/fleetconf/fleetconf/pkg/notify/natsnotify"
 	"github.com/fleetconf/fleetconf/pkg/notify/notifytest"
@@ -93,7 +94,7 @@ func hears(t *testing.T, driver *natsnotify.Driver) {
 // refused announces, and tells whether the error holds words.
 func refused(t *testing.T, driver *natsnotify.Driver, words string) {
 	t.Helper()
-	if err := driver.Announce(t.Context(), []byte("nobody")); err == nil || !strings.Contains(err.Error(), words) {
+	if err := driver.Announce(t.Context(), notify.Subject, []byte("nobody")); err == nil || !strings.Contains(err.Error(), words) {
 		t.Errorf("got %v, want words like %q", err, words)
 	}
 }

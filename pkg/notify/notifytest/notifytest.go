@@ -28,7 +28,13 @@ func FreeAddress(t *testing.T) string {
 // Announce announces a message that must be taken.
 func Announce(t *testing.T, a notify.Announcer, message string) {
 	t.Helper()
-	if err := a.Announce(t.Context(), []byte(message)); err != nil {
+	AnnounceOn(t, a, notify.Subject, message)
+}
+
+// AnnounceOn announces a message on a subject, that must be taken.
+func AnnounceOn(t *testing.T, a notify.Announcer, subject, message string) {
+	t.Helper()
+	if err := a.Announce(t.Context(), subject, []byte(message)); err != nil {
 		t.Fatalf("Announce: %v", err)
 	}
 }
@@ -52,10 +58,16 @@ type Receiver struct {
 // Listen runs a subscriber until the test ends.
 func Listen(t *testing.T, s notify.Subscriber) *Receiver {
 	t.Helper()
+	return ListenOn(t, s, notify.Subject)
+}
+
+// ListenOn runs a subscriber to a subject until the test ends.
+func ListenOn(t *testing.T, s notify.Subscriber, subject string) *Receiver {
+	t.Helper()
 	r := &Receiver{events: make(chan event, 1<<10)}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx, told{t, r}) }() // ends with cancel
+	go func() { ended <- s.Run(ctx, subject, told{t, r}) }() // ends with cancel
 	t.Cleanup(func() {
 		cancel()
 		if err := Wait(t, ended, "Run returns when its context ends"); err != nil {

@@ -55,17 +55,17 @@ func (d *Driver) open(ctx context.Context) (*redis.Client, error) {
 	return redis.NewClient(&opts), nil
 }
 
-// Announce publishes a message. It takes no longer than notify.Answer.
-func (d *Driver) Announce(ctx context.Context, message []byte) error {
+// Announce publishes a message on a subject. It takes no longer than notify.Answer.
+func (d *Driver) Announce(ctx context.Context, subject string, message []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, d.answer)
 	defer cancel()
 	client, err := d.open(ctx)
 	if err != nil {
-		return reason(ctx, err)
+		return reason(ctx, subject, err)
 	}
 	defer func() { _ = client.Close() }()
-	if err := client.Publish(ctx, notify.Subject, message).Err(); err != nil {
-		return reason(ctx, err)
+	if err := client.Publish(ctx, subject, message).Err(); err != nil {
+		return reason(ctx, subject, err)
 	}
 	return nil
 }
@@ -73,18 +73,18 @@ func (d *Driver) Announce(ctx context.Context, message []byte) error {
 // Close does nothing: there is nothing open between two announcements.
 func (d *Driver) Close() error { return nil }
 
-// Run tells r what it hears until ctx ends.
-func (d *Driver) Run(ctx context.Context, r notify.Receiver) error {
+// Run tells r what it hears on a subject until ctx ends.
+func (d *Driver) Run(ctx context.Context, subject string, r notify.Receiver) error {
 	return notify.Keep(ctx, r, func(ctx context.Context, subscribed func()) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		return reason(ctx, d.listen(ctx, r, subscribed))
+		return reason(ctx, subject, d.listen(ctx, subject, r, subscribed))
 	})
 }
 
 // listen reads one connection itself. The channel that the library offers pings
 // every three seconds.
-func (d *Driver) listen(ctx context.Context, r notify.Receiver, subscribed func()) error {
+func (d *Driver) listen(ctx context.Context, subject string, r notify.Receiver, subscribed func()) error {
 	client, err := d.open(ctx)
 	if err != nil {
 		return err
@@ -92,7 +92,7 @@ func (d *Driver) listen(ctx context.Context, r notify.Receiver, subscribed func(
 	defer func() { _ = client.Close() }()
 	sub := client.Subscribe(ctx)
 	defer func() { _ = sub.Close() }()
-	if err := sub.Subscribe(ctx, notify.Subject); err != nil {
+	if err := sub.Subscribe(ctx, subject); err != nil {
 		return err
 	}
 	for timeout := d.answer; ; timeout = d.idle {
@@ -135,7 +135,7 @@ func isTimeout(err error) bool {
 
 // reason words an error without secrets. Of what the server says it takes the
 // code alone: the rest may repeat the command, and with it the password.
-func reason(ctx context.Context, err error) error {
+func reason(ctx context.Context, subject string, err error) error {
 	var said redis.Error
 	switch {
 	case ctx.Err() != nil:
@@ -148,7 +148,7 @@ func reason(ctx context.Context, err error) error {
 		case "WRONGPASS", "NOAUTH":
 			return fmt.Errorf("redis: the credentials are refused (%s)", code)
 		case "NOPERM":
-			return errors.New("redis: this account may not use channel " + notify.Subject + " (NOPERM)")
+			return errors.New("redis: this account may not use channel " + subject + " (NOPERM)")
 		case "LOADING", "MASTERDOWN", "OOM", "BUSY", "CLUSTERDOWN", "MOVED", "MISCONF":
 			return fmt.Errorf("redis: the server is not ready (%s)", code)
 		}

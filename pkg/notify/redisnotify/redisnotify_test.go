@@ -16,6 +16,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 
+	"github.com/fleetconf/fleetconf/pkg/notify"
 	"github.com/fleetconf/fleetconf/pkg/notify/drivertest"
 	"github.com/fleetconf/fleetconf/pkg/notify/notifytest"
 	"github.com/fleetconf/fleetconf/pkg/notify/redisnotify"
@@ -137,7 +138,7 @@ func TestDriver_TLS(t *testing.T) {
 		"another name":      open(t, "rediss://localhost.localdomain:"+portOf(address), certs.CA),
 		"redis:":            open(t, "redis://"+address, ""), // no TLS
 	} {
-		err := other.Announce(t.Context(), []byte("nobody"))
+		err := other.Announce(t.Context(), notify.Subject, []byte("nobody"))
 		if words == "another name" && err != nil && strings.Contains(err.Error(), "not known") {
 			continue // this machine does not know the name
 		}
@@ -162,7 +163,7 @@ func TestDriver_Sentinel(t *testing.T) {
 	r.Subscribed(t)
 	notifytest.Announce(t, driver, "by way of a Sentinel")
 	r.Heard(t, "by way of a Sentinel")
-	if err := open(t, fmt.Sprintf(address, "other"), "").Announce(t.Context(), nil); err == nil || !strings.HasPrefix(err.Error(), "redis:") {
+	if err := open(t, fmt.Sprintf(address, "other"), "").Announce(t.Context(), notify.Subject, nil); err == nil || !strings.HasPrefix(err.Error(), "redis:") {
 		t.Errorf("a master that nobody knows: got %v", err)
 	}
 }
