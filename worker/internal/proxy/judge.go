@@ -69,7 +69,7 @@ func (p *Proxy) checkAddresses(ctx context.Context, host string) error {
 func (p *Proxy) probe(ctx context.Context, next *running) error {
 	trial, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(trial, http.MethodGet, next.config.URL, http.NoBody)
+	req, err := http.NewRequestWithContext(trial, http.MethodGet, next.target.String(), http.NoBody)
 	if err != nil {
 		return fmt.Errorf("make the probe: %w", err)
 	}

@@ -133,7 +133,7 @@ func New(o Options) *Proxy {
 	if p.metrics == nil {
 		p.metrics = NewMetrics(nil)
 	}
-	p.client = &http.Client{Transport: transport, CheckRedirect: p.checkRedirect}
+	p.client = &http.Client{Transport: lenient{transport}, CheckRedirect: p.checkRedirect}
 	return p
 }
 
@@ -189,7 +189,7 @@ func (p *Proxy) prepare(cfg models.WorkerConfig) (*running, error) {
 	hash := sha256.Sum256([]byte(p.instance + " " + version + " " + cfg.URL))
 	return &running{
 		config:  cfg,
-		target:  target,
+		target:  encode(target),
 		version: version,
 		etag:    etag.Quote(base64.RawURLEncoding.EncodeToString(hash[:16])),
 	}, nil
@@ -329,6 +329,7 @@ func (p *Proxy) checkRedirect(req *http.Request, via []*http.Request) error {
 	case req.URL.Hostname() == "":
 		return fmt.Errorf("%w: it redirects to a URL with no host", ErrForbidden)
 	}
+	encode(req.URL)
 	req.Header.Del("Referer")
 	return p.allow.check(req.URL.Hostname())
 }
