@@ -220,9 +220,10 @@ var options = []struct{ name, usage string }{
 	{"--version, version", "print which build this is"},
 }
 
-const exitStatus = `0 after a clean stop (SIGTERM, SIGINT or SIGHUP), 1 when the program
-cannot go on, 2 when the command line or a setting cannot be used, 128 and the
-number of the signal when a second SIGTERM or SIGINT ends it immediately.`
+const exitStatus = `0 after a clean stop (SIGTERM, SIGINT or SIGHUP), 1 when the
+program cannot go on, 2 when the command line or a setting cannot be used, 128
+and the number of the signal when a second SIGTERM or SIGINT ends it
+immediately.`
 
 // title is how a setting may be given.
 func (f field) title() string {

@@ -116,9 +116,10 @@ Hits:
   T_PASSWORD or T_PASSWORD_FILE
                          password of the admin (admin123)
 
-Exit status: 0 after a clean stop (SIGTERM, SIGINT or SIGHUP), 1 when the program
-cannot go on, 2 when the command line or a setting cannot be used, 128 and the
-number of the signal when a second SIGTERM or SIGINT ends it immediately.
+Exit status: 0 after a clean stop (SIGTERM, SIGINT or SIGHUP), 1 when the
+program cannot go on, 2 when the command line or a setting cannot be used, 128
+and the number of the signal when a second SIGTERM or SIGINT ends it
+immediately.
 
 Examples:
   tester --config tester.yaml
