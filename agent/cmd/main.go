@@ -90,7 +90,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	agent := poller.New(poller.Parts{
 		Source: controller.New(controller.Options{
 			URL: s.ControllerURL, Username: s.ControllerUsername, Password: s.ControllerPassword.Reveal(),
-			Pushed: s.Transport != settings.PushNone, TLS: files.Client,
+			Pushed: s.Transport != settings.PushNone, TLS: files.Client, Proxy: s.ControllerProxy(),
 		}),
 		Sink:  worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
 		Cache: file,

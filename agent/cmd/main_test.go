@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -287,6 +289,44 @@ func TestRun_FromSettingsToStatus(t *testing.T) {
 	}
 	if info, err := os.Stat(cache); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("cache: %v, %v, want mode 0600", info.Mode(), err)
+	}
+}
+
+// HTTP_PROXY, in lower case too, is the way to the controller, and never to the worker.
+func TestRun_ByProxyOfTheEnvironment(t *testing.T) {
+	controller, worker := echo(t)
+	there, err := url.Parse(controller)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var others atomic.Int64
+	proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		if r.In.URL.Host != "controller.invalid:8080" {
+			others.Add(1)
+		}
+		r.SetURL(there)
+	}})
+	defer proxy.Close()
+	for name, value := range map[string]string{
+		"PORT": "0", "CONTROLLER_URL": "http://controller.invalid:8080", "WORKER_URL": worker, "CACHE_FILE": filepath.Join(t.TempDir(), "cache"), "LOG_LEVEL": "debug",
+		"CONTROLLER_PASSWORD": sharedPassword, "WORKER_TOKEN": workerToken, "http_proxy": "http://agent:hunter2@" + strings.TrimPrefix(proxy.URL, "http://"),
+	} {
+		t.Setenv(name, value)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	log, ended := &lines{}, make(chan error)
+	go func() { ended <- run(ctx, nil, io.Discard, log) }() // ends with stop
+	addr := log.addr(t)
+	eventually(t, "version 1 is applied", func() bool { return strings.Contains(read(t, "http://"+addr+"/status"), `"applied_version":1`) })
+	stop()
+	if err := <-ended; err != nil {
+		t.Errorf("run: %v", err)
+	}
+	if n := others.Load(); n != 0 {
+		t.Errorf("%d requests to other servers than the controller came by the proxy, want none", n)
+	}
+	if strings.Contains(log.String(), "hunter2") {
+		t.Errorf("the log holds the proxy's password:\n%s", log)
 	}
 }
 

@@ -33,7 +33,7 @@ func mistyped(environ []string, fields []field) (found []Mistyped) {
 	}
 	known := map[string]bool{}
 	for _, f := range fields {
-		known[f.name] = true
+		known[f.name], known[f.alias] = true, true
 		if f.secret {
 			known[f.name+"_FILE"] = true
 		}

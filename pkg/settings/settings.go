@@ -8,8 +8,9 @@
 //	}
 //
 // A Secret X may also come from the file that X_FILE names. The tag group heads
-// this field and those after it in --help; mistaken lists names that people give
-// to this setting, such as that of the same thing in another program.
+// this field and those after it in --help; alias is another variable of the
+// environment that it is read from; mistaken lists names that people give to this
+// setting, such as that of the same thing in another program.
 package settings
 
 import (
@@ -97,7 +98,7 @@ func read(into Validator, file string, known []field) (fields []field, err error
 	fields = fieldsOf(into)
 	for _, f := range fields {
 		v.SetDefault(f.name, f.fallback)
-		_ = v.BindEnv(f.name, f.name) // fails only without a name
+		_ = v.BindEnv(append([]string{f.name}, f.variables()...)...) // fails only without a name
 	}
 	var faults Faults
 	if file != "" {
@@ -109,9 +110,9 @@ func read(into Validator, file string, known []field) (fields []field, err error
 	}
 	for i, f := range fields {
 		text, detail := textOf(v.Get(f.name))
-		source := sourceOf(f.name, v)
+		source := f.sourceIn(v)
 		if f.secret {
-			fromFile, fault := secretFromFile(f.name, v)
+			fromFile, fault := f.secretFromFile(source, v)
 			faults = append(faults, fault...)
 			if fromFile != "" {
 				text, source = fromFile, f.name+"_FILE"
@@ -137,15 +138,23 @@ func read(into Validator, file string, known []field) (fields []field, err error
 
 const sourceDefault = "default"
 
-// sourceOf says where the value of a setting comes from.
-func sourceOf(name string, v *viper.Viper) string {
+// sourceIn says where the value of a setting comes from.
+func (f field) sourceIn(v *viper.Viper) string {
 	switch {
-	case os.Getenv(name) != "":
+	case slices.ContainsFunc(f.variables(), func(name string) bool { return os.Getenv(name) != "" }):
 		return "environment"
-	case v.InConfig(name):
+	case v.InConfig(f.name):
 		return "--config"
 	}
 	return sourceDefault
+}
+
+// variables are the environment variables of a setting; the first that is set counts.
+func (f field) variables() []string {
+	if f.alias == "" {
+		return []string{f.name}
+	}
+	return []string{f.name, f.alias}
 }
 
 // textOf writes the value of a setting as it would stand in the environment: a
@@ -168,16 +177,16 @@ func textOf(value any) (text, fault string) {
 }
 
 // secretFromFile reads the secret X from the file named by X_FILE, less the
-// newline that editors leave at its end.
-func secretFromFile(name string, v *viper.Viper) (string, Faults) {
-	setting := name + "_FILE"
+// newline that editors leave at its end. source is where X itself comes from.
+func (f field) secretFromFile(source string, v *viper.Viper) (string, Faults) {
+	setting := f.name + "_FILE"
 	_ = v.BindEnv(setting, setting)
 	path := v.GetString(setting)
 	switch {
 	case path == "":
 		return "", nil
-	case os.Getenv(name) != "" || v.InConfig(name):
-		return "", Faults{{setting, "is set, and so is " + name + "; set one of the two"}}
+	case source != sourceDefault:
+		return "", Faults{{setting, "is set, and so is " + f.name + "; set one of the two"}}
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -210,6 +219,7 @@ func unknownKeys(v *viper.Viper, fields []field) (faults Faults) {
 // field is one field of a settings struct.
 type field struct {
 	name, fallback, usage string
+	alias                 string   // another environment variable of it, "" for none
 	group                 string   // the heading before it in --help, "" for none
 	mistaken              []string // other names that it is looked for by
 	source                string   // of its value, once that was read
@@ -235,6 +245,7 @@ func fieldsOf(into Validator) []field {
 			fallback: f.Tag.Get("default"),
 			usage:    f.Tag.Get("usage"),
 			group:    f.Tag.Get("group"),
+			alias:    f.Tag.Get("alias"),
 			mistaken: strings.Fields(f.Tag.Get("mistaken")),
 			secret:   f.Type == reflect.TypeFor[Secret](),
 			value:    value.Field(i),

@@ -79,10 +79,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	registry := metrics.NewRegistry()
 	metrics.Log(registry, func() float64 { return logger.Lost(log) })
-	p := proxy.New(proxy.Options{
+	options := proxy.Options{
 		Timeout: s.HitTimeout, Deny: s.DenyCIDRs, Allow: s.AllowHosts, Log: log,
 		Metrics: proxy.NewMetrics(registry),
-	})
+	}
+	if s.HitProxy {
+		options.Proxy = s.Proxy.Func()
+	}
+	p := proxy.New(options)
 	defer p.Close()
 	handler := server.Wrap(api.New(api.Parts{
 		Proxy: p, Token: s.WorkerToken.Reveal(), Hosts: s.AllowedHosts, Log: log,

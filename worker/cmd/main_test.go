@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -67,6 +69,52 @@ func TestRun_ServesUntilStopped(t *testing.T) {
 	stop()
 	if err := <-ended; err != nil {
 		t.Errorf("stopped: got %v, want nil", err)
+	}
+}
+
+// Targets are fetched by the proxy of the environment only where HIT_PROXY says so.
+func TestRun_HitProxy(t *testing.T) {
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "by the proxy: "+r.URL.String())
+	}))
+	defer proxy.Close()
+	for hitProxy, want := range map[string]string{"": "502", "true": "200 by the proxy: http://target.invalid/"} {
+		t.Run("HIT_PROXY="+hitProxy, func(t *testing.T) {
+			t.Setenv("PORT", "0")
+			t.Setenv("LOG_FORMAT", "text")
+			t.Setenv("HIT_PROXY", hitProxy)
+			t.Setenv("HTTP_PROXY", proxy.URL)
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			log := &lines{sent: make(chan string, 16)}
+			ended := make(chan error, 1)
+			go func() { ended <- run(ctx, nil, io.Discard, log) }() // ends with stop
+			line := ""
+			for !strings.Contains(line, "Listening") {
+				line = <-log.sent
+			}
+			_, addr, _ := strings.Cut(line, "127.0.0.1:")
+			port, _, _ := strings.Cut(addr, `"`)
+			base := "http://127.0.0.1:" + strings.TrimSpace(port)
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			res, err := client.Post(base+"/config", "application/json", strings.NewReader(`{"url":"http://target.invalid/"}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			if res, err = client.Get(base + "/hit"); err != nil {
+				t.Fatal(err)
+			}
+			body, _ := io.ReadAll(res.Body)
+			res.Body.Close()
+			if got := fmt.Sprintf("%d %s", res.StatusCode, body); !strings.HasPrefix(got, want) {
+				t.Errorf("got %s, want %s", got, want)
+			}
+			stop()
+			if err := <-ended; err != nil {
+				t.Errorf("stopped: got %v, want nil", err)
+			}
+		})
 	}
 }
 

@@ -21,6 +21,7 @@ type Settings struct {
 	ControllerCAFile   string          `setting:"CONTROLLER_CA_FILE" usage:"file of the certificates to trust as the controller's, instead of those of the system"`
 	ControllerCertFile string          `setting:"CONTROLLER_CERT_FILE" usage:"file of the certificate that the controller knows its agents by, if it has TLS_CLIENT_CA_FILE"`
 	ControllerKeyFile  string          `setting:"CONTROLLER_KEY_FILE" usage:"file of its key"`
+	settings.Proxy     `group:"Proxy to the controller"`
 	WorkerURL          string          `group:"Worker" setting:"WORKER_URL" default:"http://localhost:8082" usage:"the worker that this agent feeds"`
 	WorkerToken        settings.Secret `setting:"WORKER_TOKEN" usage:"the worker's own WORKER_TOKEN; may stay empty for a worker on this machine"`
 	CacheFile          string          `group:"Agent" setting:"CACHE_FILE" default:"./agent_config.cache" usage:"file that keeps this agent's identity and the last good configuration"`
@@ -43,6 +44,7 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckAccount("CONTROLLER_USERNAME", s.ControllerUsername, "CONTROLLER_PASSWORD", s.ControllerPassword)
 	faults.CheckPassword(s.Host, "CONTROLLER_PASSWORD", s.ControllerPassword, defaultPassword, s.ControllerUsername)
 	s.checkTLS(&faults)
+	s.Proxy.CheckFor(&faults, s.ControllerURL)
 	faults.CheckServer("WORKER_URL", s.WorkerURL)
 	faults.CheckBearer("WORKER_TOKEN", s.WorkerToken)
 	faults.CheckHosts("ALLOWED_HOSTS", s.AllowedHosts)
@@ -65,6 +67,15 @@ func (s *Settings) checkTLS(faults *settings.Faults) {
 	plain := s.PlainHost() != ""
 	faults.Check(s.ControllerCAFile == "" || !plain, "CONTROLLER_CA_FILE", "is set, and CONTROLLER_URL is http://, which is no TLS; set it to https://")
 	faults.CheckOnce(s.ControllerCertFile == "" || !plain, "CONTROLLER_CERT_FILE", "is set, and CONTROLLER_URL is http://, which is no TLS; set it to https://")
+}
+
+// ControllerProxy is the proxy by which the controller is reached, nil for none.
+func (s *Settings) ControllerProxy() *url.URL {
+	u, err := url.Parse(s.ControllerURL)
+	if err != nil {
+		return nil
+	}
+	return s.Proxy.For(u)
 }
 
 // PlainHost is the host that CONTROLLER_URL leads to without TLS, "" where it

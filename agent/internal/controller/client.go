@@ -57,6 +57,9 @@ type Options struct {
 
 	// TLS is the configuration of the next connection; nil: the system's.
 	TLS func() *tls.Config
+
+	// Proxy is the forward proxy on the way there; nil: none.
+	Proxy *url.URL
 }
 
 // New returns a client of a controller. It opens no connection.
@@ -66,7 +69,7 @@ func New(o Options) *Client {
 		keep = exchange.Keep{Idle: keepFor, Probe: -1}
 	}
 	secure := exchange.Secure{Config: o.TLS, CA: "CONTROLLER_CA_FILE", Own: "CONTROLLER_CERT_FILE"}
-	return &Client{http: exchange.New("the controller", o.URL, keep, secure), username: o.Username, password: o.Password}
+	return &Client{http: exchange.New("the controller", o.URL, keep, secure, o.Proxy), username: o.Username, password: o.Password}
 }
 
 // Register tells the controller who is there, and learns who the controller

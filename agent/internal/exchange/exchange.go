@@ -20,6 +20,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -58,42 +59,94 @@ const (
 	handshakeTimeout = 5 * time.Second
 )
 
-// New returns a client of the server at base, a URL. name is what its errors
-// call it: "the worker". It opens no connection.
+// New returns a client of the server at base, a URL, which is reached by proxy, nil
+// for none. name is what its errors call it: "the worker". It opens no connection.
 //
 // It speaks HTTP/1.1: it has one request at a time to send, and HTTP/2 would cost
 // memory, and frames beside it.
-func New(name, base string, keep Keep, secure Secure) *Client {
+func New(name, base string, keep Keep, secure Secure, proxy *url.URL) *Client {
 	idle, probe := cmp.Or(keep.Idle, 90*time.Second), cmp.Or(keep.Probe, 15*time.Second)
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: probe}
-	transport := &http.Transport{
-		DialContext:            dialer.DialContext,
-		TLSHandshakeTimeout:    handshakeTimeout,
-		MaxIdleConns:           2,
-		MaxIdleConnsPerHost:    2,
-		IdleConnTimeout:        idle,
-		MaxResponseHeaderBytes: wire.MaxBodyBytes,
-		ReadBufferSize:         4 << 10,
-		WriteBufferSize:        4 << 10,
-		ForceAttemptHTTP2:      false,
-		DisableCompression:     true,
-	}
-	if secure.Config != nil {
-		transport.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, dialTimeout+handshakeTimeout)
-			defer cancel()
-			return (&tls.Dialer{NetDialer: dialer, Config: secure.Config()}).DialContext(ctx, network, address)
+	transport := &transport{secure: secure, with: func(config *tls.Config) *http.Transport {
+		return &http.Transport{
+			Proxy:                  http.ProxyURL(proxy),
+			OnProxyConnectResponse: connected,
+			DialContext:            dialer.DialContext,
+			TLSClientConfig:        config,
+			TLSHandshakeTimeout:    handshakeTimeout,
+			MaxIdleConns:           2,
+			MaxIdleConnsPerHost:    2,
+			IdleConnTimeout:        idle,
+			MaxResponseHeaderBytes: wire.MaxBodyBytes,
+			ReadBufferSize:         4 << 10,
+			WriteBufferSize:        4 << 10,
+			ForceAttemptHTTP2:      false,
 		}
+	}}
+	server := name + " at " + base
+	if proxy != nil {
+		server += " (by the proxy at " + proxy.Host + ")" // not its user
 	}
 	return &Client{
 		base:   strings.TrimRight(base, "/"),
-		server: name + " at " + base,
+		server: server,
 		secure: secure,
 		http: &http.Client{
 			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
+}
+
+// connected returns an error if a proxy does not connect.
+func connected(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
+	if answer.StatusCode == http.StatusOK {
+		return nil
+	}
+	return notConnectedError(fmt.Sprintf("the proxy answered %d %s", answer.StatusCode, http.StatusText(answer.StatusCode)))
+}
+
+type notConnectedError string
+
+func (e notConnectedError) Error() string { return string(e) }
+
+// transport is a http.Transport that is made anew when other authorities are to be
+// trusted, so that the next request opens a connection.
+type transport struct {
+	secure Secure
+	with   func(*tls.Config) *http.Transport
+
+	mu    sync.Mutex // guards the rest
+	roots *x509.CertPool
+	now   *http.Transport
+}
+
+// RoundTrip implements http.RoundTripper.
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	return t.current().RoundTrip(r)
+}
+
+// CloseIdleConnections closes the connections that no request uses.
+func (t *transport) CloseIdleConnections() { t.current().CloseIdleConnections() }
+
+func (t *transport) current() *http.Transport {
+	var config *tls.Config
+	var roots *x509.CertPool
+	if t.secure.Config != nil {
+		config = t.secure.Config()
+		roots = config.RootCAs
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.now == nil:
+		t.now, t.roots = t.with(config), roots
+	case t.roots != roots:
+		old := t.now
+		t.now, t.roots = t.with(config), roots
+		old.CloseIdleConnections()
+	}
+	return t.now
 }
 
 // Request is what to send.
@@ -188,6 +241,7 @@ func (c *Client) explain(err error, r Request, timeout time.Duration) error {
 		record   tls.RecordHeaderError
 		errno    syscall.Errno
 		wrapped  *url.Error
+		refused  notConnectedError
 	)
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -198,6 +252,8 @@ func (c *Client) explain(err error, r Request, timeout time.Duration) error {
 		return fmt.Errorf("%s did not answer within %s", c.server, timeout)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%s cannot be reached: nothing listens there", c.server)
+	case errors.As(err, &refused):
+		return fmt.Errorf("%s cannot be reached: %w", c.server, refused)
 	case c.insecure(err) != nil:
 		return c.insecure(err)
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):

@@ -32,7 +32,7 @@ type Client struct {
 // New returns a client of the worker at baseURL. token is the worker's
 // WORKER_TOKEN, "" if it has none.
 func New(baseURL, token string) *Client {
-	return &Client{http: exchange.New("the worker", baseURL, exchange.Keep{}, exchange.Secure{}), token: token}
+	return &Client{http: exchange.New("the worker", baseURL, exchange.Keep{}, exchange.Secure{}, nil), token: token}
 }
 
 // Running is what the worker runs. models.ErrNothingRuns: nothing yet.

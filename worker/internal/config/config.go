@@ -34,6 +34,9 @@ type Settings struct {
 
 	AllowHosts []string `setting:"ALLOW_HOSTS" usage:"hosts that may be fetched, with commas between: example.com, *.example.com (what lies below it), 192.0.2.7; unset: all. Checked before a configuration is taken and at each redirect"`
 
+	HitProxy       bool `setting:"HIT_PROXY" default:"false" usage:"true to fetch targets by the proxies below; then DENY_CIDRS is checked against addresses in URLs only, since the proxy connects"`
+	settings.Proxy `group:"Proxy to the targets, if HIT_PROXY"`
+
 	settings.Diagnosis `group:"Logs and profiles"`
 }
 
@@ -53,6 +56,9 @@ func (s *Settings) Validate() settings.Faults {
 	f.Check(s.HitTimeout > 0 && s.HitTimeout <= maxHitTimeout, "HIT_TIMEOUT", "is %s; it must be more than 0s and at most %s", s.HitTimeout, maxHitTimeout)
 	for _, pattern := range s.AllowHosts {
 		f.Check(isHostPattern(pattern), "ALLOW_HOSTS", "holds %q, which is no host such as example.com, *.example.com or 192.0.2.7", pattern)
+	}
+	if s.HitProxy {
+		s.Proxy.CheckAll(&f)
 	}
 	f = append(f, s.Diagnosis.Validate()...)
 	return f

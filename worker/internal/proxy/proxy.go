@@ -75,6 +75,11 @@ type Options struct {
 	Allow   []string           // hosts, or *. and a domain, that are fetched; none: all
 	Log     logrus.FieldLogger // of changes, and of answers that broke off
 	Metrics *Metrics           // nil: nobody measures
+
+	// Proxy returns the forward proxy for a URL, nil for none; nil: there are none. A
+	// proxy looks names up and connects by itself, so that Deny holds for addresses in
+	// URLs alone where there is one.
+	Proxy func(*url.URL) (*url.URL, error)
 }
 
 // Proxy runs one configuration at a time. Its methods may be called from many
@@ -89,6 +94,7 @@ type Proxy struct {
 	deny      denyList
 	applying  chan struct{} // holds one while a push is judged: pushes take turns
 	running   atomic.Pointer[running]
+	forward   func(*url.URL) (*url.URL, error) // Options.Proxy
 	transport *http.Transport
 	client    *http.Client
 }
@@ -111,7 +117,8 @@ func New(o Options) *Proxy {
 	}
 	var http1 http.Protocols
 	http1.SetHTTP1(true)
-	transport := &http.Transport{ // with no Proxy: a proxy's address is not the target's, so the deny list would judge in vain
+	transport := &http.Transport{
+		OnProxyConnectResponse: connected,
 		DialContext:            dialer.DialContext,
 		Protocols:              &http1,
 		DisableCompression:     true, // bytes, validators and ranges stay the target's own
@@ -128,7 +135,11 @@ func New(o Options) *Proxy {
 		allow:     newAllowList(o.Allow),
 		deny:      deny,
 		applying:  make(chan struct{}, 1),
+		forward:   o.Proxy,
 		transport: transport,
+	}
+	if o.Proxy != nil {
+		transport.Proxy = func(r *http.Request) (*url.URL, error) { return o.Proxy(r.URL) }
 	}
 	if p.metrics == nil {
 		p.metrics = NewMetrics(nil)
@@ -331,7 +342,36 @@ func (p *Proxy) checkRedirect(req *http.Request, via []*http.Request) error {
 	}
 	encode(req.URL)
 	req.Header.Del("Referer")
-	return p.allow.check(req.URL.Hostname())
+	if err := p.allow.check(req.URL.Hostname()); err != nil {
+		return err
+	}
+	return p.checkForwarded(req.URL)
+}
+
+// checkForwarded returns ErrForbidden for a URL that is fetched by a forward proxy
+// and names an address of the deny list, or a host that a proxy could take for one.
+func (p *Proxy) checkForwarded(u *url.URL) error {
+	if p.forward == nil {
+		return nil // control checks what is connected to
+	}
+	if by, err := p.forward(u); by == nil || err != nil {
+		return nil // here too
+	}
+	if (models.WorkerConfig{URL: "http://" + u.Host + "/"}).Validate() != nil {
+		return fmt.Errorf("%w: it redirects to a host that is no DNS name or address", ErrForbidden)
+	}
+	if addr, err := netip.ParseAddr(u.Hostname()); err == nil {
+		return p.deny.check(addr)
+	}
+	return nil
+}
+
+// connected returns an error if a forward proxy does not connect.
+func connected(_ context.Context, by *url.URL, _ *http.Request, answer *http.Response) error {
+	if answer.StatusCode == http.StatusOK {
+		return nil
+	}
+	return fmt.Errorf("the proxy at %s answered %d %s", by.Host, answer.StatusCode, http.StatusText(answer.StatusCode))
 }
 
 // kind says which of the failures err is, and of one that took too long what

@@ -1,0 +1,75 @@
+package settings
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/http/httpproxy"
+)
+
+// Proxy is the forward proxies by which other servers are reached, in the variables
+// that most programs read. The names in lower case count where the others are unset.
+type Proxy struct {
+	HTTPProxy  Secret   `setting:"HTTP_PROXY" alias:"http_proxy" usage:"proxy for http:// URLs, such as http://proxy.example.com:3128, or http_proxy; never for this machine itself"`
+	HTTPSProxy Secret   `setting:"HTTPS_PROXY" alias:"https_proxy" usage:"proxy for https:// URLs, or https_proxy; never for this machine itself"`
+	NoProxy    []string `setting:"NO_PROXY" alias:"no_proxy" usage:"hosts, domains (.example.com), addresses and networks that are reached without a proxy, with commas between, or no_proxy; * for all"`
+}
+
+// Validate reports nothing: most machines have these variables for other programs,
+// and a value that is not used needs no correction. See CheckFor and CheckAll.
+func (p *Proxy) Validate() Faults { return nil }
+
+// For returns the proxy for a URL, nil for none. localhost and loopback addresses have none.
+func (p *Proxy) For(u *url.URL) *url.URL {
+	proxy, err := p.Func()(u)
+	if err != nil {
+		return nil
+	}
+	return proxy
+}
+
+// Func returns For as net/http wants it.
+func (p *Proxy) Func() func(*url.URL) (*url.URL, error) {
+	c := httpproxy.Config{HTTPProxy: p.HTTPProxy.Reveal(), HTTPSProxy: p.HTTPSProxy.Reveal(), NoProxy: strings.Join(p.NoProxy, ",")}
+	return c.ProxyFunc()
+}
+
+// CheckFor adds a fault if the proxy for a URL cannot be used.
+func (p *Proxy) CheckFor(faults *Faults, address string) {
+	u, err := url.Parse(address)
+	if err != nil {
+		return // that is a fault of its own
+	}
+	// Any proxy shows whether one would be used.
+	if probe := (&Proxy{HTTPProxy: "http://proxy", HTTPSProxy: "http://proxy", NoProxy: p.NoProxy}); probe.For(u) == nil {
+		return
+	}
+	if u.Scheme == "https" {
+		faults.Check(isProxy(p.HTTPSProxy), "HTTPS_PROXY", notProxy)
+		return
+	}
+	faults.Check(isProxy(p.HTTPProxy), "HTTP_PROXY", notProxy)
+}
+
+// CheckAll adds the faults of all proxies.
+func (p *Proxy) CheckAll(faults *Faults) {
+	faults.Check(isProxy(p.HTTPProxy), "HTTP_PROXY", notProxy)
+	faults.Check(isProxy(p.HTTPSProxy), "HTTPS_PROXY", notProxy)
+}
+
+const notProxy = "is no URL of a proxy such as http://proxy.example.com:3128; its scheme is http, https, socks5 or socks5h, and what is special in a password stands percent-encoded"
+
+// isProxy reports whether a proxy can be used, or is not set. Without a scheme it
+// is an HTTP proxy.
+func isProxy(address Secret) bool {
+	text := address.Reveal()
+	if text == "" {
+		return true
+	}
+	if !strings.Contains(text, "://") {
+		text = "http://" + text
+	}
+	u, err := url.Parse(text)
+	return err == nil && u.Hostname() != "" && slices.Contains([]string{"http", "https", "socks5", "socks5h"}, u.Scheme)
+}
