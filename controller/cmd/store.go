@@ -8,10 +8,9 @@ import (
 	"os"
 	"time"
 
-	"github.com/google/renameio/v2"
-
 	"github.com/fleetconf/fleetconf/controller/internal/archive"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
@@ -19,8 +18,8 @@ import (
 // the last.
 var commands = []settings.Command{
 	{Name: "backup", Argument: "FILE", About: "copy the database that DB_PATH names to a new file, while a controller runs or not, and verify the copy"},
-	{Name: "export", Argument: "[FILE]", About: "write versions, audit trail and agents as JSON lines, without credentials but with the key of the ETags; to standard output without FILE"},
-	{Name: "import", Argument: "[FILE]", About: "read such lines into a new database; from standard input without FILE"},
+	{Name: "export", Argument: "[FILE]", About: "write versions, audit trail and agents as JSON lines, without credentials but with the key of the ETags; to standard output without FILE, or with -"},
+	{Name: "import", Argument: "[FILE]", About: "read such lines into a new database; from standard input without FILE, or with -"},
 	settings.Health,
 }
 
@@ -49,16 +48,16 @@ func export(ctx context.Context, path, to string, stdout, stderr io.Writer) (err
 	}
 	defer func() { err = errors.Join(err, snapshot.Close()) }()
 	out := stdout
-	if to != "" {
-		file, err := renameio.NewPendingFile(to, renameio.WithPermissions(0o600))
+	if to != "" && to != "-" {
+		file, err := atomicfile.Create(to, 0o600)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = file.Cleanup() }()
+		defer file.Discard()
 		out = file
 		defer func() {
 			if err == nil {
-				err = file.CloseAtomicallyReplace()
+				err = file.Commit()
 			}
 		}()
 	}

@@ -18,7 +18,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/google/renameio/v2"
+	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 )
 
 // early is how long before now a certificate begins to be valid: clocks differ.
@@ -155,27 +155,38 @@ func sign(cert, by *x509.Certificate, key, byKey *ecdsa.PrivateKey) (*x509.Certi
 
 // save writes the key first: where there was no certificate, one that is there has
 // its key. While one is renewed the key is for a moment that of the next, and who
-// reads both must take them only if they fit, as pkg/tlsfiles does.
+// reads both must take them only if they fit, as pkg/tlsfiles does. Nothing is
+// replaced unless both can be.
 func save(certFile string, cert *x509.Certificate, keyFile string, key crypto.PrivateKey) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return err
 	}
-	if err := replace(keyFile, "PRIVATE KEY", der, 0o600); err != nil {
-		return err
-	}
-	return replace(certFile, "CERTIFICATE", cert.Raw, 0o644)
-}
-
-// replace puts a new file in the place of file, so that nobody reads half of it.
-func replace(file, kind string, der []byte, mode os.FileMode) error {
-	next, err := renameio.NewPendingFile(file, renameio.WithStaticPermissions(mode))
+	nextKey, err := draft(keyFile, "PRIVATE KEY", der, 0o600)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = next.Cleanup() }()
-	if err := pem.Encode(next, &pem.Block{Type: kind, Bytes: der}); err != nil {
+	defer nextKey.Discard()
+	nextCert, err := draft(certFile, "CERTIFICATE", cert.Raw, 0o644)
+	if err != nil {
 		return err
 	}
-	return next.CloseAtomicallyReplace()
+	defer nextCert.Discard()
+	if err := nextKey.Commit(); err != nil {
+		return err
+	}
+	return nextCert.Commit()
+}
+
+// draft writes what is to replace file whole, so that nobody reads half of it.
+func draft(file, kind string, der []byte, mode os.FileMode) (*atomicfile.File, error) {
+	next, err := atomicfile.Create(file, mode)
+	if err != nil {
+		return nil, err
+	}
+	if err := pem.Encode(next, &pem.Block{Type: kind, Bytes: der}); err != nil {
+		next.Discard()
+		return nil, err
+	}
+	return next, nil
 }

@@ -93,6 +93,8 @@ func TestReason_IsStableAndTellsNothing(t *testing.T) {
 		{fmt.Errorf("read: %w", io.EOF), "the connection was closed"},
 		{&net.DNSError{Name: "broker", IsNotFound: true}, "the broker's name is not known"},
 		{&net.DNSError{Name: "broker", IsTemporary: true}, "the broker's name cannot be looked up"},
+		{x509.HostnameError{Certificate: &x509.Certificate{DNSNames: []string{"elsewhere"}}}, "the broker's certificate is for another name"},
+		{x509.HostnameError{Certificate: &x509.Certificate{}}, "the broker's certificate has no subject alternative name (SAN); its common name does not count"},
 		{&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, "the broker's certificate is signed by an unknown authority"},
 		{&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Reason: x509.Expired}}, "the broker's certificate is not valid"},
 		{tls.RecordHeaderError{}, "the broker does not speak TLS"},

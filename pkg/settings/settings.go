@@ -14,6 +14,7 @@
 package settings
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -176,8 +177,8 @@ func textOf(value any) (text, fault string) {
 	return fmt.Sprint(value), ""
 }
 
-// secretFromFile reads the secret X from the file named by X_FILE, less the
-// newline that editors leave at its end. source is where X itself comes from.
+// secretFromFile reads the secret X from the file named by X_FILE, less the byte
+// order mark and the newline that editors leave at its ends. source is where X itself comes from.
 func (f field) secretFromFile(source string, v *viper.Viper) (string, Faults) {
 	setting := f.name + "_FILE"
 	_ = v.BindEnv(setting, setting)
@@ -188,15 +189,37 @@ func (f field) secretFromFile(source string, v *viper.Viper) (string, Faults) {
 	case source != sourceDefault:
 		return "", Faults{{setting, "is set, and so is " + f.name + "; set one of the two"}}
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
+	b, err := readSecret(path)
+	switch {
+	case err != nil:
 		return "", Faults{{setting, "cannot be read: " + err.Error()}}
+	case len(b) > maxSecretBytes:
+		return "", Faults{{setting, fmt.Sprintf("names a file of more than %d bytes: %s", maxSecretBytes, path)}}
+	case bytes.HasPrefix(b, []byte("\xff\xfe")), bytes.HasPrefix(b, []byte("\xfe\xff")):
+		return "", Faults{{setting, "names a file in UTF-16: " + path + "; save it as UTF-8"}}
 	}
-	secret := strings.TrimRight(string(b), "\r\n")
+	secret := strings.TrimRight(strings.TrimPrefix(string(b), byteOrderMark), "\r\n")
 	if secret == "" {
 		return "", Faults{{setting, "names an empty file: " + path}}
 	}
 	return secret, nil
+}
+
+// byteOrderMark is what some editors put before UTF-8. It is no part of a secret.
+const byteOrderMark = "\ufeff"
+
+// maxSecretBytes is more than any secret has.
+const maxSecretBytes = 64 << 10
+
+// readSecret reads a file, which may be a pipe, up to a byte more than a secret may
+// have.
+func readSecret(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	return io.ReadAll(io.LimitReader(f, maxSecretBytes+1))
 }
 
 func unknownKeys(v *viper.Viper, fields []field) (faults Faults) {

@@ -140,6 +140,9 @@ func TestRead_Faults(t *testing.T) {
 		"a secret twice":                  {map[string]string{"T_PASSWORD": "a", "T_PASSWORD_FILE": empty}, "", []string{"T_PASSWORD_FILE is set, and so is T_PASSWORD"}},
 		"a secret twice in a file":        {nil, "t_password: a\nt_password_file: " + empty, []string{"T_PASSWORD_FILE is set, and so is T_PASSWORD"}},
 		"a secret in a file that is not":  {map[string]string{"T_PASSWORD_FILE": missing}, "", []string{"T_PASSWORD_FILE cannot be read: open " + missing}},
+		"a secret in UTF-16":              {map[string]string{"T_PASSWORD_FILE": write(t, "utf16", "\xff\xfeh\x00u\x00")}, "", []string{"T_PASSWORD_FILE names a file in UTF-16: "}},
+		"a secret without end":            {map[string]string{"T_PASSWORD_FILE": "/dev/zero"}, "", []string{"T_PASSWORD_FILE names a file of more than 65536 bytes: /dev/zero"}},
+		"a secret that is only a mark":    {map[string]string{"T_PASSWORD_FILE": write(t, "mark", "\ufeff\r\n")}, "", []string{"T_PASSWORD_FILE names an empty file"}},
 		"a secret in an empty file":       {map[string]string{"T_PASSWORD_FILE": empty}, "", []string{"T_PASSWORD_FILE names an empty file"}},
 		"the known password, for anybody": {map[string]string{"T_HOST": "0.0.0.0"}, "", []string{"T_PASSWORD is a default, and 0.0.0.0 can be reached from other machines; set T_PASSWORD to"}},
 		"an unknown key":                  {nil, "t_prot: 1\nt_port: 1\nother: 2", []string{"OTHER is no setting of this program; --help", "T_PROT is no setting of this program; did you mean T_PORT?"}},
@@ -337,5 +340,14 @@ func TestCheckPassword_OffLoopback(t *testing.T) {
 				t.Errorf("%q stands in the error", password)
 			}
 		}
+	}
+}
+
+// Editors put a byte order mark before UTF-8; nobody can type it at a login.
+func TestRead_SecretWithByteOrderMark_IsReadWithoutIt(t *testing.T) {
+	t.Setenv("T_PASSWORD_FILE", write(t, "secret", "\ufeffhunter2\r\n"))
+	var got options
+	if err := settings.Read(&got, ""); err != nil || got.Password.Reveal() != "hunter2" {
+		t.Errorf("got %q, %v, want hunter2", got.Password.Reveal(), err)
 	}
 }

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 )
 
 const (
@@ -41,11 +43,14 @@ type Paths struct {
 }
 
 func (f File) read() ([]byte, error) {
+	if err := atomicfile.CheckRegular(f.Path); err != nil { // to read a pipe would wait for a writer, each time
+		return nil, &Error{f.Setting, fmt.Errorf("cannot be used: %w", err)}
+	}
 	text, err := os.ReadFile(f.Path)
 	if err != nil {
 		return nil, &Error{f.Setting, fmt.Errorf("cannot be read: %w", err)}
 	}
-	return text, nil
+	return bytes.TrimPrefix(text, []byte("\ufeff")), nil // a byte order mark would hide the first certificate
 }
 
 // fault is the error of a file that cannot be used.

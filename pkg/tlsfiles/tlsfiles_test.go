@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -362,6 +363,10 @@ func TestOpen_NamesTheSettingThatCannotBeUsed(t *testing.T) {
 		"no certificate": {func(f folder) { f.check(os.Remove(f.path("cert.pem"))) }, "TLS_CERT_FILE"},
 		"no key":         {func(f folder) { f.check(os.Remove(f.path("key.pem"))) }, "TLS_KEY_FILE"},
 		"no CA":          {func(f folder) { f.check(os.Remove(f.path("ca.pem"))) }, "TLS_CLIENT_CA_FILE"},
+		"a pipe": {func(f folder) {
+			f.check(os.Remove(f.path("cert.pem")))
+			f.check(syscall.Mkfifo(f.path("cert.pem"), 0o600))
+		}, "TLS_CERT_FILE"},
 		"another key": {func(f folder) {
 			f.check(os.Rename(f.path("ca-key.pem"), f.path("key.pem")))
 		}, "TLS_KEY_FILE"},
@@ -553,4 +558,16 @@ func TestFiles_TLS12_NoCBC(t *testing.T) {
 	if taken == 0 {
 		t.Error("no suite is taken at all")
 	}
+}
+
+func TestOpen_ByteOrderMark_IsSkipped(t *testing.T) {
+	f := newFolder(t)
+	for _, name := range []string{"cert.pem", "key.pem", "ca.pem"} {
+		text, err := os.ReadFile(f.path(name))
+		f.check(err)
+		f.check(os.WriteFile(f.path(name), append([]byte("\ufeff"), text...), 0o600))
+	}
+	log, _ := logtest.NewNullLogger()
+	_, err := tlsfiles.Open(f.paths(), log)
+	f.check(err)
 }

@@ -28,9 +28,9 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/google/renameio/v2"
 
 	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
@@ -56,7 +56,7 @@ type File struct {
 // somebody else could have written it, or another agent has it open. Links on the
 // way to the file are followed once, here.
 func Open(path string) (*File, error) {
-	path, err := resolve(path)
+	path, err := atomicfile.Resolve(path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot be followed: %w", err)
 	}
@@ -112,35 +112,22 @@ func (f *File) Save(state models.State) error {
 		return err
 	}
 	if info, err := os.Lstat(f.path); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("replace cache: %s is %s by now", f.path, kindOf(info.Mode()))
+		return fmt.Errorf("replace cache: %s is %s by now", f.path, atomicfile.Kind(info.Mode()))
 	}
 	dir := filepath.Dir(f.path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the cache's folder: %w", err)
 	}
-	pending, err := renameio.NewPendingFile(f.path, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o600))
+	pending, err := atomicfile.Create(f.path, 0o600)
 	if err != nil {
 		return fmt.Errorf("create cache: %w", err)
 	}
-	defer func() { _ = pending.Cleanup() }() // does nothing once it is replaced
+	defer pending.Discard() // does nothing once it is replaced
 	if _, err := pending.Write(document); err != nil {
 		return fmt.Errorf("write cache: %w", err)
 	}
-	if err := pending.CloseAtomicallyReplace(); err != nil {
+	if err := pending.Commit(); err != nil {
 		return fmt.Errorf("replace cache: %w", err)
-	}
-	return syncDir(dir)
-}
-
-// syncDir makes a rename within dir outlive a power cut.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("open the cache's folder: %w", err)
-	}
-	defer func() { _ = d.Close() }() // it was only read
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("sync the cache's folder: %w", err)
 	}
 	return nil
 }

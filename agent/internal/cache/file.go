@@ -7,40 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 )
-
-// maxLinks is how many links are followed to a file.
-const maxLinks = 40
-
-// resolve returns the absolute name of the file that path leads to, without links.
-// The file and its folder need not exist.
-func resolve(path string) (string, error) {
-	path, err := filepath.Abs(path)
-	for range maxLinks {
-		if err != nil {
-			return "", err
-		}
-		dir, err := filepath.EvalSymlinks(filepath.Dir(path))
-		if errors.Is(err, fs.ErrNotExist) {
-			return path, nil // Save makes it
-		}
-		if err != nil {
-			return "", err
-		}
-		path = filepath.Join(dir, filepath.Base(path))
-		target, err := os.Readlink(path)
-		switch {
-		case errors.Is(err, syscall.EINVAL), errors.Is(err, fs.ErrNotExist): // it is no link
-			return path, nil
-		case err != nil:
-			return "", err
-		case !filepath.IsAbs(target):
-			target = filepath.Join(dir, target)
-		}
-		path = filepath.Clean(target)
-	}
-	return "", fmt.Errorf("%s: too many links", path)
-}
 
 // open opens the file to read it, after it has made sure, of the open file, that
 // nobody but this user could have written it. Its errors name the file.
@@ -72,30 +41,13 @@ func trusted(path string, info fs.FileInfo) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	switch mode := info.Mode(); {
 	case !mode.IsRegular():
-		return fmt.Errorf("is %s, which is %s; set it to a file of its own, which need not exist", path, kindOf(mode))
+		return fmt.Errorf("is %s, which is %s; set it to a file of its own, which need not exist", path, atomicfile.Kind(mode))
 	case ok && int(stat.Uid) != os.Geteuid():
 		return fmt.Errorf("is %s, which belongs to user id %d and not to this one, %d; run the agent as its owner, or remove the file to begin anew", path, stat.Uid, os.Geteuid())
 	case mode.Perm()&0o022 != 0:
 		return fmt.Errorf("is %s, which others may write (mode %04o); look at what it holds, then chmod 600 it, or remove it to begin anew", path, mode.Perm())
 	}
 	return nil
-}
-
-// kindOf says what is there instead of a file.
-func kindOf(mode fs.FileMode) string {
-	switch {
-	case mode.IsDir():
-		return "a folder"
-	case mode&fs.ModeSymlink != 0:
-		return "a link"
-	case mode&fs.ModeNamedPipe != 0:
-		return "a named pipe"
-	case mode&fs.ModeSocket != 0:
-		return "a socket"
-	case mode&fs.ModeDevice != 0:
-		return "a device"
-	}
-	return "no regular file"
 }
 
 // lock takes the lock of the cache at path until the file that it returns is closed,

@@ -14,6 +14,7 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 )
 
 // Contents say what a store holds.
@@ -65,18 +66,18 @@ func backup(ctx context.Context, path, to string, progress func(done, total int)
 	if made, err = verify(ctx, source, draft.Name()); err != nil {
 		return made, fmt.Errorf("the copy is not sound: %w", err)
 	}
-	if err := syncFile(draft.Name()); err != nil {
+	if err := atomicfile.SyncFile(draft.Name()); err != nil {
 		return made, err
 	}
-	if err := os.Link(draft.Name(), to); err != nil { // unlike a rename it never replaces what came meanwhile
-		return made, err
-	}
-	return made, syncFile(filepath.Dir(to))
+	return made, atomicfile.MoveNew(draft.Name(), to)
 }
 
 // checkNew refuses to write over anything, or beside the store where SQLite
 // keeps files of its own.
 func checkNew(path, to string) error {
+	if to == "-" {
+		return errors.New("standard output cannot be verified; name a new file")
+	}
 	if _, err := os.Lstat(to); err == nil {
 		return errors.New("it exists already; name a new file, or remove that one")
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -104,6 +105,9 @@ func checkNew(path, to string) error {
 func openToRead(ctx context.Context, path string) (*sql.DB, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("%w; DB_PATH names the database", err)
+	}
+	if err := atomicfile.CheckRegular(path); err != nil {
+		return nil, err
 	}
 	file, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -242,12 +246,4 @@ func verify(ctx context.Context, source *sql.DB, path string) (c Contents, err e
 	}
 	c.Bytes = info.Size()
 	return c, nil
-}
-
-func syncFile(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

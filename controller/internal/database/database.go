@@ -28,6 +28,7 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 )
 
 //go:embed migrations/*.sql
@@ -150,6 +151,9 @@ func (db *DB) checkFiles() error {
 // takes its lock, by its real name: a link must not lead two controllers to
 // one file.
 func (db *DB) claim(path string) error {
+	if err := atomicfile.CheckRegular(path); err != nil { // to open a pipe would wait for a writer
+		return err
+	}
 	file, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("%w: DB_PATH must name a file in a folder that is there and that this user may write: %w", models.ErrReadOnly, err)
