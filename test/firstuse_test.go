@@ -109,12 +109,14 @@ func TestMistyped_SettingsOfOtherPrograms_NoneFound(t *testing.T) {
 		for _, other := range programs {
 			for _, setting := range settingsOf(t, other) {
 				// A name for the same thing is one, where ours is not set.
-				if !slices.Contains(own, setting) && !strings.HasPrefix(setting, "AGENT_") && !strings.HasPrefix(setting, "CONTROLLER_") {
+				same := strings.HasPrefix(setting, "AGENT_") || strings.HasPrefix(setting, "CONTROLLER_")
+				if !same && !slices.Contains(own, setting) {
 					env = append(env, setting+"=x")
 				}
 			}
 		}
-		if out, status := typed(t, filepath.Join(binaries, name), env, "--print", "settings"); status != 0 || strings.Contains(out, "did you mean") {
+		out, status := typed(t, filepath.Join(binaries, name), env, "--print", "settings")
+		if status != 0 || strings.Contains(out, "did you mean") {
 			t.Errorf("%s, with the settings of the others: exit status %d\n%s", name, status, out)
 		}
 	}
@@ -123,9 +125,12 @@ func TestMistyped_SettingsOfOtherPrograms_NoneFound(t *testing.T) {
 // The first line of a log says which build runs where, and what it is connected to.
 func TestStart_LogsOneLine(t *testing.T) {
 	t.Parallel()
-	for name, fields := range map[string]string{"controller": "listen database transport", "agent": "listen controller worker transport", "worker": "listen"} {
+	for name, fields := range map[string]string{
+		"controller": "listen database transport", "agent": "listen controller worker transport", "worker": "listen",
+	} {
 		dir := t.TempDir()
-		p := run(t, name, "DB_PATH="+filepath.Join(dir, "c.db"), "CACHE_FILE="+filepath.Join(dir, "a.cache"), "REDIS_URLL=redis://:hunter2@localhost")
+		p := run(t, name, "DB_PATH="+filepath.Join(dir, "c.db"), "CACHE_FILE="+filepath.Join(dir, "a.cache"),
+			"REDIS_URLL=redis://:hunter2@localhost")
 		first, _, _ := strings.Cut(p.log.String(), "\n")
 		var event map[string]any
 		must(t, json.Unmarshal([]byte(first), &event))
@@ -134,8 +139,10 @@ func TestStart_LogsOneLine(t *testing.T) {
 				t.Errorf("%s begins with %s, want Starting with the field %s", name, first, field)
 			}
 		}
-		if warned := strings.Contains(p.log.String(), "REDIS_URLL"); warned != (name != "worker") || strings.Contains(p.log.String(), "hunter2") {
-			t.Errorf("%s: warned of REDIS_URLL: %v, want it where REDIS_URL is a setting, and no value:\n%s", name, warned, p.log.String())
+		log := p.log.String()
+		if warned := strings.Contains(log, "REDIS_URLL"); warned != (name != "worker") || strings.Contains(log, "hunter2") {
+			t.Errorf("%s: warned of REDIS_URLL: %v, want it where REDIS_URL is a setting, and no value:\n%s",
+				name, warned, log)
 		}
 	}
 }
@@ -154,7 +161,8 @@ func TestREADME_TableNamesEverySetting(t *testing.T) {
 		}
 	}
 	for _, setting := range matches("`([A-Z][A-Z0-9]*_[A-Z0-9_]+)`", table) {
-		if !slices.ContainsFunc(programs, func(name string) bool { return slices.Contains(settingsOf(t, name), setting) }) && !strings.HasPrefix(setting, "X_") {
+		known := func(name string) bool { return slices.Contains(settingsOf(t, name), setting) }
+		if !slices.ContainsFunc(programs, known) && !strings.HasPrefix(setting, "X_") {
 			t.Errorf("the README's table names %s, which no program has", setting)
 		}
 	}

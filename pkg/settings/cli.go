@@ -85,7 +85,7 @@ func (p Program) ParseCommand(args []string, into func(command string) Validator
 	case "", Health.Name: // the program itself has a log, and LogStart
 	default:
 		for _, m := range FindMistyped(into("")) {
-			_, _ = fmt.Fprintf(os.Stderr, "%s: warning: %s is no setting; did you mean %s?\n", p.Name, m.Variable, m.Meant)
+			_, _ = fmt.Fprintf(os.Stderr, "%s: warning: %s\n", p.Name, m)
 		}
 	}
 	_, err = read(into(command), *file, fieldsOf(into("")))
@@ -97,7 +97,8 @@ func (p Program) ParseCommand(args []string, into func(command string) Validator
 func (p Program) LogStart(log logrus.FieldLogger, into Validator, fields logrus.Fields) {
 	log.WithField("program", p.Name).WithField("build", buildinfo.Read().String()).WithFields(fields).Info("Starting")
 	for _, m := range FindMistyped(into) {
-		log.WithFields(logrus.Fields{"variable": m.Variable, "did_you_mean": m.Meant}).Warn("Environment variable not recognized")
+		log.WithFields(logrus.Fields{"variable": m.Variable, "did_you_mean": m.Meant}).
+			Warn("Environment variable not recognized")
 	}
 }
 

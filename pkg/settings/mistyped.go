@@ -10,6 +10,10 @@ import (
 // and the setting that was probably meant.
 type Mistyped struct{ Variable, Meant string }
 
+func (m Mistyped) String() string {
+	return m.Variable + " is no setting; did you mean " + m.Meant + "?"
+}
+
 // prefix is not a part of our names, but of those that people expect.
 const prefix = "FLEETCONF_"
 
@@ -41,7 +45,9 @@ func mistyped(environ []string, fields []field) (found []Mistyped) {
 	for name := range set {
 		upper := strings.ToUpper(name)
 		// Kubernetes makes CONTROLLER_PORT, and more, of a service named controller.
-		ofService := slices.ContainsFunc(services, func(port string) bool { return name == port || strings.HasPrefix(name, port+"_") })
+		ofService := slices.ContainsFunc(services, func(port string) bool {
+			return name == port || strings.HasPrefix(name, port+"_")
+		})
 		if known[name] || ofService || len(name) < shortName && name != upper {
 			continue
 		}

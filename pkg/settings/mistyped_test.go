@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -93,18 +94,22 @@ func TestFindMistyped_Mistakes(t *testing.T) {
 
 // What machines, shells, containers and orchestrators set is no mistake.
 func TestFindMistyped_UsualEnvironment_NoneFound(t *testing.T) {
-	names := `PATH HOME HOSTNAME HOSTTYPE LOGNAME USER SHELL TERM LANG LC_ALL LS_COLORS PWD OLDPWD SHLVL MAIL EDITOR PAGER TZ TMPDIR DISPLAY
-		MACHTYPE OSTYPE COLORTERM COLUMNS LINES POSH POST PS1 PORTS SORT _ DB_HOST DB_PORT DB_NAME DB_USER DB_PASSWORD DATABASE_URL PGHOST PGPORT
-		PGPASSWORD MYSQL_HOST HTTP_PROXY HTTPS_PROXY NO_PROXY FTP_PROXY ALL_PROXY http_proxy https_proxy no_proxy port host
-		XDG_RUNTIME_DIR XDG_SESSION_ID XDG_DATA_DIRS DBUS_SESSION_BUS_ADDRESS SSH_AUTH_SOCK SSH_AGENT_PID SSH_CONNECTION SSH_CLIENT SSH_TTY
-		INVOCATION_ID JOURNAL_STREAM NOTIFY_SOCKET WATCHDOG_USEC WATCHDOG_PID CREDENTIALS_DIRECTORY STATE_DIRECTORY SYSTEMD_EXEC_PID LISTEN_FDS
-		KUBERNETES_SERVICE_HOST KUBERNETES_SERVICE_PORT KUBERNETES_PORT KUBERNETES_PORT_443_TCP KUBERNETES_PORT_443_TCP_ADDR POD_NAME POD_IP NODE_NAME
-		FLEETCONF_SERVICE_HOST FLEETCONF_SERVICE_PORT FLEETCONF_PORT FLEETCONF_PORT_8080_TCP FLEETCONF_PORT_8080_TCP_PORT
-		CONTROLLER_SERVICE_HOST CONTROLLER_PORT CONTROLLER_PORT_8080_TCP_PROTO REDIS_SERVICE_HOST REDIS_PORT REDIS_HOST NATS_SERVICE_HOST NATS_PORT
-		WORKER_UID WORKER_PORT AGENT_PORT AGENT_ID AGENT_NAME ADMIN_EMAIL ALLOW_HOSTS CACHE_FILE WORKER_TOKEN WORKER_TOKEN_FILE
-		GOPATH GOROOT GOFLAGS GOMAXPROCS GOMEMLIMIT GODEBUG GOTRACEBACK GORACE CI GITHUB_ACTIONS GITHUB_TOKEN RUNNER_OS
-		AWS_REGION AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY GOOGLE_APPLICATION_CREDENTIALS AZURE_CLIENT_ID DOCKER_HOST COMPOSE_PROJECT_NAME
-		LOG_DIR LOG_FILE DEBUG NO_COLOR SSL_CERT_FILE SSL_CERT_DIR MAKEFLAGS MAKELEVEL MFLAGS DEBIAN_FRONTEND WINDOWID VTE_VERSION LESSOPEN`
+	names := `PATH HOME HOSTNAME HOSTTYPE LOGNAME USER SHELL TERM LANG LC_ALL LS_COLORS PWD OLDPWD SHLVL MAIL EDITOR PAGER
+		TZ TMPDIR DISPLAY MACHTYPE OSTYPE COLORTERM COLUMNS LINES POSH POST PS1 PORTS SORT _ DB_HOST DB_PORT
+		DB_NAME DB_USER DB_PASSWORD DATABASE_URL PGHOST PGPORT PGPASSWORD MYSQL_HOST HTTP_PROXY HTTPS_PROXY
+		NO_PROXY FTP_PROXY ALL_PROXY http_proxy https_proxy no_proxy port host XDG_RUNTIME_DIR XDG_SESSION_ID
+		XDG_DATA_DIRS DBUS_SESSION_BUS_ADDRESS SSH_AUTH_SOCK SSH_AGENT_PID SSH_CONNECTION SSH_CLIENT SSH_TTY
+		INVOCATION_ID JOURNAL_STREAM NOTIFY_SOCKET WATCHDOG_USEC WATCHDOG_PID CREDENTIALS_DIRECTORY
+		STATE_DIRECTORY SYSTEMD_EXEC_PID LISTEN_FDS KUBERNETES_SERVICE_HOST KUBERNETES_SERVICE_PORT
+		KUBERNETES_PORT KUBERNETES_PORT_443_TCP KUBERNETES_PORT_443_TCP_ADDR POD_NAME POD_IP NODE_NAME
+		FLEETCONF_SERVICE_HOST FLEETCONF_SERVICE_PORT FLEETCONF_PORT FLEETCONF_PORT_8080_TCP
+		FLEETCONF_PORT_8080_TCP_PORT CONTROLLER_SERVICE_HOST CONTROLLER_PORT CONTROLLER_PORT_8080_TCP_PROTO
+		REDIS_SERVICE_HOST REDIS_PORT REDIS_HOST NATS_SERVICE_HOST NATS_PORT WORKER_UID WORKER_PORT AGENT_PORT
+		AGENT_ID AGENT_NAME ADMIN_EMAIL ALLOW_HOSTS CACHE_FILE WORKER_TOKEN WORKER_TOKEN_FILE GOPATH GOROOT
+		GOFLAGS GOMAXPROCS GOMEMLIMIT GODEBUG GOTRACEBACK GORACE CI GITHUB_ACTIONS GITHUB_TOKEN RUNNER_OS
+		AWS_REGION AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY GOOGLE_APPLICATION_CREDENTIALS AZURE_CLIENT_ID
+		DOCKER_HOST COMPOSE_PROJECT_NAME LOG_DIR LOG_FILE DEBUG NO_COLOR SSL_CERT_FILE SSL_CERT_DIR MAKEFLAGS
+		MAKELEVEL MFLAGS DEBIAN_FRONTEND WINDOWID VTE_VERSION LESSOPEN`
 	var environ []string
 	for _, name := range strings.Fields(names) {
 		environ = append(environ, name+"=x")
@@ -136,7 +141,8 @@ func TestLogStart(t *testing.T) {
 		}
 		lines = append(lines, line)
 	}
-	if len(lines) != 2 || !strings.Contains(lines[0], "Starting") || !strings.Contains(lines[0], "127.0.0.1:8080") || !strings.Contains(lines[0], "commit") ||
+	if len(lines) != 2 || !strings.Contains(lines[0], "Starting") ||
+		!strings.Contains(lines[0], "127.0.0.1:8080") || !strings.Contains(lines[0], "commit") ||
 		!strings.Contains(lines[1], "ADMIN_PASSWRD") || !strings.Contains(lines[1], "did_you_mean=ADMIN_PASSWORD") {
 		t.Errorf("got %q, want a line with build and listener, and a warning that names ADMIN_PASSWORD", lines)
 	}
@@ -152,7 +158,8 @@ func TestProgram_CommandWithMistypedSetting_Warns(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), "SETTINGS_TEST_COMMAND=save x", "T_PAHT=hunter2", "T_PASSWORD=b", "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(os.Environ(), "SETTINGS_TEST_COMMAND=save x", "T_PAHT=hunter2", "T_PASSWORD=b",
+		"GORACE=atexit_sleep_ms=0")
 	out, err := cmd.CombinedOutput()
 	if want := "keeper: warning: T_PAHT is no setting; did you mean T_PATH?\n"; err != nil || string(out) != want {
 		t.Errorf("got %q, %v, want %q", out, err, want)
@@ -183,14 +190,16 @@ func TestProgram_PrintSettings_UnusableSetting_IsFault(t *testing.T) {
 	var out bytes.Buffer
 	err := commander.Parse([]string{"--print", "settings"}, &whole{}, &out)
 	var faults settings.Faults
-	if !errors.As(err, &faults) || !strings.Contains(err.Error(), "T_PORT") || !strings.Contains(out.String(), "T_PASSWORD  -") {
+	printed := strings.Contains(out.String(), "T_PASSWORD  -")
+	if !errors.As(err, &faults) || !strings.Contains(err.Error(), "T_PORT") || !printed {
 		t.Errorf("got %v and\n%s\nwant T_PORT named, and the others printed", err, out.String())
 	}
 }
 
 func TestProgram_Help_FitsTerminal(t *testing.T) {
 	p := commander
-	p.Commands = append(p.Commands, settings.Command{Name: "long", Argument: "FILE", About: strings.Repeat("more words ", 30)})
+	p.Commands = append(slices.Clone(p.Commands),
+		settings.Command{Name: "long", Argument: "FILE", About: strings.Repeat("more words ", 30)})
 	var out bytes.Buffer
 	_ = p.Parse([]string{"--help"}, &wide{}, &out)
 	for line := range strings.Lines(out.String()) {
@@ -198,14 +207,14 @@ func TestProgram_Help_FitsTerminal(t *testing.T) {
 			t.Errorf("%d columns: %s", len(line)-1, line)
 		}
 	}
-	if strings.Count(out.String(), "192.0.2.0/24") != 20 {
+	if strings.Count(out.String(), "192.0.2.0/24") != 6 {
 		t.Errorf("a part of a default is lost:\n%s", out.String())
 	}
 }
 
 // wide has a default that is a list longer than a line.
 type wide struct {
-	Deny string `setting:"DENY" default:"192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24" usage:"networks"`
+	Deny string `setting:"DENY" default:"192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24,192.0.2.0/24" usage:"networks"`
 }
 
 func (*wide) Validate() settings.Faults { return nil }

@@ -112,7 +112,7 @@ func (p Program) effective(into Validator, file string, w io.Writer) error {
 	}
 	_ = table.Flush()
 	for _, m := range FindMistyped(into) {
-		_, _ = fmt.Fprintf(w, "%s is no setting; did you mean %s?\n", m.Variable, m.Meant)
+		_, _ = fmt.Fprintln(w, m)
 	}
 	if err != nil {
 		return err

@@ -21,7 +21,8 @@ func dash(t *testing.T) string {
 // blocks returns the fenced blocks of a document in one language.
 func blocks(t *testing.T, document, language string) (found []string) {
 	t.Helper()
-	for _, block := range regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```").FindAllStringSubmatch(readText(t, document), -1) {
+	fence := regexp.MustCompile("(?ms)^```" + language + "\n(.*?)^```")
+	for _, block := range fence.FindAllStringSubmatch(readText(t, document), -1) {
 		found = append(found, block[1])
 	}
 	return found
@@ -46,6 +47,7 @@ func TestDocuments_ShellBlocks_ParseInDash(t *testing.T) {
 	shell := dash(t)
 	// These parse, and do something else or fail.
 	bashOnly := regexp.MustCompile(`\[\[ |pipefail|&>|\$'|\bsource |\bdeclare |\blocal -|\{\d+\.\.\d+\}|\w+=\(`)
+	command := regexp.MustCompile(`(?m)^(curl|systemctl|install|apt-get|docker|make|git|scripts/\S+|admin) `)
 	documents, err := filepath.Glob("../../docs/*.md")
 	must(t, err)
 	total := 0
@@ -65,7 +67,7 @@ func TestDocuments_ShellBlocks_ParseInDash(t *testing.T) {
 			t.Errorf("%s has blocks marked bash; write them for sh", document)
 		}
 		for _, b := range blocks(t, document, "text") {
-			if regexp.MustCompile(`(?m)^(curl|systemctl|install|apt-get|docker|make|git|scripts/\S+|admin) `).MatchString(b) {
+			if command.MatchString(b) {
 				t.Errorf("%s has shell in a block marked text:\n%s", document, b)
 			}
 		}
@@ -148,7 +150,8 @@ func TestREADME_Gate_FailedPublish_SaysSo(t *testing.T) {
 		out, err := paste(t, recipe, bin, "CALLS="+calls, "ANSWER="+row.answer, "STATUS="+row.status)
 		asked := strings.Contains(readText(t, calls), "/rollouts/")
 		if row.ok != (err == nil) || row.ok != asked || !strings.Contains(out, row.answer) && !row.ok {
-			t.Errorf("%s: %v, rollout asked for: %v, want success and a rollout: %v, and the answer shown:\n%s", name, err, asked, row.ok, out)
+			t.Errorf("%s: %v, rollout asked for: %v, want success and a rollout: %v, and the answer shown:\n%s",
+				name, err, asked, row.ok, out)
 		}
 	}
 }

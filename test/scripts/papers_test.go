@@ -12,13 +12,13 @@ import (
 // testsHere lists the names of all tests of this repository.
 func testsHere(t *testing.T) map[string]bool {
 	t.Helper()
-	names := map[string]bool{}
+	names, declared := map[string]bool{}, regexp.MustCompile(`(?m)^func (Test\w+)\(`)
 	for _, module := range []string{"pkg", "controller", "agent", "worker", "test"} {
 		must(t, filepath.WalkDir(filepath.Join("../..", module), func(path string, _ fs.DirEntry, err error) error {
 			if err != nil || !strings.HasSuffix(path, "_test.go") {
 				return err
 			}
-			for _, found := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(readText(t, path), -1) {
+			for _, found := range declared.FindAllStringSubmatch(readText(t, path), -1) {
 				names[found[1]] = true
 			}
 			return nil
@@ -40,7 +40,9 @@ func TestThreatModel_NamesTestsThatExist(t *testing.T) {
 			t.Errorf("the threat model names %s, and there is no such test", name[1])
 		}
 	}
-	for _, attacker := range []string{"The network", "A local user", "A browser page", "A rogue agent", "A malicious configuration"} {
+	for _, attacker := range []string{
+		"The network", "A local user", "A browser page", "A rogue agent", "A malicious configuration",
+	} {
 		_, section, ok := strings.Cut(model, "\n## "+attacker+"\n")
 		section, _, _ = strings.Cut(section, "\n## ")
 		rows := regexp.MustCompile(`(?m)^\| .*$`).FindAllString(section, -1)
@@ -68,7 +70,8 @@ func TestSecurity_NamesAWayThatExists(t *testing.T) {
 }
 
 func TestLicense_IsTheSameEverywhere(t *testing.T) {
-	if text := readText(t, "../../LICENSE"); !strings.Contains(text, "Version 2.0, January 2004") || !strings.Contains(text, "END OF TERMS AND CONDITIONS") {
+	text := readText(t, "../../LICENSE")
+	if !strings.Contains(text, "Version 2.0, January 2004") || !strings.Contains(text, "END OF TERMS AND CONDITIONS") {
 		t.Error("LICENSE is not the whole Apache License 2.0")
 	}
 	for file, want := range map[string]string{

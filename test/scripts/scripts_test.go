@@ -55,7 +55,8 @@ func TestCompose_FailedBuild_StartsNothing(t *testing.T) {
 	calls := filepath.Join(dir, "calls")
 	fake(t, bin, "docker", engine)
 	fake(t, bin, "docker-compose", engine)
-	out, err := script(bin, []string{"CALLS=" + calls, "PATIENCE=0", "SECRETS=" + filepath.Join(dir, "secrets")}, "scripts/compose.sh", "up")
+	env := []string{"CALLS=" + calls, "PATIENCE=0", "SECRETS=" + filepath.Join(dir, "secrets")}
+	out, err := script(bin, env, "scripts/compose.sh", "up")
 	if err == nil {
 		t.Errorf("compose.sh up succeeded after a failed build:\n%s", out)
 	}
@@ -90,8 +91,9 @@ func TestImages_NamesLeadToNoRegistry(t *testing.T) {
 			}
 		}
 	}
+	ofChecks := regexp.MustCompile(`\S*fleetconf-(?:check|stand-in)/`)
 	for _, file := range shell(t) {
-		for _, name := range regexp.MustCompile(`\S*fleetconf-(?:check|stand-in)/`).FindAllString(readText(t, file), -1) {
+		for _, name := range ofChecks.FindAllString(readText(t, file), -1) {
 			if !strings.Contains(name, "localhost/fleetconf-") {
 				t.Errorf("%s calls an image %s…, want localhost/… before it", file, name)
 			}
@@ -125,7 +127,8 @@ func TestPostinst_FailedSecret_LeavesNone(t *testing.T) {
 	for _, helper := range []string{"deb-systemd-helper", "deb-systemd-invoke", "systemctl"} {
 		fake(t, bin, helper, "exit 0")
 	}
-	postinst := strings.NewReplacer("@PROGRAM@", "controller", "/etc/fleetconf/credentials", dir).Replace(readText(t, "../../deploy/deb/postinst"))
+	here := strings.NewReplacer("@PROGRAM@", "controller", "/etc/fleetconf/credentials", dir)
+	postinst := here.Replace(readText(t, "../../deploy/deb/postinst"))
 	file := filepath.Join(bin, "postinst")
 	must(t, os.WriteFile(file, []byte(postinst), 0o755))
 	if out, err := script(bin, nil, file, "configure"); err == nil {
