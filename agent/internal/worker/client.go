@@ -5,6 +5,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -86,14 +87,16 @@ func (c *Client) Push(ctx context.Context, config wire.WorkerConfig) error {
 	return c.advise(answer, request)
 }
 
+var errToken = errors.New("the worker does not take this agent's token; set WORKER_TOKEN to the worker's own")
+
 // advise is the error of an answer that should be another one later, with what
 // an operator can do about it.
 func (c *Client) advise(answer exchange.Answer, request exchange.Request) error {
 	err := c.http.Unexpected(answer, request)
-	switch answer.Status {
-	case http.StatusUnauthorized:
-		return fmt.Errorf("%w; set WORKER_TOKEN to the worker's own", err)
-	case http.StatusForbidden:
+	switch {
+	case answer.Status == http.StatusUnauthorized, answer.Status == http.StatusTooManyRequests && answer.IsProblem():
+		return errToken // one text: a wrong token that is sent often gets both in turns
+	case answer.Status == http.StatusForbidden:
 		return fmt.Errorf("%w; set WORKER_TOKEN on worker and agent, or run the agent on the worker's machine with WORKER_URL on a loopback address", err)
 	}
 	return err

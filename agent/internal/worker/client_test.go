@@ -59,6 +59,8 @@ func TestRunning(t *testing.T) {
 		"no instance":       {handle: answer(200, jsonType, `{"url":"http://target/8","version":8}`), words: "check WORKER_URL"},
 		"another's JSON":    {handle: answer(200, jsonType, `{"instance":7}`), words: "check WORKER_URL"},
 		"token wanted":      {handle: answer(401, problemType, `{"detail":"no"}`), words: "set WORKER_TOKEN"},
+		"wrong too often":   {handle: answer(429, problemType, `{"detail":"no"}`), words: "set WORKER_TOKEN"},
+		"another's limit":   {handle: answer(429, htmlType, "<html>"), words: "429 Too Many Requests"},
 		"not from here":     {handle: answer(403, problemType, `{"detail":"not from here"}`), words: "set WORKER_TOKEN"},
 		"broken":            {handle: answer(500, "", "oops"), words: "500 Internal Server Error: oops"},
 		"redirect":          {handle: answer(301, "", ""), words: "redirects"},

@@ -8,10 +8,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fleetconf/fleetconf/controller/internal/limit"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/auth"
+	"github.com/fleetconf/fleetconf/pkg/limit"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )

@@ -146,6 +146,10 @@ func (a *API) fail(c *gin.Context, err error) {
 		log.WithFields(logrus.Fields{"status": p.Status, "detail": p.Detail}).Debug("Request refused")
 	}
 	switch p.Status {
+	case http.StatusTooManyRequests:
+		if guessed := (*tooManyGuesses)(nil); errors.As(err, &guessed) {
+			server.RetryAfter(c.Writer.Header(), guessed.wait)
+		}
 	case http.StatusUnauthorized:
 		c.Header("WWW-Authenticate", `Bearer realm="worker"`)
 	case http.StatusServiceUnavailable:
@@ -157,10 +161,13 @@ func (a *API) fail(c *gin.Context, err error) {
 // problemOf returns nil for an error that is no kind of answer.
 func problemOf(err error) *problem.Problem {
 	var (
-		p   *problem.Problem
-		bad *models.Invalid
+		p       *problem.Problem
+		bad     *models.Invalid
+		guessed *tooManyGuesses
 	)
 	switch {
+	case errors.As(err, &guessed):
+		return problem.New(http.StatusTooManyRequests, "%v", guessed)
 	case errors.As(err, &p):
 		return p
 	case errors.As(err, &bad):

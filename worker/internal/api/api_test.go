@@ -8,9 +8,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -611,5 +613,47 @@ func TestOpenAPI_NamesEveryRoute(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("routes in the API document, -want +got:\n%s", diff)
+	}
+}
+
+// Wrong tokens are limited for each source, on every route that takes one.
+func TestToken_Guesses_Limited(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		synctest.Test(t, func(t *testing.T) {
+			h, _ := newHandler(t, token)
+			ask := func(remote, presented string) *http.Response {
+				r := push(`{"url":"http://target.example/"}`, nil)
+				r.Method, r.RemoteAddr = method, remote
+				r.Header.Set("Authorization", "Bearer "+presented)
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, r)
+				return w.Result()
+			}
+			const known, guesser = "192.0.2.1:40000", "198.51.100.7:40000"
+			passes := func(resp *http.Response) bool { return resp.StatusCode == 200 || resp.StatusCode == 404 }
+			if !passes(ask(known, token)) {
+				t.Fatal("the token is not accepted")
+			}
+			for range 20 {
+				for _, remote := range []string{known, guesser} {
+					if got := ask(remote, "guess").StatusCode; got != 401 {
+						t.Fatalf("%s: got %d, want 401", method, got)
+					}
+				}
+			}
+			for _, presented := range []string{"guess", token} {
+				resp := ask(guesser, presented)
+				if after, err := strconv.Atoi(resp.Header.Get("Retry-After")); resp.StatusCode != 429 || err != nil || after < 1 || after > 60 {
+					t.Errorf("%s with %q: got %d and Retry-After %q, want 429 and up to a minute", method, presented, resp.StatusCode, resp.Header.Get("Retry-After"))
+				}
+			}
+			if !passes(ask(known, token)) || !passes(ask("203.0.113.7:40000", token)) {
+				t.Errorf("%s: the token is not accepted where it was before, and elsewhere", method)
+			}
+			time.Sleep(time.Minute)
+			if !passes(ask(guesser, token)) {
+				t.Errorf("%s: a minute later the token is not accepted", method)
+			}
+		})
 	}
 }

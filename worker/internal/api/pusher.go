@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
+	"time"
 
 	"github.com/fleetconf/fleetconf/pkg/auth"
+	"github.com/fleetconf/fleetconf/pkg/limit"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
@@ -17,13 +20,14 @@ var (
 // pusher decides who may push a configuration, and read it: the query of its URL may
 // hold a key.
 type pusher struct {
-	token       *auth.Digest // nil: from this machine only
-	hosts       []string     // names of this machine, besides localhost, that a request may be sent to
+	token       *auth.Digest   // nil: from this machine only
+	guesses     *limit.Guesses // of the token
+	hosts       []string       // names of this machine, besides localhost, that a request may be sent to
 	crossOrigin *http.CrossOriginProtection
 }
 
 func newPusher(token string, hosts []string) *pusher {
-	p := &pusher{hosts: hosts, crossOrigin: http.NewCrossOriginProtection()}
+	p := &pusher{hosts: hosts, guesses: limit.NewGuesses(), crossOrigin: http.NewCrossOriginProtection()}
 	if token != "" {
 		digest := auth.DigestOf(token)
 		p.token = &digest
@@ -31,8 +35,8 @@ func newPusher(token string, hosts []string) *pusher {
 	return p
 }
 
-// may returns errToken or errElsewhere, with the reason, for a request that may neither
-// push nor read.
+// may returns errToken or errElsewhere, with the reason, or a *tooManyGuesses for a
+// request that may neither push nor read.
 func (p *pusher) may(r *http.Request) error {
 	if p.token != nil {
 		return p.presents(r)
@@ -45,10 +49,26 @@ func (p *pusher) presents(r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errToken, err)
 	}
+	remote, _ := netip.ParseAddrPort(r.RemoteAddr) // the zero value where it is unknown
+	source := limit.Source(remote.Addr())
 	if !p.token.Matches([]byte(token)) {
+		if wait := p.guesses.Wrong("", source); wait > 0 {
+			return &tooManyGuesses{wait}
+		}
 		return fmt.Errorf("%w: another was presented", errToken)
 	}
+	if wait := p.guesses.Right("", source); wait > 0 {
+		return &tooManyGuesses{wait}
+	}
 	return nil
+}
+
+// tooManyGuesses is the error of a wrong token beyond the limit, and of the right one
+// where it was exceeded.
+type tooManyGuesses struct{ wait time.Duration }
+
+func (*tooManyGuesses) Error() string {
+	return "too many wrong tokens (WORKER_TOKEN) came from your network; try again after the time in Retry-After"
 }
 
 // fromHere refuses requests of another machine (by the address of the socket; a header

@@ -7,7 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/fleetconf/fleetconf/controller/internal/limit"
+	"github.com/fleetconf/fleetconf/pkg/limit"
 )
 
 func TestSource_OfAnAddress(t *testing.T) {

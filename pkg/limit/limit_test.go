@@ -7,7 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/fleetconf/fleetconf/controller/internal/limit"
+	"github.com/fleetconf/fleetconf/pkg/limit"
 )
 
 // enter tries n requests that leave at once, and returns how many were let in.
