@@ -31,7 +31,10 @@ import (
 )
 
 // subject is where hints are announced.
-const subject = "fleetconf.config"
+const (
+	fleetID = "test"
+	subject = "fleetconf.config." + fleetID
+)
 
 // broker is a real one, beside the binaries. It can be killed, and comes back
 // where it was.
@@ -75,9 +78,9 @@ func (b *broker) settingsWith(addr, password string) []string {
 		if password != "" {
 			u.User = url.UserPassword("", password)
 		}
-		return []string{"PUSH=redis", "REDIS_URL=" + u.String()}
+		return []string{"FLEET_ID=" + fleetID, "PUSH=redis", "REDIS_URL=" + u.String()}
 	}
-	settings := []string{"PUSH=nats", "NATS_URL=nats://" + addr}
+	settings := []string{"FLEET_ID=" + fleetID, "PUSH=nats", "NATS_URL=nats://" + addr}
 	if password != "" {
 		settings = append(settings, "NATS_USERNAME=fleet", "NATS_PASSWORD="+password)
 	}

@@ -43,7 +43,7 @@ func holding(set config.Settings, waiters *service.Waiters) *service.Waiters {
 
 // announcing counts what goes out over a broker, where there is one.
 func announcing(set config.Settings, fleet string, a notify.Announcer, m *service.Metrics) service.Announcer {
-	out := messages{a, []string{notify.Subject, notify.SubjectOf(fleet)}}
+	out := messages{a, []string{notify.SubjectOf(fleet), notify.Subject}}
 	if set.Transport == settings.PushRedis || set.Transport == settings.PushNATS {
 		return m.Announcing(models.Transport(set.Transport), out)
 	}
@@ -62,12 +62,13 @@ func (a messages) Announce(ctx context.Context, v models.Announcement) error {
 	if err != nil {
 		return err
 	}
-	for _, subject := range a.subjects {
-		if err := a.Announcer.Announce(ctx, subject, message); err != nil {
-			return err
+	var first error
+	for _, subject := range a.subjects { // what an account may not use is no reason to leave out the other
+		if err := a.Announcer.Announce(ctx, subject, message); first == nil {
+			first = err
 		}
 	}
-	return nil
+	return first
 }
 
 // used names the setting that a driver cannot use.
