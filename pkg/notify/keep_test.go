@@ -97,3 +97,11 @@ func TestKeep_EndsInTheMiddleOfAWait(t *testing.T) {
 		}
 	})
 }
+
+// README and ADR 8 name how long a connection that died without a FIN counts as
+// healthy, and compute what a shorter time would cost.
+func TestIdle_IsTheDocuments(t *testing.T) {
+	if got := notify.Idle + notify.Answer; got != 5*time.Minute+10*time.Second {
+		t.Errorf("a dead connection is noticed within %s; update README, ADR 8 and docs/architecture.md", got)
+	}
+}
