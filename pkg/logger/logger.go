@@ -3,9 +3,11 @@
 package logger
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -57,18 +59,74 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// output is what a logger writes to. A line that cannot be written is counted, and
-// is no error: the log is the only place to report one.
+// Bounds on a log whose reader does not read, such as a pipe to a program that
+// hangs: processes log under locks, and must go on.
+const (
+	stallTimeout = time.Second // how long one line waits for it
+	maxPending   = 256 << 10   // bytes of lines that are kept for it
+)
+
+// output is what a logger writes to. A line that cannot be written, or would be kept
+// beyond maxPending, is counted, and is no error: the log is the only place to report
+// one.
 type output struct {
 	w    io.Writer
 	lost atomic.Int64
+
+	mu      sync.Mutex // guards the rest; not held while w writes
+	pending [][]byte   // lines in their order
+	size    int        // of them, in bytes
+	writing bool       // a goroutine writes them
 }
 
+// Write returns when the line is written, or stallTimeout after it began to wait.
+// Lines that come while an earlier one waits do not wait.
 func (o *output) Write(line []byte) (int, error) {
-	if _, err := o.w.Write(line); err != nil {
-		o.lost.Add(1)
+	if !o.enqueue(line) {
+		return len(line), nil
+	}
+	written := make(chan struct{})
+	go func() { // ends with the last line
+		defer close(written)
+		for lines := o.take(); lines != nil; lines = o.take() {
+			for _, line := range lines {
+				if _, err := o.w.Write(line); err != nil {
+					o.lost.Add(1)
+				}
+			}
+		}
+	}()
+	timer := time.NewTimer(stallTimeout)
+	defer timer.Stop()
+	select {
+	case <-written:
+	case <-timer.C:
 	}
 	return len(line), nil
+}
+
+// enqueue reports whether the caller is to have the lines written.
+func (o *output) enqueue(line []byte) (write bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.size+len(line) > maxPending && o.writing {
+		o.lost.Add(1)
+		return false
+	}
+	o.pending = append(o.pending, bytes.Clone(line))
+	o.size += len(line)
+	write = !o.writing
+	o.writing = true
+	return write
+}
+
+// take returns the lines that are to be written, nil for none.
+func (o *output) take() (lines [][]byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	lines, o.pending, o.size = o.pending, nil, 0
+	o.writing = lines != nil
+	return lines
 }
 
 // Lost returns how many lines of a log that New made could not be written.

@@ -1,14 +1,17 @@
 package logger_test
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -156,4 +159,47 @@ func TestNew_Colours(t *testing.T) {
 	if log.Info("Seen"); !strings.HasPrefix(out.String(), "{") {
 		t.Errorf("CLICOLOR_FORCE makes auto write %q to a pipe, want JSON", out.String())
 	}
+}
+
+// A reader that does not read holds up one line for a second, and no other. When it
+// reads again it gets the lines in their order, but for those beyond the bound, which
+// are counted.
+func TestLog_ReaderHangs_DoesNotBlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reader, writer := io.Pipe()
+		log, err := logger.New(writer, "info", "json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		for i := range 100 {
+			log.WithField("line", i).Info("Hello")
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("100 lines took %s, want a second at most", took)
+		}
+		if lost := logger.Lost(log); lost != 0 {
+			t.Errorf("%v lines are lost, want none yet", lost)
+		}
+		for range 10 {
+			log.Info(strings.Repeat("x", 100<<10))
+		}
+		if lost := logger.Lost(log); lost != 8 {
+			t.Errorf("%v lines of 100 KiB are lost, want 8 of 10", lost)
+		}
+		lines := bufio.NewScanner(reader)
+		lines.Buffer(nil, 1<<20)
+		for i := range 100 {
+			if lines.Scan(); !strings.Contains(lines.Text(), fmt.Sprintf(`"line":%d,`, i)) {
+				t.Fatalf("line %d is %.100q", i, lines.Text())
+			}
+		}
+		for range 2 {
+			lines.Scan()
+		}
+		go func() { log.Info("Last") }() // ends when it is read
+		if lines.Scan(); !strings.Contains(lines.Text(), "Last") {
+			t.Errorf("got %.100q, want the last line", lines.Text())
+		}
+	})
 }
