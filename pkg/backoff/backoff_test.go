@@ -63,3 +63,29 @@ func TestReset_StartsAnew(t *testing.T) {
 		}
 	}
 }
+
+// Full jitter: each tenth of the range holds about a tenth of the waits, so that a
+// fleet which lost its controller in one instant comes back spread evenly. A
+// constant, or jitter around the mean, has the same mean and bounds.
+func TestNext_IsUniform(t *testing.T) {
+	const first, limit, rounds = time.Second, 5 * time.Minute, 4000
+	for name, row := range map[string]struct{ failures int }{"first wait": {1}, "growing": {5}, "at the limit": {14}} {
+		t.Run(name, func(t *testing.T) {
+			most := min(first<<(row.failures-1), limit)
+			var tenths [10]int
+			for range rounds {
+				b := New(first, limit)
+				for range row.failures - 1 {
+					b.Next(0)
+				}
+				tenths[min(int(10*b.Next(0)/most), 9)]++
+			}
+			// 400 each, with a standard deviation of 19.
+			for i, n := range tenths {
+				if n < 280 || n > 520 {
+					t.Errorf("%d of %d waits are in tenth %d of 0 to %s, want about %d: %v", n, rounds, i, most, rounds/10, tenths)
+				}
+			}
+		})
+	}
+}

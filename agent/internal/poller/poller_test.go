@@ -936,3 +936,32 @@ func TestRun_LastGoodIsNotProbedAgain(t *testing.T) {
 		}
 	})
 }
+
+// Each tenth of the time over which a fleet spreads gets about a tenth of it: a
+// constant has the same mean and bounds.
+func TestSpread_IsUniform(t *testing.T) {
+	const interval, rounds = 30 * time.Second, 4000
+	for name, row := range map[string]struct {
+		draw     func() time.Duration
+		from, to time.Duration
+	}{
+		"part":   {func() time.Duration { return part(interval) }, 0, interval},
+		"spread": {func() time.Duration { return spread(interval) }, 27 * time.Second, 33 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var tenths [10]int
+			for range rounds {
+				wait := row.draw()
+				if wait < row.from || wait > row.to {
+					t.Fatalf("got %s, want %s to %s", wait, row.from, row.to)
+				}
+				tenths[min(int(10*(wait-row.from)/(row.to-row.from)), 9)]++
+			}
+			for i, n := range tenths {
+				if n < 280 || n > 520 { // 400 each, with a standard deviation of 19
+					t.Errorf("%d of %d waits are in tenth %d, want about %d: %v", n, rounds, i, rounds/10, tenths)
+				}
+			}
+		})
+	}
+}
