@@ -12,6 +12,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/pkg/auth"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/server"
@@ -53,6 +54,9 @@ func (a *API) register(c *call) error {
 		return problem.New(http.StatusForbidden, "an agent's own token registers its own agent_id only")
 	}
 	registration.PollInterval, registration.Self, registration.Origin = a.Configs.PollInterval(), c.self, c.origin()
+	if _, token, ok := c.Request.BasicAuth(); ok && c.self != nil {
+		registration.Token = auth.DigestOf(token)
+	}
 	if a.Mutual {
 		registration.Certificate = service.CertificateName(certificate(c.Request))
 	}

@@ -139,6 +139,7 @@ type Registration struct {
 
 	Secret string        // proves that a known ID is the caller's; empty for none
 	Self   *Agent        // the agent of that ID, where the caller authenticated as it; else nil
+	Token  auth.Digest   // of the token that it authenticated with
 	Origin models.Origin // who registers, and from where
 
 	Certificate string // CertificateName of the connection; empty for none
@@ -146,8 +147,9 @@ type Registration struct {
 
 // Register makes an agent known, or a known one known again, and returns its
 // id and the token that it authenticates with from now on. The token is kept
-// only as a hash. The token before it stays good until the next registration.
-// A known ID needs its secret or its token, unless it has no secret yet:
+// only as a hash. The token before it stays good until the next registration; one
+// that authenticates the registration stays good after it, because the response
+// may be lost. A known ID needs its secret or its token, unless it has no secret yet:
 // otherwise the error is models.ErrSecret. One that registered over a certificate of
 // another name needs its token: otherwise the error is models.ErrCertificate.
 func (s *Agents) Register(ctx context.Context, r Registration) (id, token string, isNew bool, err error) {
@@ -180,7 +182,10 @@ func (s *Agents) Register(ctx context.Context, r Registration) (id, token string
 		agent.Secret = auth.DigestOf(r.Secret)
 	}
 	agent.Hostname, agent.Metadata = r.Hostname, r.Metadata
-	agent.PreviousToken, agent.Token = agent.Token, auth.DigestOf(token)
+	if r.Self == nil || !r.Token.Equal(agent.PreviousToken) {
+		agent.PreviousToken = agent.Token
+	}
+	agent.Token = auth.DigestOf(token)
 	agent.PollInterval = r.PollInterval
 	entries := []models.Entry{models.NewEntry(r.Origin, action, 0, "agent "+agent.ID+" on "+agent.Hostname)}
 	if r.Certificate != "" {
