@@ -45,7 +45,7 @@ func unpack(t *testing.T, dir string) {
 }
 
 // An agent keeps its id, its token and what it runs, through an upgrade of the
-// controller and then its own, and its worker is told nothing.
+// controller and then its own, and nothing is pushed to its worker.
 func TestUpgrade_KeepsIdentitiesAndConfigurations(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -106,7 +106,8 @@ func TestUpgrade_KeepsIdentitiesAndConfigurations(t *testing.T) {
 		}
 	}
 	poll()
-	a, err := call(agents, "POST", controller.url()+"/api/v1/register", fmt.Sprintf(`{"hostname":"vm","agent_id":%q}`, id))
+	registration := fmt.Sprintf(`{"hostname":"vm","agent_id":%q}`, id)
+	a, err := call(agents, "POST", controller.url()+"/api/v1/register", registration)
 	must(t, err)
 	if a.status != http.StatusOK || !strings.Contains(a.body, id) {
 		t.Errorf("a restart of the old build: got %v, want 200 with its id", a)
@@ -118,7 +119,8 @@ func TestUpgrade_KeepsIdentitiesAndConfigurations(t *testing.T) {
 	must(t, err)
 	fleet := make([]*process, len(caches))
 	for i, cache := range caches {
-		fleet[i] = newProcess("agent", "CACHE_FILE="+filepath.Join(dir, "caches", cache.Name()), "CONTROLLER_URL="+controller.url(), "WORKER_URL="+worker.URL)
+		fleet[i] = newProcess("agent", "CACHE_FILE="+filepath.Join(dir, "caches", cache.Name()),
+			"CONTROLLER_URL="+controller.url(), "WORKER_URL="+worker.URL)
 		tidy(t, fleet[i])
 	}
 	must(t, all(fleet, (*process).start))
@@ -126,14 +128,15 @@ func TestUpgrade_KeepsIdentitiesAndConfigurations(t *testing.T) {
 		type entry struct{ Actor, Detail string }
 		entries, _, err := get[[]entry](admin, controller.url()+"/api/v1/audit?action=reregister&limit=1000")
 		if err == nil && len(entries) != len(fleet)+1 {
-			err = fmt.Errorf("%d re-registrations are in the audit log, want one of each agent and one of the old build", len(entries))
+			err = fmt.Errorf("%d re-registrations in the audit log, want one of each agent and one of the old build", len(entries))
 		}
 		return err
 	})
 	eventually(t, func() error {
 		return all(fleet, func(p *process) error {
 			s, _, err := get[status]("", p.url()+"/status")
-			if err == nil && (!s.Registered || s.LastError != "" || !slices.Contains(before, s.AgentID) || *s.AppliedVersion != 3) {
+			well := s.Registered && s.LastError == "" && slices.Contains(before, s.AgentID)
+			if err == nil && (!well || *s.AppliedVersion != 3) {
 				err = fmt.Errorf("got %+v, want it registered under its id, with version 3", s)
 			}
 			return err
@@ -149,7 +152,7 @@ func TestUpgrade_KeepsIdentitiesAndConfigurations(t *testing.T) {
 	}
 
 	// From now on each id has a secret.
-	a, err = call(agents, "POST", controller.url()+"/api/v1/register", fmt.Sprintf(`{"hostname":"vm","agent_id":%q}`, id))
+	a, err = call(agents, "POST", controller.url()+"/api/v1/register", registration)
 	must(t, err)
 	if a.status != http.StatusConflict {
 		t.Errorf("a registration of %s without its secret: got %v, want 409", id, a)

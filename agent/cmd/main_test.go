@@ -100,7 +100,8 @@ func TestMain_CacheFileRefused_ExitCode2(t *testing.T) {
 	for path, words := range map[string]string{pipe: "a named pipe", taken: "another agent has open"} {
 		second := agent(t, "CACHE_FILE="+path)
 		out, _ := second.CombinedOutput()
-		if got := second.ProcessState.ExitCode(); got != 2 || !strings.Contains(string(out), "CACHE_FILE is "+path) || !strings.Contains(string(out), words) {
+		got, names := second.ProcessState.ExitCode(), strings.Contains(string(out), "CACHE_FILE is "+path)
+		if got != 2 || !names || !strings.Contains(string(out), words) {
 			t.Errorf("exit code %d, want 2 and the name and %q:\n%s", got, words, out)
 		}
 	}

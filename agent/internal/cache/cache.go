@@ -8,7 +8,7 @@
 // it is. Fields that a newer agent has added are passed over, and dropped with the
 // next Save.
 //
-// Only a regular file of this user that nobody else may write is read or replaced,
+// Only a regular file of this user that no other user may write is read or replaced,
 // and only one process at a time has it open.
 package cache
 
@@ -52,8 +52,8 @@ type File struct {
 }
 
 // Open takes the cache at path for this process. The file need not exist. The error
-// names the file and says why it is refused: it is none that an agent has written,
-// somebody else could have written it, or another agent has it open. Links on the
+// names the file and says why it is refused: no agent has written it, another
+// user could have written it, or another agent has it open. Links on the
 // way to the file are followed once, here.
 func Open(path string) (*File, error) {
 	path, err := atomicfile.Resolve(path)
@@ -212,7 +212,8 @@ func decode(payload []byte) (models.State, error) {
 	state := models.State{Identity: s.Identity, Registered: s.Registered}
 	var faults [3]error
 	if id := state.Identity.AgentID; id != "" {
-		faults[0] = wire.RegisterRequest{Hostname: "cache", AgentID: id, AgentSecret: state.Identity.AgentSecret}.Validate()
+		self := wire.RegisterRequest{Hostname: "cache", AgentID: id, AgentSecret: state.Identity.AgentSecret}
+		faults[0] = self.Validate()
 	}
 	if faults[0] != nil {
 		state.Identity, state.Registered = models.Identity{}, ""

@@ -256,7 +256,8 @@ func TestLoad_SweepsWhatAKilledAgentLeft(t *testing.T) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	if diff := cmp.Diff([]string{".agent.cache", ".agent.cache12x", ".other.cache1", "agent.cache", "agent.cache.lock", "agent.cache1"}, names); diff != "" {
+	want := []string{".agent.cache", ".agent.cache12x", ".other.cache1", "agent.cache", "agent.cache.lock", "agent.cache1"}
+	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 )
 
-// open opens the file to read it, after it has made sure, of the open file, that
-// nobody but this user could have written it. Its errors name the file.
+// open opens the file to read it, and checks the open file: no other user could have
+// written it. Its errors name the file.
 func (f *File) open() (*os.File, error) {
 	before, err := os.Lstat(f.path)
 	if err != nil {
@@ -36,16 +36,19 @@ func (f *File) open() (*os.File, error) {
 	return file, nil
 }
 
-// trusted reports why a file could be somebody else's, nil if it could not.
+// trusted reports why another user could have written a file, nil if none could.
 func trusted(path string, info fs.FileInfo) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	switch mode := info.Mode(); {
 	case !mode.IsRegular():
-		return fmt.Errorf("is %s, which is %s; set it to a file of its own, which need not exist", path, atomicfile.Kind(mode))
+		return fmt.Errorf("is %s, which is %s; set it to a file of its own, which need not exist",
+			path, atomicfile.Kind(mode))
 	case ok && int(stat.Uid) != os.Geteuid():
-		return fmt.Errorf("is %s, which belongs to user id %d and not to this one, %d; run the agent as its owner, or remove the file to begin anew", path, stat.Uid, os.Geteuid())
+		return fmt.Errorf("is %s, which belongs to user id %d and not to this one, %d; run the agent as its owner, or remove the file",
+			path, stat.Uid, os.Geteuid())
 	case mode.Perm()&0o022 != 0:
-		return fmt.Errorf("is %s, which others may write (mode %04o); look at what it holds, then chmod 600 it, or remove it to begin anew", path, mode.Perm())
+		return fmt.Errorf("is %s, which others may write (mode %04o); look at what it holds, then chmod 600 it, or remove it",
+			path, mode.Perm())
 	}
 	return nil
 }
@@ -64,7 +67,8 @@ func lock(path string) (*os.File, error) {
 		if _, missing := os.Lstat(name); missing != nil {
 			return nil, nil
 		}
-		return nil, fmt.Errorf("needs the lock file %s, which this user cannot open (%w); remove it if no agent runs", name, err)
+		return nil, fmt.Errorf("needs the lock file %s, which this user cannot open (%w); remove it if no agent runs",
+			name, err)
 	}
 	info, err := file.Stat()
 	if err == nil {

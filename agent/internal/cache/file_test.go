@@ -149,7 +149,8 @@ func TestLoad_SwappedWhileItIsOpened_NeverFollowsALink(t *testing.T) {
 	swapped := make(chan error)
 	go func() { // ends by itself
 		for range 300 {
-			if err := errors.Join(os.Rename(link, path), os.Symlink(elsewhere, link), os.Rename(mine, path), os.Link(path, mine)); err != nil {
+			err := errors.Join(os.Rename(link, path), os.Symlink(elsewhere, link))
+			if err = errors.Join(err, os.Rename(mine, path), os.Link(path, mine)); err != nil {
 				swapped <- err
 				return
 			}
@@ -174,7 +175,8 @@ func TestOpen_SecondAgent_Refused(t *testing.T) {
 	link := filepath.Join(t.TempDir(), "link")
 	must(t, os.Symlink(path, link))
 	for _, name := range []string{path, link} {
-		if _, err := Open(name); err == nil || !strings.Contains(err.Error(), "is "+path+", which another agent has open") {
+		_, err := Open(name)
+		if err == nil || !strings.Contains(err.Error(), "is "+path+", which another agent has open") {
 			t.Errorf("%s: got %v, want it refused", name, err)
 		}
 	}
@@ -213,7 +215,9 @@ func newer(t *testing.T, path string, change ...string) {
 
 func TestLoad_FieldsOfANewerAgent_KeepsIdentityAndConfiguration(t *testing.T) {
 	f, path := saved(t, state(1))
-	newer(t, path, `{"identity":{`, `{"pins":[1],"hint":null,"identity":{"key":"k",`, `"config":{`, `"source":"x","config":{"labels":{},`)
+	newer(t, path,
+		`{"identity":{`, `{"pins":[1],"hint":null,"identity":{"key":"k",`,
+		`"config":{`, `"source":"x","config":{"labels":{},`)
 	got := load(t, f)
 	if diff := cmp.Diff(state(1), got); diff != "" {
 		t.Errorf("state (-want +got):\n%s", diff)

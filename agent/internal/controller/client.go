@@ -76,7 +76,9 @@ func New(o Options) *Client {
 // takes it for. It authenticates as an agent, or with the shared credentials if as
 // has no token. models.ErrUnauthorized: the credentials are wrong, or the id is
 // another agent's.
-func (c *Client) Register(ctx context.Context, as models.Identity, self wire.RegisterRequest) (models.Registration, error) {
+func (c *Client) Register(
+	ctx context.Context, as models.Identity, self wire.RegisterRequest,
+) (models.Registration, error) {
 	request := exchange.Request{
 		Method: http.MethodPost, Path: "/api/v1/register",
 		User: c.username, Password: c.password, Body: self, Secret: self.AgentSecret,
@@ -89,17 +91,15 @@ func (c *Client) Register(ctx context.Context, as models.Identity, self wire.Reg
 	if err != nil {
 		return models.Registration{}, err
 	}
-	switch answer.Status {
-	case http.StatusOK, http.StatusCreated:
-	case http.StatusForbidden: // these are known credentials, and the answer says what is wrong all the same
-		return models.Registration{}, fmt.Errorf("%w: %w", models.ErrForbidden, c.http.Unexpected(answer, request))
-	case http.StatusUnauthorized:
-		return models.Registration{}, fmt.Errorf("%w: %s%w", models.ErrUnauthorized, advice, c.http.Unexpected(answer, request))
-	case http.StatusConflict: // this agent_id is registered with another agent_secret
-		if answer.IsProblem() {
-			return models.Registration{}, fmt.Errorf("%w: %w", models.ErrUnauthorized, c.http.Unexpected(answer, request))
-		}
-		return models.Registration{}, c.outage(answer, request)
+	unexpected := c.http.Unexpected(answer, request)
+	switch {
+	case answer.Status == http.StatusOK, answer.Status == http.StatusCreated:
+	case answer.Status == http.StatusForbidden: // the credentials are known, and the answer says what is wrong
+		return models.Registration{}, fmt.Errorf("%w: %w", models.ErrForbidden, unexpected)
+	case answer.Status == http.StatusUnauthorized:
+		return models.Registration{}, fmt.Errorf("%w: %s%w", models.ErrUnauthorized, advice, unexpected)
+	case answer.Status == http.StatusConflict && answer.IsProblem(): // agent_id has another agent_secret
+		return models.Registration{}, fmt.Errorf("%w: %w", models.ErrUnauthorized, unexpected)
 	default:
 		return models.Registration{}, c.outage(answer, request)
 	}

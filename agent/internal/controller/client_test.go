@@ -330,11 +330,17 @@ func TestRegister(t *testing.T) {
 		kind   error
 		words  string
 	}{
-		"new":                        {handle: answer(201, good), want: want},
-		"known":                      {handle: answer(200, good), want: want},
-		"wrong password":             {handle: answer(401, `{"detail":"wrong"}`), kind: models.ErrUnauthorized, words: "set CONTROLLER_USERNAME and CONTROLLER_PASSWORD"},
-		"wrong door":                 {handle: answer(403, `{"detail":"not here"}`), kind: models.ErrUnauthorized, words: "credentials refused for this connection: the controller at"},
-		"another agent's id":         {handle: answer(409, `{"detail":"another secret"}`, "Content-Type", problemJSON), kind: models.ErrUnauthorized, words: "another secret"},
+		"new":            {handle: answer(201, good), want: want},
+		"known":          {handle: answer(200, good), want: want},
+		"wrong password": {handle: answer(401, `{"detail":"wrong"}`), kind: models.ErrUnauthorized, words: "set CONTROLLER_USERNAME and CONTROLLER_PASSWORD"},
+		"wrong certificate": {
+			handle: answer(403, `{"detail":"not here"}`), kind: models.ErrForbidden,
+			words: "credentials refused for this connection: the controller at",
+		},
+		"another agent's id": {
+			handle: answer(409, `{"detail":"another secret"}`, "Content-Type", problemJSON), kind: models.ErrUnauthorized,
+			words: "another secret",
+		},
 		"a proxy's conflict":         {handle: answer(409, "<html>"), words: "answered 409"},
 		"busy":                       {handle: answer(503, "", "Retry-After", "9"), words: "asked to wait 9s"},
 		"bad":                        {handle: answer(400, `{"detail":"hostname is missing"}`), words: "hostname is missing"},
@@ -345,7 +351,8 @@ func TestRegister(t *testing.T) {
 		"nobody":                     {handle: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, words: "cut the connection"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := serve(t, tt.handle).Register(t.Context(), models.Identity{}, wire.RegisterRequest{Hostname: "host", AgentID: "agent-7"})
+			request := wire.RegisterRequest{Hostname: "host", AgentID: "agent-7"}
+			got, err := serve(t, tt.handle).Register(t.Context(), models.Identity{}, request)
 			if (err == nil) != (tt.words == "") || tt.kind != nil && !errors.Is(err, tt.kind) {
 				t.Fatalf("error: got %v, want %v", err, tt.kind)
 			}
@@ -441,13 +448,16 @@ func TestErrors_HoldNoSecret(t *testing.T) {
 			answer(status, user+" "+pass+" "+r.Header.Get("Authorization"))(w, r)
 		})
 		_, fetch := c.Fetch(t.Context(), self, models.Query{})
-		_, register := c.Register(t.Context(), models.Identity{}, wire.RegisterRequest{Hostname: "host", AgentID: self.AgentID, AgentSecret: secret})
-		_, renewal := c.Register(t.Context(), self, wire.RegisterRequest{Hostname: "host", AgentID: self.AgentID, AgentSecret: secret})
+		request := wire.RegisterRequest{Hostname: "host", AgentID: self.AgentID, AgentSecret: secret}
+		_, register := c.Register(t.Context(), models.Identity{}, request)
+		_, renewal := c.Register(t.Context(), self, request)
 		report := c.Report(t.Context(), self, wire.Report{Version: 1, Status: wire.Applied})
 		for _, err := range []error{fetch, register, renewal, report} {
 			text := fmt.Sprintf("%v %+v", err, err)
-			if strings.Contains(text, token) || strings.Contains(text, password) || strings.Contains(text, secret) || strings.Contains(text, "YWdlbnQ") {
-				t.Errorf("%d: a secret stands in %q", status, text)
+			for _, hidden := range []string{token, password, secret, "YWdlbnQ"} {
+				if strings.Contains(text, hidden) {
+					t.Errorf("%d: a secret is in %q", status, text)
+				}
 			}
 		}
 	}

@@ -53,7 +53,9 @@ func around[T any](m *mortal, call func() (T, error)) (T, error) {
 	return v, err
 }
 
-func (m *mortal) Register(ctx context.Context, as models.Identity, self wire.RegisterRequest) (models.Registration, error) {
+func (m *mortal) Register(
+	ctx context.Context, as models.Identity, self wire.RegisterRequest,
+) (models.Registration, error) {
 	return around(m, func() (models.Registration, error) { return m.controller.Register(ctx, as, self) })
 }
 

@@ -65,7 +65,7 @@ type fakeController struct {
 	takesNoReport []span                                 //
 	denies        []span                                 // refuses every token
 	noEnrolment   []span                                 // refuses the shared credentials
-	uncertified   []span                                 // refuses the certificate of polls, until the agent re-registers with its token
+	uncertified   []span                                 // 403 to polls, until the agent re-registers with its token
 	conflicts     []span                                 // does not accept the agent's secret
 	loses         []span                                 // its answers to registrations are lost
 	busyReports   []span                                 // 429 with retryAfter to reports alone
@@ -182,11 +182,14 @@ func (c *fakeController) authentic(id models.Identity) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lost := func(at time.Duration) bool { return c.tokenAt < at && at <= c.now() }
-	return id.AgentToken != "" && (id.AgentToken == c.token || id.AgentToken == c.previous) && !within(c.denies, c.now()) &&
+	valid := id.AgentToken != "" && (id.AgentToken == c.token || id.AgentToken == c.previous)
+	return valid && !within(c.denies, c.now()) &&
 		!slices.ContainsFunc(c.forgets, lost) && !slices.ContainsFunc(c.rivals, lost)
 }
 
-func (c *fakeController) Register(ctx context.Context, as models.Identity, self wire.RegisterRequest) (models.Registration, error) {
+func (c *fakeController) Register(
+	ctx context.Context, as models.Identity, self wire.RegisterRequest,
+) (models.Registration, error) {
 	c.record("register", as.AgentToken)
 	if err := c.reachable(ctx); err != nil {
 		return models.Registration{}, err

@@ -275,7 +275,9 @@ type naming struct {
 	seen func(context.Context)
 }
 
-func (n naming) Register(ctx context.Context, as models.Identity, self wire.RegisterRequest) (models.Registration, error) {
+func (n naming) Register(
+	ctx context.Context, as models.Identity, self wire.RegisterRequest,
+) (models.Registration, error) {
 	n.seen(ctx)
 	return n.fakeController.Register(ctx, as, self)
 }

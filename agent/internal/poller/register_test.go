@@ -21,6 +21,26 @@ func registered() models.State {
 	return models.State{Identity: identity, Registered: digestOf(self), LastGood: ptr(release(7, 30))}
 }
 
+// first is the state that was saved first.
+func (c *fakeCache) first() models.State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.saves[0]
+}
+
+// follows is a controller that knows a token, refuses the shared credentials, and
+// has published a version.
+func follows(token string, version int64) *fakeController {
+	return &fakeController{publications: []publication{published(0, version)}, token: token, noEnrolment: always}
+}
+
+// registrations are what agents have registered so far.
+func (c *fakeController) registrations() []wire.RegisterRequest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.selves)
+}
+
 // what is the kinds of the requests that came but reports, in order.
 func (c *fakeController) what() (kinds []string) {
 	c.mu.Lock()
@@ -35,7 +55,7 @@ func (c *fakeController) what() (kinds []string) {
 
 func TestRun_CachedToken_PollsAndDoesNotRegister(t *testing.T) {
 	play(t, scenario{
-		controller: &fakeController{publications: []publication{published(0, 8)}, token: "token-0", noEnrolment: always},
+		controller: follows("token-0", 8),
 		cache:      &fakeCache{state: registered()},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour)
@@ -53,8 +73,10 @@ func TestRun_CachedToken_PollsAndDoesNotRegister(t *testing.T) {
 func TestRun_CachedToken_RegistrationsRateLimited(t *testing.T) {
 	changed := registered()
 	changed.Registered = "of another hostname"
-	limited := &limitedRegistrations{fakeController: &fakeController{publications: []publication{published(0, 8)}, token: "token-0"}}
-	play(t, scenario{controller: limited.fakeController, source: limited, cache: &fakeCache{state: changed}}, func(t *testing.T, w *world) {
+	limited := &limitedRegistrations{follows("token-0", 8)}
+	play(t, scenario{
+		controller: limited.fakeController, source: limited, cache: &fakeCache{state: changed},
+	}, func(t *testing.T, w *world) {
 		pass(time.Minute)
 		w.runs(t, 8)
 		if status := w.Status(); !status.Registered || status.LastError != "" {
@@ -74,7 +96,7 @@ func TestRun_ChangedHostname_RegistersWithItsToken(t *testing.T) {
 	changed := registered()
 	changed.Registered = "of another hostname"
 	play(t, scenario{
-		controller: &fakeController{publications: []publication{published(0, 7)}, token: "token-0", noEnrolment: always},
+		controller: follows("token-0", 7),
 		cache:      &fakeCache{state: changed},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour)
@@ -97,15 +119,16 @@ func TestRun_ChangedHostname_RegistersWithItsToken(t *testing.T) {
 // The cache of an older build has an id and a token, no secret and no digest.
 func TestRun_CacheOfOlderBuild_SetsItsSecret(t *testing.T) {
 	play(t, scenario{
-		controller: &fakeController{publications: []publication{published(0, 7)}, token: "token-0", noEnrolment: always},
+		controller: follows("token-0", 7),
 		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour)
 		held := w.cache.held().Identity
 		if held.AgentID != known.AgentID || held.AgentToken != "token-1" || len(held.AgentSecret) != 43 {
-			t.Errorf("the cache holds id %q, token %q and a secret of %d characters", held.AgentID, held.AgentToken, len(held.AgentSecret))
+			t.Errorf("the cache holds id %q, token %q and a secret of %d characters",
+				held.AgentID, held.AgentToken, len(held.AgentSecret))
 		}
-		if got := w.controller.selves; len(got) != 1 || got[0].AgentSecret != held.AgentSecret {
+		if got := w.controller.registrations(); len(got) != 1 || got[0].AgentSecret != held.AgentSecret {
 			t.Errorf("registered %d times, want once and with the secret of the cache", len(got))
 		}
 		if got := w.worker.taken(); !slices.Equal(got, []int64{7}) {
@@ -123,7 +146,7 @@ func TestRun_RefusedToken_RegistersWithItsSecret(t *testing.T) {
 		if got := w.controller.what()[:3]; !slices.Equal(got, []string{"fetch", "register", "fetch"}) {
 			t.Errorf("first requests: got %v, want a poll, a registration and a poll", got)
 		}
-		got, secret := w.controller.selves, registered().Identity.AgentSecret
+		got, secret := w.controller.registrations(), registered().Identity.AgentSecret
 		if len(got) != 1 || got[0].AgentID != "agent-7" || got[0].AgentSecret != secret {
 			t.Errorf("registered as %+v, want agent-7 with its secret", got)
 		}
@@ -134,10 +157,9 @@ func TestRun_RefusedToken_RegistersWithItsSecret(t *testing.T) {
 }
 
 func TestRun_RefusedCertificate_RegistersWithItsToken(t *testing.T) {
-	play(t, scenario{
-		controller: &fakeController{publications: []publication{published(0, 8)}, token: "token-0", noEnrolment: always, uncertified: always},
-		cache:      &fakeCache{state: registered()},
-	}, func(t *testing.T, w *world) {
+	controller := follows("token-0", 8)
+	controller.uncertified = always
+	play(t, scenario{controller: controller, cache: &fakeCache{state: registered()}}, func(t *testing.T, w *world) {
 		pass(time.Minute)
 		w.runs(t, 8)
 		if got := w.controller.what()[:3]; !slices.Equal(got, []string{"fetch", "register", "fetch"}) {
@@ -151,10 +173,8 @@ func TestRun_RefusedCertificate_RegistersWithItsToken(t *testing.T) {
 
 // The id is another agent's by now, as far as the controller knows.
 func TestRun_SecretRefused_KeepsItsConfiguration(t *testing.T) {
-	play(t, scenario{
-		controller: &fakeController{publications: []publication{published(0, 8)}, conflicts: []span{{0, 12 * time.Hour}}},
-		cache:      &fakeCache{state: registered()},
-	}, func(t *testing.T, w *world) {
+	controller := &fakeController{publications: []publication{published(0, 8)}, conflicts: []span{{0, 12 * time.Hour}}}
+	play(t, scenario{controller: controller, cache: &fakeCache{state: registered()}}, func(t *testing.T, w *world) {
 		pass(11 * time.Hour)
 		w.runs(t, 7)
 		if status := w.Status(); status.Registered || !strings.Contains(status.LastError, "another secret") {
@@ -175,15 +195,15 @@ func TestRun_SecretRefused_KeepsItsConfiguration(t *testing.T) {
 func TestRun_FirstRegistration_SecretIsSavedFirst(t *testing.T) {
 	play(t, scenario{controller: &fakeController{loses: []span{{0, time.Minute}}}}, func(t *testing.T, w *world) {
 		pass(30 * time.Second)
-		first := w.cache.saves[0].Identity
+		first := w.cache.first().Identity
 		if first.AgentID == "" || first.AgentSecret == "" || first.AgentToken != "" {
 			t.Fatalf("saved first: %+v, want id and secret", first)
 		}
 		pass(10 * time.Minute)
-		if len(w.controller.selves) < 2 {
-			t.Fatalf("registered %d times, want again after lost responses", len(w.controller.selves))
+		if len(w.controller.registrations()) < 2 {
+			t.Fatalf("registered %d times, want again after lost responses", len(w.controller.registrations()))
 		}
-		for _, self := range w.controller.selves {
+		for _, self := range w.controller.registrations() {
 			if self.AgentID != first.AgentID || self.AgentSecret != first.AgentSecret {
 				t.Errorf("registered as %s, want the same id and secret each time", self.AgentID)
 			}
@@ -195,17 +215,21 @@ func TestRun_FirstRegistration_SecretIsSavedFirst(t *testing.T) {
 func TestRun_CacheNotWritable_SecretIsNotSent(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 7)}, token: "token-0"},
-		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}, unwritable: []span{{0, time.Hour}}},
+		cache: &fakeCache{
+			state: models.State{Identity: known, LastGood: ptr(release(7, 30))}, unwritable: []span{{0, time.Hour}},
+		},
 	}, func(t *testing.T, w *world) {
 		pass(59 * time.Minute)
-		for _, self := range w.controller.selves {
+		for _, self := range w.controller.registrations() {
 			if self.AgentSecret != "" {
 				t.Error("a secret was sent that is not in the cache")
 			}
 		}
 		pass(10 * time.Minute)
 		held := w.cache.held().Identity
-		if last := w.controller.selves[len(w.controller.selves)-1]; held.AgentSecret == "" || last.AgentSecret != held.AgentSecret {
+		registrations := w.controller.registrations()
+		last := registrations[len(registrations)-1]
+		if held.AgentSecret == "" || last.AgentSecret != held.AgentSecret {
 			t.Error("the secret was not sent after it could be saved")
 		}
 	})
@@ -214,7 +238,9 @@ func TestRun_CacheNotWritable_SecretIsNotSent(t *testing.T) {
 // limitedRegistrations answers 429 to registrations alone.
 type limitedRegistrations struct{ *fakeController }
 
-func (l *limitedRegistrations) Register(context.Context, models.Identity, wire.RegisterRequest) (models.Registration, error) {
+func (l *limitedRegistrations) Register(
+	context.Context, models.Identity, wire.RegisterRequest,
+) (models.Registration, error) {
 	l.record("register", "")
 	return models.Registration{}, &models.RetryLater{After: time.Minute, Err: errOutage}
 }

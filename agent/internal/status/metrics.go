@@ -35,7 +35,8 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	registered     = describe("registered", "1 once the controller has accepted this agent's token since the start, while it is not refused.")
+	registered = describe("registered",
+		"1 once the controller has accepted this agent's token since the start, while it is not refused.")
 	desiredVersion = describe("desired_version", "Version that the worker should run; 0 while nothing was ever fetched.")
 	appliedVersion = describe("applied_version", "Version that the worker accepted last; 0 for none.")
 	inSync         = describe("in_sync", "1 while the worker, when last asked, ran what is desired.")

@@ -65,7 +65,8 @@ func (a *API) register(c *call) error {
 		a.refuse(c, err)
 	}
 	if errors.Is(err, models.ErrSecret) {
-		return problem.New(http.StatusConflict, "%v; if it is the same agent, an admin's POST /api/v1/agents/%s/reset lets it register once", err, req.AgentID)
+		return problem.New(http.StatusConflict,
+			"%v; if it is the same agent, an admin's POST /api/v1/agents/%s/reset lets it register once", err, req.AgentID)
 	}
 	if err != nil {
 		return err

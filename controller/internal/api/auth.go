@@ -81,7 +81,8 @@ func (a *API) authorize(c *call, d door, who caller) error {
 	itself := who == agent && c.self.ID() == c.Param("id")
 	switch {
 	case d == enrolling && who != enrolled && who != agent:
-		return problem.New(http.StatusForbidden, "registering requires the shared agent credentials (AGENT_USERNAME) or the agent's own id and token")
+		return problem.New(http.StatusForbidden,
+			"registering requires the shared agent credentials (AGENT_USERNAME) or the agent's own id and token")
 	case d == reporting && !itself:
 		return problem.New(http.StatusForbidden, "an agent reports as itself: its own id and token")
 	case d == removing && !itself && who != admin:

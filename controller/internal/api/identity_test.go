@@ -41,17 +41,18 @@ func (s *system) token(who account, id, secret string) account {
 // The shared password and an id that is known from a list do not make an agent.
 func TestRegister_KnownIDWithoutItsSecret_Conflict(t *testing.T) {
 	s := newSystem(t)
-	real := s.token(enroller, "a1", secretA)
+	genuine := s.token(enroller, "a1", secretA)
 	for _, secret := range []string{"", secretB} {
 		for range 2 { // the second would end the real token
 			resp := s.registerAs(enroller, "a1", secret)
 			wantProblem(t, resp, 409, "")
 		}
 	}
-	if detail := text(t, s.registerAs(enroller, "a1", secretB)); !strings.Contains(detail, "/api/v1/agents/a1/reset") || strings.Contains(detail, secretB) {
+	detail := text(t, s.registerAs(enroller, "a1", secretB))
+	if !strings.Contains(detail, "/api/v1/agents/a1/reset") || strings.Contains(detail, secretB) {
 		t.Errorf("got %s, want what to do, and no secret", detail)
 	}
-	if resp := s.call(real, "GET", "/api/v1/config", ""); resp.StatusCode != 404 {
+	if resp := s.call(genuine, "GET", "/api/v1/config", ""); resp.StatusCode != 404 {
 		t.Errorf("the real agent's poll: got %d, want 404", resp.StatusCode)
 	}
 	again := s.token(enroller, "a1", secretA)
@@ -91,7 +92,7 @@ func TestRegister_RowWithoutSecret(t *testing.T) {
 	wantProblem(t, s.registerAs(enroller, "a1", ""), 409, "")
 }
 
-// An agent registers itself anew with its own token, and nobody else.
+// An agent re-registers itself with its own token, and no other agent.
 func TestRegister_WithItsOwnToken(t *testing.T) {
 	s := newSystem(t)
 	a1, a2 := s.token(enroller, "a1", secretA), s.token(enroller, "a2", secretB)
@@ -131,7 +132,9 @@ func TestRegister_IsAudited(t *testing.T) {
 	s.token(a1, "a1", secretA)
 	s.call(admin, "POST", "/api/v1/agents/a1/reset", "")
 	s.registerAs(enroller, "a1", "") // accepted
-	want := []string{"reregister by agent", "reset by admin", "reregister by a1", "reregister by agent", "register by agent"}
+	want := []string{
+		"reregister by agent", "reset by admin", "reregister by a1", "reregister by agent", "register by agent",
+	}
 	if diff := cmp.Diff(want, s.actions("")); diff != "" {
 		t.Errorf("the audit log, -want +got:\n%s", diff)
 	}
@@ -145,7 +148,9 @@ func TestRegister_IsAudited(t *testing.T) {
 
 func TestRegister_BadSecret(t *testing.T) {
 	s := newSystem(t)
-	for _, secret := range []string{"short", strings.Repeat("a", 129), strings.Repeat("a", 42) + " ", strings.Repeat("ä", 30)} {
+	for _, secret := range []string{
+		"short", strings.Repeat("a", 129), strings.Repeat("a", 42) + " ", strings.Repeat("ä", 30),
+	} {
 		resp := s.registerAs(enroller, "a1", secret)
 		wantProblem(t, resp, 400, "agent_secret")
 	}

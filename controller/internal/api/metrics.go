@@ -36,7 +36,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{factory: promauto.With(reg), requests: metrics.NewRequests(reg, subsystem)}
 	m.refused = m.factory.NewCounter(prometheus.CounterOpts{
 		Namespace: metrics.Namespace, Subsystem: subsystem, Name: "credentials_refused_total",
-		Help: "Requests with invalid credentials or with another certificate than TLS_CLIENT_CA_FILE requires of that agent, and registrations of another agent's id. Requests without credentials do not count.",
+		Help: "Requests with invalid credentials or with another certificate than TLS_CLIENT_CA_FILE requires of that agent, " +
+			"and registrations of another agent's id. Requests without credentials do not count.",
 	})
 	return m
 }

@@ -3,6 +3,7 @@ package api_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -160,12 +161,24 @@ func (s *system) callOver(conn *tls.ConnectionState, who account, method, path, 
 	return w.Result()
 }
 
+// newMutual is a system that requires certificates of agents.
+func newMutual(t *testing.T) *system {
+	t.Helper()
+	limits := api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}
+	return newLimited(t, limits, func(o *api.Options) { o.Mutual = true })
+}
+
+// registerOver registers an agent with secretA over a connection.
+func (s *system) registerOver(conn *tls.ConnectionState, who account, id string) *http.Response {
+	s.t.Helper()
+	body := fmt.Sprintf(`{"hostname":"h","agent_id":%q,"agent_secret":%q}`, id, secretA)
+	return s.callOver(conn, who, "POST", "/api/v1/register", body)
+}
+
 // Another agent's certificate of the same authority does not do.
 func TestCertificate_IsBoundToTheAgent(t *testing.T) {
-	s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) { o.Mutual = true })
-	register := func(conn *tls.ConnectionState, who account) *http.Response {
-		return s.callOver(conn, who, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a1","agent_secret":"`+secretA+`"}`)
-	}
+	s := newMutual(t)
+	register := func(conn *tls.ConnectionState, who account) *http.Response { return s.registerOver(conn, who, "a1") }
 	agent := func(resp *http.Response) account {
 		t.Helper()
 		got := decode[wire.RegisterResponse](t, resp)
@@ -178,7 +191,8 @@ func TestCertificate_IsBoundToTheAgent(t *testing.T) {
 		{"GET", "/api/v1/config?wait=1s", ""},
 		{"POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`},
 	} {
-		if resp := s.callOver(over("10.0.0.1", "web-1"), a1, row.method, row.path, row.body); resp.StatusCode >= 300 { // renewed
+		renewed := over("10.0.0.1", "web-1")
+		if resp := s.callOver(renewed, a1, row.method, row.path, row.body); resp.StatusCode >= 300 {
 			t.Errorf("%s %s over its certificate: got %d %s", row.method, row.path, resp.StatusCode, text(t, resp))
 		}
 		resp := s.callOver(over("web-2"), a1, row.method, row.path, row.body)
@@ -188,7 +202,8 @@ func TestCertificate_IsBoundToTheAgent(t *testing.T) {
 		wantProblem(t, resp, 403, "")
 	}
 	wantProblem(t, s.callOver(over("web-2"), a1, "DELETE", "/api/v1/agents/a1", ""), 403, "")
-	if got := text(t, s.callOver(over("web-2"), a1, "GET", "/api/v1/config", "")); !strings.Contains(got, "DNS:web-2") || !strings.Contains(got, "DNS:web-1") {
+	names := func(s string) bool { return strings.Contains(s, "DNS:web-1") && strings.Contains(s, "DNS:web-2") }
+	if got := text(t, s.callOver(over("web-2"), a1, "GET", "/api/v1/config", "")); !names(got) {
 		t.Errorf("got %s, want both names", got)
 	}
 
@@ -203,7 +218,7 @@ func TestCertificate_IsBoundToTheAgent(t *testing.T) {
 	}
 	wantProblem(t, s.callOver(over("web-1", "10.0.0.1"), a1, "GET", "/api/v1/config", ""), 403, "")
 	entries := decode[[]wire.AuditEntry](t, s.call(admin, "GET", "/api/v1/audit?action=certificate", ""))
-	if len(entries) != 1 || entries[0].Actor != "a1" || !strings.Contains(entries[0].Detail, "DNS:web-2") || !strings.Contains(entries[0].Detail, "DNS:web-1") {
+	if len(entries) != 1 || entries[0].Actor != "a1" || !names(entries[0].Detail) {
 		t.Errorf("the audit log: got %+v, want one entry with both names", entries)
 	}
 
@@ -215,26 +230,26 @@ func TestCertificate_IsBoundToTheAgent(t *testing.T) {
 	}
 }
 
-// An agent that registered before certificates were asked for is told to
-// re-register, which is no sign of an intruder.
+// An agent that registered before certificates were required must re-register. That
+// is no sign of an intruder.
 func TestCertificate_AgentRegisteredWithoutOne(t *testing.T) {
-	s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) { o.Mutual = true })
-	_, token, _, err := s.agents.Register(t.Context(), service.Registration{ID: "a1", Hostname: "h", Metadata: []byte("{}"), Secret: secretA})
+	s := newMutual(t)
+	before := service.Registration{ID: "a1", Hostname: "h", Metadata: []byte("{}"), Secret: secretA}
+	_, token, _, err := s.agents.Register(t.Context(), before)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a1, before := account{"a1", token}, len(s.actions(""))
+	a1, audited := account{"a1", token}, len(s.actions(""))
 	resp := s.callOver(over("web-1"), a1, "GET", "/api/v1/config", "")
 	if resp.Header.Get("Connection") == "close" {
 		t.Error("the connection is closed, over which it could re-register")
 	}
 	wantProblem(t, resp, 403, "")
-	if got := s.actions(""); len(got) != before {
+	if got := s.actions(""); len(got) != audited {
 		t.Errorf("the audit log: got %v, want nothing more", got)
 	}
-	resp = s.callOver(over("web-1"), a1, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a1","agent_secret":"`+secretA+`"}`)
-	got := decode[wire.RegisterResponse](t, resp)
-	if resp := s.callOver(over("web-1"), account{"a1", got.AgentToken}, "GET", "/api/v1/config", ""); resp.StatusCode != 404 {
+	a1[1] = decode[wire.RegisterResponse](t, s.registerOver(over("web-1"), a1, "a1")).AgentToken
+	if resp := s.callOver(over("web-1"), a1, "GET", "/api/v1/config", ""); resp.StatusCode != 404 {
 		t.Errorf("after it re-registered: got %d %s", resp.StatusCode, text(t, resp))
 	}
 	if got := s.actions("?action=certificate"); len(got) != 0 {

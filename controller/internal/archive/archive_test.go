@@ -61,7 +61,10 @@ func full(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for i := range 3 {
-		a := models.Agent{ID: fmt.Sprint("a", i), Hostname: "web", Metadata: []byte(`{"os":"linux"}`), RegisteredAt: at, Token: models.TokenHash{1, 2, 3}, Secret: models.TokenHash{4, 5, 6}, Certificate: "DNS:a"}
+		a := models.Agent{
+			ID: fmt.Sprint("a", i), Hostname: "web", Metadata: []byte(`{"os":"linux"}`), RegisteredAt: at,
+			Token: models.TokenHash{1, 2, 3}, Secret: models.TokenHash{4, 5, 6}, Certificate: "DNS:a",
+		}
 		a.PollInterval = 5 * time.Second
 		if _, err := db.SaveAgent(t.Context(), a); err != nil {
 			t.Fatal(err)
@@ -121,7 +124,8 @@ func TestArchive_GoesRoundWhole(t *testing.T) {
 		t.Errorf("once more: got %v, want it refused", err)
 	}
 	agents, err := db.Agents(t.Context())
-	if err != nil || len(agents) != 3 || agents[1].Token != (models.TokenHash{}) || agents[1].Secret != (models.TokenHash{}) ||
+	none := models.TokenHash{}
+	if err != nil || len(agents) != 3 || agents[1].Token != none || agents[1].Secret != none ||
 		agents[1].Certificate != "" || !agents[1].Refuses(10) {
 		t.Errorf("the agents: got %+v, %v, want them without tokens, secrets and certificates", agents, err)
 	}

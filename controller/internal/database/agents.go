@@ -53,7 +53,8 @@ func upsertAgent(ctx context.Context, tx *sql.Tx, a models.Agent) (seq int64, er
 		(id, hostname, metadata, registered_at, token, previous_token, poll_interval_seconds, secret, certificate)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 		ON CONFLICT (id) DO UPDATE SET hostname = excluded.hostname, metadata = excluded.metadata,
-			token = excluded.token, previous_token = excluded.previous_token, secret = excluded.secret, certificate = excluded.certificate
+			token = excluded.token, previous_token = excluded.previous_token,
+			secret = excluded.secret, certificate = excluded.certificate
 		RETURNING seq`,
 		a.ID, a.Hostname, string(a.Metadata), fromTime(a.RegisteredAt), a.Token[:], a.PreviousToken[:],
 		int64(a.PollInterval/time.Second), a.Secret[:], a.Certificate).Scan(&seq)

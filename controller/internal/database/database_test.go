@@ -419,7 +419,8 @@ func TestAgents_AreStoredAndRemoved(t *testing.T) {
 	}
 	a.Hostname, a.Token, a.PreviousToken = "web-2", models.TokenHash{2}, models.TokenHash{1}
 	a.Secret, a.Certificate = models.TokenHash{3}, "DNS:web-2"
-	if seq, err := db.SaveAgent(t.Context(), a, models.Entry{At: at, Action: models.ActionReregister}); err != nil || seq != a.Seq {
+	entry := models.Entry{At: at, Action: models.ActionReregister}
+	if seq, err := db.SaveAgent(t.Context(), a, entry); err != nil || seq != a.Seq {
 		t.Errorf("saving a known agent: got seq %d, %v, want %d", seq, err, a.Seq)
 	}
 	if entries, err := db.Audit(t.Context(), models.ActionReregister, 0, 10); err != nil || len(entries) != 1 {
@@ -453,7 +454,8 @@ func TestOpen_SchemaThree_KeepsAgents(t *testing.T) {
 	if _, err := provider.UpTo(t.Context(), 3); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, raw, `INSERT INTO agents (id, hostname, metadata, registered_at, token, previous_token, poll_interval_seconds, applied_version)
+	exec(t, raw, `INSERT INTO agents
+		(id, hostname, metadata, registered_at, token, previous_token, poll_interval_seconds, applied_version)
 		VALUES ('a1', 'web-1', '{}', 1, X'`+strings.Repeat("01", 32)+`', X'`+strings.Repeat("00", 32)+`', 30, 7)`)
 	if err := raw.Close(); err != nil {
 		t.Fatal(err)

@@ -264,7 +264,7 @@ func mayRegister(r *Registration, agent *models.Agent, live *Agent) error {
 	case secret != auth.Digest{} && !secret.Matches([]byte(r.Secret)):
 		return fmt.Errorf("agent %s: %w", r.ID, models.ErrSecret)
 	case r.Certificate != "" && agent.Certificate != "" && agent.Certificate != r.Certificate:
-		return fmt.Errorf("agent %s: %w: this one is for %s, that one for %s", r.ID, models.ErrCertificate, r.Certificate, agent.Certificate)
+		return fmt.Errorf("agent %s: %w", r.ID, otherCertificate(r.Certificate, agent.Certificate))
 	}
 	return nil
 }

@@ -24,7 +24,8 @@ const maxCertificateName = 512
 func CertificateName(cert *x509.Certificate) string {
 	var names []string
 	add := func(kind, name string) {
-		if strings.ContainsAny(name, `," `) || strings.ContainsFunc(name, func(r rune) bool { return !strconv.IsPrint(r) }) {
+		unclear := func(r rune) bool { return strings.ContainsRune(`," `, r) || !strconv.IsPrint(r) }
+		if strings.ContainsFunc(name, unclear) {
 			name = strconv.Quote(name) // or two names could read as one
 		}
 		names = append(names, kind+":"+name)
@@ -73,6 +74,12 @@ func (a *Agent) CheckCertificate(cert *x509.Certificate) error {
 	case "":
 		return ErrUnbound
 	default:
-		return fmt.Errorf("%w: this one is for %s, that one for %s", models.ErrCertificate, name, bound)
+		return otherCertificate(name, bound)
 	}
+}
+
+// otherCertificate is the error of a connection whose certificate is not the one
+// that the agent registered with.
+func otherCertificate(name, bound string) error {
+	return fmt.Errorf("%w: this one is for %s, that one for %s", models.ErrCertificate, name, bound)
 }

@@ -26,7 +26,10 @@ func TestCertificateName(t *testing.T) {
 	}{
 		"names in another order": {&x509.Certificate{DNSNames: []string{"b", "A", "b"}}, "DNS:a,DNS:b"},
 		"of every kind": {
-			&x509.Certificate{URIs: []*url.URL{spiffe}, EmailAddresses: []string{"x@y"}, IPAddresses: []net.IP{net.IPv6loopback}, DNSNames: []string{"a"}, Subject: pkix.Name{CommonName: "c"}},
+			&x509.Certificate{
+				URIs: []*url.URL{spiffe}, EmailAddresses: []string{"x@y"}, IPAddresses: []net.IP{net.IPv6loopback},
+				DNSNames: []string{"a"}, Subject: pkix.Name{CommonName: "c"},
+			},
 			"DNS:a,IP:::1,URI:spiffe://fleet/agent/7,email:x@y",
 		},
 		"none":                    {&x509.Certificate{Subject: pkix.Name{CommonName: "web-1"}}, "subject:CN=web-1"},
@@ -45,7 +48,9 @@ func TestCertificateName(t *testing.T) {
 func TestCheckCertificate(t *testing.T) {
 	agents := newAgents(t)
 	web1, web2 := &x509.Certificate{DNSNames: []string{"web-1"}}, &x509.Certificate{DNSNames: []string{"web-2"}}
-	_, token, _, err := agents.Register(t.Context(), service.Registration{ID: "a1", Hostname: "h", Metadata: []byte("{}"), Certificate: service.CertificateName(web1)})
+	_, token, _, err := agents.Register(t.Context(), service.Registration{
+		ID: "a1", Hostname: "h", Metadata: []byte("{}"), Certificate: service.CertificateName(web1),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +60,8 @@ func TestCheckCertificate(t *testing.T) {
 		if err := errors.Join(live.CheckCertificate(web1), live.CheckCertificate(&renewed)); err != nil {
 			t.Errorf("its certificate, and a renewed one: got %v", err)
 		}
-		if err := live.CheckCertificate(web2); !errors.Is(err, models.ErrCertificate) || !strings.Contains(err.Error(), "DNS:web-2") {
+		err := live.CheckCertificate(web2)
+		if !errors.Is(err, models.ErrCertificate) || !strings.Contains(err.Error(), "DNS:web-2") {
 			t.Errorf("another one: got %v, want ErrCertificate with its name", err)
 		}
 	}
