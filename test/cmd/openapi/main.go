@@ -337,6 +337,8 @@ func finishResponse(r *openapi3.Response, passesOn bool) {
 			}
 		case mime == problemType:
 			delete(content, problemType)
+		case strings.HasPrefix(mime, "text/"): // the same for a reader
+			content[mime] = openapi3.NewMediaType().WithSchema(openapi3.NewStringSchema())
 		}
 	}
 	for name, header := range r.Headers {

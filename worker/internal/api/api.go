@@ -210,7 +210,8 @@ func (a *API) index(c *gin.Context) error {
 //	@Failure		503	{object}	problem.Problem	"no configuration has been applied yet"
 //	@Failure		504	{object}	problem.Problem	"the target did not answer within HIT_TIMEOUT"
 //	@Failure		508	{object}	problem.Problem	"the target leads back to this worker"
-//	@Header			default,502,504,508	{integer}	X-Config-Version	"the version that this hit was served with; always"
+//	@Header			default,400,502,504,508	{integer}	X-Config-Version	"the version that this hit was served with; always"
+//	@Header			503	{integer}	X-Config-Version	"of a 503 of the target: the version that this hit was served with"
 //	@Header			503	{integer}	Retry-After		"seconds"
 //	@Router			/hit [get]
 func (a *API) hit(c *gin.Context) error { return a.Proxy.Hit(c.Writer, c.Request) }
