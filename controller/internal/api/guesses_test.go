@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -36,35 +37,35 @@ func TestGuesses_Over20AMinute_Rejected(t *testing.T) {
 		"agents' password, polling": {enroller, "GET", "/api/v1/config"},
 		"agents' password":          {enroller, "POST", "/api/v1/register"},
 	} {
-		for _, from := range []string{elsewhere, here, "[2001:db8::1]:40000"} {
-			t.Run(name+" from "+from, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					s := newLimited(t, plenty)
-					guess := account{row.who[0], "guess"}
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newLimited(t, plenty)
+				guess := account{row.who[0], "guess"}
+				for _, from := range []string{elsewhere, here, "[2001:db8::1]:40000"} {
 					for i := range 20 {
 						if got := s.callFrom(from, guess, row.method, row.path).StatusCode; got != 401 {
-							t.Fatalf("guess %d: got %d, want 401", i, got)
+							t.Fatalf("%s: guess %d: got %d, want 401", from, i, got)
 						}
 					}
 					resp := s.callFrom(from, guess, row.method, row.path)
 					if resp.Header.Get("WWW-Authenticate") != "" {
-						t.Error("a rejected guess is asked for credentials")
+						t.Errorf("%s: a rejected guess is asked for credentials", from)
 					}
 					wantTurnedAway(t, resp, 429)
 					wantTurnedAway(t, s.callFrom(from, row.who, row.method, row.path), 429) // or it would be told
 					if got := s.callFrom(far, row.who, row.method, row.path).StatusCode; got == 401 || got == 429 {
-						t.Errorf("the password from elsewhere: got %d, want it accepted", got)
+						t.Errorf("%s: the password from elsewhere: got %d, want it accepted", from, got)
 					}
 					time.Sleep(time.Minute)
 					if got := s.callFrom(from, guess, row.method, row.path).StatusCode; got != 401 {
-						t.Errorf("a minute later: got %d, want 401", got)
+						t.Errorf("%s: a minute later: got %d, want 401", from, got)
 					}
 					if got := s.callFrom(from, row.who, row.method, row.path).StatusCode; got == 401 || got == 429 {
-						t.Errorf("the password a minute later: got %d, want it accepted", got)
+						t.Errorf("%s: the password a minute later: got %d, want it accepted", from, got)
 					}
-				})
+				}
 			})
-		}
+		})
 	}
 }
 
@@ -149,11 +150,15 @@ func TestGuesses_ManySources_CountStays(t *testing.T) {
 	})
 }
 
-// The address that is recorded is the one that a trusted proxy names, and nobody else's word.
+// The address that is recorded is the one that a trusted proxy names, and no other header's.
 func TestSource_ForwardingHeaders(t *testing.T) {
-	trust := func(o *api.Options) {
+	synctest.Test(t, testForwardingHeaders)
+}
+
+func testForwardingHeaders(t *testing.T) {
+	s := newLimited(t, plenty, func(o *api.Options) {
 		o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/28"), netip.MustParsePrefix("2001:db8:1::/48")}
-	}
+	})
 	for name, row := range map[string]struct {
 		remote  string
 		headers http.Header
@@ -180,33 +185,32 @@ func TestSource_ForwardingHeaders(t *testing.T) {
 		"an empty header": {"192.0.2.1:1", http.Header{"X-Forwarded-For": {"", " , "}}, "192.0.2.1"},
 		"a long header":   {"192.0.2.1:1", http.Header{"X-Forwarded-For": {strings.Repeat("192.0.2.2,", 2000) + "203.0.113.9"}}, "203.0.113.9"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			s := newLimited(t, plenty, trust)
-			send := func(who account, method, path, body string) *http.Response {
-				return s.callWith(row.remote, row.headers, who, method, path, body)
-			}
-			if resp := send(admin, "POST", "/api/v1/config", `{"url":"http://a/"}`); resp.StatusCode != 200 {
-				t.Fatalf("publish: got %d %s", resp.StatusCode, text(t, resp))
-			}
-			send(account{"admin", "guess"}, "GET", "/api/v1/agents", "")
-			got := map[string]string{}
-			for _, c := range decode[[]wire.PublishedConfig](t, send(admin, "GET", "/api/v1/configs", "")) {
-				got["history"] = c.SourceIP
-			}
-			for _, e := range decode[[]wire.AuditEntry](t, send(admin, "GET", "/api/v1/audit", "")) {
-				got["audit "+e.Action] = e.SourceIP
-			}
-			for _, line := range s.logged.AllEntries() {
-				got["log "+line.Message] = fmt.Sprint(line.Data["source_ip"])
-			}
-			want := map[string]string{
-				"history": row.want, "audit publish": row.want, "audit login_failed": row.want,
-				"log Configuration published": row.want, "log Credentials refused; more within a minute are not logged": row.want,
-			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("the recorded address, -want +got:\n%s", diff)
-			}
-		})
+		time.Sleep(time.Minute) // until refused credentials are logged again
+		s.logged.Reset()
+		send := func(who account, method, path, body string) *http.Response {
+			return s.callWith(row.remote, row.headers, who, method, path, body)
+		}
+		if resp := send(admin, "POST", "/api/v1/config", fmt.Sprintf(`{"url":"http://a/%s"}`, url.PathEscape(name))); resp.StatusCode != 200 {
+			t.Fatalf("%s: publish: got %d %s", name, resp.StatusCode, text(t, resp))
+		}
+		send(account{"admin", "guess"}, "GET", "/api/v1/agents", "")
+		got := map[string]string{}
+		for _, c := range decode[[]wire.PublishedConfig](t, send(admin, "GET", "/api/v1/configs?limit=1", "")) {
+			got["history"] = c.SourceIP
+		}
+		for _, e := range decode[[]wire.AuditEntry](t, send(admin, "GET", "/api/v1/audit?limit=2", "")) {
+			got["audit "+e.Action] = e.SourceIP
+		}
+		for _, line := range s.logged.AllEntries() {
+			got["log "+line.Message] = fmt.Sprint(line.Data["source_ip"])
+		}
+		want := map[string]string{
+			"history": row.want, "audit publish": row.want, "audit login_failed": row.want,
+			"log Configuration published": row.want, "log Credentials refused; more within a minute are not logged": row.want,
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: the recorded address, -want +got:\n%s", name, diff)
+		}
 	}
 }
 

@@ -232,6 +232,8 @@ func (a *API) hit(c *gin.Context) error { return a.Proxy.Hit(c.Writer, c.Request
 //	@Failure		403		{object}	problem.Problem	"not from this machine"
 //	@Failure		413		{object}	problem.Problem	"larger than 64 KiB"
 //	@Failure		415		{object}	problem.Problem	"not application/json"
+//	@Failure		429		{object}	problem.Problem	"too many wrong tokens from this network"
+//	@Header			429		{integer}	Retry-After	"seconds"
 //	@Failure		422		{object}	problem.Problem	"this worker will not run it: ALLOW_HOSTS, DENY_CIDRS, or a probe that failed; the detail has the reason, and what ran before goes on"
 //	@Security		WorkerToken
 //	@Router			/config [post]
@@ -268,6 +270,8 @@ func (a *API) apply(r *http.Request) (cfg models.WorkerConfig, changed bool, err
 //	@Failure		401				{object}	problem.Problem	"WORKER_TOKEN is set, and was not presented"
 //	@Failure		403				{object}	problem.Problem	"not from this machine"
 //	@Failure		404				{object}	problem.Problem	"nothing runs yet"
+//	@Failure		429				{object}	problem.Problem	"too many wrong tokens from this network"
+//	@Header			429				{integer}	Retry-After	"seconds"
 //	@Security		WorkerToken
 //	@Router			/config [get]
 func (a *API) state(c *gin.Context) error {
