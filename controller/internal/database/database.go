@@ -58,8 +58,10 @@ type DB struct {
 
 	metrics *Metrics
 	failing atomic.Pointer[error] // why a write failed, nil since one succeeded
-	probing sync.Mutex
-	probed  time.Time // when the last probe was tried
+	probed  time.Time             // when the last probe was tried; of the check in progress
+
+	checking sync.Mutex // guards check
+	check    *check     // in progress, nil for none
 }
 
 // Open opens the store in the file at path, makes it if it is not there, and
@@ -277,10 +279,54 @@ func scanStore(row scanner) (t models.Tags, r models.Reported, err error) {
 // Tags makes and verifies the ETags of this store.
 func (db *DB) Tags() models.Tags { return db.tags }
 
+// check is the result of looking whether the store can do its work.
+type check struct {
+	done chan struct{} // closed when err is set
+	err  error
+}
+
+// checkTimeout is longer than a statement waits for another process.
+const checkTimeout = busyTimeout + 2*time.Second
+
 // Ping says why the store cannot do its work at the moment, nil when it can: it
 // answers, its files are still those at their names, and no write has failed since
-// the last that succeeded. Where one has, Ping tries one of its own.
+// the last that succeeded. Where one has, Ping tries one of its own. It returns when
+// ctx ends or after checkTimeout, also where the disk hangs: callers share one check,
+// so that they do not pile up behind it.
 func (db *DB) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	c := db.startCheck()
+	select {
+	case <-c.done:
+		return c.err
+	case <-ctx.Done():
+		return fmt.Errorf("the database does not answer: %w", ctx.Err())
+	}
+}
+
+// startCheck returns the check in progress, and starts one if there is none.
+func (db *DB) startCheck() *check {
+	db.checking.Lock()
+	defer db.checking.Unlock()
+	if db.check != nil {
+		return db.check
+	}
+	c := &check{done: make(chan struct{})}
+	db.check = c
+	go func() { // ends when the disk answers
+		ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
+		defer cancel()
+		c.err = db.doCheck(ctx)
+		db.checking.Lock()
+		db.check = nil
+		db.checking.Unlock()
+		close(c.done)
+	}()
+	return c
+}
+
+func (db *DB) doCheck(ctx context.Context) error {
 	if err := db.checkFiles(); err != nil {
 		return err
 	}
@@ -303,8 +349,6 @@ const (
 // stores as much as a publish does, as new pages that reach the disk, and removes
 // it; what is there stays as it is.
 func (db *DB) probe(ctx context.Context) error {
-	db.probing.Lock()
-	defer db.probing.Unlock()
 	failure := db.failing.Load()
 	if failure == nil {
 		return nil

@@ -632,3 +632,26 @@ func TestOpen_EveryConnectionIsDurable(t *testing.T) {
 		}
 	}
 }
+
+// A disk that hangs in the middle of a probe holds up nobody: neither those who ask
+// next, nor a scrape.
+func TestPing_DiskHangs(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "c.db"))
+	release := db.Hang(t)
+	first := make(chan error, 1)
+	go func() { first <- db.Ping(context.WithoutCancel(t.Context())) }() // ends within checkTimeout
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		if err := db.Ping(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("while the disk hangs: got %v, want the end of the context", err)
+		}
+		cancel()
+	}
+	release()
+	if err := <-first; err != nil {
+		t.Errorf("when the disk answers: got %v, want nil", err)
+	}
+	if err := db.Ping(t.Context()); err != nil {
+		t.Errorf("afterwards: got %v, want nil", err)
+	}
+}

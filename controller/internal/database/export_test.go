@@ -3,6 +3,7 @@ package database
 import (
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"io/fs"
 	"testing"
 	"time"
@@ -116,4 +117,16 @@ func durabilities(t *testing.T, pool *sql.DB, n int, reopen bool) (all []Durabil
 		all = append(all, d)
 	}
 	return all
+}
+
+// Hang has a write of the past fail, and the next one wait until release.
+func (db *DB) Hang(t *testing.T) (release func()) {
+	t.Helper()
+	failure := errors.New("input/output error")
+	db.failing.Store(&failure)
+	conn, err := db.writer.Conn(t.Context()) // the only one
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() { _ = conn.Close() }
 }
