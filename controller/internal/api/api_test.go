@@ -413,12 +413,12 @@ func TestPublish_WhenTheStoreFails(t *testing.T) {
 	_ = s.db.Close()
 	resp := s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/"}`)
 	body := text(t, resp)
-	if resp.StatusCode != 500 || strings.Contains(body, "sql") {
-		t.Errorf("got %d %s, want a 500 that tells nothing of the store", resp.StatusCode, body)
+	if resp.StatusCode < 500 || strings.Contains(body, "sql") || strings.Contains(body, ".db") {
+		t.Errorf("got %d %s, want an error that tells nothing of the store", resp.StatusCode, body)
 	}
 	id := resp.Header.Get(server.HeaderRequestID)
-	if last := s.logged.LastEntry(); last == nil || last.Data["request_id"] != id || !strings.Contains(body, id) {
-		t.Errorf("logged %v, want the request id %s, which the answer names too: %s", last, id, body)
+	if last := s.logged.LastEntry(); last == nil || last.Data["request_id"] != id {
+		t.Errorf("logged %v, want the request id %s", last, id)
 	}
 	if resp := s.call(enroller, "GET", "/api/v1/config", ""); resp.StatusCode != 200 {
 		t.Errorf("a poll with the store gone: got %d, want 200 (law 11)", resp.StatusCode)

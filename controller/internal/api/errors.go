@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -32,9 +31,6 @@ var statuses = []struct {
 	{models.ErrCorrupt, http.StatusServiceUnavailable},
 	{models.ErrMoved, http.StatusServiceUnavailable},
 }
-
-// inDoubt are the kinds of error after which nobody knows what is on the disk.
-var inDoubt = []error{models.ErrIO, models.ErrCorrupt, models.ErrMoved}
 
 // A caller whose request the store could not take may try again after a time
 // that is drawn from between these, so that not all come at once.
@@ -101,15 +97,23 @@ func (a *API) problemOf(c *call, err error) *problem.Problem {
 		}
 		if s.status >= http.StatusInternalServerError {
 			a.logFailure(c, err)
-			if slices.Contains(inDoubt, s.kind) {
-				return problem.New(s.status, "%v; whether anything was changed is unknown", s.kind)
-			}
-			return problem.New(s.status, "%v; nothing was changed", s.kind)
+			return problem.New(s.status, "%v%s", s.kind, c.aftermath(err))
 		}
 		return problem.New(s.status, "%v", err)
 	}
 	a.logFailure(c, err)
 	return server.Internal(c.Request)
+}
+
+// aftermath says what became of a request that the store failed: "" where it only read.
+func (c *call) aftermath(err error) string {
+	switch {
+	case c.Request.Method == http.MethodGet, c.Request.Method == http.MethodHead:
+		return ""
+	case !errors.Is(err, models.ErrInDoubt):
+		return "; nothing was changed"
+	}
+	return "; it may or may not have been done: send it again, the same content makes no second version"
 }
 
 func (a *API) logFailure(c *call, err error) {

@@ -2,14 +2,18 @@ package api_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/api"
+	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // failing is a store that fails in one way.
@@ -29,9 +33,54 @@ func TestAnswer_KindsOfStoreFailure(t *testing.T) {
 		s.publish("http://a/")
 		s.publish("http://b/")
 		resp := s.call(admin, "GET", "/api/v1/rollouts/1", "")
-		if body := text(t, resp); resp.StatusCode != want || !strings.Contains(body, err.Error()) || strings.Contains(body, "the words") {
+		if body := text(t, resp); resp.StatusCode != want || !strings.Contains(body, err.Error()) || strings.Contains(body, "the words") || strings.Contains(body, "changed") {
 			t.Errorf("%v: got %d %s, want %d with the reason", err, resp.StatusCode, body, want)
 		}
+	}
+}
+
+// uncertain is a store whose commits are in doubt while it is set.
+type uncertain struct {
+	*database.DB
+	before, after error // of the commit
+}
+
+func (u *uncertain) Append(ctx context.Context, next func(*models.Config) (*models.Change, error)) error {
+	if u.before != nil {
+		return u.before
+	}
+	return errors.Join(u.DB.Append(ctx, next), u.after)
+}
+
+// A failure says that nothing was changed where that is known, and only there.
+func TestPublish_CommitInDoubt_DoesNotClaimThatNothingChanged(t *testing.T) {
+	store := &uncertain{}
+	s := newLimited(t, plenty, func(o *api.Options) {
+		store.DB = o.Store.(*database.DB)
+		configs, err := service.OpenConfigs(t.Context(), store, o.Agents, service.ConfigOptions{
+			Tags: store.Tags(), DefaultInterval: 30 * time.Second, Pace: 200,
+		}, o.Log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Configs = configs
+	})
+	s.publish("http://a/")
+	const document = `{"url":"http://b/"}`
+	store.before = fmt.Errorf("%w: a read failed", models.ErrIO)
+	if body := text(t, s.call(admin, "POST", "/api/v1/config", document)); !strings.Contains(body, "nothing was changed") {
+		t.Errorf("before the commit: got %s, want that nothing was changed", body)
+	}
+	store.before, store.after = nil, fmt.Errorf("%w: %w", models.ErrInDoubt, models.ErrIO)
+	resp := s.call(admin, "POST", "/api/v1/config", document)
+	body := text(t, resp)
+	if resp.StatusCode != 503 || strings.Contains(body, "nothing") || !strings.Contains(body, "may or may not") || !strings.Contains(body, "no second version") {
+		t.Errorf("at the commit: got %d %s, want 503 that leaves it open", resp.StatusCode, body)
+	}
+	store.after = nil
+	again := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/config", document))
+	if again.Version != 2 || again.Changed {
+		t.Errorf("published again: got %+v, want version 2, which was stored", again)
 	}
 }
 

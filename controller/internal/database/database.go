@@ -409,7 +409,9 @@ func (db *DB) write(ctx context.Context, f func(*sql.Tx) error) error {
 		return observeChanges(ctx, tx, f, &changed)
 	})
 	if err == nil {
-		err = db.checkFiles()
+		if err = db.checkFiles(); err != nil {
+			err = fmt.Errorf("%w: %w", models.ErrInDoubt, err)
+		}
 	}
 	switch {
 	case err == nil && changed:
@@ -450,7 +452,12 @@ func (db *DB) transact(ctx context.Context, f func(*sql.Tx) error) error {
 	if err := f(tx); err != nil {
 		return err
 	}
-	return tx.Commit()
+	err = tx.Commit()
+	var driver sqlite3.Error
+	if errors.As(err, &driver) && driver.Code != sqlite3.ErrBusy && driver.Code != sqlite3.ErrFull {
+		return fmt.Errorf("%w: %w", models.ErrInDoubt, err)
+	}
+	return err // one that found the file locked or full wrote nothing
 }
 
 // explain turns an error of the driver into one of the domain's kinds, and
