@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
@@ -94,7 +95,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}),
 		Sink:  worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
 		Cache: file,
-		Self:  self(),
+		Self:  self(os.Hostname()),
 		Log:   log,
 
 		Transport: transports[s.Transport],
@@ -124,9 +125,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return g.Wait()
 }
 
-// self is what this agent says of itself when it registers.
-func self() models.RegisterRequest {
-	hostname, err := os.Hostname()
+// self is what this agent says of itself when it registers, with the name that the
+// kernel has for the machine: any bytes.
+func self(hostname string, err error) models.RegisterRequest {
+	hostname = strings.ToValidUTF8(hostname, "\uFFFD")
 	if err != nil || models.Text("hostname", hostname, models.MaxHostnameBytes) != nil || hostname == "" {
 		hostname = "unknown"
 	}

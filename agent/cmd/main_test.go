@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/fleetconf/fleetconf/agent/internal/cache"
+	"github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // As itself the test binary is a test, as AGENT_TEST_MAIN it is the agent.
@@ -332,7 +333,7 @@ func TestRun_ByProxyOfTheEnvironment(t *testing.T) {
 }
 
 func TestSelf_CanBeRegistered(t *testing.T) {
-	request := self()
+	request := self(os.Hostname())
 	if err := request.Validate(); err != nil {
 		t.Errorf("got %v", err)
 	}
@@ -344,5 +345,32 @@ func TestSelf_CanBeRegistered(t *testing.T) {
 		if metadata[key] == "" {
 			t.Errorf("metadata lacks %s", key)
 		}
+	}
+}
+
+// The kernel takes any bytes for the machine's name. An agent of such a machine could
+// not encode its registration, and so never registered.
+func TestSelf_HostnameThatIsNoUTF8_CanBeRegistered(t *testing.T) {
+	for name, want := range map[string]string{
+		"caf\xe9":                             "caf\uFFFD",
+		"\xff\xfe":                            "\uFFFD",
+		strings.Repeat("a", 251) + "\xff\x00": "unknown",
+		"web\n1":                              "unknown",
+		"":                                    "unknown",
+	} {
+		request := self(name, nil)
+		if request.Hostname != want {
+			t.Errorf("%q: got %q, want %q", name, request.Hostname, want)
+		}
+		document, err := models.Encode(request)
+		if err != nil {
+			t.Fatalf("%q: %v", name, err)
+		}
+		if got, err := models.Decode[models.RegisterRequest](document); err != nil || got.Validate() != nil {
+			t.Errorf("%q: the controller reads %+v, %v", name, got, err)
+		}
+	}
+	if got := self("web1", os.ErrPermission).Hostname; got != "unknown" {
+		t.Errorf("a name that cannot be read: got %q", got)
 	}
 }

@@ -86,10 +86,11 @@ func DecodeConfig(document []byte) (Config, error) {
 	return c, c.Validate()
 }
 
-// Encode writes v as compact JSON. It fails only on a value that no wire type
-// holds, such as a NaN.
+// Encode writes v as compact JSON. Bytes of a string that are not UTF-8, as names of
+// machines and files may have, become U+FFFD: what is written can be decoded. It fails
+// only on a value that no wire type holds, such as a NaN.
 func Encode(v any) ([]byte, error) {
-	b, err := json.Marshal(v, json.Deterministic(true))
+	b, err := json.Marshal(v, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
 	if err != nil {
 		return nil, fmt.Errorf("encode %T: %w", v, err)
 	}

@@ -3,10 +3,12 @@ package models_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fleetconf/fleetconf/pkg/models"
@@ -229,4 +231,17 @@ func ExampleDecode() {
 	_, err := models.Decode[models.PublishRequest]([]byte(`{"url":"https://example.com/","pol_interval":5}`))
 	fmt.Println(err)
 	// Output: pol_interval is not a known field
+}
+
+// What this machine, a file system or a peer names is any bytes. What is written can
+// be read by the strict decoder, and is no reason to say nothing.
+func TestEncode_BytesThatAreNoUTF8_CanBeDecoded(t *testing.T) {
+	document, err := models.Encode(map[string]any{"path\xff": "/caf\xe9", "raw": jsontext.Value("\"\xff\"")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := models.Decode[map[string]string](document)
+	if want := map[string]string{"path\uFFFD": "/caf\uFFFD", "raw": "\uFFFD"}; err != nil || !maps.Equal(got, want) {
+		t.Errorf("got %q, %v, want %q", got, err, want)
+	}
 }

@@ -63,7 +63,7 @@ func Write(w http.ResponseWriter, p *Problem) {
 		h.Del(name) // they spoke of the answer that this one replaces
 	}
 	w.WriteHeader(p.Status)
-	body, _ := json.Marshal(p)         // strings and numbers always encode
+	body, _ := models.Encode(p)        // strings and numbers always encode
 	_, _ = w.Write(append(body, '\n')) // the client has disconnected: no one reads it
 }
 

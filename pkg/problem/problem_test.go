@@ -105,3 +105,13 @@ func TestRead_OfAHugeAnswerReadsItsBeginning(t *testing.T) {
 		t.Errorf("%d bytes were read, want at most %d", body.read, models.MaxBodyBytes)
 	}
 }
+
+func TestWrite_BytesThatAreNoUTF8_StillAnswers(t *testing.T) {
+	w := httptest.NewRecorder()
+	p := problem.Invalid(models.Bad("na\xffme", "is not known"))
+	problem.Write(w, p)
+	got := problem.Read(w.Result())
+	if !strings.Contains(got.Detail, "na\uFFFDme is not known") || len(got.Errors) != 1 {
+		t.Errorf("got %+v from %q, want the name with U+FFFD", got, w.Body)
+	}
+}

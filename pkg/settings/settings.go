@@ -28,6 +28,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/viper"
 
@@ -390,6 +391,7 @@ func (f *Faults) CheckAccount(userSetting, name, passwordSetting string, passwor
 	f.Check(strings.TrimSpace(name) != "", userSetting, "is empty")
 	f.Check(!strings.Contains(name, ":") && !strings.ContainsFunc(name, unicode.IsControl), userSetting,
 		"holds a colon or a control character, which cannot be sent")
+	f.Check(utf8.ValidString(name), userSetting, "holds bytes that are not UTF-8")
 	f.Check(!strings.ContainsFunc(password.Reveal(), unicode.IsControl), passwordSetting, "holds a control character, which cannot be sent")
 	f.Check(len(name)+len(password) <= maxAccountBytes, passwordSetting, "and its user name are longer than %d bytes together", maxAccountBytes)
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
@@ -114,5 +115,16 @@ func TestPublish_StoreFails_IsAnsweredWithTheReason(t *testing.T) {
 				t.Errorf("a poll: got %d, want 304: nothing was acknowledged", got)
 			}
 		})
+	}
+}
+
+// A name in a query is any bytes.
+func TestQuery_BytesThatAreNoUTF8_AreNamed(t *testing.T) {
+	s := newSystem(t)
+	for _, query := range []string{"?%ff=1", "?status=%ff", "?hostname=%ff", "?cursor=%ff"} {
+		resp := s.call(admin, "GET", "/api/v1/agents"+query, "")
+		if body := text(t, resp); resp.StatusCode != 400 && resp.StatusCode != 200 || !utf8.ValidString(body) || body == "\n" {
+			t.Errorf("%s: got %d %q, want an answer in JSON", query, resp.StatusCode, body)
+		}
 	}
 }

@@ -125,7 +125,7 @@ func (w *writer) line(v any) {
 	if w.err != nil {
 		return
 	}
-	b, err := json.Marshal(v, json.Deterministic(true))
+	b, err := wire.Encode(v)
 	if err == nil {
 		_, err = w.w.Write(append(b, '\n'))
 	}

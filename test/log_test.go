@@ -1,0 +1,57 @@
+package test
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// The reader of the log goes away: the programs go on, count what they could not
+// write, and drain on SIGHUP.
+func TestPrograms_LogReaderGone(t *testing.T) {
+	for _, name := range []string{"controller", "agent", "worker"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			reader, writer, err := os.Pipe()
+			must(t, err)
+			cmd := exec.Command(filepath.Join(binaries, name))
+			cmd.Env = []string{"PORT=0", "LOG_FORMAT=json", "LOG_LEVEL=debug", "GORACE=atexit_sleep_ms=0",
+				"DB_PATH=" + filepath.Join(dir, "controller.db"), "CACHE_FILE=" + filepath.Join(dir, "agent_config.cache")}
+			cmd.Stderr = writer
+			must(t, cmd.Start())
+			must(t, writer.Close())
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }() // ends with the process
+			t.Cleanup(func() { _ = cmd.Process.Kill() })
+			var addr string
+			for lines := bufio.NewScanner(reader); addr == "" && lines.Scan(); {
+				addr = listening(lines.Text())
+			}
+			must(t, reader.Close())
+			lost := regexp.MustCompile(`(?m)^fleetconf_log_lines_lost_total [1-9]`)
+			eventually(t, func() error {
+				a, err := call("", "GET", "http://"+addr+"/metrics", "")
+				if err == nil && !lost.MatchString(a.body) {
+					at := strings.Index(a.body, "fleetconf_log_lines_lost_total")
+					err = fmt.Errorf("/metrics counts no lost line: %.300s", a.body[max(0, at):])
+				}
+				return err
+			})
+			must(t, cmd.Process.Signal(syscall.SIGHUP))
+			select {
+			case err := <-ended:
+				must(t, err)
+			case <-time.After(patience):
+				t.Error("it does not end on SIGHUP")
+			}
+		})
+	}
+}
