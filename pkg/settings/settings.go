@@ -421,8 +421,8 @@ func (f *Faults) CheckSecret(host, setting string, secret Secret, words ...strin
 		return
 	}
 	if why := weakness(secret.Reveal(), words); why != "" {
-		f.CheckOnce(false, setting, "%s, and %s can be reached from other machines; set %s to a secret of your own of %d characters or more, or listen on 127.0.0.1",
-			why, host, setting, minSecret)
+		f.CheckOnce(false, setting, "%s, and %s can be reached from other machines; "+
+			"set %s to a secret of your own of %d characters or more, or listen on 127.0.0.1", why, host, setting, minSecret)
 	}
 }
 
@@ -434,9 +434,10 @@ const (
 
 // commonWords are what passwords that are guessed first are made of.
 var commonWords = []string{
-	"1234567890", "0123456789", "123456789", "12345678", "1234567", "123456", "12345", "1234", "0987654321", "987654321", "qwertyuiop", "qwerty",
-	"asdfgh", "abcdef", "abc123", "password", "passwort", "passw0rd", "changeme", "changeit", "change-me", "change_me", "letmein", "welcome", "default",
-	"secret", "admin", "administrator", "agent", "worker", "controller", "fleetconf", "root", "user", "guest", "test", "example", "iloveyou", "monkey", "dragon",
+	"1234567890", "0123456789", "123456789", "12345678", "1234567", "123456", "12345", "1234", "0987654321", "987654321",
+	"qwertyuiop", "qwerty", "asdfgh", "abcdef", "abc123", "password", "passwort", "passw0rd", "changeme", "changeit",
+	"change-me", "change_me", "letmein", "welcome", "default", "secret", "administrator", "admin", "agent", "worker",
+	"controller", "fleetconf", "root", "user", "guest", "test", "example", "iloveyou", "monkey", "dragon",
 }
 
 // weakness is why a secret is easy to guess, "" if it is not.

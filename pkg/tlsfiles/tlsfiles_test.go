@@ -532,7 +532,8 @@ func TestFiles_TLS12_NoCBC(t *testing.T) {
 	files, _ := f.open(f.paths())
 	old := func(c *tls.Config, suites ...uint16) *tls.Config {
 		c = c.Clone()
-		c.MaxVersion, c.CipherSuites, c.GetConfigForClient, c.RootCAs, c.ServerName = tls.VersionTLS12, suites, nil, f.Pool(), "127.0.0.1"
+		c.MaxVersion, c.CipherSuites, c.GetConfigForClient = tls.VersionTLS12, suites, nil
+		c.RootCAs, c.ServerName = f.Pool(), "127.0.0.1"
 		return c
 	}
 	taken := 0

@@ -84,7 +84,8 @@ func (a *API) problemOf(c *call, err error) *problem.Problem {
 	case errors.As(err, &frozen):
 		return problem.New(http.StatusConflict, "%v; DELETE /api/v1/freeze lifts it, and ?override=true publishes in spite of it", frozen)
 	case errors.As(err, &many):
-		return problem.New(http.StatusInsufficientStorage, "%v; remove agents that will not come back (DELETE /api/v1/agents/{id}), or raise it", many)
+		return problem.New(http.StatusInsufficientStorage,
+			"%v; remove agents that will not come back (DELETE /api/v1/agents/{id}), or raise it", many)
 	case errors.As(err, &often):
 		server.RetryAfter(c.Writer.Header(), often.Wait)
 		return problem.New(http.StatusTooManyRequests, "%v; it may again after the time in Retry-After", often)

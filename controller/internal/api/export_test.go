@@ -6,7 +6,8 @@ import "net/http"
 // access rule.
 func NewWithoutRule(o Options) http.Handler {
 	a := newAPI(o)
-	unset := route{method: "GET", path: "/api/v1/unset", measured: admins, handle: plain(func(http.ResponseWriter, *http.Request) {})}
+	unset := route{method: "GET", path: "/api/v1/unset", measured: admins}
+	unset.handle = plain(func(http.ResponseWriter, *http.Request) {})
 	return a.handler(append(a.routes(), unset))
 }
 

@@ -561,20 +561,22 @@ func nested(levels int) string {
 func TestRegister_Metadata_Bounded(t *testing.T) {
 	s := newSystem(t)
 	wide := func(bytes int) string { return `{"a":"` + strings.Repeat("x", bytes-len(`{"a":""}`)) + `"}` }
+	spaced := `{"a":"` + strings.Repeat("x", 2000) + `"` + strings.Repeat(" ", 3000) + `}`
 	for name, row := range map[string]struct {
 		metadata string
 		ok       bool
 	}{
 		"4 KiB":                     {wide(4096), true},
 		"a byte more":               {wide(4097), false},
-		"4 KiB with the whitespace": {`{"a":"` + strings.Repeat("x", 2000) + `"` + strings.Repeat(" ", 3000) + `}`, false},
+		"4 KiB with the whitespace": {spaced, false},
 		"16 levels":                 {nested(16), true},
 		"17 levels":                 {nested(17), false},
 		"17 levels of lists":        {`{"a":` + strings.Repeat("[", 16) + strings.Repeat("]", 16) + `}`, false},
 		"many shallow ones":         {`{"a":[` + strings.Repeat(`{},`, 100) + `{}]}`, true},
 		"700 levels":                {nested(700), false},
 	} {
-		resp := s.call(enroller, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"h","metadata":%s}`, row.metadata))
+		body := fmt.Sprintf(`{"hostname":"h","metadata":%s}`, row.metadata)
+		resp := s.call(enroller, "POST", "/api/v1/register", body)
 		if row.ok && resp.StatusCode != 201 {
 			t.Errorf("%s: got %d %s, want 201", name, resp.StatusCode, text(t, resp))
 		}
@@ -615,7 +617,8 @@ func TestRegister_AboveMaxAgents_507(t *testing.T) {
 	if resp := s.call(admin, "DELETE", "/api/v1/agents/a1", ""); resp.StatusCode != 204 {
 		t.Fatalf("got %d", resp.StatusCode)
 	}
-	if resp := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a3"}`); resp.StatusCode != 201 {
+	resp := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a3"}`)
+	if resp.StatusCode != 201 {
 		t.Errorf("after one was removed: got %d, want 201", resp.StatusCode)
 	}
 }
@@ -629,7 +632,8 @@ func BenchmarkRegister_Memory(b *testing.B) {
 			before, n := heap(), 0
 			for b.Loop() {
 				n++
-				resp := s.call(enroller, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"host-%d.example.com","agent_id":"agent-%d","metadata":%s}`, n, n, metadata))
+				body := fmt.Sprintf(`{"hostname":"host-%d.example.com","agent_id":"agent-%d","metadata":%s}`, n, n, metadata)
+				resp := s.call(enroller, "POST", "/api/v1/register", body)
 				if resp.StatusCode != 201 {
 					b.Fatalf("got %d", resp.StatusCode)
 				}
@@ -661,7 +665,8 @@ func TestReport_OneAgentWithoutEnd_Bounded(t *testing.T) {
 		const minutes = 3
 		for range minutes * 60 * 4 { // 4 a second
 			for _, status := range []string{"FAILED", "APPLYING"} {
-				resp := s.call(a1, "POST", "/api/v1/agents/a1/status", fmt.Sprintf(`{"version":1,"status":%q,"error":""}`, status))
+				body := fmt.Sprintf(`{"version":1,"status":%q,"error":""}`, status)
+				resp := s.call(a1, "POST", "/api/v1/agents/a1/status", body)
 				switch resp.StatusCode {
 				case 204:
 					taken++
@@ -712,7 +717,8 @@ func TestRegister_OneAgentWithoutEnd_Bounded(t *testing.T) {
 		body := `{"hostname":"h","agent_id":"a9","agent_secret":"` + strings.Repeat("s", 32) + `"}`
 		s.call(enroller, "POST", "/api/v1/register", body)
 		for range 100 {
-			if resp := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a9"}`); resp.StatusCode != 409 {
+			resp := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a9"}`)
+			if resp.StatusCode != 409 {
 				t.Fatalf("without the secret: got %d, want 409", resp.StatusCode)
 			}
 		}

@@ -125,7 +125,8 @@ func TestGuesses_UnknownNames_Get401(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, plenty)
 		for i := range 200 {
-			if got := s.callFrom(elsewhere, account{fmt.Sprint("agent-", i), "token"}, "GET", "/api/v1/config").StatusCode; got != 401 {
+			who := account{fmt.Sprint("agent-", i), "token"}
+			if got := s.callFrom(elsewhere, who, "GET", "/api/v1/config").StatusCode; got != 401 {
 				t.Fatalf("agent %d: got %d, want 401", i, got)
 			}
 		}
@@ -156,41 +157,43 @@ func TestSource_ForwardingHeaders(t *testing.T) {
 }
 
 func testForwardingHeaders(t *testing.T) {
-	s := newLimited(t, plenty, func(o *api.Options) {
-		o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/28"), netip.MustParsePrefix("2001:db8:1::/48")}
-	})
+	proxies := []netip.Prefix{netip.MustParsePrefix("192.0.2.0/28"), netip.MustParsePrefix("2001:db8:1::/48")}
+	s := newLimited(t, plenty, func(o *api.Options) { o.TrustedProxies = proxies })
+	via := func(lines ...string) http.Header { return http.Header{"X-Forwarded-For": lines} }
 	for name, row := range map[string]struct {
 		remote  string
 		headers http.Header
 		want    string
 	}{
 		"no header":               {"192.0.2.1:1", nil, "192.0.2.1"},
-		"through a proxy":         {"192.0.2.1:1", http.Header{"X-Forwarded-For": {"203.0.113.9"}}, "203.0.113.9"},
-		"from anywhere":           {"198.51.100.1:1", http.Header{"X-Forwarded-For": {"203.0.113.9"}}, "198.51.100.1"},
-		"from loopback":           {"127.0.0.1:1", http.Header{"X-Forwarded-For": {"203.0.113.9"}}, "127.0.0.1"},
-		"two proxies":             {"192.0.2.1:1", http.Header{"X-Forwarded-For": {"203.0.113.9, 192.0.2.2"}}, "203.0.113.9"},
-		"what a client wrote":     {"192.0.2.1:1", http.Header{"X-Forwarded-For": {"127.0.0.1, 203.0.113.9"}}, "203.0.113.9"},
-		"in a line of its own":    {"192.0.2.1:1", http.Header{"X-Forwarded-For": {"127.0.0.1", "203.0.113.9"}}, "203.0.113.9"},
-		"no address":              {"192.0.2.1:1", http.Header{"X-Forwarded-For": {"203.0.113.9, unknown"}}, "192.0.2.1"},
-		"no address further away": {"192.0.2.1:1", http.Header{"X-Forwarded-For": {"unknown, 192.0.2.2"}}, "192.0.2.2"},
-		"proxies alone":           {"192.0.2.1:1", http.Header{"X-Forwarded-For": {"192.0.2.3, 192.0.2.2"}}, "192.0.2.3"},
-		"with a port":             {"192.0.2.1:1", http.Header{"X-Forwarded-For": {"203.0.113.9:4000"}}, "203.0.113.9"},
-		"IPv6":                    {"[2001:db8:1::1]:1", http.Header{"X-Forwarded-For": {"2001:db8:2::1"}}, "2001:db8:2::1"},
-		"IPv6 with a port":        {"[2001:db8:1::1]:1", http.Header{"X-Forwarded-For": {"[2001:db8:2::1]:4000"}}, "2001:db8:2::1"},
-		"IPv4 in IPv6":            {"[::ffff:192.0.2.1]:1", http.Header{"X-Forwarded-For": {"::ffff:203.0.113.9"}}, "203.0.113.9"},
+		"through a proxy":         {"192.0.2.1:1", via("203.0.113.9"), "203.0.113.9"},
+		"from anywhere":           {"198.51.100.1:1", via("203.0.113.9"), "198.51.100.1"},
+		"from loopback":           {"127.0.0.1:1", via("203.0.113.9"), "127.0.0.1"},
+		"two proxies":             {"192.0.2.1:1", via("203.0.113.9, 192.0.2.2"), "203.0.113.9"},
+		"what a client wrote":     {"192.0.2.1:1", via("127.0.0.1, 203.0.113.9"), "203.0.113.9"},
+		"in a line of its own":    {"192.0.2.1:1", via("127.0.0.1", "203.0.113.9"), "203.0.113.9"},
+		"no address":              {"192.0.2.1:1", via("203.0.113.9, unknown"), "192.0.2.1"},
+		"no address further away": {"192.0.2.1:1", via("unknown, 192.0.2.2"), "192.0.2.2"},
+		"proxies alone":           {"192.0.2.1:1", via("192.0.2.3, 192.0.2.2"), "192.0.2.3"},
+		"with a port":             {"192.0.2.1:1", via("203.0.113.9:4000"), "203.0.113.9"},
+		"IPv6":                    {"[2001:db8:1::1]:1", via("2001:db8:2::1"), "2001:db8:2::1"},
+		"IPv6 with a port":        {"[2001:db8:1::1]:1", via("[2001:db8:2::1]:4000"), "2001:db8:2::1"},
+		"IPv4 in IPv6":            {"[::ffff:192.0.2.1]:1", via("::ffff:203.0.113.9"), "203.0.113.9"},
 		"with a zone":             {"[fe80::1%eth0]:1", nil, "fe80::1"},
 		"other headers": {"192.0.2.1:1", http.Header{
-			"X-Real-Ip": {"203.0.113.9"}, "Forwarded": {"for=203.0.113.9"}, "True-Client-Ip": {"203.0.113.9"}, "Cf-Connecting-Ip": {"203.0.113.9"},
+			"X-Real-Ip": {"203.0.113.9"}, "Forwarded": {"for=203.0.113.9"},
+			"True-Client-Ip": {"203.0.113.9"}, "Cf-Connecting-Ip": {"203.0.113.9"},
 		}, "192.0.2.1"},
-		"an empty header": {"192.0.2.1:1", http.Header{"X-Forwarded-For": {"", " , "}}, "192.0.2.1"},
-		"a long header":   {"192.0.2.1:1", http.Header{"X-Forwarded-For": {strings.Repeat("192.0.2.2,", 2000) + "203.0.113.9"}}, "203.0.113.9"},
+		"an empty header": {"192.0.2.1:1", via("", " , "), "192.0.2.1"},
+		"a long header":   {"192.0.2.1:1", via(strings.Repeat("192.0.2.2,", 2000) + "203.0.113.9"), "203.0.113.9"},
 	} {
 		time.Sleep(time.Minute) // until refused credentials are logged again
 		s.logged.Reset()
 		send := func(who account, method, path, body string) *http.Response {
 			return s.callWith(row.remote, row.headers, who, method, path, body)
 		}
-		if resp := send(admin, "POST", "/api/v1/config", fmt.Sprintf(`{"url":"http://a/%s"}`, url.PathEscape(name))); resp.StatusCode != 200 {
+		body := fmt.Sprintf(`{"url":"http://a/%s"}`, url.PathEscape(name))
+		if resp := send(admin, "POST", "/api/v1/config", body); resp.StatusCode != 200 {
 			t.Fatalf("%s: publish: got %d %s", name, resp.StatusCode, text(t, resp))
 		}
 		send(account{"admin", "guess"}, "GET", "/api/v1/agents", "")
@@ -206,7 +209,8 @@ func testForwardingHeaders(t *testing.T) {
 		}
 		want := map[string]string{
 			"history": row.want, "audit publish": row.want, "audit login_failed": row.want,
-			"log Configuration published": row.want, "log Credentials refused; more within a minute are not logged": row.want,
+			"log Configuration published":                                  row.want,
+			"log Credentials refused; more within a minute are not logged": row.want,
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: the recorded address, -want +got:\n%s", name, diff)

@@ -59,8 +59,9 @@ func newClasses(l Limits) map[door]*class {
 func newClass(name string, perSecond, inFlight int) *class {
 	return &class{
 		Class: limit.New(perSecond, inFlight), name: name,
-		strangers: limit.New(perSecond, inFlight), bucket: limit.Bucket{Burst: perSecond, Each: time.Second / time.Duration(perSecond)},
-		telling: rate.Sometimes{First: 1, Interval: time.Minute},
+		strangers: limit.New(perSecond, inFlight),
+		bucket:    limit.Bucket{Burst: perSecond, Each: time.Second / time.Duration(perSecond)},
+		telling:   rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 }
 

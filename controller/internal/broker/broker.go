@@ -115,7 +115,9 @@ func (o Options) server(guard *guard) (*server.Options, error) {
 		if err != nil {
 			return nil, fmt.Errorf("NATS_TLS_CERT_FILE and NATS_TLS_KEY_FILE: %w", err)
 		}
-		opts.TLSConfig = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, CipherSuites: tlsfiles.Suites()}
+		opts.TLSConfig = &tls.Config{
+			Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, CipherSuites: tlsfiles.Suites(),
+		}
 	}
 	if o.ClusterListen == "" {
 		return opts, nil

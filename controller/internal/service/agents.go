@@ -109,8 +109,10 @@ func OpenAgents(ctx context.Context, store AgentStore, o AgentOptions, log logru
 		o.Metrics = NewMetrics(nil)
 	}
 	s := &Agents{
-		store: store, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter, maxAgents: o.MaxAgents, metrics: o.Metrics, log: log, began: time.Now(),
-		saving: newTurn(), settling: newTurn(), roster: newRoster(len(stored)), holding: rate.Sometimes{First: 1, Interval: time.Minute}, rejecting: rate.Sometimes{First: 1, Interval: time.Minute},
+		store: store, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter, maxAgents: o.MaxAgents,
+		metrics: o.Metrics, log: log, began: time.Now(), saving: newTurn(), settling: newTurn(), roster: newRoster(len(stored)),
+		holding:   rate.Sometimes{First: 1, Interval: time.Minute},
+		rejecting: rate.Sometimes{First: 1, Interval: time.Minute},
 		polled: batch{
 			mark: func(a *Agent) *bool { return &a.inPolled },
 			save: func(ctx context.Context, presence map[string]models.Presence) error {
