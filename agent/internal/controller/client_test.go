@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -303,7 +304,9 @@ func TestRetryAfter(t *testing.T) {
 		"negative":             {retry: "-5"},
 		"fraction":             {retry: "1.5"},
 		"longer than an hour":  {retry: "86400", want: time.Hour},
-		"number without end":   {retry: strings.Repeat("9", 40)},
+		"number without end":   {retry: strings.Repeat("9", 40), want: time.Hour},
+		"more than 32 bits":    {retry: "4294967296", want: time.Hour},
+		"a sign":               {retry: "+5"},
 		"date":                 {retry: date.Add(90 * time.Second).Format(http.TimeFormat), date: date.Format(http.TimeFormat), want: 90 * time.Second},
 		"date past":            {retry: date.Add(-time.Hour).Format(http.TimeFormat), date: date.Format(http.TimeFormat)},
 		"date far":             {retry: date.Add(9000 * time.Hour).Format(http.TimeFormat), date: date.Format(http.TimeFormat), want: time.Hour},
@@ -319,6 +322,39 @@ func TestRetryAfter(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Digits are seconds, however many, of which no more than an hour is believed; a date is
+// the time until then; anything else is nothing.
+func FuzzRetryAfter(f *testing.F) {
+	const date = "Tue, 24 Nov 2026 03:00:00 GMT"
+	for _, text := range []string{
+		"", "0", "1", "3600", "3601", "00005", " 7 ", "4294967296", "18446744073709551616", "1.5", "-1", "+1", "1e3", "0x10", "1_000", "12s", "\u0663",
+		date, "Tue, 24 Nov 2026 03:00:09 GMT", "Tuesday, 24-Nov-26 03:00:09 GMT", "Tue Nov 24 03:00:09 2026", "Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT",
+	} {
+		f.Add(text, date)
+		f.Add(text, "")
+	}
+	f.Fuzz(func(t *testing.T, text, date string) {
+		got := retryAfter(http.Header{"Retry-After": {text}, "Date": {date}})
+		if got < 0 || got > time.Hour {
+			t.Fatalf("%q: got %s, want none to an hour", text, got)
+		}
+		digits := strings.TrimSpace(text)
+		_, err := http.ParseTime(digits)
+		switch {
+		case digits != "" && strings.Trim(digits, "0123456789") == "":
+			want := time.Hour
+			if n, err := strconv.ParseUint(digits, 10, 64); err == nil && n < 3600 {
+				want = time.Duration(n) * time.Second
+			}
+			if got != want {
+				t.Errorf("%q: got %s, want %s", text, got, want)
+			}
+		case err != nil && got != 0:
+			t.Errorf("%q: got %s, want none", text, got)
+		}
+	})
 }
 
 func TestRegister(t *testing.T) {
