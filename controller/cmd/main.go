@@ -131,7 +131,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	defer func() { _ = broker.Close() }()
 	fleet := cmp.Or(set.FleetID, db.Tags().Fleet())
 	announcements := service.NewAnnouncements(configs, agents, announcing(set, fleet, announcer, measures), set.PushRate, log)
-	waiters := service.NewWaiters(configs, set.PushRate, set.LimitWaiting)
+	waiters := service.NewWaiters(configs, set.PushRate, maxWaiting(set, limits(set).Connections, log))
 	metrics.Certificate(registry, program.Name, files.NotAfter)
 	registry.MustRegister(database.NewCollector(db), service.NewCollector(configs, agents, holding(set, waiters), announcements))
 	handler := api.New(api.Options{
@@ -194,6 +194,18 @@ func limits(set config.Settings) server.Limits {
 		each = 2
 	}
 	return server.Limits{Connections: server.MaxConnections(each), Keep: keepFor}
+}
+
+// maxWaiting is LIMIT_WAITING, but leaves a quarter of the connections to requests
+// that are answered immediately.
+func maxWaiting(set config.Settings, connections int, log logrus.FieldLogger) int {
+	most := connections - connections/4
+	if set.LimitWaiting <= most {
+		return set.LimitWaiting
+	}
+	log.WithFields(logrus.Fields{"LIMIT_WAITING": set.LimitWaiting, "used": most, "connections": connections}).
+		Info("Held polls limited by the limit of open files")
+	return most
 }
 
 // publishInitial publishes the URL of the settings where nothing was ever

@@ -15,10 +15,10 @@ import (
 // immediately, with 128 and the signal's number as its exit status. A SIGHUP that
 // whoever started the process had ignored (nohup) stays ignored.
 //
-// SIGPIPE is ignored: a daemon goes on when the reader of its standard output or
-// error goes away.
+// SIGPIPE and SIGXFSZ are ignored: a daemon goes on when the reader of its standard
+// output or error goes away, or a file may grow no further. The write fails.
 func (p Program) Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) error) {
-	signal.Ignore(syscall.SIGPIPE)
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGXFSZ)
 	stops := []os.Signal{syscall.SIGTERM, os.Interrupt}
 	if !signal.Ignored(syscall.SIGHUP) {
 		stops = append(stops, syscall.SIGHUP)

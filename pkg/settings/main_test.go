@@ -143,6 +143,7 @@ func TestMain_ReaderOfTheLogGone_GoesOn(t *testing.T) {
 	p := start(t, plainly, writer)
 	p.wants(t, "lost")
 	p.wants(t, "runs")
+	p.send(t, syscall.SIGXFSZ)
 	p.send(t, syscall.SIGTERM)
 	p.wants(t, "drains")
 	_ = p.stdin.Close()
