@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -274,12 +273,7 @@ func TestRestore_OfAnOlderDatabase(t *testing.T) {
 
 	restore := func() {
 		must(t, controller.crash())
-		for _, suffix := range []string{"-wal", "-shm"} {
-			_ = os.Remove(filepath.Join(dir, "controller.db"+suffix))
-		}
-		old, err := os.ReadFile(filepath.Join(dir, "old.db"))
-		must(t, err)
-		must(t, os.WriteFile(filepath.Join(dir, "controller.db"), old, 0o600))
+		restoreOld(t, dir)
 		must(t, controller.start())
 	}
 	conflict := func() error {

@@ -126,21 +126,31 @@ func TestRun_ReportsNameTheETag(t *testing.T) {
 }
 
 // A cache that was edited holds another configuration under the same ETag. What the
-// controller answers replaces it.
+// controller answers replaces it, and the next poll, which follows at once, says so.
 func TestRun_EditedCache_IsReplaced(t *testing.T) {
-	one := release(1, 30)
+	one := release(1, 3600)
 	edited := one
 	edited.Config.Data.URL = "http://edited/"
-	play(t, scenario{
-		controller: &fakeController{publications: []publication{{0, one}}, dropsETags: true}, // a 200, as of one that compares contents
-		cache:      &fakeCache{state: models.State{Identity: models.Identity{AgentID: "a", AgentToken: "t"}, LastGood: &edited}},
-	}, func(t *testing.T, w *world) {
-		pass(time.Minute)
-		if got, err := w.worker.state(); err != nil || got.URL != one.Config.Data.URL {
-			t.Errorf("the worker runs %+v, %v, want %s", got, err, one.Config.Data.URL)
-		}
-		if got := w.cache.held().LastGood; got == nil || got.Config != one.Config {
-			t.Errorf("the cache holds %+v, want what was published", got)
-		}
-	})
+	for _, drops := range []bool{false, true} {
+		play(t, scenario{
+			transport: wire.LongPoll,
+			controller: &fakeController{publications: []publication{{0, one}}, dropsETags: drops, compares: true,
+				slowReports: 25 * time.Millisecond, slowFetches: 15 * time.Millisecond}, // the worker is done while a poll is on its way
+			cache:  &fakeCache{state: models.State{Identity: known, LastGood: &edited}},
+			worker: &fakeWorker{slow: 20 * time.Millisecond},
+		}, func(t *testing.T, w *world) {
+			pass(time.Minute)
+			if got, err := w.worker.state(); err != nil || got.URL != one.Config.Data.URL {
+				t.Errorf("the worker runs %+v, %v, want %s", got, err, one.Config.Data.URL)
+			}
+			if got := w.cache.held().LastGood; got == nil || got.Config != one.Config {
+				t.Errorf("the cache holds %+v, want what was published", got)
+			}
+			w.controller.mu.Lock()
+			defer w.controller.mu.Unlock()
+			if got := w.controller.applied; got == nil || *got != one.Config {
+				t.Errorf("ETags dropped: %v: the last poll says that %+v runs, want what was published", drops, got)
+			}
+		})
+	}
 }

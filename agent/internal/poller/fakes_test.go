@@ -70,6 +70,7 @@ type fakeController struct {
 	loses         []span                                 // its answers to registrations are lost
 	busyReports   []span                                 // 429 with retryAfter to reports alone
 	slowReports   time.Duration                          // how long taking a report lasts
+	slowFetches   time.Duration                          // how long answering a poll lasts at least
 	unwanted      bool                                   // answers reports as a controller that does not know them
 	forgets       []time.Duration                        // loses all its agents
 	rivals        []time.Duration                        // another agent registers with the same id
@@ -81,6 +82,7 @@ type fakeController struct {
 	rude          error                                  // what it ends them with; nil: 504
 	drains        []time.Duration                        // lets go all that it holds
 	dropsETags    bool                                   // something on the way does, of requests and of answers
+	compares      bool                                   // answers 200 where the content that is applied is another
 	old           bool                                   // does not know the headers of what is applied
 	fleets        []moved                                // the id that it names from then on
 	because       string                                 // why it offers an older version than the applied one
@@ -97,6 +99,7 @@ type fakeController struct {
 	tokens      int
 	failed      int64
 	outcomes    []wire.Report // without their ETags
+	applied     *wire.Config  // that the last poll named
 	outcomeTags []string
 	outcomeAt   []time.Duration
 	selves      []wire.RegisterRequest
@@ -223,6 +226,9 @@ func (c *fakeController) Register(
 func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
 	c.record("fetch", q.ETag)
 	c.told(q)
+	c.mu.Lock()
+	c.applied = q.Applied
+	c.mu.Unlock()
 	etag := q.ETag
 	if c.dropsETags {
 		etag = ""
@@ -232,6 +238,9 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 	}
 	if err := c.reachable(ctx); err != nil {
 		return models.Answer{}, err
+	}
+	if !sleep(ctx, c.slowFetches) {
+		return models.Answer{}, ctx.Err()
 	}
 	if !c.authentic(id) {
 		return models.Answer{}, fmt.Errorf("%w: token", models.ErrUnauthorized)
@@ -252,7 +261,7 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 		answer.Holds, answer.Held = true, q.Wait
 		if c.says != nil {
 			answer.Held = c.says(q.Wait)
-		} else if current := c.current(); q.Wait > 0 && (current == nil || c.withheld(current) || etag != "" && etag == current.ETag || unchanged(current)) {
+		} else if current := c.current(); q.Wait > 0 && (current == nil || c.withheld(current) || etag != "" && etag == current.ETag && !c.compares || unchanged(current)) {
 			if err := c.hold(ctx, q.Wait); err != nil {
 				return models.Answer{}, err
 			}
@@ -268,7 +277,7 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 		return answer, fmt.Errorf("%w: data.url is missing", models.ErrInvalidConfig)
 	case current == nil, withheld && etag == "":
 		return answer, models.ErrNothingPublished
-	case etag != "" && etag == current.ETag, withheld:
+	case etag != "" && etag == current.ETag && (!c.compares || unchanged(current)), withheld:
 		return answer, models.ErrNotModified
 	}
 	fetched := *current

@@ -321,7 +321,7 @@ func (f *follower) untilSettled(q models.Query, release *models.Release, took ti
 		return rest{wait: spread(f.interval)}
 	case f.rapid > mostRapid:
 		return rest{wait: f.backOff(f.interval)} // two controllers that do not agree, say
-	case f.state.LastGood != nil && f.state.LastGood.ETag != q.ETag && f.next == nil:
+	case f.next == nil && f.state.LastGood != nil && (f.state.LastGood.ETag != q.ETag || q.Applied != nil && f.state.LastGood.Config != *q.Applied):
 		return rest{} // it has judged already
 	}
 	return rest{wait: spread(f.interval), early: f.settled}

@@ -1,0 +1,170 @@
+package test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// dropETags is a gateway that treats ETags as Envoy's compressor does by default: it
+// removes them from answers. Nor does it forward an If-None-Match.
+func dropETags(t *testing.T, controller string) (gateway string) {
+	t.Helper()
+	target, err := url.Parse(controller)
+	must(t, err)
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Header.Del("If-None-Match")
+		},
+		ModifyResponse: func(r *http.Response) error {
+			r.Header.Del("ETag")
+			return nil
+		},
+		ErrorLog: log.New(io.Discard, "", 0), // of a controller that is away
+	}
+	server := httptest.NewServer(proxy)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// Behind such a gateway polls are held, nothing is pushed twice, and a restored
+// database takes nothing back.
+func TestGateway_DropsETags(t *testing.T) {
+	t.Parallel()
+	dir, cacheDir := t.TempDir(), t.TempDir()
+	s := &site{target: run(t, "target"), worker: run(t, "worker"), controller: run(t, "controller", append(controllerIn(dir), hour)...)}
+	through := countTo(t, s.controller)
+	s.agent = run(t, "agent", agentIn(cacheDir, dropETags(t, through.URL), s.worker.url())...)
+	s.hears(t, "longpoll")
+	s.arrives(t, "/old")
+	must(t, backUp(dir, "old.db"))
+	s.arrives(t, "/newer")
+	s.hears(t, "longpoll")
+	if n := through.polls.Load(); n > 8 { // each version is fetched, and told, once
+		t.Errorf("the agent polled %d times for two versions", n)
+	}
+
+	must(t, s.controller.crash())
+	restoreOld(t, dir)
+	must(t, s.controller.start())
+	applied := func(want string) {
+		t.Helper()
+		eventually(t, func() error {
+			a, err := call(admin, "GET", s.controller.url()+"/api/v1/agents", "")
+			if err == nil && !strings.Contains(a.body, want) {
+				err = fmt.Errorf("the list: got %v, want %s", a, want)
+			}
+			return err
+		})
+	}
+	applied(`"status":"conflict","desired_version":1,"applied_version":2`)
+	must(t, hits(s.worker.url(), "target /newer"))
+	a, err := call(admin, "POST", s.controller.url()+"/api/v1/agents/resume", "")
+	must(t, err)
+	if a.status != http.StatusOK || !strings.Contains(a.body, `"changed":true`) {
+		t.Errorf("resume: got %v", a)
+	}
+	s.runs(t, "/old")
+	s.arrives(t, "/last")
+
+	// Somebody edits the agent's cache, checksum and all.
+	must(t, s.agent.stop())
+	edit(t, filepath.Join(cacheDir, "agent_config.cache"), "/last", "/edited")
+	must(t, s.agent.start())
+	s.controller.says(t, "Agent holds another content", 1)
+	s.runs(t, "/last")
+	applied(`"content_mismatch":false`)
+}
+
+// restoreOld puts a backup in the place of the database of a controller that is not
+// running.
+func restoreOld(t *testing.T, dir string) {
+	t.Helper()
+	for _, suffix := range []string{"-wal", "-shm"} {
+		_ = os.Remove(filepath.Join(dir, "controller.db"+suffix))
+	}
+	old, err := os.ReadFile(filepath.Join(dir, "old.db"))
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "controller.db"), old, 0o600))
+}
+
+// edit replaces a text in an agent's cache, and its checksum.
+func edit(t *testing.T, path, old, with string) {
+	t.Helper()
+	document, err := os.ReadFile(path)
+	must(t, err)
+	head, payload, _ := bytes.Cut(document, []byte("\n"))
+	changed := bytes.ReplaceAll(payload, []byte(old), []byte(with))
+	words := strings.Fields(string(head))
+	if len(words) != 3 || bytes.Equal(changed, payload) {
+		t.Fatalf("the cache is %.200q", document)
+	}
+	must(t, os.WriteFile(path, append(fmt.Appendf(nil, "%s %s %x\n", words[0], words[1], sha256.Sum256(changed)), changed...), 0o600))
+}
+
+// nginx weakens the ETags of what it compresses. Agents do not have it compress, and the
+// controller recognizes a weak ETag that comes back.
+func TestGateway_Compresses(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, []string{hour}, []string{"PUSH=none"})
+	through := newBalancer(t, "nginx", "gzip on; gzip_types application/json; gzip_proxied any; gzip_min_length 0; proxy_read_timeout 330s;", s.controller.url())
+	must(t, s.agent.crash())
+	s.agent.env = append(s.agent.env, "PUSH=longpoll", "CONTROLLER_URL="+through)
+	must(t, s.agent.start())
+	s.hears(t, "longpoll")
+	s.arrives(t, "/one")
+	s.arrives(t, "/two")
+	poll := func(headers ...string) answer {
+		a, err := call(agents, "GET", through+"/api/v1/config", "", headers...)
+		must(t, err)
+		return a
+	}
+	weak := poll("Accept-Encoding: gzip").header.Get("ETag")
+	if !strings.HasPrefix(weak, `W/"`) {
+		t.Fatalf("got the ETag %s, want one that nginx weakened", weak)
+	}
+	if strong := poll("Accept-Encoding: identity").header.Get("ETag"); "W/"+strong != weak {
+		t.Errorf("without compression: got the ETag %s, want %s as the controller sent it", strong, weak)
+	}
+	if a := poll("If-None-Match: "+weak, "Accept-Encoding: gzip"); a.status != http.StatusNotModified {
+		t.Errorf("with what nginx made of the ETag: got %v, want 304", a)
+	}
+}
+
+// Two fleets share a broker: a publish of one wakes no agent of the other.
+func TestBroker_TwoFleets(t *testing.T) {
+	withBrokers(t, "", func(t *testing.T, b *broker) {
+		settings := append(b.settings(b.addr), "FLEET_ID=")
+		sites := make([]*site, 2)
+		counters := make([]*counter, 2)
+		for i := range sites {
+			sites[i] = newSite(t, append(settings, hour), []string{"PUSH=none"})
+			counters[i] = countTo(t, sites[i].controller)
+			must(t, sites[i].agent.crash())
+			sites[i].agent.env = append(sites[i].agent.env, append(settings, "CONTROLLER_URL="+counters[i].URL)...)
+			must(t, sites[i].agent.start())
+			sites[i].hears(t, b.transport)
+			sites[i].arrives(t, "/first")
+			sites[i].arrives(t, "/second") // by a hint: it listens to its own fleet
+		}
+		before := counters[0].polls.Load()
+		for i := range 5 {
+			sites[1].arrives(t, fmt.Sprint("/", i))
+		}
+		if n := counters[0].polls.Load() - before; n > 0 {
+			t.Errorf("the agent of one fleet polled %d times for publishes of the other", n)
+		}
+		sites[0].arrives(t, "/last")
+	})
+}
