@@ -305,9 +305,6 @@ func (a *API) onCurrent(c *call) error {
 //	@Failure		400,401,403,413,415,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id}/status [post]
 func (a *API) report(c *call) error {
-	if err := a.Agents.Allow(c.self, service.Reporting); err != nil {
-		return err
-	}
 	req, err := server.Decode[wire.Report](c.Request)
 	if err != nil {
 		return err

@@ -65,7 +65,22 @@ func (a *API) admit(c *call, d door) error {
 		return a.reject(c, d, err)
 	}
 	server.Authenticated(c.Request)
+	if err := a.allow(self, d); err != nil {
+		return err
+	}
 	return a.enter(c, d, who)
+}
+
+// allow rejects what an agent does too often: before the class is charged, so that
+// one agent takes nothing from the others.
+func (a *API) allow(self *service.Agent, d door) error {
+	switch {
+	case self != nil && d == enrolling:
+		return a.Agents.Allow(self, service.Registering)
+	case d == reporting:
+		return a.Agents.Allow(self, service.Reporting)
+	}
+	return nil
 }
 
 // authorize checks that a caller may pass a door: 403 if not.

@@ -623,6 +623,39 @@ func TestRegister_AboveMaxAgents_507(t *testing.T) {
 	}
 }
 
+// What an agent does too often takes nothing from the others.
+func TestLimits_OneAgentTooOften_ShutsNobodyOut(t *testing.T) {
+	for name, flood := range map[string]struct{ path, body string }{
+		"registrations": {"/api/v1/register", `{"hostname":"h","agent_id":"a1"}`},
+		"reports":       {"/api/v1/agents/a1/status", `{"version":1,"status":"APPLYING"}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newLimited(t, api.Limits{Register: 100, Config: 1, Status: 100, Admin: 100})
+				s.publish("http://a/")
+				a1, a2 := s.register("a1"), s.register("a2")
+				rejected := 0
+				for range 1000 {
+					switch resp := s.call(a1, "POST", flood.path, flood.body); resp.StatusCode {
+					case 429:
+						rejected++
+					case 200:
+						a1[1] = decode[wire.RegisterResponse](t, resp).AgentToken
+					}
+				}
+				if rejected < 900 {
+					t.Errorf("%d of 1000 were rejected, want nearly all", rejected)
+				}
+				s.report(a2, 1, applied)
+				resp := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a3"}`)
+				if resp.StatusCode != 201 {
+					t.Errorf("another agent: got %d %s, want it registered", resp.StatusCode, text(t, resp))
+				}
+			})
+		})
+	}
+}
+
 // BenchmarkRegister_Memory measures what a registered agent costs.
 func BenchmarkRegister_Memory(b *testing.B) {
 	for name, size := range map[string]int{"small_metadata": 100, "full_metadata": wire.MaxMetadataBytes} {
