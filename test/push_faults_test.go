@@ -119,8 +119,8 @@ func TestBroker_NetworkFails(t *testing.T) {
 		if n := through.polls.Load() - polls; n > 12 { // one for each of five publishes, and few besides
 			t.Errorf("the agent polled %d times while the network failed", n)
 		}
-		if n := through.others.Load(); n != 1 {
-			t.Errorf("the agent asked for something else %d times, want one registration", n)
+		if n := through.others.Load(); n > 1 { // none if it had registered before it crashed
+			t.Errorf("the agent asked for something else %d times, want one registration at most", n)
 		}
 	})
 }
@@ -221,8 +221,8 @@ func TestBroker_Lies(t *testing.T) {
 		if n := through.polls.Load() - polls; n > 10 {
 			t.Errorf("the agent polled %d times for hints that came doubled and out of order, want few", n)
 		}
-		if n := through.others.Load(); n != 1 {
-			t.Errorf("the agent asked for something else %d times, want one registration", n)
+		if n := through.others.Load(); n > 1 { // none if it had registered before it crashed
+			t.Errorf("the agent asked for something else %d times, want one registration at most", n)
 		}
 	})
 }

@@ -310,8 +310,10 @@ func TestRun_ByProxyOfTheEnvironment(t *testing.T) {
 	}})
 	defer proxy.Close()
 	for name, value := range map[string]string{
-		"PORT": "0", "CONTROLLER_URL": "http://controller.invalid:8080", "WORKER_URL": worker, "CACHE_FILE": filepath.Join(t.TempDir(), "cache"), "LOG_LEVEL": "debug",
-		"CONTROLLER_PASSWORD": sharedPassword, "WORKER_TOKEN": workerToken, "http_proxy": "http://agent:hunter2@" + strings.TrimPrefix(proxy.URL, "http://"),
+		"PORT": "0", "CONTROLLER_URL": "http://controller.invalid:8080", "WORKER_URL": worker,
+		"CACHE_FILE": filepath.Join(t.TempDir(), "cache"), "LOG_LEVEL": "debug",
+		"CONTROLLER_PASSWORD": sharedPassword, "WORKER_TOKEN": workerToken,
+		"http_proxy": "http://agent:hunter2@" + strings.TrimPrefix(proxy.URL, "http://"),
 	} {
 		t.Setenv(name, value)
 	}
@@ -319,7 +321,9 @@ func TestRun_ByProxyOfTheEnvironment(t *testing.T) {
 	log, ended := &lines{}, make(chan error)
 	go func() { ended <- run(ctx, nil, io.Discard, log) }() // ends with stop
 	addr := log.addr(t)
-	eventually(t, "version 1 is applied", func() bool { return strings.Contains(read(t, "http://"+addr+"/status"), `"applied_version":1`) })
+	eventually(t, "version 1 is applied", func() bool {
+		return strings.Contains(read(t, "http://"+addr+"/status"), `"applied_version":1`)
+	})
 	stop()
 	if err := <-ended; err != nil {
 		t.Errorf("run: %v", err)

@@ -52,7 +52,7 @@ type Rollout struct {
 	SupersededBy   *int64           `json:"superseded_by"`        // null while it is current; then these are its last figures
 	Targets        int              `json:"targets" example:"20"` // the agents that should run it: all but the inactive ones
 	Applied        int              `json:"applied" example:"19"`
-	Degraded       int              `json:"degraded" example:"0"` // among those that applied it: their agents cannot reach their workers now
+	Degraded       int              `json:"degraded" example:"0"` // those of applied that cannot reach their workers now
 	Failed         int              `json:"failed" example:"1"`
 	Pending        int              `json:"pending" example:"0"`
 	Offline        int              `json:"offline" example:"0"`

@@ -222,7 +222,7 @@ type Agent struct {
 	// content of that version: its cache was edited, say.
 	ContentMismatch bool       `json:"content_mismatch"`
 	Transport       *Transport `json:"transport" enums:"poll,longpoll,redis,nats"` // null until it said so in a poll
-	Degraded        *string    `json:"degraded"`                                   // why it cannot reach or feed its worker, as it said last; null while it can
+	Degraded        *string    `json:"degraded"`                                   // why it cannot reach or feed its worker; null while it can
 }
 
 // WorkerConfig is what an agent pushes to its worker. A push by hand may leave

@@ -17,32 +17,35 @@ type Proxy struct {
 }
 
 // Validate reports nothing: most machines have these variables for other programs,
-// and a value that is not used needs no correction. See CheckFor and CheckAll.
+// and a value that is not used needs no correction. See CheckProxyFor and CheckProxies.
 func (p *Proxy) Validate() Faults { return nil }
 
-// For returns the proxy for a URL, nil for none. localhost and loopback addresses have none.
-func (p *Proxy) For(u *url.URL) *url.URL {
-	proxy, err := p.Func()(u)
+// ProxyFor returns the proxy for a URL, nil for none. localhost and loopback addresses have none.
+func (p *Proxy) ProxyFor(u *url.URL) *url.URL {
+	proxy, err := p.ProxyFunc()(u)
 	if err != nil {
 		return nil
 	}
 	return proxy
 }
 
-// Func returns For as net/http wants it.
-func (p *Proxy) Func() func(*url.URL) (*url.URL, error) {
-	c := httpproxy.Config{HTTPProxy: p.HTTPProxy.Reveal(), HTTPSProxy: p.HTTPSProxy.Reveal(), NoProxy: strings.Join(p.NoProxy, ",")}
-	return c.ProxyFunc()
+// ProxyFunc returns ProxyFor as net/http wants it.
+func (p *Proxy) ProxyFunc() func(*url.URL) (*url.URL, error) {
+	config := httpproxy.Config{
+		HTTPProxy: p.HTTPProxy.Reveal(), HTTPSProxy: p.HTTPSProxy.Reveal(), NoProxy: strings.Join(p.NoProxy, ","),
+	}
+	return config.ProxyFunc()
 }
 
-// CheckFor adds a fault if the proxy for a URL cannot be used.
-func (p *Proxy) CheckFor(faults *Faults, address string) {
+// CheckProxyFor adds a fault if the proxy for a URL cannot be used.
+func (p *Proxy) CheckProxyFor(faults *Faults, address string) {
 	u, err := url.Parse(address)
 	if err != nil {
 		return // that is a fault of its own
 	}
 	// Any proxy shows whether one would be used.
-	if probe := (&Proxy{HTTPProxy: "http://proxy", HTTPSProxy: "http://proxy", NoProxy: p.NoProxy}); probe.For(u) == nil {
+	probe := Proxy{HTTPProxy: "http://proxy", HTTPSProxy: "http://proxy", NoProxy: p.NoProxy}
+	if probe.ProxyFor(u) == nil {
 		return
 	}
 	if u.Scheme == "https" {
@@ -52,13 +55,14 @@ func (p *Proxy) CheckFor(faults *Faults, address string) {
 	faults.Check(isProxy(p.HTTPProxy), "HTTP_PROXY", notProxy)
 }
 
-// CheckAll adds the faults of all proxies.
-func (p *Proxy) CheckAll(faults *Faults) {
+// CheckProxies adds the faults of all proxies.
+func (p *Proxy) CheckProxies(faults *Faults) {
 	faults.Check(isProxy(p.HTTPProxy), "HTTP_PROXY", notProxy)
 	faults.Check(isProxy(p.HTTPSProxy), "HTTPS_PROXY", notProxy)
 }
 
-const notProxy = "is no URL of a proxy such as http://proxy.example.com:3128; its scheme is http, https, socks5 or socks5h, and what is special in a password stands percent-encoded"
+const notProxy = "is no URL of a proxy such as http://proxy.example.com:3128; its scheme is http, https, socks5 or " +
+	"socks5h, and what is special in a password stands percent-encoded"
 
 // isProxy reports whether a proxy can be used, or is not set. Without a scheme it
 // is an HTTP proxy.

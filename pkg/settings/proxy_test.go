@@ -14,33 +14,34 @@ type proxied struct {
 }
 
 func (p *proxied) Validate() (faults Faults) {
-	p.CheckFor(&faults, p.URL)
+	p.CheckProxyFor(&faults, p.URL)
 	return faults
 }
 
-func TestProxy_For(t *testing.T) {
+func TestProxyFor(t *testing.T) {
 	const web, secure = "http://user:hunter2@web:3128", "http://secure:3128"
 	for name, row := range map[string]struct {
-		env  map[string]string
+		env  string // NAME=value, with spaces between
 		to   string
 		want string
 	}{
-		"none":                       {nil, "http://fleet.example.com", ""},
-		"http":                       {map[string]string{"HTTP_PROXY": web, "HTTPS_PROXY": secure}, "http://fleet.example.com", web},
-		"https":                      {map[string]string{"HTTP_PROXY": web, "HTTPS_PROXY": secure}, "https://fleet.example.com", secure},
-		"lower case":                 {map[string]string{"http_proxy": web}, "http://fleet.example.com", web},
-		"upper case counts":          {map[string]string{"http_proxy": secure, "HTTP_PROXY": web}, "http://fleet.example.com", web},
-		"without a scheme":           {map[string]string{"HTTP_PROXY": "web:3128"}, "http://fleet.example.com", "http://web:3128"},
-		"no proxy for it":            {map[string]string{"HTTP_PROXY": web, "NO_PROXY": "other, .example.com"}, "http://fleet.example.com", ""},
-		"no proxy for its network":   {map[string]string{"HTTP_PROXY": web, "no_proxy": "10.0.0.0/8"}, "http://10.1.2.3:8080", ""},
-		"no proxy for others":        {map[string]string{"HTTP_PROXY": web, "no_proxy": "example.org"}, "http://fleet.example.com", web},
-		"never for localhost":        {map[string]string{"HTTP_PROXY": web}, "http://localhost:8080", ""},
-		"never for the loopback":     {map[string]string{"HTTP_PROXY": web}, "http://127.3.4.5:8080", ""},
-		"never for the loopback, v6": {map[string]string{"HTTP_PROXY": web}, "http://[::1]:8080", ""},
+		"none":                       {"", "http://fleet.example.com", ""},
+		"http":                       {"HTTP_PROXY={web} HTTPS_PROXY={secure}", "http://fleet.example.com", web},
+		"https":                      {"HTTP_PROXY={web} HTTPS_PROXY={secure}", "https://fleet.example.com", secure},
+		"lower case":                 {"http_proxy={web}", "http://fleet.example.com", web},
+		"upper case counts":          {"http_proxy={secure} HTTP_PROXY={web}", "http://fleet.example.com", web},
+		"without a scheme":           {"HTTP_PROXY=web:3128", "http://fleet.example.com", "http://web:3128"},
+		"no proxy for it":            {"HTTP_PROXY={web} NO_PROXY=other,.example.com", "http://fleet.example.com", ""},
+		"no proxy for its network":   {"HTTP_PROXY={web} no_proxy=10.0.0.0/8", "http://10.1.2.3:8080", ""},
+		"no proxy for others":        {"HTTP_PROXY={web} no_proxy=example.org", "http://fleet.example.com", web},
+		"never for localhost":        {"HTTP_PROXY={web}", "http://localhost:8080", ""},
+		"never for the loopback":     {"HTTP_PROXY={web}", "http://127.3.4.5:8080", ""},
+		"never for the loopback, v6": {"HTTP_PROXY={web}", "http://[::1]:8080", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for variable, value := range row.env {
-				t.Setenv(variable, value)
+			for _, variable := range strings.Fields(row.env) {
+				name, value, _ := strings.Cut(variable, "=")
+				t.Setenv(name, strings.NewReplacer("{web}", web, "{secure}", secure).Replace(value))
 			}
 			t.Setenv("CONTROLLER_URL", row.to)
 			var s proxied
@@ -52,7 +53,7 @@ func TestProxy_For(t *testing.T) {
 				t.Fatal(err)
 			}
 			got := ""
-			if by := s.For(to); by != nil {
+			if by := s.ProxyFor(to); by != nil {
 				got = by.String()
 			}
 			if got != row.want {
@@ -66,8 +67,10 @@ func TestProxy_For(t *testing.T) {
 }
 
 // A proxy that cannot be used is a fault where it would be, and shows no password.
-func TestProxy_CheckFor(t *testing.T) {
-	for to, want := range map[string]string{"http://fleet.example.com": "HTTP_PROXY", "https://fleet.example.com": "HTTPS_PROXY", "http://localhost:8080": ""} {
+func TestCheckProxyFor(t *testing.T) {
+	for to, want := range map[string]string{
+		"http://fleet.example.com": "HTTP_PROXY", "https://fleet.example.com": "HTTPS_PROXY", "http://localhost:8080": "",
+	} {
 		for _, bad := range []string{"ftp://user:hunter2@web", "http://user:hunter2@", "http://[hunter2", "://hunter2"} {
 			t.Setenv("HTTP_PROXY", bad)
 			t.Setenv("HTTPS_PROXY", bad)
@@ -76,7 +79,9 @@ func TestProxy_CheckFor(t *testing.T) {
 			if want == "" && err == nil {
 				continue
 			}
-			if err == nil || !strings.Contains(err.Error(), want+" is no URL of a proxy") || strings.Contains(err.Error(), "hunter2") || strings.Count(err.Error(), "_PROXY") != 1 {
+			said := fmt.Sprint(err)
+			if !strings.Contains(said, want+" is no URL of a proxy") || strings.Contains(said, "hunter2") ||
+				strings.Count(said, "_PROXY") != 1 {
 				t.Errorf("%s by %s: got %v, want a fault of %q alone", to, bad, err, want)
 			}
 		}
@@ -92,7 +97,8 @@ func TestProxy_LowerCase_IsNotMistyped(t *testing.T) {
 	var out bytes.Buffer
 	t.Setenv("https_proxy", "http://user:hunter2@web")
 	t.Setenv("CONTROLLER_URL", "http://localhost")
-	if err := (Program{Name: "agent"}).Parse([]string{"--print", "settings"}, &proxied{}, &out); strings.Contains(out.String(), "hunter2") || !strings.Contains(out.String(), "HTTPS_PROXY") {
+	err := (Program{Name: "agent"}).Parse([]string{"--print", "settings"}, &proxied{}, &out)
+	if strings.Contains(out.String(), "hunter2") || !strings.Contains(out.String(), "HTTPS_PROXY") {
 		t.Errorf("got %v, %s, want HTTPS_PROXY without its value", err, out.String())
 	}
 }

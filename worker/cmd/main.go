@@ -84,7 +84,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Metrics: proxy.NewMetrics(registry),
 	}
 	if s.HitProxy {
-		options.Proxy = s.Proxy.Func()
+		options.Proxy = s.ProxyFunc()
 	}
 	p := proxy.New(options)
 	defer p.Close()

@@ -44,7 +44,7 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckAccount("CONTROLLER_USERNAME", s.ControllerUsername, "CONTROLLER_PASSWORD", s.ControllerPassword)
 	faults.CheckPassword(s.Host, "CONTROLLER_PASSWORD", s.ControllerPassword, defaultPassword, s.ControllerUsername)
 	s.checkTLS(&faults)
-	s.Proxy.CheckFor(&faults, s.ControllerURL)
+	s.CheckProxyFor(&faults, s.ControllerURL)
 	faults.CheckServer("WORKER_URL", s.WorkerURL)
 	faults.CheckBearer("WORKER_TOKEN", s.WorkerToken)
 	faults.CheckHosts("ALLOWED_HOSTS", s.AllowedHosts)
@@ -75,7 +75,7 @@ func (s *Settings) ControllerProxy() *url.URL {
 	if err != nil {
 		return nil
 	}
-	return s.Proxy.For(u)
+	return s.ProxyFor(u)
 }
 
 // PlainHost is the host that CONTROLLER_URL leads to without TLS, "" where it

@@ -69,7 +69,8 @@ func New(o Options) *Client {
 		keep = exchange.Keep{Idle: keepFor, Probe: -1}
 	}
 	secure := exchange.Secure{Config: o.TLS, CA: "CONTROLLER_CA_FILE", Own: "CONTROLLER_CERT_FILE"}
-	return &Client{http: exchange.New("the controller", o.URL, keep, secure, o.Proxy), username: o.Username, password: o.Password}
+	client := exchange.New("the controller", o.URL, keep, secure, o.Proxy)
+	return &Client{http: client, username: o.Username, password: o.Password}
 }
 
 // Register tells the controller who is there, and learns who the controller

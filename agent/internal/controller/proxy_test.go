@@ -25,7 +25,7 @@ func forwardProxy(t *testing.T, status int) (at *url.URL, connected *atomic.Int6
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Proxy-Authorization") != "Basic YWdlbnQ6aHVudGVyMg==" {
 			w.WriteHeader(http.StatusProxyAuthRequired)
 			return
@@ -52,7 +52,8 @@ func forwardProxy(t *testing.T, status int) (at *url.URL, connected *atomic.Int6
 			return
 		}
 		tunnel(here, there, buffered)
-	})}
+	})
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: handler}
 	go func() { _ = server.Serve(ln) }() // ends with Close
 	t.Cleanup(func() { _ = server.Close() })
 	return &url.URL{Scheme: "http", Host: ln.Addr().String(), User: url.UserPassword("agent", "hunter2")}, connected
@@ -82,7 +83,8 @@ func TestFetch_ByProxy(t *testing.T) {
 	// The proxy's end of the connection is not the controller's.
 	proxy, _ := forwardProxy(t, http.StatusOK)
 	stranger := New(Options{URL: over, TLS: files(t, authority(t, "others"), nil, certs.Leaf{}), Proxy: proxy})
-	if _, err := stranger.Fetch(t.Context(), self, models.Query{}); err == nil || !strings.Contains(err.Error(), "is not trusted") {
+	_, err := stranger.Fetch(t.Context(), self, models.Query{})
+	if err == nil || !strings.Contains(err.Error(), "is not trusted") {
 		t.Errorf("got %v, want the controller's certificate checked", err)
 	}
 }
@@ -97,9 +99,17 @@ func TestFetch_ByProxyThatRefuses(t *testing.T) {
 	}
 	_ = ln.Close()
 	away := &url.URL{Scheme: "http", Host: ln.Addr().String(), User: url.UserPassword("agent", "hunter2")}
-	for words, proxy := range map[string]*url.URL{"the proxy answered 403 Forbidden": refusing, "the proxy answered 407 Proxy Authentication Required": unknown, "nothing listens there": away} {
+	for words, proxy := range map[string]*url.URL{
+		"the proxy answered 403 Forbidden":                     refusing,
+		"the proxy answered 407 Proxy Authentication Required": unknown,
+		"nothing listens there":                                away,
+	} {
 		_, err := New(Options{URL: "https://controller.invalid", Proxy: proxy}).Fetch(t.Context(), self, models.Query{})
-		if err == nil || !strings.Contains(err.Error(), words) || !strings.Contains(err.Error(), "by the proxy at "+proxy.Host) || strings.Contains(err.Error(), "hunter2") {
+		if err == nil {
+			t.Fatalf("got nil, want %q", words)
+		}
+		said := err.Error()
+		if !strings.Contains(said, words) || !strings.Contains(said, "by the proxy at "+proxy.Host) || strings.Contains(said, "hunter2") {
 			t.Errorf("got %v, want %q and the proxy, without its password", err, words)
 		}
 	}

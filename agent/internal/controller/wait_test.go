@@ -136,14 +136,19 @@ func TestFetch_OfAWaitIsSentOnce(t *testing.T) {
 
 // A worker's error can hold anything, and is sent as one line of a header.
 func TestFetch_SendsWorkerError(t *testing.T) {
-	for said, want := range map[string]string{"": "", "cannot be reached:\r\nX-Forged: \xff…": "cannot be reached: X-Forged: ??"} {
+	for said, want := range map[string]string{
+		"": "",
+		"cannot be reached:\r\nX-Forged: \xff…": "cannot be reached: X-Forged: ??",
+	} {
 		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
-			if got := strings.Join(r.Header[wire.HeaderWorkerError], "|"); got != want || r.Header.Get("X-Forged") != "" {
+			got := strings.Join(r.Header[wire.HeaderWorkerError], "|")
+			if got != want || r.Header.Get("X-Forged") != "" {
 				t.Errorf("got %q, want %q", got, want)
 			}
 			w.WriteHeader(http.StatusNotModified)
 		})
-		if _, err := c.Fetch(t.Context(), self, models.Query{ETag: `"e"`, WorkerError: said}); !errors.Is(err, models.ErrNotModified) {
+		query := models.Query{ETag: `"e"`, WorkerError: said}
+		if _, err := c.Fetch(t.Context(), self, query); !errors.Is(err, models.ErrNotModified) {
 			t.Errorf("got %v, want ErrNotModified", err)
 		}
 	}

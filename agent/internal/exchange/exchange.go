@@ -103,15 +103,16 @@ func connected(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Resp
 	if answer.StatusCode == http.StatusOK {
 		return nil
 	}
-	return notConnectedError(fmt.Sprintf("the proxy answered %d %s", answer.StatusCode, http.StatusText(answer.StatusCode)))
+	status := answer.StatusCode
+	return notConnectedError(fmt.Sprintf("the proxy answered %d %s", status, http.StatusText(status)))
 }
 
 type notConnectedError string
 
 func (e notConnectedError) Error() string { return string(e) }
 
-// transport is a http.Transport that is made anew when other authorities are to be
-// trusted, so that the next request opens a connection.
+// transport is an http.Transport that is replaced when the trusted authorities
+// change, so that the next request opens a connection.
 type transport struct {
 	secure Secure
 	with   func(*tls.Config) *http.Transport

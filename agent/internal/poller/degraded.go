@@ -21,7 +21,7 @@ type health struct {
 }
 
 // assess compares what is seen of the worker with what the controller was told. A
-// change that has lasted for a while is told before the next poll is due.
+// change that has lasted for a while is reported before the next poll is due.
 func (r *reconciler) assess() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -35,7 +35,7 @@ func (r *reconciler) assess() {
 	}
 	switch {
 	case (seen == "") == (h.degraded == ""):
-		h.degraded, h.since = seen, time.Time{} // other words of the same are told with the next poll
+		h.degraded, h.since = seen, time.Time{} // another reason goes along with the next poll
 	case h.since.IsZero():
 		h.since = time.Now()
 	case time.Since(h.since) >= steady:

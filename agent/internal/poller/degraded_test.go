@@ -11,7 +11,7 @@ import (
 
 // An agent whose worker is away says so within one poll interval, and that it is
 // back too, however newer versions reach it. A short absence is not worth a word.
-func TestRun_WorkerAway_IsTold(t *testing.T) {
+func TestRun_WorkerAway_IsReported(t *testing.T) {
 	const blip, away, back = 10 * time.Minute, 20 * time.Minute, 30 * time.Minute
 	for _, transport := range []wire.Transport{wire.Polling, wire.LongPoll, wire.NATS} {
 		t.Run(string(transport), func(t *testing.T) {
@@ -42,17 +42,20 @@ func TestRun_WorkerAway_IsTold(t *testing.T) {
 	}
 }
 
-// A worker that takes pushes and does not run them is told as well, and one that
-// refuses the last good configuration.
-func TestRun_WorkerDoesNotRunWhatItShould_IsTold(t *testing.T) {
+// A worker that accepts pushes and does not run them is reported as well, and one
+// that refuses the last good configuration.
+func TestRun_WorkerDoesNotRunWhatItShould_IsReported(t *testing.T) {
 	for want, s := range map[string]scenario{
 		"the worker accepted version 1 and does not run it": {worker: &fakeWorker{amnesic: true}},
-		"the worker refused version 1: not now": {worker: &fakeWorker{restarts: []time.Duration{time.Minute}, refuses: func(_ int64, t time.Duration) string {
-			if t < time.Minute {
-				return ""
-			}
-			return "not now"
-		}}},
+		"the worker refused version 1: not now": {worker: &fakeWorker{
+			restarts: []time.Duration{time.Minute},
+			refuses: func(_ int64, t time.Duration) string {
+				if t < time.Minute {
+					return ""
+				}
+				return "not now"
+			},
+		}},
 	} {
 		s.controller = &fakeController{publications: []publication{published(0, 1)}}
 		s.transport = wire.LongPoll

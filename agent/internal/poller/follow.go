@@ -166,7 +166,9 @@ func (f *follower) turn(ctx context.Context) rest {
 
 // fetch asks the controller, and reports whether the wait was interrupted because
 // there is something to tell it.
-func (f *follower) fetch(ctx context.Context, id models.Identity, q models.Query) (answer models.Answer, interrupted bool, err error) {
+func (f *follower) fetch(ctx context.Context, id models.Identity, q models.Query) (
+	answer models.Answer, interrupted bool, err error,
+) {
 	if q.Wait == 0 {
 		answer, err = f.Source.Fetch(f.begin(ctx), id, q)
 		return answer, false, err

@@ -136,6 +136,7 @@ func TestRun_LongPollLengthensItsWait(t *testing.T) {
 }
 
 func TestRun_LongPollBehindWhatCuts(t *testing.T) {
+	later := &models.RetryLater{After: 5 * time.Second, Err: models.ErrProxy}
 	for name, row := range map[string]struct {
 		impatient time.Duration
 		rude      error
@@ -147,8 +148,8 @@ func TestRun_LongPollBehindWhatCuts(t *testing.T) {
 		"one that breaks off after 240 s":     {240 * time.Second, errOutage, 30, 30 * time.Second},
 		"one that breaks off after 3 s":       {3 * time.Second, errOutage, 140, 33 * time.Second},
 		"one that answers 504 after 3 s":      {3 * time.Second, nil, 140, 33 * time.Second},
-		"Varnish: 503, come back in 5 s":      {60 * time.Second, &models.RetryLater{After: 5 * time.Second, Err: models.ErrProxy}, 90, 30 * time.Second},
-		"503, come back in 5 s, after 20 s":   {20 * time.Second, &models.RetryLater{After: 5 * time.Second, Err: models.ErrProxy}, 240, 30 * time.Second},
+		"Varnish: 503, come back in 5 s":      {60 * time.Second, later, 90, 30 * time.Second},
+		"503, come back in 5 s, after 20 s":   {20 * time.Second, later, 240, 30 * time.Second},
 		"one that answers 502 after 60 s":     {60 * time.Second, models.ErrProxy, 90, 30 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -175,7 +176,8 @@ func TestRun_LongPollBehindWhatCuts(t *testing.T) {
 // the agent waits for as long as before.
 func TestRun_LongPoll_ProxyOfAControllerThatIsAway(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
-		publications: []publication{published(0, 1)}, down: []span{{3 * time.Hour, 3*time.Hour + 2*time.Minute}}, lost: models.ErrProxy,
+		publications: []publication{published(0, 1)},
+		down:         []span{{3 * time.Hour, 3*time.Hour + 2*time.Minute}}, lost: models.ErrProxy,
 	}}, func(t *testing.T, w *world) {
 		pass(4 * time.Hour)
 		for _, gap := range gaps(w.fetches(3*time.Hour + 5*time.Minute)) {

@@ -179,7 +179,7 @@ func (p *Poller) want(nothing bool) *models.Release {
 	return good
 }
 
-// asPushed is what the worker is told, and whether that is the last good one,
+// asPushed returns what the worker is to run, and whether that is the last good one,
 // which is not probed again: it was judged when it was new, and a target that is
 // away for a moment must not leave a restarted worker with nothing.
 func (p *Poller) asPushed(release *models.Release) (config wire.WorkerConfig, known bool) {

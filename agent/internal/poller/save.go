@@ -8,7 +8,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/backoff"
 )
 
-// saveTimeout is how long the loops wait for the cache. A disk may hang for ever:
+// saveTimeout is how long the loops wait for the cache. A disk may hang forever:
 // then the agent goes on in memory, and says so.
 const saveTimeout = 2 * time.Second
 

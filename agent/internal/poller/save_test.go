@@ -18,9 +18,11 @@ func TestRun_CacheHangs(t *testing.T) {
 	const hangs = 45 * time.Second
 	cache := &fakeCache{hanging: []span{{hangs, forever}}}
 	play(t, scenario{
-		controller: &fakeController{publications: []publication{published(0, 1), published(hangs, 2), published(10*time.Minute, 3)}},
-		worker:     &fakeWorker{restarts: []time.Duration{5 * time.Minute}},
-		cache:      cache,
+		controller: &fakeController{publications: []publication{
+			published(0, 1), published(hangs, 2), published(10*time.Minute, 3),
+		}},
+		worker: &fakeWorker{restarts: []time.Duration{5 * time.Minute}},
+		cache:  cache,
 	}, func(t *testing.T, w *world) {
 		pass(hangs)
 		w.runs(t, 1)
@@ -30,7 +32,8 @@ func TestRun_CacheHangs(t *testing.T) {
 		if last := reports[len(reports)-1]; last != (wire.Report{Version: 2, Status: wire.Applied}) {
 			t.Errorf("the last report is %+v, want version 2 applied", last)
 		}
-		if s := w.Status(); s.Cache.Writable || !strings.Contains(s.LastError, "the disk did not answer within 2s") || *s.AppliedVersion != 2 {
+		s := w.Status()
+		if s.Cache.Writable || *s.AppliedVersion != 2 || !strings.Contains(s.LastError, "the disk did not answer within 2s") {
 			t.Errorf("status is %+v, want version 2 and a cache that hangs", s)
 		}
 		pass(5*time.Minute - w.worker.now() + 5*time.Second)
@@ -60,7 +63,10 @@ func TestRun_CacheHangs(t *testing.T) {
 // from ending.
 func TestRun_CacheHangsFromTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := scenario{controller: &fakeController{publications: []publication{published(0, 1)}}, cache: &fakeCache{hanging: always}}.world()
+		w := scenario{
+			controller: &fakeController{publications: []publication{published(0, 1)}},
+			cache:      &fakeCache{hanging: always},
+		}.world()
 		defer close(w.cache.proceed)
 		ctx, cancel := context.WithCancel(t.Context())
 		stopped := make(chan error)
@@ -78,7 +84,10 @@ func TestRun_CacheHangsFromTheStart(t *testing.T) {
 // A write that fails, and hangs when it is tried again, is a write that hangs.
 func TestPersist_RetryHangs_DoesNotWait(t *testing.T) {
 	cache := &fakeCache{unwritable: []span{{0, time.Second}}, hanging: []span{{time.Second, forever}}}
-	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2)}}, cache: cache}, func(t *testing.T, w *world) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2)}},
+		cache:      cache,
+	}, func(t *testing.T, w *world) {
 		defer close(cache.proceed)
 		pass(time.Minute + 40*time.Second)
 		w.runs(t, 2)

@@ -88,7 +88,9 @@ func (a *API) config(c *call) error {
 		return err
 	}
 	p := poll{a: a, self: c.self, held: c.Request.Header["If-None-Match"], applied: appliedOf(c.Request.Header)}
-	p.visit = models.Poll{At: time.Now().UTC(), Transport: a.transportOf(c.Request.Header, wait), Degraded: degraded(c.Request.Header)}
+	p.visit = models.Poll{
+		At: time.Now().UTC(), Transport: a.transportOf(c.Request.Header, wait), Degraded: degraded(c.Request.Header),
+	}
 	if err := p.judge(); err != nil {
 		return err
 	}

@@ -74,7 +74,8 @@ func TestRollout_IsTheContracts(t *testing.T) {
 	}
 	delete(got, "latency_ms")
 	want := map[string]any{
-		"version": 1.0, "superseded_by": nil, "targets": 3.0, "applied": 1.0, "degraded": 0.0, "failed": 1.0, "pending": 1.0, "offline": 0.0,
+		"version": 1.0, "superseded_by": nil, "targets": 3.0,
+		"applied": 1.0, "degraded": 0.0, "failed": 1.0, "pending": 1.0, "offline": 0.0,
 		"failures":   []any{map[string]any{"error": "host not allowed", "count": 1.0, "sample_agents": []any{"a2"}}},
 		"stragglers": []any{map[string]any{"id": "a3", "hostname": "h", "status": "online", "applied_version": nil, "last_poll": nil}},
 	}
@@ -323,23 +324,31 @@ func TestAgents_Degraded(t *testing.T) {
 	s.publish("http://a/")
 	s.report(a1, 1, applied)
 	s.report(a2, 1, applied)
-	const said, shown = "the worker at http://w:8082 cannot\tbe reached: \xff" + "nothing\u00a0listens", "the worker at http://w:8082 cannot be reached: ?nothing listens"
-	if got := s.call(a1, "GET", "/api/v1/config", "", wire.HeaderWorkerError, said+strings.Repeat("x", 5000)).StatusCode; got != 200 {
-		t.Errorf("a poll of a degraded agent: got %d, want the configuration", got)
+	const (
+		said  = "the worker at http://w:8082 cannot\tbe reached: \xff" + "nothing\u00a0listens"
+		shown = "the worker at http://w:8082 cannot be reached: ?nothing listens"
+	)
+	resp := s.call(a1, "GET", "/api/v1/config", "", wire.HeaderWorkerError, said+strings.Repeat("x", 5000))
+	if resp.StatusCode != 200 {
+		t.Errorf("a poll of a degraded agent: got %d, want the configuration", resp.StatusCode)
 	}
 	list := decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents?status=degraded", ""))
-	if len(list) != 1 || list[0].ID != "a1" || list[0].Degraded == nil || !strings.HasPrefix(*list[0].Degraded, shown) || len(*list[0].Degraded) != wire.MaxHeaderText {
+	if len(list) != 1 || list[0].ID != "a1" || list[0].Degraded == nil ||
+		!strings.HasPrefix(*list[0].Degraded, shown) || len(*list[0].Degraded) != wire.MaxHeaderText {
 		t.Errorf("degraded agents: got %+v, want a1 with its reason", list)
 	}
-	if got := decode[wire.AgentSummary](t, s.call(admin, "GET", "/api/v1/agents/summary", "")).ByStatus; got[wire.Degraded] != 1 || got[wire.Online] != 1 {
-		t.Errorf("by status: got %v, want one degraded and one online", got)
+	summary := decode[wire.AgentSummary](t, s.call(admin, "GET", "/api/v1/agents/summary", ""))
+	if n := summary.ByStatus; n[wire.Degraded] != 1 || n[wire.Online] != 1 {
+		t.Errorf("by status: got %v, want one degraded and one online", n)
 	}
-	if got := decode[wire.Rollout](t, s.call(admin, "GET", "/api/v1/rollouts/1", "")); got.Applied != 2 || got.Degraded != 1 || got.Targets != 2 {
-		t.Errorf("rollout: got %+v, want two applied, one of them degraded", got)
+	rollout := decode[wire.Rollout](t, s.call(admin, "GET", "/api/v1/rollouts/1", ""))
+	if rollout.Applied != 2 || rollout.Degraded != 1 || rollout.Targets != 2 {
+		t.Errorf("rollout: got %+v, want two applied, one of them degraded", rollout)
 	}
 	s.call(a1, "GET", "/api/v1/config", "")
-	if got := decode[wire.Agent](t, s.call(admin, "GET", "/api/v1/agents/a1", "")); got.Degraded != nil || got.Status != wire.Online {
-		t.Errorf("after a poll without the header: got %+v, want online", got)
+	agent := decode[wire.Agent](t, s.call(admin, "GET", "/api/v1/agents/a1", ""))
+	if agent.Degraded != nil || agent.Status != wire.Online {
+		t.Errorf("after a poll without the header: got %+v, want online", agent)
 	}
 }
 
@@ -351,7 +360,8 @@ func TestAgents_SummaryAndFilters(t *testing.T) {
 	s.report(a1, 1, applied)
 	s.report(a2, 1, failed)
 	s.call(a1, "GET", "/api/v1/config", "", wire.HeaderTransport, "nats")
-	want := `{"total":3,"desired_version":1,"by_status":{"conflict":0,"degraded":0,"failed":1,"inactive":0,"offline":0,"online":2,"stale":0},` +
+	want := `{"total":3,"desired_version":1,"by_status":{"conflict":0,` +
+		`"degraded":0,"failed":1,"inactive":0,"offline":0,"online":2,"stale":0},` +
 		`"by_applied_version":[{"version":1,"count":1},{"version":null,"count":2}],` +
 		`"by_transport":{"longpoll":0,"nats":1,"poll":0,"redis":0}}` + "\n"
 	if got := text(t, s.call(admin, "GET", "/api/v1/agents/summary", "")); got != want {

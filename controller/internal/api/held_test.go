@@ -82,7 +82,8 @@ func TestRollout_OfWhoIsAway(t *testing.T) {
 		s.report(a2, 1, applied)
 		s.report(a3, 1, failed)
 		want := `{"version":1,"published_at":"2000-01-08T00:06:33Z","superseded_by":null,` +
-			`"targets":5,"applied":2,"degraded":0,"failed":1,"pending":1,"offline":1,"first_applied_at":"2000-01-08T00:06:33.25Z",` +
+			`"targets":5,"applied":2,"degraded":0,"failed":1,"pending":1,"offline":1,` +
+			`"first_applied_at":"2000-01-08T00:06:33.25Z",` +
 			`"latency_ms":{"p50":250,"p90":1000,"p99":1000,"max":1000},` +
 			`"failures":[{"error":"host not allowed","count":1,"sample_agents":["a3"]}],` +
 			`"stragglers":[{"id":"slow","hostname":"h","status":"stale","applied_version":null,"last_poll":null},` +

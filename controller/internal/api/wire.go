@@ -97,7 +97,8 @@ func toSummary(s service.Summary, desired int64) wire.AgentSummary {
 func toRollout(r *models.Rollout) wire.Rollout {
 	out := wire.Rollout{
 		Version: r.Config.Version, PublishedAt: r.Config.PublishedAt, SupersededBy: orNull(r.SupersededBy),
-		Targets: r.Targets, Applied: r.Applied, Degraded: r.Degraded, Failed: r.Failed, Pending: r.Pending, Offline: r.Offline,
+		Targets: r.Targets, Applied: r.Applied, Degraded: r.Degraded,
+		Failed: r.Failed, Pending: r.Pending, Offline: r.Offline,
 		FirstAppliedAt: orNull(r.FirstAppliedAt), Failures: []wire.RolloutFailure{}, Stragglers: []wire.Straggler{},
 	}
 	if l := r.Latency; l.Agents > 0 {

@@ -46,7 +46,10 @@ func (a *Agent) Seen() time.Time {
 
 // StatusOf tells how an agent is.
 func (o Outlook) StatusOf(a *Agent) Status {
-	return o.Status(Vitals{Unseen: o.Now.Sub(a.Seen()), Interval: a.PollInterval, Applied: a.Applied, Refused: a.Refused.Version, Held: a.Held, Degraded: a.Degraded != ""})
+	return o.Status(Vitals{
+		Unseen: o.Now.Sub(a.Seen()), Interval: a.PollInterval, Applied: a.Applied,
+		Refused: a.Refused.Version, Held: a.Held, Degraded: a.Degraded != "",
+	})
 }
 
 // Outlook is what agents are judged against at a moment.

@@ -418,7 +418,8 @@ func (s *Agents) Left(live *Agent, poll models.Poll, interval time.Duration) {
 	if live.agent.LastPoll.After(poll.At) {
 		return
 	}
-	s.remember(live, models.Poll{At: time.Now().UTC(), Interval: interval, Transport: models.Polling, Degraded: poll.Degraded, Mismatch: poll.Mismatch, Foreign: poll.Foreign})
+	poll.At, poll.Interval, poll.Runs, poll.Transport = time.Now().UTC(), interval, 0, models.Polling
+	s.remember(live, poll)
 }
 
 // Report takes the outcome of an agent's last attempt, and tells whether it is

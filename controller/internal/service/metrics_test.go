@@ -352,7 +352,7 @@ fleetconf_controller_waiters_limit 77
 		poll(lives[1], 1, models.NATS)
 		poll(lives[2], 0, models.Redis)
 		poll(lives[3], 0, models.Polling)
-		m.agents.Poll(lives[5], models.Poll{At: models.Now(), Interval: defaultInterval, Degraded: "connection refused"})
+		m.agents.Poll(lives[5], models.Poll{At: models.Now(), Interval: defaultInterval, Degraded: "not reached"})
 		report(t, m.agents, lives[3], models.Attempt{Version: 1, Status: models.Failed, At: models.Now()})
 		m.want(t, "a fleet", "agents", map[string]float64{"online": 4, "degraded": 1, "failed": 1, "stale": 1, "offline": 1, "inactive": 1, "conflict": 0})
 		m.want(t, "a fleet", "agents_by_transport", map[string]float64{"longpoll": 1, "nats": 1, "redis": 1, "poll": 1, "unknown": 4})

@@ -118,7 +118,10 @@ func (b Broker) burst(t *testing.T) {
 	address := notifytest.FreeAddress(t)
 	b.Start(t, address, Password)
 	driver := b.New(t, address, Password)
-	slow := &slowReceiver{subscribed: make(chan struct{}, 9), proceed: make(chan struct{}), heard: make(chan string, 99), lost: make(chan error, 9)}
+	slow := &slowReceiver{
+		subscribed: make(chan struct{}, 9), proceed: make(chan struct{}),
+		heard: make(chan string, 99), lost: make(chan error, 9),
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- driver.Run(ctx, notify.Subject, slow) }() // ends with cancel

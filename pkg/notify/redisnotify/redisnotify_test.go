@@ -92,16 +92,20 @@ var broker = drivertest.Broker{
 	Lies: map[string]drivertest.Lie{
 		"a message of many gigabytes": {Says: "*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$99999999999\r\n", Rest: "x", Error: "sends too much"},
 		"a message of a gigabyte":     {Says: "*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$999999999\r\n", Error: "sends too much"},
-		"long replies in one":         {Says: "*4096\r\n", Rest: "$2000\r\n" + strings.Repeat("x", 2000) + "\r\n", Error: "sends too much"},
-		"short replies in many":       {Says: "*4096\r\n*4096\r\n", Rest: "*500\r\n" + strings.Repeat("$3\r\nxyz\r\n", 500), Error: "sends too much"},
-		"a billion replies in one":    {Says: "*999999999\r\n", Rest: "$1\r\nx\r\n", Error: "sends too much"},
-		"replies within replies":      {Rest: "*1\r\n", Error: "sends too much"},
-		"replies deeper and deeper":   {Rest: "*2\r\n+x\r\n", Error: "sends too much"},
-		"a line without an end":       {Says: "+", Rest: "x", Error: "sends too much"},
-		"a reply without a kind":      {Says: "*1\r\n:5\r\n", Error: "does not speak"},
-		"an empty reply":              {Says: "*0\r\n", Error: "does not speak"},
-		"noise":                       {Says: "HTTP/1.1 200 OK\r\n\r\n", Error: "redis:"},
-		"a refusal with a secret":     {Says: "-ERR unknown command 'HELLO', with args beginning with: 'hunter2'\r\n", Error: "redis: the server refuses"},
+		"long replies in one": {
+			Says: "*4096\r\n", Rest: "$2000\r\n" + strings.Repeat("x", 2000) + "\r\n", Error: "sends too much",
+		},
+		"short replies in many": {
+			Says: "*4096\r\n*4096\r\n", Rest: "*500\r\n" + strings.Repeat("$3\r\nxyz\r\n", 500), Error: "sends too much",
+		},
+		"a billion replies in one":  {Says: "*999999999\r\n", Rest: "$1\r\nx\r\n", Error: "sends too much"},
+		"replies within replies":    {Rest: "*1\r\n", Error: "sends too much"},
+		"replies deeper and deeper": {Rest: "*2\r\n+x\r\n", Error: "sends too much"},
+		"a line without an end":     {Says: "+", Rest: "x", Error: "sends too much"},
+		"a reply without a kind":    {Says: "*1\r\n:5\r\n", Error: "does not speak"},
+		"an empty reply":            {Says: "*0\r\n", Error: "does not speak"},
+		"noise":                     {Says: "HTTP/1.1 200 OK\r\n\r\n", Error: "redis:"},
+		"a refusal with a secret":   {Says: "-ERR unknown command 'HELLO', with args beginning with: 'hunter2'\r\n", Error: "redis: the server refuses"},
 	},
 }
 

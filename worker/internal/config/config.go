@@ -58,7 +58,7 @@ func (s *Settings) Validate() settings.Faults {
 		f.Check(isHostPattern(pattern), "ALLOW_HOSTS", "holds %q, which is no host such as example.com, *.example.com or 192.0.2.7", pattern)
 	}
 	if s.HitProxy {
-		s.Proxy.CheckAll(&f)
+		s.CheckProxies(&f)
 	}
 	f = append(f, s.Diagnosis.Validate()...)
 	return f

@@ -1,2 +1,3 @@
 -- +goose Up
-ALTER TABLE agents ADD COLUMN degraded TEXT NOT NULL DEFAULT ''; -- why it cannot reach or feed its worker, as it said last; empty while it can
+-- Why the agent cannot reach or feed its worker, as it said last; empty while it can.
+ALTER TABLE agents ADD COLUMN degraded TEXT NOT NULL DEFAULT '';
