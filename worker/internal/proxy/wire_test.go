@@ -86,7 +86,9 @@ func TestApply_ConfiguredURL_IsPercentEncoded(t *testing.T) {
 	if _, err := w.Apply(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
-	w.hit(t)
+	if res, _, err := w.hit(t); res.StatusCode != 200 || err != nil {
+		t.Errorf("got %s %v", res.Status, err)
+	}
 	for _, asked := range []string{"probe", "hit"} {
 		if got := <-lines; got != "GET /a?list%5B%5D=%25zz HTTP/1.1" {
 			t.Errorf("%s: got %q", asked, got)
