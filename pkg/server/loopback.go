@@ -34,7 +34,9 @@ func HostAllowed(r *http.Request, names []string) bool {
 // case, the root dot and the port.
 func HostIn(r *http.Request, names []string) bool {
 	name, _ := host(r)
-	return slices.ContainsFunc(names, func(s string) bool { return strings.EqualFold(strings.TrimSuffix(s, "."), name) })
+	return slices.ContainsFunc(names, func(s string) bool {
+		return strings.EqualFold(strings.TrimSuffix(s, "."), name)
+	})
 }
 
 // host returns the Host of a request without its port, in lower case and without a
@@ -52,12 +54,14 @@ func host(r *http.Request) (name string, addr netip.Addr) {
 // proxyHeaders are added by proxies and gateways, and by no client of ours.
 var proxyHeaders = []string{
 	"Cdn-Loop", "Cf-Connecting-Ip", "Client-Ip", "Fastly-Client-Ip", "Forwarded", "Max-Forwards", "Proxy-Connection",
-	"Surrogate-Capability", "True-Client-Ip", "Via", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Original-Uri", "X-Original-Url",
-	"X-Real-Ip", "X-Remote-Addr", "X-Remote-Ip", "X-Request-Start", "X-Rewrite-Url", "X-Scheme", "X-Varnish",
+	"Surrogate-Capability", "True-Client-Ip", "Via", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Original-Uri",
+	"X-Original-Url", "X-Real-Ip", "X-Remote-Addr", "X-Remote-Ip", "X-Request-Start", "X-Rewrite-Url", "X-Scheme", "X-Varnish",
 }
 
 // proxyPrefixes begin families of such headers.
-var proxyPrefixes = []string{"X-Amzn-", "X-Appengine-", "X-Arr-", "X-Envoy-", "X-Forwarded", "X-Original-Forwarded", "X-Proxy"}
+var proxyPrefixes = []string{
+	"X-Amzn-", "X-Appengine-", "X-Arr-", "X-Envoy-", "X-Forwarded", "X-Original-Forwarded", "X-Proxy",
+}
 
 // Proxied returns by what a request shows that it came through a proxy: a header, or
 // HTTP/1.0, which nginx speaks to its backends by default and no client of ours does.

@@ -73,7 +73,8 @@ func of(class *metrics.Class, answer http.HandlerFunc) http.Handler {
 // site would read the answer.
 func status(w http.ResponseWriter, r *http.Request, s models.Status, hosts []string) {
 	if !server.HostAllowed(r, hosts) {
-		problem.Write(w, problem.New(http.StatusForbidden, "the Host must be an IP address, localhost or a name in ALLOWED_HOSTS, not %q", r.Host))
+		problem.Write(w, problem.New(http.StatusForbidden,
+			"the Host must be an IP address, localhost or a name in ALLOWED_HOSTS, not %q", r.Host))
 		return
 	}
 	w.Header().Set("Cache-Control", "no-store")

@@ -26,12 +26,17 @@ import (
 // written, or with a well-formed answer that the worker's own headers are part of, or cut.
 func FuzzHit_TargetBytes(f *testing.F) {
 	for _, seed := range []string{
-		"", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello",
+		"", "HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+		"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello",
 		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n5\r\nhello\r\n0\r\nX-T: v\r\n\r\n",
-		"HTTP/1.1 302 Found\r\nLocation: /a b?c d\r\n\r\n", "HTTP/1.1 302 Found\r\nLocation : //[::1\r\n\r\n", "HTTP/1.1 101 Switching Protocols\r\n\r\n",
-		"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.0 200\r\nX-Foo : bar\r\nConnection: X-Foo\r\n\r\nx",
-		"HTTP/1.1 200 OK\r\nX-Request-Id: forged\r\nX-Config-Version: 9\r\nContent-Security-Policy: none\r\n\r\n", "HTTP/1.1 999 \r\n\r\n", "HTTP/2.0 200 OK\r\n\r\n",
-		"HTTP/1.1 200 OK\nContent-Length: 1\nContent-Length: 2\n\nab", "HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", "HTTP/1.1 099 x\r\n\r\n",
+		"HTTP/1.1 302 Found\r\nLocation: /a b?c d\r\n\r\n", "HTTP/1.1 302 Found\r\nLocation : //[::1\r\n\r\n",
+		"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+		"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+		"HTTP/1.0 200\r\nX-Foo : bar\r\nConnection: X-Foo\r\n\r\nx",
+		"HTTP/1.1 200 OK\r\nX-Request-Id: forged\r\nX-Config-Version: 9\r\nContent-Security-Policy: none\r\n\r\n",
+		"HTTP/1.1 999 \r\n\r\n", "HTTP/2.0 200 OK\r\n\r\n",
+		"HTTP/1.1 200 OK\nContent-Length: 1\nContent-Length: 2\n\nab",
+		"HTTP/1.1 304 Not Modified\r\nContent-Length: 9\r\n\r\n", "HTTP/1.1 099 x\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Range: x\r\nSet-Cookie: a=b\r\n\r\n\x1f\x8b",
 	} {
 		f.Add([]byte(seed))
@@ -94,7 +99,8 @@ func FuzzHit_TargetBytes(f *testing.F) {
 				t.Errorf("got %s: %q", name, values)
 			}
 		}
-		if !slices.Equal(header["X-Request-Id"], []string{"ours"}) || !slices.Equal(header["X-Config-Version"], []string{"1"}) ||
+		if !slices.Equal(header["X-Request-Id"], []string{"ours"}) ||
+			!slices.Equal(header["X-Config-Version"], []string{"1"}) ||
 			!slices.Contains(header["Content-Security-Policy"], sandbox) {
 			t.Errorf("got %v, want the worker's own headers", header)
 		}
@@ -116,10 +122,23 @@ func FuzzHit_URLPolicy(f *testing.F) {
 		url  string
 		addr string
 	}{
-		{"http://a.example/", "169.254.169.254"}, {"http://a.example/", "93.184.215.14"}, {"http://169.254.169.254/", "::1"}, {"http://[fd00:ec2::254]:80/", "::"},
-		{"http://[::ffff:a9fe:a9fe]/", "::"}, {"http://0xa9fea9fe/", "169.254.169.254"}, {"http://2852039166/", "169.254.169.254"}, {"http://a.example:8080/?b", "64:ff9b::a9fe:a9fe"},
-		{"http://169.254.169.254./", "169.254.169.254"}, {"http://a_b.example/", "2002:a9fe:a9fe::1"}, {"https://xn--a.example/", "2001:0:1:2:3:4:5601:5601"}, {"http://100.100.100.200", "::"},
-		{"http://[fe80::1%25eth0]/", "fe80::1"}, {"http://user@a.example/", "::1"}, {"http://a.example#b", "::1"}, {"http://a.example\\@b.example/", "::1"}, {"http://A.EXAMPLE:65535//", "64:ff9b:1:a9fe:a9:fe00::"},
+		{"http://a.example/", "169.254.169.254"},
+		{"http://a.example/", "93.184.215.14"},
+		{"http://169.254.169.254/", "::1"},
+		{"http://[fd00:ec2::254]:80/", "::"},
+		{"http://[::ffff:a9fe:a9fe]/", "::"},
+		{"http://0xa9fea9fe/", "169.254.169.254"},
+		{"http://2852039166/", "169.254.169.254"},
+		{"http://a.example:8080/?b", "64:ff9b::a9fe:a9fe"},
+		{"http://169.254.169.254./", "169.254.169.254"},
+		{"http://a_b.example/", "2002:a9fe:a9fe::1"},
+		{"https://xn--a.example/", "2001:0:1:2:3:4:5601:5601"},
+		{"http://100.100.100.200", "::"},
+		{"http://[fe80::1%25eth0]/", "fe80::1"},
+		{"http://user@a.example/", "::1"},
+		{"http://a.example#b", "::1"},
+		{"http://a.example\\@b.example/", "::1"},
+		{"http://A.EXAMPLE:65535//", "64:ff9b:1:a9fe:a9:fe00::"},
 	} {
 		f.Add(seed.url, netip.MustParseAddr(seed.addr).AsSlice())
 	}

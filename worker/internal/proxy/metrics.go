@@ -104,7 +104,10 @@ func reason(err error, otherwise string) string {
 	for _, r := range []struct {
 		kind    error
 		outcome string
-	}{{ErrRequest, invalid}, {ErrNotConfigured, notConfigured}, {ErrUnreachable, unreachable}, {ErrTimeout, timeout}, {ErrForbidden, forbidden}, {ErrLoop, loop}} {
+	}{
+		{ErrRequest, invalid}, {ErrNotConfigured, notConfigured}, {ErrUnreachable, unreachable}, {ErrTimeout, timeout},
+		{ErrForbidden, forbidden}, {ErrLoop, loop},
+	} {
 		if errors.Is(err, r.kind) {
 			return r.outcome
 		}

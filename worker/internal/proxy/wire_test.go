@@ -105,7 +105,8 @@ func TestHit_SpaceBeforeColon_IsRemoved(t *testing.T) {
 		if line == "GET / HTTP/1.1" {
 			return "HTTP/1.1 302 Found\r\nLocation : /next\r\nContent-Length: 0\r\n\r\n"
 		}
-		return "HTTP/1.1 200 OK\r\nX-Foo : bar\r\nx-foo: baz\r\nCache-Control  : no-store\r\nContent-Length : 1\r\nConnection : X-Hop\r\nX-Hop: 1\r\nX Bad: 1\r\n\r\nwhole"
+		return "HTTP/1.1 200 OK\r\nX-Foo : bar\r\nx-foo: baz\r\nCache-Control  : no-store\r\nContent-Length : 1\r\n" +
+			"Connection : X-Hop\r\nX-Hop: 1\r\nX Bad: 1\r\n\r\nwhole"
 	})
 	w := newWorker(t)
 	w.apply(t, "http://"+address+"/", 1)
