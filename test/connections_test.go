@@ -27,11 +27,11 @@ func TestConnections_MoreThanFiles(t *testing.T) {
 	s.agent = few("agent", agentIn(t.TempDir(), s.controller.url(), s.worker.url())...)
 	s.arrives(t, "/before")
 	for _, p := range []*process{s.controller, s.agent, s.worker} {
-		for i := range 400 {
+		for i := range 500 {
 			conn, err := net.DialTimeout("tcp", p.addr, patience)
 			must(t, err)
 			defer conn.Close()
-			if i%2 == 0 { // the others send nothing
+			if i%5 != 0 { // the others send nothing, and are closed after a few seconds
 				_, _ = io.WriteString(conn, "GET /health HTTP/1.1\r\nHost: "+p.addr+"\r\n\r\n")
 			}
 		}

@@ -24,7 +24,8 @@ func TestPrograms_LogReaderGone(t *testing.T) {
 			must(t, err)
 			cmd := exec.Command(filepath.Join(binaries, name))
 			cmd.Env = []string{"PORT=0", "LOG_FORMAT=json", "LOG_LEVEL=debug", "GORACE=atexit_sleep_ms=0",
-				"DB_PATH=" + filepath.Join(dir, "controller.db"), "CACHE_FILE=" + filepath.Join(dir, "agent_config.cache")}
+				"DB_PATH=" + filepath.Join(dir, "controller.db"),
+				"CACHE_FILE=" + filepath.Join(dir, "agent_config.cache")}
 			cmd.Stderr = writer
 			must(t, cmd.Start())
 			must(t, writer.Close())

@@ -129,11 +129,13 @@ func TestAnnouncer_NamesTheSettingThatCannotBeUsed(t *testing.T) {
 // Polls that are held never take all the connections: publishes need some too.
 func TestMaxWaiting_LeavesConnectionsToOthers(t *testing.T) {
 	log, lines := test.NewNullLogger()
-	for _, row := range []struct{ setting, connections, want int }{{100, 400, 100}, {300, 400, 300}, {100_000, 400, 300}, {5, 1, 1}} {
+	for _, row := range []struct{ setting, connections, want int }{
+		{100, 400, 100}, {300, 400, 300}, {100_000, 400, 300}, {5, 1, 1},
+	} {
 		lines.Reset()
 		got := maxWaiting(config.Settings{LimitWaiting: row.setting}, row.connections, log)
 		if got != row.want || (len(lines.AllEntries()) == 1) != (got < row.setting) {
-			t.Errorf("LIMIT_WAITING=%d of %d connections: got %d and %d log lines, want %d", row.setting, row.connections, got, len(lines.AllEntries()), row.want)
+			t.Errorf("%+v: got %d, and %d log lines", row, got, len(lines.AllEntries()))
 		}
 	}
 }

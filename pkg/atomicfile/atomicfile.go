@@ -95,7 +95,8 @@ func Create(path string, mode fs.FileMode) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	pending, err := renameio.NewPendingFile(target, renameio.WithTempDir(filepath.Dir(target)), renameio.WithStaticPermissions(mode))
+	beside := renameio.WithTempDir(filepath.Dir(target))
+	pending, err := renameio.NewPendingFile(target, beside, renameio.WithStaticPermissions(mode))
 	if err != nil {
 		return nil, rename(err, target)
 	}

@@ -242,7 +242,8 @@ func (t *table) warnFull() {
 		return
 	}
 	t.warned = time.Now()
-	t.log.WithField("limit", t.limit).Warn("Connection limit reached; raise the limit of open files (ulimit -n, LimitNOFILE)")
+	advice := "raise the limit of open files (ulimit -n, LimitNOFILE)"
+	t.log.WithFields(logrus.Fields{"limit": t.limit, "advice": advice}).Warn("Connection limit reached")
 }
 
 // fromThisMachine reports whether both ends of a connection are here.

@@ -34,7 +34,9 @@ func TestAnswer_KindsOfStoreFailure(t *testing.T) {
 		s.publish("http://a/")
 		s.publish("http://b/")
 		resp := s.call(admin, "GET", "/api/v1/rollouts/1", "")
-		if body := text(t, resp); resp.StatusCode != want || !strings.Contains(body, err.Error()) || strings.Contains(body, "the words") || strings.Contains(body, "changed") {
+		body := text(t, resp)
+		if resp.StatusCode != want || !strings.Contains(body, err.Error()) ||
+			strings.Contains(body, "the words") || strings.Contains(body, "changed") {
 			t.Errorf("%v: got %d %s, want %d with the reason", err, resp.StatusCode, body, want)
 		}
 	}
@@ -103,7 +105,8 @@ func TestPublish_StoreFails_IsAnsweredWithTheReason(t *testing.T) {
 			}
 			for range 2 {
 				resp := s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/"}`)
-				if body := text(t, resp); resp.StatusCode != 503 || !strings.Contains(body, row.want) || resp.Header.Get("Retry-After") == "" {
+				body := text(t, resp)
+				if resp.StatusCode != 503 || !strings.Contains(body, row.want) || resp.Header.Get("Retry-After") == "" {
 					t.Errorf("a publish: got %d %s, want 503 with %q and Retry-After", resp.StatusCode, body, row.want)
 				}
 				resp = s.call(account{}, "GET", "/ready", "")
@@ -123,7 +126,8 @@ func TestQuery_BytesThatAreNoUTF8_AreNamed(t *testing.T) {
 	s := newSystem(t)
 	for _, query := range []string{"?%ff=1", "?status=%ff", "?hostname=%ff", "?cursor=%ff"} {
 		resp := s.call(admin, "GET", "/api/v1/agents"+query, "")
-		if body := text(t, resp); resp.StatusCode != 400 && resp.StatusCode != 200 || !utf8.ValidString(body) || body == "\n" {
+		body := text(t, resp)
+		if resp.StatusCode != 400 && resp.StatusCode != 200 || !utf8.ValidString(body) || body == "\n" {
 			t.Errorf("%s: got %d %q, want an answer in JSON", query, resp.StatusCode, body)
 		}
 	}
