@@ -170,8 +170,13 @@ func (p *Poller) judged(hint notify.Hint, founded bool) {
 		return
 	case founded:
 		p.hearing.deafness.Reset()
+		p.hearing.deafUntil = time.Time{} // it may lie beyond this fetch
 		return
 	}
 	p.hearing.unfounded = hint
 	p.hearing.deafUntil = time.Now().Add(min(p.hearing.deafness.Next(0), p.interval))
+	// A hint that came during the fetch is delayed too; the fetch has brought what else was due.
+	if due := p.hearing.due; !due.IsZero() && due.Before(p.hearing.deafUntil) {
+		p.hearing.due = p.hearing.deafUntil
+	}
 }

@@ -832,3 +832,23 @@ func TestStatus_OfPush(t *testing.T) {
 		}
 	})
 }
+
+// What comes after news is followed immediately, however many lies came before it.
+func TestJudged_News_EndsIgnoringHints(t *testing.T) {
+	w := scenario{transport: wire.NATS}.world()
+	for i := range 20 {
+		w.judged(notify.Hint{Version: int64(100 + i)}, false)
+	}
+	w.hearing.by(time.Now()) // a hint that came during the fetch for a lie
+	w.judged(notify.Hint{Version: 120}, false)
+	if !w.hearing.due.Equal(w.hearing.deafUntil) {
+		t.Errorf("the next fetch is due at %s, want %s", w.hearing.due, w.hearing.deafUntil)
+	}
+	if got := w.judge(notify.Hint{Version: 5}, time.Now()); got != hintDelayed {
+		t.Errorf("after 20 lies: got %s, want %s", got, hintDelayed)
+	}
+	w.judged(notify.Hint{Version: 4}, true)
+	if got := w.judge(notify.Hint{Version: 5}, time.Now()); got != hintFollowed {
+		t.Errorf("after news: got %s, want %s", got, hintFollowed)
+	}
+}
