@@ -557,6 +557,7 @@ type scenario struct {
 	ephemeral  bool
 	transport  wire.Transport // empty: poll
 	hints      Hints
+	fleet      string // FLEET_ID
 	metrics    *Metrics
 }
 
@@ -606,7 +607,7 @@ func (s scenario) world() *world {
 		Poller: New(Parts{
 			Source: source, Sink: s.worker, Cache: s.cache,
 			Self: wire.RegisterRequest{Hostname: "host"}, Log: log, Ephemeral: s.ephemeral,
-			Transport: s.transport, Hints: s.hints, Metrics: s.metrics,
+			Transport: s.transport, Hints: s.hints, Fleet: s.fleet, Metrics: s.metrics,
 		}),
 		controller: s.controller, worker: s.worker, cache: s.cache, log: hook,
 	}

@@ -250,6 +250,9 @@ func (f *follower) untilNext() time.Duration {
 // errUnannounced is why a broker that is heard is of no use.
 var errUnannounced = errors.New("the controller does not announce over this broker; is its PUSH another?")
 
+// errOtherFleet is why hints for FLEET_ID do not come.
+var errOtherFleet = errors.New("the controller announces for another fleet than FLEET_ID; is its FLEET_ID another, or is it older than this agent?")
+
 // Why long-poll is no more than polling.
 var (
 	errNotHeld    = errors.New("the controller holds no answers; is its PUSH none, or is it older than this agent?")
@@ -413,16 +416,21 @@ func (f *follower) paced(q models.Query, answer models.Answer, err error) {
 	defer f.mu.Unlock()
 	said := err == nil || errors.Is(err, models.ErrNotModified) || errors.Is(err, models.ErrNothingPublished)
 	if said && f.hearing.subscribed && q.Transport == f.Transport {
-		if f.sweep = answer.SweepInterval; f.sweep == 0 {
+		switch f.sweep = answer.SweepInterval; {
+		case f.sweep == 0:
 			f.hears(f.log, errUnannounced)
-		} else {
+		case f.Fleet != "" && f.Fleet != answer.Fleet:
+			f.hears(f.log, errOtherFleet)
+		default:
 			f.hears(f.log, nil)
 		}
 	}
 	if said && answer.Fleet != f.state.Fleet {
 		f.state.Fleet = answer.Fleet
 		f.save()
-		wake(f.moved)
+		if f.Fleet == "" {
+			wake(f.moved)
+		}
 	}
 	if named := answer.PollInterval; named > 0 && named != f.interval {
 		f.log.WithField("interval", named.String()).Info("Poll interval changed")

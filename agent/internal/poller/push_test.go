@@ -544,6 +544,36 @@ func TestRun_ReceivesHintsForTheFleetThatTheControllerNames(t *testing.T) {
 	}
 }
 
+// An agent whose FLEET_ID is not the controller's receives no hints, and says so.
+func TestRun_FleetIDOfAnotherFleet_IsPolling(t *testing.T) {
+	for _, row := range []struct {
+		named []moved
+		want  wire.Transport
+	}{
+		{[]moved{{0, "mine"}}, wire.NATS}, {[]moved{{0, "other"}}, wire.Polling}, {nil, wire.Polling},
+	} {
+		broker := &subjects{}
+		play(t, scenario{transport: wire.NATS, hints: broker, fleet: "mine",
+			controller: &fakeController{publications: []publication{published(0, 1), published(time.Hour, 2)}, fleets: row.named},
+		}, func(t *testing.T, w *world) {
+			pass(time.Hour - 1)
+			if s := w.Status(); s.Transport != row.want || strings.Contains(s.Push.Error, "FLEET_ID") != (row.want == wire.Polling) {
+				t.Errorf("the controller names %v: got %+v, want %s", row.named, s.Push, row.want)
+			}
+			broker.mu.Lock()
+			for _, subject := range broker.asked {
+				if subject != "fleetconf.config.mine" {
+					t.Errorf("subscribed to %s", subject)
+				}
+			}
+			broker.mu.Unlock()
+			if pass(34 * time.Second); row.want == wire.Polling {
+				w.runs(t, 2)
+			}
+		})
+	}
+}
+
 // A version can be published again under another ETag, by a store that was restored.
 func TestRun_HintOfTheSameVersionAndAnotherETag_IsFollowed(t *testing.T) {
 	again := release(1, 31)
