@@ -15,7 +15,7 @@ import (
 type Push struct {
 	Transport string `setting:"PUSH" default:"longpoll" usage:"how agents hear of a newer version at once: longpoll, redis, nats, or none for polling alone"`
 
-	FleetID string `setting:"FLEET_ID" usage:"names the fleet on a broker that others use too: letters, digits, - and _; the same on the controller and its agents; empty: made from the database, and learned from the controller"`
+	FleetID string `setting:"FLEET_ID" usage:"names the fleet on a broker that others use too; empty: made from the database, and learned by agents"`
 
 	RedisURL    Secret `setting:"REDIS_URL" default:"redis://localhost:6379" usage:"where Redis is; rediss:// for TLS; ?master_name= for Sentinels, and &addr= for more of them or for nodes of a Cluster"`
 	RedisCAFile string `setting:"REDIS_CA_FILE" usage:"file of the certificates to trust as Redis's, instead of those of the system"`
@@ -49,7 +49,8 @@ func (p *Push) Embedded() bool { return p.Transport == PushNATS && p.NATSURL == 
 func (p *Push) Validate() (faults Faults) {
 	faults.Check(slices.Contains([]string{PushLongPoll, PushRedis, PushNATS, PushNone}, p.Transport), "PUSH",
 		"is %q; it must be longpoll, redis, nats or none", p.Transport)
-	faults.Check(p.FleetID == "" || models.IsFleet(p.FleetID), "FLEET_ID", "is %q; it must be 1 to %d letters, digits, - or _", p.FleetID, models.MaxFleetBytes)
+	faults.Check(p.FleetID == "" || models.IsFleet(p.FleetID), "FLEET_ID",
+		"is %q; it must be 1 to %d letters, digits, - or _", p.FleetID, models.MaxFleetBytes)
 	faults.Check(isServer(p.RedisURL.Reveal(), "redis", "rediss"), "REDIS_URL",
 		"is no URL such as redis://:password@localhost:6379/0; what is special in a password stands percent-encoded")
 	faults.Check(p.RedisCAFile == "" || !strings.HasPrefix(p.RedisURL.Reveal(), "redis:"), "REDIS_CA_FILE",

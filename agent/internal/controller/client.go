@@ -146,7 +146,9 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 	}
 	c.etags.Store(fleet != "")
 	result := models.Answer{
-		Fleet: fleet, PollInterval: headerInterval(answer.Header, wire.HeaderPollInterval), SweepInterval: headerInterval(answer.Header, wire.HeaderSweepInterval),
+		Fleet:         fleet,
+		PollInterval:  headerInterval(answer.Header, wire.HeaderPollInterval),
+		SweepInterval: headerInterval(answer.Header, wire.HeaderSweepInterval),
 	}
 	if held, err := strconv.Atoi(answer.Header.Get(wire.HeaderWait)); err == nil && held >= 0 && q.MayWait {
 		result.Holds, result.Held = true, min(q.Wait, time.Duration(min(held, int(wire.MaxWait/time.Second)))*time.Second)

@@ -227,8 +227,8 @@ func (f *follower) older(q models.Query, answer models.Answer) error {
 	if q.Applied == nil || good == nil || offered >= good.Config.Version || answer.OlderBecause != "" {
 		return nil
 	}
-	return fmt.Errorf("%w: version %d, where the worker runs %d; if the controller's database was replaced, publish, or POST /api/v1/agents/resume",
-		models.ErrOlder, offered, good.Config.Version)
+	return fmt.Errorf("%w: version %d, where the worker runs %d; if the controller's database was replaced, publish, "+
+		"or POST /api/v1/agents/resume", models.ErrOlder, offered, good.Config.Version)
 }
 
 // unchanged reports whether a release is what the worker ran when it was asked for: a
@@ -251,12 +251,14 @@ func (f *follower) untilNext() time.Duration {
 var errUnannounced = errors.New("the controller does not announce over this broker; is its PUSH another?")
 
 // errOtherFleet is why hints for FLEET_ID do not come.
-var errOtherFleet = errors.New("the controller announces for another fleet than FLEET_ID; is its FLEET_ID another, or is it older than this agent?")
+var errOtherFleet = errors.New(
+	"the controller announces for another fleet than FLEET_ID; is its FLEET_ID another, or is it older than this agent?")
 
 // Why long-poll is no more than polling.
 var (
-	errNotHeld    = errors.New("the controller holds no answers; is its PUSH none, or is it older than this agent?")
-	errUnheld     = errors.New("polls are answered immediately although the controller says that it holds them: something in between drops ETags, or the controller is older than this agent")
+	errNotHeld = errors.New("the controller holds no answers; is its PUSH none, or is it older than this agent?")
+	errUnheld  = errors.New("polls are answered immediately although the controller says that it holds them: " +
+		"something in between drops ETags, or the controller is older than this agent")
 	errNoPatience = errors.New("something between here and the controller cuts whatever is held for a few seconds")
 )
 
@@ -326,10 +328,15 @@ func (f *follower) untilSettled(q models.Query, release *models.Release, took ti
 		return rest{wait: spread(f.interval)}
 	case f.rapid > mostRapid:
 		return rest{wait: f.backOff(f.interval)} // two controllers that do not agree, say
-	case f.next == nil && f.state.LastGood != nil && (f.state.LastGood.ETag != q.ETag || q.Applied != nil && f.state.LastGood.Config != *q.Applied):
+	case f.next == nil && differs(f.state.LastGood, q):
 		return rest{} // it has judged already
 	}
 	return rest{wait: spread(f.interval), early: f.settled}
+}
+
+// differs reports whether the worker runs something else than when q was asked.
+func differs(good *models.Release, q models.Query) bool {
+	return good != nil && (good.ETag != q.ETag || q.Applied != nil && good.Config != *q.Applied)
 }
 
 // cut says how long to rest after a wait that ended before its time. A proxy that

@@ -38,7 +38,8 @@ type Tags struct {
 
 // ContentHash identifies c among all contents; see wire.Config.ContentHash.
 func (c Content) ContentHash() string {
-	return wire.Config{Data: wire.Data{URL: c.URL, Probe: c.Probe}, PollIntervalSeconds: int(c.PollInterval / time.Second)}.ContentHash()
+	document := wire.Config{Data: wire.Data{URL: c.URL, Probe: c.Probe}, PollIntervalSeconds: int(c.PollInterval / time.Second)}
+	return document.ContentHash()
 }
 
 // Fleet is the id of the fleet that follows this store: 16 hexadecimal digits, made of

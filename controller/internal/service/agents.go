@@ -376,7 +376,8 @@ func (s *Agents) Holds(live *Agent, newest int64) bool {
 		live.show()
 		s.holding.Do(func() {
 			s.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname, "version": newest}).
-				Warn("Agent runs a version that this store did not make; it keeps it until you publish, or POST /api/v1/agents/resume; more within a minute are not logged")
+				WithField("advice", "it keeps that until you publish, or POST /api/v1/agents/resume; more within a minute are not logged").
+				Warn("Agent runs a version that this store did not make")
 		})
 	}
 	return live.agent.Held > newest

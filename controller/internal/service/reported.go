@@ -101,7 +101,7 @@ func (c *Configs) Resume(ctx context.Context, origin models.Origin, allowed func
 		detail = append(detail, "agents that run versions above it, up to "+format(old.Highest)+", follow it")
 	}
 	if held > 0 {
-		detail = append(detail, "agents that run a version that this store did not make, "+strconv.Itoa(held)+", follow it")
+		detail = append(detail, strconv.Itoa(held)+" agents that run a version that this store did not make follow it")
 	}
 	if detail == nil {
 		return false, nil
