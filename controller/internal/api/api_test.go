@@ -816,6 +816,47 @@ func TestSwagger_ServesItsPages(t *testing.T) {
 	}
 }
 
+// Of writes that were decided on in view of one version, one is let in, however
+// close together they come; a rollback is as a publish.
+func TestPublish_SameIfMatchAtOnce_OneWins(t *testing.T) {
+	s := newSystem(t)
+	tag := s.publish("http://a/0").Header.Get("ETag")
+	for round := range 20 {
+		const writers = 8
+		answers := make([]*http.Response, writers)
+		begin := make(chan struct{})
+		var writing sync.WaitGroup
+		for i := range writers {
+			path, body := "/api/v1/config", fmt.Sprintf(`{"url":"http://a/%d/%d"}`, round, i)
+			if i == 0 && round > 0 {
+				path, body = "/api/v1/configs/1/rollback", ""
+			}
+			writing.Go(func() {
+				<-begin
+				answers[i] = s.call(admin, "POST", path, body, "If-Match", tag)
+			})
+		}
+		close(begin)
+		writing.Wait()
+		won := 0
+		for _, resp := range answers {
+			switch resp.StatusCode {
+			case http.StatusOK:
+				won++
+				tag = resp.Header.Get("ETag")
+			case http.StatusPreconditionFailed:
+			default:
+				t.Errorf("got %d %s, want 200 or 412", resp.StatusCode, text(t, resp))
+			}
+		}
+		current := s.configs.Current()
+		if want := int64(round) + 2; won != 1 || current.Version != want || current.ETag != tag {
+			t.Fatalf("round %d: %d of %d won, version %d is current under %s; want one, version %d under %s",
+				round, won, writers, current.Version, current.ETag, want, tag)
+		}
+	}
+}
+
 // An admin's browser remembers the password, and sends it for any page.
 func TestPublish_FromAPageOfAnotherSite(t *testing.T) {
 	s := newSystem(t)
