@@ -563,6 +563,17 @@ func TestOpenAPI_Worker(t *testing.T) {
 	want(401, guarded, "POST", "/config", good)
 	want(200, guarded, "POST", "/config", good, "Authorization: Bearer 0123456789abcdefghijkl")
 
+	for _, r := range []request{
+		{"", "POST", "/config", good, []string{"Authorization: Bearer wrong"}}, {"", "GET", "/config", "", []string{"Authorization: Bearer wrong"}},
+	} {
+		eventually(t, func() error {
+			if a := c.send(t, guarded, r); a.status != http.StatusTooManyRequests {
+				return fmt.Errorf("%v: got %v, want 429", r, a)
+			}
+			return nil
+		})
+	}
+
 	c.wantAll(t, map[string]string{
 		"getMetrics 503": "takes four slow scrapes at the same moment: TestHandler_AnswersFourAtOnce of pkg/metrics",
 	})
