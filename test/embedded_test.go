@@ -14,7 +14,7 @@ import (
 
 // embedded are the settings of a controller with a broker of its own.
 func embedded(addr string, more ...string) []string {
-	return append([]string{"PUSH=nats", "NATS_URL=embedded", "NATS_LISTEN=" + addr}, more...)
+	return append([]string{"FLEET_ID=" + fleetID, "PUSH=nats", "NATS_URL=embedded", "NATS_LISTEN=" + addr}, more...)
 }
 
 // anybody connects to NATS as whoever has these credentials.
