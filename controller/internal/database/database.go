@@ -113,15 +113,21 @@ func (db *DB) open(ctx context.Context, path string) (err error) {
 // openReaders opens all connections that read: one that is opened later would make
 // the files anew that somebody has removed.
 func (db *DB) openReaders(ctx context.Context) (err error) {
-	var conns [readers]*sql.Conn
 	if db.pin, err = db.reader.Conn(ctx); err != nil {
 		return err
 	}
-	for i := range conns {
-		if conns[i], err = db.reader.Conn(ctx); err != nil {
+	conns := make([]*sql.Conn, 0, readers)
+	defer func() {
+		for _, conn := range conns {
+			_ = conn.Close() // back to the pool
+		}
+	}()
+	for range readers {
+		conn, err := db.reader.Conn(ctx)
+		if err != nil {
 			return err
 		}
-		defer func() { _ = conns[i].Close() }() // back to the pool
+		conns = append(conns, conn)
 	}
 	return nil
 }
