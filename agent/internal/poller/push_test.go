@@ -491,7 +491,6 @@ func TestRun_HintsThatAreNoNews(t *testing.T) {
 
 // subjects is a broker that notes what it was asked for, and when.
 type subjects struct {
-	clock
 	mu    sync.Mutex
 	asked []string
 }
