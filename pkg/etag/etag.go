@@ -5,6 +5,7 @@ package etag
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"strconv"
 	"strings"
 )
 
@@ -13,9 +14,21 @@ import (
 func Quote(opaque string) string { return `"` + opaque + `"` }
 
 // Of makes a strong entity tag of what a representation depends on.
-func Of(parts ...string) string {
+func Of(parts ...string) string { return Quote(Hash(parts...)) }
+
+// HashLength is the length of what Hash returns: 16 bytes in base64url.
+const HashLength = 22
+
+// Hash identifies parts among all lists of texts that hold no zero byte.
+func Hash(parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
-	return Quote(base64.RawURLEncoding.EncodeToString(sum[:16]))
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
+}
+
+// HashContent identifies what a configuration distributes, whatever its version.
+// Equal hashes stand for an equal URL, poll interval and probe.
+func HashContent(url string, pollIntervalSeconds int, probe bool) string {
+	return Hash(url, strconv.Itoa(pollIntervalSeconds), strconv.FormatBool(probe))
 }
 
 // codings are the content codings whose names gateways append to the opaque part of

@@ -4,12 +4,11 @@
 package models
 
 import (
-	"crypto/sha256"
-	"encoding/base64"
-	"fmt"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/fleetconf/fleetconf/pkg/etag"
 )
 
 // Bounds of the contract. A document outside of them is refused with the name
@@ -104,19 +103,10 @@ func (c Config) PollInterval() time.Duration {
 	return time.Duration(c.PollIntervalSeconds) * time.Second
 }
 
-// ContentHash identifies what c distributes, whatever its version: 22 characters
-// of base64url. Equal hashes stand for an equal URL, poll interval and probe.
+// ContentHash identifies what c distributes (etag.HashContent).
 func (c Config) ContentHash() string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%d\x00%t", c.Data.URL, c.PollIntervalSeconds, c.Data.Probe))
-	return base64.RawURLEncoding.EncodeToString(sum[:contentHashBytes])
+	return etag.HashContent(c.Data.URL, c.PollIntervalSeconds, c.Data.Probe)
 }
-
-// ContentHashLength is the length of a content hash; it holds contentHashBytes of a
-// SHA-256 sum.
-const (
-	ContentHashLength = 22
-	contentHashBytes  = 16
-)
 
 // PublishRequest publishes a configuration. A field that is left out keeps the
 // value it has; the message belongs to this publish alone.

@@ -213,7 +213,7 @@ type applied struct {
 
 func appliedOf(h http.Header) applied {
 	version, content := h[wire.HeaderAppliedVersion], h[wire.HeaderAppliedContent]
-	if len(version) != 1 || len(content) != 1 || len(content[0]) != wire.ContentHashLength {
+	if len(version) != 1 || len(content) != 1 || len(content[0]) != etag.HashLength {
 		return applied{}
 	}
 	n, err := strconv.ParseInt(version[0], 10, 64)

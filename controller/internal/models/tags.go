@@ -11,17 +11,12 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/pkg/etag"
-	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // KeyBytes is the length of Tags.Key.
 const KeyBytes = 32
 
-const (
-	macBytes = 16
-	// hashLength is the length of a content hash, and of a keyed hash, in an ETag.
-	hashLength = 22
-)
+const macBytes = 16 // in base64url as long as a content hash
 
 // Tags makes the ETags of one store, and verifies those that agents send. An ETag
 // is "<version>-<content hash>-<keyed hash>". The version tells a controller whose
@@ -36,10 +31,9 @@ type Tags struct {
 	UnkeyedUpTo int64
 }
 
-// ContentHash identifies c among all contents; see wire.Config.ContentHash.
+// ContentHash identifies c among all contents, as agents do (etag.HashContent).
 func (c Content) ContentHash() string {
-	document := wire.Config{Data: wire.Data{URL: c.URL, Probe: c.Probe}, PollIntervalSeconds: int(c.PollInterval / time.Second)}
-	return document.ContentHash()
+	return etag.HashContent(c.URL, int(c.PollInterval/time.Second), c.Probe)
 }
 
 // Fleet is the id of the fleet that follows this store: 16 hexadecimal digits, made of
@@ -97,10 +91,10 @@ func split(tag string) (version int64, hash, mac string) {
 	version, err := strconv.ParseInt(number, 10, 64)
 	switch {
 	case err != nil || version < 1 || number[0] == '+':
-	case len(hashes) == hashLength:
+	case len(hashes) == etag.HashLength:
 		return version, hashes, ""
-	case len(hashes) == hashLength+1+hashLength && hashes[hashLength] == '-':
-		return version, hashes[:hashLength], hashes[hashLength+1:]
+	case len(hashes) == etag.HashLength+1+etag.HashLength && hashes[etag.HashLength] == '-':
+		return version, hashes[:etag.HashLength], hashes[etag.HashLength+1:]
 	}
 	return 0, "", ""
 }

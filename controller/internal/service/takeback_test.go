@@ -316,7 +316,8 @@ func TestHolds_UntilAnAdminDecides(t *testing.T) {
 		}
 		return f.agents.StatusOf(&a, f.configs.Outlook())
 	}
-	if !hold(lives[0], 1) || !hold(lives[0], 1) || f.agents.Held(1) != 1 || status() != models.Ahead {
+	first, again := hold(lives[0], 1), hold(lives[0], 1)
+	if !first || !again || f.agents.Held(1) != 1 || status() != models.Ahead {
 		t.Errorf("at first: %d held, status %s, want one, in conflict", f.agents.Held(1), status())
 	}
 	publish(t, f.configs, draft("http://b/"))
