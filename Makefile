@@ -71,6 +71,13 @@ test: deps bin/tools/gotestsum ## Run the tests of every module, with -race
 static: format vet lint tidy fresh ## Format, vet, lint, tidy modules, generated files fresh
 check: static test cover ## Static checks, tests with -race, coverage of the rules
 
+# Of random histories make test plays 100, and this as many as HISTORIES says.
+HISTORIES ?= 2000
+.PHONY: check-long
+check-long: ## Play HISTORIES (2000) random histories of the controller and of the agent, with -race
+	go test -race -count=1 -timeout 60m -tags $(TAGS) -run AnyHistory ./controller/internal/service ./agent/internal/poller \
+		-rapid.checks=$(HISTORIES)
+
 # The four systems have ports of their own, so they run side by side.
 E2E := $(addprefix e2e-,longpoll redis nats none)
 .PHONY: e2e $(E2E)

@@ -215,20 +215,14 @@ func (h history) unhealed(w *world) string {
 // new, and in the end all agree.
 func TestRun_AnyHistory(t *testing.T) {
 	t.Parallel()
-	rounds := 10 // of 100 histories each
-	if testing.Short() {
-		rounds = 1
-	}
-	for range rounds {
-		rapid.Check(t, func(rt *rapid.T) {
-			h := drawHistory(rt)
-			var fault string
-			synctest.Test(t, func(*testing.T) { fault = h.play() })
-			if fault != "" {
-				rt.Fatalf("%s", fault)
-			}
-		})
-	}
+	rapid.Check(t, func(rt *rapid.T) { // 100 histories; make check-long plays more
+		h := drawHistory(rt)
+		var fault string
+		synctest.Test(t, func(*testing.T) { fault = h.play() })
+		if fault != "" {
+			rt.Fatalf("%s", fault)
+		}
+	})
 }
 
 // A crash before and after each single call of a publish, one by one.

@@ -354,7 +354,7 @@ func TestRun_SharedPasswordChanged(t *testing.T) {
 }
 
 func TestRun_RetriesNeverStop(t *testing.T) {
-	const back = 4 * 24 * time.Hour
+	const back = 24 * time.Hour
 	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}, down: []span{{0, back}}}}, func(t *testing.T, w *world) {
 		pass(back - 1)
 		tries := w.controller.times("register")

@@ -638,7 +638,7 @@ func TestRun_HintsDuringAnOutage(t *testing.T) {
 // back in one. It comes back little by little: the controller is asked no more
 // often than three times what a fleet asks that polls, and nobody is left behind.
 func TestHerd(t *testing.T) {
-	const fleet, interval, away, window = 300, 30 * time.Second, time.Minute, 10 * time.Second
+	const fleet, interval, away, window = 100, 30 * time.Second, time.Minute, 10 * time.Second
 	for name, row := range map[string]struct {
 		transport wire.Transport
 		gone      func(*fakeController, *fakeBroker)

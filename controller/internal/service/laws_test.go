@@ -266,33 +266,27 @@ func TestLaws_HoldOverAnyHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rounds := 4 // of 100 histories each
-	if testing.Short() {
-		rounds = 1
-	}
-	for range rounds {
-		rapid.Check(t, func(t *rapid.T) {
-			w := &world{path: filepath.Join(dir, "controller.db")}
-			for _, suffix := range []string{"-wal", "-shm"} {
-				_ = os.Remove(w.path + suffix)
+	rapid.Check(t, func(t *rapid.T) { // 100 histories; make check-long plays more
+		w := &world{path: filepath.Join(dir, "controller.db")}
+		for _, suffix := range []string{"-wal", "-shm"} {
+			_ = os.Remove(w.path + suffix)
+		}
+		if err := os.WriteFile(w.path, made, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.open(t)
+		defer func() { _ = w.db.Close() }()
+		for i := range w.fleet {
+			m := &w.fleet[i]
+			m.offered, m.refuses = map[int64]bool{}, map[string]bool{}
+			_, m.token, _, err = w.agents.Register(t.Context(), service.Registration{ID: m.name(i), Hostname: "h", Metadata: []byte("{}"), PollInterval: defaultInterval})
+			if err != nil {
+				t.Fatalf("register: %v", err)
 			}
-			if err := os.WriteFile(w.path, made, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			w.open(t)
-			defer func() { _ = w.db.Close() }()
-			for i := range w.fleet {
-				m := &w.fleet[i]
-				m.offered, m.refuses = map[int64]bool{}, map[string]bool{}
-				_, m.token, _, err = w.agents.Register(t.Context(), service.Registration{ID: m.name(i), Hostname: "h", Metadata: []byte("{}"), PollInterval: defaultInterval})
-				if err != nil {
-					t.Fatalf("register: %v", err)
-				}
-			}
-			t.Repeat(map[string]func(*rapid.T){
-				"publish": w.publish, "rollback": w.rollback, "poll": w.poll, "poll again": w.poll, "poll once more": w.poll,
-				"retry": w.retry, "worker": w.restartWorker, "freeze": w.freeze, "crash": w.crash, "": w.check,
-			})
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"publish": w.publish, "rollback": w.rollback, "poll": w.poll, "poll again": w.poll, "poll once more": w.poll,
+			"retry": w.retry, "worker": w.restartWorker, "freeze": w.freeze, "crash": w.crash, "": w.check,
 		})
-	}
+	})
 }
