@@ -329,7 +329,7 @@ func (p *poll) observe(newest int64) (held bool) {
 		return false
 	}
 	p.visit.Foreign = !verified
-	return p.visit.Foreign && p.a.Agents.Holds(p.self, newest)
+	return p.visit.Foreign && p.a.Agents.Holds(p.self, p.visit.Runs, newest)
 }
 
 // answer says it.

@@ -509,6 +509,16 @@ func TestForeignETag_HoldsThatAgentAlone(t *testing.T) {
 	if got, want := list(), []string{"liar-0", "liar-1", "liar-2", "liar-3"}; !slices.Equal(got, want) {
 		t.Errorf("in conflict: got %v, want %v", got, want)
 	}
+	logged := slices.Collect(func(yield func([2]any) bool) {
+		for _, e := range s.logged.AllEntries() {
+			if e.Message == "Agent runs a version that this store did not make" && !yield([2]any{e.Data["version"], e.Data["newest"]}) {
+				return
+			}
+		}
+	})
+	if want := [][2]any{{int64(900_001), int64(2)}}; !slices.Equal(logged, want) {
+		t.Errorf("logged, as version and newest: got %v, want %v", logged, want)
+	}
 	if got := text(t, s.call(account{}, "GET", "/ready", "")); got != "{\"status\":\"ready\"}\n" {
 		t.Errorf("/ready: got %s", got)
 	}

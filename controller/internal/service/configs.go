@@ -295,7 +295,8 @@ func (c *Configs) decide(newest *models.Config, p proposal) (*models.Change, mod
 	}
 	outlook := c.Outlook()
 	outcome.Targets = c.fleet.Targets(outlook)
-	if newest != nil && content == newest.Content && !reported.Conflict(version) { // in a conflict, to publish the same is to decide
+	// While agents keep what they run, publishing the same content decides for them.
+	if newest != nil && content == newest.Content && !reported.Conflict(version) && c.fleet.Held(version) == 0 {
 		return nil, outcome, nil
 	}
 	change := &models.Change{}

@@ -305,7 +305,7 @@ func TestHolds_UntilAnAdminDecides(t *testing.T) {
 	lives := f.join(t, 2)
 	foreign := models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 9, Foreign: true}
 	hold := func(live *service.Agent, newest int64) bool {
-		held := f.agents.Holds(live, newest)
+		held := f.agents.Holds(live, 9, newest)
 		f.agents.Poll(live, foreign)
 		return held
 	}
@@ -347,5 +347,27 @@ func TestHolds_UntilAnAdminDecides(t *testing.T) {
 	f.agents.Poll(lives[1], models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 2})
 	if !hold(lives[1], 2) {
 		t.Error("one that followed, and claims another version after that, is not held")
+	}
+}
+
+// In a hold, as in a conflict, to publish the same content is to decide.
+func TestHolds_SameContentPublished_Released(t *testing.T) {
+	for name, again := range map[string]func(f *fleet) *models.Config{
+		"publish":  func(f *fleet) *models.Config { return publish(t, f.configs, draft("http://a/")) },
+		"rollback": func(f *fleet) *models.Config { return rollback(t, f, 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := openFleet(t)
+			publish(t, f.configs, draft("http://a/"))
+			live := f.join(t, 1)[0]
+			f.agents.Holds(live, 9, 1)
+			f.agents.Poll(live, models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 9, Foreign: true})
+			if got := again(f); got.Version != 2 || f.agents.Held(2) != 0 || f.agents.Holds(live, 9, 2) {
+				t.Errorf("got version %d, %d held, want version 2 and none", got.Version, f.agents.Held(2))
+			}
+			if got := again(f); got.Version != 2 {
+				t.Errorf("with none held: got version %d, want no change", got.Version)
+			}
+		})
 	}
 }
