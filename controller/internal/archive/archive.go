@@ -33,6 +33,10 @@ const format = 2
 // figures of a rollout.
 const maxLineBytes = 1 << 20
 
+// maxMetadataBytes bounds an agent's metadata: what any build has stored. A
+// registration takes less today, and bounds its depth.
+const maxMetadataBytes = 8 << 10
+
 // Source is a store at one moment.
 type Source interface {
 	Store(ctx context.Context) (models.Tags, models.Reported, error)
@@ -275,12 +279,14 @@ func (r *reader) freeze(ctx context.Context, f freeze) error {
 }
 
 func (r *reader) agent(ctx context.Context, a agent) error {
-	who := wire.RegisterRequest{AgentID: a.ID, Hostname: a.Hostname, Metadata: a.Metadata}
+	who := wire.RegisterRequest{AgentID: a.ID, Hostname: a.Hostname}
 	switch err := who.Validate(); {
 	case err != nil:
 		return err
 	case a.ID == "":
 		return wire.Bad("id", "is missing")
+	case len(a.Metadata) > maxMetadataBytes || len(a.Metadata) > 0 && a.Metadata.Kind() != '{':
+		return wire.Bad("metadata", "must be an object of at most %d bytes", maxMetadataBytes)
 	case a.PollIntervalSeconds < 1 || a.AppliedVersion < 0 || a.AttemptVersion < 0 || a.RefusedVersion < 0:
 		return wire.Bad("poll_interval_seconds", "must be 1 or more, and no version negative")
 	case a.RegisteredAt.IsZero():

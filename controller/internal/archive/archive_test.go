@@ -180,6 +180,40 @@ func TestRead_WhatIsNoArchive(t *testing.T) {
 	}
 }
 
+// Builds before metadata was bounded to 4 KiB and 16 levels stored up to 8 KiB of any depth.
+func TestRead_AgentMetadataOfOlderBuild(t *testing.T) {
+	text, small := export(t, full(t)), `"metadata":{"os":"linux"}`
+	if !strings.Contains(text, small) {
+		t.Fatalf("no agent has %s:\n%s", small, text)
+	}
+	object := func(length int) string { return `{"k":"` + strings.Repeat("x", length-len(`{"k":""}`)) + `"}` }
+	for name, row := range map[string]struct {
+		metadata string
+		accepted bool
+	}{
+		"longest":  {object(8 << 10), true},
+		"nested":   {strings.Repeat(`{"k":`, 100) + "1" + strings.Repeat("}", 100), true},
+		"too long": {object(8<<10 + 1), false},
+		"an array": {"[]", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := open(t, filepath.Join(t.TempDir(), "new.db"))
+			_, err := fill(t, db, strings.ReplaceAll(text, small, `"metadata":`+row.metadata))
+			switch {
+			case !row.accepted && (err == nil || !strings.Contains(err.Error(), "metadata")):
+				t.Errorf("got %v, want metadata rejected", err)
+			case row.accepted && err != nil:
+				t.Error(err)
+			case row.accepted:
+				agents, err := db.Agents(t.Context())
+				if err != nil || len(agents) != 3 || string(agents[0].Metadata) != row.metadata {
+					t.Errorf("got %+v, %v, want 3 agents with their metadata", agents, err)
+				}
+			}
+		})
+	}
+}
+
 // An archive of a build whose ETags had no keyed hash.
 func TestRead_OfAFormatWithoutKey(t *testing.T) {
 	text := regexp.MustCompile(`"etag_key":"[^"]*",`).ReplaceAllString(strings.Replace(export(t, full(t)), `"format":2`, `"format":1`, 1), "")
