@@ -130,7 +130,8 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	}
 	defer func() { _ = broker.Close() }()
 	fleet := cmp.Or(set.FleetID, db.Tags().Fleet())
-	announcements := service.NewAnnouncements(configs, agents, announcing(set, fleet, announcer, measures), set.PushRate, log)
+	out := announcing(set, fleet, announcer, measures, log)
+	announcements := service.NewAnnouncements(configs, agents, out, set.PushRate, log)
 	waiters := service.NewWaiters(configs, set.PushRate, maxWaiting(set, limits(set).Connections, log))
 	metrics.Certificate(registry, program.Name, files.NotAfter)
 	registry.MustRegister(database.NewCollector(db), service.NewCollector(configs, agents, holding(set, waiters), announcements))

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"io"
+	"sync"
 
 	"github.com/sirupsen/logrus"
 
@@ -42,8 +43,11 @@ func holding(set config.Settings, waiters *service.Waiters) *service.Waiters {
 }
 
 // announcing counts what goes out over a broker, where there is one.
-func announcing(set config.Settings, fleet string, a notify.Announcer, m *service.Metrics) service.Announcer {
-	out := messages{a, []string{notify.SubjectOf(fleet), notify.Subject}}
+func announcing(set config.Settings, fleet string, a notify.Announcer, m *service.Metrics, log logrus.FieldLogger) service.Announcer {
+	out := messages{Announcer: a, log: log}
+	for _, subject := range []string{notify.SubjectOf(fleet), notify.Subject} {
+		out.subjects = append(out.subjects, &target{name: subject})
+	}
 	if set.Transport == settings.PushRedis || set.Transport == settings.PushNATS {
 		return m.Announcing(models.Transport(set.Transport), out)
 	}
@@ -54,21 +58,42 @@ func announcing(set config.Settings, fleet string, a notify.Announcer, m *servic
 // subjects: agents of builds before fleets had ids listen to notify.Subject.
 type messages struct {
 	notify.Announcer
-	subjects []string
+	subjects []*target
+	log      logrus.FieldLogger
 }
 
+// target is a subject that messages go to.
+type target struct {
+	name   string
+	warned sync.Once // that the broker rejects it, but not the other
+}
+
+// Announce returns an error only if the broker took the message on no subject: an
+// account may be allowed to use only one of them.
 func (a messages) Announce(ctx context.Context, v models.Announcement) error {
 	message, err := notify.Hint{Version: v.Version, ETag: v.ETag, SpreadMS: v.Spread.Milliseconds()}.Encode()
 	if err != nil {
 		return err
 	}
-	var first error
-	for _, subject := range a.subjects { // what an account may not use is no reason to leave out the other
-		if err := a.Announcer.Announce(ctx, subject, message); first == nil {
-			first = err
+	errs := make([]error, len(a.subjects))
+	taken := false
+	for i, subject := range a.subjects {
+		errs[i] = a.Announcer.Announce(ctx, subject.name, message)
+		taken = taken || errs[i] == nil
+	}
+	for i, subject := range a.subjects {
+		switch {
+		case errs[i] == nil:
+		case !taken:
+			return errs[i]
+		default:
+			subject.warned.Do(func() {
+				a.log.WithField("subject", subject.name).WithError(errs[i]).
+					Warn("Announcement rejected on one subject; logged once")
+			})
 		}
 	}
-	return first
+	return nil
 }
 
 // used names the setting that a driver cannot use.

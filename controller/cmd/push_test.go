@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,7 +73,8 @@ func TestAnnouncing_CountsWhatGoesOverABroker(t *testing.T) {
 		t.Run(push, func(t *testing.T) {
 			t.Setenv("PUSH", push)
 			reg := prometheus.NewRegistry()
-			if err := announcing(pushSettings(t), "f", notify.Nop{}, service.NewMetrics(reg)).Announce(t.Context(), models.Announcement{Version: 1}); err != nil {
+			announcer := announcing(pushSettings(t), "f", notify.Nop{}, service.NewMetrics(reg), nil) // says nothing
+			if err := announcer.Announce(t.Context(), models.Announcement{Version: 1}); err != nil {
 				t.Fatal(err)
 			}
 			if got, err := testutil.GatherAndCount(reg, "fleetconf_controller_announcements_total"); got != want || err != nil {
@@ -82,15 +84,18 @@ func TestAnnouncing_CountsWhatGoesOverABroker(t *testing.T) {
 	}
 }
 
-// told is a broker that notes what it is sent on each subject, and takes nothing on
-// those of fleets.
-type told map[string]int
+// told is a broker that counts what it is sent on each subject, and takes nothing on
+// those in denied.
+type told struct {
+	sent   map[string]int
+	denied []string
+}
 
 var errDenied = errors.New("denied")
 
 func (b told) Announce(_ context.Context, subject string, _ []byte) error {
-	b[subject]++
-	if subject != notify.Subject {
+	b.sent[subject]++
+	if slices.Contains(b.denied, subject) {
 		return errDenied
 	}
 	return nil
@@ -98,14 +103,36 @@ func (b told) Announce(_ context.Context, subject string, _ []byte) error {
 
 func (b told) Close() error { return nil }
 
-func TestAnnouncing_GoesToTheFleetAndToOlderAgents(t *testing.T) {
+// An account may be good for one of the subjects only: then announcing has not failed.
+func TestAnnouncing_SubjectDenied_FailsOnlyIfNoneIsTaken(t *testing.T) {
 	t.Setenv("PUSH", "nats")
-	broker := told{}
-	if err := announcing(pushSettings(t), "f", broker, service.NewMetrics(nil)).Announce(t.Context(), models.Announcement{Version: 1}); !errors.Is(err, errDenied) {
-		t.Errorf("got %v, want what is wrong with the first", err)
-	}
-	if broker["fleetconf.config.f"] != 1 || broker["fleetconf.config"] != 1 || len(broker) != 2 {
-		t.Errorf("got %v, want one message on the fleet's subject and one on the one before fleets had ids", broker)
+	const fleet, older = "fleetconf.config.f", "fleetconf.config"
+	for name, row := range map[string]struct {
+		denied []string
+		err    error
+		warned int
+	}{
+		"none":               {nil, nil, 0},
+		"the fleet's":        {[]string{fleet}, nil, 1},
+		"that of old agents": {[]string{older}, nil, 1},
+		"both":               {[]string{fleet, older}, errDenied, 0}, // the caller logs it
+	} {
+		t.Run(name, func(t *testing.T) {
+			log, lines := test.NewNullLogger()
+			broker := told{map[string]int{}, row.denied}
+			announcer := announcing(pushSettings(t), "f", broker, service.NewMetrics(nil), log)
+			for range 3 {
+				if err := announcer.Announce(t.Context(), models.Announcement{Version: 1}); !errors.Is(err, row.err) {
+					t.Errorf("got %v, want %v", err, row.err)
+				}
+			}
+			if broker.sent[fleet] != 3 || broker.sent[older] != 3 || len(broker.sent) != 2 {
+				t.Errorf("got %v, want each message on the fleet's subject and on the one before fleets had ids", broker.sent)
+			}
+			if got := len(lines.AllEntries()); got != row.warned {
+				t.Errorf("got %d lines, want %d", got, row.warned)
+			}
+		})
 	}
 }
 
