@@ -53,6 +53,11 @@ func (a *API) register(c *call) error {
 	if c.self != nil && req.AgentID != c.self.ID() {
 		return problem.New(http.StatusForbidden, "an agent's own token registers its own agent_id only")
 	}
+	if _, err := a.Agents.Agent(req.AgentID); err != nil { // a new one: a known one has a limit of its own
+		if err := a.allowChurn(c); err != nil {
+			return err
+		}
+	}
 	registration.PollInterval, registration.Self, registration.Origin = a.Configs.PollInterval(), c.self, c.origin()
 	if _, token, ok := c.Request.BasicAuth(); ok && c.self != nil {
 		registration.Token = auth.DigestOf(token)
@@ -220,6 +225,11 @@ func (a *API) summary(c *call) error {
 func (a *API) decommission(c *call) error {
 	if err := a.onCurrent(c); err != nil {
 		return err
+	}
+	if c.self != nil {
+		if err := a.allowChurn(c); err != nil {
+			return err
+		}
 	}
 	if err := a.Agents.Decommission(c.Request.Context(), c.Param("id"), c.origin()); err != nil {
 		return err

@@ -90,6 +90,7 @@ type API struct {
 	Options
 	classes   map[door]*class
 	strangers *limit.Table // the requests of a class that may not pass, by source
+	churn     *limit.Table // new agents and removals of agents by themselves, by source
 	guesses   *limit.Guesses
 	served    servedConfig
 	sweep     []string       // SweepInterval as a header value
@@ -111,7 +112,7 @@ func newAPI(o Options) *API {
 		o.Scrape = http.NotFoundHandler()
 	}
 	a := &API{
-		Options: o, classes: newClasses(o.Limits), strangers: limit.NewTable(), guesses: limit.NewGuesses(),
+		Options: o, classes: newClasses(o.Limits), strangers: limit.NewTable(), churn: limit.NewTable(), guesses: limit.NewGuesses(),
 		sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, fleet: []string{o.Fleet}, refused: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 	a.Metrics.limits(a.classes[enrolling], a.classes[reading], a.classes[reporting], a.classes[administering])

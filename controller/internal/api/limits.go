@@ -1,6 +1,7 @@
 package api
 
 import (
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"sync/atomic"
@@ -87,6 +88,27 @@ func (a *API) charge(c *call, d door) error {
 		return nil
 	}
 	return a.overflow(c, k, k.strangers, d)
+}
+
+// churn is how many registrations of new agents, and removals of agents by themselves,
+// are accepted from one source. No limit of a single agent holds for them, and each
+// leaves an entry in the audit log that cannot be deleted. A fleet of 10000 behind one
+// address can start at the same time.
+var churn = limit.Bucket{Burst: 10_000, Each: time.Second / 10}
+
+// allowChurn counts a request against churn: 429 if too many came from its source.
+// This machine has no limit.
+func (a *API) allowChurn(c *call) error {
+	if server.FromLoopback(c.Request) {
+		return nil
+	}
+	wait := a.churn.Take(a.churn.Key("", limit.Source(c.source())), churn)
+	if wait == 0 {
+		return nil
+	}
+	server.RetryAfter(c.Writer.Header(), wait+rand.N(limit.Longest-wait))
+	return problem.New(http.StatusTooManyRequests,
+		"too many new agents registered, or agents removed themselves, from this network; try again after the time in Retry-After")
 }
 
 // overflow answers a request that its class has no room for. With it wait the others

@@ -103,6 +103,59 @@ func TestLimits_AreApart(t *testing.T) {
 	}
 }
 
+// A holder of the shared password cannot fill the audit log by registering agents that
+// remove themselves.
+func TestLimits_RegisterAndRemoveRepeatedly_LimitedPerSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 1_000_000
+		s := newLimited(t, api.Limits{Register: most, Config: most, Status: most, Admin: most})
+		send := func(remote string, who account, method, path, body string) *http.Response {
+			return s.callWith(remote, http.Header{}, who, method, path, body)
+		}
+		register := func(remote, id string) *http.Response {
+			return send(remote, enroller, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"h","agent_id":%q}`, id))
+		}
+		known := decode[wire.RegisterResponse](t, register(elsewhere, "known"))
+		used := 1
+		for range 5 {
+			token := decode[wire.RegisterResponse](t, register(elsewhere, "a1")).AgentToken
+			resp := send(elsewhere, account{"a1", token}, "DELETE", "/api/v1/agents/a1", "")
+			if resp.StatusCode != 204 {
+				t.Fatalf("got %d %s, want the agent removed", resp.StatusCode, text(t, resp))
+			}
+			used += 2
+		}
+		for ; register(neighbour, "admin").StatusCode == 400; used++ { // a reserved name: nothing is stored
+			if used > 20_000 {
+				t.Fatal("20000 registrations of new agents were accepted from one source")
+			}
+		}
+		if used != 10_000 {
+			t.Errorf("got %d from one source, want 10000", used)
+		}
+		self := account{known.AgentID, known.AgentToken}
+		wantTurnedAway(t, register(elsewhere, "a2"), 429)
+		wantTurnedAway(t, send(elsewhere, self, "DELETE", "/api/v1/agents/known", ""), 429)
+		for name, row := range map[string]struct {
+			got  *http.Response
+			want int
+		}{
+			"a known agent":               {send(elsewhere, self, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"known"}`), 200},
+			"a new agent from elsewhere":  {register(far, "a3"), 201},
+			"a new one from this machine": {register(here, "a4"), 201},
+			"a removal by the admin":      {send(elsewhere, admin, "DELETE", "/api/v1/agents/known", ""), 204},
+		} {
+			if row.got.StatusCode != row.want {
+				t.Errorf("%s: got %d %s, want %d", name, row.got.StatusCode, text(t, row.got), row.want)
+			}
+		}
+		time.Sleep(time.Second / 10)
+		if got := register(elsewhere, "a2").StatusCode; got != 201 {
+			t.Errorf("a new agent 100 ms later: got %d, want 201", got)
+		}
+	})
+}
+
 // Every call to the API is limited, and no other.
 func TestLimits_OfEveryRoute(t *testing.T) {
 	for _, route := range api.Routes() {
