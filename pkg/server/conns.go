@@ -19,8 +19,11 @@ const (
 	spareFiles = 64
 	// localSlots are the connections beyond the limit that are for this machine, each
 	// for localTime: a supervisor can ask for the health of a server that is full.
+	// One that is younger than localLeast keeps its slot, so that a local proxy's next
+	// ones cannot close it before its answer.
 	localSlots = 8
 	localTime  = 5 * time.Second
+	localLeast = time.Second
 	// fullEvery is how often a full table is worth a warning.
 	fullEvery = time.Minute
 )
@@ -109,10 +112,7 @@ func (t *table) admit(ctx context.Context, nc net.Conn) context.Context {
 	switch {
 	case !full || t.evictOldest():
 		t.waiting.push(c)
-	case fromThisMachine(nc):
-		if t.local.length >= localSlots {
-			t.close(t.local.oldest)
-		}
+	case fromThisMachine(nc) && t.freeLocal():
 		t.local.push(c)
 		c.evict = time.AfterFunc(localTime, func() { t.end(c) })
 	default:
@@ -125,6 +125,19 @@ func (t *table) admit(ctx context.Context, nc net.Conn) context.Context {
 	}
 	t.open[nc] = c
 	return context.WithValue(ctx, connKey{}, c)
+}
+
+// freeLocal makes room for one more connection from this machine beyond the limit, and
+// reports whether it could.
+func (t *table) freeLocal() bool {
+	if t.local.length < localSlots {
+		return true
+	}
+	if time.Since(t.local.oldest.since) < localLeast {
+		return false
+	}
+	t.close(t.local.oldest)
+	return true
 }
 
 // changed is the server's ConnState.

@@ -208,6 +208,7 @@ func TestServeWithin_FullOfHeldRequests_StillAnswersThisMachine(t *testing.T) {
 		ln.is = true
 		var kept []*peer
 		for range 20 { // also where others from this machine keep theirs
+			time.Sleep(time.Second / 8) // of 8 slots
 			probe := ln.peer()
 			defer probe.Close()
 			if got := probe.ask("/", anonymous); got != answered {
@@ -220,6 +221,34 @@ func TestServeWithin_FullOfHeldRequests_StillAnswersThisMachine(t *testing.T) {
 			if !probe.closed() {
 				t.Errorf("the connection of probe %d, beyond the limit, is open after 6 s", i)
 			}
+		}
+	})
+}
+
+// A proxy on this machine opens many connections: none of them closes one that has had
+// no time for an answer.
+func TestServeWithin_FullLocalSlots_KeepsYoungConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln := &local{pipes: newPipes(), is: true}
+		within(t, ln, callers, server.Limits{Connections: 1, Keep: 8 * time.Minute}, quiet())
+		held := ln.peer()
+		defer held.Close()
+		held.hold(asAgent)
+		probe := ln.peer()
+		defer probe.Close()
+		synctest.Wait()
+		for range 20 {
+			defer ln.peer().Close()
+			synctest.Wait()
+		}
+		if got := probe.ask("/", anonymous); got != answered {
+			t.Errorf("a probe that came before 20 others: got %s", got)
+		}
+		time.Sleep(time.Second)
+		next := ln.peer()
+		defer next.Close()
+		if got := next.ask("/", anonymous); got != answered {
+			t.Errorf("a second later: got %s", got)
 		}
 	})
 }
