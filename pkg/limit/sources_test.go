@@ -77,6 +77,92 @@ func TestTable_ManyKeys(t *testing.T) {
 	})
 }
 
+// Whoever shares a cell with a key gives it no token back.
+func TestTable_SharedCell(t *testing.T) {
+	table, bucket := limit.NewTable(), limit.Bucket{Burst: 2, Each: time.Hour}
+	const key, other = 0, 1 << 13 // they differ in one of the four cells
+	for range 2 {
+		table.Take(key, bucket)
+	}
+	if table.Take(other, bucket) != 0 {
+		t.Error("the other bucket is empty too")
+	}
+	if table.Wait(key, bucket) == 0 {
+		t.Error("a token is back that was taken")
+	}
+}
+
+func TestBucket_Take(t *testing.T) {
+	bucket := limit.Bucket{Burst: 2, Each: time.Second}
+	var full time.Duration
+	for i, row := range []struct{ now, want time.Duration }{
+		{0, 0}, {0, 0}, {0, time.Second}, {0, time.Second}, {time.Second, 0}, {time.Second, time.Second},
+		{time.Hour, 0}, {time.Hour, 0}, {time.Hour, time.Second},
+	} {
+		if got := bucket.Take(&full, row.now); got != row.want {
+			t.Errorf("take %d, at %s: got %s to wait, want %s", i, row.now, got, row.want)
+		}
+	}
+}
+
+func TestGuesses(t *testing.T) {
+	source := netip.MustParsePrefix("198.51.100.0/24")
+	for name, test := range map[string]func(*testing.T, *limit.Guesses){
+		"the right password costs nothing": func(t *testing.T, g *limit.Guesses) {
+			for i := range 5000 {
+				if g.Right("admin", source) != 0 {
+					t.Fatalf("rejected the time %d", i)
+				}
+			}
+		},
+		"over the limit the right one is rejected too, and makes no difference": func(t *testing.T, g *limit.Guesses) {
+			wrong(t, g, source, 20)
+			for range 2 {
+				if g.Right("admin", source) == 0 {
+					t.Error("the right password was accepted")
+				}
+			}
+			if g.Wrong("admin", source) == 0 {
+				t.Error("the next guess is not over the limit")
+			}
+			time.Sleep(3 * time.Second)
+			if g.Right("admin", source) != 0 {
+				t.Error("the right password is rejected when there is a guess again")
+			}
+		},
+		"where it was used before it is accepted for longer": func(t *testing.T, g *limit.Guesses) {
+			g.Right("admin", source)
+			wrong(t, g, source, 20)
+			for range 979 {
+				if g.Wrong("admin", source) == 0 {
+					t.Fatal("a guess beyond the limit")
+				}
+			}
+			if g.Right("admin", source) != 0 {
+				t.Error("rejected after 999 guesses")
+			}
+			g.Wrong("admin", source)
+			if g.Right("admin", source) == 0 {
+				t.Error("accepted after 1000 guesses")
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { test(t, limit.NewGuesses()) })
+		})
+	}
+}
+
+// wrong makes n guesses, none of them one too many.
+func wrong(t *testing.T, g *limit.Guesses, source netip.Prefix, n int) {
+	t.Helper()
+	for i := range n {
+		if g.Wrong("admin", source) != 0 {
+			t.Fatalf("guess %d is over the limit", i)
+		}
+	}
+}
+
 func BenchmarkGuesses_Wrong(b *testing.B) {
 	g, source := limit.NewGuesses(), netip.MustParsePrefix("198.51.100.0/24")
 	b.ReportAllocs()
