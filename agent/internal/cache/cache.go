@@ -192,6 +192,7 @@ func read(r io.Reader) (models.State, error) {
 type stored struct {
 	Identity   models.Identity `json:"identity"`
 	Registered string          `json:"registered"`
+	Fleet      string          `json:"fleet"`
 	Candidate  *storedRelease  `json:"candidate"`
 	LastGood   *storedRelease  `json:"last_good"`
 }
@@ -210,6 +211,9 @@ func decode(payload []byte) (models.State, error) {
 		return models.State{}, fmt.Errorf("%w: %w", ErrBroken, err)
 	}
 	state := models.State{Identity: s.Identity, Registered: s.Registered}
+	if wire.IsFleet(s.Fleet) {
+		state.Fleet = s.Fleet
+	}
 	var faults [3]error
 	if id := state.Identity.AgentID; id != "" {
 		self := wire.RegisterRequest{Hostname: "cache", AgentID: id, AgentSecret: state.Identity.AgentSecret}

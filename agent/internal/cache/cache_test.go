@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -71,6 +72,45 @@ func TestFile_GivesBackWhatItTook(t *testing.T) {
 		if diff := cmp.Diff(want, load(t, f)); diff != "" {
 			t.Errorf("state (-saved +loaded):\n%s", diff)
 		}
+	}
+}
+
+// Every field of a state is saved and loaded, one that is added later too.
+func TestFile_RoundTrip_EveryField(t *testing.T) {
+	want := state(1)
+	want.Identity.AgentSecret = strings.Repeat("s", 43)
+	want.Registered, want.Fleet = "digest", "fleet-7"
+	want.Candidate.Config.Data.Probe, want.LastGood.Config.Data.Probe = true, true
+	filled(t, "State", reflect.ValueOf(want))
+	f, _ := saved(t, want)
+	if diff := cmp.Diff(want, load(t, f)); diff != "" {
+		t.Errorf("state (-saved +loaded):\n%s", diff)
+	}
+}
+
+// filled fails the test if a field is the zero value: the round trip would not miss it.
+func filled(t *testing.T, name string, v reflect.Value) {
+	t.Helper()
+	switch _, isTime := v.Interface().(time.Time); {
+	case v.IsZero():
+		t.Errorf("%s is not set: set it in this test", name)
+	case v.Kind() == reflect.Pointer:
+		filled(t, name, v.Elem())
+	case v.Kind() == reflect.Struct && !isTime:
+		for i := range v.NumField() {
+			filled(t, name+"."+v.Type().Field(i).Name, v.Field(i))
+		}
+	}
+}
+
+// The fleet names a broker's subject: another text in its place is left out.
+func TestLoad_InvalidFleet(t *testing.T) {
+	want := state(1)
+	want.Fleet = "fleet.>"
+	f, _ := saved(t, want)
+	want.Fleet = ""
+	if diff := cmp.Diff(want, load(t, f)); diff != "" {
+		t.Errorf("state (-want +loaded):\n%s", diff)
 	}
 }
 
