@@ -112,6 +112,7 @@ func (f *follower) turn(ctx context.Context) rest {
 	if f.needs != none {
 		switch err := f.register(ctx); {
 		case err == nil:
+			f.needs = none // whatever becomes of the poll
 		case errors.Is(err, models.ErrUnauthorized) && f.identity().AgentToken != "":
 			refused = err // the token may be accepted again, say because the controller's database was restored
 		default:
@@ -137,7 +138,8 @@ func (f *follower) turn(ctx context.Context) rest {
 		f.log.Debug("Nothing published yet")
 	case errors.Is(err, models.ErrInvalidConfig), errors.Is(err, models.ErrOlder):
 		// The controller is there and says something wrong: asking more often
-		// than usual would not make it right.
+		// than usual would not make it right. It has accepted the token.
+		f.needs = none
 		f.answered()
 		f.unwell(err, "Configuration not usable")
 		f.retry.Reset()

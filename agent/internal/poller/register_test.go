@@ -235,6 +235,78 @@ func TestRun_CacheNotWritable_SecretIsNotSent(t *testing.T) {
 	})
 }
 
+// A registration is not repeated because the polls after it fail.
+func TestRun_PollsFailAfterRegistration_RegistersOnce(t *testing.T) {
+	later := &models.RetryLater{After: 10 * time.Second, Err: errOutage}
+	for name, test := range map[string]struct {
+		refused error // of the shared credentials, or of the certificate
+		after   error // of the polls after the registration
+	}{
+		"token refused, then 429":             {models.ErrUnauthorized, later},
+		"token refused, then no connection":   {models.ErrUnauthorized, errOutage},
+		"token refused, then invalid":         {models.ErrUnauthorized, models.ErrInvalidConfig},
+		"token refused, then an older one":    {models.ErrUnauthorized, models.ErrOlder},
+		"certificate refused, then 429":       {models.ErrForbidden, later},
+		"certificate refused, then a timeout": {models.ErrForbidden, context.DeadlineExceeded},
+	} {
+		t.Run(name, func(t *testing.T) {
+			controller := &fakeController{publications: []publication{published(0, 8)}}
+			if test.refused == models.ErrForbidden {
+				controller = follows("token-0", 8)
+			}
+			source := &failingPolls{controller, test.refused, test.after, []span{{0, time.Hour}}}
+			play(t, scenario{
+				controller: controller, source: source, cache: &fakeCache{state: registered()},
+			}, func(t *testing.T, w *world) {
+				pass(59 * time.Minute)
+				if n := len(controller.times("register")); n != 1 {
+					t.Errorf("registered %d times, want once", n)
+				}
+				if n := len(controller.times("fetch")); n < 20 {
+					t.Errorf("polled %d times in an hour, want it to go on", n)
+				}
+				pass(10 * time.Minute)
+				w.runs(t, 8)
+			})
+		})
+	}
+}
+
+// A registration that is refused is not repeated after a poll that accepts the token.
+func TestRun_RegistrationRefusedTokenAccepted_InvalidAnswer(t *testing.T) {
+	controller := follows("token-0", 8)
+	controller.denies, controller.invalid = []span{{0, time.Second}}, []span{{0, time.Hour}}
+	play(t, scenario{controller: controller, cache: &fakeCache{state: registered()}}, func(t *testing.T, w *world) {
+		pass(59 * time.Minute)
+		if n := len(controller.times("register")); n > 10 {
+			t.Errorf("tried to register %d times, want it only while the token is refused", n)
+		}
+		pass(10 * time.Minute)
+		w.runs(t, 8)
+	})
+}
+
+// failingPolls refuses polls until a registration, and then fails them in spans.
+type failingPolls struct {
+	*fakeController
+	refused, after error
+	fails          []span
+}
+
+func (p *failingPolls) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
+	var err error
+	switch {
+	case len(p.registrations()) == 0:
+		err = p.refused
+	case within(p.fails, p.now()):
+		err = p.after
+	default:
+		return p.fakeController.Fetch(ctx, id, q)
+	}
+	p.record("fetch", q.ETag)
+	return models.Answer{}, err
+}
+
 // limitedRegistrations answers 429 to registrations alone.
 type limitedRegistrations struct{ *fakeController }
 
