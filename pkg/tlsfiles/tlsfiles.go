@@ -43,14 +43,47 @@ type Paths struct {
 }
 
 func (f File) read() ([]byte, error) {
-	if err := atomicfile.CheckRegular(f.Path); err != nil { // to read a pipe would wait for a writer, each time
+	text, err := Read(f.Path)
+	if err != nil {
 		return nil, &Error{f.Setting, fmt.Errorf("cannot be used: %w", err)}
 	}
-	text, err := os.ReadFile(f.Path)
-	if err != nil {
-		return nil, &Error{f.Setting, fmt.Errorf("cannot be read: %w", err)}
+	return text, nil
+}
+
+// Read returns the content of a regular file, without a byte order mark. The error names
+// the file.
+func Read(path string) ([]byte, error) {
+	if err := atomicfile.CheckRegular(path); err != nil { // to read a pipe would wait for a writer, each time
+		return nil, err
 	}
-	return bytes.TrimPrefix(text, []byte("\ufeff")), nil // a byte order mark would hide the first certificate
+	text, err := os.ReadFile(path)
+	return bytes.TrimPrefix(text, []byte("\ufeff")), err // the mark would hide the first certificate
+}
+
+// ReadPair reads a certificate, with its chain, and its private key once.
+func ReadPair(certFile, keyFile string) (tls.Certificate, error) {
+	cert, err := Read(certFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := Read(keyFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
+
+// ReadAuthorities reads the certificates to trust once.
+func ReadAuthorities(path string) (*x509.CertPool, error) {
+	text, err := Read(path)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := authorities(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s %w", path, err)
+	}
+	return pool, nil
 }
 
 // fault is the error of a file that cannot be used.
@@ -82,7 +115,7 @@ type Files struct {
 func Open(paths Paths, log logrus.FieldLogger) (*Files, error) {
 	f := &Files{log: log}
 	f.pair = watched[tls.Certificate]{files: used(paths.Cert, paths.Key), parse: pair}
-	f.ca = watched[x509.CertPool]{files: used(paths.CA), parse: authorities}
+	f.ca = watched[x509.CertPool]{files: used(paths.CA), parse: trusted}
 	if _, err := f.pair.look(); err != nil {
 		return nil, err
 	}
@@ -288,11 +321,19 @@ func inTime(files []File, next *tls.Certificate) error {
 	return nil
 }
 
-// authorities reads the certificates to trust.
-func authorities(files []File, contents [][]byte) (*x509.CertPool, error) {
-	found, err := certificates(contents[0])
+// trusted reads the certificates to trust.
+func trusted(files []File, contents [][]byte) (*x509.CertPool, error) {
+	pool, err := authorities(contents[0])
 	if err != nil {
 		return nil, files[0].fault("%w", err)
+	}
+	return pool, nil
+}
+
+func authorities(text []byte) (*x509.CertPool, error) {
+	found, err := certificates(text)
+	if err != nil {
+		return nil, err
 	}
 	pool := x509.NewCertPool()
 	for _, cert := range found {

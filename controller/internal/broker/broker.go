@@ -111,7 +111,7 @@ func (o Options) server(guard *guard) (*server.Options, error) {
 		return nil, err
 	}
 	if o.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
+		cert, err := tlsfiles.ReadPair(o.CertFile, o.KeyFile)
 		if err != nil {
 			return nil, fmt.Errorf("NATS_TLS_CERT_FILE and NATS_TLS_KEY_FILE: %w", err)
 		}

@@ -6,15 +6,16 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
 
 	"github.com/fleetconf/fleetconf/pkg/notify"
 	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
@@ -86,26 +87,72 @@ func New(o Options) (*Driver, error) {
 		d.options = append(d.options, nats.Token(o.Token))
 	}
 	if o.NKeyFile != "" {
-		nkey, err := nats.NkeyOptionFromSeed(o.NKeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("%s holds no NKey seed", o.NKeyFile)
-		}
-		d.options = append(d.options, nkey)
+		d.options = append(d.options, nkey(o.NKeyFile))
 	}
 	if o.CredsFile != "" {
-		if _, err := os.Stat(o.CredsFile); err != nil {
-			return nil, err
-		}
-		d.options = append(d.options, nats.UserCredentials(o.CredsFile))
+		d.options = append(d.options, credentials(o.CredsFile))
 	}
 	if o.CAFile != "" {
-		d.options = append(d.options, nats.RootCAs(o.CAFile))
+		d.options = append(d.options, rootCAs(o.CAFile))
 	}
 	if o.CertFile != "" {
-		d.options = append(d.options, nats.ClientCert(o.CertFile, o.KeyFile))
+		d.options = append(d.options, clientCert(o.CertFile, o.KeyFile))
 	}
 	d.options = append(d.options, suites)
 	return d, d.try()
+}
+
+// The options of the library that name files would wait for a writer where one is a named
+// pipe. Those below refuse it, and read their files at each connection as well.
+
+func nkey(file string) nats.Option {
+	return func(o *nats.Options) error {
+		seed, err := tlsfiles.Read(file)
+		if err != nil {
+			return err
+		}
+		key, err := nkeys.ParseDecoratedNKey(seed)
+		if err != nil {
+			return fmt.Errorf("%s holds no NKey seed", file)
+		}
+		public, err := key.PublicKey()
+		if err != nil || !nkeys.IsValidPublicUserKey(public) {
+			return fmt.Errorf("%s holds no NKey seed of a user", file)
+		}
+		return nats.Nkey(public, key.Sign)(o)
+	}
+}
+
+func credentials(file string) nats.Option {
+	return func(o *nats.Options) error {
+		text, err := tlsfiles.Read(file)
+		if err != nil {
+			return err
+		}
+		return nats.UserCredentialBytes(text)(o)
+	}
+}
+
+func rootCAs(file string) nats.Option {
+	return func(o *nats.Options) error {
+		pool, err := tlsfiles.ReadAuthorities(file)
+		if err != nil {
+			return err
+		}
+		o.Secure, o.RootCAsCB = true, func() (*x509.CertPool, error) { return pool, nil }
+		return nil
+	}
+}
+
+func clientCert(certFile, keyFile string) nats.Option {
+	return func(o *nats.Options) error {
+		cert, err := tlsfiles.ReadPair(certFile, keyFile)
+		if err != nil {
+			return err
+		}
+		o.Secure, o.TLSCertCB = true, func() (tls.Certificate, error) { return cert, nil }
+		return nil
+	}
 }
 
 // suites bounds what TLS 1.2 offers, where the URL asks for TLS.

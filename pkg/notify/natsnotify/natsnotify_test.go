@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -110,6 +111,7 @@ func TestDriver_TLS(t *testing.T) {
 	trusting := natsnotify.Options{URL: "nats://" + address, CAFile: certs.CA}
 	known := trusting
 	known.CertFile, known.KeyFile = certs.Cert, certs.Key
+	notifytest.AddMark(t, certs.CA, certs.Cert, certs.Key)
 	hears(t, open(t, known))
 	refused(t, open(t, natsnotify.Options{URL: "tls://" + address}), "unknown authority")
 	refused(t, open(t, trusting), "nats:") // no certificate of its own
@@ -138,6 +140,8 @@ func TestDriver_Credentials(t *testing.T) {
 	}
 	address := notifytest.FreeAddress(t)
 	start(t, address, server.Options{Nkeys: []*server.NkeyUser{{Nkey: public}}})
+	hears(t, open(t, natsnotify.Options{URL: "nats://" + address, NKeyFile: file}))
+	notifytest.AddMark(t, file)
 	hears(t, open(t, natsnotify.Options{URL: "nats://" + address, NKeyFile: file}))
 	refused(t, open(t, natsnotify.Options{URL: "nats://" + address}), "credentials are refused")
 
@@ -175,6 +179,7 @@ func TestDriver_CredentialsFile(t *testing.T) {
 	}
 	address := notifytest.FreeAddress(t)
 	start(t, address, server.Options{TrustedOperators: []*jwt.OperatorClaims{trusted}, AccountResolver: resolver})
+	notifytest.AddMark(t, file)
 	hears(t, open(t, natsnotify.Options{URL: "nats://" + address, CredsFile: file}))
 	refused(t, open(t, natsnotify.Options{URL: "nats://" + address}), "credentials are refused")
 }
@@ -223,7 +228,10 @@ func TestDriver_DeniedSubscription(t *testing.T) {
 }
 
 func TestNew_Unusable(t *testing.T) {
-	missing := filepath.Join(t.TempDir(), "missing")
+	missing, pipe := filepath.Join(t.TempDir(), "missing"), filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, o := range map[string]natsnotify.Options{
 		"no URL":              {},
 		"no scheme":           {URL: "localhost:4222"},
@@ -233,6 +241,10 @@ func TestNew_Unusable(t *testing.T) {
 		"a missing authority": {URL: "nats://localhost", CAFile: missing},
 		"a missing pair":      {URL: "nats://localhost", CertFile: missing, KeyFile: missing},
 		"missing credentials": {URL: "nats://localhost", CredsFile: missing},
+		"a pipe as seed":      {URL: "nats://localhost", NKeyFile: pipe},
+		"a pipe as authority": {URL: "nats://localhost", CAFile: pipe},
+		"a pipe as pair":      {URL: "nats://localhost", CertFile: pipe, KeyFile: pipe},
+		"pipe of credentials": {URL: "nats://localhost", CredsFile: pipe},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := natsnotify.New(o); err == nil || strings.Contains(err.Error(), "hunter2") {

@@ -70,3 +70,17 @@ func write(t *testing.T, dir, name, kind string, der []byte) (file string) {
 	}
 	return file
 }
+
+// AddMark puts a byte order mark before the text of files.
+func AddMark(t *testing.T, files ...string) {
+	t.Helper()
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, append([]byte("\ufeff"), text...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -132,6 +133,7 @@ func TestDriver_TLS(t *testing.T) {
 	address := notifytest.FreeAddress(t)
 	certs := notifytest.Certificates(t)
 	start(t, notifytest.FreeAddress(t), "--tls-port", portOf(address), "--tls-cert-file", certs.Cert, "--tls-key-file", certs.Key, "--tls-ca-cert-file", certs.CA, "--tls-auth-clients", "no")
+	notifytest.AddMark(t, certs.CA)
 	driver := open(t, "rediss://"+address, certs.CA)
 	r := notifytest.Listen(t, driver)
 	r.Subscribed(t)
@@ -200,6 +202,13 @@ func TestNew_BadURL(t *testing.T) {
 	}
 	if _, err := redisnotify.New("rediss://localhost", filepath.Join(t.TempDir(), "missing")); err == nil {
 		t.Error("certificates that are not there were taken")
+	}
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := redisnotify.New("rediss://localhost", pipe); err == nil || !strings.Contains(err.Error(), "named pipe") {
+		t.Errorf("got %v, want an error that says a named pipe", err)
 	}
 }
 

@@ -3,13 +3,10 @@ package redisnotify
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/url"
-	"os"
 
 	"github.com/redis/go-redis/v9"
 
@@ -44,7 +41,7 @@ func New(address, caFile string) (*Driver, error) {
 		return nil, ErrURL
 	}
 	if caFile != "" && d.server.TLSConfig != nil {
-		if d.server.TLSConfig.RootCAs, err = roots(caFile); err != nil {
+		if d.server.TLSConfig.RootCAs, err = tlsfiles.ReadAuthorities(caFile); err != nil {
 			return nil, err
 		}
 	}
@@ -161,16 +158,4 @@ func dialer(config *tls.Config) func(ctx context.Context) func(context.Context, 
 			return guarded, nil
 		}
 	}
-}
-
-func roots(file string) (*x509.CertPool, error) {
-	pem, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no certificate", file)
-	}
-	return pool, nil
 }
