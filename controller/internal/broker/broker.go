@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/pkg/limit"
 	"github.com/fleetconf/fleetconf/pkg/notify"
 	"github.com/fleetconf/fleetconf/pkg/notify/natsnotify"
 	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
@@ -62,7 +64,12 @@ type Broker struct {
 
 // Start runs a broker until Close.
 func Start(o Options, log logrus.FieldLogger) (*Broker, error) {
-	guard := &guard{agent: secret{o.Username, o.Password, o.Token}, controller: secret{username: "controller", password: rand.Text()}}
+	guard := &guard{
+		agent:      secret{o.Username, o.Password, o.Token},
+		controller: secret{username: "controller", password: rand.Text()},
+		cluster:    secret{username: o.ClusterUsername, password: o.ClusterPassword},
+		guesses:    limit.NewGuesses(),
+	}
 	opts, err := o.server(guard)
 	if err != nil {
 		return nil, err
@@ -130,6 +137,9 @@ func (o Options) server(guard *guard) (*server.Options, error) {
 		NoAdvertise:    true, // agents know where to go by their settings
 		ConnectRetries: 1 << 30,
 	}
+	if o.ClusterUsername != "" {
+		opts.CustomRouterAuthentication = (*routes)(guard)
+	}
 	if opts.Cluster.Host, opts.Cluster.Port, err = split(o.ClusterListen); err != nil {
 		return nil, err
 	}
@@ -188,7 +198,9 @@ func (s secret) is(other secret) bool {
 
 // guard tells controllers from agents.
 type guard struct {
-	agent, controller secret
+	agent, controller, cluster secret
+
+	guesses *limit.Guesses
 }
 
 // Check lets the controller publish hints, and agents hear them.
@@ -199,12 +211,37 @@ func (g *guard) Check(c server.ClientAuthentication) bool {
 	switch {
 	case presented.is(g.controller):
 		c.RegisterUser(&server.User{Username: "controller", Permissions: &server.Permissions{Publish: hints, Subscribe: none}})
-	case g.agent == secret{} || presented.is(g.agent):
+	case g.agent == secret{} || g.accepts("agent", presented, g.agent, c):
 		c.RegisterUser(&server.User{Username: "agent", Permissions: &server.Permissions{Publish: none, Subscribe: hints}})
 	default:
 		return false
 	}
 	return true
+}
+
+// accepts reports whether a client presented the right secret of an account, and its
+// source made no more wrong guesses of that than limit.Guesses allows.
+func (g *guard) accepts(account string, presented, right secret, c server.ClientAuthentication) bool {
+	var source netip.Prefix
+	if tcp, ok := c.RemoteAddress().(*net.TCPAddr); ok {
+		source = limit.Source(tcp.AddrPort().Addr())
+	}
+	switch {
+	case presented.is(right):
+		return g.guesses.Right(account, source) == 0
+	case presented != secret{}: // a client without credentials guesses nothing
+		g.guesses.Wrong(account, source)
+	}
+	return false
+}
+
+// routes is the guard of connections between brokers.
+type routes guard
+
+// Check accepts brokers that know the cluster's password.
+func (r *routes) Check(c server.ClientAuthentication) bool {
+	g, said := (*guard)(r), c.GetOpts()
+	return g.accepts("cluster", secret{username: said.Username, password: said.Password}, g.cluster, c)
 }
 
 // events writes what the server says to the controller's log.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"net/url"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -79,6 +81,42 @@ func TestBroker_PassesOnHintsToAgentsThatMayHearThem(t *testing.T) {
 			notifytest.Announce(t, announcer(t, b), "v8")
 			one.Heard(t, "v8")
 			two.Heard(t, "v8")
+		})
+	}
+}
+
+func TestBroker_TooManyWrongPasswords_RejectsTheRightOne(t *testing.T) {
+	for name, row := range map[string]struct {
+		broker       broker.Options
+		right, wrong nats.Option
+	}{
+		"password": {broker.Options{Username: "fleet", Password: "right"}, nats.UserInfo("fleet", "right"), nats.UserInfo("fleet", "wrong")},
+		"token":    {broker.Options{Token: "right"}, nats.Token("right"), nats.Token("wrong")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			connect := func(b *broker.Broker, o nats.Option) error {
+				conn, err := nats.Connect(b.Addr().String(), nats.NoReconnect(), o)
+				if err == nil {
+					conn.Close()
+				}
+				return err
+			}
+			fresh, used := start(t, row.broker), start(t, row.broker)
+			if err := connect(used, row.right); err != nil {
+				t.Fatal(err)
+			}
+			for range 21 {
+				if connect(fresh, row.wrong) == nil || connect(used, row.wrong) == nil {
+					t.Fatal("wrong credentials were accepted")
+				}
+			}
+			if err := connect(fresh, row.right); err == nil {
+				t.Error("21 guesses, and the 22nd still shows whether it is right")
+			}
+			if err := connect(used, row.right); err != nil {
+				t.Errorf("a source that connected before: got %v, want success", err)
+			}
+			notifytest.Announce(t, announcer(t, fresh), "v8") // the controller itself is not limited
 		})
 	}
 }
@@ -187,6 +225,14 @@ func TestStart_CannotListen(t *testing.T) {
 	}
 	if _, err := broker.Start(broker.Options{Listen: "127.0.0.1:0", CertFile: "missing", KeyFile: "missing"}, log); err == nil {
 		t.Error("started without its certificate")
+	}
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := broker.Start(broker.Options{Listen: "127.0.0.1:0", CertFile: pipe, KeyFile: pipe}, log)
+	if err == nil || !strings.Contains(err.Error(), "NATS_TLS_CERT_FILE") || !strings.Contains(err.Error(), "named pipe") {
+		t.Errorf("got %v, want an error that names the settings and says a named pipe", err)
 	}
 }
 
