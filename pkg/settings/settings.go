@@ -23,6 +23,7 @@ import (
 	"net/url"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -93,6 +94,22 @@ func Read(into Validator, file string) error {
 	return err
 }
 
+// quoted finds what an error of a parser quotes. A quote may be part of the value, so it
+// reaches to the last one.
+var quoted = regexp.MustCompile("(?s)`.*`|'.*'|\".*\"")
+
+// withoutValues returns the text of a parser's error without the values that it quotes,
+// which may be secrets: a password that begins with * or & is an alias or an anchor in YAML.
+func withoutValues(err error, known []field) string {
+	return quoted.ReplaceAllStringFunc(err.Error(), func(s string) string {
+		inner := s[1 : len(s)-1]
+		if len(inner) < 2 || slices.ContainsFunc(known, func(f field) bool { return strings.EqualFold(f.name, inner) }) {
+			return s
+		}
+		return "(not shown)"
+	})
+}
+
 // read fills into, and returns its fields with their sources; known are the
 // settings that the file may hold.
 func read(into Validator, file string, known []field) (fields []field, err error) {
@@ -106,7 +123,7 @@ func read(into Validator, file string, known []field) (fields []field, err error
 	if file != "" {
 		v.SetConfigFile(file)
 		if err := v.ReadInConfig(); err != nil {
-			return nil, Faults{{"--config", fmt.Sprintf("names a file that cannot be read: %s: %v", file, err)}}
+			return nil, Faults{{"--config", fmt.Sprintf("names a file that cannot be read: %s: %s", file, withoutValues(err, known))}}
 		}
 		faults = append(faults, unknownKeys(v, known)...)
 	}
