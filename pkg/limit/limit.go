@@ -18,12 +18,18 @@ const Longest = time.Minute
 // Class is a kind of requests with a limit of its own. Its methods may be
 // called at once.
 type Class struct {
-	bucket     *rate.Limiter
-	most       int64 // in flight
-	inFlight   atomic.Int64
+	Rejections
+	bucket   *rate.Limiter
+	most     int64 // in flight
+	inFlight atomic.Int64
+}
+
+// Rejections counts rejected requests and spreads their return. Its methods may be
+// called concurrently.
+type Rejections struct {
 	turnedAway atomic.Int64
 
-	each time.Duration // at the class's rate
+	each time.Duration // from one request to the next, at the rate at which they are served
 
 	mu      sync.Mutex // guards cleared
 	cleared time.Time  // when all who were turned away would have been served, had they stood in line
@@ -32,11 +38,14 @@ type Class struct {
 // New returns a class that lets in perSecond requests, as many of them at once
 // after a quiet second, while fewer than inFlight are there.
 func New(perSecond, inFlight int) *Class {
-	return &Class{
-		bucket: rate.NewLimiter(rate.Limit(perSecond), perSecond),
-		most:   int64(inFlight),
-		each:   time.Second / time.Duration(perSecond),
-	}
+	c := &Class{bucket: rate.NewLimiter(rate.Limit(perSecond), perSecond), most: int64(inFlight)}
+	c.each = time.Second / time.Duration(perSecond)
+	return c
+}
+
+// NewRejections returns the Rejections of requests of which perSecond are served.
+func NewRejections(perSecond int) *Rejections {
+	return &Rejections{each: time.Second / time.Duration(perSecond)}
 }
 
 // Enter reports whether there is room for one more request, and lets it in if
@@ -57,32 +66,32 @@ func (c *Class) Leave() { c.inFlight.Add(-1) }
 func (c *Class) Return() { c.inFlight.Add(1) }
 
 // TurnAway counts a request that found no room, and returns how long it is to
-// stay away: whole seconds, drawn from 1 s to as long as it takes the class to
-// serve all who were turned away lately, from 2 s to Longest.
-func (c *Class) TurnAway() time.Duration {
-	c.turnedAway.Add(1)
-	window := c.stand(time.Now())
+// stay away: whole seconds, drawn from 1 s to as long as it takes to serve
+// all who were turned away lately, from 2 s to Longest.
+func (r *Rejections) TurnAway() time.Duration {
+	r.turnedAway.Add(1)
+	window := r.stand(time.Now())
 	return time.Second + rand.N(1+(window+time.Second-1)/time.Second)*time.Second
 }
 
 // stand puts one more at the end of the line that nobody stands in, and returns
 // how long it is. It never outgrows what anybody is told, or it would be there
 // long after the herd.
-func (c *Class) stand(now time.Time) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.cleared.Before(now) {
-		c.cleared = now
+func (r *Rejections) stand(now time.Time) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cleared.Before(now) {
+		r.cleared = now
 	}
-	c.cleared = c.cleared.Add(c.each)
-	if last := now.Add(Longest - time.Second); c.cleared.After(last) {
-		c.cleared = last
+	r.cleared = r.cleared.Add(r.each)
+	if last := now.Add(Longest - time.Second); r.cleared.After(last) {
+		r.cleared = last
 	}
-	return c.cleared.Sub(now)
+	return r.cleared.Sub(now)
 }
 
 // InFlight is how many requests are there now.
 func (c *Class) InFlight() int64 { return c.inFlight.Load() }
 
 // TurnedAway is how many requests found no room, ever.
-func (c *Class) TurnedAway() int64 { return c.turnedAway.Load() }
+func (r *Rejections) TurnedAway() int64 { return r.turnedAway.Load() }

@@ -35,8 +35,8 @@ type class struct {
 	*limit.Class
 	name string // as it is measured
 
-	strangers *limit.Class // those that may not pass: of them only the rejected are counted here
-	bucket    limit.Bucket // of the strangers at one source
+	strangers *limit.Rejections // of those that may not pass
+	bucket    limit.Bucket      // of the strangers at one source
 
 	telling rate.Sometimes // how often a herd is worth a warning
 	told    atomic.Int64   // of how many turned away the log has told
@@ -60,7 +60,7 @@ func newClasses(l Limits) map[door]*class {
 func newClass(name string, perSecond, inFlight int) *class {
 	return &class{
 		Class: limit.New(perSecond, inFlight), name: name,
-		strangers: limit.New(perSecond, inFlight),
+		strangers: limit.NewRejections(perSecond),
 		bucket:    limit.Bucket{Burst: perSecond, Each: time.Second / time.Duration(perSecond)},
 		telling:   rate.Sometimes{First: 1, Interval: time.Minute},
 	}
@@ -74,7 +74,7 @@ func (a *API) enter(c *call, d door, who caller) error {
 		return nil
 	}
 	if !k.Enter() {
-		return a.overflow(c, k, k.Class, d)
+		return a.overflow(c, k, &k.Rejections, d)
 	}
 	c.class = k
 	return nil
@@ -113,7 +113,7 @@ func (a *API) allowChurn(c *call) error {
 
 // overflow answers a request that its class has no room for. With it wait the others
 // of line.
-func (a *API) overflow(c *call, k *class, line *limit.Class, d door) error {
+func (a *API) overflow(c *call, k *class, line *limit.Rejections, d door) error {
 	h := c.Writer.Header()
 	server.RetryAfter(h, line.TurnAway())
 	if d == reading {
