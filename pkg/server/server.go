@@ -50,7 +50,9 @@ func ServeWithin(ctx context.Context, ln net.Listener, handler http.Handler, lim
 		limits.Connections = MaxConnections(1)
 	}
 	conns := newTable(limits.Connections, limits.Keep > 0, log)
-	defer conns.watch()()
+	if limits.Keep > 0 { // else IdleTimeout below does the same
+		defer conns.watch()()
+	}
 	s := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: ReadHeaderTimeout,

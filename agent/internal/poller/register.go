@@ -30,6 +30,7 @@ const (
 func (f *follower) register(ctx context.Context) error {
 	if f.needs == own {
 		err := f.registerAs(ctx, f.identity())
+		// An ErrForbidden is also an ErrUnauthorized, but there the token is right.
 		if err == nil || errors.Is(err, models.ErrForbidden) || !errors.Is(err, models.ErrUnauthorized) {
 			return err
 		}

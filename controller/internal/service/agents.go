@@ -237,11 +237,11 @@ const (
 
 var allowances = [...]struct {
 	limit.Bucket
-	what string
+	what string // in the answer, where there is one
 }{
 	Reporting:   {limit.Bucket{Burst: 60, Each: time.Second}, "reports"},
 	Registering: {limit.Bucket{Burst: 10, Each: 10 * time.Second}, "registers"},
-	Logging:     {limit.Bucket{Burst: 5, Each: time.Minute}, "is logged"},
+	Logging:     {Bucket: limit.Bucket{Burst: 5, Each: time.Minute}},
 }
 
 // Allow reports whether an agent may do something once more, and takes note that it
