@@ -2,6 +2,7 @@ package limit
 
 import (
 	"hash/maphash"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -145,3 +146,17 @@ func (g *Guesses) Wrong(account string, source netip.Prefix) (wait time.Duration
 	}
 	return g.failures.Take(key, failures)
 }
+
+// TooManyGuesses is the error of a guess beyond the limit, and of the right credentials
+// where it was exceeded.
+type TooManyGuesses struct {
+	Of   string        // what was guessed: "passwords of this account"
+	Wait time.Duration // as Guesses returned it
+}
+
+func (e *TooManyGuesses) Error() string {
+	return "too many wrong " + e.Of + " came from your network; try again after the time in Retry-After"
+}
+
+// RetryAfter returns the time to wait: random, from Wait to Longest.
+func (e *TooManyGuesses) RetryAfter() time.Duration { return e.Wait + rand.N(Longest-e.Wait) }

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"syscall"
+
+	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
 var errFailed = errors.New("the connection failed")
@@ -18,7 +20,7 @@ var reasons = []struct {
 	words error
 }{
 	{is(ErrTooMuch), ErrTooMuch},
-	{namesNobody, errors.New("the broker's certificate has no subject alternative name (SAN); its common name does not count")},
+	{tlsfiles.NamesNoHost, errors.New("the broker's certificate has no subject alternative name (SAN); its common name does not count")},
 	{as[x509.HostnameError], errors.New("the broker's certificate is for another name")},
 	{as[x509.UnknownAuthorityError], errors.New("the broker's certificate is signed by an unknown authority")},
 	{as[*tls.CertificateVerificationError], errors.New("the broker's certificate is not valid")},
@@ -63,12 +65,6 @@ func is(targets ...error) func(error) bool {
 func as[E error](err error) bool {
 	var target E
 	return errors.As(err, &target)
-}
-
-// namesNobody reports whether a certificate is refused that is for no host at all.
-func namesNobody(err error) bool {
-	var target x509.HostnameError
-	return errors.As(err, &target) && target.Certificate != nil && len(target.Certificate.DNSNames)+len(target.Certificate.IPAddresses) == 0
 }
 
 func isTimeout(err error) bool {

@@ -364,3 +364,13 @@ func certificates(text []byte) (found []*x509.Certificate, err error) {
 	}
 	return found, nil
 }
+
+// NamesNoHost reports whether err rejects a certificate that has no subject alternative
+// name of any host.
+func NamesNoHost(err error) bool {
+	var target x509.HostnameError
+	if !errors.As(err, &target) || target.Certificate == nil {
+		return false
+	}
+	return len(target.Certificate.DNSNames)+len(target.Certificate.IPAddresses) == 0
+}

@@ -317,7 +317,7 @@ func (c *Client) distrust(err error) error {
 	switch {
 	case errors.As(err, &unknown):
 		return fmt.Errorf("its certificate is signed by an authority that is not known here%s", see(c.secure.CA))
-	case errors.As(err, &name) && namesNobody(name.Certificate):
+	case errors.As(err, &name) && tlsfiles.NamesNoHost(name):
 		return fmt.Errorf("its certificate has no subject alternative name (SAN), as it must for %s; its common name does not count", name.Host)
 	case errors.As(err, &name):
 		return fmt.Errorf("its certificate is not for %s", name.Host)
@@ -325,11 +325,6 @@ func (c *Client) distrust(err error) error {
 		return fmt.Errorf("its certificate is valid from %s to %s only", invalid.Cert.NotBefore.Format(time.RFC3339), invalid.Cert.NotAfter.Format(time.RFC3339))
 	}
 	return err
-}
-
-// namesNobody reports whether a certificate is for no host at all.
-func namesNobody(cert *x509.Certificate) bool {
-	return cert != nil && len(cert.DNSNames)+len(cert.IPAddresses) == 0
 }
 
 // see points to a setting, if there is one for it.

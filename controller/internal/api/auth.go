@@ -3,7 +3,6 @@ package api
 import (
 	"crypto/x509"
 	"errors"
-	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
@@ -118,12 +117,12 @@ func (a *API) reject(c *call, d door, err error) error {
 	if overflow := a.charge(c, d); overflow != nil {
 		return overflow
 	}
-	var guessed *tooManyGuesses
+	var guessed *limit.TooManyGuesses
 	switch {
 	case forbidden != nil:
 		return forbidden
 	case errors.As(err, &guessed):
-		server.RetryAfter(c.Writer.Header(), guessed.wait+rand.N(limit.Longest-guessed.wait))
+		server.RetryAfter(c.Writer.Header(), guessed.RetryAfter())
 		return problem.New(http.StatusTooManyRequests, "%v", err)
 	case errors.Is(err, models.ErrCertificate):
 		c.Header("Connection", "close")
@@ -135,12 +134,8 @@ func (a *API) reject(c *call, d door, err error) error {
 	return unauthorized(c, err)
 }
 
-// tooManyGuesses is the error of a guess beyond the limit, and of the right
-// credentials where it was exceeded.
-type tooManyGuesses struct{ wait time.Duration }
-
-func (*tooManyGuesses) Error() string {
-	return "too many wrong passwords of this account came from your network; try again after the time in Retry-After"
+func tooManyGuesses(wait time.Duration) error {
+	return &limit.TooManyGuesses{Of: "passwords of this account", Wait: wait}
 }
 
 var errUncertified = errors.New("agents come with a TLS certificate of their own that is valid (TLS_CLIENT_CA_FILE): set CONTROLLER_CERT_FILE and CONTROLLER_KEY_FILE of the agent")
@@ -237,13 +232,13 @@ func (a *API) identify(c *call) (caller, *service.Agent, error) {
 	source := limit.Source(c.source())
 	if who != nobody {
 		if wait := a.guesses.Right(a.name(who, nil), source); wait > 0 {
-			return nobody, nil, &tooManyGuesses{wait}
+			return nobody, nil, tooManyGuesses(wait)
 		}
 		return who, nil, nil
 	}
 	if name := a.claimed(c); name != unknownName {
 		if wait := a.guesses.Wrong(name, source); wait > 0 {
-			return nobody, nil, &tooManyGuesses{wait}
+			return nobody, nil, tooManyGuesses(wait)
 		}
 	}
 	return nobody, nil, errWrong

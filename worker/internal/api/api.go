@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/pkg/etag"
+	"github.com/fleetconf/fleetconf/pkg/limit"
 	"github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/requestid"
@@ -147,8 +148,8 @@ func (a *API) fail(c *gin.Context, err error) {
 	}
 	switch p.Status {
 	case http.StatusTooManyRequests:
-		if guessed := (*tooManyGuesses)(nil); errors.As(err, &guessed) {
-			server.RetryAfter(c.Writer.Header(), guessed.wait)
+		if guessed := (*limit.TooManyGuesses)(nil); errors.As(err, &guessed) {
+			server.RetryAfter(c.Writer.Header(), guessed.RetryAfter())
 		}
 	case http.StatusUnauthorized:
 		c.Header("WWW-Authenticate", `Bearer realm="worker"`)
@@ -163,7 +164,7 @@ func problemOf(err error) *problem.Problem {
 	var (
 		p       *problem.Problem
 		bad     *models.Invalid
-		guessed *tooManyGuesses
+		guessed *limit.TooManyGuesses
 	)
 	switch {
 	case errors.As(err, &guessed):

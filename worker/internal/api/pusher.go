@@ -35,8 +35,8 @@ func newPusher(token string, hosts []string) *pusher {
 	return p
 }
 
-// may returns errToken or errElsewhere, with the reason, or a *tooManyGuesses for a
-// request that may neither push nor read.
+// may returns errToken or errElsewhere, with the reason, or a *limit.TooManyGuesses for
+// a request that may neither push nor read.
 func (p *pusher) may(r *http.Request) error {
 	if p.token != nil {
 		return p.presents(r)
@@ -53,22 +53,18 @@ func (p *pusher) presents(r *http.Request) error {
 	source := limit.Source(remote.Addr())
 	if !p.token.Matches([]byte(token)) {
 		if wait := p.guesses.Wrong("", source); wait > 0 {
-			return &tooManyGuesses{wait}
+			return tooManyGuesses(wait)
 		}
 		return fmt.Errorf("%w: another was presented", errToken)
 	}
 	if wait := p.guesses.Right("", source); wait > 0 {
-		return &tooManyGuesses{wait}
+		return tooManyGuesses(wait)
 	}
 	return nil
 }
 
-// tooManyGuesses is the error of a wrong token beyond the limit, and of the right one
-// where it was exceeded.
-type tooManyGuesses struct{ wait time.Duration }
-
-func (*tooManyGuesses) Error() string {
-	return "too many wrong tokens (WORKER_TOKEN) came from your network; try again after the time in Retry-After"
+func tooManyGuesses(wait time.Duration) error {
+	return &limit.TooManyGuesses{Of: "tokens (WORKER_TOKEN)", Wait: wait}
 }
 
 // fromHere refuses requests of another machine (by the address of the socket; a header
