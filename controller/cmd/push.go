@@ -43,7 +43,9 @@ func holding(set config.Settings, waiters *service.Waiters) *service.Waiters {
 }
 
 // announcing counts what goes out over a broker, where there is one.
-func announcing(set config.Settings, fleet string, a notify.Announcer, m *service.Metrics, log logrus.FieldLogger) service.Announcer {
+func announcing(
+	set config.Settings, fleet string, a notify.Announcer, m *service.Metrics, log logrus.FieldLogger,
+) service.Announcer {
 	out := messages{Announcer: a, log: log}
 	for _, subject := range []string{notify.SubjectOf(fleet), notify.Subject} {
 		out.subjects = append(out.subjects, &target{name: subject})

@@ -108,7 +108,8 @@ func (a *API) allowChurn(c *call) error {
 	}
 	server.RetryAfter(c.Writer.Header(), wait+rand.N(limit.Longest-wait))
 	return problem.New(http.StatusTooManyRequests,
-		"too many new agents registered, or agents removed themselves, from this network; try again after the time in Retry-After")
+		"too many new agents registered, or agents removed themselves, from this network; "+
+			"try again after the time in Retry-After")
 }
 
 // overflow answers a request that its class has no room for. With it wait the others
