@@ -268,7 +268,7 @@ func (p *poll) judge() error {
 		p.withheld = refused
 	} else if held {
 		p.withheld = conflict
-	} else if _, inConflict := a.Configs.Conflict(); inConflict && isAhead(p.held, newest) {
+	} else if _, inConflict := a.Configs.Conflict(); inConflict && isAhead(p.held, p.applied, newest) {
 		p.withheld = conflict
 	}
 	if p.withheld != nothing {
@@ -397,11 +397,15 @@ func (p *poll) reason() error {
 }
 
 // isAhead reports whether an agent may run something later than the store's
-// newest version: its tag says so, or does not say what it runs. Who runs an
-// earlier version, or nothing, is not taken back by the newest.
-func isAhead(held []string, newest int64) bool {
+// newest version: its tag says so, or neither its tag nor X-Applied-Version says what
+// it runs. Who runs an earlier version, or nothing, is not taken back by the newest.
+func isAhead(held []string, applied applied, newest int64) bool {
 	for _, tags := range held {
-		if version := models.VersionOf(tags); version == 0 || version > newest {
+		version := models.VersionOf(tags)
+		if version == 0 { // a gateway's own
+			version = applied.version
+		}
+		if version == 0 || version > newest {
 			return true
 		}
 	}

@@ -429,6 +429,10 @@ func TestConflict(t *testing.T) {
 	if resp := s.poll(behind, `"from-an-older-build"`); resp.StatusCode != 304 {
 		t.Errorf("one of which nobody knows what it runs: got %d, want 304", resp.StatusCode)
 	}
+	resp := s.call(behind, "GET", "/api/v1/config", "", append(asApplied(1, content("http://a/")), "If-None-Match", `"of-a-gateway"`)...)
+	if resp.StatusCode != 200 {
+		t.Errorf("one that says that it runs an older one, under a gateway's ETag: got %d, want 200", resp.StatusCode)
+	}
 	if resp := s.poll(behind, current); resp.StatusCode != 304 {
 		t.Errorf("one that runs the current one: got %d, want 304", resp.StatusCode)
 	}
@@ -436,7 +440,7 @@ func TestConflict(t *testing.T) {
 		t.Errorf("one that runs nothing: got %d, want 200", resp.StatusCode)
 	}
 	s.report(teller, 11, reported(s.later(11)))
-	resp := s.call(account{}, "GET", "/ready", "")
+	resp = s.call(account{}, "GET", "/ready", "")
 	if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, "conflict") || !strings.Contains(body, "11") {
 		t.Errorf("/ready: got %d %s, want a word of the conflict", resp.StatusCode, body)
 	}
