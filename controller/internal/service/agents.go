@@ -442,7 +442,10 @@ func (s *Agents) Report(ctx context.Context, live *Agent, attempt models.Attempt
 	if news {
 		s.metrics.reported(attempt.Status)
 	}
-	return news, s.settle(ctx, live)
+	if err := s.settle(ctx, live); err != nil {
+		return news, fmt.Errorf("%w: %w", models.ErrInDoubt, err) // the next flush may store it
+	}
+	return news, nil
 }
 
 // settle stores what was reported, by this agent and by all that have reported

@@ -325,8 +325,8 @@ func TestReport_WhileTheStoreFails(t *testing.T) {
 	live := login(t, agents, id, token)
 	store.fail(true)
 	attempt := models.Attempt{Version: 1, Status: models.Failed, Error: "no", At: models.Now()}
-	if _, err := agents.Report(t.Context(), live, attempt); !errors.Is(err, models.ErrFull) {
-		t.Errorf("got %v, want the store's error: the agent is to say it again", err)
+	if _, err := agents.Report(t.Context(), live, attempt); !errors.Is(err, models.ErrFull) || !errors.Is(err, models.ErrInDoubt) {
+		t.Errorf("got %v, want the store's error, in doubt: memory has it, and the agent is to say it again", err)
 	}
 	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second})
 	if agents.Offers(live, 1) {
