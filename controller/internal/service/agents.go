@@ -509,26 +509,39 @@ func (s *Agents) prune(ctx context.Context) {
 		return
 	}
 	now := time.Now()
-	var gone []*Agent
+	var unseen []*Agent
 	for row := range s.roster.all() {
-		seen := time.UnixMicro(row.seen.Load())
-		unseen := now.Sub(seen)
-		if seen.Before(s.began) {
-			unseen -= s.away
-		}
-		if unseen > s.pruneAfter {
-			gone = append(gone, row.live)
+		if s.unseenTooLong(time.UnixMicro(row.seen.Load()), now) {
+			unseen = append(unseen, row.live)
 		}
 	}
-	for batch := range slices.Chunk(gone, pruneAtOnce) {
-		detail := fmt.Sprintf("%d agents unseen for %s, as PRUNE_AFTER says; the first: %s", len(batch), s.pruneAfter, batch[0].id)
-		entry := models.NewEntry(models.Origin{Actor: "controller"}, models.ActionDecommission, 0, detail)
-		if err := s.remove(ctx, batch, entry); err != nil {
+	for batch := range slices.Chunk(unseen, pruneAtOnce) {
+		removed, err := s.remove(ctx, func() []*Agent {
+			return slices.DeleteFunc(batch, func(live *Agent) bool { // it may have polled, or was removed, since the scan
+				agent := live.snapshot()
+				return s.roster.find([]byte(live.id)) != live || !s.unseenTooLong(agent.Seen(), now)
+			})
+		}, func(agents []*Agent) models.Entry {
+			detail := fmt.Sprintf("%d agents unseen for %s, as PRUNE_AFTER says; the first: %s", len(agents), s.pruneAfter, agents[0].id)
+			return models.NewEntry(models.Origin{Actor: "controller"}, models.ActionDecommission, 0, detail)
+		})
+		if err != nil {
 			s.log.WithError(err).Warn("Agents could not be pruned; the next try is in a minute")
 			return
 		}
-		s.log.WithFields(logrus.Fields{"agents": len(batch), "first": batch[0].id}).Info("Agents pruned")
+		if len(removed) > 0 {
+			s.log.WithFields(logrus.Fields{"agents": len(removed), "first": removed[0].id}).Info("Agents pruned")
+		}
 	}
+}
+
+// unseenTooLong reports whether an agent that was last seen at seen is to be pruned.
+func (s *Agents) unseenTooLong(seen, now time.Time) bool {
+	unseen := now.Sub(seen)
+	if seen.Before(s.began) {
+		unseen -= s.away
+	}
+	return unseen > s.pruneAfter
 }
 
 // Agent returns one agent, or models.ErrNotFound.
@@ -555,32 +568,51 @@ func (s *Agents) Decommission(ctx context.Context, id string, origin models.Orig
 	if err != nil {
 		return err
 	}
-	agent := live.snapshot()
-	entry := models.NewEntry(origin, models.ActionDecommission, agent.Applied, "agent "+id+" on "+agent.Hostname)
-	if err := s.remove(ctx, []*Agent{live}, entry); err != nil {
+	removed, err := s.remove(ctx, func() []*Agent {
+		if s.roster.find([]byte(id)) != live { // another request removed it
+			return nil
+		}
+		return []*Agent{live}
+	}, func([]*Agent) models.Entry {
+		agent := live.snapshot()
+		return models.NewEntry(origin, models.ActionDecommission, agent.Applied, "agent "+id+" on "+agent.Hostname)
+	})
+	if err == nil && len(removed) == 0 {
+		err = models.ErrNotFound
+	}
+	if err != nil {
 		return fmt.Errorf("decommission agent %s: %w", id, err)
 	}
 	return nil
 }
 
-func (s *Agents) remove(ctx context.Context, agents []*Agent, entry models.Entry) error {
+// remove removes the agents that choose returns, from memory and store, and returns
+// them. choose runs while no other agent is registered or removed; entry makes the
+// audit log's entry of them, and is not called for none.
+func (s *Agents) remove(
+	ctx context.Context, choose func() []*Agent, entry func([]*Agent) models.Entry,
+) ([]*Agent, error) {
 	if err := s.saving.take(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	defer s.saving.give()
+	agents := choose()
+	if len(agents) == 0 {
+		return nil, nil
+	}
 	ids := make([]string, len(agents))
 	for i, live := range agents {
 		ids[i] = live.id
 	}
-	if err := s.store.DeleteAgents(context.WithoutCancel(ctx), ids, entry); err != nil {
-		return err
+	if err := s.store.DeleteAgents(context.WithoutCancel(ctx), ids, entry(agents)); err != nil {
+		return nil, err
 	}
 	for _, live := range agents {
 		s.roster.remove(live)
 		live.offers.flash()
 	}
 	s.changes.flash()
-	return nil
+	return agents, nil
 }
 
 // Retry lets an agent be offered the version that its worker refused once

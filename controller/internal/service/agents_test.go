@@ -526,3 +526,74 @@ func TestRun_WritesALargeFleetInParts(t *testing.T) {
 		<-done
 	})
 }
+
+// slowRemovals is a store whose removals wait for a permit each.
+type slowRemovals struct {
+	batches
+	permits chan struct{}
+	removed int
+}
+
+func (s *slowRemovals) DeleteAgents(context.Context, []string, models.Entry) error {
+	<-s.permits
+	s.removed++
+	return nil
+}
+
+func TestDecommission_TwiceWithARegistrationBetween_RemovesOneAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slowRemovals{permits: make(chan struct{}, 2)}
+		agents, _ := openAgents(t, store)
+		register(t, agents, "a1")
+		var group sync.WaitGroup
+		var first, second error
+		group.Go(func() { first = agents.Decommission(t.Context(), "a1", byAdmin) })
+		synctest.Wait()
+		group.Go(func() { register(t, agents, "a1") })
+		synctest.Wait()
+		group.Go(func() { second = agents.Decommission(t.Context(), "a1", byAdmin) })
+		synctest.Wait()
+		store.permits <- struct{}{}
+		store.permits <- struct{}{}
+		group.Wait()
+		if first != nil || !errors.Is(second, models.ErrNotFound) || store.removed != 1 {
+			t.Errorf("got %v, %v, %d removals, want one, and ErrNotFound", first, second, store.removed)
+		}
+		_, err := agents.Agent("a1")
+		if page := agents.List(service.Query{Limit: 10}, asOf(time.Now(), 0)); err != nil || page.Total != 1 {
+			t.Errorf("the new agent: got %v, %d listed, want it to stay", err, page.Total)
+		}
+	})
+}
+
+func TestRun_PollAfterPruneScan_AgentStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const pruneAfter = 24 * time.Hour
+		store := &slowRemovals{permits: make(chan struct{}, 2)}
+		log, _ := logtest.NewNullLogger()
+		agents, err := service.OpenAgents(t.Context(), store, service.AgentOptions{PruneAfter: pruneAfter}, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, token := register(t, agents, "stays")
+		register(t, agents, "other")
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- agents.Run(ctx) }()
+		time.Sleep(pruneAfter + time.Minute - time.Second)
+		go func() { done <- agents.Decommission(t.Context(), "other", byAdmin) }()
+		time.Sleep(2 * time.Second) // the scan is over, the removal waits
+		agents.Poll(login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Minute})
+		store.permits <- struct{}{}
+		store.permits <- struct{}{}
+		if err := <-done; err != nil {
+			t.Errorf("Decommission: %v", err)
+		}
+		synctest.Wait()
+		if _, err := agents.Agent(id); err != nil || store.removed != 1 {
+			t.Errorf("got %v, %d removals, want the agent that polled to stay", err, store.removed)
+		}
+		stop()
+		<-done
+	})
+}
