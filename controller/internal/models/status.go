@@ -33,6 +33,7 @@ type Vitals struct {
 	Refused  int64 // the version that its worker refused last; 0 for none
 	Held     int64 // as Agent.Held
 	Degraded bool  // it said last that it cannot reach or feed its worker
+	Mismatch bool  // as Agent.Mismatch; the status does not depend on it
 }
 
 // Seen is when the agent was here last: its last poll, or its registration

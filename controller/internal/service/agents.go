@@ -339,7 +339,7 @@ func (s *Agents) Poll(live *Agent, poll models.Poll) {
 
 // remember takes a poll into account. The caller holds the agent's lock.
 func (s *Agents) remember(live *Agent, poll models.Poll) {
-	before := live.agent.Applied
+	before, mismatch := live.agent.Applied, live.agent.Mismatch
 	live.agent.Polled(poll)
 	if !poll.Foreign {
 		live.agent.Held = 0
@@ -353,6 +353,8 @@ func (s *Agents) remember(live *Agent, poll models.Poll) {
 	s.polled.add(live)
 	if live.agent.Applied != before {
 		s.metrics.applied(live)
+		s.changes.flash()
+	} else if live.agent.Mismatch != mismatch {
 		s.changes.flash()
 	}
 }

@@ -32,7 +32,7 @@ func partOf(v models.Vitals, version int64, outlook models.Outlook) part {
 	switch {
 	case status == models.Inactive:
 		return none
-	case v.Applied == version:
+	case v.Applied == version && !v.Mismatch: // a poll brings one with another content back to the version
 		return applied
 	case v.Refused == version:
 		return failed

@@ -98,6 +98,23 @@ func TestRollout_CountsWhoRunsIt(t *testing.T) {
 	}
 }
 
+func TestRollout_ContentMismatch_Pending(t *testing.T) {
+	f := openFleet(t)
+	live := f.join(t, 1)[0]
+	publish(t, f.configs, draft("http://a/"))
+	poll := models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 1}
+	for _, row := range []struct {
+		mismatch         bool
+		applied, pending int
+	}{{true, 0, 1}, {false, 1, 0}} {
+		poll.Mismatch = row.mismatch
+		f.agents.Poll(live, poll)
+		if got := f.figures(t, 1).Figures; got.Applied != row.applied || got.Pending != row.pending {
+			t.Errorf("mismatch %v: got %+v, want %d applied, %d pending", row.mismatch, got, row.applied, row.pending)
+		}
+	}
+}
+
 func TestRollout_TellsOfflineFromPending(t *testing.T) {
 	db := newStore(t)
 	synctest.Test(t, func(t *testing.T) {

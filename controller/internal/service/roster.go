@@ -41,7 +41,7 @@ type row struct {
 	interval                                        atomic.Int64 // nanoseconds
 	transport                                       atomic.Int64 // 1 + its place in models.Transports; 0 for unknown
 	held                                            atomic.Int64 // as models.Agent.Held
-	degraded                                        atomic.Bool
+	degraded, mismatch                              atomic.Bool
 }
 
 func newRoster(size int) roster { return roster{byID: make(map[string]*Agent, size)} }
@@ -143,6 +143,9 @@ func (a *Agent) show() {
 	if degraded := a.agent.Degraded != ""; a.row.degraded.Load() != degraded {
 		a.row.degraded.Store(degraded)
 	}
+	if a.row.mismatch.Load() != a.agent.Mismatch {
+		a.row.mismatch.Store(a.agent.Mismatch)
+	}
 	set(&a.row.transport, int64(1+slices.Index(models.Transports, a.agent.Transport)))
 	if shown := a.row.hostname.Load(); shown == nil || *shown != a.agent.Hostname {
 		hostname := a.agent.Hostname
@@ -175,5 +178,6 @@ func (r *row) vitals(now time.Time) models.Vitals {
 		Refused:  r.refused.Load(),
 		Held:     r.held.Load(),
 		Degraded: r.degraded.Load(),
+		Mismatch: r.mismatch.Load(),
 	}
 }
