@@ -1,6 +1,6 @@
-// Package limit holds off a herd: so many requests a second and so many at
-// once, each kind apart, and whoever is turned away is told a time to come back
-// that the others are not told.
+// Package limit sheds load. Each route class has a rate and a concurrency limit;
+// rejected callers get a randomized Retry-After. Table holds a token bucket for each of
+// any number of keys, and Guesses limits wrong credentials per account and source.
 package limit
 
 import (

@@ -15,7 +15,7 @@
 //	@x-problem-413				"the body is larger than 64 KiB"
 //	@x-problem-415				"the body is not application/json in UTF-8, or is compressed"
 //	@x-problem-429				"more requests of this kind came than are let in at once"
-//	@x-problem-503				"the database is locked or read-only, or the controller is stopping"
+//	@x-problem-503				"the database is locked, read-only or damaged, its disk fails, its files were moved away, or the controller is stopping"
 //	@x-problem-507				"the disk is full; nothing was changed"
 //
 //	@securityDefinitions.apikey	Admin

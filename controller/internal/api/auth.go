@@ -52,7 +52,7 @@ func (a *API) admit(c *call, d door) error {
 	case d == open:
 		return nil
 	case a.classes[d] == nil: // closed
-		return problem.New(http.StatusForbidden, "nobody may call this: it has no access rule")
+		return problem.New(http.StatusForbidden, "this route has no access rule")
 	}
 	who, self, err := a.identify(c)
 	if err == nil {
@@ -172,15 +172,14 @@ func (a *API) name(who caller, self *service.Agent) string {
 	return ""
 }
 
-// unauthorized is the answer to credentials that are nobody's (RFC 9110 §15.5.2).
+// unauthorized is the answer to invalid credentials (RFC 9110 §15.5.2).
 func unauthorized(c *call, err error) error {
 	c.Header("WWW-Authenticate", `Basic realm="fleetconf", charset="UTF-8"`)
 	return problem.New(http.StatusUnauthorized, "%v", err)
 }
 
-// refuse notes refused credentials: those that are nobody's, and an agent's that
-// came without its certificate. Who sent none was not told yet that some
-// are needed.
+// refuse notes refused credentials: invalid ones, and an agent's that came without its
+// certificate. A request without any is no refused login.
 func (a *API) refuse(c *call, err error) {
 	if errors.Is(err, auth.ErrMissing) {
 		return
@@ -192,7 +191,7 @@ func (a *API) refuse(c *call, err error) {
 	a.Trail.LoginFailed(models.Origin{Actor: a.claimed(c), SourceIP: c.ClientIP()}, c.Request.Method+" "+c.FullPath())
 }
 
-// unknownName stands in the audit log for a name that is nobody's.
+// unknownName is the audit log's entry for an unknown name.
 const unknownName = "unknown"
 
 // claimed is the name that refused credentials came with, if it is a known one:

@@ -79,7 +79,7 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 //	@Header			200,304,404		{string}	X-Fleet						"id of the controller's fleet"
 //	@Header			200				{string}	X-Older-Because				"why the version is below X-Applied-Version: publish or resume"
 //	@Header			200				{integer}	X-Spread-Milliseconds		"while the whole fleet fetches: how much later the report is best sent"
-//	@Header			429,503			{integer}	Retry-After					"seconds, drawn from a window"
+//	@Header			429,503			{integer}	Retry-After					"seconds, randomized"
 //	@Header			200,304			{string}	ETag						"strong validator; always"
 //	@Router			/api/v1/config [get]
 func (a *API) config(c *call) error {
