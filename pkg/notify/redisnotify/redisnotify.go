@@ -170,20 +170,21 @@ const (
 	mostReplies = 1 << 12 // in an array
 	mostNested  = 8       // arrays within arrays: the client goes as deep as it is told
 	mostBytes   = 2 << 20 // of a reply with all that is nested in it, which the client keeps until it is whole
+	replyBytes  = 32      // that the client keeps of each nested reply beside its text
 )
 
 // replies follows the lines of Redis's protocol: a bulk string says how many
 // bytes follow, an array how many replies.
 type replies struct {
 	left []int64 // to come in each array that has begun
-	size int64   // bytes of the outermost reply so far
+	size int64   // bytes that the client keeps of the outermost reply so far
 }
 
 func (r *replies) length(line []byte) (n int64, follow bool) {
 	if n, follow = r.next(line); n < 0 {
 		return n, follow
 	}
-	if r.size += int64(len(line)) + n; r.size > mostBytes {
+	if r.size += int64(len(line)) + n + replyBytes; r.size > mostBytes {
 		return -1, false
 	}
 	if len(r.left) == 0 {
