@@ -253,6 +253,22 @@ func TestServeWithin_FullLocalSlots_KeepsYoungConnections(t *testing.T) {
 	})
 }
 
+func TestServeWithin_ClosedConnections_MakeRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ln := newPipes()
+		within(t, ln, callers, server.Limits{Connections: 2, Keep: 8 * time.Minute}, quiet())
+		for i := range 5 {
+			held := ln.peer()
+			held.hold(asAgent)
+			if held.closed() {
+				t.Errorf("connection %d has no room, though those before it are closed", i)
+			}
+			held.Close()
+			synctest.Wait()
+		}
+	})
+}
+
 func TestServeWithin_FullOfUnauthenticatedRequests(t *testing.T) {
 	for name, row := range map[string]struct {
 		keep time.Duration
