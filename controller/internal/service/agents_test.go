@@ -153,6 +153,36 @@ func TestRegister_OfTwoAgentsWithOneId(t *testing.T) {
 	}
 }
 
+// An agent that uses its old token until the response with the new one has arrived
+// has no twin, whatever it did before it registered again.
+func TestRegister_AnewMakesNoTwin(t *testing.T) {
+	agents, logged := openAgents(t, newStore(t))
+	_, first := register(t, agents, "a1")
+	login(t, agents, "a1", first)
+	register(t, agents, "a1")
+	login(t, agents, "a1", first)
+	if last := logged.LastEntry(); last != nil {
+		t.Errorf("logged %v, want nothing", last)
+	}
+}
+
+// Who is removed after it authenticated does not come back with its old token.
+func TestRegister_AfterItWasDecommissioned(t *testing.T) {
+	agents := newAgents(t)
+	id, token := register(t, agents, "")
+	live := login(t, agents, id, token)
+	if err := agents.Decommission(t.Context(), id, byAdmin); err != nil {
+		t.Fatal(err)
+	}
+	_, _, _, err := agents.Register(t.Context(), service.Registration{ID: id, Hostname: "h", Metadata: []byte("{}"), Self: live})
+	if !errors.Is(err, models.ErrNotFound) {
+		t.Errorf("got %v, want ErrNotFound", err)
+	}
+	if _, err := agents.Agent(id); !errors.Is(err, models.ErrNotFound) {
+		t.Errorf("the agent: got %v, want ErrNotFound", err)
+	}
+}
+
 func TestPoll_IsSeenAtOnce(t *testing.T) {
 	agents := newAgents(t)
 	id, token := register(t, agents, "")

@@ -71,10 +71,21 @@ func TestCheckCertificate(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { _ = live.CheckCertificate(web1) }); n != 0 {
 		t.Errorf("%v allocations for each request, want none", n)
 	}
+	if _, _, _, err := agents.Register(t.Context(), service.Registration{
+		ID: "a1", Hostname: "h", Metadata: []byte("{}"), Certificate: service.CertificateName(web2), Self: live,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := live.CheckCertificate(web1); !errors.Is(err, models.ErrCertificate) {
+		t.Errorf("the one before, after a registration over another: got %v, want ErrCertificate", err)
+	}
+	if err := live.CheckCertificate(web2); err != nil {
+		t.Fatal(err)
+	}
 	if err := agents.Reset(t.Context(), "a1", byAdmin); err != nil {
 		t.Fatal(err)
 	}
-	if err := live.CheckCertificate(web1); !errors.Is(err, service.ErrUnbound) {
+	if err := live.CheckCertificate(web2); !errors.Is(err, service.ErrUnbound) {
 		t.Errorf("after a reset: got %v, want ErrUnbound", err)
 	}
 }
