@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -31,6 +32,8 @@ var binaries string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	// Under nohup the programs that are tested would ignore it as this one does.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	code, err := buildAndRun(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "test:", err)

@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/fleetconf/fleetconf/pkg/settings"
@@ -35,6 +37,8 @@ func TestMain(m *testing.M) {
 		_, _, err := commander.ParseCommand(strings.Fields(line), func(string) settings.Validator { return &whole{} }, os.Stdout)
 		commander.Exit(err)
 	}
+	// Under nohup the programs that are tested would ignore it as this one does.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	os.Exit(m.Run())
 }
 
