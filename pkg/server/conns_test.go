@@ -216,6 +216,15 @@ func TestServeWithin_FullOfHeldRequests_StillAnswersThisMachine(t *testing.T) {
 			}
 			kept = append(kept, probe)
 		}
+		open := 0
+		for _, probe := range kept {
+			if !probe.closed() {
+				open++
+			}
+		}
+		if open != 8 {
+			t.Errorf("%d connections are open beyond the limit, want 8", open)
+		}
 		time.Sleep(6 * time.Second)
 		for i, probe := range kept {
 			if !probe.closed() {
