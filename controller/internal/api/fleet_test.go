@@ -638,6 +638,9 @@ func TestRegister_AboveMaxAgents_507(t *testing.T) {
 	if resp := s.call(a2, "POST", "/api/v1/register", `{"hostname":"h2","agent_id":"a2"}`); resp.StatusCode != 200 {
 		t.Errorf("a known agent: got %d, want 200", resp.StatusCode)
 	}
+	if resp := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h2","agent_id":"a2"}`); resp.StatusCode != 200 {
+		t.Errorf("a known agent with the shared credentials: got %d, want 200", resp.StatusCode)
+	}
 	if resp := s.call(admin, "DELETE", "/api/v1/agents/a1", ""); resp.StatusCode != 204 {
 		t.Fatalf("got %d", resp.StatusCode)
 	}
