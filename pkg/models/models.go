@@ -60,6 +60,9 @@ const (
 	// HeaderWorkerError is on a poll of an agent that cannot reach or feed its worker,
 	// and says why, as HeaderText makes it.
 	HeaderWorkerError = "X-Worker-Error"
+	// HeaderPushError is on a poll of an agent that polls because its push does not
+	// work, and says why, as HeaderText makes it.
+	HeaderPushError = "X-Push-Error"
 	// HeaderConfigVersion names the version that a hit was served with.
 	HeaderConfigVersion = "X-Config-Version"
 )
@@ -212,6 +215,7 @@ type Agent struct {
 	// content of that version: its cache was edited, say.
 	ContentMismatch bool       `json:"content_mismatch"`
 	Transport       *Transport `json:"transport" enums:"poll,longpoll,redis,nats"` // null until it said so in a poll
+	PushError       *string    `json:"push_error"`                                 // why it polls although its PUSH is another; null otherwise
 	Degraded        *string    `json:"degraded"`                                   // why it cannot reach or feed its worker; null while it can
 }
 

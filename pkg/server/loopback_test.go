@@ -44,7 +44,7 @@ func TestFromLoopback_HTTP10_IsAProxy(t *testing.T) {
 func TestFromLoopback_HeadersOfOurOwnClients_ShowNoProxy(t *testing.T) {
 	r := httptest.NewRequest("GET", "/", nil)
 	r.RemoteAddr = "127.0.0.1:40000"
-	for _, name := range []string{"X-Request-Id", "User-Agent", "Accept", "Authorization", "X-Applied-Version", "X-Worker-Error", "X-Transport"} {
+	for _, name := range []string{"X-Request-Id", "User-Agent", "Accept", "Authorization", "X-Applied-Version", "X-Worker-Error", "X-Push-Error", "X-Transport"} {
 		r.Header.Set(name, "x")
 	}
 	if got := server.Proxied(r); got != "" {

@@ -126,8 +126,10 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 		request.Once = q.Wait > 0 // what breaks it may have broken it for the whole fleet
 	}
 	request.Header = http.Header{}
-	if q.WorkerError != "" {
-		request.Header.Set(wire.HeaderWorkerError, wire.HeaderText(q.WorkerError))
+	for name, text := range map[string]string{wire.HeaderWorkerError: q.WorkerError, wire.HeaderPushError: q.PushError} {
+		if text != "" {
+			request.Header.Set(name, wire.HeaderText(text))
+		}
 	}
 	if q.Transport == wire.Redis || q.Transport == wire.NATS || q.Transport == wire.Polling && q.Wait > 0 {
 		request.Header.Set(wire.HeaderTransport, string(q.Transport))

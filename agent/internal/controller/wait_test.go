@@ -134,20 +134,22 @@ func TestFetch_OfAWaitIsSentOnce(t *testing.T) {
 	}
 }
 
-// A worker's error can hold anything, and is sent as one line of a header.
-func TestFetch_SendsWorkerError(t *testing.T) {
+// An error can hold anything, and is sent as one line of a header.
+func TestFetch_SendsErrors(t *testing.T) {
 	for said, want := range map[string]string{
 		"": "",
 		"cannot be reached:\r\nX-Forged: \xff…": "cannot be reached: X-Forged: ??",
 	} {
 		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
-			got := strings.Join(r.Header[wire.HeaderWorkerError], "|")
-			if got != want || r.Header.Get("X-Forged") != "" {
-				t.Errorf("got %q, want %q", got, want)
+			for _, name := range []string{wire.HeaderWorkerError, wire.HeaderPushError} {
+				got := strings.Join(r.Header[name], "|")
+				if got != want || r.Header.Get("X-Forged") != "" {
+					t.Errorf("%s: got %q, want %q", name, got, want)
+				}
 			}
 			w.WriteHeader(http.StatusNotModified)
 		})
-		query := models.Query{ETag: `"e"`, WorkerError: said}
+		query := models.Query{ETag: `"e"`, WorkerError: said, PushError: said}
 		if _, err := c.Fetch(t.Context(), self, query); !errors.Is(err, models.ErrNotModified) {
 			t.Errorf("got %v, want ErrNotModified", err)
 		}

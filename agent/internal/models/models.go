@@ -79,6 +79,8 @@ type Query struct {
 	// nothing newer, or say at least whether it would.
 	MayWait bool
 	Wait    time.Duration // whole seconds
+	// PushError is why Transport is poll although PUSH asks for another; else "".
+	PushError string
 	// WorkerError is why the agent cannot reach or feed its worker; "" while it can.
 	WorkerError string
 }

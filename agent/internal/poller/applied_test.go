@@ -51,6 +51,9 @@ func TestRun_LongPollThatIsNeverHeld_IsPolling(t *testing.T) {
 		if s.Transport != wire.Polling || s.Push.Healthy || !strings.Contains(s.Push.Error, "immediately") {
 			t.Errorf("got %+v, want poll, and why", s)
 		}
+		if got := w.controller.pushError; got != s.Push.Error {
+			t.Errorf("the last poll said %q, want %q", got, s.Push.Error)
+		}
 		if n := len(w.fetches(10 * time.Minute)); n < 15 || n > 25 {
 			t.Errorf("%d fetches in ten minutes, want one each interval of 30 s", n)
 		}

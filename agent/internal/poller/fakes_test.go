@@ -100,6 +100,7 @@ type fakeController struct {
 	failed      int64
 	outcomes    []wire.Report // without their ETags
 	applied     *wire.Config  // that the last poll named
+	pushError   string        // that the last poll said
 	outcomeTags []string
 	outcomeAt   []time.Duration
 	selves      []wire.RegisterRequest
@@ -227,7 +228,7 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 	c.record("fetch", q.ETag)
 	c.told(q)
 	c.mu.Lock()
-	c.applied = q.Applied
+	c.applied, c.pushError = q.Applied, q.PushError
 	c.mu.Unlock()
 	etag := q.ETag
 	if c.dropsETags {

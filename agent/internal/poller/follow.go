@@ -203,6 +203,8 @@ func (f *follower) query() (id models.Identity, q models.Query) {
 	q.Transport = wire.Polling
 	if f.hearing.healthy || f.hearing.subscribed {
 		q.Transport = f.Transport
+	} else if f.Transport != wire.Polling {
+		q.PushError = f.hearing.trouble
 	}
 	if f.Transport == wire.LongPoll {
 		q.MayWait = true

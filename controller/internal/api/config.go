@@ -67,6 +67,7 @@ func (s *servedConfig) of(current *models.Config) (*answered, error) {
 //	@Param			X-Applied-Version	header	int		false	"the version that the agent's worker runs"
 //	@Param			X-Applied-Content	header	string	false	"the hash of the content that the agent holds for it; where it is not that of the version, the answer is 200"
 //	@Param			X-Worker-Error	header		string	false	"why an agent cannot reach or feed its worker; absent while it can"
+//	@Param			X-Push-Error	header		string	false	"why an agent polls although its PUSH is another"
 //	@Success		200				{object}	wire.Config
 //	@Success		304				"unchanged"
 //	@Failure		400,401			{object}	problem.Problem
@@ -89,7 +90,11 @@ func (a *API) config(c *call) error {
 	}
 	p := poll{a: a, self: c.self, held: c.Request.Header["If-None-Match"], applied: appliedOf(c.Request.Header)}
 	p.visit = models.Poll{
-		At: time.Now().UTC(), Transport: a.transportOf(c.Request.Header, wait), Degraded: degraded(c.Request.Header),
+		At: time.Now().UTC(), Transport: a.transportOf(c.Request.Header, wait),
+		Degraded: said(c.Request.Header, wire.HeaderWorkerError),
+	}
+	if p.visit.Transport == models.Polling {
+		p.visit.PushError = said(c.Request.Header, wire.HeaderPushError)
 	}
 	if err := p.judge(); err != nil {
 		return err
@@ -168,10 +173,10 @@ func (a *API) transportOf(h http.Header, wait time.Duration) models.Transport {
 	return models.Polling
 }
 
-// degraded is why the agent cannot reach or feed its worker, empty while it can.
-func degraded(h http.Header) string {
-	if said := h[wire.HeaderWorkerError]; len(said) > 0 {
-		return wire.HeaderText(said[0])
+// said returns the text that a header holds, empty where it is absent.
+func said(h http.Header, name string) string {
+	if text := h[name]; len(text) > 0 {
+		return wire.HeaderText(text[0])
 	}
 	return ""
 }

@@ -328,6 +328,17 @@ func TestAgents_Degraded(t *testing.T) {
 		said  = "the worker at http://w:8082 cannot\tbe reached: \xff" + "nothing\u00a0listens"
 		shown = "the worker at http://w:8082 cannot be reached: ?nothing listens"
 	)
+	pushError := func() any {
+		return decode[map[string]any](t, s.call(admin, "GET", "/api/v1/agents/a1", ""))["push_error"]
+	}
+	s.call(a1, "GET", "/api/v1/config", "", wire.HeaderPushError, said)
+	if got := pushError(); got != shown {
+		t.Errorf("push_error: got %v, want %q", got, shown)
+	}
+	s.call(a1, "GET", "/api/v1/config", "", wire.HeaderPushError, said, wire.HeaderTransport, "nats")
+	if got := pushError(); got != nil {
+		t.Errorf("push_error of an agent whose broker works: got %v, want null", got)
+	}
 	resp := s.call(a1, "GET", "/api/v1/config", "", wire.HeaderWorkerError, said+strings.Repeat("x", 5000))
 	if resp.StatusCode != 200 {
 		t.Errorf("a poll of a degraded agent: got %d, want the configuration", resp.StatusCode)

@@ -61,6 +61,7 @@ func toAgent(a models.Agent, status models.Status, desired int64) wire.Agent {
 		ID: a.ID, Hostname: a.Hostname, RegisteredAt: a.RegisteredAt, Status: wire.AgentStatus(status), Metadata: a.Metadata,
 		LastPoll: orNull(a.LastPoll), DesiredVersion: orNull(desired), AppliedVersion: orNull(a.Applied),
 		Transport: orNull(wire.Transport(a.Transport)), Degraded: orNull(a.Degraded), ContentMismatch: a.Mismatch,
+		PushError: orNull(a.PushError),
 	}
 	if t := a.Attempt; t.Version != 0 {
 		out.LastAttempt = &wire.Attempt{Version: t.Version, Status: wire.AttemptStatus(t.Status), Error: t.Error, At: t.At}

@@ -146,6 +146,10 @@ type Agent struct {
 	// Mismatch says, in memory only, that the last poll named the applied version with
 	// another content than that version has.
 	Mismatch bool
+
+	// PushError is, in memory only, why the agent polls although its PUSH is another, as
+	// it said last; empty otherwise.
+	PushError string
 }
 
 // Released is a value of Agent.Held.
@@ -211,6 +215,7 @@ type Poll struct {
 	Runs      int64         // the version that its worker runs; 0 where it did not say
 	Transport Transport
 	Degraded  string // as Presence.Degraded
+	PushError string // as Agent.PushError
 	Mismatch  bool   // the content that the agent holds is not that of Runs
 	Foreign   bool   // Runs is above the store's newest version, and the store did not make it
 }

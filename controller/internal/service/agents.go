@@ -341,6 +341,7 @@ func (s *Agents) Poll(live *Agent, poll models.Poll) {
 func (s *Agents) remember(live *Agent, poll models.Poll) {
 	before, mismatch := live.agent.Applied, live.agent.Mismatch
 	live.agent.Polled(poll)
+	live.agent.PushError = poll.PushError
 	if !poll.Foreign {
 		live.agent.Held = 0
 	}
@@ -749,6 +750,7 @@ func (a *Agent) reregister(fresh models.Agent) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	fresh.Presence, fresh.Held, fresh.Mismatch = a.agent.Presence, a.agent.Held, a.agent.Mismatch
+	fresh.PushError = a.agent.PushError
 	a.agent = fresh
 	a.show()
 	a.usedToken, a.sawTwin = false, false
