@@ -655,3 +655,11 @@ func TestPing_DiskHangs(t *testing.T) {
 		t.Errorf("afterwards: got %v, want nil", err)
 	}
 }
+
+// A connection that is opened later makes the files anew that somebody has removed,
+// and without one that stays open SQLite removes its journals.
+func TestOpen_OpensAllReaders(t *testing.T) {
+	if open, pinned := database.Readers(open(t, newPath(t))); open != 5 || pinned != 1 {
+		t.Errorf("got %d connections that read, %d of them kept, want 5 and 1", open, pinned)
+	}
+}

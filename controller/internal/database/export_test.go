@@ -130,3 +130,10 @@ func (db *DB) Hang(t *testing.T) (release func()) {
 	}
 	return func() { _ = conn.Close() }
 }
+
+// Readers is how many connections that read are open, and how many of these are never
+// given back.
+func Readers(db *DB) (open, pinned int) {
+	stats := db.reader.Stats()
+	return stats.OpenConnections, stats.InUse
+}
