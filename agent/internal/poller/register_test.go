@@ -2,6 +2,7 @@ package poller
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -251,7 +252,7 @@ func TestRun_PollsFailAfterRegistration_RegistersOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			controller := &fakeController{publications: []publication{published(0, 8)}}
-			if test.refused == models.ErrForbidden {
+			if errors.Is(test.refused, models.ErrForbidden) {
 				controller = follows("token-0", 8)
 			}
 			source := &failingPolls{controller, test.refused, test.after, []span{{0, time.Hour}}}
