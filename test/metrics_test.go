@@ -89,7 +89,7 @@ func documentedMetrics(t *testing.T, headings ...string) map[string]metric {
 
 func TestMetrics_OfTheController(t *testing.T) {
 	t.Parallel()
-	controller := run(t, "controller", append(controllerIn(t.TempDir()), "PUSH=nats", "NATS_URL=embedded", "NATS_LISTEN=127.0.0.1:0")...)
+	controller := run(t, "controller", append(controllerIn(t.TempDir()), "PUSH=nats", "LIMIT_WAITING=1000", "NATS_URL=embedded", "NATS_LISTEN=127.0.0.1:0")...)
 	version, err := publish(controller.url(), "http://localhost/")
 	must(t, err)
 	_, err = call(agents, "POST", controller.url()+"/api/v1/register", `{"hostname":"h","agent_id":"a1"}`)
@@ -106,7 +106,7 @@ func TestMetrics_OfTheController(t *testing.T) {
 		`fleetconf_controller_publishes_total{outcome="changed"} 1`,
 		`fleetconf_controller_database_operation_duration_seconds_count{operation="register"} 1`,
 		`fleetconf_controller_database_ready 1`,
-		`fleetconf_controller_waiters_limit 100000`,
+		`fleetconf_controller_waiters_limit 1000`,
 		"go_goroutines ",
 	}
 	eventually(t, func() error { // what is announced is not waited for
