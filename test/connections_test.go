@@ -1,11 +1,14 @@
 package test
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -26,6 +29,27 @@ func TestConnections_MoreThanFiles(t *testing.T) {
 	s.controller = few("controller", controllerIn(t.TempDir())...)
 	s.agent = few("agent", agentIn(t.TempDir(), s.controller.url(), s.worker.url())...)
 	s.arrives(t, "/before")
+	// The oldest idle connection of all, but of an admin.
+	kept, err := net.DialTimeout("tcp", s.controller.addr, patience)
+	must(t, err)
+	defer kept.Close()
+	answers := bufio.NewReader(kept)
+	ask := func() {
+		t.Helper()
+		r, err := http.NewRequest("GET", s.controller.url()+"/api/v1/config", nil)
+		must(t, err)
+		user, password, _ := strings.Cut(admin, ":")
+		r.SetBasicAuth(user, password)
+		must(t, r.Write(kept))
+		resp, err := http.ReadResponse(answers, r)
+		must(t, err)
+		_, err = io.Copy(io.Discard, resp.Body)
+		must(t, err)
+		if resp.StatusCode != 200 {
+			t.Errorf("on an authenticated connection: got %d, want 200", resp.StatusCode)
+		}
+	}
+	ask()
 	for _, p := range []*process{s.controller, s.agent, s.worker} {
 		for i := range 500 {
 			conn, err := net.DialTimeout("tcp", p.addr, patience)
@@ -36,6 +60,7 @@ func TestConnections_MoreThanFiles(t *testing.T) {
 			}
 		}
 	}
+	ask()
 	began := time.Now()
 	for _, p := range []*process{s.controller, s.agent, s.worker} {
 		health := exec.Command(filepath.Join(binaries, p.name), "health")
