@@ -164,7 +164,7 @@ func TestController_RefusesADatabaseThatItCannotUse(t *testing.T) {
 		"a folder": {func(t *testing.T, path string) {
 			must(t, os.Remove(path))
 			must(t, os.Mkdir(path, 0o700))
-		}, "cannot be written"},
+		}, "is a folder; name a file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
