@@ -108,7 +108,7 @@ func TestRollout_IsHeld(t *testing.T) {
 	a1 := s.register("a1")
 	s.publish("http://a/")
 	server := httptest.NewUnstartedServer(s.handler)
-	server.Config.ReadTimeout, server.Config.WriteTimeout = 50*time.Millisecond, 50*time.Millisecond
+	server.Config.ReadTimeout, server.Config.WriteTimeout = 500*time.Millisecond, 500*time.Millisecond
 	server.Start()
 	t.Cleanup(server.Close)
 	ask := func(query string) <-chan *http.Response {
@@ -127,7 +127,7 @@ func TestRollout_IsHeld(t *testing.T) {
 		}()
 		return answered
 	}
-	if resp := <-ask("?wait=300ms"); resp == nil || resp.StatusCode != 408 {
+	if resp := <-ask("?wait=1200ms"); resp == nil || resp.StatusCode != 408 {
 		t.Errorf("held for longer than both timeouts: got %v, want 408", resp)
 	}
 	held := ask("?wait=60s")
