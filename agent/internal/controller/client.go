@@ -126,11 +126,8 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 		request.Once = q.Wait > 0 // what breaks it may have broken it for the whole fleet
 	}
 	request.Header = http.Header{}
-	for name, text := range map[string]string{wire.HeaderWorkerError: q.WorkerError, wire.HeaderPushError: q.PushError} {
-		if text != "" {
-			request.Header.Set(name, wire.HeaderText(text))
-		}
-	}
+	setText(request.Header, wire.HeaderWorkerError, q.WorkerError)
+	setText(request.Header, wire.HeaderPushError, q.PushError)
 	if q.Transport == wire.Redis || q.Transport == wire.NATS || q.Transport == wire.Polling && q.Wait > 0 {
 		request.Header.Set(wire.HeaderTransport, string(q.Transport))
 	}
@@ -192,6 +189,13 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 		return result, fmt.Errorf("%w: %w", models.ErrProxy, c.outage(answer, request))
 	}
 	return result, c.outage(answer, request)
+}
+
+// setText sets a header to text as one line, unless it is empty.
+func setText(h http.Header, name, text string) {
+	if text != "" {
+		h.Set(name, wire.HeaderText(text))
+	}
 }
 
 // Report tells the outcome of an attempt. models.ErrUnwanted: it need not be
