@@ -10,7 +10,7 @@ PATH=$PATH:/usr/sbin:/sbin
 declare -A package=(
 	[gcc]=gcc [make]=make [curl]=curl [git]=git [awk]=mawk [diff]=diffutils
 	[redis-server]=redis-server [nginx]=nginx-light [haproxy]=haproxy
-	[prometheus]=prometheus [groff]=groff-base
+	[prometheus]=prometheus [groff]=groff-base [tmux]=tmux
 )
 missing=()
 for program in "${!package[@]}"; do
