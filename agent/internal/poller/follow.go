@@ -360,7 +360,7 @@ func (f *follower) cut(ctx context.Context, err error, after time.Duration) rest
 	switch {
 	case errors.Is(err, models.ErrProxy):
 		drain(f.back)
-		return rest{wait: max(wait, models.Floor(err)), early: early(f.back, err)}
+		return rest{wait: models.Floor(err) + wait, early: early(f.back, err)}
 	case errors.Is(err, models.ErrCut):
 		return rest{wait: f.backOff(f.pollInterval())}
 	}

@@ -863,6 +863,9 @@ func TestEarly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := scenario{controller: &fakeController{down: always}}.world()
 		f := &follower{Poller: w.Poller, attempts: newAttempts(w.Log), retry: backoff.New(time.Hour, time.Hour)}
+		if f.cut(t.Context(), &models.RetryLater{After: time.Second, Err: models.ErrProxy}, time.Minute).early != nil {
+			t.Error("want no wake-up before the time that a proxy asked for")
+		}
 		wake(w.back) // from before the outage: it says nothing of now
 		r := f.outage(t.Context(), errOutage)
 		began := time.Now()
@@ -941,27 +944,41 @@ func TestRun_LastGoodIsNotProbedAgain(t *testing.T) {
 // constant has the same mean and bounds.
 func TestSpread_IsUniform(t *testing.T) {
 	const interval, rounds = 30 * time.Second, 4000
+	type draw = func(f *follower) time.Duration
+	cut := func(err error) draw {
+		return func(f *follower) time.Duration { return f.cut(t.Context(), err, time.Minute).wait }
+	}
 	for name, row := range map[string]struct {
-		draw     func() time.Duration
+		draw     draw
 		from, to time.Duration
 	}{
-		"part":   {func() time.Duration { return part(interval) }, 0, interval},
-		"spread": {func() time.Duration { return spread(interval) }, 27 * time.Second, 33 * time.Second},
+		"part":   {func(*follower) time.Duration { return part(interval) }, 0, interval},
+		"spread": {func(*follower) time.Duration { return spread(interval) }, 27 * time.Second, 33 * time.Second},
+		"the poll that reports a worker": {func(f *follower) time.Duration {
+			f.hearing.due = time.Time{}
+			f.pollSoon()
+			return time.Until(f.hearing.due)
+		}, 0, interval / 2},
+		"a broken connection":        {cut(errOutage), 0, interval},
+		"the Retry-After of a proxy": {cut(&models.RetryLater{After: interval, Err: models.ErrProxy}), interval, 2 * interval},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var tenths [10]int
-			for range rounds {
-				wait := row.draw()
-				if wait < row.from || wait > row.to {
-					t.Fatalf("got %s, want %s to %s", wait, row.from, row.to)
+			synctest.Test(t, func(t *testing.T) {
+				f := newFollower(scenario{transport: wire.NATS}.world().Poller)
+				var tenths [10]int
+				for range rounds {
+					wait := row.draw(f)
+					if wait < row.from || wait > row.to {
+						t.Fatalf("got %s, want %s to %s", wait, row.from, row.to)
+					}
+					tenths[min(int(10*(wait-row.from)/(row.to-row.from)), 9)]++
 				}
-				tenths[min(int(10*(wait-row.from)/(row.to-row.from)), 9)]++
-			}
-			for i, n := range tenths {
-				if n < 280 || n > 520 { // 400 each, with a standard deviation of 19
-					t.Errorf("%d of %d waits are in tenth %d, want about %d: %v", n, rounds, i, rounds/10, tenths)
+				for i, n := range tenths {
+					if n < 280 || n > 520 { // 400 each, with a standard deviation of 19
+						t.Errorf("%d of %d waits are in tenth %d, want about %d: %v", n, rounds, i, rounds/10, tenths)
+					}
 				}
-			}
+			})
 		})
 	}
 }
