@@ -133,7 +133,7 @@ func (f *follower) turn(ctx context.Context) rest {
 		drain(f.settled)
 		f.offer(answer.Release, answer.Spread)
 	case errors.Is(err, models.ErrNotModified):
-		f.confirm(query.ETag)
+		f.confirm()
 	case errors.Is(err, models.ErrNothingPublished):
 		f.log.Debug("Nothing published yet")
 	case errors.Is(err, models.ErrInvalidConfig), errors.Is(err, models.ErrOlder):
@@ -472,7 +472,6 @@ func (f *follower) offer(release *models.Release, spread time.Duration) {
 	defer f.mu.Unlock()
 	f.reportAt = time.Now().Add(spread)
 	f.fetched = release.Config.Version
-	balked := f.balked != nil
 	f.balked = nil
 	for _, known := range []*models.Release{f.state.LastGood, f.state.Candidate} {
 		if known != nil && release.ETag == "" && release.Config == known.Config {
@@ -499,23 +498,15 @@ func (f *follower) offer(release *models.Release, spread time.Duration) {
 		}
 		wake(f.offered)
 	}
-	if balked {
-		wake(f.offered)
-	}
 }
 
-// confirm takes the controller's word that what etag names is what should run.
-func (f *follower) confirm(etag string) {
+// confirm takes the controller's word that what the query named is what should run,
+// and no candidate that was offered before.
+func (f *follower) confirm() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.balked != nil {
-		f.balked = nil
-		wake(f.offered)
-	}
-	// Unless the worker accepted another one while the answer was on its way.
-	if f.state.LastGood != nil && f.state.LastGood.ETag == etag {
-		f.withdraw()
-	}
+	f.balked = nil
+	f.withdraw()
 }
 
 // withdraw drops a candidate that the controller wants no longer. The caller

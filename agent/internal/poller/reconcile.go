@@ -212,7 +212,6 @@ func (r *reconciler) runs(release *models.Release) bool {
 	if r.refusal.version == release.Config.Version {
 		r.refusal = refusal{} // the worker has changed its mind
 	}
-	r.balked = nil
 	if r.state.Candidate != nil {
 		return true
 	}
