@@ -68,6 +68,23 @@ func TestRun_LongPollThatIsNeverHeld_IsPolling(t *testing.T) {
 	})
 }
 
+// A refusal is no error any more once the controller offers again what runs.
+func TestRun_RefusedVersionReplacedByWhatRuns_IsNoError(t *testing.T) {
+	play(t, scenario{worker: &fakeWorker{refuses: refuse(2)}, controller: &fakeController{
+		dropsETags: true, old: true,
+		publications: []publication{published(0, 1), published(time.Minute, 2), published(2*time.Minute, 1)},
+	}}, func(t *testing.T, w *world) {
+		pass(2*time.Minute - 1)
+		if got := w.Status().LastError; !strings.Contains(got, "refused version 2") {
+			t.Errorf("while version 2 is offered: got %q", got)
+		}
+		pass(34 * time.Second)
+		if got := w.Status().LastError; got != "" {
+			t.Errorf("while version 1 is offered again: got %q", got)
+		}
+	})
+}
+
 // An older version than the applied one needs a reason.
 func TestRun_OlderVersion_NeedsAReason(t *testing.T) {
 	for because, want := range map[string]int64{"": 5, wire.OlderResume: 3, wire.OlderPublish: 3} {

@@ -506,7 +506,8 @@ type fakeCache struct {
 	clock
 	unwritable []span
 	loadError  error
-	hanging    []span // writes return when proceed is closed
+	hanging    []span        // writes return when proceed is closed
+	slow       time.Duration // how long a write lasts
 	proceed    chan struct{}
 
 	mu    sync.Mutex
@@ -524,6 +525,7 @@ func (c *fakeCache) Save(state models.State) error {
 	if within(c.hanging, c.now()) {
 		<-c.proceed
 	}
+	time.Sleep(c.slow)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if within(c.unwritable, c.now()) {

@@ -230,6 +230,21 @@ func TestWaits_GrowAgain(t *testing.T) {
 	})
 }
 
+// A connection that breaks shortens the wait step by step, and never lengthens it.
+func TestWaits_BrokenConnections_ShortenTheWait(t *testing.T) {
+	w := newWaits()
+	for i, want := range []time.Duration{firstWait, firstWait / 2, 7500 * time.Millisecond} {
+		if w.cut(10*time.Second, false); w.next != want {
+			t.Errorf("after %d cuts at 10 s: got %s, want %s", i+1, w.next, want)
+		}
+	}
+	w.through(w.next)
+	w.cut(7*time.Second, false)
+	if w.cut(7*time.Second, false); w.next != 7500*time.Millisecond {
+		t.Errorf("after two more at 7 s: got %s, want what it was", w.next)
+	}
+}
+
 // Whatever a controller answers, an agent does not ask again and again.
 func TestRun_LongPollNeverSpins(t *testing.T) {
 	twice := release(2, 30)
@@ -309,13 +324,21 @@ func TestRun_LongPollAfterARefusal(t *testing.T) {
 
 // A controller that stops lets its waiters go; they look for it, or for another.
 func TestRun_LongPollIsLetGo(t *testing.T) {
+	drains := []time.Duration{time.Minute}
+	for i := range time.Duration(2 * mostRapid) { // with waits in between that are held to their end
+		drains = append(drains, (i+1)*time.Hour)
+	}
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
-		publications: []publication{published(0, 1), published(time.Minute+2*time.Second, 2)}, drains: []time.Duration{time.Minute},
+		publications: []publication{published(0, 1), published(time.Minute+2*time.Second, 2)}, drains: drains,
 	}}, func(t *testing.T, w *world) {
 		pass(time.Minute + 2*time.Second)
 		w.runs(t, 2)
 		if got := w.logged(logrus.WarnLevel, "Controller lost"); got != 0 {
 			t.Errorf("%d warnings, want none", got)
+		}
+		pass(2 * mostRapid * time.Hour)
+		if got := w.Status(); got.Transport != wire.LongPoll {
+			t.Errorf("the transport is %s, push %+v, want waits that are held to be long-poll", got.Transport, got.Push)
 		}
 	})
 }
@@ -379,7 +402,7 @@ func TestRun_HintIsFollowedWithinItsSpread(t *testing.T) {
 		})
 	}
 	slices.Sort(at)
-	if at[0] > 2*time.Second || at[len(at)-1] < 8*time.Second || at[15] < 2*time.Second || at[15] > 8*time.Second {
+	if at[0] > 4*time.Second || at[len(at)-1] < 6*time.Second || at[15] < 2*time.Second || at[15] > 8*time.Second {
 		t.Errorf("fetches %s to %s after the hint, half of them by %s, want them spread over 10 s", at[0], at[len(at)-1], at[15])
 	}
 }
@@ -638,7 +661,7 @@ func TestRun_HintsDuringAnOutage(t *testing.T) {
 // back in one. It comes back little by little: the controller is asked no more
 // often than three times what a fleet asks that polls, and nobody is left behind.
 func TestHerd(t *testing.T) {
-	const fleet, interval, away, window = 100, 30 * time.Second, time.Minute, 10 * time.Second
+	const fleet, interval, away, window = 200, 30 * time.Second, time.Minute, 10 * time.Second
 	for name, row := range map[string]struct {
 		transport wire.Transport
 		gone      func(*fakeController, *fakeBroker)

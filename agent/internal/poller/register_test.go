@@ -157,6 +157,19 @@ func TestRun_RefusedToken_RegistersWithItsSecret(t *testing.T) {
 	})
 }
 
+// A controller that has lost its agents is told the outcome before it holds a poll.
+func TestRun_RefusedToken_ReportsBeforeItWaits(t *testing.T) {
+	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
+		publications: []publication{published(0, 1)}, forgets: []time.Duration{time.Hour}, slowFetches: time.Millisecond,
+	}}, func(t *testing.T, w *world) {
+		pass(2 * time.Hour)
+		want := w.controller.times("register")
+		if got := w.controller.outcomeAt; len(got) != 2 || len(want) != 2 || got[1] != want[1] {
+			t.Errorf("reported at %v, want again when it registered: %v", got, want)
+		}
+	})
+}
+
 func TestRun_RefusedCertificate_RegistersWithItsToken(t *testing.T) {
 	controller := follows("token-0", 8)
 	controller.uncertified = always

@@ -2,11 +2,13 @@ package poller
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
 	wire "github.com/fleetconf/fleetconf/pkg/models"
@@ -95,4 +97,32 @@ func TestPersist_RetryHangs_DoesNotWait(t *testing.T) {
 			t.Errorf("status says %q, want that the disk does not answer", s.LastError)
 		}
 	})
+}
+
+// Each step waits until what it builds on is saved: the id and the secret, the token,
+// the candidate, and what the worker accepted.
+func TestRun_SlowCache_IsSavedBeforeEachStep(t *testing.T) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}},
+		cache:      &fakeCache{slow: time.Second},
+	}, func(t *testing.T, w *world) {
+		pass(10 * time.Second)
+		c := w.controller
+		got := slices.Concat(c.times("register"), c.times("fetch"), w.worker.pushTimes(), c.times("report"))
+		want := []time.Duration{time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("registered, fetched, pushed and reported at (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// What could not be written is written once more when the agent ends.
+func TestRun_CacheBackAtTheEnd_IsSaved(t *testing.T) {
+	cache := &fakeCache{unwritable: []span{{0, 10 * time.Minute}}}
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}}, cache: cache,
+	}, func(*testing.T, *world) { pass(10 * time.Minute) })
+	if held := cache.held(); held.LastGood == nil || held.LastGood.Config.Version != 1 {
+		t.Errorf("the cache holds %+v, want version 1", held)
+	}
 }
