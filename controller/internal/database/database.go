@@ -321,9 +321,7 @@ func (db *DB) startCheck() *check {
 	c := &check{done: make(chan struct{})}
 	db.check = c
 	go func() { // ends when the disk answers
-		ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
-		defer cancel()
-		c.err = db.doCheck(ctx)
+		c.err = db.doCheck(context.Background())
 		db.checking.Lock()
 		db.check = nil
 		db.checking.Unlock()
@@ -442,11 +440,12 @@ func observeChanges(ctx context.Context, tx *sql.Tx, f func(*sql.Tx) error, chan
 	return err
 }
 
-// isStorageFailure reports whether err says that the store could not be written:
-// not that the caller disconnected, nor that a rule of the schema was broken.
+// isStorageFailure reports whether err says that the store could not be written: not
+// that a rule of the schema was broken, nor that the caller disconnected, which is no
+// error of the driver.
 func isStorageFailure(err error) bool {
 	var driver sqlite3.Error
-	return errors.As(err, &driver) && driver.Code != sqlite3.ErrInterrupt && driver.Code != sqlite3.ErrConstraint
+	return errors.As(err, &driver) && driver.Code != sqlite3.ErrConstraint
 }
 
 func (db *DB) transact(ctx context.Context, f func(*sql.Tx) error) error {
@@ -458,12 +457,17 @@ func (db *DB) transact(ctx context.Context, f func(*sql.Tx) error) error {
 	if err := f(tx); err != nil {
 		return err
 	}
-	err = tx.Commit()
+	return commitError(tx.Commit())
+}
+
+// commitError adds models.ErrInDoubt to the error of a commit that may be on the disk
+// all the same. One that found the disk full is not.
+func commitError(err error) error {
 	var driver sqlite3.Error
-	if errors.As(err, &driver) && driver.Code != sqlite3.ErrBusy && driver.Code != sqlite3.ErrFull {
+	if errors.As(err, &driver) && driver.Code != sqlite3.ErrFull {
 		return fmt.Errorf("%w: %w", models.ErrInDoubt, err)
 	}
-	return err // one that found the file locked or full wrote nothing
+	return err
 }
 
 // explain turns an error of the driver into one of the domain's kinds, and

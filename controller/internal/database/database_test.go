@@ -9,10 +9,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	_ "github.com/mattn/go-sqlite3"
+	"github.com/mattn/go-sqlite3"
 	"github.com/pressly/goose/v3"
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
@@ -212,6 +213,22 @@ func TestAppend_OnAFullDisk(t *testing.T) {
 	restore()
 	if err := append1(db, "http://c/"); err != nil {
 		t.Errorf("with room again: %v", err)
+	}
+}
+
+// A disk that fails at the commit may have stored the version all the same; one that
+// is full has not.
+func TestAppend_CommitFails_InDoubt(t *testing.T) {
+	db := open(t, newPath(t))
+	restore := failWrites(t)
+	err := append1(db, "http://a/")
+	restore()
+	if !errors.Is(err, models.ErrIO) || !errors.Is(err, models.ErrInDoubt) {
+		t.Errorf("got %v, want ErrIO, in doubt", err)
+	}
+	full := sqlite3.Error{Code: sqlite3.ErrFull}
+	if got := database.CommitError(full); !errors.Is(got, full) || errors.Is(got, models.ErrInDoubt) {
+		t.Errorf("on a full disk: got %v, want that error alone", got)
 	}
 }
 
@@ -523,22 +540,41 @@ func flush(t *testing.T, db *database.DB, id string) error {
 
 // What a caller or a rule of the schema breaks off is no failure of the store.
 func TestPing_AfterARefusedWrite(t *testing.T) {
-	db := open(t, newPath(t))
+	path := newPath(t)
+	db := open(t, path)
 	gap := func(*models.Config) (*models.Change, error) {
 		return &models.Change{Config: config(7, "http://a/")}, nil
 	}
 	if err := db.Append(t.Context(), gap); err == nil {
 		t.Error("a gap was stored")
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	if err := db.Append(ctx, func(*models.Config) (*models.Change, error) {
-		cancel()
-		return &models.Change{Config: config(1, "http://a/")}, nil
-	}); err == nil {
-		t.Error("a write whose caller disconnected was stored")
+	// An insert that never ends by itself:
+	raw := outside(t, path)
+	exec(t, raw, `CREATE VIEW endless AS
+		WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT i FROM n`)
+	exec(t, raw, `CREATE TRIGGER hangs BEFORE INSERT ON configs BEGIN SELECT count(*) FROM endless; END`)
+	for _, after := range []time.Duration{0, 50 * time.Millisecond} {
+		ctx, cancel := context.WithCancel(t.Context())
+		err := db.Append(ctx, func(*models.Config) (*models.Change, error) {
+			if after == 0 {
+				cancel()
+			} else {
+				time.AfterFunc(after, cancel) // in the middle of the statement
+			}
+			return &models.Change{Config: config(1, "http://a/")}, nil
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("a write whose caller disconnected: got %v, want that error alone", err)
+		}
 	}
+	database.ShortenBusyTimeout(t, db)
+	tx, err := raw.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
 	if err := db.Ping(t.Context()); err != nil {
-		t.Errorf("got %v, want it ready", err)
+		t.Errorf("while no probe could write: got %v, want it ready without one", err)
 	}
 }
 
@@ -654,6 +690,20 @@ func TestPing_DiskHangs(t *testing.T) {
 	if err := db.Ping(t.Context()); err != nil {
 		t.Errorf("afterwards: got %v, want nil", err)
 	}
+}
+
+// Ping ends by itself, also where the disk hangs and no context reaches the check.
+func TestPing_CheckHangs_Ends(t *testing.T) {
+	db := open(t, newPath(t))
+	synctest.Test(t, func(t *testing.T) {
+		finish := database.HangCheck(db)
+		began := time.Now()
+		err := db.Ping(context.WithoutCancel(t.Context()))
+		if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took != 5*time.Second {
+			t.Errorf("got %v after %s, want the end of 5 s", err, took)
+		}
+		finish()
+	})
 }
 
 // A connection that is opened later makes the files anew that somebody has removed,

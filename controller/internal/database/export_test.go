@@ -66,6 +66,16 @@ func MakeReadOnly(t *testing.T, db *DB) {
 	}
 }
 
+// CommitError is what a write returns of a commit that failed with err.
+var CommitError = commitError
+
+// HangCheck has a check in progress until finish.
+func HangCheck(db *DB) (finish func()) {
+	c := &check{done: make(chan struct{})}
+	db.check = c
+	return func() { close(c.done); db.check = nil }
+}
+
 // ForgetProbe lets the next Ping of a store that fails try a write.
 func ForgetProbe(db *DB) { db.probed = time.Time{} }
 
