@@ -411,7 +411,6 @@ func (s *Agents) Release() {
 			row.live.release()
 		}
 	}
-	s.changes.flash()
 }
 
 // Left remembers that an agent broke off its poll, unless a newer one has come

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -128,6 +129,9 @@ func TestPublish_OfTheSameContentIsNoUpdate(t *testing.T) {
 	if err != nil || changed || cfg.Version != 1 || cfg.ETag != first.ETag || cfg.Message != "" {
 		t.Errorf("got %+v, %v, %v, want version 1 as it was", cfg, changed, err)
 	}
+	if configs.Current() != first {
+		t.Error("what is current was replaced, which wakes the whole fleet")
+	}
 }
 
 func TestPublish_WithoutAURLWhereNoneIsCurrent(t *testing.T) {
@@ -187,6 +191,36 @@ func (s *slow) Append(ctx context.Context, next func(*models.Config) (*models.Ch
 		return err
 	}
 	return s.DB.Append(ctx, next)
+}
+
+// watched is a store that calls during before each commit.
+type watched struct {
+	*database.DB
+	during func()
+}
+
+func (w *watched) Append(ctx context.Context, next func(*models.Config) (*models.Change, error)) error {
+	return w.DB.Append(ctx, func(newest *models.Config) (*models.Change, error) {
+		change, err := next(newest)
+		w.during()
+		return change, err
+	})
+}
+
+// Law 2: no version is served that is not committed.
+func TestPublish_BeforeTheCommit_NotCurrent(t *testing.T) {
+	store := &watched{DB: newStore(t)}
+	configs := openConfigs(t, store, models.Tags{Epoch: "epoch"})
+	for i := range int64(3) {
+		store.during = func() {
+			got := configs.Current()
+			if got == nil && i == 0 || got != nil && got.Version == i {
+				return
+			}
+			t.Errorf("before the commit of version %d: got %+v current", i+1, got)
+		}
+		publish(t, configs, draft(fmt.Sprint("http://target/", i)))
+	}
 }
 
 func TestPublish_OfACallerThatLeaves(t *testing.T) {
@@ -271,7 +305,7 @@ func TestPublish_OfManyAtOnceLeavesNoGaps(t *testing.T) {
 type lossy struct {
 	*database.DB
 	stores bool
-	fails  bool
+	fails  atomic.Bool
 }
 
 var errDisk = errors.New("input/output error")
@@ -282,10 +316,17 @@ func (l *lossy) Append(ctx context.Context, next func(*models.Config) (*models.C
 			return err
 		}
 	}
-	if l.fails {
+	if l.fails.Load() {
 		return errDisk
 	}
 	return nil
+}
+
+func (l *lossy) SaveReported(ctx context.Context, r models.Reported, entries ...models.Entry) error {
+	if l.fails.Load() {
+		return errDisk
+	}
+	return l.DB.SaveReported(ctx, r, entries...)
 }
 
 func TestPublish_ThatFailedFollowsTheStore(t *testing.T) {
@@ -300,12 +341,14 @@ func TestPublish_ThatFailedFollowsTheStore(t *testing.T) {
 			store := &lossy{DB: newStore(t), stores: true}
 			configs := openConfigs(t, store, models.Tags{Epoch: "epoch"})
 			publish(t, configs, draft("http://a/"))
-			store.stores, store.fails = row.stored, true
+			before := configs.Current()
+			store.stores = row.stored
+			store.fails.Store(true)
 			if _, err := configs.Publish(t.Context(), draft("http://b/")); !errors.Is(err, errDisk) {
 				t.Errorf("got %v, want the error of the disk", err)
 			}
-			if got := configs.Current().Version; got != row.want {
-				t.Errorf("current: got version %d, want %d", got, row.want)
+			if got := configs.Current(); got.Version != row.want || (got == before) == row.stored {
+				t.Errorf("current: got version %d, want %d; the same one unless another was stored", got.Version, row.want)
 			}
 		})
 	}

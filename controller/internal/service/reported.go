@@ -95,9 +95,8 @@ func (c *Configs) Resume(ctx context.Context, origin models.Origin, allowed func
 		return false, models.ErrPrecondition
 	}
 	old, held := c.reported.Load(), c.fleet.Held(c.newest())
-	conflict := old.Conflict(c.newest())
 	var detail []string
-	if conflict {
+	if old.Conflict(c.newest()) {
 		detail = append(detail, "agents that run versions above it, up to "+format(old.Highest)+", follow it")
 	}
 	if held > 0 {
@@ -106,10 +105,7 @@ func (c *Configs) Resume(ctx context.Context, origin models.Origin, allowed func
 	if detail == nil {
 		return false, nil
 	}
-	settled := *old
-	if conflict {
-		settled.ResumedBelow = old.Highest
-	}
+	settled := models.Reported{Highest: old.Highest, ResumedBelow: old.Highest}
 	entry := models.NewEntry(origin, models.ActionResume, c.newest(), strings.Join(detail, "; "))
 	if err := c.store.SaveReported(context.WithoutCancel(ctx), settled, entry); err != nil {
 		return false, err

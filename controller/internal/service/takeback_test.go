@@ -237,6 +237,32 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 	}
 }
 
+// What agents reported is stored as soon as the store can take it.
+func TestConflict_StoreFails_SavedLater(t *testing.T) {
+	db := newStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		store := &lossy{DB: db}
+		store.fails.Store(true)
+		configs := openConfigs(t, store, db.Tags())
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- configs.Run(ctx) }()
+		configs.ObserveTag(db.Tags().Of(9, models.Content{URL: "http://later/"}))
+		time.Sleep(2 * service.FlushInterval)
+		synctest.Wait()
+		store.fails.Store(false)
+		time.Sleep(service.FlushInterval)
+		synctest.Wait()
+		if r, err := db.Reported(t.Context()); err != nil || r.Highest != 9 {
+			t.Errorf("when the store can be written again: got %+v, %v, want up to 9", r, err)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
 // later is the ETag of a version that this store made, and has no more.
 func (f *fleet) later(version int64) string {
 	return f.db.Tags().Of(version, models.Content{URL: "http://later/"})

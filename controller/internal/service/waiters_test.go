@@ -265,7 +265,7 @@ func TestWaiters_AreLetGoAfterACommitInDoubt(t *testing.T) {
 		began := time.Now()
 		running.Go(func() { waiters.Wait(ctx, time.Hour, nil, func() bool { return configs.Current() != nil }) })
 		synctest.Wait()
-		store.fails = true
+		store.fails.Store(true)
 		if _, err := configs.Publish(t.Context(), draft("http://a/")); !errors.Is(err, errDisk) {
 			t.Errorf("got %v, want the error of the disk", err)
 		}
