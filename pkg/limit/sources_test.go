@@ -163,6 +163,21 @@ func wrong(t *testing.T, g *limit.Guesses, source netip.Prefix, n int) {
 	}
 }
 
+// Guessers that are rejected together do not come back together.
+func TestTooManyGuesses_RetryAfter_Random(t *testing.T) {
+	guessed, seen := limit.TooManyGuesses{Wait: 3 * time.Second}, map[time.Duration]bool{}
+	for range 1000 {
+		after := guessed.RetryAfter()
+		if after < guessed.Wait || after > limit.Longest {
+			t.Fatalf("got %s, want %s to %s", after, guessed.Wait, limit.Longest)
+		}
+		seen[after.Truncate(time.Second)] = true
+	}
+	if len(seen) < 50 {
+		t.Errorf("got %d different seconds of 1000, want nearly all of 57", len(seen))
+	}
+}
+
 func BenchmarkGuesses_Wrong(b *testing.B) {
 	g, source := limit.NewGuesses(), netip.MustParsePrefix("198.51.100.0/24")
 	b.ReportAllocs()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -424,6 +426,43 @@ func TestPublish_WhenTheStoreFails(t *testing.T) {
 		t.Errorf("a poll with the store gone: got %d, want 200 (law 11)", resp.StatusCode)
 	}
 	wantProblem(t, s.call(account{}, "GET", "/ready", ""), 503, "database")
+}
+
+// Law 11: whatever a poll says, and whoever sends it, it writes nothing.
+func TestConfig_WritesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSystem(t)
+		old := s.publish("http://a/").Header.Get("ETag")
+		tag := s.publish("http://b/").Header.Get("ETag")
+		a1 := s.register("a1")
+		written := func() string {
+			wal, err := os.ReadFile(s.path + "-wal")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(wal)
+		}
+		before := written()
+		for name, headers := range map[string][]string{
+			"nothing":                        nil,
+			"an earlier version":             {"If-None-Match", old},
+			"the current one":                {"If-None-Match", tag},
+			"a later one of this store":      {"If-None-Match", s.later(9)},
+			"a later one of another store":   {"If-None-Match", `"9-abcdefghijklmnopqrstuv"`},
+			"another content":                append(asApplied(2, content("http://edited/")), "If-None-Match", tag),
+			"a worker that it cannot reach":  {"If-None-Match", tag, wire.HeaderWorkerError, "connection refused"},
+			"that it hears of none any more": {"If-None-Match", tag, wire.HeaderPushError, "the broker is down"},
+		} {
+			for _, who := range []account{a1, {a1[0], "guess"}, {"admin", "guess"}, {}, enroller} {
+				for _, query := range []string{"", "?wait=1s"} {
+					s.call(who, "GET", "/api/v1/config"+query, "", headers...)
+					if written() != before {
+						t.Fatalf("a poll%s by %q that says %s wrote to the database", query, who[0], name)
+					}
+				}
+			}
+		}
+	})
 }
 
 func TestHistory(t *testing.T) {

@@ -104,15 +104,15 @@ func TestApplied_OtherContentOfAnEarlierVersionIsListed(t *testing.T) {
 // A gateway that compresses may drop ETags. What the agent runs is known all the same.
 func TestApplied_WithoutIfNoneMatch(t *testing.T) {
 	s := newSystem(t)
-	s.publish("http://a/")
+	tag := s.publish("http://a/").Header.Get("ETag")
 	a1 := s.register("a1")
-	for _, tag := range []string{"", `"something-else"`} {
-		headers := append(asApplied(1, content("http://a/")), "If-None-Match", tag)
-		if tag == "" {
+	for _, sent := range []string{"", `"something-else"`} {
+		headers := append(asApplied(1, content("http://a/")), "If-None-Match", sent)
+		if sent == "" {
 			headers = headers[:4]
 		}
 		if resp := s.call(a1, "GET", "/api/v1/config", "", headers...); resp.StatusCode != 200 || !strings.Contains(text(t, resp), "http://a/") {
-			t.Errorf("If-None-Match %q: got %d, want 200: it was not asked for what a 304 is about", tag, resp.StatusCode)
+			t.Errorf("If-None-Match %q: got %d, want 200: it was not asked for what a 304 is about", sent, resp.StatusCode)
 		}
 		if got := s.one("a1"); *got.AppliedVersion != 1 || got.ContentMismatch {
 			t.Errorf("the list: got %+v, want version 1 applied", got)
@@ -129,8 +129,11 @@ func TestApplied_WithoutIfNoneMatch(t *testing.T) {
 	}
 	// What is no such header is taken for none.
 	for _, bad := range [][]string{asApplied(0, content("http://a/")), asApplied(1, "short"), {wire.HeaderAppliedVersion, "1"}, {wire.HeaderAppliedVersion, "x", wire.HeaderAppliedContent, content("http://a/")}} {
-		if resp := s.call(a1, "GET", "/api/v1/config", "", bad...); resp.StatusCode != 200 {
-			t.Errorf("%v: got %d, want 200", bad, resp.StatusCode)
+		for sent, want := range map[string]int{"": 200, tag: 304} {
+			headers := append(bad[:len(bad):len(bad)], "If-None-Match", sent)
+			if resp := s.call(a1, "GET", "/api/v1/config", "", headers...); resp.StatusCode != want {
+				t.Errorf("%v with If-None-Match %q: got %d, want %d", bad, sent, resp.StatusCode, want)
+			}
 		}
 	}
 }
@@ -186,17 +189,21 @@ func TestApplied_OlderVersionSaysWhy(t *testing.T) {
 			if row.verified {
 				tag = s.later(9)
 			}
-			poll := func() *http.Response {
-				return s.call(a1, "GET", "/api/v1/config", "", append(asApplied(9, content("http://later/")), "If-None-Match", tag)...)
+			poll := func(self account) *http.Response {
+				headers := append(asApplied(9, content("http://later/")), "If-None-Match", tag)
+				return s.call(self, "GET", "/api/v1/config", "", headers...)
 			}
-			if resp := poll(); resp.StatusCode != 304 || resp.Header.Get(wire.HeaderOlderBecause) != "" {
+			if resp := poll(a1); resp.StatusCode != 304 || resp.Header.Get(wire.HeaderOlderBecause) != "" {
 				t.Errorf("before: got %d %v, want 304", resp.StatusCode, resp.Header)
 			}
 			row.decide(s)
 			for range 2 {
-				if resp := poll(); resp.StatusCode != 200 || resp.Header.Get(wire.HeaderOlderBecause) != row.want {
+				if resp := poll(a1); resp.StatusCode != 200 || resp.Header.Get(wire.HeaderOlderBecause) != row.want {
 					t.Errorf("after: got %d because %q, want 200 because %s", resp.StatusCode, resp.Header.Get(wire.HeaderOlderBecause), row.want)
 				}
+			}
+			if resp := poll(s.register("a2")); (resp.StatusCode == 200) != row.verified {
+				t.Errorf("an agent that comes later: got %d, want 200 only if this store made its ETag", resp.StatusCode)
 			}
 		})
 	}

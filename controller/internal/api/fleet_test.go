@@ -199,6 +199,7 @@ func TestRollback(t *testing.T) {
 	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/9/rollback", ""), 404, "")
 	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/0/rollback", ""), 400, "version")
 	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/2/rollback", `{"url":"http://c/"}`), 400, "url")
+	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/2/rollback", `{"message":"a\nb"}`), 400, "message")
 	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/2/rollback?dry_run=yes", ""), 400, "dry_run")
 	if got := decode[wire.PublishedConfig](t, s.call(admin, "GET", "/api/v1/configs/3", "")); got.Message != "b is slow" || got.RestoredFrom == nil || *got.RestoredFrom != 1 || !got.Data.Probe {
 		t.Errorf("the history: got %+v, want version 1 restored, and why", got)

@@ -63,6 +63,20 @@ func wantTurnedAway(t testing.TB, resp *http.Response, status int) {
 	}
 }
 
+// wantSpread checks that requests that are rejected together do not come back together.
+func wantSpread(t testing.TB, rejected func() *http.Response) {
+	t.Helper()
+	seen := map[string]bool{}
+	for range 100 {
+		resp := rejected()
+		wantTurnedAway(t, resp, 429)
+		seen[resp.Header.Get("Retry-After")] = true
+	}
+	if len(seen) < 20 { // 48 on average
+		t.Errorf("got Retry-After %v, want nearly every second of a minute", seen)
+	}
+}
+
 // A class that is full keeps nobody of another one out.
 func TestLimits_AreApart(t *testing.T) {
 	type request struct{ class, method, path, body string }
@@ -134,7 +148,7 @@ func TestLimits_RegisterAndRemoveRepeatedly_LimitedPerSource(t *testing.T) {
 			t.Errorf("got %d from one source, want 10000", used)
 		}
 		self := account{known.AgentID, known.AgentToken}
-		wantTurnedAway(t, register(elsewhere, "a2"), 429)
+		wantSpread(t, func() *http.Response { return register(elsewhere, "a2") })
 		wantTurnedAway(t, send(elsewhere, self, "DELETE", "/api/v1/agents/known", ""), 429)
 		for name, row := range map[string]struct {
 			got  *http.Response
@@ -152,6 +166,18 @@ func TestLimits_RegisterAndRemoveRepeatedly_LimitedPerSource(t *testing.T) {
 		time.Sleep(time.Second / 10)
 		if got := register(elsewhere, "a2").StatusCode; got != 201 {
 			t.Errorf("a new agent 100 ms later: got %d, want 201", got)
+		}
+	})
+}
+
+// A fleet that removes itself takes from registrations, and nothing from the admin.
+func TestLimits_RemovalsShareThatOfRegistrations(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLimited(t, scarce)
+		a1 := s.register("a1")
+		wantTurnedAway(t, s.call(a1, "DELETE", "/api/v1/agents/a1", ""), 429)
+		if resp := s.call(admin, "GET", "/api/v1/agents", ""); resp.StatusCode != 200 {
+			t.Errorf("the admin: got %d, want 200", resp.StatusCode)
 		}
 	})
 }
@@ -421,6 +447,37 @@ func TestLimits_OfHeldAnswers(t *testing.T) {
 	})
 }
 
+// onAnswer is called when the answer begins.
+type onAnswer struct {
+	*httptest.ResponseRecorder
+	do func()
+}
+
+func (o onAnswer) WriteHeader(status int) { o.do(); o.ResponseRecorder.WriteHeader(status) }
+
+// When it is written it takes a place again.
+func TestLimits_OfHeldAnswersThatAreWritten(t *testing.T) {
+	for class, path := range map[string]string{"poll": "/api/v1/config?wait=1s", "admin": "/api/v1/rollouts/1?wait=1s"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newSystem(t)
+			tag := s.publish("http://a/").Header.Get("ETag")
+			r := httptest.NewRequestWithContext(t.Context(), "GET", path, http.NoBody)
+			r.SetBasicAuth(admin[0], admin[1])
+			r.Header.Set("If-None-Match", tag)
+			answered := false
+			s.handler.ServeHTTP(onAnswer{httptest.NewRecorder(), func() {
+				answered = true
+				if got := s.series("fleetconf_controller_http_requests_in_flight")[class]; got != 1 {
+					t.Errorf("%s: %v are in flight, want the one that is answered", path, got)
+				}
+			}}, r)
+			if !answered {
+				t.Errorf("%s: no answer began", path)
+			}
+		})
+	}
+}
+
 func TestCall_StepsAside(t *testing.T) {
 	got := api.StepAside()
 	if diff := cmp.Diff([]int64{1, 0, 1, 0}, got); diff != "" {
@@ -632,6 +689,33 @@ func TestLimits_Strangers_ShutNobodyOut(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Anonymous requests of one class take nothing from those of another, and callers
+// that may pass are not told to stay away for longer because of them.
+func TestLimits_Strangers_WaitInALineOfTheirClass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newLimited(t, scarce)
+		s.publishHere("http://a/", 30)
+		for range 1000 {
+			s.callFrom(elsewhere, account{}, "GET", "/api/v1/config")
+		}
+		for path, method := range map[string]string{
+			"/api/v1/register": "POST", "/api/v1/agents/a1/status": "POST", "/api/v1/agents": "GET",
+		} {
+			wantProblem(t, s.callFrom(elsewhere, account{}, method, path), 401, "")
+			wantTurnedAway(t, s.callFrom(elsewhere, account{}, method, path), 429)
+		}
+		for range 10 {
+			s.callFrom(elsewhere, enroller, "GET", "/api/v1/config")
+			resp := s.callFrom(elsewhere, enroller, "GET", "/api/v1/config")
+			wantTurnedAway(t, resp, 429)
+			if after := resp.Header.Get("Retry-After"); after != "1" && after != "2" {
+				t.Errorf("one caller that may is told to wait %s s, want 1 or 2", after)
+			}
+			time.Sleep(2 * time.Second)
+		}
+	})
 }
 
 // Anonymous callers that send their bodies slowly hold no places either.
