@@ -220,7 +220,7 @@ func decode(payload []byte) (models.State, error) {
 		faults[0] = self.Validate()
 	}
 	if faults[0] != nil {
-		state.Identity, state.Registered = models.Identity{}, ""
+		state.Identity = models.Identity{} // the agent registers as another
 	}
 	state.Candidate, faults[1] = s.Candidate.release("candidate")
 	state.LastGood, faults[2] = s.LastGood.release("last good")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -138,11 +140,36 @@ func TestSave_OnlyItsOwnerMayRead(t *testing.T) {
 }
 
 func TestSave_MakesItsFolder(t *testing.T) {
-	f := opened(t, filepath.Join(t.TempDir(), "a", "b", "agent.cache"))
-	if err := f.Save(state(1)); err != nil {
-		t.Fatalf("Save: %v", err)
+	old := syscall.Umask(0)
+	defer syscall.Umask(old)
+	dir := filepath.Join(t.TempDir(), "a")
+	check := func(by string) {
+		t.Helper()
+		for _, made := range []string{dir, filepath.Join(dir, "b")} {
+			if info, err := os.Stat(made); err != nil || info.Mode().Perm() != 0o700 {
+				t.Errorf("%s made %s with mode %v (%v), want 0700", by, made, info.Mode(), err)
+			}
+		}
 	}
+	f := opened(t, filepath.Join(dir, "b", "agent.cache"))
+	check("Open")
+	must(t, os.RemoveAll(dir))
+	must(t, f.Save(state(1)))
+	check("Save")
 	load(t, f)
+}
+
+// A state that is larger than what Load reads is not saved.
+func TestSave_TooLarge_KeepsWhatItHeld(t *testing.T) {
+	f, _ := saved(t, state(1))
+	large := state(2)
+	large.LastGood.ETag = strings.Repeat("x", maxBytes)
+	if err := f.Save(large); err == nil {
+		t.Error("Save: got no error")
+	}
+	if diff := cmp.Diff(state(1), load(t, f)); diff != "" {
+		t.Errorf("state (-before +after):\n%s", diff)
+	}
 }
 
 func TestSave_Unwritable(t *testing.T) {
@@ -231,27 +258,39 @@ func TestLoad_Torn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	check := func(what string, document []byte) {
+	check := func(what string, document []byte, words string) {
 		t.Helper()
 		if err := os.WriteFile(path, document, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := f.Load(); !errors.Is(err, ErrBroken) || s != (models.State{}) {
+		s, err := f.Load()
+		if !errors.Is(err, ErrBroken) || s != (models.State{}) {
 			t.Errorf("%s: got %+v and %v, want ErrBroken and nothing else", what, s, err)
+		} else if !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: error %q does not say %q", what, err, words)
 		}
 	}
 	for cut := range whole {
-		check(fmt.Sprintf("cut at %d", cut), whole[:cut])
+		check(fmt.Sprintf("cut at %d", cut), whole[:cut], "")
 	}
 	for at := range whole {
 		flipped := bytes.Clone(whole)
 		flipped[at] ^= 1
-		check(fmt.Sprintf("bit flipped at %d", at), flipped)
+		check(fmt.Sprintf("bit flipped at %d", at), flipped, "")
 	}
-	check("more behind it", append(bytes.Clone(whole), '\n'))
-	check("too long", append(bytes.Clone(whole), make([]byte, maxBytes)...))
-	check("another format", bytes.Replace(whole, []byte(magic+" 1"), []byte(magic+" 0"), 1))
-	check("JSON without a header", whole[bytes.IndexByte(whole, '\n')+1:])
+	check("more behind it", append(bytes.Clone(whole), '\n'), "the checksum does not fit")
+	check("too long", append(bytes.Clone(whole), make([]byte, maxBytes)...), "longer than 65536 bytes")
+	check("another format", bytes.Replace(whole, []byte(magic+" 1"), []byte(magic+" 0"), 1), `format "0"; this build reads 1`)
+	check("another program's", bytes.Replace(whole, []byte(magic), []byte("magic"), 1), "does not begin as one")
+	check("JSON without a header", whole[bytes.IndexByte(whole, '\n')+1:], "does not begin as one")
+}
+
+// What is longer than a cache is not read to its end.
+func TestRead_Endless(t *testing.T) {
+	endless := io.MultiReader(bytes.NewReader(make([]byte, maxBytes+1)), iotest.ErrReader(errors.New("read further")))
+	if _, err := read(endless); !errors.Is(err, ErrBroken) {
+		t.Errorf("got %v, want ErrBroken", err)
+	}
 }
 
 func TestLoad_BadConfiguration(t *testing.T) {
@@ -270,12 +309,16 @@ func TestLoad_BadConfiguration(t *testing.T) {
 }
 
 func TestLoad_BadIdentity(t *testing.T) {
-	bad := state(1)
-	bad.Identity.AgentID = "a:b"
-	f, _ := saved(t, bad)
-	got, err := f.Load()
-	if err == nil || got.Identity != (models.Identity{}) || got.LastGood == nil {
-		t.Errorf("got %+v and %v, want no identity, an error, and the configuration", got, err)
+	for _, identity := range []models.Identity{
+		{AgentID: "a:b", AgentToken: "token"}, {AgentID: "agent-7", AgentToken: "token", AgentSecret: "short"},
+	} {
+		bad := state(1)
+		bad.Identity = identity
+		f, _ := saved(t, bad)
+		got, err := f.Load()
+		if err == nil || got.Identity != (models.Identity{}) || got.LastGood == nil {
+			t.Errorf("got %+v and %v, want no identity, an error, and the configuration", got, err)
+		}
 	}
 }
 
@@ -287,6 +330,7 @@ func TestLoad_SweepsWhatAKilledAgentLeft(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	must(t, os.Mkdir(filepath.Join(dir, ".agent.cache6"), 0o700))
 	load(t, f)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -296,7 +340,7 @@ func TestLoad_SweepsWhatAKilledAgentLeft(t *testing.T) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	want := []string{".agent.cache", ".agent.cache12x", ".other.cache1", "agent.cache", "agent.cache.lock", "agent.cache1"}
+	want := []string{".agent.cache", ".agent.cache12x", ".agent.cache6", ".other.cache1", "agent.cache", "agent.cache.lock", "agent.cache1"}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}

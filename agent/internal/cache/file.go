@@ -62,7 +62,7 @@ func lock(path string) (*os.File, error) {
 		return nil, nil
 	}
 	name := path + ".lock"
-	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
+	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		if _, missing := os.Lstat(name); missing != nil {
 			return nil, nil

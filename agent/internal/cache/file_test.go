@@ -138,34 +138,44 @@ func TestFile_SwappedSinceOpen_Refused(t *testing.T) {
 	}
 }
 
-// A link that comes and goes between the check and the opening is never followed.
-func TestLoad_SwappedWhileItIsOpened_NeverFollowsALink(t *testing.T) {
-	f, path := saved(t, state(1))
-	elsewhere := filepath.Join(t.TempDir(), "another's")
+// What comes and goes between the check and the opening is neither followed nor believed
+// nor waited for.
+func TestLoad_SwappedWhileItIsOpened_Refused(t *testing.T) {
+	dir := t.TempDir()
+	elsewhere, open := filepath.Join(dir, "another's"), filepath.Join(dir, "anybody's")
 	must(t, opened(t, elsewhere).Save(state(7)))
-	link, mine := path+".link", path+".mine"
-	must(t, os.Symlink(elsewhere, link))
-	must(t, os.Link(path, mine))
-	swapped := make(chan error)
-	go func() { // ends by itself
-		for range 300 {
-			err := errors.Join(os.Rename(link, path), os.Symlink(elsewhere, link))
-			if err = errors.Join(err, os.Rename(mine, path), os.Link(path, mine)); err != nil {
-				swapped <- err
-				return
+	must(t, opened(t, open).Save(state(7)))
+	must(t, os.Chmod(open, 0o666))
+	for name, put := range map[string]func(path string) error{
+		"a link":                       func(path string) error { return os.Symlink(elsewhere, path) },
+		"a file that others may write": func(path string) error { return os.Link(open, path) },
+		"a pipe":                       func(path string) error { return syscall.Mkfifo(path, 0o600) },
+	} {
+		f, path := saved(t, state(1))
+		other, mine := path+".other", path+".mine"
+		must(t, put(other))
+		must(t, os.Link(path, mine))
+		swapped := make(chan error)
+		go func() { // ends by itself
+			for range 1000 {
+				err := errors.Join(os.Rename(other, path), put(other))
+				if err = errors.Join(err, os.Rename(mine, path), os.Link(path, mine)); err != nil {
+					swapped <- err
+					return
+				}
 			}
-		}
-		close(swapped)
-	}()
-	for done := false; !done; {
-		if s, _ := f.Load(); s != (models.State{}) && s.LastGood.Config.Version != 1 {
-			t.Fatalf("read version %d through a link", s.LastGood.Config.Version)
-		}
-		select {
-		case err := <-swapped:
-			must(t, err)
-			done = true
-		default:
+			close(swapped)
+		}()
+		for done := false; !done; {
+			if s, _ := f.Load(); s != (models.State{}) && s.LastGood.Config.Version != 1 {
+				t.Errorf("%s: read version %d", name, s.LastGood.Config.Version)
+			}
+			select {
+			case err := <-swapped:
+				must(t, err)
+				done = true
+			default:
+			}
 		}
 	}
 }
@@ -190,13 +200,38 @@ func TestOpen_SecondAgent_Refused(t *testing.T) {
 
 // Where no lock can be made nothing can be saved either, and the agent goes on in
 // memory.
-func TestOpen_FolderCannotBeMade_NoLock(t *testing.T) {
-	f := opened(t, "/proc/none/agent.cache")
-	if diff := cmp.Diff(models.State{}, load(t, f)); diff != "" {
-		t.Errorf("state (-want +got):\n%s", diff)
+func TestOpen_LockCannotBeMade_NoLock(t *testing.T) {
+	for _, path := range []string{"/proc/none/agent.cache", "/proc/agent.cache"} { // its folder, or the lock itself
+		f := opened(t, path)
+		if diff := cmp.Diff(models.State{}, load(t, f)); diff != "" {
+			t.Errorf("%s: state (-want +got):\n%s", path, diff)
+		}
+		if err := f.Save(state(1)); err == nil {
+			t.Errorf("%s: Save: got no error", path)
+		}
 	}
-	if err := f.Save(state(1)); err == nil {
-		t.Error("Save: got no error")
+}
+
+// Another user may have put something else in the place of the lock.
+func TestOpen_LockNotAFileOfItsOwn_Refused(t *testing.T) {
+	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+	for name, put := range map[string]func(lock string) error{
+		"a link":   func(lock string) error { return os.Symlink(elsewhere, lock) },
+		"a pipe":   func(lock string) error { return syscall.Mkfifo(lock, 0o600) },
+		"a folder": func(lock string) error { return os.Mkdir(lock, 0o700) },
+	} {
+		path := filepath.Join(t.TempDir(), "agent.cache")
+		must(t, put(path+".lock"))
+		f, err := Open(path)
+		if err == nil {
+			_ = f.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), path+".lock") {
+			t.Errorf("%s: got %v, want an error that names the lock", name, err)
+		}
+	}
+	if _, err := os.Lstat(elsewhere); err == nil {
+		t.Error("a file was made where the link leads to")
 	}
 }
 
