@@ -339,11 +339,12 @@ func see(setting string) string {
 // beginning of what it sent instead. What r was authenticated with is struck
 // out, should the server have sent it back, as is the secret in its body.
 func (a Answer) Problem(r Request) *problem.Problem {
-	p := problem.Read(&http.Response{StatusCode: a.Status, Body: io.NopCloser(bytes.NewReader(a.Body))})
+	body := strings.NewReader(r.strike(string(a.Body))) // whole: Read may cut a secret in two
+	p := problem.Read(&http.Response{StatusCode: a.Status, Body: io.NopCloser(body)})
 	if p.Title == "" {
 		p.Title = "a status of no meaning"
 	}
-	p.Detail = r.strike(p.Detail)
+	p.Detail = wire.Trim(r.strike(p.Detail)) // what JSON had escaped
 	return p
 }
 

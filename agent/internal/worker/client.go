@@ -82,7 +82,7 @@ func (c *Client) Push(ctx context.Context, config wire.WorkerConfig) error {
 		if p.Detail == "" {
 			p.Detail = p.Error()
 		}
-		return &models.Refused{Words: wire.Trim(p.Detail)}
+		return &models.Refused{Words: p.Detail}
 	}
 	return c.advise(answer, request)
 }

@@ -64,6 +64,7 @@ func TestRunning(t *testing.T) {
 		"not from here":     {handle: answer(403, problemType, `{"detail":"not from here"}`), words: "set WORKER_TOKEN"},
 		"broken":            {handle: answer(500, "", "oops"), words: "500 Internal Server Error: oops"},
 		"redirect":          {handle: answer(301, "", ""), words: "redirects"},
+		"a header of 1 MB":  {handle: answer(200, strings.Repeat("x", 1<<20), ""), words: "exceeded 65536 bytes"},
 		"more than we read": {handle: answer(200, jsonType, strings.Repeat(" ", wire.MaxBodyBytes+1)), words: "more than 65536 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -117,6 +118,18 @@ func TestPush(t *testing.T) {
 	}
 }
 
+// A token that is shorter than what stands in its place makes no error longer than a
+// report may have.
+func TestPush_ErrorHoldsAShortToken(t *testing.T) {
+	s := httptest.NewServer(answer(422, problemType, `{"detail":"`+strings.Repeat(`\u006e`, wire.MaxErrorBytes)+`"}`))
+	defer s.Close()
+	var refused *models.Refused
+	err := New(s.URL, "n").Push(t.Context(), eight)
+	if !errors.As(err, &refused) || len(refused.Words) > wire.MaxErrorBytes || strings.Contains(refused.Words, "nn") {
+		t.Errorf("got %v, want %d bytes at most", err, wire.MaxErrorBytes)
+	}
+}
+
 func TestPush_SendsTheConfiguration(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -165,11 +178,12 @@ func TestErrors_HoldNoSecret(t *testing.T) {
 	for _, status := range []int{200, 302, 400, 401, 403, 404, 422, 500} {
 		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Location", "http://"+token+"@elsewhere/?"+token)
-			answer(status, "", "you sent "+r.Header.Get("Authorization"))(w, r)
+			answer(status, "", "you sent "+r.Header.Get("Authorization")+", "+
+				strings.Repeat("x", wire.MaxErrorBytes-len("you sent Bearer , ")-2*len(token)+3)+token)(w, r) // cut in two
 		})
 		_, read := c.Running(t.Context())
 		for _, err := range []error{read, c.Push(t.Context(), eight)} {
-			if text := fmt.Sprintf("%v %+v", err, err); strings.Contains(text, token) {
+			if text := fmt.Sprintf("%v %+v", err, err); strings.Contains(text, token[:len("worker-token")]) {
 				t.Errorf("%d: the token stands in %q", status, text)
 			}
 		}
