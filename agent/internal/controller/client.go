@@ -135,7 +135,7 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 		request.Header.Set(wire.HeaderAppliedVersion, strconv.FormatInt(q.Applied.Version, 10))
 		request.Header.Set(wire.HeaderAppliedContent, q.Applied.ContentHash())
 	}
-	answer, err := c.http.Do(ctx, timeout+q.Wait+q.Wait/16, request) // as much longer as the controller may hold it
+	answer, err := c.http.Do(ctx, timeoutOf(q.Wait), request)
 	if err != nil {
 		return models.Answer{}, err
 	}
@@ -190,6 +190,10 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 	}
 	return result, c.outage(answer, request)
 }
+
+// timeoutOf returns the timeout of an answer that the controller holds for wait, or for up
+// to a sixteenth longer.
+func timeoutOf(wait time.Duration) time.Duration { return timeout + wait + wait/16 }
 
 // setText sets a header to text as one line, unless it is empty.
 func setText(h http.Header, name, text string) {
@@ -247,10 +251,8 @@ func (c *Client) Leave(ctx context.Context, id models.Identity) error {
 // outage is the error of an answer that should be another one later.
 func (c *Client) outage(answer exchange.Answer, request exchange.Request) error {
 	err := c.http.Unexpected(answer, request)
-	if answer.Status == http.StatusTooManyRequests || answer.Status == http.StatusServiceUnavailable {
-		if after := retryAfter(answer.Header); after > 0 {
-			return &models.RetryLater{After: after, Err: err}
-		}
+	if after := retryAfter(answer.Header); after > 0 {
+		return &models.RetryLater{After: after, Err: err}
 	}
 	return err
 }

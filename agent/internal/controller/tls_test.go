@@ -5,10 +5,12 @@ import (
 	"crypto/x509"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,7 +33,9 @@ func authority(t *testing.T, name string) *certs.Authority {
 }
 
 // secure answers over TLS, with a certificate of by.
-func secure(t *testing.T, by *certs.Authority, leaf certs.Leaf, config *tls.Config) (url string) {
+func secure(
+	t *testing.T, by *certs.Authority, leaf certs.Leaf, config *tls.Config, state ...func(net.Conn, http.ConnState),
+) (url string) {
 	t.Helper()
 	leaf.Name = "controller"
 	cert, err := by.Issue(leaf)
@@ -42,6 +46,9 @@ func secure(t *testing.T, by *certs.Authority, leaf certs.Leaf, config *tls.Conf
 	s := httptest.NewUnstartedServer(answer(200, document, "ETag", `"e8"`))
 	s.TLS = config
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	if len(state) > 0 {
+		s.Config.ConnState = state[0]
+	}
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	return s.URL
@@ -127,10 +134,20 @@ func TestFetch_OverTLS(t *testing.T) {
 	}
 }
 
-// What is trusted now holds from the next connection on.
+// What is trusted now holds from the next connection on, and the one before is closed.
 func TestFetch_TrustsWhatItIsToldAtEachConnection(t *testing.T) {
 	ours := authority(t, "ours")
-	url := secure(t, ours, certs.Leaf{Hosts: []string{"127.0.0.1"}, Ends: time.Now().Add(day)}, &tls.Config{})
+	var served atomic.Pointer[net.Conn]
+	closed := make(chan struct{})
+	state := func(c net.Conn, s http.ConnState) {
+		if s == http.StateActive && served.CompareAndSwap(nil, &c) {
+			return
+		}
+		if first := served.Load(); s == http.StateClosed && first != nil && *first == c {
+			close(closed)
+		}
+	}
+	url := secure(t, ours, certs.Leaf{Hosts: []string{"127.0.0.1"}, Ends: time.Now().Add(day)}, &tls.Config{}, state)
 	trusted := x509.NewCertPool()
 	c := New(Options{URL: url, TLS: func() *tls.Config { return &tls.Config{RootCAs: trusted} }})
 	if _, err := c.Fetch(t.Context(), self, models.Query{}); err == nil {
@@ -139,6 +156,15 @@ func TestFetch_TrustsWhatItIsToldAtEachConnection(t *testing.T) {
 	trusted = ours.Pool()
 	if _, err := c.Fetch(t.Context(), self, models.Query{}); err != nil {
 		t.Errorf("got %v, want it trusted now", err)
+	}
+	trusted = ours.Pool()
+	if _, err := c.Fetch(t.Context(), self, models.Query{}); err != nil {
+		t.Errorf("got %v, want it still trusted", err)
+	}
+	select {
+	case <-closed:
+	case <-time.After(30 * time.Second): // its idle timeout is 90 s
+		t.Error("the connection of the authorities before is still open")
 	}
 }
 

@@ -53,7 +53,7 @@ func TestFetch_TellsWhetherItWasHeld(t *testing.T) {
 	}{
 		"it was":                 {asked, []string{wire.HeaderWait, "60", wire.HeaderSweepInterval, "300"}, models.Answer{Holds: true, Held: time.Minute, SweepInterval: 5 * time.Minute}},
 		"for less":               {asked, []string{wire.HeaderWait, "20"}, models.Answer{Holds: true, Held: 20 * time.Second}},
-		"for more than asked":    {asked, []string{wire.HeaderWait, "99999999999999"}, models.Answer{Holds: true, Held: time.Minute}},
+		"for more than asked":    {asked, []string{wire.HeaderWait, "9223372037"}, models.Answer{Holds: true, Held: time.Minute}},
 		"it would be":            {models.Query{ETag: `"e"`, MayWait: true}, []string{wire.HeaderWait, "0"}, models.Answer{Holds: true}},
 		"not where none asked":   {models.Query{ETag: `"e"`}, []string{wire.HeaderWait, "60"}, models.Answer{}},
 		"nobody says so":         {asked, nil, models.Answer{}},
@@ -70,6 +70,16 @@ func TestFetch_TellsWhetherItWasHeld(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+// The controller's answer is awaited for as long as it may hold it, and no wait much longer.
+func TestTimeoutOf_Wait(t *testing.T) {
+	for _, wait := range []time.Duration{0, 5 * time.Second, 55 * time.Second, wire.MaxWait} {
+		longest := wait * 17 / 16
+		if got := timeoutOf(wait); got < longest+timeout || got > longest+2*timeout {
+			t.Errorf("a wait of %s: got %s, want %s more than %s", wait, got, timeout, longest)
+		}
 	}
 }
 
