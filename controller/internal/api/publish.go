@@ -14,7 +14,7 @@ import (
 //
 //	@ID				publishConfig
 //	@Summary		Publish a configuration
-//	@Description	Fields left out keep their value. The same content again changes nothing and answers changed:false.
+//	@Description	Fields left out keep their value. The same content again changes nothing and answers changed:false, unless agents are in conflict: then it is a new version.
 //	@Description	With dry_run=true nothing is stored, and the answer is a wire.Preview: the configuration as agents would fetch it, what would change, how many agents would follow.
 //	@Tags			configuration
 //	@Accept			json
@@ -53,7 +53,7 @@ func (a *API) publish(c *call) error {
 //	@ID				rollbackConfig
 //	@Summary		Take it back
 //	@Description	Publishes the content of a version again, as a new version with restored_from. To take back a rollback, roll back once more.
-//	@Description	If that content is current already nothing is changed. With dry_run=true the answer is a wire.Preview, as for a publish.
+//	@Description	If that content is current already, nothing is changed, unless agents are in conflict. With dry_run=true the answer is a wire.Preview, as for a publish.
 //	@Tags			configuration
 //	@Accept			json
 //	@Produce		json
