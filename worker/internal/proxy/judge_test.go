@@ -124,8 +124,10 @@ func TestApply_Probes(t *testing.T) {
 
 // A probe of the worker itself would come back as a hit, for ever.
 func TestApply_ProbeOfItself(t *testing.T) {
+	target := serve(t, func(http.ResponseWriter, *http.Request) {})
 	w := newWorker(t)
-	_, err := w.Apply(t.Context(), models.WorkerConfig{URL: w.URL, Version: 1, Probe: true})
+	w.apply(t, target.URL, 1) // the hit would be answered from there
+	_, err := w.Apply(t.Context(), models.WorkerConfig{URL: w.URL, Version: 2, Probe: true})
 	if !errors.Is(err, ErrRefused) {
 		t.Errorf("got %v, want it refused", err)
 	}
@@ -142,7 +144,7 @@ func (h hanging) RoundTrip(r *http.Request) (*http.Response, error) {
 
 func TestApply_ProbeThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log, _ := logtest.NewNullLogger()
+		log, logs := logtest.NewNullLogger()
 		p := New(Options{Timeout: time.Hour, Log: log})
 		target := hanging{make(chan struct{}, 9)}
 		p.client.Transport = target
@@ -158,14 +160,24 @@ func TestApply_ProbeThatHangs(t *testing.T) {
 		first := push(ctx, 1, true)
 		<-target.asked
 		leave()
-		if err := <-first; !errors.Is(err, context.Canceled) || errors.Is(err, ErrRefused) {
-			t.Errorf("a pusher that leaves: got %v, want no verdict", err)
+		if err := <-first; !errors.Is(err, context.Canceled) || errors.Is(err, ErrRefused) || len(logs.AllEntries()) > 0 {
+			t.Errorf("a pusher that leaves: got %v, want no verdict, and none in the log", err)
 		}
 
 		began := time.Now()
 		second := push(t.Context(), 2, true)
 		<-target.asked
 		third := push(t.Context(), 3, false) // waits for its turn
+		ctx, leave = context.WithCancel(t.Context())
+		fourth := push(ctx, 4, false)
+		synctest.Wait()
+		if len(third) > 0 {
+			t.Error("the next was applied before the verdict on the one before")
+		}
+		leave()
+		if err := <-fourth; !errors.Is(err, context.Canceled) {
+			t.Errorf("a pusher that leaves before its turn: got %v, want no verdict", err)
+		}
 		if err := <-second; !errors.Is(err, ErrRefused) || !errors.Is(err, ErrTimeout) || time.Since(began) != probeTimeout {
 			t.Errorf("after %s: got %v, want it refused after %s", time.Since(began), err, probeTimeout)
 		}

@@ -180,9 +180,6 @@ func (p *Proxy) Apply(ctx context.Context, cfg models.WorkerConfig) (changed boo
 	if last != nil && last.config == cfg {
 		return false, nil
 	}
-	if last != nil && last.config.URL != cfg.URL {
-		p.transport.CloseIdleConnections()
-	}
 	log.Info("Configuration applied")
 	return true, nil
 }
