@@ -216,6 +216,36 @@ func TestAppend_OnAFullDisk(t *testing.T) {
 	}
 }
 
+// What is read is what was committed, and waits for no write.
+func TestAppend_InProgress_HoldsUpNoRead(t *testing.T) {
+	db := open(t, newPath(t))
+	if err := append1(db, "http://a/"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // over only where one waits
+	defer cancel()
+	if err := db.Append(t.Context(), func(*models.Config) (*models.Change, error) {
+		for name, read := range map[string]func() error{
+			"newest":   func() error { _, err := db.Newest(ctx); return err },
+			"config":   func() error { _, err := db.Config(ctx, 1); return err },
+			"configs":  func() error { _, err := db.Configs(ctx, 2, 1); return err },
+			"figures":  func() error { _, _, err := db.Figures(ctx, 1); return err },
+			"audit":    func() error { _, err := db.Audit(ctx, "", 0, 1); return err },
+			"agents":   func() error { _, err := db.Agents(ctx); return err },
+			"reported": func() error { _, err := db.Reported(ctx); return err },
+			"freeze":   func() error { _, err := db.Freeze(ctx); return err },
+			"ping":     func() error { return db.Ping(ctx) },
+		} {
+			if err := read(); err != nil && !errors.Is(err, models.ErrNotFound) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		return &models.Change{Config: config(2, "http://b/")}, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A disk that fails at the commit may have stored the version all the same; one that
 // is full has not.
 func TestAppend_CommitFails_InDoubt(t *testing.T) {
