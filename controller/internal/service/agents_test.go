@@ -409,16 +409,23 @@ func TestPresence_SurvivesARestart(t *testing.T) {
 
 // batches is a store that counts what is written to it, and fails while told to.
 type batches struct {
-	mu      sync.Mutex
-	batches []int
-	fails   bool
+	mu       sync.Mutex
+	batches  []int
+	removals []int
+	fails    bool
 }
 
 func (b *batches) Agents(context.Context) ([]models.Agent, error) { return nil, nil }
 func (b *batches) SaveAgent(_ context.Context, a models.Agent, _ ...models.Entry) (int64, error) {
 	return max(a.Seq, time.Now().UnixNano()), nil
 }
-func (b *batches) DeleteAgents(context.Context, []string, models.Entry) error { return nil }
+func (b *batches) DeleteAgents(_ context.Context, ids []string, _ models.Entry) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.removals = append(b.removals, len(ids))
+	return nil
+}
+
 func (b *batches) SavePresence(_ context.Context, batch map[string]models.Presence, _ ...models.Entry) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -554,6 +561,30 @@ func TestRun_WritesALargeFleetInParts(t *testing.T) {
 		}
 		stop()
 		<-done
+	})
+}
+
+// It is removed in parts, so that a registration gets in between.
+func TestRun_PrunesALargeFleetInParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &batches{}
+		log, _ := logtest.NewNullLogger()
+		agents, err := service.OpenAgents(t.Context(), store, service.AgentOptions{PruneAfter: time.Hour}, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 1500 {
+			register(t, agents, fmt.Sprint("a", i))
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- agents.Run(ctx) }()
+		time.Sleep(2 * time.Hour)
+		stop()
+		<-done
+		if diff := cmp.Diff([]int{1000, 500}, store.removals); diff != "" {
+			t.Errorf("agents removed at once, -want +got:\n%s", diff)
+		}
 	})
 }
 

@@ -224,27 +224,150 @@ func TestPublish_BeforeTheCommit_NotCurrent(t *testing.T) {
 }
 
 func TestPublish_OfACallerThatLeaves(t *testing.T) {
-	store := &slow{DB: newStore(t), begun: make(chan struct{}), finish: make(chan struct{})}
-	configs := openConfigs(t, store, models.Tags{Epoch: "epoch"})
-	ctx, leave := context.WithCancel(t.Context())
-	outcome := make(chan error, 2)
-	send := func(url string) {
-		_, err := configs.Publish(ctx, draft(url))
-		outcome <- err
-	}
-	go send("http://begun/")
-	<-store.begun
-	go send("http://waits/")
-	leave()
-	if err := <-outcome; !errors.Is(err, context.Canceled) {
-		t.Errorf("the one that waited for its turn: got %v, want it given up", err)
-	}
-	close(store.finish)
-	if err := <-outcome; err != nil {
-		t.Errorf("the one that had begun: got %v, want it finished", err)
-	}
-	if got := configs.Current(); got == nil || got.URL != "http://begun/" || got.Version != 1 {
-		t.Errorf("current: got %+v", got)
+	db := newStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		store := &slow{DB: db, begun: make(chan struct{}), finish: make(chan struct{})}
+		configs := openConfigs(t, store, models.Tags{Epoch: "epoch"})
+		ctx, leave := context.WithCancel(t.Context())
+		outcome := make(chan error, 2)
+		send := func(url string) {
+			_, err := configs.Publish(ctx, draft(url))
+			outcome <- err
+		}
+		go send("http://begun/")
+		<-store.begun
+		go send("http://waits/")
+		synctest.Wait()
+		leave()
+		if err := <-outcome; !errors.Is(err, context.Canceled) {
+			t.Errorf("the one that waited for its turn: got %v, want it given up", err)
+		}
+		close(store.finish)
+		if err := <-outcome; err != nil {
+			t.Errorf("the one that had begun: got %v, want it finished", err)
+		}
+		for range 20 {
+			if _, err := configs.Publish(ctx, draft("http://late/")); !errors.Is(err, context.Canceled) {
+				t.Errorf("one whose caller had disconnected before: got %v, want it given up", err)
+			}
+		}
+		if got := configs.Current(); got == nil || got.URL != "http://begun/" || got.Version != 1 {
+			t.Errorf("current: got %+v", got)
+		}
+	})
+}
+
+// leaving is a store that calls leave when a write begins.
+type leaving struct {
+	*database.DB
+	leave func()
+}
+
+func (l *leaving) Append(ctx context.Context, next func(*models.Config) (*models.Change, error)) error {
+	l.leave()
+	return l.DB.Append(ctx, next)
+}
+
+func (l *leaving) SaveFreeze(ctx context.Context, f *models.Freeze, entry models.Entry) error {
+	l.leave()
+	return l.DB.SaveFreeze(ctx, f, entry)
+}
+
+func (l *leaving) SaveReported(ctx context.Context, r models.Reported, entries ...models.Entry) error {
+	l.leave()
+	return l.DB.SaveReported(ctx, r, entries...)
+}
+
+func (l *leaving) SaveAgent(ctx context.Context, a models.Agent, entries ...models.Entry) (int64, error) {
+	l.leave()
+	return l.DB.SaveAgent(ctx, a, entries...)
+}
+
+func (l *leaving) DeleteAgents(ctx context.Context, ids []string, entry models.Entry) error {
+	l.leave()
+	return l.DB.DeleteAgents(ctx, ids, entry)
+}
+
+func (l *leaving) SavePresence(ctx context.Context, batch map[string]models.Presence, entries ...models.Entry) error {
+	l.leave()
+	return l.DB.SavePresence(ctx, batch, entries...)
+}
+
+func (l *leaving) SaveReports(ctx context.Context, batch map[string]models.Presence) error {
+	l.leave()
+	return l.DB.SaveReports(ctx, batch)
+}
+
+func (l *leaving) AppendAudit(ctx context.Context, entries ...models.Entry) error {
+	l.leave()
+	return l.DB.AppendAudit(ctx, entries...)
+}
+
+// A write that has begun is not broken off when its caller disconnects: others may
+// wait for it too, and memory and store must not differ.
+func TestWrites_CallerDisconnects_Finished(t *testing.T) {
+	for name, write := range map[string]func(context.Context, *fleet, *service.Agent, *service.Trail) error{
+		"publish": func(ctx context.Context, f *fleet, _ *service.Agent, _ *service.Trail) error {
+			_, err := f.configs.Publish(ctx, draft("http://b/"))
+			return err
+		},
+		"freeze": func(ctx context.Context, f *fleet, _ *service.Agent, _ *service.Trail) error {
+			return f.configs.Freeze(ctx, models.Freeze{Reason: "sale"}, byAdmin, always)
+		},
+		"resume": func(ctx context.Context, f *fleet, _ *service.Agent, _ *service.Trail) error {
+			f.configs.ObserveTag(f.later(9))
+			_, err := f.configs.Resume(ctx, byAdmin, func(string) bool { return true })
+			return err
+		},
+		"reported versions": func(ctx context.Context, f *fleet, _ *service.Agent, _ *service.Trail) error {
+			f.configs.ObserveTag(f.later(9))
+			if err := f.configs.Run(ctx); err != nil {
+				return err
+			}
+			if r, err := f.db.Reported(t.Context()); err != nil || r.Highest != 9 {
+				return fmt.Errorf("the store has %+v, %v, want up to 9", r, err)
+			}
+			return nil
+		},
+		"register": func(ctx context.Context, f *fleet, _ *service.Agent, _ *service.Trail) error {
+			_, _, _, err := f.agents.Register(ctx, service.Registration{Hostname: "h", Metadata: []byte("{}")})
+			return err
+		},
+		"reset": func(ctx context.Context, f *fleet, live *service.Agent, _ *service.Trail) error {
+			return f.agents.Reset(ctx, live.ID(), byAdmin)
+		},
+		"retry": func(ctx context.Context, f *fleet, live *service.Agent, _ *service.Trail) error {
+			return f.agents.Retry(ctx, live.ID(), byAdmin)
+		},
+		"decommission": func(ctx context.Context, f *fleet, live *service.Agent, _ *service.Trail) error {
+			return f.agents.Decommission(ctx, live.ID(), byAdmin)
+		},
+		"report": func(ctx context.Context, f *fleet, live *service.Agent, _ *service.Trail) error {
+			_, err := f.agents.Report(ctx, live, models.Attempt{Version: 1, Status: models.Applied, At: models.Now()})
+			return err
+		},
+		"refused logins": func(ctx context.Context, f *fleet, _ *service.Agent, trail *service.Trail) error {
+			trail.LoginFailed(byAdmin, "GET /api/v1/agents")
+			_, _ = trail.Entries(ctx, "", 0, 1)
+			if got := actions(t, f.db); got[0] != models.ActionLoginFailed {
+				return fmt.Errorf("the audit log has %v, want the refused login", got)
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := &leaving{DB: newStore(t), leave: func() {}}
+			log, _ := logtest.NewNullLogger()
+			agents, _ := openAgents(t, store)
+			f := &fleet{db: store.DB, agents: agents, configs: openConfigsOf(t, store, agents, store.Tags(), log)}
+			publish(t, f.configs, draft("http://a/"))
+			live := f.join(t, 1)[0]
+			ctx, leave := context.WithCancel(t.Context())
+			store.leave = leave
+			if err := write(ctx, f, live, service.NewTrail(store, log)); err != nil || ctx.Err() == nil {
+				t.Errorf("got %v, want it finished", err)
+			}
+		})
 	}
 }
 

@@ -335,6 +335,33 @@ func TestReport_OfManyAtOnceIsFewWrites(t *testing.T) {
 	})
 }
 
+// A report that was stored with that of another waits for no further write, and does
+// not fail with it.
+func TestReport_StoredByAnother_Returns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slowBatches{}
+		agents, _ := openAgents(t, store)
+		var group sync.WaitGroup
+		var errs [4]error
+		began := time.Now()
+		for i, at := range []time.Duration{0, 100, 200, 1500} { // the first writes, the second for the third too
+			time.Sleep(at*time.Millisecond - time.Since(began))
+			id, token := register(t, agents, fmt.Sprint("a", i))
+			live := login(t, agents, id, token)
+			group.Go(func() {
+				attempt := models.Attempt{Version: 1, Status: models.Applied, At: models.Now()}
+				_, errs[i] = agents.Report(t.Context(), live, attempt)
+			})
+		}
+		time.Sleep(2500*time.Millisecond - time.Since(began))
+		store.fail(true) // what the last one writes
+		group.Wait()
+		if err := errors.Join(errs[:3]...); err != nil || errs[3] == nil || len(store.written()) != 3 {
+			t.Errorf("got %v and %v in %v, want the last of three writes failed", err, errs[3], store.written())
+		}
+	})
+}
+
 func TestReport_WhileTheStoreFails(t *testing.T) {
 	store := &batches{}
 	agents, _ := openAgents(t, store)
