@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -129,6 +130,33 @@ func TestQuery_NamesWhatIsApplied(t *testing.T) {
 	if _, q := f.query(); q.Applied != nil || q.ETag != one.ETag {
 		t.Errorf("while the worker refuses it: got %+v", q)
 	}
+}
+
+// Where the worker runs nothing, no version is older than what it runs.
+func TestOlder_WorkerRefusesLastGood_TakesIt(t *testing.T) {
+	f := &follower{Poller: New(Parts{})}
+	f.state.LastGood = ptr(release(2, 30))
+	older := models.Answer{Release: ptr(release(1, 30))}
+	if err := f.older(models.Query{Applied: &f.state.LastGood.Config}, older); !errors.Is(err, models.ErrOlder) {
+		t.Errorf("while version 2 runs: got %v, want %v", err, models.ErrOlder)
+	}
+	if err := f.older(models.Query{}, older); err != nil {
+		t.Errorf("while nothing runs: got %v", err)
+	}
+}
+
+// What comes without its ETag, through a gateway that is new, is known by its content.
+func TestRun_ETagIsDroppedFromNowOn_IsKept(t *testing.T) {
+	one := release(1, 30)
+	play(t, scenario{
+		controller: &fakeController{dropsETags: true, old: true, publications: []publication{{0, one}}},
+		cache:      &fakeCache{state: models.State{Identity: known, LastGood: &one}},
+	}, func(t *testing.T, w *world) {
+		pass(10 * time.Minute)
+		if held := w.cache.held(); held.Candidate != nil || held.LastGood.ETag != one.ETag {
+			t.Errorf("the cache holds %+v, want the ETag that it held", held.LastGood)
+		}
+	})
 }
 
 func TestRun_ReportsNameTheETag(t *testing.T) {

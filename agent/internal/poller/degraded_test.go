@@ -24,7 +24,11 @@ func TestRun_WorkerAway_IsReported(t *testing.T) {
 				s.hints = &fakeBroker{}
 			}
 			play(t, s, func(t *testing.T, w *world) {
-				pass(time.Hour)
+				pass(away + time.Second)
+				if s := w.Status(); s.InSync || s.Worker.Reachable || s.Worker.Version != nil {
+					t.Errorf("while it is away: got in sync %v, %+v", s.InSync, s.Worker)
+				}
+				pass(time.Hour - away)
 				told := w.controller.degraded
 				if len(told) != 2 || told[0].what != errOutage.Error() || told[1].what != "" {
 					t.Fatalf("told %+v, want the outage and its end", told)

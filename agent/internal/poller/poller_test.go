@@ -39,6 +39,9 @@ func TestRun_FirstPollAtOnce(t *testing.T) {
 			t.Errorf("polled at %v, want at 0 s", got)
 		}
 		w.runs(t, 1)
+		if got := w.Status().Worker.Version; got == nil || *got != 1 {
+			t.Errorf("status says that the worker runs %v, want 1", got)
+		}
 		pass(0)
 		if diff := cmp.Diff([]wire.Report{{Version: 1, Status: wire.Applied}}, w.controller.reports()); diff != "" {
 			t.Errorf("reports (-want +got):\n%s", diff)
@@ -570,14 +573,27 @@ func TestRun_RefusedVersionOnAnEmptyWorker(t *testing.T) {
 	}, func(t *testing.T, w *world) {
 		pass(0)
 		w.runs(t, 1)
+		if !w.Status().InSync {
+			t.Error("not in sync, want what runs compared again after the refusal")
+		}
 	})
 }
 
 // What the worker ran yesterday it refuses today: there is nothing else to
 // push, so it is tried again when the controller confirms it, not every second.
 func TestRun_LastGoodRefused(t *testing.T) {
+	for name, controller := range map[string]*fakeController{
+		"confirmed by a 304":                {},
+		"confirmed by a document once more": {dropsETags: true},
+	} {
+		t.Run(name, func(t *testing.T) { refusesLastGood(t, controller) })
+	}
+}
+
+func refusesLastGood(t *testing.T, controller *fakeController) {
+	controller.publications = []publication{published(0, 1)}
 	play(t, scenario{
-		controller: &fakeController{publications: []publication{published(0, 1)}},
+		controller: controller,
 		worker: &fakeWorker{restarts: []time.Duration{2 * time.Hour}, refuses: func(v int64, at time.Duration) string {
 			if at < time.Hour {
 				return refuse(1)(v, at)
@@ -714,7 +730,11 @@ func TestRun_NewerCandidateWhileOneIsPushed(t *testing.T) {
 		controller: &fakeController{publications: []publication{{0, release(1, 1)}, {time.Minute, release(2, 1)}, {62 * time.Second, release(3, 600)}}},
 		worker:     &fakeWorker{slow: 4 * time.Second},
 	}, func(t *testing.T, w *world) {
-		pass(75 * time.Second)
+		pass(63 * time.Second)
+		if w.Status().InSync {
+			t.Error("in sync while version 2 is pushed")
+		}
+		pass(12 * time.Second)
 		w.runs(t, 3)
 		if got := w.worker.taken(); !slices.Equal(got, []int64{1, 2, 3}) {
 			t.Errorf("the worker took %v, want 1, 2, 3", got)
@@ -751,6 +771,47 @@ func TestRun_RestartedWorkerIsNotHeldBack(t *testing.T) {
 		pass(at + 2*time.Second)
 		w.runs(t, 1)
 	})
+}
+
+// The back-off of pushes ends when the worker runs what it should, and when it is
+// another one.
+func TestCycle_BackOff_Ends(t *testing.T) {
+	for name, end := range map[string]func(*world, *reconciler){
+		"it runs what it should": func(w *world, r *reconciler) {
+			w.worker.deaf = nil
+			time.Sleep(pushLimit)
+			r.cycle(t.Context()) // pushes
+			r.cycle(t.Context())
+			w.worker.running.Version = 99
+		},
+		"it was restarted": func(w *world, _ *reconciler) { w.worker.restarts = []time.Duration{w.worker.now()} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := scenario{
+					worker: &fakeWorker{deaf: always, running: wire.WorkerConfig{Version: 99}},
+					cache:  &fakeCache{state: models.State{LastGood: ptr(release(1, 30))}},
+				}.world()
+				w.load()
+				r := newReconciler(w.Poller)
+				for range 20 {
+					r.cycle(t.Context())
+					time.Sleep(pushLimit)
+				}
+				r.cycle(t.Context())
+				end(w, r)
+				w.worker.deaf = always
+				pushes := len(w.worker.pushTimes())
+				r.cycle(t.Context())
+				if n := len(w.worker.pushTimes()) - pushes; n != 1 {
+					t.Errorf("%d pushes in the next cycle, want 1", n)
+				}
+				if wait := time.Until(r.notBefore); wait > retryFirst {
+					t.Errorf("the next push is due in %s, want it within %s", wait, retryFirst)
+				}
+			})
+		})
+	}
 }
 
 func TestRun_RefusedLastGoodIsTriedOnAnotherWorker(t *testing.T) {

@@ -38,7 +38,7 @@ const maxTurns = 3
 // reconcile sees to it that the worker runs what is wanted until ctx ends: now,
 // every second, and whenever something else is wanted.
 func (p *Poller) reconcile(ctx context.Context) {
-	r := &reconciler{Poller: p, attempts: newAttempts(p.Log), instance: unreached, retry: backoff.New(retryFirst, pushLimit)}
+	r := newReconciler(p)
 	ticker := time.NewTicker(cycleInterval)
 	defer ticker.Stop()
 	for first := true; ; first = false {
@@ -57,6 +57,12 @@ func (p *Poller) reconcile(ctx context.Context) {
 		case <-p.offered:
 		case <-ticker.C:
 		}
+	}
+}
+
+func newReconciler(p *Poller) *reconciler {
+	return &reconciler{
+		Poller: p, attempts: newAttempts(p.Log), instance: unreached, retry: backoff.New(retryFirst, pushLimit),
 	}
 }
 
