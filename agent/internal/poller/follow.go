@@ -518,6 +518,4 @@ func (f *follower) withdraw() {
 	f.log.WithField("version", f.state.Candidate.Config.Version).Info("Configuration withdrawn")
 	f.state.Candidate = nil
 	f.save()
-	f.due = true
-	wake(f.offered)
 }

@@ -725,6 +725,25 @@ func TestRun_CandidateWithdrawnWhileItIsPushed(t *testing.T) {
 	})
 }
 
+// A refusal does not hide the outcome of what is wanted by then.
+func TestRun_RefusedWhileAnotherIsWanted_ReportsThatOne(t *testing.T) {
+	for _, version := range []int64{3, 1} { // a newer one, and what ran before
+		play(t, scenario{
+			controller: &fakeController{publications: []publication{
+				{0, release(1, 1)}, {time.Minute, release(2, 1)}, {62 * time.Second, release(version, 1)},
+			}},
+			worker: &fakeWorker{slow: 4 * time.Second, refuses: refuse(2)},
+		}, func(t *testing.T, w *world) {
+			pass(2 * time.Minute)
+			w.runs(t, version)
+			reports := w.controller.reports()
+			if last := reports[len(reports)-1]; last != (wire.Report{Version: version, Status: wire.Applied}) {
+				t.Errorf("last report: got %+v, want version %d applied", last, version)
+			}
+		})
+	}
+}
+
 func TestRun_NewerCandidateWhileOneIsPushed(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{{0, release(1, 1)}, {time.Minute, release(2, 1)}, {62 * time.Second, release(3, 600)}}},

@@ -238,8 +238,8 @@ func (r *reconciler) refuse(release *models.Release, words string) {
 	r.workerTrouble.note(r.log, nil, "", "Worker back")
 	r.refusal = refusal{version: release.Config.Version, words: words}
 	r.log.WithFields(logrus.Fields{"version": release.Config.Version, "error": words}).Warn("Configuration refused")
-	r.due = false
 	if release.Same(r.state.Candidate) {
+		r.due = false
 		r.state.Candidate = nil
 		r.save()
 	}
