@@ -475,6 +475,18 @@ func TestRun_PollsWhileTheBrokerIsLost(t *testing.T) {
 	}
 }
 
+// A poll that was sent before the agent subscribed says nothing of the broker.
+func TestRun_SubscribedDuringAPoll_IsHealthy(t *testing.T) {
+	play(t, scenario{transport: wire.NATS, hints: &fakeBroker{down: []span{{0, 50 * time.Millisecond}}},
+		controller: &fakeController{publications: []publication{published(0, 1)}, slowFetches: 100 * time.Millisecond},
+	}, func(t *testing.T, w *world) {
+		pass(101 * time.Millisecond)
+		if s := w.Status(); s.Transport != wire.NATS || s.LastFetch == nil {
+			t.Errorf("after a poll: the transport is %s, push %+v", s.Transport, s.Push)
+		}
+	})
+}
+
 func TestRun_BrokerThatWasNeverThere(t *testing.T) {
 	play(t, scenario{transport: wire.Redis, hints: &fakeBroker{down: always},
 		controller: &fakeController{publications: []publication{published(0, 1), published(time.Hour, 2)}},
@@ -649,6 +661,9 @@ func TestRun_HintsDuringAnOutage(t *testing.T) {
 				pass(11 * time.Minute)
 				if n := len(w.fetches(time.Minute)); n > 40 {
 					t.Errorf("%d fetches in ten minutes of outage, want a back-off", n)
+				}
+				if s := w.Status(); s.Transport != wire.NATS {
+					t.Errorf("the transport is %s, push %+v, want the broker still to be received", s.Transport, s.Push)
 				}
 				pass(6 * time.Minute)
 				w.runs(t, 2)
