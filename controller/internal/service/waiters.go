@@ -151,11 +151,9 @@ func (w *Waiters) size(c *cohort) int {
 func (w *Waiters) wake(c *cohort) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, waits := w.cohorts[c]; waits {
-		w.waiting -= c.members
-		delete(w.cohorts, c)
-		close(c.wake)
-	}
+	w.waiting -= c.members
+	delete(w.cohorts, c)
+	close(c.wake)
 }
 
 // join makes the caller a waiter; nil where nobody may wait any more.

@@ -111,6 +111,52 @@ func TestWaiters_AreLetGoAtAPace(t *testing.T) {
 	})
 }
 
+// Where the pace is slow nobody shares a wake-up, after those that may go immediately.
+func TestWaiters_SlowPace_ReleasedOneByOne(t *testing.T) {
+	inLounge(t, 100, func(t *testing.T, l *lounge, _ func()) {
+		l.fill(t.Context(), 200, time.Hour)
+		began := time.Now()
+		publish(t, l.configs, draft("http://a/"))
+		l.drop.Wait()
+		if apart := len(slices.Compact(l.after(began)[64:])); apart != 136 {
+			t.Errorf("the last 136 were let go at %d different times, want each at its own", apart)
+		}
+	})
+}
+
+// A waiter that joins while others are let go does not miss the next version.
+func TestWaiters_PublishWhileOthersAreLetGo_NotMissed(t *testing.T) {
+	inLounge(t, 100, func(t *testing.T, l *lounge, _ func()) {
+		l.fill(t.Context(), 200, time.Hour)
+		began := time.Now()
+		publish(t, l.configs, draft("http://a/"))
+		time.Sleep(time.Second / 2)
+		seen := l.configs.Current()
+		l.drop.Go(func() {
+			l.Wait(t.Context(), time.Hour, nil, func() bool { return l.configs.Current() != seen })
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("it was let go after %s, want when the others were", took)
+			}
+		})
+		synctest.Wait()
+		publish(t, l.configs, draft("http://b/"))
+		l.drop.Wait()
+	})
+}
+
+// Waits that end by themselves leave nothing behind, however long nothing is published.
+func TestWaiters_WaitsThatEnd_LeaveNoCohorts(t *testing.T) {
+	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
+		for range 5 {
+			l.fill(t.Context(), 100, time.Minute)
+			l.drop.Wait()
+		}
+		if got := service.Cohorts(l.Waiters); got > 1 { // the open one
+			t.Errorf("%d cohorts are kept of 500 waits that are over, want the open one", got)
+		}
+	})
+}
+
 func TestConfigs_RushLastsAsLongAsTheFleetFetches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db := newStore(t)
@@ -284,7 +330,8 @@ func TestWaiters_AreLetGoOverTheDrain(t *testing.T) {
 		least, most time.Duration
 	}{
 		"a large fleet": {1600, 6 * time.Second, 8 * time.Second},
-		"a small fleet": {3, 0, 0},
+		"a small fleet": {164, 900 * time.Millisecond, time.Second},
+		"a few":         {3, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inLounge(t, 100_000, func(t *testing.T, l *lounge, stop func()) {
