@@ -641,11 +641,17 @@ func TestToken_Guesses_Limited(t *testing.T) {
 					}
 				}
 			}
-			for _, presented := range []string{"guess", token} {
+			seen := map[string]bool{} // when to come back
+			for i := range 100 {
+				presented := []string{"guess", token}[i%2]
 				resp := ask(guesser, presented)
+				seen[resp.Header.Get("Retry-After")] = true
 				if after, err := strconv.Atoi(resp.Header.Get("Retry-After")); resp.StatusCode != 429 || err != nil || after < 1 || after > 60 {
 					t.Errorf("%s with %q: got %d and Retry-After %q, want 429 and up to a minute", method, presented, resp.StatusCode, resp.Header.Get("Retry-After"))
 				}
+			}
+			if len(seen) < 20 {
+				t.Errorf("%s: got Retry-After %v, want nearly every second of a minute", method, seen)
 			}
 			if !passes(ask(known, token)) || !passes(ask("203.0.113.7:40000", token)) {
 				t.Errorf("%s: the token is not accepted where it was before, and elsewhere", method)
