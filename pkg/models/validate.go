@@ -248,7 +248,7 @@ func hostFault(u *url.URL) string {
 		if addr.Zone() != "" {
 			return "has an address with a zone, which means something on one machine only"
 		}
-	} else if strings.HasPrefix(u.Host, "[") || !hostname.MatchString(host) || len(host) > MaxHostnameBytes || numeric.MatchString(host) {
+	} else if !hostname.MatchString(host) || len(host) > MaxHostnameBytes || numeric.MatchString(host) {
 		return fmt.Sprintf("has a host that is no DNS name or address: %q", host)
 	}
 	if port := u.Port(); port != "" {

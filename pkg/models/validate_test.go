@@ -176,6 +176,12 @@ func TestRegisterRequest_Validate(t *testing.T) {
 	if err := valid.Validate(); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
+	most := valid
+	most.Metadata = jsontext.Value(strings.Repeat(`{"a":`, 16) + "1" + strings.Repeat("}", 16))
+	most.AgentSecret = strings.Repeat("a", 128)
+	if err := most.Validate(); err != nil {
+		t.Errorf("as much as there may be: got %v, want nil", err)
+	}
 	for name, row := range map[string]struct {
 		change        func(*models.RegisterRequest)
 		field, detail string
@@ -190,6 +196,15 @@ func TestRegisterRequest_Validate(t *testing.T) {
 		"metadata that is too long": {func(r *models.RegisterRequest) {
 			r.Metadata = jsontext.Value(`{"a":"` + strings.Repeat("a", 8192) + `"}`)
 		}, "metadata", "4096"},
+		"metadata that is too deep": {func(r *models.RegisterRequest) {
+			r.Metadata = jsontext.Value(strings.Repeat(`{"a":`, 17) + "1" + strings.Repeat("}", 17))
+		}, "metadata", "16 levels"},
+		"a secret that can be guessed": {func(r *models.RegisterRequest) {
+			r.AgentSecret = strings.Repeat("a", 21)
+		}, "agent_secret", "22"},
+		"a secret that is too long": {func(r *models.RegisterRequest) {
+			r.AgentSecret = strings.Repeat("a", 129)
+		}, "agent_secret", "128"},
 		"metadata that is an array": {func(r *models.RegisterRequest) { r.Metadata = jsontext.Value("[]") }, "metadata", "object"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -215,6 +230,7 @@ func TestReport_Validate(t *testing.T) {
 		"no status":               {models.Report{Version: 1}, "status", "APPLYING, APPLIED or FAILED"},
 		"a status in lower case":  {models.Report{Version: 1, Status: "applied"}, "status", "APPLYING, APPLIED or FAILED"},
 		"an error that is a book": {models.Report{Version: 1, Status: models.Failed, Error: strings.Repeat("a", 1025)}, "error", "1024"},
+		"an ETag that is a book":  {models.Report{Version: 1, Status: models.Applied, ETag: strings.Repeat("a", 257)}, "etag", "256"},
 	} {
 		t.Run(name, func(t *testing.T) { wantInvalid(t, row.report.Validate(), row.field, row.detail) })
 	}
