@@ -382,7 +382,14 @@ func TestRun_RetriesNeverStop(t *testing.T) {
 }
 
 func TestRun_BackoffStartsAnewAfterSuccess(t *testing.T) {
-	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}, down: []span{{0, 24 * time.Hour}, {25 * time.Hour, 26 * time.Hour}}}}, func(t *testing.T, w *world) {
+	for _, invalid := range [][]span{nil, always} { // an answer that cannot be used is one, too
+		backsOffAnew(t, &fakeController{publications: []publication{published(0, 1)}, invalid: invalid})
+	}
+}
+
+func backsOffAnew(t *testing.T, controller *fakeController) {
+	controller.down = []span{{0, 24 * time.Hour}, {25 * time.Hour, 26 * time.Hour}}
+	play(t, scenario{controller: controller}, func(t *testing.T, w *world) {
 		pass(26 * time.Hour)
 		var second []time.Duration
 		for _, at := range w.controller.times("fetch") {
@@ -945,6 +952,12 @@ func TestEarly(t *testing.T) {
 		f := &follower{Poller: w.Poller, attempts: newAttempts(w.Log), retry: backoff.New(time.Hour, time.Hour)}
 		if f.cut(t.Context(), &models.RetryLater{After: time.Second, Err: models.ErrProxy}, time.Minute).early != nil {
 			t.Error("want no wake-up before the time that a proxy asked for")
+		}
+		for _, err := range []error{errOutage, models.ErrProxy} {
+			wake(w.back) // from before the wait was cut
+			if r := f.cut(t.Context(), err, time.Minute); r.early == nil || len(w.back) > 0 {
+				t.Errorf("%v: want a wake-up by the next report that is taken", err)
+			}
 		}
 		wake(w.back) // from before the outage: it says nothing of now
 		r := f.outage(t.Context(), errOutage)

@@ -119,6 +119,52 @@ func TestRun_LongPollAfterALateReport(t *testing.T) {
 	}
 }
 
+// The verdict on an earlier version does not end the waiting for that on this one.
+func TestTurn_LongPoll_ForgetsAnEarlierVerdict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := scenario{
+			transport: wire.LongPoll, controller: follows("token-0", 8), cache: &fakeCache{state: registered()},
+		}.world()
+		w.load()
+		go w.saver(t.Context()) // ends with the test
+		wake(w.settled)
+		r := newFollower(w.Poller).turn(t.Context())
+		if r.early == nil || len(w.settled) > 0 {
+			t.Errorf("got %d verdicts, to rest until one: %v", len(w.settled), r.early != nil)
+		}
+	})
+}
+
+// rejecting answers polls with an error, immediately.
+type rejecting struct {
+	*fakeController
+	err error
+}
+
+func (r rejecting) Fetch(context.Context, models.Identity, models.Query) (models.Answer, error) {
+	return models.Answer{}, r.err
+}
+
+// A poll that is rejected immediately was not cut. The next one asks for no wait.
+func TestTurn_LongPoll_RejectedIsNotCut(t *testing.T) {
+	for _, by := range []error{models.ErrProxy, errOutage} {
+		synctest.Test(t, func(t *testing.T) {
+			controller := follows("token-0", 8)
+			w := scenario{
+				transport: wire.LongPoll, controller: controller, cache: &fakeCache{state: registered()},
+				source: rejecting{controller, &models.RetryLater{After: time.Minute, Err: by}},
+			}.world()
+			w.load()
+			f := newFollower(w.Poller)
+			f.lost = false
+			f.turn(t.Context())
+			if f.waits.cuts != 0 || !f.lost {
+				t.Errorf("%v: got %d cuts, lost %v, want none and a loss", by, f.waits.cuts, f.lost)
+			}
+		})
+	}
+}
+
 // What nobody cuts is waited for longer and longer, and costs next to nothing.
 func TestRun_LongPollLengthensItsWait(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
@@ -595,10 +641,8 @@ func TestRun_FleetIDOfAnotherFleet_IsPolling(t *testing.T) {
 				t.Errorf("the controller names %v: got %+v, want %s", row.named, s.Push, row.want)
 			}
 			broker.mu.Lock()
-			for _, subject := range broker.asked {
-				if subject != "fleetconf.config.mine" {
-					t.Errorf("subscribed to %s", subject)
-				}
+			if diff := cmp.Diff([]string{"fleetconf.config.mine"}, broker.asked); diff != "" {
+				t.Errorf("subjects, -want +got:\n%s", diff)
 			}
 			broker.mu.Unlock()
 			if pass(34 * time.Second); row.want == wire.Polling {
@@ -898,6 +942,26 @@ func TestStatus_OfPush(t *testing.T) {
 			t.Errorf("without push (-want +got):\n%s", diff)
 		}
 	})
+}
+
+// A hint is followed unless it names what the agent has, or an older version.
+func TestJudge_Hints(t *testing.T) {
+	two, four := release(2, 30), release(4, 30)
+	for _, row := range []struct {
+		candidate *models.Release
+		version   int64
+		etag      string
+		want      string
+	}{
+		{nil, 1, "", hintOld}, {nil, 2, two.ETag, hintOld}, {nil, 2, "another", hintFollowed}, {nil, 3, "", hintFollowed},
+		{&four, 3, "", hintOld}, {&four, 4, four.ETag, hintOld}, {&four, 5, "", hintFollowed},
+	} {
+		w := scenario{transport: wire.NATS}.world()
+		w.state = models.State{LastGood: &two, Candidate: row.candidate}
+		if got := w.judge(notify.Hint{Version: row.version, ETag: row.etag}, time.Now()); got != row.want {
+			t.Errorf("version %d %s, a candidate %v: got %s, want %s", row.version, row.etag, row.candidate != nil, got, row.want)
+		}
+	}
 }
 
 // What comes after news is followed immediately, however many lies came before it.
