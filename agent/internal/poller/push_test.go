@@ -669,8 +669,9 @@ func TestRun_HintOfTheSameVersionAndAnotherETag_IsFollowed(t *testing.T) {
 // would, nor keep it from what is true.
 func TestRun_HintsThatLie(t *testing.T) {
 	var lies []message
-	for i := range 3600 { // one a second, each of another version
-		lies = append(lies, message{time.Hour + time.Duration(i)*time.Second, fmt.Sprintf(`{"version":%d,"etag":"","spread_ms":99999999999}`, 1000+i)})
+	for i := range 3600 { // one a second, each of another version, to be followed immediately or late
+		text := fmt.Sprintf(`{"version":%d,"etag":"","spread_ms":%d}`, 1000+i, i%2*99999999999)
+		lies = append(lies, message{time.Hour + time.Duration(i)*time.Second, text})
 	}
 	three := release(3, 30)
 	lies = append(lies, hint(2*time.Hour-time.Minute, three, 0))
@@ -944,6 +945,17 @@ func TestStatus_OfPush(t *testing.T) {
 	})
 }
 
+// The next fetch is only ever brought forward.
+func TestBy_Later_ChangesNothing(t *testing.T) {
+	var h hearing
+	now := time.Now()
+	for _, row := range [][2]time.Duration{{10, 10}, {20, 10}, {5, 5}} {
+		if h.by(now.Add(row[0])); !h.due.Equal(now.Add(row[1])) {
+			t.Errorf("by %d: due in %d, want %d", row[0], h.due.Sub(now), row[1])
+		}
+	}
+}
+
 // A hint is followed unless it names what the agent has, or an older version.
 func TestJudge_Hints(t *testing.T) {
 	two, four := release(2, 30), release(4, 30)
@@ -981,5 +993,9 @@ func TestJudged_News_EndsIgnoringHints(t *testing.T) {
 	w.judged(notify.Hint{Version: 4}, true)
 	if got := w.judge(notify.Hint{Version: 5}, time.Now()); got != hintFollowed {
 		t.Errorf("after news: got %s, want %s", got, hintFollowed)
+	}
+	w.judged(notify.Hint{Version: 121}, false)
+	if wait := time.Until(w.hearing.deafUntil); wait > retryFirst {
+		t.Errorf("after the next lie: hints are ignored for %s, want %s at most", wait, retryFirst)
 	}
 }
