@@ -6,6 +6,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/agent/internal/models"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
@@ -69,5 +70,21 @@ func TestRun_WorkerDoesNotRunWhatItShould_IsReported(t *testing.T) {
 				t.Errorf("told %+v, want %q", told, want)
 			}
 		})
+	}
+}
+
+// A change that came after the query was made ends the wait, too.
+func TestOnInterrupt_ChangedSinceTheQuery(t *testing.T) {
+	for _, row := range []struct {
+		told, degraded string
+		want           bool
+	}{{"", "", false}, {"", "away", true}, {"away", "away", false}, {"away", "", true}} {
+		f := &follower{Poller: New(Parts{})}
+		f.health.degraded = row.degraded
+		interrupted := false
+		f.onInterrupt(models.Query{WorkerError: row.told}, func() { interrupted = true })
+		if interrupted != row.want {
+			t.Errorf("told %q, by now %q: interrupted %v, want %v", row.told, row.degraded, interrupted, row.want)
+		}
 	}
 }

@@ -1052,6 +1052,20 @@ func TestSpread_IsUniform(t *testing.T) {
 			f.pollSoon()
 			return time.Until(f.hearing.due)
 		}, 0, interval / 2},
+		"the poll after a broker is lost": {func(f *follower) time.Duration {
+			f.hearing.healthy, f.hearing.due = true, time.Time{}
+			listener{f.Poller}.Lost(errOutage)
+			return time.Until(f.hearing.due)
+		}, 0, interval},
+		"the poll after a broker is back": {func(f *follower) time.Duration {
+			f.hearing.due = time.Time{}
+			listener{f.Poller}.Subscribed()
+			return time.Until(f.hearing.due)
+		}, 0, interval},
+		"the resync while a broker is received": {func(f *follower) time.Duration {
+			f.hearing.healthy = true
+			return f.untilNext()
+		}, firstSweep, firstSweep * 3 / 2},
 		"a broken connection":        {cut(errOutage), 0, interval},
 		"the Retry-After of a proxy": {cut(&models.RetryLater{After: interval, Err: models.ErrProxy}), interval, 2 * interval},
 	} {
