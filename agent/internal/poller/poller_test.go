@@ -931,6 +931,19 @@ func TestStatus_BeforeAnything(t *testing.T) {
 	}
 }
 
+func TestLoad_Cache_IsWhoAndWhatTheAgentWas(t *testing.T) {
+	state := registered()
+	state.LastGood = ptr(release(7, 3600))
+	w := scenario{cache: &fakeCache{state: state}}.world()
+	w.load()
+	if got := w.Status(); w.AgentID() != "agent-7" || got.PollIntervalSeconds != 3600 || *got.AppliedVersion != 7 {
+		t.Errorf("got the id %q and the status %+v", w.AgentID(), got)
+	}
+	if got := newFollower(w.Poller).self(t.Context()); got.AgentSecret != state.Identity.AgentSecret {
+		t.Error("it registers without the secret that the cache holds")
+	}
+}
+
 func TestStatus_CacheAge(t *testing.T) {
 	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
 		pass(90 * time.Minute)

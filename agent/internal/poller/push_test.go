@@ -165,6 +165,34 @@ func TestTurn_LongPoll_RejectedIsNotCut(t *testing.T) {
 	}
 }
 
+// A verdict ends the waiting if it is on what was fetched last, and if the controller will
+// not offer that again.
+func TestSettles_Reports(t *testing.T) {
+	for _, row := range []struct {
+		report wire.Report
+		err    error
+		want   bool
+	}{
+		{wire.Report{Version: 2, Status: wire.Applied}, nil, true},
+		{wire.Report{Version: 2, Status: wire.Applied}, errOutage, true}, // the next poll says so
+		{wire.Report{Version: 2, Status: wire.Failed}, nil, true},
+		{wire.Report{Version: 2, Status: wire.Failed}, errOutage, false},
+		{wire.Report{Version: 2, Status: wire.Applying}, nil, false},
+		{wire.Report{Version: 1, Status: wire.Applied}, nil, false},
+	} {
+		w := scenario{}.world()
+		w.fetched = 2
+		if got := w.settles(row.report, row.err); got != row.want {
+			t.Errorf("%+v, %v: got %v, want %v", row.report, row.err, got, row.want)
+		}
+		w.acked = row.report // so it is not said again
+		w.say(row.report)
+		if got, want := len(w.settled) == 1, row.report == (wire.Report{Version: 2, Status: wire.Applied}); got != want {
+			t.Errorf("%+v, acknowledged before: a verdict: %v, want %v", row.report, got, want)
+		}
+	}
+}
+
 // What nobody cuts is waited for longer and longer, and costs next to nothing.
 func TestRun_LongPollLengthensItsWait(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
