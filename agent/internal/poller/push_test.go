@@ -396,6 +396,36 @@ func TestRun_LongPollAfterARefusal(t *testing.T) {
 	})
 }
 
+// Versions that come one after the other, none of them immediately, are all followed.
+func TestRun_LongPollFollowsManyPublishes(t *testing.T) {
+	var publications []publication
+	for v := range int64(3 * mostRapid) {
+		publications = append(publications, published(time.Duration(v)*10*time.Second, v+1))
+	}
+	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: publications}},
+		func(t *testing.T, w *world) {
+			for _, p := range publications {
+				pass(p.at + time.Millisecond - w.worker.now())
+				w.runs(t, p.Config.Version)
+			}
+		})
+}
+
+// A refused version that is offered again, by a controller that does not remember the
+// refusal, is not fetched again immediately.
+func TestRun_LongPollOffersARefusedVersionAgain(t *testing.T) {
+	play(t, scenario{
+		transport:  wire.LongPoll,
+		controller: &fakeController{publications: []publication{published(0, 1)}},
+		worker:     &fakeWorker{refuses: refuse(1)},
+	}, func(t *testing.T, w *world) {
+		pass(20 * time.Second)
+		if n := len(w.fetches(0)); n != 2 {
+			t.Errorf("%d fetches, want 2: after the refusal was reported, and then after an interval", n)
+		}
+	})
+}
+
 // A controller that stops lets its waiters go; they look for it, or for another.
 func TestRun_LongPollIsLetGo(t *testing.T) {
 	drains := []time.Duration{time.Minute}
