@@ -64,6 +64,8 @@ func (p Program) ParseCommand(args []string, into func(command string) Validator
 	case *version:
 		_, _ = fmt.Fprintln(stdout, p.Name, buildinfo.Read())
 		return "", "", errDone
+	case *page != "" && len(words) > 0:
+		return "", "", fmt.Errorf("%w: --print %s takes no argument, and %q was given", ErrUsage, *page, words[0])
 	case pages[*page] != nil:
 		pages[*page](p, into(""), stdout)
 		return "", "", errDone

@@ -221,6 +221,7 @@ func TestProgram_ParseCommandRefuses(t *testing.T) {
 		"an empty one of choice":      {[]string{"show", ""}, "FILE is empty; type keeper show [FILE]"},
 		"one too many":                {[]string{"show", "x", "y"}, "type keeper show [FILE]"},
 		"one where none is taken":     {[]string{"drop", "x"}, "type keeper drop"},
+		"one beside a page":           {[]string{"--print", "settings", "x"}, `--print settings takes no argument, and "x" was given`},
 		"a flag that is not known":    {[]string{"save", "x", "--force"}, "not defined: -force; --help says"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,14 +6,20 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
+
+// sameStop is how soon after a signal the same one is no second: timeout(1) and
+// other supervisors signal a process, and then its group.
+const sameStop = 100 * time.Millisecond
 
 // Main runs a program with its command line, and ends the process as Exit does.
 //
 // SIGTERM, SIGINT and SIGHUP end the context of run, which then lets requests in
 // flight end. The second SIGTERM, or the second SIGINT, ends the process
-// immediately, with 128 and the signal's number as its exit status. A SIGHUP that
-// whoever started the process had ignored (nohup) stays ignored.
+// immediately, with 128 and the signal's number as its exit status, unless it came
+// within 100 ms of the first. A SIGHUP that whoever started the process had ignored
+// (nohup) stays ignored.
 //
 // SIGPIPE and SIGXFSZ are ignored: a daemon goes on when the reader of its standard
 // output or error goes away, or a file may grow no further. The write fails.
@@ -27,13 +33,15 @@ func (p Program) Main(run func(ctx context.Context, args []string, stdout, stder
 	signal.Notify(came, stops...)
 	ctx, stop := context.WithCancel(context.Background())
 	go func() { // ends with the process
-		seen := map[os.Signal]bool{}
+		first := map[os.Signal]time.Time{}
 		for s := range came {
 			stop()
-			if seen[s] && s != syscall.SIGHUP { // a terminal that is closed sends several
+			if first[s].IsZero() {
+				first[s] = time.Now()
+			}
+			if s != syscall.SIGHUP && time.Since(first[s]) > sameStop { // a terminal that is closed sends several SIGHUP
 				os.Exit(128 + int(s.(syscall.Signal)))
 			}
-			seen[s] = true
 		}
 	}()
 	p.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // daemon is a program that says when it runs, and drains until its standard input
@@ -71,6 +72,21 @@ func (p running) send(t *testing.T, s os.Signal) {
 	}
 }
 
+// insist sends a signal until the process has ended, and returns its exit status.
+func (p running) insist(t *testing.T, s os.Signal) int {
+	t.Helper()
+	ended := make(chan int)
+	go func() { ended <- p.status() }()
+	for {
+		select {
+		case status := <-ended:
+			return status
+		case <-time.After(20 * time.Millisecond):
+			_ = p.Process.Signal(s)
+		}
+	}
+}
+
 func (p running) status() int {
 	_ = p.Wait()
 	return p.ProcessState.ExitCode()
@@ -101,11 +117,22 @@ func TestMain_SecondSignal_EndsImmediately(t *testing.T) {
 			p.wants(t, "runs")
 			p.send(t, s)
 			p.wants(t, "drains")
-			p.send(t, s)
-			if got := p.status(); got != want {
+			if got := p.insist(t, s); got != want {
 				t.Errorf("exit status %d, want %d", got, want)
 			}
 		})
+	}
+}
+
+func TestMain_SignalSentTwiceTogether_Drains(t *testing.T) { // as timeout(1) does
+	p := start(t, plainly, nil)
+	p.wants(t, "runs")
+	p.send(t, syscall.SIGTERM)
+	p.send(t, syscall.SIGTERM)
+	p.wants(t, "drains")
+	_ = p.stdin.Close()
+	if got := p.status(); got != 0 {
+		t.Errorf("exit status %d, want 0", got)
 	}
 }
 
@@ -127,8 +154,7 @@ func TestMain_Nohup_IgnoresSIGHUP(t *testing.T) {
 	p.send(t, syscall.SIGHUP)
 	p.send(t, syscall.SIGTERM)
 	p.wants(t, "drains")
-	p.send(t, syscall.SIGTERM)
-	if got := p.status(); got != 143 {
+	if got := p.insist(t, syscall.SIGTERM); got != 143 {
 		t.Errorf("exit status %d, want 143", got)
 	}
 }

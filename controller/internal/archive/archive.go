@@ -61,7 +61,7 @@ type Sink interface {
 type Counts struct{ Configs, Entries, Agents int }
 
 func (c Counts) String() string {
-	return fmt.Sprintf("%d versions, %d audit entries, %d agents", c.Configs, c.Entries, c.Agents)
+	return fmt.Sprintf("versions: %d, audit entries: %d, agents: %d", c.Configs, c.Entries, c.Agents)
 }
 
 // Write writes what source holds to w.
