@@ -780,16 +780,17 @@ func TestRun_HintsDuringAnOutage(t *testing.T) {
 // often than three times what a fleet asks that polls, and nobody is left behind.
 func TestHerd(t *testing.T) {
 	const fleet, interval, away, window = 200, 30 * time.Second, time.Minute, 10 * time.Second
+	const died, end = 5 * time.Minute, 8 * time.Minute
 	for name, row := range map[string]struct {
 		transport wire.Transport
 		gone      func(*fakeController, *fakeBroker)
 	}{
-		"long-poll, the controller dies":     {wire.LongPoll, func(c *fakeController, _ *fakeBroker) { c.down = []span{{10 * time.Minute, 10*time.Minute + away}} }},
-		"long-poll, it is restarted at once": {wire.LongPoll, func(c *fakeController, _ *fakeBroker) { c.down = []span{{10 * time.Minute, 10*time.Minute + 1}} }},
-		"a broker dies":                      {wire.NATS, func(_ *fakeController, b *fakeBroker) { b.down = []span{{10 * time.Minute, 10*time.Minute + away}} }},
-		"a broker is restarted at once":      {wire.NATS, func(_ *fakeController, b *fakeBroker) { b.down = []span{{10 * time.Minute, 10*time.Minute + 1}} }},
+		"long-poll, the controller dies":     {wire.LongPoll, func(c *fakeController, _ *fakeBroker) { c.down = []span{{died, died + away}} }},
+		"long-poll, it is restarted at once": {wire.LongPoll, func(c *fakeController, _ *fakeBroker) { c.down = []span{{died, died + 1}} }},
+		"a broker dies":                      {wire.NATS, func(_ *fakeController, b *fakeBroker) { b.down = []span{{died, died + away}} }},
+		"a broker is restarted at once":      {wire.NATS, func(_ *fakeController, b *fakeBroker) { b.down = []span{{died, died + 1}} }},
 		"a broker, and the controller with it": {wire.Redis, func(c *fakeController, b *fakeBroker) {
-			c.down = []span{{10 * time.Minute, 10*time.Minute + away}}
+			c.down = []span{{died, died + away}}
 			b.down = c.down
 		}},
 	} {
@@ -797,7 +798,7 @@ func TestHerd(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				began := clock{time.Now()}
-				two := published(12*time.Minute, 2)
+				two := published(died+2*away, 2)
 				worlds := make([]*world, fleet)
 				var running sync.WaitGroup
 				for i := range worlds {
@@ -813,7 +814,7 @@ func TestHerd(t *testing.T) {
 					running.Go(func() { _ = worlds[i].Run(ctx) })
 					pass(interval / fleet) // they were not started in one instant either
 				}
-				pass(13*time.Minute - began.now())
+				pass(end - began.now())
 				cancel()
 				running.Wait()
 				asked := map[time.Duration]int{} // by the window
@@ -827,7 +828,7 @@ func TestHerd(t *testing.T) {
 				}
 				worst := 0
 				for at, n := range asked {
-					if at >= 9*time.Minute && (at < two.at || at > two.at+window) { // when they are to come, spread as it says
+					if at >= died-away && (at < two.at || at > two.at+window) { // when they are to come, spread as it says
 						worst = max(worst, n)
 					}
 				}
