@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -63,8 +62,7 @@ func TestConnections_MoreThanFiles(t *testing.T) {
 	ask()
 	began := time.Now()
 	for _, p := range []*process{s.controller, s.agent, s.worker} {
-		health := exec.Command(filepath.Join(binaries, p.name), "health")
-		health.Env = []string{"PORT=" + p.port}
+		health := command(filepath.Join(binaries, p.name), []string{"PORT=" + p.port}, "health")
 		if out, err := health.CombinedOutput(); err != nil {
 			t.Errorf("%s health: %v\n%s", p.name, err, out)
 		}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -15,13 +14,11 @@ import (
 
 var programs = []string{"controller", "agent", "worker"}
 
-// typed runs a program as somebody does who tries it, with nothing in the
-// environment but env.
+// typed runs a program in an empty folder and returns its output and exit status.
 func typed(t *testing.T, path string, env []string, args ...string) (output string, status int) {
 	t.Helper()
-	cmd := exec.Command(path, args...)
+	cmd := command(path, env, args...)
 	cmd.Dir = t.TempDir()
-	cmd.Env = append([]string{"GORACE=atexit_sleep_ms=0"}, env...)
 	out, _ := cmd.CombinedOutput()
 	return string(out), cmd.ProcessState.ExitCode()
 }
@@ -134,6 +131,9 @@ func TestStart_LogsOneLine(t *testing.T) {
 		first, _, _ := strings.Cut(p.log.String(), "\n")
 		var event map[string]any
 		must(t, json.Unmarshal([]byte(first), &event))
+		if name == "agent" && (event["controller"] != nowhere || event["worker"] != nowhere) {
+			t.Errorf("an agent of a test that gives no URLs says %s, want %s for both", first, nowhere)
+		}
 		for _, field := range append(strings.Fields(fields), "build") {
 			if event[field] == nil || event["msg"] != "Starting" {
 				t.Errorf("%s begins with %s, want Starting with the field %s", name, first, field)

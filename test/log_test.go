@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -22,10 +21,8 @@ func TestPrograms_LogReaderGone(t *testing.T) {
 			dir := t.TempDir()
 			reader, writer, err := os.Pipe()
 			must(t, err)
-			cmd := exec.Command(filepath.Join(binaries, name))
-			cmd.Env = []string{"PORT=0", "LOG_FORMAT=json", "LOG_LEVEL=debug", "GORACE=atexit_sleep_ms=0",
-				"DB_PATH=" + filepath.Join(dir, "controller.db"),
-				"CACHE_FILE=" + filepath.Join(dir, "agent_config.cache")}
+			cmd := command(filepath.Join(binaries, name), []string{"PORT=0", "LOG_FORMAT=json", "LOG_LEVEL=debug",
+				"DB_PATH=" + filepath.Join(dir, "controller.db"), "CACHE_FILE=" + filepath.Join(dir, "agent_config.cache")})
 			cmd.Stderr = writer
 			must(t, cmd.Start())
 			must(t, writer.Close())

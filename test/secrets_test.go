@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -137,9 +136,7 @@ func TestSystem_DebugLevel_ShowsNoSecret(t *testing.T) {
 			must(t, p.stop())
 			outputs["the log of "+p.name+" on "+p.port] = p.log.String()
 			for _, args := range [][]string{{"--print", "settings"}, {"--help"}, {"version"}} {
-				command := exec.Command(filepath.Join(binaries, p.name), args...)
-				command.Env = append(p.env, "PORT=0")
-				out, err := command.CombinedOutput()
+				out, err := command(filepath.Join(binaries, p.name), append(p.env, "PORT=0"), args...).CombinedOutput()
 				if err != nil {
 					t.Errorf("%s %v: %v\n%s", p.name, args, err, out)
 				}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os/exec"
 	"path/filepath"
 	"sort"
 	"strconv"
@@ -146,9 +145,8 @@ func (s *story) exits(ts *testscript.TestScript, args []string) error {
 	if len(args) < 2 {
 		return errUsage
 	}
-	cmd := exec.Command(filepath.Join(binaries, args[1]), args[2:]...)
+	cmd := command(filepath.Join(binaries, args[1]), nil, args[2:]...)
 	cmd.Dir = ts.MkAbs(".")
-	cmd.Env = []string{"GORACE=atexit_sleep_ms=0"}
 	for _, name := range []string{"HOST", "PORT", "DB_PATH", "ADMIN_PASSWORD", "AGENT_PASSWORD", "ADMIN_PASSWORD_FILE", "DEFAULT_POLL_INTERVAL", "INITIAL_URL",
 		"CONTROLLER_URL", "CONTROLLER_PASSWORD", "WORKER_URL", "WORKER_TOKEN", "CACHE_FILE", "HIT_TIMEOUT", "DENY_CIDRS", "LOG_LEVEL", "LOG_FORMAT"} {
 		if value := ts.Getenv(name); value != "" {

@@ -113,14 +113,27 @@ func newProcess(name string, env ...string) *process {
 	return &process{name: name, env: env, port: "0"}
 }
 
+// nowhere is the URL of an agent's controller and worker unless a test gives
+// others: the defaults may be those of a system that runs on this machine.
+const nowhere = "http://127.0.0.1:1"
+
+// command returns a program that has only env in its environment, and no
+// default that leads to another system on this machine.
+func command(path string, env []string, args ...string) *exec.Cmd {
+	cmd := exec.Command(path, args...)
+	cmd.Env = append([]string{"CONTROLLER_URL=" + nowhere, "WORKER_URL=" + nowhere, "GORACE=atexit_sleep_ms=0"}, env...)
+	return cmd
+}
+
 // launch starts the process and returns at once.
 func (p *process) launch() error {
-	p.cmd = exec.Command(filepath.Join(binaries, p.name), p.args...)
+	path, args := filepath.Join(binaries, p.name), p.args
 	if p.files != 0 {
 		limit := fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, p.files)
-		p.cmd = exec.Command("sh", append([]string{"-c", limit, filepath.Join(binaries, p.name)}, p.args...)...)
+		path, args = "sh", append([]string{"-c", limit, path}, args...)
 	}
-	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "LOG_FORMAT=json", "PORT=" + p.port, "GORACE=halt_on_error=1 atexit_sleep_ms=0"}, p.env...)
+	p.cmd = command(path, append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "LOG_FORMAT=json",
+		"PORT=" + p.port, "GORACE=halt_on_error=1 atexit_sleep_ms=0"}, p.env...), args...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.log, &p.log
 	if p.uid != 0 {
 		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: p.uid, Gid: p.uid}}

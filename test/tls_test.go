@@ -146,8 +146,7 @@ func TestTLS_ARenewalDropsNoConnection(t *testing.T) {
 	controller.says(t, "Certificate reloaded", 1)
 	agent.says(t, "Push lost", 0)
 
-	health := exec.Command(filepath.Join(binaries, "controller"), "health")
-	health.Env = append(controller.env, "PORT="+controller.port)
+	health := command(filepath.Join(binaries, "controller"), append(controller.env, "PORT="+controller.port), "health")
 	if out, err := health.CombinedOutput(); err != nil {
 		t.Errorf("controller health: %v\n%s", err, out)
 	}

@@ -39,7 +39,8 @@ func agent(t *testing.T, env ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Args = []string{"agent"}
-	cmd.Env = append([]string{"AGENT_TEST_MAIN=1", "PORT=0", "CACHE_FILE=" + filepath.Join(t.TempDir(), "cache")}, env...)
+	cmd.Env = append([]string{"AGENT_TEST_MAIN=1", "PORT=0", "CACHE_FILE=" + filepath.Join(t.TempDir(), "cache"),
+		"CONTROLLER_URL=http://127.0.0.1:1", "WORKER_URL=http://127.0.0.1:1"}, env...)
 	return cmd
 }
 
@@ -86,7 +87,7 @@ func TestMain_CacheFileRefused_ExitCode2(t *testing.T) {
 		t.Fatal(err)
 	}
 	taken := filepath.Join(t.TempDir(), "taken")
-	first := agent(t, "CACHE_FILE="+taken, "CONTROLLER_URL=http://127.0.0.1:1", "WORKER_URL=http://127.0.0.1:1")
+	first := agent(t, "CACHE_FILE="+taken)
 	log, err := first.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +122,7 @@ func TestMain_CacheFileRefused_ExitCode2(t *testing.T) {
 
 func TestMain_StopsCleanly(t *testing.T) {
 	for _, sig := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
-		cmd := agent(t, "CONTROLLER_URL=http://127.0.0.1:1", "WORKER_URL=http://127.0.0.1:1")
+		cmd := agent(t)
 		log, err := cmd.StderrPipe()
 		if err != nil {
 			t.Fatal(err)
