@@ -643,7 +643,6 @@ func (s *Agents) Retry(ctx context.Context, id string, origin models.Origin) err
 	live.show()
 	s.polled.add(live)
 	live.mu.Unlock()
-	s.changes.flash()
 	live.offers.flash()
 	return nil
 }

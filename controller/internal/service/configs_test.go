@@ -371,6 +371,25 @@ func TestWrites_CallerDisconnects_Finished(t *testing.T) {
 	}
 }
 
+// A registration takes nothing of what a poll says while it is stored.
+func TestRegister_PollMeanwhile_Kept(t *testing.T) {
+	store := &leaving{DB: newStore(t), leave: func() {}}
+	agents, _ := openAgents(t, store)
+	id, token := register(t, agents, "a1")
+	live := login(t, agents, id, token)
+	store.leave = func() {
+		agents.Holds(live, 9, 1)
+		agents.Poll(live, models.Poll{
+			At: models.Now(), Interval: time.Second, Runs: 9, Foreign: true, Mismatch: true, PushError: "the broker is down",
+		})
+	}
+	register(t, agents, "a1")
+	got, err := agents.Agent("a1")
+	if err != nil || got.Applied != 9 || got.Held != 2 || !got.Mismatch || got.PushError == "" {
+		t.Errorf("got %+v, %v, want what the poll said", got, err)
+	}
+}
+
 func TestPublish_BehindOneThatHangs(t *testing.T) {
 	db := newStore(t)
 	synctest.Test(t, func(t *testing.T) {

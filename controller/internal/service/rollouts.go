@@ -90,7 +90,7 @@ func (r *Rollouts) Wait(ctx context.Context, version int64, share float64, wait 
 	}
 }
 
-func has(r *models.Rollout, share float64) bool { return r.Targets > 0 && r.Share() >= share }
+func has(r *models.Rollout, share float64) bool { return r.Share() >= share }
 
 // spreading reports whether version is current, and has not reached share.
 func (r *Rollouts) spreading(version int64, share float64) bool {

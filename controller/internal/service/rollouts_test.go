@@ -203,12 +203,21 @@ func TestWait(t *testing.T) {
 		}, true, 1, nil, time.Second},
 		"and so do agents that leave": {1, func(t *testing.T, f *fleet, lives []*service.Agent, _ chan struct{}, _ func()) {
 			applied(t, f, lives[0])
+			time.Sleep(time.Second)
 			for _, id := range []string{"a1", "a2", "a3"} {
 				if err := f.agents.Decommission(t.Context(), id, byAdmin); err != nil {
 					t.Error(err)
 				}
 			}
-		}, true, 1, nil, time.Second},
+		}, true, 1, nil, 2 * time.Second},
+		"and a poll of one that held another content": {0.25, func(_ *testing.T, f *fleet, lives []*service.Agent, _ chan struct{}, _ func()) {
+			poll := models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 1}
+			poll.Mismatch = true
+			f.agents.Poll(lives[0], poll)
+			time.Sleep(time.Second)
+			poll.Mismatch = false
+			f.agents.Poll(lives[0], poll)
+		}, true, 1, nil, 2 * time.Second},
 		"the wait is over before": {1, func(t *testing.T, f *fleet, lives []*service.Agent, _ chan struct{}, _ func()) {
 			applied(t, f, lives[0])
 		}, false, 1, nil, time.Minute},
