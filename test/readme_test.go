@@ -135,9 +135,12 @@ func kill(group int, program string) error {
 	return fmt.Errorf("%s does not run", program)
 }
 
-// paste runs a block of shell; a curl that is answered with an error is one.
+// paste runs a block of shell. It fails if a curl is answered with an error, or
+// if the next block would be pasted in another directory.
 func paste(block string, environment []string) error {
-	cmd := exec.Command("sh", "-eu", "-c", "curl() { command curl --fail-with-body -sS \"$@\"; }\n"+block)
+	const before, after = "readme_dir=$PWD\ncurl() { command curl --fail-with-body -sS \"$@\"; }\n",
+		"\n[ \"$PWD\" = \"$readme_dir\" ] || { echo \"The block leaves the shell in $PWD\"; exit 1; }"
+	cmd := exec.Command("sh", "-eu", "-c", before+block+after)
 	cmd.Dir, cmd.Env = "..", environment
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%s%s\n%w", block, out, err)

@@ -33,7 +33,7 @@ func TestMake_GOFLAGS_ShareTheCompiledSQLite(t *testing.T) {
 	if !strings.Contains(dryRun, "-tags "+tags+" ") || !strings.HasPrefix(flags, "-trimpath ") {
 		t.Errorf("make goflags prints %q, and the controller is built by\n%s", flags, dryRun)
 	}
-	if b := block(t, "cd controller && go build"); !strings.Contains(b, `export GOFLAGS="$(make -s goflags)"`) {
+	if b := block(t, "go build -C controller"); !strings.Contains(b, `export GOFLAGS="$(make -s goflags)"`) {
 		t.Errorf("README.md builds a module without these flags:\n%s", b)
 	}
 }
