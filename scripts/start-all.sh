@@ -24,7 +24,10 @@ usage() {
 		  AGENT_PORT        (8081)
 		  WORKER_PORT       (8082)
 		  NO_COLOR          set to anything for no colours on a terminal
-		and the settings of the three, which bin/controller --help and so on list.
+		  LOG_FORMAT        of all three, on a terminal or not (text)
+		and the settings of the three, which bin/controller --help and so on list. With
+		TLS_CERT_FILE the agent uses https://localhost, and trusts that certificate
+		unless CONTROLLER_CA_FILE names others.
 	USAGE
 }
 
@@ -45,7 +48,13 @@ names=(controller worker agent)
 session=fleetconf
 
 export DB_PATH="${DB_PATH:-$data/controller.db}" CACHE_FILE="${CACHE_FILE:-$data/agent_config.cache}"
-export CONTROLLER_URL="http://127.0.0.1:${port[controller]}" WORKER_URL="http://127.0.0.1:${port[worker]}"
+export CONTROLLER_URL="http://localhost:${port[controller]}" WORKER_URL="http://127.0.0.1:${port[worker]}"
+trust= # of curl
+if [ -n "${TLS_CERT_FILE:-}" ]; then
+	CONTROLLER_URL="https://localhost:${port[controller]}"
+	export CONTROLLER_CA_FILE="${CONTROLLER_CA_FILE:-$TLS_CERT_FILE}"
+	trust="--cacert $CONTROLLER_CA_FILE "
+fi
 export CONTROLLER_USERNAME="${CONTROLLER_USERNAME:-${AGENT_USERNAME:-agent}}"
 [ -z "${AGENT_PASSWORD:-}" ] || export CONTROLLER_PASSWORD="${CONTROLLER_PASSWORD:-$AGENT_PASSWORD}"
 [ -z "${AGENT_PASSWORD_FILE:-}" ] || export CONTROLLER_PASSWORD_FILE="${CONTROLLER_PASSWORD_FILE:-$AGENT_PASSWORD_FILE}"
@@ -98,7 +107,7 @@ die() {
 	exit 1
 }
 
-is_healthy() { curl -fs -o /dev/null --max-time 2 "http://127.0.0.1:${port[$1]}/health"; } # NAME
+is_healthy() { PORT=${port[$1]} "bin/$1" health >/dev/null 2>&1; } # NAME
 
 # wait_healthy returns when NAME answers; the command ALIVE says whether it
 # still may.
@@ -117,13 +126,13 @@ greet() {
 
 		All three run. Publish a configuration:
 
-		  curl -u ${ADMIN_USERNAME:-admin}:$admin -H 'Content-Type: application/json' -d '{"url":"https://example.com/"}' http://localhost:${port[controller]}/api/v1/config
+		  curl ${trust}-u ${ADMIN_USERNAME:-admin}:$admin -H 'Content-Type: application/json' -d '{"url":"https://example.com/"}' $CONTROLLER_URL/api/v1/config
 
 		and hit the worker, which runs it a moment later:
 
 		  curl -i http://localhost:${port[worker]}/hit
 
-		API: http://localhost:${port[controller]}/swagger/index.html   Data: $data   $1
+		API: $CONTROLLER_URL/swagger/index.html   Data: $data   $1
 	GREET
 }
 admin=admin123

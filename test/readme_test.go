@@ -16,8 +16,8 @@ import (
 
 // TestREADME_EveryCommand runs every block of shell in the README, in order, as
 // a newcomer pastes them: `make run` first, and then the rest against what it
-// started. Only ports, the target and the data's folder
-// differ.
+// started, except that `make run` with TLS runs beside it. Only ports, the target
+// and the data's folder differ.
 func TestREADME_EveryCommand(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	must(t, err)
@@ -26,45 +26,54 @@ func TestREADME_EveryCommand(t *testing.T) {
 		t.Fatalf("the README has %d blocks of shell, want at least 10: are they marked as before?", len(blocks))
 	}
 	target := run(t, "target")
-	ports := freePorts(t, 3)
+	ports := freePorts(t, 6)
+	ports, withTLS := ports[:3], ports[3:]
 	data := t.TempDir()
-	here := strings.NewReplacer("./data/", data+"/", "localhost:8080", "localhost:"+ports[0], "localhost:8081", "localhost:"+ports[1],
-		"localhost:8082", "localhost:"+ports[2], "https://example.com/", target.url()+"/readme")
-	environment := append(os.Environ(), "CONTROLLER_PORT="+ports[0], "AGENT_PORT="+ports[1], "WORKER_PORT="+ports[2],
-		"DATA_DIR="+data, "DEFAULT_POLL_INTERVAL=1", "WORKER_URL=http://localhost:"+ports[2])
+	here := strings.NewReplacer("./data/", data+"/", "https://localhost:8080", "https://localhost:"+withTLS[0],
+		"localhost:8080", "localhost:"+ports[0], "localhost:8081", "localhost:"+ports[1], "localhost:8082", "localhost:"+ports[2],
+		"https://example.com/", target.url()+"/readme")
+	on := func(ports []string, data string) []string {
+		return append(os.Environ(), "CONTROLLER_PORT="+ports[0], "AGENT_PORT="+ports[1], "WORKER_PORT="+ports[2],
+			"DATA_DIR="+data, "DEFAULT_POLL_INTERVAL=1", "WORKER_URL=http://localhost:"+ports[2])
+	}
 	for _, block := range blocks {
-		switch block := block[1]; block {
-		case "make run\n":
-			makeRun(t, environment, ports)
-		case "make check e2e\n": // what runs this test
+		switch block := block[1]; {
+		case block == "make run\n":
+			log, group := makeRun(t, block, on(ports, data))
+			restarts(t, log, group, ports)
+		case strings.Contains(block, "make run"): // with TLS, beside the first
+			makeRun(t, here.Replace(block), on(withTLS, t.TempDir()))
+			eventually(t, func() error {
+				self, a, err := get[status]("", "http://localhost:"+withTLS[1]+"/status")
+				if err == nil && !self.Registered {
+					err = fmt.Errorf("/status has %s, want it registered", a.body)
+				}
+				return err
+			})
+		case block == "make check e2e\n": // what runs this test
 			ci, err := os.ReadFile("../.ci/run")
 			if must(t, err); !strings.Contains(string(ci), strings.TrimSpace(block)) {
 				t.Errorf(".ci/run does not run %q", block)
 			}
 		default:
-			eventually(t, func() error { return paste(here.Replace(block), environment) })
+			eventually(t, func() error { return paste(here.Replace(block), on(ports, data)) })
 		}
 	}
 }
 
-// makeRun runs `make run` until the test ends, and then presses Ctrl-C.
-func makeRun(t *testing.T, environment, ports []string) {
+// makeRun runs a block that starts the three until the test ends, and then presses
+// Ctrl-C. It returns when all three run.
+func makeRun(t *testing.T, block string, environment []string) (log *output, group int) {
 	t.Helper()
 	build := exec.Command("make", "build") // which takes minutes on a machine that never did
 	build.Dir = ".."
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("make build: %v\n%s", err, out)
 	}
-	var log output
-	cmd := exec.Command("make", "run")
-	cmd.Dir, cmd.Stdout, cmd.Stderr = "..", &log, &log
+	log = new(output)
+	cmd := exec.Command("sh", "-c", block)
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "..", environment, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	// Its own settings of the three; the ones of the test are for the blocks.
-	for _, v := range environment {
-		if !strings.HasPrefix(v, "WORKER_URL=") {
-			cmd.Env = append(cmd.Env, v)
-		}
-	}
 	must(t, cmd.Start())
 	ended := make(chan struct{})
 	go func() { // ends with make
@@ -80,30 +89,29 @@ func makeRun(t *testing.T, environment, ports []string) {
 			t.Error("`make run` does not end on Ctrl-C")
 		}
 		if t.Failed() {
-			t.Logf("--- make run\n%s", tail(log.String(), 6000))
+			t.Logf("--- %s%s", block, tail(log.String(), 6000))
 		}
 	})
-	healthy := func() {
-		for _, port := range ports {
-			eventually(t, func() error {
-				a, err := call("", "GET", "http://localhost:"+port+"/health", "")
-				if err == nil && a.status != 200 {
-					err = fmt.Errorf("port %s: got %v, want 200", port, a)
-				}
-				return err
-			})
-		}
-	}
-	healthy()
 	eventually(t, func() error { // a program that ends before this could not start
+		select {
+		case <-ended:
+			t.Fatalf("it ended:\n%s", block)
+		default:
+		}
 		if !strings.Contains(log.String(), "All three run") {
 			return errors.New("`make run` does not say that all three run")
 		}
 		return nil
 	})
+	return log, cmd.Process.Pid
+}
+
+// restarts kills each program that `make run` runs, and waits for it to run again.
+func restarts(t *testing.T, log *output, group int, ports []string) {
+	t.Helper()
 	// What is killed is started again, also when one ends while another is.
 	for _, name := range []string{"worker", "controller", "agent"} {
-		must(t, kill(cmd.Process.Pid, "bin/"+name))
+		must(t, kill(group, "bin/"+name))
 	}
 	for _, name := range []string{"controller", "agent", "worker"} {
 		eventually(t, func() error {
@@ -113,7 +121,15 @@ func makeRun(t *testing.T, environment, ports []string) {
 			return nil
 		})
 	}
-	healthy()
+	for _, port := range ports {
+		eventually(t, func() error {
+			a, err := call("", "GET", "http://localhost:"+port+"/health", "")
+			if err == nil && a.status != 200 {
+				err = fmt.Errorf("port %s: got %v, want 200", port, a)
+			}
+			return err
+		})
+	}
 }
 
 // kill ends, as a crash does, the process of a group whose program that is.

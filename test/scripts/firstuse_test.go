@@ -38,8 +38,8 @@ func TestMake_GOFLAGS_ShareTheCompiledSQLite(t *testing.T) {
 	}
 }
 
-// tree is a copy of start-all.sh with programs that only say how they were
-// called, and run until they are ended.
+// tree is a copy of start-all.sh with programs that only print some settings, run
+// until they are ended, and are healthy.
 func tree(t *testing.T) (startAll, bin string) {
 	t.Helper()
 	root := t.TempDir()
@@ -47,11 +47,13 @@ func tree(t *testing.T) (startAll, bin string) {
 		must(t, os.Mkdir(filepath.Join(root, folder), 0o755))
 	}
 	for _, name := range []string{"controller", "agent", "worker"} {
-		fake(t, filepath.Join(root, "bin"), name, `echo "`+name+` colours=$CLICOLOR_FORCE port=$PORT"; exec sleep 60`)
+		fake(t, filepath.Join(root, "bin"), name, `[ "$*" != health ] || exit 0
+			echo "`+name+` colours=$CLICOLOR_FORCE port=$PORT format=$LOG_FORMAT to=$CONTROLLER_URL ca=$CONTROLLER_CA_FILE"
+			exec sleep 60`)
 	}
 	bin = filepath.Join(root, "fakes")
 	fake(t, bin, "make", "exit 0")
-	fake(t, bin, "curl", "exit 0")
+	fake(t, bin, "curl", "exit 1") // it asks over HTTP alone
 	startAll = filepath.Join(root, "scripts", "start-all.sh")
 	must(t, os.WriteFile(startAll, []byte(readText(t, "../../scripts/start-all.sh")), 0o755))
 	return startAll, bin
@@ -117,6 +119,32 @@ func TestStartAll_Terminal_ColouredUnlessNOCOLOR(t *testing.T) {
 		eventually(t, want, func() string { return readText(t, log) })
 		if said := readText(t, log); strings.Contains(said, "\x1b[36m") != (noColor == "") {
 			t.Errorf("NO_COLOR=%q: want colours unless it is set:\n%q", noColor, said)
+		}
+	}
+}
+
+// The agent follows a controller with TLS, and trusts what it shows unless told whom to trust.
+func TestStartAll_Foreground_AgentFindsController(t *testing.T) {
+	for name, row := range map[string]struct{ env, agent, greeting string }{
+		"plain":      {"TLS_CERT_FILE=", "to=http://localhost:1 ca=\n", "-d '{\"url\":\"https://example.com/\"}' http://localhost:1/"},
+		"TLS":        {"TLS_CERT_FILE=/c.pem", "to=https://localhost:1 ca=/c.pem\n", "curl --cacert /c.pem -u"},
+		"own CA too": {"TLS_CERT_FILE=/c.pem CONTROLLER_CA_FILE=/ca.pem", "to=https://localhost:1 ca=/ca.pem\n", "}' https://localhost:1/"},
+	} {
+		startAll, bin := tree(t)
+		log := filepath.Join(t.TempDir(), "log")
+		file, err := os.Create(log)
+		must(t, err)
+		cmd := exec.Command(startAll)
+		cmd.Env = append(append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH")), append(ports, strings.Fields(row.env)...)...)
+		cmd.Stdout, cmd.Stderr = file, file
+		must(t, cmd.Start())
+		t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM); _ = cmd.Wait(); file.Close() })
+		eventually(t, "End: Ctrl-C", func() string { return readText(t, log) })
+		said := readText(t, log)
+		for _, want := range []string{"agent      | agent colours= port=2 format=text " + row.agent, row.greeting} {
+			if !strings.Contains(said, want) {
+				t.Errorf("%s: got no %q:\n%s", name, want, said)
+			}
 		}
 	}
 }
