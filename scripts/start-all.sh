@@ -200,8 +200,8 @@ while [ -z "$stopping" ]; do
 		alive "$name" && continue
 		status=0
 		wait "${pid[$name]}" 2>/dev/null || status=$?
-		echo "start-all.sh: $name ended (exit status $status) and is started again" >&2
+		echo "start-all.sh: $name ended (exit status $status) and is started again" >&3
 		sleep 1
 		start "$name"
 	done
-done
+done 3>&2 2>/dev/null # where bash would say, too, that a program was killed

@@ -121,6 +121,9 @@ func restarts(t *testing.T, log *output, group int, ports []string) {
 			return nil
 		})
 	}
+	if bash := regexp.MustCompile(`line \d+:.*`).FindString(log.String()); bash != "" {
+		t.Errorf("besides the line of start-all.sh the log has bash's own: %s", bash)
+	}
 	for _, port := range ports {
 		eventually(t, func() error {
 			a, err := call("", "GET", "http://localhost:"+port+"/health", "")
