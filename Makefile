@@ -24,7 +24,8 @@ BUILD     := go build -buildvcs=false -tags $(TAGS) -ldflags "$(LDFLAGS)"
 # what another has; without paths a second checkout finds it compiled too.
 export GOFLAGS := -trimpath $(filter-out -trimpath,$(GOFLAGS))
 
-GOTESTSUM := bin/tools/gotestsum --format pkgname-and-test-fails --packages work
+# The stories in ./test take longest, so they start first.
+GOTESTSUM := bin/tools/gotestsum --format pkgname-and-test-fails --packages "./test work"
 LINTER    := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := help
