@@ -2,10 +2,19 @@ package test
 
 import (
 	"bytes"
+	"fmt"
+	"maps"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/fleetconf/fleetconf/test/internal/swarm"
 )
 
 // TestBenchPush_Quick: `make bench-push` measures all that it says, and nobody
@@ -41,6 +50,61 @@ func TestBenchPush_FewFiles(t *testing.T) {
 	table := benchPush(t, "-quick", "-files", "400", "-parts", "publish", "-transports", "nats")
 	if want := "nats-server itself takes"; !strings.Contains(table, want) {
 		t.Errorf("got no %q:\n%s", want, table)
+	}
+}
+
+// TestSwarm_SendsWhatAnAgentSends: the bytes that bench-push counts are those of a real
+// agent, because both send the same headers.
+func TestSwarm_SendsWhatAnAgentSends(t *testing.T) {
+	t.Parallel()
+	controller, worker := run(t, "controller", controllerIn(t.TempDir())...), run(t, "worker")
+	inner, err := url.Parse(controller.url())
+	must(t, err)
+	var (
+		mu   sync.Mutex
+		seen = map[string]map[string]string{} // the latest headers, by method, path and kind of agent
+	)
+	proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(inner)
+		who, _, _ := r.In.BasicAuth()
+		path, _, _ := strings.Cut(r.In.URL.Path, who)
+		if strings.HasPrefix(who, "sim-") {
+			path += " simulated"
+		}
+		headers := map[string]string{}
+		for name, values := range r.In.Header {
+			headers[name] = strings.Join(values, ", ")
+		}
+		headers["Authorization"] = strings.Repeat("*", len(headers["Authorization"]))
+		if headers["X-Request-Id"] != "" {
+			headers["X-Request-Id"] = "12 or 13 characters"
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		seen[r.In.Method+" "+path] = headers
+	}})
+	defer proxy.Close()
+	defer proxy.CloseClientConnections() // the polls that wait
+
+	_, err = call(admin, "POST", controller.url()+"/api/v1/config", `{"url":"http://target.example/"}`)
+	must(t, err)
+	run(t, "agent", agentIn(t.TempDir(), proxy.URL, worker.url())...)
+	who, err := swarm.Register(t.Context(), inner.Host, 0, 1, func(int) {})
+	must(t, err)
+	s := swarm.Start(t.Context(), swarm.Options{
+		Transport: swarm.LongPoll, Controller: strings.TrimPrefix(proxy.URL, "http://"), Agents: who, PollInterval: time.Second, PerSecond: 1,
+	})
+	defer s.Stop()
+	for _, request := range []string{"GET /api/v1/config", "POST /api/v1/agents/"} {
+		eventually(t, func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			real, simulated := seen[request], seen[request+" simulated"]
+			if real == nil || !maps.Equal(real, simulated) {
+				return fmt.Errorf("%s of a simulated agent: got %v, want %v", request, simulated, real)
+			}
+			return nil
+		})
 	}
 }
 

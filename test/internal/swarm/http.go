@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// contentHash is the length of the hash of a content, in an ETag and alone.
+const contentHash = 22
+
 // fetch writes a poll, header by header as a real agent does.
 func (a *agent) fetch(wait time.Duration) []byte {
 	b := append(a.scratch[:0], "GET /api/v1/config"...)
@@ -30,16 +33,26 @@ func (a *agent) fetch(wait time.Duration) []byte {
 		b = append(b, a.swarm.options.Transport...)
 		b = append(b, "\r\n"...)
 	}
-	b = append(b, "Accept-Encoding: gzip\r\n\r\n"...)
+	version, hashes, _ := bytes.Cut(bytes.Trim(a.etag, `"`), []byte("-")) // of the content, and a keyed one
+	if len(hashes) > contentHash {
+		b = append(b, "X-Applied-Version: "...)
+		b = append(b, version...)
+		b = append(b, "\r\nX-Applied-Content: "...)
+		b = append(b, hashes[:contentHash]...)
+		b = append(b, "\r\n"...)
+	}
+	b = append(b, "\r\n"...)
 	a.scratch = b
 	return b
 }
 
 // applies writes the report that the current version was applied.
 func (a *agent) applies() []byte {
-	body := append(make([]byte, 0, 64), `{"version":`...)
+	body := append(make([]byte, 0, 128), `{"version":`...)
 	body = strconv.AppendInt(body, a.applied.Load(), 10)
-	body = append(body, `,"status":"APPLIED"}`...)
+	body = append(body, `,"status":"APPLIED","etag":`...)
+	body = strconv.AppendQuote(body, string(a.etag))
+	body = append(body, '}')
 
 	b := append(a.scratch[:0], "POST /api/v1/agents/"...)
 	b = append(b, a.id...)
@@ -47,7 +60,7 @@ func (a *agent) applies() []byte {
 	b = a.appendHeaders(b)
 	b = append(b, "Content-Length: "...)
 	b = strconv.AppendInt(b, int64(len(body)), 10)
-	b = append(b, "\r\nContent-Type: application/json\r\nAccept-Encoding: gzip\r\n\r\n"...)
+	b = append(b, "\r\nContent-Type: application/json\r\n\r\n"...)
 	b = append(b, body...)
 	a.scratch = b
 	return b
@@ -56,7 +69,7 @@ func (a *agent) applies() []byte {
 func (a *agent) appendHeaders(b []byte) []byte {
 	b = append(b, "Host: "...)
 	b = append(b, a.swarm.options.Controller...)
-	b = append(b, "\r\nUser-Agent: fleetconf-agent\r\nAccept: application/json, application/problem+json\r\nAuthorization: "...)
+	b = append(b, "\r\nUser-Agent: fleetconf-agent\r\nAccept: application/json, application/problem+json\r\nAccept-Encoding: identity\r\nX-Request-Id: simulated-000\r\nAuthorization: "...)
 	b = append(b, a.auth...)
 	return append(b, "\r\n"...)
 }

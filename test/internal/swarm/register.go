@@ -48,9 +48,10 @@ func Register(ctx context.Context, address string, from, to int, progress func(d
 	return identities, context.Cause(ctx)
 }
 
-// register registers one agent, as often as it takes.
+// register registers one agent, as often as it takes. Its id is as long as those
+// that agents make.
 func register(ctx context.Context, client *http.Client, address string, number int) (Identity, error) {
-	body := fmt.Appendf(nil, `{"hostname":"sim-%d","agent_id":"sim-%05d"}`, number, number)
+	body := fmt.Appendf(nil, `{"hostname":"sim-%d","agent_id":"sim-%022d"}`, number, number)
 	for {
 		request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/api/v1/register", bytes.NewReader(body))
 		if err != nil {

@@ -276,7 +276,7 @@ func (c *controller) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 	case r.Method == http.MethodPost && r.URL.Path == "/api/v1/agents/"+id+"/status":
 		var version int
-		if _, err := fmt.Fscanf(r.Body, `{"version":%d,"status":"APPLIED"}`, &version); err != nil {
+		if _, err := fmt.Fscanf(r.Body, `{"version":%d,"status":"APPLIED","etag":`, &version); err != nil {
 			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
@@ -353,7 +353,7 @@ func serveBroker(t *testing.T, c net.Conn, transport Transport, hints <-chan str
 func fleetOf(n int) []Identity {
 	fleet := make([]Identity, 0, n)
 	for i := range n {
-		id := fmt.Sprintf("sim-%05d", i+1)
+		id := fmt.Sprintf("sim-%022d", i+1)
 		fleet = append(fleet, Identity{id, "token of " + id})
 	}
 	return fleet
