@@ -60,7 +60,6 @@ func (a *API) admit(c *call, d door) error {
 		err = a.authorize(c, d, who)
 	}
 	if err != nil {
-		c.self, c.by = nil, ""
 		return a.reject(c, d, err)
 	}
 	server.Authenticated(c.Request)

@@ -132,8 +132,12 @@ func TestCertificate_ThatIsMissingLeavesATrace(t *testing.T) {
 		resp = s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h"}`)
 	}
 	s.wantSeries("credentials_refused_total", map[string]float64{"": 2})
-	if lines := s.logged.AllEntries(); len(lines) != 1 || lines[0].Level != logrus.WarnLevel || lines[0].Data["source_ip"] != "192.0.2.1" || lines[0].Data["request_id"] == resp.Header.Get(server.HeaderRequestID) {
-		t.Errorf("logged %v, want one warning, of the first", lines)
+	lines := s.logged.AllEntries()
+	if len(lines) != 1 || lines[0].Level != logrus.WarnLevel || lines[0].Data["request_id"] == resp.Header.Get(server.HeaderRequestID) {
+		t.Fatalf("logged %v, want one warning, of the first", lines)
+	}
+	if from, by := lines[0].Data["source_ip"], lines[0].Data["by"]; from != "192.0.2.1" || by != "agent" {
+		t.Errorf("logged a request by %v from %v, want agent from 192.0.2.1", by, from)
 	}
 	if diff := cmp.Diff([]string{"login_failed by agent"}, s.actions("")); diff != "" {
 		t.Errorf("the audit trail, -want +got:\n%s", diff)

@@ -370,13 +370,13 @@ func (s *Agents) Offers(live *Agent, version int64) bool {
 
 // Holds reports whether an agent keeps what it says that it runs: a version above the
 // store's newest, under an ETag that the store did not make. It does until an admin has
-// published, or released it, after it first said so.
+// published, or released it, after it first said so. The list shows it from the Poll on
+// that follows.
 func (s *Agents) Holds(live *Agent, runs, newest int64) bool {
 	live.mu.Lock()
 	defer live.mu.Unlock()
 	if live.agent.Held == 0 {
 		live.agent.Held = newest + 1
-		live.show()
 		s.holding.Do(func() {
 			s.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname, "version": runs, "newest": newest}).
 				WithField("advice", "it keeps that until you publish, or POST /api/v1/agents/resume; more within a minute are not logged").
