@@ -74,13 +74,18 @@ fi
 declare -A pid=()
 stopping=
 
-start() { # NAME
-	local NATS_URL=${NATS_URL:-}
-	if [ "$1" = agent ] && [ "$NATS_URL" = embedded ]; then
-		NATS_URL="nats://${NATS_LISTEN:-127.0.0.1:4222}"
+# settings_of sets own, the settings that NAME alone gets. None is a secret: tmux
+# has them on its command line, which everybody may read.
+settings_of() { # NAME
+	own=("PORT=${port[$1]}")
+	if [ "$1" = agent ] && [ "${NATS_URL:-}" = embedded ]; then
+		own+=("NATS_URL=nats://${NATS_LISTEN:-127.0.0.1:4222}")
 	fi
-	[ -z "$NATS_URL" ] || export NATS_URL
-	PORT=${port[$1]} "bin/$1" > >(prefix "$1") 2>&1 &
+}
+
+start() { # NAME
+	settings_of "$1"
+	env "${own[@]}" "bin/$1" > >(prefix "$1") 2>&1 &
 	pid[$1]=$!
 }
 
@@ -149,14 +154,14 @@ done
 if [ -n "$tmux" ] && command -v tmux >/dev/null; then
 	server() { tmux -L "$session" "$@"; }
 	server has-session -t "=$session" 2>/dev/null && die "a tmux session $session runs already; tmux -L $session attach"
-	# A server of its own takes over this environment; given on its command line,
-	# everybody could read the passwords.
+	# A server of its own takes over this environment, and the passwords in it.
 	export HOST="${HOST:-127.0.0.1}"
 	server new-session -d -s "$session" -x 200 -y 50 -e "PORT=${port[controller]}" bin/controller \; \
 		set-option -w remain-on-exit on
 	server select-pane -t "=$session:" -T controller
 	for name in worker agent; do
-		server split-window -t "=$session:" -e "PORT=${port[$name]}" "bin/$name"
+		settings_of "$name"
+		server split-window -t "=$session:" "${own[@]/#/-e}" "bin/$name"
 		server select-pane -t "=$session:" -T "$name"
 		server select-layout -t "=$session:" tiled >/dev/null # room for the next
 	done

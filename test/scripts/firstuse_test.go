@@ -1,6 +1,7 @@
 package scripts
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,6 +50,7 @@ func tree(t *testing.T) (startAll, bin string) {
 	for _, name := range []string{"controller", "agent", "worker"} {
 		fake(t, filepath.Join(root, "bin"), name, `[ "$*" != health ] || exit 0
 			echo "`+name+` colours=$CLICOLOR_FORCE port=$PORT format=$LOG_FORMAT to=$CONTROLLER_URL ca=$CONTROLLER_CA_FILE"
+			echo "`+name+` nats=$NATS_URL"
 			exec sleep 60`)
 	}
 	bin = filepath.Join(root, "fakes")
@@ -82,7 +84,7 @@ func TestStartAll_Tmux_TitledPanesAndGreeting(t *testing.T) {
 	socket, err := os.MkdirTemp("", "tmux") // the path of a socket is short
 	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(socket) })
-	env := append(ports, "TMUX_TMPDIR="+socket, "SHELL=/bin/sh", "TERM=xterm")
+	env := append(ports, "TMUX_TMPDIR="+socket, "SHELL=/bin/sh", "TERM=xterm", "NATS_URL=embedded", "NATS_LISTEN=127.0.0.1:4")
 	tmux := func(args ...string) string {
 		out, _ := script(bin, env, append([]string{"tmux", "-L", "fleetconf"}, args...)...)
 		return out
@@ -98,7 +100,9 @@ func TestStartAll_Tmux_TitledPanesAndGreeting(t *testing.T) {
 		t.Errorf("%q: the titles are not shown", status)
 	}
 	eventually(t, "/hit", func() string { return tmux("capture-pane", "-p", "-J", "-t", "fleetconf:.3") })
-	eventually(t, "worker", func() string { return tmux("capture-pane", "-p", "-t", "fleetconf:.1") })
+	for i, name := range []string{"controller nats=embedded", "worker nats=embedded", "agent nats=nats://127.0.0.1:4"} {
+		eventually(t, name+"\n", func() string { return tmux("capture-pane", "-p", "-J", "-t", fmt.Sprint("fleetconf:.", i)) })
+	}
 }
 
 func TestStartAll_Terminal_ColouredUnlessNOCOLOR(t *testing.T) {
@@ -125,10 +129,12 @@ func TestStartAll_Terminal_ColouredUnlessNOCOLOR(t *testing.T) {
 
 // The agent follows a controller with TLS, and trusts what it shows unless told whom to trust.
 func TestStartAll_Foreground_AgentFindsController(t *testing.T) {
+	const to = "colours= port=2 format=text to="
 	for name, row := range map[string]struct{ env, agent, greeting string }{
-		"plain":      {"TLS_CERT_FILE=", "to=http://localhost:1 ca=\n", "-d '{\"url\":\"https://example.com/\"}' http://localhost:1/"},
-		"TLS":        {"TLS_CERT_FILE=/c.pem", "to=https://localhost:1 ca=/c.pem\n", "curl --cacert /c.pem -u"},
-		"own CA too": {"TLS_CERT_FILE=/c.pem CONTROLLER_CA_FILE=/ca.pem", "to=https://localhost:1 ca=/ca.pem\n", "}' https://localhost:1/"},
+		"plain":         {"TLS_CERT_FILE=", to + "http://localhost:1 ca=\n", "}' http://localhost:1/"},
+		"TLS":           {"TLS_CERT_FILE=/c", to + "https://localhost:1 ca=/c\n", "curl --cacert /c -u"},
+		"own CA too":    {"TLS_CERT_FILE=/c CONTROLLER_CA_FILE=/ca", to + "https://localhost:1 ca=/ca\n", "}' https://localhost:1/"},
+		"embedded NATS": {"NATS_URL=embedded NATS_LISTEN=127.0.0.1:4", "nats=nats://127.0.0.1:4\n", "/hit"},
 	} {
 		startAll, bin := tree(t)
 		log := filepath.Join(t.TempDir(), "log")
@@ -141,7 +147,7 @@ func TestStartAll_Foreground_AgentFindsController(t *testing.T) {
 		must(t, cmd.Start())
 		t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM); _ = cmd.Wait(); file.Close() })
 		said := func() string { return name + "\n" + readText(t, log) }
-		eventually(t, "agent      | agent colours= port=2 format=text "+row.agent, said)
+		eventually(t, "agent      | agent "+row.agent, said)
 		eventually(t, row.greeting, said)
 	}
 }
