@@ -99,9 +99,9 @@ func TestSwarm_SendsWhatAnAgentSends(t *testing.T) {
 		eventually(t, func() error {
 			mu.Lock()
 			defer mu.Unlock()
-			real, simulated := seen[request], seen[request+" simulated"]
-			if real == nil || !maps.Equal(real, simulated) {
-				return fmt.Errorf("%s of a simulated agent: got %v, want %v", request, simulated, real)
+			agent, simulated := seen[request], seen[request+" simulated"]
+			if agent == nil || !maps.Equal(agent, simulated) {
+				return fmt.Errorf("%s of a simulated agent: got %v, want %v", request, simulated, agent)
 			}
 			return nil
 		})
