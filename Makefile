@@ -60,11 +60,13 @@ run: build ## Build, and run all three here (./scripts/start-all.sh)
 deps: ## Install what is missing for building and testing; NO_INSTALL=1 only names it
 	@./scripts/install-deps.sh
 
-# One run tells what failed, what the rules' packages are covered to, and what was slow.
+# Tests wait more than they compute, for timeouts and for programs, so more of them run
+# side by side than there are cores. One run tells what failed, what the rules' packages
+# are covered to, and what was slow.
 TEST_EVENTS := bin/test.json
 .PHONY: test
 test: deps bin/tools/gotestsum ## Run the tests of every module, with -race
-	$(GOTESTSUM) --jsonfile $(TEST_EVENTS) -- -race -count=1 -timeout 20m -cover -tags $(TAGS)
+	$(GOTESTSUM) --jsonfile $(TEST_EVENTS) -- -race -count=1 -p 3 -parallel 4 -timeout 20m -cover -tags $(TAGS)
 	@echo "The ten slowest tests:"
 	@bin/tools/gotestsum tool slowest --num 10 --threshold 1s --jsonfile $(TEST_EVENTS)
 
