@@ -21,6 +21,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -176,8 +177,13 @@ func (db *DB) claim(path string) error {
 	if db.file, err = file.Stat(); err != nil {
 		return err
 	}
-	db.lock = flock.New(db.path + ".lock")
+	// O_NONBLOCK: to open a pipe would wait for a writer.
+	flags := os.O_RDONLY | os.O_CREATE | syscall.O_NOFOLLOW | syscall.O_NONBLOCK
+	db.lock = flock.New(db.path+".lock", flock.SetFlag(flags))
 	locked, err := db.lock.TryLock()
+	if info, missing := os.Lstat(db.lock.Path()); missing == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("its lock file %s is %s; remove it", db.lock.Path(), atomicfile.Kind(info.Mode()))
+	}
 	if err != nil {
 		return fmt.Errorf("take the lock file: %w; this user must be able to write it and its folder", err)
 	}

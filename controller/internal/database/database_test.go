@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -345,12 +346,38 @@ func TestOpen_Refuses(t *testing.T) {
 			},
 			"in a folder that is there",
 		},
+		"a lock file that is a pipe": {
+			func(t *testing.T, path string) {
+				if err := syscall.Mkfifo(path+".lock", 0o600); err != nil {
+					t.Fatal(err)
+				}
+			},
+			".lock is a named pipe",
+		},
+		"a lock file that is a link": {
+			func(t *testing.T, path string) {
+				if err := os.Symlink(path+".elsewhere", path+".lock"); err != nil {
+					t.Fatal(err)
+				}
+			},
+			".lock is a link",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := newPath(t)
 			row.prepare(t, path)
 			before, _ := os.ReadFile(path)
-			_, err := database.Open(t.Context(), path)
+			opened := make(chan error, 1)
+			go func() { _, err := database.Open(t.Context(), path); opened <- err }()
+			var err error
+			select {
+			case err = <-opened:
+			case <-time.After(time.Minute):
+				t.Fatal("Open does not return")
+			}
+			if _, made := os.Lstat(path + ".elsewhere"); made == nil {
+				t.Error("the target of a link was made")
+			}
 			if err == nil || !strings.Contains(err.Error(), row.want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("got %v, want an error that says %q and names the file", err, row.want)
 			}
