@@ -28,8 +28,9 @@ func daemon(ctx context.Context, _ []string, stdout, stderr io.Writer) error {
 // running is the program above.
 type running struct {
 	*exec.Cmd
-	stdin io.Closer
-	says  *bufio.Scanner
+	stdin  io.Closer
+	stdout io.Closer // the reader's end
+	says   *bufio.Scanner
 }
 
 // start has a shell start it.
@@ -46,7 +47,7 @@ func start(t *testing.T, shell string, stderr *os.File) running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.says = bufio.NewScanner(out)
+	p.stdout, p.says = out, bufio.NewScanner(out)
 	if p.stdin, err = p.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
@@ -175,5 +176,16 @@ func TestMain_ReaderOfTheLogGone_GoesOn(t *testing.T) {
 	_ = p.stdin.Close()
 	if got := p.status(); got != 0 {
 		t.Errorf("exit status %d, want 0", got)
+	}
+}
+
+func TestMain_ReaderOfStdoutGone_GoesOn(t *testing.T) {
+	p := start(t, plainly, nil)
+	p.wants(t, "runs")
+	_ = p.stdout.Close()
+	p.send(t, syscall.SIGTERM) // it says that it drains, to no reader
+	_ = p.stdin.Close()
+	if got := p.status(); got != 0 {
+		t.Errorf("exit status %d, want 0: %v", got, p.ProcessState)
 	}
 }
