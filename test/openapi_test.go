@@ -253,10 +253,10 @@ func TestOpenAPI_Controller(t *testing.T) {
 	for id, operation := range c.operations {
 		reads := samples("")[id].method == http.MethodGet
 		if c.documents(id, http.StatusRequestTimeout) && operation.RequestBody != nil {
-			exceptions[id+" 408"] = "takes 15 s: TestDecode of pkg/server"
+			exceptions[id+" 408"] = "takes 15 s: TestDecode_OfABodyThatTakesTooLong of pkg/server"
 		}
 		if reads && c.documents(id, http.StatusServiceUnavailable) {
-			exceptions[id+" 503"] = "takes an overloaded controller that stops, for what is only read: TestLimits of package api"
+			exceptions[id+" 503"] = "takes an overloaded controller that stops: TestLimits_WhileDraining of package api"
 		}
 	}
 
