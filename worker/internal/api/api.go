@@ -261,7 +261,7 @@ func (a *API) apply(r *http.Request) (cfg models.WorkerConfig, changed bool, err
 //	@ID				getState
 //	@Summary		What runs
 //	@Description	The configuration that hits are served with. The instance changes when the worker was restarted.
-//	@Description	Answered to this machine only, by its own name; unless WORKER_TOKEN is set: then to anyone that presents it. The query of the URL may hold a key.
+//	@Description	Answered to this machine only, by its own name or an IP address; unless WORKER_TOKEN is set: then to anyone that presents it. The query of the URL may hold a key.
 //	@Tags			config
 //	@Produce		json
 //	@Param			If-None-Match	header		string	false	"entity tags that the caller holds"

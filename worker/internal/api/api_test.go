@@ -144,7 +144,6 @@ func guarded() []guardedRequest {
 		{"a name made to resolve to here", "", func(r *http.Request) { r.Host = "rebound.example:8082" }, 403},
 		{"a name that begins like here", "", func(r *http.Request) { r.Host = "localhost.evil.example" }, 403},
 		{"a name that begins like an address", "", func(r *http.Request) { r.Host = "127.0.0.1.evil.example" }, 403},
-		{"another address", "", func(r *http.Request) { r.Host = "192.0.2.1:8082" }, 403},
 		{"no Host", "", func(r *http.Request) { r.Host = "" }, 403},
 		{"Host of nonsense", "", func(r *http.Request) { r.Host = "[" }, 403},
 		{"a page of another site", "", headers("Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"), 403},
@@ -188,6 +187,22 @@ func guarded() []guardedRequest {
 	}
 }
 
+// toAddresses are requests from here to addresses that are not loopback: no DNS rebinds
+// an address, but only a proxy's connection comes from here with such a Host.
+func toAddresses(status int) []guardedRequest {
+	return []guardedRequest{
+		{"another address", "", func(r *http.Request) { r.Host = "192.0.2.1:8082" }, status},
+		{"another IPv6 address", "", func(r *http.Request) { r.Host = "[2001:db8::1]:8082" }, status},
+		{"another address through a proxy", "", func(r *http.Request) {
+			r.Host = "192.0.2.1:8082"
+			headers("X-Forwarded-For", "198.51.100.7")(r)
+		}, 403},
+		{"another address from another machine", "", func(r *http.Request) {
+			r.RemoteAddr, r.Host = "192.0.2.7:40000", "192.0.2.1:8082"
+		}, 403},
+	}
+}
+
 type guardedRequest struct {
 	name   string
 	token  string
@@ -195,9 +210,10 @@ type guardedRequest struct {
 	status int
 }
 
-// The URL that runs may hold a key in its query: GET /config is guarded as a push is.
+// The URL that runs may hold a key in its query: GET /config is guarded as a push is,
+// but for the addresses that it may be read by.
 func TestState_Guard(t *testing.T) {
-	for _, tc := range guarded() {
+	for _, tc := range append(guarded(), toAddresses(200)...) {
 		t.Run(tc.name, func(t *testing.T) {
 			h, _ := newHandler(t, tc.token)
 			pushed := push(`{"url":"https://example.com/?key=canary"}`, headers("Authorization", "Bearer "+tc.token))
@@ -225,7 +241,7 @@ func TestState_Guard(t *testing.T) {
 }
 
 func TestPush_Guard(t *testing.T) {
-	for _, tc := range guarded() {
+	for _, tc := range append(guarded(), toAddresses(403)...) {
 		t.Run(tc.name, func(t *testing.T) {
 			h, _ := newHandler(t, tc.token)
 			res := send(h, push(good, tc.change))

@@ -71,6 +71,10 @@ func tooManyGuesses(wait time.Duration) error {
 // can say anything), those of a proxy on this machine (by what proxies add), a browser's
 // page whose name was made to resolve to this machine (by the Host that it cannot help
 // sending), and a page that posts here from another site (by what browsers say of it).
+//
+// DNS cannot rebind an IP address, so any may be read by. A push to another one than a
+// loopback address is refused: a client connects from a loopback address to a loopback
+// address, so a proxy that adds no header (HAProxy by default) passed its client's Host on.
 func (p *pusher) fromHere(r *http.Request) error {
 	if sign := server.Proxied(r); sign != "" {
 		return fmt.Errorf("%w, not through a proxy (%s); set WORKER_TOKEN to allow it from elsewhere", errElsewhere, sign)
@@ -78,8 +82,11 @@ func (p *pusher) fromHere(r *http.Request) error {
 	if !server.FromLoopback(r) {
 		return fmt.Errorf("%w; set WORKER_TOKEN to allow it from elsewhere", errElsewhere)
 	}
-	if !server.ToLoopback(r) && !server.HostIn(r, p.hosts) {
-		return fmt.Errorf("%w, with localhost, 127.0.0.1 or a name in ALLOWED_HOSTS as its Host, not %q", errElsewhere, r.Host)
+	if !server.HostAllowed(r, p.hosts) {
+		return fmt.Errorf("%w, with localhost, an IP address or a name in ALLOWED_HOSTS as its Host, not %q", errElsewhere, r.Host)
+	}
+	if r.Method == http.MethodPost && !server.ToLoopback(r) && !server.HostIn(r, p.hosts) {
+		return fmt.Errorf("%w, not through a proxy (Host %s); set WORKER_TOKEN to allow it from elsewhere", errElsewhere, r.Host)
 	}
 	if err := p.crossOrigin.Check(r); err != nil {
 		return fmt.Errorf("%w, and from no page of another site: %w", errElsewhere, err)

@@ -22,7 +22,7 @@ type Settings struct {
 	// Without a token only this machine may push a configuration, and read it.
 	WorkerToken settings.Secret `group:"Configuration" setting:"WORKER_TOKEN" usage:"when set, POST and GET /config are answered to anyone that presents it (Authorization: Bearer); required behind a reverse proxy on this machine"`
 
-	AllowedHosts []string `setting:"ALLOWED_HOSTS" usage:"names of this machine besides localhost, with commas between, that POST and GET /config may be sent to without WORKER_TOKEN"`
+	AllowedHosts []string `setting:"ALLOWED_HOSTS" usage:"names of this machine besides localhost and IP addresses (for POST: loopback addresses), with commas between, that POST and GET /config may be sent to without WORKER_TOKEN"`
 
 	HitTimeout time.Duration `group:"Hits" setting:"HIT_TIMEOUT" default:"30s" usage:"how long a hit may take, from its request to its last byte"`
 
