@@ -38,27 +38,32 @@ type API struct{ Parts }
 
 // New returns the handler of every route.
 func New(parts Parts) http.Handler {
-	a := &API{parts}
-	if a.Metrics == nil {
-		a.Metrics = NewMetrics(nil)
+	a := newAPI(parts)
+	return a.handler(a.routes())
+}
+
+func newAPI(parts Parts) *API {
+	if parts.Metrics == nil {
+		parts.Metrics = NewMetrics(nil)
 	}
-	if a.Scrape == nil {
-		a.Scrape = http.NotFoundHandler()
+	if parts.Scrape == nil {
+		parts.Scrape = http.NotFoundHandler()
 	}
+	return &API{parts}
+}
+
+// route is who may ask for what, and its answer.
+type route struct {
+	method, path string
+	class        string
+	who          guard // nil refuses everyone
+	handle       handler
+}
+
+func (a *API) routes() []route {
 	may := newPusher(a.Token, a.Hosts).may
 	mayPush := a.Metrics.forbidding(may)
-	gin.SetMode(gin.ReleaseMode)
-	engine := gin.New()
-	engine.HandleMethodNotAllowed = true
-	engine.RedirectTrailingSlash = false
-	_ = engine.SetTrustedProxies(nil) // fails only on a bad network
-
-	for _, route := range []struct {
-		method, path string
-		class        string
-		who          guard
-		handle       handler
-	}{
+	return []route{
 		{http.MethodGet, "/", docsClass, anyone, a.index},
 		{http.MethodGet, "/hit", hitClass, anyone, a.hit},
 		{http.MethodPost, "/config", pushClass, mayPush, a.push},
@@ -70,11 +75,21 @@ func New(parts Parts) http.Handler {
 		{http.MethodGet, "/openapi.json", docsClass, anyone, a.openAPI},
 		{http.MethodGet, "/swagger", docsClass, anyone, a.swagger},
 		{http.MethodGet, "/swagger/*file", docsClass, anyone, a.swagger},
-	} {
-		answer := a.answer(route.class, route.who, route.handle)
-		engine.Handle(route.method, route.path, answer)
-		if route.method == http.MethodGet {
-			engine.HEAD(route.path, answer) // RFC 9110 §9.3.2: net/http leaves out the body
+	}
+}
+
+// handler answers these routes, and errors for all else.
+func (a *API) handler(routes []route) http.Handler {
+	gin.SetMode(gin.ReleaseMode)
+	engine := gin.New()
+	engine.HandleMethodNotAllowed = true
+	engine.RedirectTrailingSlash = false
+	_ = engine.SetTrustedProxies(nil) // fails only on a bad network
+	for _, r := range routes {
+		answer := a.answer(r.class, r.who, r.handle)
+		engine.Handle(r.method, r.path, answer)
+		if r.method == http.MethodGet {
+			engine.HEAD(r.path, answer) // RFC 9110 §9.3.2: net/http leaves out the body
 		}
 	}
 	engine.NoRoute(a.answer(otherClass, anyone, func(*gin.Context) error {
@@ -93,10 +108,17 @@ type (
 
 func anyone(*http.Request) error { return nil }
 
+func nobody(*http.Request) error {
+	return problem.New(http.StatusForbidden, "this route has no access rule")
+}
+
 // answer makes a route of a handler: the guard first, and one answer to
 // whatever error comes of either. It is measured as one of its class.
 func (a *API) answer(class string, who guard, handle handler) gin.HandlerFunc {
 	requests := a.Metrics.requests[class]
+	if who == nil {
+		who = nobody
+	}
 	return func(c *gin.Context) {
 		began, ended := time.Now(), false
 		defer func() {

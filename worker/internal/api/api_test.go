@@ -548,6 +548,51 @@ func TestPush_ThroughAProxyHere(t *testing.T) {
 	}
 }
 
+// A new route is entered here with who may call it.
+func TestRoutes_WhoMayCall(t *testing.T) {
+	const anyone, guarded = false, true
+	rules := map[string]bool{
+		"GET /": anyone, "GET /hit": anyone, "GET /health": anyone, "GET /ready": anyone, "GET /metrics": anyone,
+		"GET /version": anyone, "GET /openapi.json": anyone, "GET /swagger": anyone, "GET /swagger/*file": anyone,
+		"GET /config": guarded, "POST /config": guarded,
+	}
+	log, _ := logtest.NewNullLogger()
+	tested := map[string]bool{}
+	for _, route := range api.New(api.Parts{Log: log}).(*gin.Engine).Routes() {
+		name := strings.Replace(route.Method, http.MethodHead, http.MethodGet, 1) + " " + route.Path
+		rule, known := rules[name]
+		if !known {
+			t.Errorf("%s: who may call it? Enter it above", name)
+			continue
+		}
+		tested[name] = true
+		for token, refusal := range map[string]int{"": http.StatusForbidden, token: http.StatusUnauthorized} {
+			h, _ := newHandler(t, token)
+			r := push(good, nil)
+			r.Method, r.URL.Path = route.Method, strings.Replace(route.Path, "*file", "index.html", 1)
+			r.RemoteAddr = "192.0.2.1:40000"
+			got := send(h, r).StatusCode
+			if refused := got == 401 || got == 403; refused != rule || refused && got != refusal {
+				t.Errorf("%s %s from elsewhere, WORKER_TOKEN=%q: got %d", route.Method, route.Path, token, got)
+			}
+		}
+	}
+	for name := range rules {
+		if !tested[name] {
+			t.Errorf("%s is no route", name)
+		}
+	}
+}
+
+// A route whose access rule was forgotten is closed, not open.
+func TestRoutes_WithoutRule_Closed(t *testing.T) {
+	log, _ := logtest.NewNullLogger()
+	for _, token := range []string{"", token} {
+		h := server.Wrap(api.NewWithoutRule(api.Parts{Token: token, Log: log}), log)
+		wantProblem(t, send(h, get("/unset", "Authorization", "Bearer "+token)), http.StatusForbidden)
+	}
+}
+
 func TestRoutes_OtherMethods(t *testing.T) {
 	h, _ := newHandler(t, "")
 	for _, tc := range []struct{ method, path, allow string }{
