@@ -37,7 +37,8 @@ func backup(ctx context.Context, path, to string, stdout, stderr io.Writer) erro
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(stdout, "Backed up to %s and verified: version %d, agents: %d, bytes: %d\n", to, made.Newest, made.Agents, made.Bytes)
+	_, err = fmt.Fprintf(stdout, "Backed up to %s and verified: version %d, agents: %d, bytes: %d\n",
+		to, made.Newest, made.Agents, made.Bytes)
 	return err
 }
 

@@ -18,8 +18,8 @@ const sameStop = 100 * time.Millisecond
 // SIGTERM, SIGINT and SIGHUP end the context of run, which then lets requests in
 // flight end. The second SIGTERM, or the second SIGINT, ends the process
 // immediately, with 128 and the signal's number as its exit status, unless it came
-// within 100 ms of the first. A SIGHUP that whoever started the process had ignored
-// (nohup) stays ignored.
+// within 100 ms of the first. A SIGHUP that the parent process had ignored (nohup)
+// stays ignored.
 //
 // SIGPIPE and SIGXFSZ are ignored: a daemon goes on when the reader of its standard
 // output or error goes away, or a file may grow no further. The write fails.
@@ -39,7 +39,8 @@ func (p Program) Main(run func(ctx context.Context, args []string, stdout, stder
 			if first[s].IsZero() {
 				first[s] = time.Now()
 			}
-			if s != syscall.SIGHUP && time.Since(first[s]) > sameStop { // a terminal that is closed sends several SIGHUP
+			// A terminal that is closed sends SIGHUP several times.
+			if s != syscall.SIGHUP && time.Since(first[s]) > sameStop {
 				os.Exit(128 + int(s.(syscall.Signal)))
 			}
 		}

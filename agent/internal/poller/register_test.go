@@ -157,7 +157,7 @@ func TestRun_RefusedToken_RegistersWithItsSecret(t *testing.T) {
 	})
 }
 
-// A controller that has lost its agents is told the outcome before it holds a poll.
+// An agent reports to a controller that has lost its agents before it sends a long poll.
 func TestRun_RefusedToken_ReportsBeforeItWaits(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
 		publications: []publication{published(0, 1)}, forgets: []time.Duration{time.Hour}, slowFetches: time.Millisecond,

@@ -118,7 +118,7 @@ func TestPush(t *testing.T) {
 	}
 }
 
-// A token that is shorter than what stands in its place makes no error longer than a
+// A token that is shorter than its replacement makes no error longer than a
 // report may have.
 func TestPush_ErrorHoldsAShortToken(t *testing.T) {
 	s := httptest.NewServer(answer(422, problemType, `{"detail":"`+strings.Repeat(`\u006e`, wire.MaxErrorBytes)+`"}`))

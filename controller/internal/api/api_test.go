@@ -428,7 +428,7 @@ func TestPublish_WhenTheStoreFails(t *testing.T) {
 	wantProblem(t, s.call(account{}, "GET", "/ready", ""), 503, "database")
 }
 
-// Law 11: whatever a poll says, and whoever sends it, it writes nothing.
+// Law 11: no poll writes, with any headers and any credentials.
 func TestConfig_WritesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)

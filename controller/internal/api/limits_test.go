@@ -711,7 +711,7 @@ func TestLimits_Strangers_WaitInALineOfTheirClass(t *testing.T) {
 			resp := s.callFrom(elsewhere, enroller, "GET", "/api/v1/config")
 			wantTurnedAway(t, resp, 429)
 			if after := resp.Header.Get("Retry-After"); after != "1" && after != "2" {
-				t.Errorf("one caller that may is told to wait %s s, want 1 or 2", after)
+				t.Errorf("an authorized caller: got Retry-After %s, want 1 or 2", after)
 			}
 			time.Sleep(2 * time.Second)
 		}

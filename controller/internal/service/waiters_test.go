@@ -111,7 +111,7 @@ func TestWaiters_AreLetGoAtAPace(t *testing.T) {
 	})
 }
 
-// Where the pace is slow nobody shares a wake-up, after those that may go immediately.
+// At a slow pace each waiter has a wake-up of its own, after those released immediately.
 func TestWaiters_SlowPace_ReleasedOneByOne(t *testing.T) {
 	inLounge(t, 100, func(t *testing.T, l *lounge, _ func()) {
 		l.fill(t.Context(), 200, time.Hour)
@@ -119,12 +119,12 @@ func TestWaiters_SlowPace_ReleasedOneByOne(t *testing.T) {
 		publish(t, l.configs, draft("http://a/"))
 		l.drop.Wait()
 		if apart := len(slices.Compact(l.after(began)[64:])); apart != 136 {
-			t.Errorf("the last 136 were let go at %d different times, want each at its own", apart)
+			t.Errorf("the last 136 were released at %d different times, want each at its own", apart)
 		}
 	})
 }
 
-// A waiter that joins while others are let go does not miss the next version.
+// A waiter that joins while others are released does not miss the next version.
 func TestWaiters_PublishWhileOthersAreLetGo_NotMissed(t *testing.T) {
 	inLounge(t, 100, func(t *testing.T, l *lounge, _ func()) {
 		l.fill(t.Context(), 200, time.Hour)
@@ -135,7 +135,7 @@ func TestWaiters_PublishWhileOthersAreLetGo_NotMissed(t *testing.T) {
 		l.drop.Go(func() {
 			l.Wait(t.Context(), time.Hour, nil, func() bool { return l.configs.Current() != seen })
 			if took := time.Since(began); took > 5*time.Second {
-				t.Errorf("it was let go after %s, want when the others were", took)
+				t.Errorf("it was released after %s, want when the others were", took)
 			}
 		})
 		synctest.Wait()

@@ -69,7 +69,8 @@ func (a *agent) applies() []byte {
 func (a *agent) appendHeaders(b []byte) []byte {
 	b = append(b, "Host: "...)
 	b = append(b, a.swarm.options.Controller...)
-	b = append(b, "\r\nUser-Agent: fleetconf-agent\r\nAccept: application/json, application/problem+json\r\nAccept-Encoding: identity\r\nX-Request-Id: simulated-000\r\nAuthorization: "...)
+	b = append(b, "\r\nUser-Agent: fleetconf-agent\r\nAccept: application/json, application/problem+json\r\n"...)
+	b = append(b, "Accept-Encoding: identity\r\nX-Request-Id: simulated-000\r\nAuthorization: "...)
 	b = append(b, a.auth...)
 	return append(b, "\r\n"...)
 }
