@@ -28,6 +28,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/redis/go-redis/v9"
 	"github.com/rs/zerolog"
+
+	"github.com/fleetconf/fleetconf/test/internal/freeport"
 )
 
 // subject is where hints are announced.
@@ -191,10 +193,9 @@ func newNATS(t *testing.T, password string) *broker {
 // freeAddress is one that nobody listens on.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeport.Address()
 	must(t, err)
-	defer ln.Close()
-	return ln.Addr().String()
+	return address
 }
 
 // --- the network between --------------------------------------------------------
@@ -204,7 +205,7 @@ type network struct{ *toxiproxy.Proxy }
 
 func networkTo(t *testing.T, addr string) network {
 	t.Helper()
-	n := network{toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), t.Name(), "127.0.0.1:0", addr)}
+	n := network{toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), t.Name(), freeAddress(t), addr)}
 	must(t, n.Start())
 	t.Cleanup(func() {
 		n.Toxics.ResetToxics(context.Background())

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -167,15 +168,13 @@ func paste(block string, environment []string) error {
 	return nil
 }
 
-// freePorts finds ports that nobody listens on.
+// freePorts finds different ports that nobody listens on.
 func freePorts(t *testing.T, n int) (ports []string) {
 	t.Helper()
-	for range n {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		must(t, err)
-		defer func() { _ = listener.Close() }() // after all are found, so that they differ
-		_, port, _ := net.SplitHostPort(listener.Addr().String())
-		ports = append(ports, port)
+	for len(ports) < n {
+		if _, port, _ := net.SplitHostPort(freeAddress(t)); !slices.Contains(ports, port) {
+			ports = append(ports, port)
+		}
 	}
 	return ports
 }

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/fleetconf/fleetconf/test/internal/freeport"
 )
 
 const (
@@ -110,7 +112,7 @@ func (o *output) String() string {
 }
 
 func newProcess(name string, env ...string) *process {
-	return &process{name: name, env: env, port: "0"}
+	return &process{name: name, env: env}
 }
 
 // nowhere is the URL of an agent's controller and worker unless a test gives
@@ -127,6 +129,13 @@ func command(path string, env []string, args ...string) *exec.Cmd {
 
 // launch starts the process and returns at once.
 func (p *process) launch() error {
+	if p.port == "" {
+		address, err := freeport.Address()
+		if err != nil {
+			return err
+		}
+		_, p.port, _ = net.SplitHostPort(address)
+	}
 	path, args := filepath.Join(binaries, p.name), p.args
 	if p.files != 0 {
 		limit := fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, p.files)

@@ -364,7 +364,7 @@ func (b Broker) proxied(t *testing.T) *toxiproxy.Proxy {
 	address := notifytest.FreeAddress(t)
 	b.Start(t, address, Password)
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	proxy := toxiproxy.NewProxy(server, "broker", "127.0.0.1:0", address)
+	proxy := toxiproxy.NewProxy(server, "broker", notifytest.FreeAddress(t), address)
 	if err := proxy.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,9 @@ package notifytest
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -14,15 +16,22 @@ import (
 // patience is how long a test waits for what must come.
 const patience = 90 * time.Second
 
-// FreeAddress is an address that nobody listens on.
+// FreeAddress returns a free address on loopback. Its port is below 32768, so Linux gives
+// it to no connection, and a broker that is started again finds it free.
 func FreeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var err error
+	for range 100 {
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(10_000+rand.IntN(22_768)))
+		listener, listenErr := new(net.ListenConfig).Listen(t.Context(), "tcp", address)
+		if listenErr == nil {
+			_ = listener.Close()
+			return address
+		}
+		err = listenErr
 	}
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().String()
+	t.Fatal(err)
+	return ""
 }
 
 // Announce announces a message that must be taken.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -206,30 +205,6 @@ func (p *process) usage() (u usage, err error) {
 		u.cpu += time.Duration(ticks) * tick
 	}
 	return u, nil
-}
-
-// freeAddress is one on this machine that nobody listens at. Its port is none of
-// those that the kernel gives to who connects: thousands of agents that look for
-// a controller which is away would meet themselves there.
-func freeAddress() (string, error) {
-	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
-	if err != nil {
-		return "", fmt.Errorf("learn which ports are free: %w", err)
-	}
-	const lowest = 10_000
-	given, err := strconv.Atoi(strings.Fields(string(text))[0])
-	if err != nil || given <= lowest {
-		return "", fmt.Errorf("ports from %s on are given to who connects: raise net.ipv4.ip_local_port_range to begin at 32768", strings.Fields(string(text))[0])
-	}
-	for range 100 {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(lowest+rand.IntN(given-lowest)))
-		listener, listenErr := net.Listen("tcp", address)
-		if listenErr == nil {
-			return address, listener.Close()
-		}
-		err = listenErr
-	}
-	return "", fmt.Errorf("find a free port: %w", err)
 }
 
 func port(address string) string {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/fleetconf/fleetconf/test/internal/freeport"
 	"github.com/fleetconf/fleetconf/test/internal/swarm"
 )
 
@@ -96,7 +97,7 @@ func (b *bench) open(name string, transport swarm.Transport, agents int) (*stage
 func (s *stage) open() error {
 	var err error
 	if s.transport.Brokered() {
-		if s.broker, err = freeAddress(); err != nil {
+		if s.broker, err = freeport.Address(); err != nil {
 			return err
 		}
 	}
@@ -146,7 +147,7 @@ write_deadline: "10s"
 func (s *stage) start() error {
 	if s.address == "" {
 		var err error
-		if s.address, err = freeAddress(); err != nil {
+		if s.address, err = freeport.Address(); err != nil {
 			return err
 		}
 	}
