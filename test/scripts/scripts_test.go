@@ -177,6 +177,32 @@ func TestScripts_EndAtTheFirstFailure(t *testing.T) {
 	}
 }
 
+// A test that failed is named at the very end, whatever it printed and however much.
+func TestCI_FailedTest_NamedLast(t *testing.T) {
+	root, bin := t.TempDir(), t.TempDir()
+	for name, text := range map[string]string{
+		".ci/run":                  readText(t, "../../.ci/run"),
+		"scripts/install-deps.sh":  "exit 0",
+		"scripts/check-compose.sh": "exit 0",
+	} {
+		must(t, os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755))
+		must(t, os.WriteFile(filepath.Join(root, name), []byte("#!/bin/sh\n"+text), 0o755))
+	}
+	fake(t, bin, "make", `[ "$*" = "check e2e" ] || exit 0
+echo "=== FAIL: fleetconf/test TestBad (1.00s)"
+seq 1000
+exit 2`)
+	out, err := script(bin, nil, "bash", filepath.Join(root, ".ci/run"))
+	if err == nil {
+		t.Error("exit status 0, want a failure")
+	}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	want := "1000\n=== FAIL: fleetconf/test TestBad (1.00s)"
+	if end := strings.Join(lines[:len(lines)-1], "\n"); !strings.HasSuffix(end, want) {
+		t.Errorf("the end of the output: got %q, want the end of the log, the test, and the time", lines[max(0, len(lines)-3):])
+	}
+}
+
 func TestInstallDeps_NoInstall_OnlyNames(t *testing.T) {
 	bin := t.TempDir()
 	installed := filepath.Join(t.TempDir(), "installed")
