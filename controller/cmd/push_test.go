@@ -1,16 +1,22 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"io"
+	"net"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/sirupsen/logrus/hooks/test"
 
+	"github.com/fleetconf/fleetconf/controller/internal/broker"
 	"github.com/fleetconf/fleetconf/controller/internal/config"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
@@ -163,6 +169,56 @@ func TestMaxWaiting_LeavesConnectionsToOthers(t *testing.T) {
 		got := maxWaiting(config.Settings{LimitWaiting: row.setting}, row.connections, log)
 		if got != row.want || (len(lines.AllEntries()) == 1) != (got < row.setting) {
 			t.Errorf("%+v: got %d, and %d log lines", row, got, len(lines.AllEntries()))
+		}
+	}
+}
+
+// Each connection of an agent to the embedded NATS is one less for the API.
+func TestAnnouncer_Embedded_SharesTheLimitOfFiles(t *testing.T) {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files) }()
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 120, Max: files.Max}); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PUSH", "nats")
+	if got := limits(pushSettings(t)).Connections; got != 60 {
+		t.Errorf("with NATS elsewhere: got %d connections for 120 files, want 60", got)
+	}
+	t.Setenv("NATS_URL", "embedded")
+	t.Setenv("NATS_LISTEN", "127.0.0.1:0")
+	set := pushSettings(t)
+	if got := limits(set).Connections; got != 30 {
+		t.Errorf("with NATS embedded: got %d connections for 120 files, want 30", got)
+	}
+	log, _ := test.NewNullLogger()
+	_, c, err := announcer(set, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	for i := range 31 {
+		conn, err := net.Dial("tcp", c.(*broker.Broker).Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(time.Minute))
+		if i < 30 {
+			if _, err := io.WriteString(conn, "CONNECT {}\r\nPING\r\n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		said, from := "", bufio.NewReader(conn)
+		for err == nil && !strings.Contains(said, "PONG") {
+			var line string
+			line, err = from.ReadString('\n')
+			said += line
+		}
+		if refused := strings.Contains(said, "maximum connections exceeded"); refused != (i == 30) {
+			t.Fatalf("connection %d: got %q, want a refusal of connection 31 alone", i+1, said)
 		}
 	}
 }

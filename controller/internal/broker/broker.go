@@ -47,14 +47,16 @@ const (
 	// pingInterval is longer than that of agents, whose pings are sign enough.
 	pingInterval = 2 * notify.Idle
 	// maxPayload is beyond any hint, maxPending what may wait for one agent.
-	maxPayload = 64 << 10
-	maxPending = 1 << 20
-	// handshake is how long an agent may take to connect, when all of them do.
-	handshake     = 30 * time.Second
+	maxPayload    = 64 << 10
+	maxPending    = 1 << 20
 	writeDeadline = 10 * time.Second
 	startTimeout  = 10 * time.Second
 	anyPort       = server.RANDOM_PORT
 )
+
+// handshake is how long an agent may take to connect, when all of them do. Then a
+// connection that has not logged in ends, and makes room where there are MaxConn.
+var handshake = 30 * time.Second
 
 // Broker is a running server.
 type Broker struct {
@@ -104,7 +106,7 @@ func (o Options) server(guard *guard) (*server.Options, error) {
 		CustomClientAuthentication: guard,
 		DisableShortFirstPing:      true,
 		PingInterval:               pingInterval,
-		MaxConn:                    cmp.Or(o.Connections, 1<<20),
+		MaxConn:                    cmp.Or(o.Connections, 1<<20) + 1, // the announcer's
 		MaxPayload:                 maxPayload,
 		MaxPending:                 maxPending,
 		MaxSubs:                    1,

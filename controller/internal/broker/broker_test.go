@@ -3,6 +3,8 @@ package broker_test
 import (
 	"bytes"
 	"context"
+	"io"
+	"net"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -147,8 +149,61 @@ func TestBroker_AgentsCannotForgeHintsNorListenToOthers(t *testing.T) {
 		}
 		_ = sub.Unsubscribe()
 	}
-	notifytest.Announce(t, announcer(t, b), "true")
+	a := announcer(t, b)
+	if err := a.Announce(t.Context(), "elsewhere", nil); err == nil {
+		t.Error("the controller may use any subject")
+	}
+	notifytest.Announce(t, a, "true")
 	r.Heard(t, "true")
+}
+
+func TestBroker_Full_RefusesNewcomersAndStillAnnounces(t *testing.T) {
+	b := start(t, broker.Options{Connections: 2})
+	a := announcer(t, b)
+	one := notifytest.Listen(t, agent(t, b, natsnotify.Options{}))
+	two := notifytest.Listen(t, agent(t, b, natsnotify.Options{}))
+	one.Subscribed(t)
+	two.Subscribed(t)
+	if said := silent(t, b.Addr().String()); !strings.Contains(said, "maximum connections exceeded") {
+		t.Errorf("one agent too many: got %q, want a refusal", said)
+	}
+	notifytest.Announce(t, a, "v8")
+	one.Heard(t, "v8")
+	two.Heard(t, "v8")
+}
+
+// silent connects, says nothing, and returns what the broker says until it hangs up.
+func silent(t *testing.T, address string) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	said, _ := io.ReadAll(conn)
+	return string(said)
+}
+
+// Strangers reach brokers, too: what never logs in does not stay.
+func TestBroker_NoLogin_Ends(t *testing.T) {
+	agents, brokers := broker.HandshakeTimeouts(t)
+	if agents != 30 || brokers != 30 {
+		t.Errorf("got %v s for agents and %v s for brokers, want 30", agents, brokers)
+	}
+	broker.ShortenHandshake(t)
+	cluster := notifytest.FreeAddress(t)
+	open := start(t, broker.Options{ClusterListen: cluster, ClusterUsername: "cluster", ClusterPassword: "secret"})
+	closed := start(t, broker.Options{Username: "fleet", Password: "right"})
+	for name, address := range map[string]string{
+		"an agent": open.Addr().String(), "an agent with a password": closed.Addr().String(), "a broker": cluster,
+	} {
+		t.Run(name, func(t *testing.T) {
+			if said := silent(t, address); !strings.Contains(said, "Authentication Timeout") {
+				t.Errorf("got %q, want that it took too long", said)
+			}
+		})
+	}
 }
 
 func TestBroker_ClusterReachesAgentsOfEveryController(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -39,12 +40,17 @@ type Options struct {
 
 // Driver announces, and listens, over NATS. Each announcement has a connection
 // of its own: there are few, and one that was kept would be found dead by the
-// very hint that matters.
+// very hint that matters. To a server within this process it is kept: it does not
+// die unnoticed, and a server full of agents would refuse a new one.
 type Driver struct {
 	url     string
 	options []nats.Option
+	keeps   bool
 
 	idle, answer time.Duration
+
+	mu   sync.Mutex // guards kept
+	kept *nats.Conn // nil before the first
 }
 
 // maxPending and maxPendingBytes bound the messages that the client has received
@@ -60,7 +66,8 @@ const (
 // what they are: they may hold a password.
 var ErrURL = errors.New("is no list of URLs such as nats://localhost:4222, with commas between; what is special in a password stands percent-encoded")
 
-// New reads the options and the files that they name. Nothing is connected.
+// New reads the options and the files that they name. It connects to a server within
+// this process only.
 func New(o Options) (*Driver, error) {
 	for one := range strings.SplitSeq(o.URL, ",") {
 		u, err := url.Parse(strings.TrimSpace(one))
@@ -68,7 +75,7 @@ func New(o Options) (*Driver, error) {
 			return nil, ErrURL
 		}
 	}
-	d := &Driver{url: o.URL, idle: notify.Idle, answer: notify.Answer}
+	d := &Driver{url: o.URL, keeps: o.InProcess != nil, idle: notify.Idle, answer: notify.Answer}
 	d.options = []nats.Option{
 		nats.Name(o.Name),
 		nats.NoReconnect(),   // notify.Keep does, spread as it should be
@@ -99,7 +106,11 @@ func New(o Options) (*Driver, error) {
 		d.options = append(d.options, clientCert(o.CertFile, o.KeyFile))
 	}
 	d.options = append(d.options, suites)
-	return d, d.try()
+	if err := d.try(); err != nil || !d.keeps {
+		return d, err
+	}
+	_, _ = d.announcing(context.Background()) // Announce tries again
+	return d, nil
 }
 
 // The options of the library that name files would wait for a writer where one is a named
@@ -196,22 +207,43 @@ func (d *Driver) connect(ctx context.Context) (*nats.Conn, error) {
 func (d *Driver) Announce(ctx context.Context, subject string, message []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, d.answer)
 	defer cancel()
-	conn, err := d.connect(ctx)
+	conn, err := d.announcing(ctx)
 	if err != nil {
 		return reason(ctx, subject, err)
 	}
-	defer conn.Close()
-	if err := conn.Publish(subject, message); err != nil {
-		return reason(ctx, subject, err)
+	if err = conn.Publish(subject, message); err == nil {
+		err = flush(ctx, conn)
 	}
-	if err := flush(ctx, conn); err != nil {
+	if err != nil || !d.keeps {
+		conn.Close()
+	}
+	if err != nil {
 		return reason(ctx, subject, err)
 	}
 	return nil
 }
 
-// Close does nothing: there is nothing open between two announcements.
-func (d *Driver) Close() error { return nil }
+// announcing returns a connection for an announcement: the one that is kept, or a new one.
+func (d *Driver) announcing(ctx context.Context) (*nats.Conn, error) {
+	if !d.keeps {
+		return d.connect(ctx)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var err error
+	if d.kept == nil || d.kept.IsClosed() {
+		d.kept, err = d.connect(ctx)
+	}
+	return d.kept, err
+}
+
+// Close ends the connection that is kept, if one is.
+func (d *Driver) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.kept.Close()
+	return nil
+}
 
 // flush waits until the server has dealt with all that it was sent.
 func flush(ctx context.Context, conn *nats.Conn) error {
