@@ -66,7 +66,7 @@ deps: ## Install what is missing for building and testing; NO_INSTALL=1 only nam
 TEST_EVENTS := bin/test.json
 .PHONY: test
 test: deps bin/tools/gotestsum ## Run the tests of every module, with -race
-	$(GOTESTSUM) --jsonfile $(TEST_EVENTS) -- -race -count=1 -p 3 -parallel 4 -timeout 20m -cover -tags $(TAGS)
+	$(GOTESTSUM) --jsonfile $(TEST_EVENTS) -- -race -count=1 -parallel 3 -timeout 20m -cover -tags $(TAGS)
 	@echo "The ten slowest tests:"
 	@bin/tools/gotestsum tool slowest --num 10 --threshold 1s --jsonfile $(TEST_EVENTS)
 
