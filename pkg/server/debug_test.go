@@ -92,6 +92,31 @@ func TestServeDebug_WaitsForNoProfile(t *testing.T) {
 	}
 }
 
+func TestServeDebug_NinthConnection_EndsTheOldest(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	port, listening, ended := freePort(t), make(chan string, 1), make(chan error, 1)
+	go func() { ended <- server.ServeDebug(ctx, port, hooked(listening)) }() // ends with stop
+	defer func() { stop(); <-ended }()
+	address := <-listening
+	var conns []net.Conn
+	for range 9 {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(time.Minute))
+		conns = append(conns, conn)
+	}
+	if _, err := io.ReadAll(conns[0]); err != nil {
+		t.Errorf("the oldest: got %v, want that it ended", err)
+	}
+	_, _ = io.WriteString(conns[1], "GET /debug/pprof/cmdline HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+	if said, _ := io.ReadAll(conns[1]); !strings.HasPrefix(string(said), "HTTP/1.1 200") {
+		t.Errorf("the next: got %q, want an answer", said)
+	}
+}
+
 func TestCheckHealth(t *testing.T) {
 	lives := httptest.NewServer(http.HandlerFunc(server.Health))
 	defer lives.Close()
