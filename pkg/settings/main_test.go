@@ -88,6 +88,15 @@ func (p running) insist(t *testing.T, s os.Signal) int {
 	}
 }
 
+// finish lets a process that drains end, which it must do with exit status 0.
+func (p running) finish(t *testing.T) {
+	t.Helper()
+	_ = p.stdin.Close()
+	if got := p.status(); got != 0 {
+		t.Errorf("exit status %d, want 0", got)
+	}
+}
+
 func (p running) status() int {
 	_ = p.Wait()
 	return p.ProcessState.ExitCode()
@@ -103,10 +112,7 @@ func TestMain_FirstSignal_Drains(t *testing.T) {
 			p.send(t, s)
 			p.wants(t, "drains")
 			p.send(t, syscall.SIGHUP) // a terminal that is closed sends several
-			_ = p.stdin.Close()
-			if got := p.status(); got != 0 {
-				t.Errorf("exit status %d, want 0", got)
-			}
+			p.finish(t)
 		})
 	}
 }
@@ -131,10 +137,7 @@ func TestMain_SignalSentTwiceTogether_Drains(t *testing.T) { // as timeout(1) do
 	p.send(t, syscall.SIGTERM)
 	p.send(t, syscall.SIGTERM)
 	p.wants(t, "drains")
-	_ = p.stdin.Close()
-	if got := p.status(); got != 0 {
-		t.Errorf("exit status %d, want 0", got)
-	}
+	p.finish(t)
 }
 
 func TestMain_SIGINTThenSIGTERM_Drains(t *testing.T) {
@@ -143,10 +146,7 @@ func TestMain_SIGINTThenSIGTERM_Drains(t *testing.T) {
 	p.send(t, syscall.SIGINT)
 	p.wants(t, "drains")
 	p.send(t, syscall.SIGTERM)
-	_ = p.stdin.Close()
-	if got := p.status(); got != 0 {
-		t.Errorf("exit status %d, want 0", got)
-	}
+	p.finish(t)
 }
 
 func TestMain_Nohup_IgnoresSIGHUP(t *testing.T) {
@@ -173,10 +173,7 @@ func TestMain_ReaderOfTheLogGone_GoesOn(t *testing.T) {
 	p.send(t, syscall.SIGXFSZ)
 	p.send(t, syscall.SIGTERM)
 	p.wants(t, "drains")
-	_ = p.stdin.Close()
-	if got := p.status(); got != 0 {
-		t.Errorf("exit status %d, want 0", got)
-	}
+	p.finish(t)
 }
 
 func TestMain_ReaderOfStdoutGone_GoesOn(t *testing.T) {
