@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -92,8 +93,19 @@ CONTROLLER_CERT_FILE=%[5]s
 CONTROLLER_KEY_FILE=%[6]s
 # An admin:
 # curl --cacert %[3]s -u admin:admin123 https://localhost:8080/api/v1/agents
-`, f.cert("controller"), f.key("controller"), f.cert("ca"), strings.Join(hosts, " "), f.cert("agent"), f.key("agent"))
+`, shell(f.cert("controller")), shell(f.key("controller")), shell(f.cert("ca")), strings.Join(hosts, " "), shell(f.cert("agent")), shell(f.key("agent")))
 	return err
+}
+
+// plain is what a shell reads as it stands.
+var plain = regexp.MustCompile(`^[\pL\pN/._-]+$`)
+
+// shell returns a path as a shell reads it, in quotes only where it needs them.
+func shell(path string) string {
+	if plain.MatchString(path) {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
 // parse reads the command line.

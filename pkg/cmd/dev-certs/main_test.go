@@ -8,6 +8,7 @@ import (
 	"flag"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -38,6 +39,17 @@ func (m made) leaf(name string) *x509.Certificate {
 		m.t.Fatal(err)
 	}
 	return pair.Leaf
+}
+
+// README runs eval over what it prints.
+func TestRun_PathNeedsQuotes_ShellReadsIt(t *testing.T) {
+	m := made{t, filepath.Join(t.TempDir(), `it's $HOME & "more"`)}
+	shell := exec.Command("sh", "-ec", m.run()+`printf %s "$TLS_CERT_FILE"; test -s "$CONTROLLER_KEY_FILE"`)
+	shell.Env = []string{"PATH=" + os.Getenv("PATH")}
+	got, err := shell.Output()
+	if want := filepath.Join(m.dir, "controller.pem"); err != nil || string(got) != want {
+		t.Errorf("the shell reads %s (%v), want %s", got, err, want)
+	}
 }
 
 func TestRun_MakesWhatBothSidesNeed(t *testing.T) {
