@@ -56,7 +56,7 @@ random() { head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; } # fit for a UR
 secret() { # NAME CONTENT
 	[ ! -s "$SECRETS/$1.txt" ] || return 0
 	if [ $((0$(stat -c %a "$SECRETS") & 1)) = 1 ]; then
-		echo "Everybody may enter $SECRETS, where $1.txt is to be made: chmod o-x $SECRETS" >&2
+		echo "Everybody may enter $SECRETS, where $1.txt is to be made: chmod o-x ${SECRETS@Q}" >&2
 		exit 1
 	fi
 	[ -n "$2" ] || { echo "$1 would be empty" >&2; exit 1; }
@@ -98,12 +98,13 @@ wait_healthy() {
 }
 
 greet() {
-	local at=${PUBLISH:-127.0.0.1}
+	local at=${PUBLISH:-127.0.0.1} password
+	printf -v password %q "${SECRETS/#$PWD\//}/admin_password.txt"
 	cat <<-GREET
 
-		All run. The password of admin is in ${SECRETS/#$PWD\//}/admin_password.txt. Publish a configuration:
+		All run. The password of admin is in $password. Publish a configuration:
 
-		  curl -u "admin:\$(cat ${SECRETS/#$PWD\//}/admin_password.txt)" -H 'Content-Type: application/json' \\
+		  curl -u "admin:\$(cat $password)" -H 'Content-Type: application/json' \\
 		    -d '{"url":"https://example.com/"}' http://$at:${CONTROLLER_PORT:-8080}/api/v1/config
 
 		and hit a worker, which runs it a moment later:

@@ -53,7 +53,7 @@ trust= # of curl
 if [ -n "${TLS_CERT_FILE:-}" ]; then
 	CONTROLLER_URL="https://localhost:${port[controller]}"
 	export CONTROLLER_CA_FILE="${CONTROLLER_CA_FILE:-$TLS_CERT_FILE}"
-	trust="--cacert $CONTROLLER_CA_FILE "
+	printf -v trust -- '--cacert %q ' "$CONTROLLER_CA_FILE"
 fi
 export CONTROLLER_USERNAME="${CONTROLLER_USERNAME:-${AGENT_USERNAME:-agent}}"
 [ -z "${AGENT_PASSWORD:-}" ] || export CONTROLLER_PASSWORD="${CONTROLLER_PASSWORD:-$AGENT_PASSWORD}"

@@ -133,6 +133,7 @@ func TestStartAll_Foreground_AgentFindsController(t *testing.T) {
 	for name, row := range map[string]struct{ env, agent, greeting string }{
 		"plain":         {"TLS_CERT_FILE=", to + "http://localhost:1 ca=\n", "}' http://localhost:1/"},
 		"TLS":           {"TLS_CERT_FILE=/c", to + "https://localhost:1 ca=/c\n", "curl --cacert /c -u"},
+		"odd path":      {"TLS_CERT_FILE=/c&d", to + "https://localhost:1 ca=/c&d\n", `curl --cacert /c\&d -u`},
 		"own CA too":    {"TLS_CERT_FILE=/c CONTROLLER_CA_FILE=/ca", to + "https://localhost:1 ca=/ca\n", "}' https://localhost:1/"},
 		"embedded NATS": {"NATS_URL=embedded NATS_LISTEN=127.0.0.1:4", "nats=nats://127.0.0.1:4\n", "/hit"},
 	} {

@@ -101,6 +101,17 @@ func TestImages_NamesLeadToNoRegistry(t *testing.T) {
 	}
 }
 
+func TestCompose_OddFolderOfSecrets_QuotedForAShell(t *testing.T) {
+	bin := t.TempDir()
+	fake(t, bin, "docker", `echo "/a is healthy"`)
+	fake(t, bin, "docker-compose", `echo "/a is healthy"`)
+	secrets := filepath.Join(t.TempDir(), "my secrets")
+	out, err := script(bin, []string{"SECRETS=" + secrets}, "scripts/compose.sh", "up")
+	if want := `$(cat ` + strings.ReplaceAll(secrets, " ", `\ `) + "/admin_password.txt)"; err != nil || !strings.Contains(out, want) {
+		t.Errorf("compose.sh up says (%v)\n%s\nwant %s in it", err, out, want)
+	}
+}
+
 // A secret that cannot be made is not there, rather than empty: an empty one
 // would be used by the next start.
 func TestCompose_FailedSecret_LeavesNone(t *testing.T) {
