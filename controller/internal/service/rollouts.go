@@ -67,8 +67,8 @@ func (r *Rollouts) Wait(ctx context.Context, version int64, share float64, wait 
 			if err != nil {
 				return nil, false, err
 			}
-			if has(rollout, share) || rollout.SupersededBy != 0 {
-				return rollout, has(rollout, share), nil
+			if reached := rollout.Share() >= share; reached || rollout.SupersededBy != 0 {
+				return rollout, reached, nil
 			} // else somebody has left the fleet, or joined it, in between
 		}
 		select {
@@ -76,7 +76,7 @@ func (r *Rollouts) Wait(ctx context.Context, version int64, share float64, wait 
 		case <-published:
 		case <-over.C:
 			rollout, err := r.Rollout(ctx, version)
-			return rollout, err == nil && has(rollout, share), err
+			return rollout, err == nil && rollout.Share() >= share, err
 		case <-draining:
 			return nil, false, models.ErrDraining
 		case <-ctx.Done():
@@ -90,8 +90,6 @@ func (r *Rollouts) Wait(ctx context.Context, version int64, share float64, wait 
 	}
 }
 
-func has(r *models.Rollout, share float64) bool { return r.Share() >= share }
-
 // spreading reports whether version is current, and has not reached share.
 func (r *Rollouts) spreading(version int64, share float64) bool {
 	current := r.configs.Current()
@@ -99,5 +97,5 @@ func (r *Rollouts) spreading(version int64, share float64) bool {
 		return false
 	}
 	count := r.agents.count(version, r.configs.Outlook())
-	return !has(&models.Rollout{Figures: count}, share)
+	return count.Share() < share
 }
