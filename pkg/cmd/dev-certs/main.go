@@ -83,6 +83,7 @@ func run(args []string, stdout io.Writer) error {
 			return err
 		}
 	}
+	quoted := files{shell(f.dir)}
 	_, err = fmt.Fprintf(stdout, `# The controller (TLS_CLIENT_CA_FILE only if agents are to show a certificate):
 TLS_CERT_FILE=%s
 TLS_KEY_FILE=%s
@@ -93,7 +94,8 @@ CONTROLLER_CERT_FILE=%[5]s
 CONTROLLER_KEY_FILE=%[6]s
 # An admin:
 # curl --cacert %[3]s -u admin:admin123 https://localhost:8080/api/v1/agents
-`, shell(f.cert("controller")), shell(f.key("controller")), shell(f.cert("ca")), strings.Join(hosts, " "), shell(f.cert("agent")), shell(f.key("agent")))
+`, quoted.cert("controller"), quoted.key("controller"), quoted.cert("ca"), strings.Join(hosts, " "),
+		quoted.cert("agent"), quoted.key("agent"))
 	return err
 }
 
