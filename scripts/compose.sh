@@ -56,7 +56,7 @@ random() { head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; } # fit for a UR
 secret() { # NAME CONTENT
 	[ ! -s "$SECRETS/$1.txt" ] || return 0
 	if [ $((0$(stat -c %a "$SECRETS") & 1)) = 1 ]; then
-		echo "Everybody may enter $SECRETS, where $1.txt is to be made: chmod o-x ${SECRETS@Q}" >&2
+		printf 'Everybody may enter %s, where %s.txt is to be made: chmod o-x %q\n' "$SECRETS" "$1" "$SECRETS" >&2
 		exit 1
 	fi
 	[ -n "$2" ] || { echo "$1 would be empty" >&2; exit 1; }
