@@ -93,7 +93,7 @@ func (p running) finish(t *testing.T) {
 	t.Helper()
 	_ = p.stdin.Close()
 	if got := p.status(); got != 0 {
-		t.Errorf("exit status %d, want 0", got)
+		t.Errorf("exit status %d, want 0: %v", got, p.ProcessState)
 	}
 }
 
@@ -181,8 +181,5 @@ func TestMain_ReaderOfStdoutGone_GoesOn(t *testing.T) {
 	p.wants(t, "runs")
 	_ = p.stdout.Close()
 	p.send(t, syscall.SIGTERM) // it says that it drains, to no reader
-	_ = p.stdin.Close()
-	if got := p.status(); got != 0 {
-		t.Errorf("exit status %d, want 0: %v", got, p.ProcessState)
-	}
+	p.finish(t)
 }
