@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -105,23 +106,30 @@ func TestStartAll_Tmux_TitledPanesAndGreeting(t *testing.T) {
 	}
 }
 
+// startInTree starts a command that runs start-all.sh of a tree until the test ends.
+func startInTree(t *testing.T, bin string, cmd *exec.Cmd, env ...string) (said func() string) {
+	t.Helper()
+	log := filepath.Join(t.TempDir(), "log")
+	file, err := os.Create(log)
+	must(t, err)
+	cmd.Env = slices.Concat(os.Environ(), []string{"PATH=" + bin + ":" + os.Getenv("PATH")}, ports, env)
+	cmd.Stdout, cmd.Stderr = file, file
+	must(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM); _ = cmd.Wait(); file.Close() })
+	return func() string { return readText(t, log) }
+}
+
 func TestStartAll_Terminal_ColouredUnlessNOCOLOR(t *testing.T) {
 	if _, err := exec.LookPath("script"); err != nil {
 		t.Skip("there is no script(1) here, which makes a terminal")
 	}
 	for noColor, want := range map[string]string{"": "controller colours=1 ", "1": "controller colours= "} {
 		startAll, bin := tree(t)
-		log := filepath.Join(t.TempDir(), "log")
-		file, err := os.Create(log)
-		must(t, err)
 		cmd := exec.Command("script", "-qefc", startAll, "/dev/null")
-		cmd.Env = append(append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "NO_COLOR="+noColor), ports...)
-		cmd.Stdout = file
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-		must(t, cmd.Start())
-		t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM); _ = cmd.Wait(); file.Close() })
-		eventually(t, want, func() string { return readText(t, log) })
-		if said := readText(t, log); strings.Contains(said, "\x1b[36m") != (noColor == "") {
+		said := startInTree(t, bin, cmd, "NO_COLOR="+noColor)
+		eventually(t, want, said)
+		if said := said(); strings.Contains(said, "\x1b[36m") != (noColor == "") {
 			t.Errorf("NO_COLOR=%q: want colours unless it is set:\n%q", noColor, said)
 		}
 	}
@@ -138,16 +146,8 @@ func TestStartAll_Foreground_AgentFindsController(t *testing.T) {
 		"embedded NATS": {"NATS_URL=embedded NATS_LISTEN=127.0.0.1:4", "nats=nats://127.0.0.1:4\n", "/hit"},
 	} {
 		startAll, bin := tree(t)
-		log := filepath.Join(t.TempDir(), "log")
-		file, err := os.Create(log)
-		must(t, err)
-		cmd := exec.Command(startAll)
-		cmd.Env = append(append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "CONTROLLER_CA_FILE="),
-			append(ports, strings.Fields(row.env)...)...)
-		cmd.Stdout, cmd.Stderr = file, file
-		must(t, cmd.Start())
-		t.Cleanup(func() { _ = cmd.Process.Signal(syscall.SIGTERM); _ = cmd.Wait(); file.Close() })
-		said := func() string { return name + "\n" + readText(t, log) }
+		log := startInTree(t, bin, exec.Command(startAll), strings.Fields("CONTROLLER_CA_FILE= "+row.env)...)
+		said := func() string { return name + "\n" + log() }
 		eventually(t, "agent      | agent "+row.agent, said)
 		eventually(t, row.greeting, said)
 	}
