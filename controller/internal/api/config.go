@@ -142,7 +142,7 @@ func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
 	ctx := c.Request.Context()
 	back := c.stepAside()
 	a.Waiters.Wait(ctx, wait, p.self, func() bool {
-		if err = p.judge(); err == nil && p.self != nil && p.self.Gone() {
+		if err = p.judge(); err == nil && p.self != nil && p.self.Deregistered() {
 			err = unauthorized(c, errWrong)
 		}
 		return err != nil || p.due()
@@ -151,7 +151,7 @@ func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
 	switch {
 	case p.self == nil:
 	case ctx.Err() != nil:
-		a.Agents.Left(p.self, p.visit, p.interval)
+		a.Agents.Disconnected(p.self, p.visit, p.interval)
 	default: // it was here until now
 		p.visit.At = time.Now().UTC()
 		p.note(0)
@@ -363,8 +363,8 @@ func (p *poll) answer(c *call) error {
 		c.Writer.WriteHeaderNow()
 		return nil
 	}
-	if rush := p.a.Configs.Rush(); rush > 0 {
-		h[wire.HeaderSpread] = []string{strconv.FormatInt(rush.Milliseconds(), 10)}
+	if window := p.a.Configs.Window(); window > 0 {
+		h[wire.HeaderSpread] = []string{strconv.FormatInt(window.Milliseconds(), 10)}
 	}
 	if p.self != nil && p.applied.version > p.current.config.Version {
 		h[wire.HeaderOlderBecause] = p.because()

@@ -114,11 +114,11 @@ func (c *Collector) Describe(to chan<- *prometheus.Desc) {
 	to <- sizeDesc
 }
 
-// patience is how long a database that does not answer holds up who collects.
+// readyTimeout is how long a database that does not answer holds up who collects.
 // Whether it is ready holds good for as long as fresh: to find out may take a write,
 // and everybody may scrape.
 const (
-	patience = 2 * time.Second
+	readyTimeout = 2 * time.Second
 	fresh    = 5 * time.Second
 )
 
@@ -129,7 +129,7 @@ func (c *Collector) isReady() float64 {
 	if !c.asked.IsZero() && time.Since(c.asked) < fresh {
 		return c.ready
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
 	defer cancel()
 	c.ready = metrics.Truth(c.db.Ping(ctx) == nil)
 	c.asked = time.Now()

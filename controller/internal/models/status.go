@@ -25,8 +25,8 @@ const (
 	staleIntervals  = 10
 )
 
-// Vitals are what the status of an agent is computed from.
-type Vitals struct {
+// Health are what the status of an agent is computed from.
+type Health struct {
 	Unseen   time.Duration // since its last poll, or its registration before that
 	Interval time.Duration
 	Applied  int64
@@ -47,7 +47,7 @@ func (a *Agent) Seen() time.Time {
 
 // StatusOf tells how an agent is.
 func (o Outlook) StatusOf(a *Agent) Status {
-	return o.Status(Vitals{
+	return o.Status(Health{
 		Unseen: o.Now.Sub(a.Seen()), Interval: a.PollInterval, Applied: a.Applied,
 		Refused: a.Refused.Version, Held: a.Held, Degraded: a.Degraded != "",
 	})
@@ -63,7 +63,7 @@ type Outlook struct {
 
 // Status tells how an agent is. Polls on time never make it inactive, however
 // long its interval.
-func (o Outlook) Status(v Vitals) Status {
+func (o Outlook) Status(v Health) Status {
 	switch unseen := v.Unseen; {
 	case unseen > o.InactiveAfter && unseen > onlineIntervals*v.Interval:
 		return Inactive

@@ -50,12 +50,12 @@ type Agents struct {
 	metrics       *Metrics
 	log           logrus.FieldLogger
 	began         time.Time
-	away          time.Duration // how long before began no agent was seen: the controller did not run
+	downtime          time.Duration // how long before began no agent was seen: the controller did not run
 
-	saving   turn // one registration or removal at a time, memory and store together
-	settling turn // one batch of reports at a time
-	roster   roster
-	changes  beacon // an agent runs, or refuses, another version than before; or has gone
+	saving   semaphore // one registration or removal at a time, memory and store together
+	settling semaphore // one batch of reports at a time
+	table   table
+	changes  signal // an agent runs, or refuses, another version than before; or has gone
 
 	polled, reported batch
 
@@ -70,16 +70,16 @@ type Agent struct {
 	id  string
 	seq int64
 
-	offers beacon // it is offered another version than before, though none was published; or was removed
+	offers signal // it is offered another version than before, though none was published; or was removed
 
 	mu    sync.Mutex // guards the rest
 	agent models.Agent
 	row   *row // shows what it is to who looks at all agents
-	gone  bool // was removed
+	deregistered  bool // was removed
 	// Which of its tokens were used since the last registration. An agent that
 	// has used its new one never goes back; if the one before is used after
 	// that, somebody else has the same id.
-	usedToken, sawTwin bool
+	tokenUsed, duplicateSeen bool
 
 	used [len(allowances)]time.Duration // when each allowance is whole again, since began of Agents
 
@@ -110,7 +110,7 @@ func OpenAgents(ctx context.Context, store AgentStore, o AgentOptions, log logru
 	}
 	s := &Agents{
 		store: store, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter, maxAgents: o.MaxAgents,
-		metrics: o.Metrics, log: log, began: time.Now(), saving: newTurn(), settling: newTurn(), roster: newRoster(len(stored)),
+		metrics: o.Metrics, log: log, began: time.Now(), saving: newSemaphore(), settling: newSemaphore(), table: newTable(len(stored)),
 		holding:   rate.Sometimes{First: 1, Interval: time.Minute},
 		rejecting: rate.Sometimes{First: 1, Interval: time.Minute},
 		polled: batch{
@@ -123,12 +123,12 @@ func OpenAgents(ctx context.Context, store AgentStore, o AgentOptions, log logru
 	}
 	var newest time.Time
 	for i := range stored {
-		s.roster.add(newAgent(stored[i]))
+		s.table.add(newAgent(stored[i]))
 		if seen := stored[i].Seen(); seen.After(newest) {
 			newest = seen
 		}
 	}
-	s.away = max(0, s.began.Sub(newest))
+	s.downtime = max(0, s.began.Sub(newest))
 	s.metrics.stored()
 	return s, nil
 }
@@ -163,12 +163,12 @@ func (s *Agents) Register(ctx context.Context, r Registration) (id, token string
 	}
 	token = auth.NewToken()
 
-	if err := s.saving.take(ctx); err != nil {
+	if err := s.saving.acquire(ctx); err != nil {
 		return "", "", false, err
 	}
-	defer s.saving.give()
+	defer s.saving.release()
 	ctx = context.WithoutCancel(ctx) // what is stored is also remembered
-	live := s.roster.find([]byte(r.ID))
+	live := s.table.find([]byte(r.ID))
 	isNew = live == nil
 	agent, action := models.Agent{ID: r.ID, RegisteredAt: models.Now()}, models.ActionRegister
 	if !isNew {
@@ -203,7 +203,7 @@ func (s *Agents) Register(ctx context.Context, r Registration) (id, token string
 		return "", "", false, fmt.Errorf("register agent: %w", err)
 	}
 	if isNew {
-		s.roster.add(newAgent(agent))
+		s.table.add(newAgent(agent))
 	} else {
 		live.reregister(agent)
 	}
@@ -216,7 +216,7 @@ func (s *Agents) admit(live *Agent) error {
 	if live != nil {
 		return s.Allow(live, Registering)
 	}
-	if s.maxAgents == 0 || s.roster.count() < s.maxAgents {
+	if s.maxAgents == 0 || s.table.count() < s.maxAgents {
 		return nil
 	}
 	s.rejecting.Do(func() {
@@ -277,10 +277,10 @@ func mayRegister(r *Registration, agent *models.Agent, live *Agent) error {
 // its secret was. Its token stays good. It returns models.ErrNotFound if there is
 // no agent of that id, models.ErrBusy if its turn does not come.
 func (s *Agents) Reset(ctx context.Context, id string, origin models.Origin) error {
-	if err := s.saving.take(ctx); err != nil {
+	if err := s.saving.acquire(ctx); err != nil {
 		return err
 	}
-	defer s.saving.give()
+	defer s.saving.release()
 	live, err := s.known(id)
 	if err != nil {
 		return err
@@ -301,7 +301,7 @@ func (s *Agents) Reset(ctx context.Context, id string, origin models.Origin) err
 // Authenticate returns the agent whose id and token these are, nil if there is
 // none.
 func (s *Agents) Authenticate(id, token []byte) *Agent {
-	live := s.roster.find(id)
+	live := s.table.find(id)
 	if live == nil {
 		return nil
 	}
@@ -310,22 +310,22 @@ func (s *Agents) Authenticate(id, token []byte) *Agent {
 	defer live.mu.Unlock()
 	switch {
 	case digest.Equal(live.agent.Token):
-		live.usedToken = true
+		live.tokenUsed = true
 	case digest.Equal(live.agent.PreviousToken):
-		s.warnOfTwins(live)
+		s.warnOfDuplicate(live)
 	default:
 		return nil
 	}
 	return live
 }
 
-// warnOfTwins tells of an id that two agents use at once, as a copied cache
+// warnOfDuplicate tells of an id that two agents use at once, as a copied cache
 // file or a cloned disk makes them. The caller holds the agent's lock.
-func (s *Agents) warnOfTwins(live *Agent) {
-	if !live.usedToken || live.sawTwin {
+func (s *Agents) warnOfDuplicate(live *Agent) {
+	if !live.tokenUsed || live.duplicateSeen {
 		return
 	}
-	live.sawTwin = true
+	live.duplicateSeen = true
 	s.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname}).
 		Warn("Agent id is used by two agents; delete the copied cache file of one of them")
 }
@@ -354,9 +354,9 @@ func (s *Agents) remember(live *Agent, poll models.Poll) {
 	s.polled.add(live)
 	if live.agent.Applied != before {
 		s.metrics.applied(live)
-		s.changes.flash()
+		s.changes.broadcast()
 	} else if live.agent.Mismatch != mismatch {
-		s.changes.flash()
+		s.changes.broadcast()
 	}
 }
 
@@ -396,7 +396,7 @@ func (s *Agents) Resumed(live *Agent) bool {
 
 // Held is how many agents Holds keeps while the store's newest version is newest.
 func (s *Agents) Held(newest int64) (n int) {
-	for row := range s.roster.all() {
+	for row := range s.table.all() {
 		if row.held.Load() > newest {
 			n++
 		}
@@ -406,16 +406,16 @@ func (s *Agents) Held(newest int64) (n int) {
 
 // Release lets the agents that Holds keeps follow the store.
 func (s *Agents) Release() {
-	for row := range s.roster.all() {
+	for row := range s.table.all() {
 		if row.held.Load() > 0 {
 			row.live.release()
 		}
 	}
 }
 
-// Left remembers that an agent broke off its poll, unless a newer one has come
+// Disconnected remembers that an agent broke off its poll, unless a newer one has come
 // since: it is to come again within interval.
-func (s *Agents) Left(live *Agent, poll models.Poll, interval time.Duration) {
+func (s *Agents) Disconnected(live *Agent, poll models.Poll, interval time.Duration) {
 	live.mu.Lock()
 	defer live.mu.Unlock()
 	if live.agent.LastPoll.After(poll.At) {
@@ -440,7 +440,7 @@ func (s *Agents) Report(ctx context.Context, live *Agent, attempt models.Attempt
 	s.polled.add(live) // should it not be stored below
 	s.reported.add(live)
 	live.mu.Unlock()
-	s.changes.flash()
+	s.changes.broadcast()
 	if news {
 		s.metrics.reported(attempt.Status)
 	}
@@ -453,10 +453,10 @@ func (s *Agents) Report(ctx context.Context, live *Agent, attempt models.Attempt
 // settle stores what was reported, by this agent and by all that have reported
 // meanwhile: whoever's turn it is writes for those who wait.
 func (s *Agents) settle(ctx context.Context, live *Agent) error {
-	if err := s.settling.take(ctx); err != nil {
+	if err := s.settling.acquire(ctx); err != nil {
 		return err
 	}
-	defer s.settling.give()
+	defer s.settling.release()
 	if !s.reported.holds(live) {
 		return nil // somebody has
 	}
@@ -512,7 +512,7 @@ func (s *Agents) prune(ctx context.Context) {
 	}
 	now := time.Now()
 	var unseen []*Agent
-	for row := range s.roster.all() {
+	for row := range s.table.all() {
 		if s.unseenTooLong(time.UnixMicro(row.seen.Load()), now) {
 			unseen = append(unseen, row.live)
 		}
@@ -521,7 +521,7 @@ func (s *Agents) prune(ctx context.Context) {
 		removed, err := s.remove(ctx, func() []*Agent {
 			return slices.DeleteFunc(batch, func(live *Agent) bool { // it may have polled, or was removed, since the scan
 				agent := live.snapshot()
-				return s.roster.find([]byte(live.id)) != live || !s.unseenTooLong(agent.Seen(), now)
+				return s.table.find([]byte(live.id)) != live || !s.unseenTooLong(agent.Seen(), now)
 			})
 		}, func(agents []*Agent) models.Entry {
 			detail := fmt.Sprintf("%d agents unseen for %s, as PRUNE_AFTER says; the first: %s", len(agents), s.pruneAfter, agents[0].id)
@@ -541,7 +541,7 @@ func (s *Agents) prune(ctx context.Context) {
 func (s *Agents) unseenTooLong(seen, now time.Time) bool {
 	unseen := now.Sub(seen)
 	if seen.Before(s.began) {
-		unseen -= s.away
+		unseen -= s.downtime
 	}
 	return unseen > s.pruneAfter
 }
@@ -556,7 +556,7 @@ func (s *Agents) Agent(id string) (models.Agent, error) {
 }
 
 func (s *Agents) known(id string) (*Agent, error) {
-	if live := s.roster.find([]byte(id)); live != nil {
+	if live := s.table.find([]byte(id)); live != nil {
 		return live, nil
 	}
 	return nil, fmt.Errorf("agent %s: %w", id, models.ErrNotFound)
@@ -571,7 +571,7 @@ func (s *Agents) Decommission(ctx context.Context, id string, origin models.Orig
 		return err
 	}
 	removed, err := s.remove(ctx, func() []*Agent {
-		if s.roster.find([]byte(id)) != live { // another request removed it
+		if s.table.find([]byte(id)) != live { // another request removed it
 			return nil
 		}
 		return []*Agent{live}
@@ -594,10 +594,10 @@ func (s *Agents) Decommission(ctx context.Context, id string, origin models.Orig
 func (s *Agents) remove(
 	ctx context.Context, choose func() []*Agent, entry func([]*Agent) models.Entry,
 ) ([]*Agent, error) {
-	if err := s.saving.take(ctx); err != nil {
+	if err := s.saving.acquire(ctx); err != nil {
 		return nil, err
 	}
-	defer s.saving.give()
+	defer s.saving.release()
 	agents := choose()
 	if len(agents) == 0 {
 		return nil, nil
@@ -610,10 +610,10 @@ func (s *Agents) remove(
 		return nil, err
 	}
 	for _, live := range agents {
-		s.roster.remove(live)
-		live.offers.flash()
+		s.table.remove(live)
+		live.offers.broadcast()
 	}
-	s.changes.flash()
+	s.changes.broadcast()
 	return agents, nil
 }
 
@@ -621,10 +621,10 @@ func (s *Agents) remove(
 // more. It returns models.ErrNotFound if there is no agent of that id,
 // models.ErrBusy if its turn does not come.
 func (s *Agents) Retry(ctx context.Context, id string, origin models.Origin) error {
-	if err := s.settling.take(ctx); err != nil { // no report may come in between
+	if err := s.settling.acquire(ctx); err != nil { // no report may come in between
 		return err
 	}
-	defer s.settling.give()
+	defer s.settling.release()
 	live, err := s.known(id)
 	if err != nil {
 		return err
@@ -643,7 +643,7 @@ func (s *Agents) Retry(ctx context.Context, id string, origin models.Origin) err
 	live.show()
 	s.polled.add(live)
 	live.mu.Unlock()
-	live.offers.flash()
+	live.offers.broadcast()
 	return nil
 }
 
@@ -662,7 +662,7 @@ type Query struct {
 
 // matches reports whether an agent is asked for.
 func (q *Query) matches(row *row, outlook models.Outlook) bool {
-	v := row.vitals(outlook.Now)
+	v := row.health(outlook.Now)
 	if q.Applied != 0 && v.Applied != q.Applied {
 		return false
 	}
@@ -691,7 +691,7 @@ func (s *Agents) List(q Query, outlook models.Outlook) (page Page) {
 	if q.Hostname != "" {
 		q.host = newHostPattern(q.Hostname)
 	}
-	for row := range s.roster.all() {
+	for row := range s.table.all() {
 		if !q.matches(row, outlook) {
 			continue
 		}
@@ -716,11 +716,11 @@ func (s *Agents) StatusOf(a *models.Agent, outlook models.Outlook) models.Status
 // ID is the agent's id.
 func (a *Agent) ID() string { return a.id }
 
-// Gone reports whether the agent was decommissioned since it authenticated.
-func (a *Agent) Gone() bool {
+// Deregistered reports whether the agent was decommissioned since it authenticated.
+func (a *Agent) Deregistered() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.gone
+	return a.deregistered
 }
 
 func newAgent(a models.Agent) *Agent {
@@ -751,6 +751,6 @@ func (a *Agent) reregister(fresh models.Agent) {
 	fresh.PushError = a.agent.PushError
 	a.agent = fresh
 	a.show()
-	a.usedToken, a.sawTwin = false, false
+	a.tokenUsed, a.duplicateSeen = false, false
 	a.checked = weak.Pointer[x509.Certificate]{}
 }

@@ -19,7 +19,7 @@ type batch struct {
 
 // add puts an agent, whose lock the caller holds, into the batch.
 func (b *batch) add(live *Agent) {
-	if mark := b.mark(live); !*mark && !live.gone {
+	if mark := b.mark(live); !*mark && !live.deregistered {
 		*mark = true
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -60,7 +60,7 @@ func (b *batch) write(ctx context.Context, agents []*Agent) error {
 	presence := make(map[string]models.Presence, len(agents))
 	for _, live := range agents {
 		live.mu.Lock()
-		if *b.mark(live) = false; !live.gone {
+		if *b.mark(live) = false; !live.deregistered {
 			presence[live.id] = live.agent.Presence
 		}
 		live.mu.Unlock()

@@ -62,13 +62,13 @@ type Configs struct {
 	metrics         *Metrics
 	log             logrus.FieldLogger
 
-	publishing turn // one publish at a time, so that current never steps back
+	publishing semaphore // one publish at a time, so that current never steps back
 	current    atomic.Pointer[models.Config]
 	freeze     atomic.Pointer[models.Freeze]   // the last one, over or not
 	reported   atomic.Pointer[models.Reported] // never nil
 	raised     chan struct{}                   // to Run: reported was raised
-	changes    beacon                          // current has changed, or who is offered it
-	rush       atomic.Pointer[rush]            // the time in which the fleet fetches it; nil for none yet
+	changes    signal                          // current has changed, or who is offered it
+	window       atomic.Pointer[window]            // the time in which the fleet fetches it; nil for none yet
 }
 
 // ConfigOptions are the settings of Configs.
@@ -86,7 +86,7 @@ func OpenConfigs(ctx context.Context, store Store, fleet Fleet, o ConfigOptions,
 	}
 	c := &Configs{
 		store: store, tags: o.Tags, defaultInterval: o.DefaultInterval, pace: o.Pace, fleet: fleet, metrics: o.Metrics, log: log,
-		publishing: newTurn(), raised: make(chan struct{}, 1),
+		publishing: newSemaphore(), raised: make(chan struct{}, 1),
 	}
 	reported, err := store.Reported(ctx)
 	if err != nil {
@@ -129,32 +129,32 @@ func (c *Configs) PollInterval() time.Duration {
 	return c.defaultInterval
 }
 
-// rushFactor is how much longer than the pace says a fleet may take to fetch: a
+// windowFactor is how much longer than the pace says a fleet may take to fetch: a
 // controller that is just fast enough to be asked at that pace answers behind it.
-const rushFactor = 4
+const windowFactor = 4
 
-// rush is the time in which a whole fleet fetches what it was told of.
-type rush struct {
+// window is the time in which a whole fleet fetches what it was told of.
+type window struct {
 	lasts time.Duration
 	ends  time.Time
 }
 
-// become makes a configuration current, and wakes who waits for one. Targets agents
+// setCurrent makes a configuration current, and wakes who waits for one. Targets agents
 // are to fetch it.
-func (c *Configs) become(cfg *models.Config, targets int) {
+func (c *Configs) setCurrent(cfg *models.Config, targets int) {
 	if c.pace > 0 {
-		lasts := rushFactor * time.Duration(targets) * time.Second / time.Duration(c.pace)
-		c.rush.Store(&rush{lasts, time.Now().Add(lasts)})
+		lasts := windowFactor * time.Duration(targets) * time.Second / time.Duration(c.pace)
+		c.window.Store(&window{lasts, time.Now().Add(lasts)})
 	}
 	c.metrics.spreading.Store(cfg)
 	c.current.Store(cfg)
-	c.changes.flash()
+	c.changes.broadcast()
 }
 
-// Rush is how long it takes the fleet to fetch what was published last; 0 when that
+// Window is how long it takes the fleet to fetch what was published last; 0 when that
 // is over.
-func (c *Configs) Rush() time.Duration {
-	if r := c.rush.Load(); r != nil && time.Now().Before(r.ends) {
+func (c *Configs) Window() time.Duration {
+	if r := c.window.Load(); r != nil && time.Now().Before(r.ends) {
 		return r.lasts
 	}
 	return 0
@@ -245,10 +245,10 @@ func (c *Configs) publish(ctx context.Context, p proposal) (models.Outcome, erro
 }
 
 func (c *Configs) append(ctx context.Context, p proposal) (outcome models.Outcome, err error) {
-	if err := c.publishing.take(ctx); err != nil {
+	if err := c.publishing.acquire(ctx); err != nil {
 		return outcome, err
 	}
-	defer c.publishing.give()
+	defer c.publishing.release()
 	ctx = context.WithoutCancel(ctx)
 	var refusal error
 	err = c.store.Append(ctx, func(newest *models.Config) (change *models.Change, _ error) {
@@ -264,7 +264,7 @@ func (c *Configs) append(ctx context.Context, p proposal) (outcome models.Outcom
 		return models.Outcome{}, errors.Join(err, c.reload(ctx))
 	}
 	if outcome.Changed {
-		c.become(outcome.Config, outcome.Targets)
+		c.setCurrent(outcome.Config, outcome.Targets)
 	}
 	return outcome, nil
 }
@@ -366,7 +366,7 @@ func (c *Configs) reload(ctx context.Context) error {
 		return fmt.Errorf("read the current configuration: %w", err)
 	}
 	if current := c.Current(); current == nil || current.ETag != cfg.ETag {
-		c.become(cfg, 0)
+		c.setCurrent(cfg, 0)
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ const (
 	offline
 )
 
-func partOf(v models.Vitals, version int64, outlook models.Outlook) part {
+func partOf(v models.Health, version int64, outlook models.Outlook) part {
 	status := outlook.Status(v)
 	switch {
 	case status == models.Inactive:
@@ -45,8 +45,8 @@ func partOf(v models.Vitals, version int64, outlook models.Outlook) part {
 // count counts the parts of a rollout, and nothing else.
 func (s *Agents) count(version int64, outlook models.Outlook) (f models.Figures) {
 	outlook.InactiveAfter = s.inactiveAfter
-	for row := range s.roster.all() {
-		tally(&f, partOf(row.vitals(outlook.Now), version, outlook))
+	for row := range s.table.all() {
+		tally(&f, partOf(row.health(outlook.Now), version, outlook))
 	}
 	return f
 }
@@ -80,10 +80,10 @@ func (s *Agents) Figures(cfg *models.Config, outlook models.Outlook) (f models.F
 		first     = int64(math.MaxInt64)
 		latencies []int64 // microseconds
 		failures  = map[string]*models.Failure{}
-		away      []models.Straggler
+		downtime      []models.Straggler
 	)
-	for row := range s.roster.all() {
-		v := row.vitals(outlook.Now)
+	for row := range s.table.all() {
+		v := row.health(outlook.Now)
 		p := partOf(v, cfg.Version, outlook)
 		tally(&f, p)
 		switch p {
@@ -105,8 +105,8 @@ func (s *Agents) Figures(cfg *models.Config, outlook models.Outlook) (f models.F
 				f.Stragglers = append(f.Stragglers, row.straggler(outlook))
 			}
 		case offline:
-			if len(away) < maxStragglers {
-				away = append(away, row.straggler(outlook))
+			if len(downtime) < maxStragglers {
+				downtime = append(downtime, row.straggler(outlook))
 			}
 		case none:
 		}
@@ -116,7 +116,7 @@ func (s *Agents) Figures(cfg *models.Config, outlook models.Outlook) (f models.F
 	}
 	f.Latency = latency(latencies)
 	f.Failures = mostFrequent(failures)
-	f.Stragglers = append(f.Stragglers, away[:min(len(away), maxStragglers-len(f.Stragglers))]...)
+	f.Stragglers = append(f.Stragglers, downtime[:min(len(downtime), maxStragglers-len(f.Stragglers))]...)
 	return f
 }
 
@@ -175,8 +175,8 @@ type Summary struct {
 func (s *Agents) Summary(outlook models.Outlook) Summary {
 	outlook.InactiveAfter = s.inactiveAfter
 	out := Summary{ByStatus: map[models.Status]int{}, ByApplied: map[int64]int{}, ByTransport: map[models.Transport]int{}}
-	for row := range s.roster.all() {
-		v := row.vitals(outlook.Now)
+	for row := range s.table.all() {
+		v := row.health(outlook.Now)
 		status := outlook.Status(v)
 		out.Total++
 		out.ByStatus[status]++

@@ -36,12 +36,12 @@ func TestStatus_OfAnAgentThatIsHeardOf(t *testing.T) {
 		"polls every three days, and is on time": {3 * inactiveAfter / 2, inactiveAfter / 2, 5, 0, false, models.Online},
 	} {
 		o := models.Outlook{Now: now, Desired: 5, Conflict: row.conflict, InactiveAfter: inactiveAfter}
-		v := models.Vitals{Unseen: row.unseen, Interval: row.interval, Applied: row.applied, Refused: row.refused}
+		v := models.Health{Unseen: row.unseen, Interval: row.interval, Applied: row.applied, Refused: row.refused}
 		if got := o.Status(v); got != row.want {
 			t.Errorf("%s: got %s, want %s", name, got, row.want)
 		}
 	}
-	if got := (models.Outlook{Now: now, InactiveAfter: inactiveAfter}).Status(models.Vitals{}); got != models.Online {
+	if got := (models.Outlook{Now: now, InactiveAfter: inactiveAfter}).Status(models.Health{}); got != models.Online {
 		t.Errorf("while nothing was published: got %s, want online", got)
 	}
 }

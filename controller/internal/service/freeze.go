@@ -43,10 +43,10 @@ func (c *Configs) Unfreeze(ctx context.Context, origin models.Origin, allowed fu
 }
 
 func (c *Configs) setFreeze(ctx context.Context, f *models.Freeze, entry models.Entry, allowed func(*models.Freeze) bool) error {
-	if err := c.publishing.take(ctx); err != nil {
+	if err := c.publishing.acquire(ctx); err != nil {
 		return err
 	}
-	defer c.publishing.give()
+	defer c.publishing.release()
 	frozen := c.Frozen()
 	switch {
 	case !allowed(frozen):

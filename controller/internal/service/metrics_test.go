@@ -119,9 +119,9 @@ func TestMetrics_OfPublishesByOutcome(t *testing.T) {
 func TestMetrics_OfAPublishWhoseCallerLeft(t *testing.T) {
 	m := newMeasured(t, newStore(t))
 	before := m.series(t, "publishes_total")
-	gone, leave := context.WithCancel(t.Context())
+	deregistered, leave := context.WithCancel(t.Context())
 	leave()
-	if _, err := m.configs.Publish(gone, draft("http://a/")); !errors.Is(err, context.Canceled) {
+	if _, err := m.configs.Publish(deregistered, draft("http://a/")); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, want it given up", err)
 	}
 	m.want(t, "after it", "publishes_total", before)

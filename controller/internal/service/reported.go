@@ -14,7 +14,7 @@ import (
 
 // A store that was restored from an older backup does not know the versions
 // that were published after it, but agents do. To offer them what it has would
-// take the fleet back, and nobody would have asked for it. So those that are
+// acquire the fleet back, and nobody would have asked for it. So those that are
 // ahead keep what they run until an admin has published, or has told them to
 // follow the store again; and the next version is above all that were seen.
 //
@@ -87,10 +87,10 @@ func (c *Configs) Conflict() (highest int64, conflict bool) {
 // of the current configuration. It returns models.ErrPrecondition, or models.ErrBusy
 // if the publishes before it take too long.
 func (c *Configs) Resume(ctx context.Context, origin models.Origin, allowed func(etag string) bool) (resumed bool, err error) {
-	if err := c.publishing.take(ctx); err != nil {
+	if err := c.publishing.acquire(ctx); err != nil {
 		return false, err
 	}
-	defer c.publishing.give()
+	defer c.publishing.release()
 	if !allowed(c.etag()) {
 		return false, models.ErrPrecondition
 	}
@@ -115,7 +115,7 @@ func (c *Configs) Resume(ctx context.Context, origin models.Origin, allowed func
 		settled.Highest = max(settled.Highest, old.Highest)
 	}
 	c.fleet.Release()
-	c.changes.flash()
+	c.changes.broadcast()
 	return true, nil
 }
 
@@ -140,12 +140,12 @@ func (c *Configs) Run(ctx context.Context) error {
 }
 
 func (c *Configs) saveReported(ctx context.Context) error {
-	if err := c.publishing.take(ctx); err != nil && !errors.Is(err, context.Canceled) {
+	if err := c.publishing.acquire(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	} else if err != nil {
 		return nil
 	}
-	defer c.publishing.give()
+	defer c.publishing.release()
 	r := c.reported.Load()
 	if r.Conflict(c.newest()) {
 		c.log.WithFields(logrus.Fields{"version": c.newest(), "highest_reported": r.Highest}).

@@ -172,7 +172,7 @@ func TestConfigs_RushLastsAsLongAsTheFleetFetches(t *testing.T) {
 			if after == 0 {
 				publish(t, configs, draft("http://a/"))
 			}
-			if got := configs.Rush(); got != want {
+			if got := configs.Window(); got != want {
 				t.Errorf("%d ms after a publish: a rush of %s, want %s for 50 agents at 100 a second", 1200*after, got, want)
 			}
 			time.Sleep(1200 * time.Millisecond)
@@ -239,7 +239,7 @@ func TestWaiters_RetryAndRemoval_WakeOneAgent(t *testing.T) {
 		var looks [n + 1]atomic.Int64
 		for i, self := range append(l.join(t, n), nil) { // the last is no agent
 			l.drop.Go(func() {
-				l.Wait(ctx, time.Hour, self, func() bool { looks[i].Add(1); return self != nil && self.Gone() })
+				l.Wait(ctx, time.Hour, self, func() bool { looks[i].Add(1); return self != nil && self.Deregistered() })
 			})
 		}
 		synctest.Wait()

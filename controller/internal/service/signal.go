@@ -2,14 +2,14 @@ package service
 
 import "sync"
 
-// beacon is a wake-up that all who wait for it share. Its zero value is ready.
-type beacon struct {
+// signal is a wake-up that all who wait for it share. Its zero value is ready.
+type signal struct {
 	mu   sync.Mutex
 	next chan struct{} // nil while nobody waits
 }
 
 // wait returns a channel that the next flash closes.
-func (b *beacon) wait() <-chan struct{} {
+func (b *signal) wait() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.next == nil {
@@ -18,8 +18,8 @@ func (b *beacon) wait() <-chan struct{} {
 	return b.next
 }
 
-// flash wakes all who wait.
-func (b *beacon) flash() {
+// broadcast wakes all who wait.
+func (b *signal) broadcast() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.next != nil {

@@ -10,13 +10,13 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-// roster finds an agent by its id, and reads all of them from end to end, a
+// table finds an agent by its id, and reads all of them from end to end, a
 // million in a few milliseconds, without holding up those that poll meanwhile.
-type roster struct {
+type table struct {
 	mu   sync.RWMutex // guards the rest, but not what a row holds
 	byID map[string]*Agent
 	rows rows
-	gone int // rows of agents that were removed
+	deregistered int // rows of agents that were removed
 }
 
 // rows are the agents in the order of registration, those that were removed
@@ -33,7 +33,7 @@ const chunkRows = 1024
 type row struct {
 	seq      int64
 	live     *Agent
-	gone     atomic.Bool
+	deregistered     atomic.Bool
 	hostname atomic.Pointer[string]
 	head     hostnameHead
 
@@ -44,30 +44,30 @@ type row struct {
 	degraded, mismatch                              atomic.Bool
 }
 
-func newRoster(size int) roster { return roster{byID: make(map[string]*Agent, size)} }
+func newTable(size int) table { return table{byID: make(map[string]*Agent, size)} }
 
-func (r *roster) find(id []byte) *Agent {
+func (r *table) find(id []byte) *Agent {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.byID[string(id)]
 }
 
 // count is how many agents there are.
-func (r *roster) count() int {
+func (r *table) count() int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return len(r.byID)
 }
 
 // all gives the row of each agent that is there now.
-func (r *roster) all() iter.Seq[*row] {
+func (r *table) all() iter.Seq[*row] {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.rows.all()
 }
 
 // add puts a new agent at the end.
-func (r *roster) add(live *Agent) {
+func (r *table) add(live *Agent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.byID[live.id] = live
@@ -77,29 +77,29 @@ func (r *roster) add(live *Agent) {
 }
 
 // remove takes an agent off.
-func (r *roster) remove(live *Agent) {
+func (r *table) remove(live *Agent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.byID, live.id)
 	live.mu.Lock()
-	live.gone = true
-	live.row.gone.Store(true)
+	live.deregistered = true
+	live.row.deregistered.Store(true)
 	live.mu.Unlock()
-	if r.gone++; r.gone > chunkRows && r.gone > r.rows.n/2 {
+	if r.deregistered++; r.deregistered > chunkRows && r.deregistered > r.rows.n/2 {
 		r.compact()
 	}
 }
 
 // compact leaves out the rows of agents that were removed, in chunks of their
 // own: who reads the old ones is not disturbed. The caller holds mu.
-func (r *roster) compact() {
+func (r *table) compact() {
 	var kept rows
 	for row := range r.rows.all() {
 		row.live.mu.Lock()
 		kept.add(row.live)
 		row.live.mu.Unlock()
 	}
-	r.rows, r.gone = kept, 0
+	r.rows, r.deregistered = kept, 0
 }
 
 // add appends the row of an agent, whose lock the caller holds.
@@ -120,7 +120,7 @@ func (r rows) at(i int) *row { return &r.chunks[i/chunkRows][i%chunkRows] }
 func (r rows) all() iter.Seq[*row] {
 	return func(yield func(*row) bool) {
 		for i := range r.n {
-			if row := r.at(i); !row.gone.Load() && !yield(row) {
+			if row := r.at(i); !row.deregistered.Load() && !yield(row) {
 				return
 			}
 		}
@@ -170,8 +170,8 @@ func (r *row) hears() models.Transport {
 	return ""
 }
 
-func (r *row) vitals(now time.Time) models.Vitals {
-	return models.Vitals{
+func (r *row) health(now time.Time) models.Health {
+	return models.Health{
 		Unseen:   time.Duration(now.UnixMicro()-r.seen.Load()) * time.Microsecond,
 		Interval: time.Duration(r.interval.Load()),
 		Applied:  r.applied.Load(),
