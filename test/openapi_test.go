@@ -256,7 +256,7 @@ func TestOpenAPI_Controller(t *testing.T) {
 			exceptions[id+" 408"] = "takes 15 s: TestDecode_OfABodyThatTakesTooLong of pkg/server"
 		}
 		if reads && c.documents(id, http.StatusServiceUnavailable) {
-			exceptions[id+" 503"] = "takes an overloaded controller that stops: TestLimits_WhileDraining of package api"
+			exceptions[id+" 503"] = "takes an overloaded controller that stops: TestLimits_Draining_503 of package api"
 		}
 	}
 

@@ -26,7 +26,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
-func TestAnnouncer_IsWhatPushNames(t *testing.T) {
+func TestAnnouncer_PUSH_SelectsTheDriver(t *testing.T) {
 	for push, right := range map[string]func(notify.Announcer) bool{
 		"longpoll": is[notify.Nop],
 		"none":     is[notify.Nop],

@@ -65,7 +65,7 @@ func TestExport_Link_WritesWhatItPointsAt(t *testing.T) {
 
 // A pipe that is opened to be read waits for a writer, and one that is replaced is
 // a pipe no more.
-func TestCommands_RefuseWhatIsNoFile(t *testing.T) {
+func TestCommands_NotARegularFile_Rejected(t *testing.T) {
 	dir := store(t)
 	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
 		t.Fatal(err)

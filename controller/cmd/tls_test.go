@@ -14,7 +14,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
-func TestSecure_WarnsWhereOthersCanRead(t *testing.T) {
+func TestSecure_PlainHTTPOffLoopback_Warns(t *testing.T) {
 	dir := t.TempDir()
 	authority, err := certs.NewAuthority("authority", time.Hour)
 	if err != nil {

@@ -88,14 +88,14 @@ type Options struct {
 // API answers the controller's requests.
 type API struct {
 	Options
-	classes   map[door]*class
-	strangers *limit.Table // the requests of a class that may not pass, by source
-	churn     *limit.Table // new agents and removals of agents by themselves, by source
-	guesses   *limit.Guesses
-	served    servedConfig
-	sweep     []string       // SweepInterval as a header value
-	fleet     []string       // Fleet as one
-	refused   rate.Sometimes // how often refused credentials are worth a warning
+	classes         map[access]*class
+	rejectedCallers *limit.Table // the requests of a class that may not pass, by source
+	churn           *limit.Table // new agents and removals of agents by themselves, by source
+	guesses         *limit.Guesses
+	served          servedConfig
+	sweep           []string       // SweepInterval as a header value
+	fleet           []string       // Fleet as one
+	refused         rate.Sometimes // how often refused credentials are worth a warning
 }
 
 // New returns the handler of the whole contract.
@@ -112,7 +112,7 @@ func newAPI(o Options) *API {
 		o.Scrape = http.NotFoundHandler()
 	}
 	a := &API{
-		Options: o, classes: newClasses(o.Limits), strangers: limit.NewTable(), churn: limit.NewTable(), guesses: limit.NewGuesses(),
+		Options: o, classes: newClasses(o.Limits), rejectedCallers: limit.NewTable(), churn: limit.NewTable(), guesses: limit.NewGuesses(),
 		sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, fleet: []string{o.Fleet}, refused: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 	a.Metrics.limits(a.classes[enrolling], a.classes[reading], a.classes[reporting], a.classes[administering])
@@ -192,10 +192,10 @@ func checkQuery(query string, known []string) error {
 }
 
 // ready answers GET /ready. What does not keep the controller from its job is
-// told of, no more: to end a conflict an admin must be able to reach it, and
+// reported, no more: to end a conflict an admin must be able to reach it, and
 // without a broker agents poll.
 func (a *API) ready(c *call) error {
-	detail := a.worries()
+	detail := a.warnings()
 	if detail == "" || a.notReady(c.Request) != nil {
 		server.Ready(a.notReady)(c.Writer, c.Request)
 		return nil
@@ -204,8 +204,8 @@ func (a *API) ready(c *call) error {
 	return server.WriteJSON(c.Writer, http.StatusOK, server.Status{Status: "ready", Detail: detail})
 }
 
-// worries is what somebody should look at, "" for nothing.
-func (a *API) worries() string {
+// warnings is what somebody should look at, "" for nothing.
+func (a *API) warnings() string {
 	var found []string
 	if highest, conflict := a.Configs.Conflict(); conflict {
 		found = append(found, fmt.Sprintf(

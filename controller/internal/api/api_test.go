@@ -656,7 +656,7 @@ func TestDecommission(t *testing.T) {
 }
 
 // Every route by every kind of caller. A route that is new must be entered here.
-func TestRoutes_WhoMayCall(t *testing.T) {
+func TestRoutes_AccessRules_Enforced(t *testing.T) {
 	const anyone = "anonymous, wrong, bearer, decommissioned, shared, a1, a2, admin"
 	rules := map[string]string{
 		"GET /": anyone, "GET /openapi.json": anyone, "GET /swagger": anyone, "GET /health": anyone, "GET /ready": anyone, "GET /version": anyone, "GET /metrics": anyone, "GET /swagger/*page": anyone,
@@ -914,7 +914,7 @@ func TestPublish_FromAPageOfAnotherSite(t *testing.T) {
 	}
 }
 
-func TestAuthorization_RefusalsAreLoggedNowAndThen(t *testing.T) {
+func TestAuthorization_Refusals_LoggedOncePerMinute(t *testing.T) {
 	s := newSystem(t)
 	for range 10 {
 		s.call(account{"admin", "guess"}, "GET", "/api/v1/agents", "")
@@ -927,7 +927,7 @@ func TestAuthorization_RefusalsAreLoggedNowAndThen(t *testing.T) {
 	}
 }
 
-func TestConfig_OfAThousandAtOnce(t *testing.T) {
+func TestConfig_ThousandConcurrent_Answered(t *testing.T) {
 	s := newSystem(t)
 	s.publish("http://a/0")
 	a1 := s.register("a1")

@@ -30,7 +30,7 @@ func (s *system) one(id string) wire.Agent {
 
 // What an agent holds under the ETag of a version may not be that version: somebody
 // has edited its cache.
-func TestApplied_OtherContentIsReplaced(t *testing.T) {
+func TestApplied_OtherContent_Replaced(t *testing.T) {
 	for name, row := range map[string]struct {
 		tagged  bool // the current ETag came through
 		applied []string
@@ -87,7 +87,7 @@ func TestApplied_OtherContentIsReplaced(t *testing.T) {
 
 // An agent whose worker refused the current version keeps an earlier one. Its ETag says
 // which content that has.
-func TestApplied_OtherContentOfAnEarlierVersionIsListed(t *testing.T) {
+func TestApplied_OtherContentOfAnEarlierVersion_Listed(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
 	tag := refusedTwo(s, a1)
@@ -138,7 +138,7 @@ func TestApplied_WithoutIfNoneMatch(t *testing.T) {
 	}
 }
 
-func TestApplied_HoldsWithoutIfNoneMatch(t *testing.T) {
+func TestApplied_AheadWithoutIfNoneMatch_Kept(t *testing.T) {
 	for name, row := range map[string]struct {
 		meanwhile func(s *system)
 		least     time.Duration
@@ -170,7 +170,7 @@ func TestApplied_HoldsWithoutIfNoneMatch(t *testing.T) {
 }
 
 // An agent never takes an older version without a reason, so the controller gives it.
-func TestApplied_OlderVersionSaysWhy(t *testing.T) {
+func TestApplied_OlderVersionOffered_SaysWhy(t *testing.T) {
 	foreign := `"9-AAAAAAAAAAAAAAAAAAAAAA"`
 	for name, row := range map[string]struct {
 		verified bool
@@ -209,7 +209,7 @@ func TestApplied_OlderVersionSaysWhy(t *testing.T) {
 	}
 }
 
-func TestConfig_NamesTheFleet(t *testing.T) {
+func TestConfig_FleetHeader_Always(t *testing.T) {
 	s := newSystem(t)
 	if resp := s.poll(enroller, ""); resp.StatusCode != 404 || resp.Header.Get(wire.HeaderFleet) != "fleet-1" {
 		t.Errorf("got %d %v, want 404 with the fleet", resp.StatusCode, resp.Header)
@@ -222,19 +222,19 @@ func TestConfig_NamesTheFleet(t *testing.T) {
 	}
 }
 
-func TestTransport_AsAnAgentSays(t *testing.T) {
+func TestConfig_TransportHeader_Recorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		tag := s.publish("http://a/").Header.Get("ETag")
-		for said, want := range map[string]wire.Transport{"": wire.LongPoll, "poll": wire.Polling, "nats": wire.LongPoll} {
-			a := s.register(fmt.Sprint("a-", said))
-			headers := []string{"If-None-Match", tag, wire.HeaderTransport, said}
-			if said == "" {
+		for headerText, want := range map[string]wire.Transport{"": wire.LongPoll, "poll": wire.Polling, "nats": wire.LongPoll} {
+			a := s.register(fmt.Sprint("a-", headerText))
+			headers := []string{"If-None-Match", tag, wire.HeaderTransport, headerText}
+			if headerText == "" {
 				headers = headers[:2]
 			}
 			s.call(a, "GET", "/api/v1/config?wait=1s", "", headers...)
 			if got := s.one(a[0]).Transport; got == nil || *got != want {
-				t.Errorf("X-Transport %q: got %v, want %s", said, got, want)
+				t.Errorf("X-Transport %q: got %v, want %s", headerText, got, want)
 			}
 		}
 	})

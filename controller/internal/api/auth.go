@@ -15,25 +15,25 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// door is who may call a route.
-type door int
+// access is who may call a route.
+type access int
 
 const (
-	closed        door = iota // nobody: the rule of a route that was given none
-	open                      // everybody
-	enrolling                 // who holds the shared agent credentials, an agent as itself
-	reading                   // these, an agent as itself, the admin
-	reporting                 // the agent that the path names
-	removing                  // that agent, or the admin
-	administering             // the admin
+	closed        access = iota // anonymous: the rule of a route that was given none
+	open                        // everybody
+	enrolling                   // who holds the shared agent credentials, an agent as itself
+	reading                     // these, an agent as itself, the admin
+	reporting                   // the agent that the path names
+	removing                    // that agent, or the admin
+	administering               // the admin
 )
 
 // caller is who a request's credentials belong to.
 type caller int
 
 const (
-	nobody caller = iota
-	enrolled
+	anonymous caller = iota
+	enroller
 	agent
 	admin
 )
@@ -47,7 +47,7 @@ var credentials = sync.Pool{New: func() any { return new(auth.Basic) }}
 //
 // Only callers that may do this are charged to the class. All others are charged to
 // where they come from, so they take nothing from those.
-func (a *API) admit(c *call, d door) error {
+func (a *API) admit(c *call, d access) error {
 	switch {
 	case d == open:
 		return nil
@@ -71,7 +71,7 @@ func (a *API) admit(c *call, d door) error {
 
 // allow rejects what an agent does too often: before the class is charged, so that
 // one agent takes nothing from the others.
-func (a *API) allow(self *service.Agent, d door) error {
+func (a *API) allow(self *service.Agent, d access) error {
 	switch {
 	case self != nil && d == enrolling:
 		return a.Agents.Allow(self, service.Registering)
@@ -82,7 +82,7 @@ func (a *API) allow(self *service.Agent, d door) error {
 }
 
 // authorize checks that a caller may pass a door: 403 if not.
-func (a *API) authorize(c *call, d door, who caller) error {
+func (a *API) authorize(c *call, d access, who caller) error {
 	if who != admin && a.Mutual && !certified(c.Request) {
 		return errUncertified
 	}
@@ -93,7 +93,7 @@ func (a *API) authorize(c *call, d door, who caller) error {
 	}
 	itself := who == agent && c.self.ID() == c.Param("id")
 	switch {
-	case d == enrolling && who != enrolled && who != agent:
+	case d == enrolling && who != enroller && who != agent:
 		return problem.New(http.StatusForbidden,
 			"registering requires the shared agent credentials (AGENT_USERNAME) or the agent's own id and token")
 	case d == reporting && !itself:
@@ -108,7 +108,7 @@ func (a *API) authorize(c *call, d door, who caller) error {
 
 // reject answers a request that may not pass a door, for the reason err: with 429
 // if too many such requests came from its source.
-func (a *API) reject(c *call, d door, err error) error {
+func (a *API) reject(c *call, d access, err error) error {
 	var forbidden *problem.Problem
 	if !errors.As(err, &forbidden) {
 		a.refuse(c, err)
@@ -164,9 +164,9 @@ func (a *API) name(who caller, self *service.Agent) string {
 		return self.ID()
 	case admin:
 		return a.AdminName
-	case enrolled:
+	case enroller:
 		return a.AgentName
-	case nobody:
+	case anonymous:
 	}
 	return ""
 }
@@ -215,29 +215,29 @@ func (a *API) identify(c *call) (caller, *service.Agent, error) {
 	basic := credentials.Get().(*auth.Basic)
 	defer credentials.Put(basic)
 	if err := basic.Read(c.GetHeader("Authorization")); err != nil {
-		return nobody, nil, err
+		return anonymous, nil, err
 	}
 	if self := a.Agents.Authenticate(basic.User, basic.Password); self != nil {
 		return agent, self, nil
 	}
-	who := nobody
+	who := anonymous
 	switch {
 	case a.AdminAccount.Matches(basic.User, basic.Password):
 		who = admin
 	case a.AgentAccount.Matches(basic.User, basic.Password):
-		who = enrolled
+		who = enroller
 	}
 	source := limit.Source(c.source())
-	if who != nobody {
+	if who != anonymous {
 		if wait := a.guesses.Right(a.name(who, nil), source); wait > 0 {
-			return nobody, nil, tooManyGuesses(wait)
+			return anonymous, nil, tooManyGuesses(wait)
 		}
 		return who, nil, nil
 	}
 	if name := string(basic.User); name == a.AdminName || name == a.AgentName {
 		if wait := a.guesses.Wrong(name, source); wait > 0 {
-			return nobody, nil, tooManyGuesses(wait)
+			return anonymous, nil, tooManyGuesses(wait)
 		}
 	}
-	return nobody, nil, errWrong
+	return anonymous, nil, errWrong
 }

@@ -91,12 +91,12 @@ func (a *API) config(c *call) error {
 	p := poll{a: a, self: c.self, held: c.Request.Header["If-None-Match"], applied: appliedOf(c.Request.Header)}
 	p.visit = models.Poll{
 		At: time.Now().UTC(), Transport: a.transportOf(c.Request.Header, wait),
-		Degraded: said(c.Request.Header, wire.HeaderWorkerError),
+		Degraded: headerText(c.Request.Header, wire.HeaderWorkerError),
 	}
 	if p.visit.Transport == models.Polling {
-		p.visit.PushError = said(c.Request.Header, wire.HeaderPushError)
+		p.visit.PushError = headerText(c.Request.Header, wire.HeaderPushError)
 	}
-	if err := p.judge(); err != nil {
+	if err := p.decide(); err != nil {
 		return err
 	}
 	p.note(wait)
@@ -106,7 +106,7 @@ func (a *API) config(c *call) error {
 			return err
 		}
 		if c.Request.Context().Err() != nil {
-			return nil // nobody is left to tell
+			return nil // the client disconnected
 		}
 		p = held
 	}
@@ -140,9 +140,9 @@ func (a *API) wait(c *call) (time.Duration, error) {
 func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
 	extend(c, wait)
 	ctx := c.Request.Context()
-	back := c.stepAside()
+	back := c.releaseWhileHeld()
 	a.Waiters.Wait(ctx, wait, p.self, func() bool {
-		if err = p.judge(); err == nil && p.self != nil && p.self.Deregistered() {
+		if err = p.decide(); err == nil && p.self != nil && p.self.Deregistered() {
 			err = unauthorized(c, errWrong)
 		}
 		return err != nil || p.due()
@@ -173,8 +173,8 @@ func (a *API) transportOf(h http.Header, wait time.Duration) models.Transport {
 	return models.Polling
 }
 
-// said returns the text that a header holds, empty where it is absent.
-func said(h http.Header, name string) string {
+// headerText returns the text that a header holds, empty where it is absent.
+func headerText(h http.Header, name string) string {
 	if text := h[name]; len(text) > 0 {
 		return wire.HeaderText(text[0])
 	}
@@ -203,7 +203,7 @@ type poll struct {
 	unchanged bool
 	current   *answered // nil where nothing was published
 	interval  time.Duration
-	withheld  withholding
+	kept      keepReason
 }
 
 // due reports whether there is something to say that is not to be delayed.
@@ -228,21 +228,21 @@ func appliedOf(h http.Header) applied {
 	return applied{n, content[0]}
 }
 
-// withholding is why an agent is not offered the current version.
-type withholding int
+// keepReason is why an agent is not offered the current version.
+type keepReason int
 
 const (
-	nothing withholding = iota
+	nothing keepReason = iota
 	refused
 	conflict
 )
 
-// judge finds what there is to say now.
-func (p *poll) judge() error {
+// decide finds what there is to say now.
+func (p *poll) decide() error {
 	a := p.a
 	current := a.Configs.Current()
 	p.interval = a.Configs.PollInterval()
-	p.status, p.unchanged, p.current, p.withheld = http.StatusNotFound, false, nil, nothing
+	p.status, p.unchanged, p.current, p.kept = http.StatusNotFound, false, nil, nothing
 	if current != nil {
 		out, err := a.served.of(current)
 		if err != nil {
@@ -270,13 +270,13 @@ func (p *poll) judge() error {
 		return nil
 	}
 	if !a.Agents.Offers(p.self, newest) {
-		p.withheld = refused
+		p.kept = refused
 	} else if held {
-		p.withheld = conflict
+		p.kept = conflict
 	} else if _, inConflict := a.Configs.Conflict(); inConflict && isAhead(p.held, p.applied, newest) {
-		p.withheld = conflict
+		p.kept = conflict
 	}
-	if p.withheld != nothing {
+	if p.kept != nothing {
 		p.status = http.StatusNotFound
 		if _, ok := etag.Single(p.held); ok {
 			p.status = http.StatusNotModified // against what it runs
@@ -294,7 +294,7 @@ func (p *poll) mismatch(names bool) bool {
 	case p.applied == applied{}:
 		return false
 	case names || p.applied.version == p.current.config.Version:
-		return true // judge knows that it does not run the current one
+		return true // decide knows that it does not run the current one
 	}
 	tag, one := etag.Single(p.held)
 	content := models.ContentOf(tag)
@@ -355,7 +355,7 @@ func (p *poll) answer(c *call) error {
 		return p.reason()
 	case http.StatusNotModified:
 		h["Etag"] = p.current.etag
-		if p.withheld != nothing {
+		if p.kept != nothing {
 			tag, _ := etag.Single(p.held)
 			h["Etag"] = []string{tag}
 		}
@@ -394,7 +394,7 @@ func (p *poll) because() []string {
 // reason is what an agent is told that is offered nothing.
 func (p *poll) reason() error {
 	version := p.current.config.Version
-	if p.withheld == refused {
+	if p.kept == refused {
 		return problem.New(http.StatusNotFound, "this agent's worker refused version %d, and nothing newer was published", version)
 	}
 	return problem.New(http.StatusNotFound,

@@ -48,7 +48,7 @@ func (a *API) answer(as *measured, handle func(*call) error) gin.HandlerFunc {
 		defer func() { c.measure(began, ended) }()
 		err := handle(c)
 		ended = true
-		if err == nil || c.left(err) {
+		if err == nil || c.clientGone(err) {
 			return
 		}
 		p := a.problemOf(c, err)
@@ -59,9 +59,9 @@ func (a *API) answer(as *measured, handle func(*call) error) gin.HandlerFunc {
 	}
 }
 
-// left reports whether an error is that of a caller who did not wait: who has gone
+// clientGone reports whether an error is that of a caller who did not wait: who has gone
 // reads no answer.
-func (c *call) left(err error) bool {
+func (c *call) clientGone(err error) bool {
 	return c.Request.Context().Err() != nil && errors.Is(err, context.Canceled)
 }
 

@@ -26,7 +26,7 @@ func StepAside() (inFlight []int64) {
 	k := c.class
 	note := func() { inFlight = append(inFlight, k.InFlight()) }
 	note()
-	back := c.stepAside()
+	back := c.releaseWhileHeld()
 	note()
 	back()
 	note()
@@ -40,7 +40,7 @@ func StepAside() (inFlight []int64) {
 func StepAsideForEver() int64 {
 	c := entered()
 	k := c.class
-	c.stepAside()
+	c.releaseWhileHeld()
 	c.leave()
 	return k.InFlight()
 }

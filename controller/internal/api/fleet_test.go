@@ -53,7 +53,7 @@ func (s *system) actions(query string) (actions []string) {
 	return actions
 }
 
-func TestRollout_IsTheContracts(t *testing.T) {
+func TestRollout_MatchesTheContract(t *testing.T) {
 	s := newSystem(t)
 	a1, a2, a3 := s.register("a1"), s.register("a2"), s.register("a3")
 	s.publish("http://a/")
@@ -103,7 +103,7 @@ func TestRollout_IsTheContracts(t *testing.T) {
 
 // An answer can be held for longer than the server gives any other, and is let
 // go when it stops.
-func TestRollout_IsHeld(t *testing.T) {
+func TestRollout_Wait_Held(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
 	s.publish("http://a/")
@@ -143,7 +143,7 @@ func TestRollout_IsHeld(t *testing.T) {
 	}
 }
 
-func TestRefusal_IsNotOfferedUntilRetry(t *testing.T) {
+func TestRefusal_NotOfferedUntilRetry(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
 	runs := s.publish("http://a/").Header.Get("ETag")
@@ -326,21 +326,21 @@ func TestAgents_Degraded(t *testing.T) {
 	s.report(a1, 1, applied)
 	s.report(a2, 1, applied)
 	const (
-		said  = "the worker at http://w:8082 cannot\tbe reached: \xff" + "nothing\u00a0listens"
-		shown = "the worker at http://w:8082 cannot be reached: ?nothing listens"
+		headerText = "the worker at http://w:8082 cannot\tbe reached: \xff" + "nothing\u00a0listens"
+		shown      = "the worker at http://w:8082 cannot be reached: ?nothing listens"
 	)
 	pushError := func() any {
 		return decode[map[string]any](t, s.call(admin, "GET", "/api/v1/agents/a1", ""))["push_error"]
 	}
-	s.call(a1, "GET", "/api/v1/config", "", wire.HeaderPushError, said)
+	s.call(a1, "GET", "/api/v1/config", "", wire.HeaderPushError, headerText)
 	if got := pushError(); got != shown {
 		t.Errorf("push_error: got %v, want %q", got, shown)
 	}
-	s.call(a1, "GET", "/api/v1/config", "", wire.HeaderPushError, said, wire.HeaderTransport, "nats")
+	s.call(a1, "GET", "/api/v1/config", "", wire.HeaderPushError, headerText, wire.HeaderTransport, "nats")
 	if got := pushError(); got != nil {
 		t.Errorf("push_error of an agent whose broker works: got %v, want null", got)
 	}
-	resp := s.call(a1, "GET", "/api/v1/config", "", wire.HeaderWorkerError, said+strings.Repeat("x", 5000))
+	resp := s.call(a1, "GET", "/api/v1/config", "", wire.HeaderWorkerError, headerText+strings.Repeat("x", 5000))
 	if resp.StatusCode != 200 {
 		t.Errorf("a poll of a degraded agent: got %d, want the configuration", resp.StatusCode)
 	}
@@ -663,7 +663,7 @@ func TestRegister_AboveMaxAgents_507(t *testing.T) {
 }
 
 // What an agent does too often takes nothing from the others.
-func TestLimits_OneAgentTooOften_ShutsNobodyOut(t *testing.T) {
+func TestLimits_OneAgentTooOften_OthersServed(t *testing.T) {
 	for name, flood := range map[string]struct{ path, body string }{
 		"registrations": {"/api/v1/register", `{"hostname":"h","agent_id":"a1"}`},
 		"reports":       {"/api/v1/agents/a1/status", `{"version":1,"status":"APPLYING"}`},

@@ -65,7 +65,7 @@ func TestRollout_WhileItIsHeld(t *testing.T) {
 	}
 }
 
-func TestRollout_OfWhoIsAway(t *testing.T) {
+func TestRollout_OfflineAgents_Counted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		s.register("gone")
@@ -121,7 +121,7 @@ func TestFreeze_Ends(t *testing.T) {
 	})
 }
 
-func TestFreeze_LetsTheFirstConfigurationThrough(t *testing.T) {
+func TestFreeze_FirstConfiguration_Published(t *testing.T) {
 	s := newSystem(t)
 	s.call(admin, "PUT", "/api/v1/freeze", `{"reason":"sale"}`)
 	if _, published, err := s.configs.PublishFirst(t.Context(), "http://a/"); err != nil || !published {
@@ -147,7 +147,7 @@ func TestFreeze_Preconditions(t *testing.T) {
 
 // A write that changes no configuration takes its preconditions from the
 // current one.
-func TestPreconditions_OfEveryOtherWrite(t *testing.T) {
+func TestPreconditions_EveryOtherWrite_Checked(t *testing.T) {
 	s := newSystem(t)
 	s.register("a1")
 	stale := s.publish("http://a/").Header.Get("ETag")
@@ -196,7 +196,7 @@ func TestRoutes_UnknownAndDoubledParameters(t *testing.T) {
 }
 
 // The hot path: BenchmarkConfig_Unchanged says how long it takes.
-func TestConfig_UnchangedCostsNoMore(t *testing.T) {
+func TestConfig_Unchanged_AllocatesNoMore(t *testing.T) {
 	s := newSystem(t)
 	tag := s.publish("http://a/").Header.Get("ETag")
 	a1 := s.register("a1")

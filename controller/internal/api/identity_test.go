@@ -125,7 +125,7 @@ func TestRegister_WithItsOwnToken(t *testing.T) {
 	}
 }
 
-func TestRegister_IsAudited(t *testing.T) {
+func TestRegister_Audited(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.token(enroller, "a1", secretA)
 	s.token(enroller, "a1", secretA)

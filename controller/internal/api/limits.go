@@ -35,20 +35,20 @@ type class struct {
 	*limit.Class
 	name string // as it is measured
 
-	strangers *limit.Rejections // of those that may not pass
-	bucket    limit.Bucket      // of the strangers at one source
+	rejectedCallers *limit.Rejections // of those that may not pass
+	bucket          limit.Bucket      // of the strangers at one source
 
-	telling rate.Sometimes // how often a herd is worth a warning
-	told    atomic.Int64   // of how many turned away the log has told
+	warning rate.Sometimes // how often a herd is worth a warning
+	warned  atomic.Int64   // of how many turned away the log has told
 }
 
 // newClasses returns the class of each door; an open one has none. Except for
 // registrations, as many may be in flight as come in a second: reports wait for
 // each other to be written together, and where the others take longer than that
 // the controller has more than it can serve.
-func newClasses(l Limits) map[door]*class {
+func newClasses(l Limits) map[access]*class {
 	register := newClass(registering, l.Register, min(l.Register, mostRegistering))
-	return map[door]*class{
+	return map[access]*class{
 		enrolling:     register,
 		removing:      register, // the agents of a fleet that is taken down must not shut out the admin
 		reading:       newClass(polls, l.Config, l.Config),
@@ -60,15 +60,15 @@ func newClasses(l Limits) map[door]*class {
 func newClass(name string, perSecond, inFlight int) *class {
 	return &class{
 		Class: limit.New(perSecond, inFlight), name: name,
-		strangers: limit.NewRejections(perSecond),
-		bucket:    limit.Bucket{Burst: perSecond, Each: time.Second / time.Duration(perSecond)},
-		telling:   rate.Sometimes{First: 1, Interval: time.Minute},
+		rejectedCallers: limit.NewRejections(perSecond),
+		bucket:          limit.Bucket{Burst: perSecond, Each: time.Second / time.Duration(perSecond)},
+		warning:         rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 }
 
 // enter takes a place of the class for a request that may pass the door d. An admin
 // on this machine needs none: from there an overload can be ended.
-func (a *API) enter(c *call, d door, who caller) error {
+func (a *API) enter(c *call, d access, who caller) error {
 	k := a.classes[d]
 	if who == admin && server.FromLoopback(c.Request) {
 		return nil
@@ -82,12 +82,12 @@ func (a *API) enter(c *call, d door, who caller) error {
 
 // charge counts a request that may not pass the door d, and rejects it if more came
 // from its source than the class takes of all callers.
-func (a *API) charge(c *call, d door) error {
+func (a *API) charge(c *call, d access) error {
 	k := a.classes[d]
-	if a.strangers.Take(a.strangers.Key(k.name, limit.Source(c.source())), k.bucket) == 0 {
+	if a.rejectedCallers.Take(a.rejectedCallers.Key(k.name, limit.Source(c.source())), k.bucket) == 0 {
 		return nil
 	}
-	return a.overflow(c, k, k.strangers, d)
+	return a.overflow(c, k, k.rejectedCallers, d)
 }
 
 // churn is how many registrations of new agents, and removals of agents by themselves,
@@ -114,15 +114,15 @@ func (a *API) allowChurn(c *call) error {
 
 // overflow answers a request that its class has no room for. With it wait the others
 // of line.
-func (a *API) overflow(c *call, k *class, line *limit.Rejections, d door) error {
+func (a *API) overflow(c *call, k *class, line *limit.Rejections, d access) error {
 	h := c.Writer.Header()
 	server.RetryAfter(h, line.TurnAway())
 	if d == reading {
 		h.Set(wire.HeaderPollInterval, strconv.Itoa(seconds(a.Configs.PollInterval())))
 	}
-	k.telling.Do(func() {
+	k.warning.Do(func() {
 		total := k.rejected()
-		a.Log.WithFields(logrus.Fields{"class": k.name, "turned_away": total - k.told.Swap(total), "in_flight": k.InFlight()}).
+		a.Log.WithFields(logrus.Fields{"class": k.name, "turned_away": total - k.warned.Swap(total), "in_flight": k.InFlight()}).
 			Warn("Requests turned away; more within a minute are counted, not logged")
 	})
 	select {
@@ -134,7 +134,7 @@ func (a *API) overflow(c *call, k *class, line *limit.Rejections, d door) error 
 }
 
 // rejected is how many requests found no room, ever.
-func (k *class) rejected() int64 { return k.TurnedAway() + k.strangers.TurnedAway() }
+func (k *class) rejected() int64 { return k.TurnedAway() + k.rejectedCallers.TurnedAway() }
 
 // leave gives back the place of a request.
 func (c *call) leave() {
@@ -144,10 +144,10 @@ func (c *call) leave() {
 	}
 }
 
-// stepAside gives back the place of a request while it waits for something to
+// releaseWhileHeld gives back the place of a request while it waits for something to
 // happen; back takes it again, be there room or not. Who does not come back has
-// left.
-func (c *call) stepAside() (back func()) {
+// clientGone.
+func (c *call) releaseWhileHeld() (back func()) {
 	c.measured = c.measured.held
 	k := c.class
 	if k == nil {

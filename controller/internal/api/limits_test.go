@@ -78,7 +78,7 @@ func wantSpread(t testing.TB, rejected func() *http.Response) {
 }
 
 // A class that is full keeps nobody of another one out.
-func TestLimits_AreApart(t *testing.T) {
+func TestLimits_Classes_Independent(t *testing.T) {
 	type request struct{ class, method, path, body string }
 	requests := []request{
 		{"register", "POST", "/api/v1/register", `{"hostname":"h"}`},
@@ -183,7 +183,7 @@ func TestLimits_RemovalsShareThatOfRegistrations(t *testing.T) {
 }
 
 // Every call to the API is limited, and no other.
-func TestLimits_OfEveryRoute(t *testing.T) {
+func TestLimits_EveryRoute_Limited(t *testing.T) {
 	for _, route := range api.Routes() {
 		path := strings.NewReplacer(":id", "a1", ":version", "1", ":other", "1", "*page", "index.html").Replace(route[1])
 		synctest.Test(t, func(t *testing.T) {
@@ -197,7 +197,7 @@ func TestLimits_OfEveryRoute(t *testing.T) {
 	}
 }
 
-func TestLimits_TellWhenToPoll(t *testing.T) {
+func TestLimits_Rejected_SaysWhenToPoll(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		a1 := s.register("a1")
@@ -234,7 +234,7 @@ func (s *system) publishHere(url string, interval int) {
 }
 
 // Those who are turned away together do not come back together.
-func TestLimits_SpreadTheHerd(t *testing.T) {
+func TestLimits_ReconnectStorm_RetryAfterSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, api.Limits{Register: 100, Config: 100, Status: 100, Admin: 100})
 		seen := map[string]int{}
@@ -257,7 +257,7 @@ func TestLimits_SpreadTheHerd(t *testing.T) {
 	})
 }
 
-func TestLimits_WhileDraining(t *testing.T) {
+func TestLimits_Draining_503(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		s.call(enroller, "GET", "/api/v1/config", "")
@@ -270,7 +270,7 @@ func TestLimits_WhileDraining(t *testing.T) {
 	})
 }
 
-func TestErrors_SpreadWhoFindsTheStoreBusy(t *testing.T) {
+func TestErrors_StoreBusy_RetryAfterSpread(t *testing.T) {
 	s := newSystem(t)
 	s.register("a1")
 	s.publish("http://a/")
@@ -289,7 +289,7 @@ func TestErrors_SpreadWhoFindsTheStoreBusy(t *testing.T) {
 	}
 }
 
-func TestLimits_SpareAnAdminHere(t *testing.T) {
+func TestLimits_AdminOnLoopback_Unlimited(t *testing.T) {
 	for name, row := range map[string]struct {
 		remote  string
 		who     account
@@ -330,7 +330,7 @@ func TestLimits_SpareAnAdminHere(t *testing.T) {
 }
 
 // What an admin does here takes nothing from the others.
-func TestLimits_CountNoAdminHere(t *testing.T) {
+func TestLimits_AdminOnLoopback_NotCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		for range 100 {
@@ -362,7 +362,7 @@ func (s *system) occupy(who account, path string) (release func()) {
 	return func() { close(stop); <-done }
 }
 
-func TestLimits_OfWhatIsInFlight(t *testing.T) {
+func TestLimits_InFlight_Bounded(t *testing.T) {
 	for name, row := range map[string]struct {
 		who        account
 		slow       string
@@ -392,7 +392,7 @@ func TestLimits_OfWhatIsInFlight(t *testing.T) {
 
 // However high the limit, registrations do not wait for each other until they
 // fail.
-func TestLimits_OfRegistrationsInFlight(t *testing.T) {
+func TestLimits_RegistrationsInFlight_Bounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, api.Limits{Register: 10_000, Config: 1, Status: 1, Admin: 1})
 		for range 250 {
@@ -403,7 +403,7 @@ func TestLimits_OfRegistrationsInFlight(t *testing.T) {
 }
 
 // Who is refused leaves, whatever for.
-func TestLimits_GivePlacesBack(t *testing.T) {
+func TestLimits_Answered_PlacesReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		for _, path := range []string{"/api/v1/agents?nope=1", "/api/v1/agents?limit=0", "/api/v1/agents/none"} {
@@ -418,7 +418,7 @@ func TestLimits_GivePlacesBack(t *testing.T) {
 }
 
 // A held answer takes no place while it is held.
-func TestLimits_OfHeldAnswers(t *testing.T) {
+func TestLimits_HeldPolls_TakeNoPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		a1 := s.register("a1")
@@ -456,7 +456,7 @@ type onAnswer struct {
 func (o onAnswer) WriteHeader(status int) { o.do(); o.ResponseRecorder.WriteHeader(status) }
 
 // When it is written it takes a place again.
-func TestLimits_OfHeldAnswersThatAreWritten(t *testing.T) {
+func TestLimits_HeldPollsAnswered_TakePlaces(t *testing.T) {
 	for class, path := range map[string]string{"poll": "/api/v1/config?wait=1s", "admin": "/api/v1/rollouts/1?wait=1s"} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newSystem(t)
@@ -478,7 +478,7 @@ func TestLimits_OfHeldAnswersThatAreWritten(t *testing.T) {
 	}
 }
 
-func TestCall_StepsAside(t *testing.T) {
+func TestCall_HeldPoll_ReleasesItsPlace(t *testing.T) {
 	got := api.StepAside()
 	if diff := cmp.Diff([]int64{1, 0, 1, 0}, got); diff != "" {
 		t.Errorf("in flight before, meanwhile, after and when it has left, -want +got:\n%s", diff)
@@ -512,7 +512,7 @@ func TestLimits_WrongCredentials_Rejected(t *testing.T) {
 	})
 }
 
-func TestLimits_AreLoggedNowAndThen(t *testing.T) {
+func TestLimits_Rejections_LoggedOncePerMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		flood := func(who account, method, path string, n int) {
@@ -544,7 +544,7 @@ func TestLimits_AreLoggedNowAndThen(t *testing.T) {
 }
 
 // A storm of registrations, over real sockets, beside polls.
-func TestLimits_StormOfRegistrations(t *testing.T) {
+func TestLimits_RegistrationStorm_AdminServed(t *testing.T) {
 	s := newLimited(t, api.Limits{Register: 20, Config: 100_000, Status: 1, Admin: 1})
 	s.publishHere("http://a/", 30)
 	a1 := s.register("a1")
@@ -620,7 +620,7 @@ func TestLimits_StormOfRegistrations(t *testing.T) {
 }
 
 // After a publish a whole fleet reports at once, and every report is taken.
-func TestLimits_LetTheReportsOfAFleetThrough(t *testing.T) {
+func TestLimits_ReportsOfAFleet_Accepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // where a slow machine is no slower
 		s := newLimited(t, api.Limits{Register: 1000, Config: 1, Status: 20_000, Admin: 1})
 		s.publishHere("http://a/", 30)
@@ -647,7 +647,7 @@ func TestLimits_LetTheReportsOfAFleetThrough(t *testing.T) {
 
 // Requests that may not do what they ask for take nothing from those that may: not
 // those of anonymous callers, of wrong passwords, nor of agents at other routes.
-func TestLimits_Strangers_ShutNobodyOut(t *testing.T) {
+func TestLimits_InvalidCredentials_AgentsServed(t *testing.T) {
 	for name, row := range map[string]struct {
 		who                account // "a1" stands for that agent
 		method, path, body string
@@ -670,13 +670,13 @@ func TestLimits_Strangers_ShutNobodyOut(t *testing.T) {
 				if row.who[0] == "a1" {
 					row.who = a1
 				}
-				strangers := []account{{}, {"admin", "guess"}, {"agent", "guess"}, {"a1", "guess"}, {"nobody", "guess"}}
+				rejectedCallers := []account{{}, {"admin", "guess"}, {"agent", "guess"}, {"a1", "guess"}, {"nobody", "guess"}}
 				if name != "poll" && name != "register" { // which a2 may do
-					strangers = append(strangers, a2)
+					rejectedCallers = append(rejectedCallers, a2)
 				}
 				rejected := 0
 				for i := range 600 {
-					if s.callWith(elsewhere, nil, strangers[i%len(strangers)], row.method, row.path, row.body).StatusCode == 429 {
+					if s.callWith(elsewhere, nil, rejectedCallers[i%len(rejectedCallers)], row.method, row.path, row.body).StatusCode == 429 {
 						rejected++
 					}
 				}
@@ -693,7 +693,7 @@ func TestLimits_Strangers_ShutNobodyOut(t *testing.T) {
 
 // Anonymous requests of one class take nothing from those of another, and callers
 // that may pass are not told to stay away for longer because of them.
-func TestLimits_Strangers_WaitInALineOfTheirClass(t *testing.T) {
+func TestLimits_InvalidCredentials_RejectedPerClass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		s.publishHere("http://a/", 30)
@@ -719,7 +719,7 @@ func TestLimits_Strangers_WaitInALineOfTheirClass(t *testing.T) {
 }
 
 // Anonymous callers that send their bodies slowly hold no places either.
-func TestLimits_StrangersInFlight_HoldNoPlaces(t *testing.T) {
+func TestLimits_InvalidCredentialsInFlight_TakeNoPlaces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		for range 5 {
@@ -736,14 +736,14 @@ func TestLimits_StrangersInFlight_HoldNoPlaces(t *testing.T) {
 }
 
 // Who floods the admin's door with no credentials, or wrong ones, keeps no admin out.
-func TestLimits_KeepStrangersFromShuttingOutAdmins(t *testing.T) {
+func TestLimits_InvalidCredentials_AdminServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, api.Limits{Register: 1, Config: 1, Status: 1, Admin: 1})
-		strangers := 0
+		rejectedCallers := 0
 		for range 60 {
 			for _, who := range []account{{}, {"admin", "wrong"}} {
 				if s.callFrom("192.0.2.7:40000", who, "GET", "/api/v1/agents").StatusCode == 429 {
-					strangers++
+					rejectedCallers++
 				}
 			}
 			if got := s.callFrom("192.0.2.7:40000", admin, "GET", "/api/v1/agents").StatusCode; got != 200 {
@@ -751,8 +751,8 @@ func TestLimits_KeepStrangersFromShuttingOutAdmins(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if strangers < 50 {
-			t.Errorf("%d strangers were turned away, want most of 120", strangers)
+		if rejectedCallers < 50 {
+			t.Errorf("%d strangers were turned away, want most of 120", rejectedCallers)
 		}
 	})
 }

@@ -51,7 +51,7 @@ func (s *system) wantSeries(name string, want map[string]float64) {
 	}
 }
 
-func TestMetrics_OfRequestsByClassAndCode(t *testing.T) {
+func TestMetrics_Requests_ByClassAndCode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		a1 := s.register("a1")
@@ -83,7 +83,7 @@ func TestMetrics_OfRequestsByClassAndCode(t *testing.T) {
 	})
 }
 
-func TestMetrics_OfWhoLeavesAndOfAPanic(t *testing.T) {
+func TestMetrics_DisconnectAndPanic_Counted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		a1 := s.register("a1")
@@ -111,7 +111,7 @@ func TestMetrics_OfWhoLeavesAndOfAPanic(t *testing.T) {
 }
 
 // Who leaves the queue is no failure of ours, and nothing is written to nobody.
-func TestMetrics_OfWhoLeavesBeforeItIsTheirTurn(t *testing.T) {
+func TestMetrics_DisconnectWhileQueued_Counted(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
 	s.publish("http://a/")
@@ -134,7 +134,7 @@ func TestMetrics_OfWhoLeavesBeforeItIsTheirTurn(t *testing.T) {
 	}
 }
 
-func TestMetrics_OfWhoIsTurnedAway(t *testing.T) {
+func TestMetrics_RejectedRequests_Counted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		a1 := s.register("a1")
@@ -167,7 +167,7 @@ func TestMetrics_OfWhoIsTurnedAway(t *testing.T) {
 	})
 }
 
-func TestMetrics_OfRequestsInFlight(t *testing.T) {
+func TestMetrics_RequestsInFlight_Shown(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
 	s.publish("http://a/")
@@ -202,7 +202,7 @@ type reader func([]byte) (int, error)
 
 func (r reader) Read(p []byte) (int, error) { return r(p) }
 
-func TestMetrics_OfRefusedCredentials(t *testing.T) {
+func TestMetrics_InvalidCredentials_Counted(t *testing.T) {
 	s := newSystem(t)
 	s.call(account{"admin", "guess"}, "GET", "/api/v1/agents", "")
 	s.call(account{"nobody", "guess"}, "GET", "/api/v1/config", "")
@@ -211,7 +211,7 @@ func TestMetrics_OfRefusedCredentials(t *testing.T) {
 }
 
 // Nobody can make the controller remember another series.
-func TestMetrics_AreAsManyWhateverIsAsked(t *testing.T) {
+func TestMetrics_UnknownPaths_NoNewSeries(t *testing.T) {
 	s := newSystem(t)
 	ask := func(i int) {
 		a := s.register(fmt.Sprintf("agent-%d", i))
@@ -242,7 +242,7 @@ func TestMetrics_AreAsManyWhateverIsAsked(t *testing.T) {
 	}
 }
 
-func TestMetrics_AreServed(t *testing.T) {
+func TestMetrics_Get_Served(t *testing.T) {
 	s := newSystem(t)
 	s.call(account{}, "GET", "/health", "")
 	resp := s.call(account{}, "GET", "/metrics?format=any", "")
@@ -252,7 +252,7 @@ func TestMetrics_AreServed(t *testing.T) {
 }
 
 // Every answer names its request, whatever it is, and in whatever way it was made.
-func TestRequestID_IsInEveryAnswer(t *testing.T) {
+func TestRequestID_InEveryResponse(t *testing.T) {
 	type request struct {
 		who          account
 		method, path string

@@ -167,7 +167,7 @@ func (a *API) resume(c *call) error {
 }
 
 // decodePublish reads a publish from the body and the query. The body may be
-// left out where the query says it all.
+// clientGone out where the query says it all.
 func decodePublish(c *call) (req wire.PublishRequest, err error) {
 	interval, inQuery := c.GetQuery("poll_interval")
 	if !inQuery || !server.Bodyless(c.Request) {

@@ -44,7 +44,7 @@ func (a *API) rollout(c *call) error {
 		return server.WriteJSON(c.Writer, http.StatusOK, toRollout(rollout))
 	}
 	extend(c, wait)
-	back := c.stepAside()
+	back := c.releaseWhileHeld()
 	rollout, reached, err := a.Rollouts.Wait(c.Request.Context(), version, share, wait, a.Draining)
 	back()
 	if err != nil {

@@ -41,7 +41,7 @@ func (a *API) event(c *call) *logrus.Entry {
 type route struct {
 	method   string
 	path     string
-	who      door   // who may call, and with whom it shares a limit
+	who      access // who may call, and with whom it shares a limit
 	measured string // with which others
 	query    string // the parameters that are known, with spaces between; "*" takes any
 	handle   func(*call) error

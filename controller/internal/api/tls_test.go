@@ -43,7 +43,7 @@ func shown(ends time.Time) *tls.ConnectionState {
 
 // Agents need a certificate where TLS_CLIENT_CA_FILE is set, to every door that
 // opens to them. Nobody else does, and who is nobody is told so first.
-func TestRoutes_WhoNeedsACertificate(t *testing.T) {
+func TestRoutes_CertificateRequired_ByAccess(t *testing.T) {
 	var (
 		plain    *tls.ConnectionState
 		none     = &tls.ConnectionState{}
@@ -125,7 +125,7 @@ func TestRoutes_WhoNeedsACertificate(t *testing.T) {
 
 // Somebody who has the shared password, or an agent's token, and no certificate is
 // refused as one who guesses is.
-func TestCertificate_ThatIsMissingLeavesATrace(t *testing.T) {
+func TestCertificate_Missing_Audited(t *testing.T) {
 	s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) { o.Mutual = true })
 	var resp *http.Response
 	for range 2 {
@@ -180,7 +180,7 @@ func (s *system) registerOver(conn *tls.ConnectionState, who account, id string)
 }
 
 // Another agent's certificate of the same authority does not do.
-func TestCertificate_IsBoundToTheAgent(t *testing.T) {
+func TestCertificate_OtherName_Rejected(t *testing.T) {
 	s := newMutual(t)
 	register := func(conn *tls.ConnectionState, who account) *http.Response { return s.registerOver(conn, who, "a1") }
 	agent := func(resp *http.Response) account {

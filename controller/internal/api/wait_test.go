@@ -31,7 +31,7 @@ func (s *system) held(who account, tag string) <-chan *http.Response {
 	return answered
 }
 
-func TestConfig_IsHeldUntilThereIsSomethingToSay(t *testing.T) {
+func TestConfig_Wait_HeldUntilANewerVersion(t *testing.T) {
 	for name, row := range map[string]struct {
 		before    func(s *system, a1 account) (tag string) // of what the agent runs
 		meanwhile func(s *system, a1 account)
@@ -111,7 +111,7 @@ func refusedTwo(s *system, a1 account) string {
 	return tag
 }
 
-func TestConfig_IsAnsweredAtOnceWhereItDiffers(t *testing.T) {
+func TestConfig_WaitWithAnOlderETag_AnsweredImmediately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		a1 := s.register("a1")
@@ -129,19 +129,19 @@ func TestConfig_IsAnsweredAtOnceWhereItDiffers(t *testing.T) {
 	})
 }
 
-func TestConfig_BoundsTheWait(t *testing.T) {
+func TestConfig_Wait_Bounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		tag := s.publish("http://a/").Header.Get("ETag")
 		for wait, row := range map[string]struct {
-			least time.Duration
-			said  string
+			least      time.Duration
+			headerText string
 		}{
 			"24h": {300 * time.Second, "300"}, "300": {300 * time.Second, "300"}, "90s": {90 * time.Second, "90"}, "0": {0, "0"}, "0s": {0, "0"},
 		} {
 			began := time.Now()
 			resp := s.call(admin, "GET", "/api/v1/config?wait="+wait, "", "If-None-Match", tag)
-			if took := time.Since(began); resp.StatusCode != 304 || took < row.least || took > row.least*17/16 || resp.Header.Get(wire.HeaderWait) != row.said {
+			if took := time.Since(began); resp.StatusCode != 304 || took < row.least || took > row.least*17/16 || resp.Header.Get(wire.HeaderWait) != row.headerText {
 				t.Errorf("%s: got %d after %s, said to be %q, want 304 after %s or a sixteenth more", wait, resp.StatusCode, took, resp.Header.Get(wire.HeaderWait), row.least)
 			}
 			if resp.Header.Get(wire.HeaderPollInterval) != "30" {
@@ -157,7 +157,7 @@ func TestConfig_BoundsTheWait(t *testing.T) {
 	})
 }
 
-func TestAgents_TellHowTheyHear(t *testing.T) {
+func TestAgents_Transport_Listed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		a1 := s.register("a1")
@@ -196,7 +196,7 @@ func TestAgents_TellHowTheyHear(t *testing.T) {
 
 // A caller that leaves is seen to, and is not taken for one that will be back
 // only when its wait is over.
-func TestConfig_OfACallerThatLeavesWhileItIsHeld(t *testing.T) {
+func TestConfig_DisconnectWhileHeld_SeenAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		a1 := s.register("a1")
@@ -210,7 +210,7 @@ func TestConfig_OfACallerThatLeavesWhileItIsHeld(t *testing.T) {
 		}
 		time.Sleep(200 * time.Second)
 		leave()
-		left := time.Now()
+		clientGone := time.Now()
 		polling.Wait()
 		if got := s.waiters.Waiting(); got != 0 {
 			t.Errorf("%d wait after it left, want none", got)
@@ -218,7 +218,7 @@ func TestConfig_OfACallerThatLeavesWhileItIsHeld(t *testing.T) {
 		for _, want := range []string{"online", "stale"} { // after 60 s, and after 120
 			time.Sleep(time.Minute)
 			if got := text(t, s.call(admin, "GET", "/api/v1/agents/a1", "")); !strings.Contains(got, `"status":"`+want) {
-				t.Errorf("%s after it was here: got %s, want %s", time.Since(left), got, want)
+				t.Errorf("%s after it was here: got %s, want %s", time.Since(clientGone), got, want)
 			}
 		}
 	})
@@ -226,7 +226,7 @@ func TestConfig_OfACallerThatLeavesWhileItIsHeld(t *testing.T) {
 
 // Answers are held for longer than the server gives any other request, and no
 // deadline of it ends them.
-func TestHeld_LongerThanTheServersTimeouts(t *testing.T) {
+func TestConfig_WaitLongerThanTheServersTimeouts_Answered(t *testing.T) {
 	for _, row := range []struct {
 		path, proto string
 		want        int
@@ -307,7 +307,7 @@ func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)
 
 // While the whole fleet fetches, who has a newer version is told to leave the
 // controller to those who do not have it yet.
-func TestConfig_TellsOfARush(t *testing.T) {
+func TestConfig_DuringTheWindow_SpreadsReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		for i := range 20 { // a tenth of a second at 200 a second, and four times that until all have it
@@ -328,7 +328,7 @@ func TestConfig_TellsOfARush(t *testing.T) {
 }
 
 // What wakes the waiters is no sign of life of theirs.
-func TestAgents_AreSeenWhenTheyPollAndWhenTheyAreAnswered(t *testing.T) {
+func TestConfig_Held_SeenAtPollAndAtResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		a1 := s.register("a1")
@@ -354,7 +354,7 @@ func TestAgents_AreSeenWhenTheyPollAndWhenTheyAreAnswered(t *testing.T) {
 
 // An agent whose connection broke and that is back already is not taken for one
 // that left.
-func TestAgents_BackBeforeTheyWereSeenToLeave(t *testing.T) {
+func TestConfig_ReconnectBeforeTheDisconnectIsSeen_Online(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		a1 := s.register("a1")
@@ -373,7 +373,7 @@ func TestAgents_BackBeforeTheyWereSeenToLeave(t *testing.T) {
 	})
 }
 
-func TestConfig_IsNotHeldForMoreThanMayWait(t *testing.T) {
+func TestConfig_WaitersFull_NotHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		tag := s.publish("http://a/").Header.Get("ETag")
@@ -391,7 +391,7 @@ func TestConfig_IsNotHeldForMoreThanMayWait(t *testing.T) {
 	})
 }
 
-func TestReady_TellsOfABrokerThatIsLost(t *testing.T) {
+func TestReady_BrokerLost_Degraded(t *testing.T) {
 	s := newSystem(t)
 	s.lost = errors.New("nothing listens there")
 	resp := s.call(account{}, "GET", "/ready", "")

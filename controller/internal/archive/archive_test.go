@@ -103,7 +103,7 @@ func fill(t *testing.T, db *database.DB, text string) (counts archive.Counts, er
 	return counts, err
 }
 
-func TestArchive_GoesRoundWhole(t *testing.T) {
+func TestArchive_ExportImport_RoundTrip(t *testing.T) {
 	text := export(t, full(t))
 	if strings.Contains(text, "token") || strings.Contains(text, "secret") || strings.Contains(text, "\x01") {
 		t.Errorf("there are secrets in it:\n%s", text)
@@ -132,7 +132,7 @@ func TestArchive_GoesRoundWhole(t *testing.T) {
 }
 
 // What is not as it was written is refused, and nothing of it is stored.
-func TestRead_WhatIsNoArchive(t *testing.T) {
+func TestRead_NotAnArchive_Rejected(t *testing.T) {
 	lines := strings.SplitAfter(strings.TrimSuffix(export(t, full(t)), "\n"), "\n")
 	lines[len(lines)-1] += "\n"
 	with := func(at int, old, with string) string {

@@ -58,7 +58,7 @@ func agent(t *testing.T, b *broker.Broker, o natsnotify.Options) *natsnotify.Dri
 	return d
 }
 
-func TestBroker_PassesOnHintsToAgentsThatMayHearThem(t *testing.T) {
+func TestBroker_Announcement_ReachesAuthorizedAgents(t *testing.T) {
 	for name, row := range map[string]struct {
 		broker broker.Options
 		right  natsnotify.Options
@@ -123,7 +123,7 @@ func TestBroker_TooManyWrongPasswords_RejectsTheRightOne(t *testing.T) {
 	}
 }
 
-func TestBroker_AgentsCannotForgeHintsNorListenToOthers(t *testing.T) {
+func TestBroker_AgentAccount_CannotPublishOrSubscribeElsewhere(t *testing.T) {
 	b := start(t, broker.Options{})
 	r := notifytest.Listen(t, agent(t, b, natsnotify.Options{}))
 	r.Subscribed(t)
@@ -157,7 +157,7 @@ func TestBroker_AgentsCannotForgeHintsNorListenToOthers(t *testing.T) {
 	r.Heard(t, "true")
 }
 
-func TestBroker_Full_RefusesNewcomersAndStillAnnounces(t *testing.T) {
+func TestBroker_Full_RejectsConnectionsAndAnnounces(t *testing.T) {
 	b := start(t, broker.Options{Connections: 2})
 	a := announcer(t, b)
 	one := notifytest.Listen(t, agent(t, b, natsnotify.Options{}))
@@ -232,7 +232,7 @@ func TestBroker_ClusterReachesAgentsOfEveryController(t *testing.T) {
 	}
 }
 
-func TestBroker_ClusterRefusesWhoDoesNotKnowThePassword(t *testing.T) {
+func TestBroker_ClusterWrongPassword_Rejected(t *testing.T) {
 	address := notifytest.FreeAddress(t)
 	start(t, broker.Options{ClusterListen: address, ClusterUsername: "cluster", ClusterPassword: "secret"})
 	log, hook := test.NewNullLogger()
@@ -291,7 +291,7 @@ func TestStart_CannotListen(t *testing.T) {
 	}
 }
 
-func TestClose_AgentsComeBack(t *testing.T) {
+func TestClose_AgentsReconnect(t *testing.T) {
 	address := notifytest.FreeAddress(t)
 	b := start(t, broker.Options{Listen: address})
 	r := notifytest.Listen(t, agent(t, b, natsnotify.Options{}))

@@ -134,13 +134,13 @@ func TestSettings_ReportEveryFaultAtOnce(t *testing.T) {
 	}
 }
 
-func TestSettings_OwnPasswordsAreTakenAnywhere(t *testing.T) {
+func TestSettings_OwnPasswords_AcceptedOnAnyHost(t *testing.T) {
 	if _, err := read(t, map[string]string{"HOST": "0.0.0.0", "AGENT_PASSWORD": "my own password", "ADMIN_PASSWORD": "another of my own"}); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestSettings_BrokersOfOwnPasswordsAreTakenAnywhere(t *testing.T) {
+func TestSettings_BrokerWithOwnPasswords_AcceptedOnAnyHost(t *testing.T) {
 	s, err := read(t, map[string]string{
 		"PUSH": "nats", "NATS_URL": "embedded", "NATS_LISTEN": "0.0.0.0:4222", "NATS_TOKEN": "a token of my own",
 		"NATS_CLUSTER_LISTEN": "0.0.0.0:6222", "NATS_CLUSTER_USERNAME": "cluster", "NATS_CLUSTER_PASSWORD": "another of my own",
@@ -155,7 +155,7 @@ func TestSettings_BrokersOfOwnPasswordsAreTakenAnywhere(t *testing.T) {
 	}
 }
 
-func TestSettings_AreNotJudgedForABrokerThatPushDoesNotName(t *testing.T) {
+func TestSettings_BrokerNotNamedByPush_NotValidated(t *testing.T) {
 	if _, err := read(t, map[string]string{"NATS_URL": "embedded", "NATS_LISTEN": "0.0.0.0:4222", "NATS_TOKEN": "a", "NATS_USERNAME": "b"}); err != nil {
 		t.Error(err)
 	}

@@ -20,7 +20,7 @@ func silent(int, int) {}
 
 // A backup is whole and of one moment, whatever is written meanwhile, and a
 // controller can run on it.
-func TestBackup_WhileItIsWrittenTo(t *testing.T) {
+func TestBackup_DuringWrites_Consistent(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
 	for n := range 50 {
@@ -75,7 +75,7 @@ func TestBackup_WhileItIsWrittenTo(t *testing.T) {
 	}
 }
 
-func TestBackup_OfADatabaseThatNobodyHasOpen(t *testing.T) {
+func TestBackup_ClosedDatabase_Copied(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
 	if err := append1(db, "http://a/"); err != nil {
@@ -91,7 +91,7 @@ func TestBackup_OfADatabaseThatNobodyHasOpen(t *testing.T) {
 	}
 }
 
-func TestBackup_RefusesWhatWouldDoHarm(t *testing.T) {
+func TestBackup_HarmfulTarget_Rejected(t *testing.T) {
 	path := newPath(t)
 	_ = open(t, path)
 	dir := t.TempDir()
@@ -128,7 +128,7 @@ func TestBackup_RefusesWhatWouldDoHarm(t *testing.T) {
 	}
 }
 
-func TestAppend_AboveWhatAgentsReported(t *testing.T) {
+func TestAppend_AboveReportedVersions_NoGapError(t *testing.T) {
 	db := open(t, newPath(t))
 	above := func(version, above int64) error {
 		return db.Append(t.Context(), func(*models.Config) (*models.Change, error) {
@@ -168,7 +168,7 @@ func TestAudit_IsAppendOnly(t *testing.T) {
 }
 
 // A change is stored whole or not at all: here its audit entry cannot be.
-func TestAppend_OfAChangeThatCannotBeStoredWhole(t *testing.T) {
+func TestAppend_PartOfAChangeFails_NothingStored(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
 	if _, err := outside(t, path).ExecContext(t.Context(), `CREATE TRIGGER broken BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END`); err != nil {

@@ -71,7 +71,7 @@ func exec(t *testing.T, raw *sql.DB, statement string) {
 	}
 }
 
-func TestOpen_KeepsWhatWasStored(t *testing.T) {
+func TestOpen_Again_KeepsData(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
 	epoch := db.Tags().Epoch
@@ -181,7 +181,7 @@ func TestConfigs_AreNeverRewritten(t *testing.T) {
 	}
 }
 
-func TestAppend_StoresNothingWhenNextRefuses(t *testing.T) {
+func TestAppend_RuleRejects_NothingStored(t *testing.T) {
 	db := open(t, newPath(t))
 	refusal := errors.New("no")
 	err := db.Append(t.Context(), func(*models.Config) (*models.Change, error) {
@@ -218,7 +218,7 @@ func TestAppend_OnAFullDisk(t *testing.T) {
 }
 
 // What is read is what was committed, and waits for no write.
-func TestAppend_InProgress_HoldsUpNoRead(t *testing.T) {
+func TestAppend_InProgress_ReadsProceed(t *testing.T) {
 	db := open(t, newPath(t))
 	if err := append1(db, "http://a/"); err != nil {
 		t.Fatal(err)
@@ -395,7 +395,7 @@ func write(t *testing.T, path, content string) {
 	}
 }
 
-func TestOpen_MakesAFileForThisUserOnly(t *testing.T) {
+func TestOpen_NewFile_Mode0600(t *testing.T) {
 	path := newPath(t)
 	open(t, path)
 	for _, suffix := range []string{"", "-wal", "-shm"} {
@@ -405,7 +405,7 @@ func TestOpen_MakesAFileForThisUserOnly(t *testing.T) {
 	}
 }
 
-func TestPing_TellsWhatIsWrong(t *testing.T) {
+func TestPing_Failure_SaysWhy(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
 	if err := db.Ping(t.Context()); err != nil {
@@ -451,7 +451,7 @@ func TestPing_TellsWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestOpen_TakesAnyFileName(t *testing.T) {
+func TestOpen_OddFileNames_Opened(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
 	for _, name := range []string{"a b?c=d#e%20f.db", ":memory:", "//" + dir + "/slashes.db"} {
@@ -465,7 +465,7 @@ func TestOpen_TakesAnyFileName(t *testing.T) {
 	}
 }
 
-func TestAgents_AreStoredAndRemoved(t *testing.T) {
+func TestAgents_SavedAndDeleted(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
 	at := time.Date(2026, 11, 24, 2, 0, 0, 1000, time.UTC)

@@ -119,7 +119,7 @@ func (c *Collector) Describe(to chan<- *prometheus.Desc) {
 // and everybody may scrape.
 const (
 	readyTimeout = 2 * time.Second
-	fresh    = 5 * time.Second
+	fresh        = 5 * time.Second
 )
 
 // isReady is 1 or 0.

@@ -49,7 +49,7 @@ func operations(t *testing.T, reg prometheus.Gatherer) map[string]uint64 {
 	return got
 }
 
-func TestMetrics_OfEachOperation(t *testing.T) {
+func TestMetrics_EachOperation_Timed(t *testing.T) {
 	db, reg := openMeasured(t, newPath(t))
 	ctx := t.Context()
 	batch := map[string]models.Presence{"a1": {}}
@@ -113,7 +113,7 @@ func failWrites(t *testing.T) (restore func()) {
 	}
 }
 
-func TestMetrics_OfErrorsByKind(t *testing.T) {
+func TestMetrics_Errors_ByKind(t *testing.T) {
 	path := newPath(t)
 	db, reg := openMeasured(t, path)
 	long := "http://a/" + strings.Repeat("a", 20_000)
@@ -169,7 +169,7 @@ fleetconf_controller_database_errors_total{kind="readonly"} 1
 	}
 }
 
-func TestMetrics_OfADamagedDatabase(t *testing.T) {
+func TestMetrics_DamagedDatabase_Counted(t *testing.T) {
 	path := newPath(t)
 	db, reg := openMeasured(t, path)
 	if err := append1(db, "http://a/"); err != nil {
@@ -204,7 +204,7 @@ func TestMetrics_OfADamagedDatabase(t *testing.T) {
 	}
 }
 
-func TestCollector_TellsOfTheFiles(t *testing.T) { synctest.Test(t, tellsOfTheFiles) }
+func TestCollector_Files_Measured(t *testing.T) { synctest.Test(t, tellsOfTheFiles) }
 
 func tellsOfTheFiles(t *testing.T) {
 	path := newPath(t)

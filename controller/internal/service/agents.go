@@ -50,11 +50,11 @@ type Agents struct {
 	metrics       *Metrics
 	log           logrus.FieldLogger
 	began         time.Time
-	downtime          time.Duration // how long before began no agent was seen: the controller did not run
+	downtime      time.Duration // how long before began no agent was seen: the controller did not run
 
 	saving   semaphore // one registration or removal at a time, memory and store together
 	settling semaphore // one batch of reports at a time
-	table   table
+	table    table
 	changes  signal // an agent runs, or refuses, another version than before; or has gone
 
 	polled, reported batch
@@ -72,10 +72,10 @@ type Agent struct {
 
 	offers signal // it is offered another version than before, though none was published; or was removed
 
-	mu    sync.Mutex // guards the rest
-	agent models.Agent
-	row   *row // shows what it is to who looks at all agents
-	deregistered  bool // was removed
+	mu           sync.Mutex // guards the rest
+	agent        models.Agent
+	row          *row // shows what it is to who looks at all agents
+	deregistered bool // was removed
 	// Which of its tokens were used since the last registration. An agent that
 	// has used its new one never goes back; if the one before is used after
 	// that, somebody else has the same id.

@@ -126,7 +126,7 @@ func TestAuthenticate(t *testing.T) {
 
 // Two hosts with one id, from a cloned disk, each register when they start:
 // neither may lock the other out, and somebody must be told.
-func TestRegister_OfTwoAgentsWithOneId(t *testing.T) {
+func TestRegister_TwoAgentsWithOneID_BothAuthenticate(t *testing.T) {
 	db := newStore(t)
 	agents, logged := openAgents(t, db)
 	one := service.Registration{ID: "twin", Hostname: "clone", Metadata: []byte("{}")}
@@ -155,7 +155,7 @@ func TestRegister_OfTwoAgentsWithOneId(t *testing.T) {
 
 // An agent that uses its old token until the response with the new one has arrived
 // has no twin, whatever it did before it registered again.
-func TestRegister_AnewMakesNoTwin(t *testing.T) {
+func TestReregister_SameAgent_NoDuplicateWarning(t *testing.T) {
 	agents, logged := openAgents(t, newStore(t))
 	_, first := register(t, agents, "a1")
 	login(t, agents, "a1", first)
@@ -199,7 +199,7 @@ func TestPoll_IsSeenAtOnce(t *testing.T) {
 	}
 }
 
-func TestReport_OfAFailureStopsTheOfferUntilANewerVersion(t *testing.T) {
+func TestReport_Failed_NotOfferedUntilANewerVersion(t *testing.T) {
 	agents := newAgents(t)
 	id, token := register(t, agents, "")
 	live := login(t, agents, id, token)
@@ -232,7 +232,7 @@ func TestReport_OfAFailureStopsTheOfferUntilANewerVersion(t *testing.T) {
 }
 
 // What an agent proves to run it has not refused, should its report be lost.
-func TestPoll_HealsALostReport(t *testing.T) {
+func TestPoll_AfterALostReport_ShowsApplied(t *testing.T) {
 	agents := newAgents(t)
 	id, token := register(t, agents, "")
 	live := login(t, agents, id, token)
@@ -453,7 +453,7 @@ func (b *batches) fail(fails bool) {
 }
 
 // Law 11: however many polls there are, the database sees one batch a period.
-func TestRun_WritesPresenceInBatches(t *testing.T) {
+func TestRun_Presence_WrittenInBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &batches{}
 		agents, logged := openAgents(t, store)
@@ -538,7 +538,7 @@ func TestAgents_UnderManyCallersAtOnce(t *testing.T) {
 
 // A large fleet is written in parts, so that a publish gets in between, and a
 // part that was not stored is not forgotten.
-func TestRun_WritesALargeFleetInParts(t *testing.T) {
+func TestRun_LargeFleet_WrittenInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &batches{}
 		agents, _ := openAgents(t, store)
@@ -565,7 +565,7 @@ func TestRun_WritesALargeFleetInParts(t *testing.T) {
 }
 
 // It is removed in parts, so that a registration gets in between.
-func TestRun_PrunesALargeFleetInParts(t *testing.T) {
+func TestRun_LargeFleet_PrunedInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &batches{}
 		log, _ := logtest.NewNullLogger()

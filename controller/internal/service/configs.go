@@ -68,7 +68,7 @@ type Configs struct {
 	reported   atomic.Pointer[models.Reported] // never nil
 	raised     chan struct{}                   // to Run: reported was raised
 	changes    signal                          // current has changed, or who is offered it
-	window       atomic.Pointer[window]            // the time in which the fleet fetches it; nil for none yet
+	window     atomic.Pointer[window]          // the time in which the fleet fetches it; nil for none yet
 }
 
 // ConfigOptions are the settings of Configs.

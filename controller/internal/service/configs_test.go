@@ -77,7 +77,7 @@ func publish(t *testing.T, configs *service.Configs, d models.Draft) *models.Con
 	return outcome.Config
 }
 
-func TestPublish_MakesTheNextVersionCurrent(t *testing.T) {
+func TestPublish_NewContent_IsTheNextVersion(t *testing.T) {
 	configs := openConfigs(t, newStore(t), models.Tags{Epoch: "epoch"})
 	if configs.Current() != nil || configs.PollInterval() != defaultInterval {
 		t.Errorf("before the first publish: got %v, %v", configs.Current(), configs.PollInterval())
@@ -105,7 +105,7 @@ func TestPublish_MakesTheNextVersionCurrent(t *testing.T) {
 	}
 }
 
-func TestPublish_KeepsWhatIsLeftOut(t *testing.T) {
+func TestPublish_FieldsLeftOut_Kept(t *testing.T) {
 	configs := openConfigs(t, newStore(t), models.Tags{Epoch: "epoch"})
 	publish(t, configs, draft("http://a/"))
 	interval := 5 * time.Second
@@ -119,7 +119,7 @@ func TestPublish_KeepsWhatIsLeftOut(t *testing.T) {
 	}
 }
 
-func TestPublish_OfTheSameContentIsNoUpdate(t *testing.T) {
+func TestPublish_SameContent_Unchanged(t *testing.T) {
 	configs := openConfigs(t, newStore(t), models.Tags{Epoch: "epoch"})
 	first := publish(t, configs, draft("http://a/"))
 	again := draft("http://a/")
@@ -134,7 +134,7 @@ func TestPublish_OfTheSameContentIsNoUpdate(t *testing.T) {
 	}
 }
 
-func TestPublish_WithoutAURLWhereNoneIsCurrent(t *testing.T) {
+func TestPublish_FirstWithoutURL_Invalid(t *testing.T) {
 	configs := openConfigs(t, newStore(t), models.Tags{Epoch: "epoch"})
 	interval := 5 * time.Second
 	_, err := configs.Publish(t.Context(), models.Draft{PollInterval: &interval})
@@ -144,7 +144,7 @@ func TestPublish_WithoutAURLWhereNoneIsCurrent(t *testing.T) {
 	}
 }
 
-func TestPublish_AsksThePrecondition(t *testing.T) {
+func TestPublish_Precondition_Checked(t *testing.T) {
 	configs := openConfigs(t, newStore(t), models.Tags{Epoch: "epoch"})
 	asked := []string{}
 	d := draft("http://a/")
@@ -223,7 +223,7 @@ func TestPublish_BeforeTheCommit_NotCurrent(t *testing.T) {
 	}
 }
 
-func TestPublish_OfACallerThatLeaves(t *testing.T) {
+func TestPublish_ClientDisconnects_NothingStored(t *testing.T) {
 	db := newStore(t)
 	synctest.Test(t, func(t *testing.T) {
 		store := &slow{DB: db, begun: make(chan struct{}), finish: make(chan struct{})}
@@ -391,7 +391,7 @@ func TestRegister_PollMeanwhile_Kept(t *testing.T) {
 	}
 }
 
-func TestPublish_BehindOneThatHangs(t *testing.T) {
+func TestPublish_StoreHangs_Busy(t *testing.T) {
 	db := newStore(t)
 	synctest.Test(t, func(t *testing.T) {
 		store := &slow{DB: db, begun: make(chan struct{}), finish: make(chan struct{})}
@@ -410,7 +410,7 @@ func TestPublish_BehindOneThatHangs(t *testing.T) {
 	})
 }
 
-func TestPublish_OfManyAtOnceLeavesNoGaps(t *testing.T) {
+func TestPublish_Concurrent_NoGaps(t *testing.T) {
 	const publishers, each = 8, 10
 	configs := openConfigs(t, newStore(t), models.Tags{Epoch: "epoch"})
 	var group sync.WaitGroup
@@ -472,7 +472,7 @@ func (l *lossy) SaveReported(ctx context.Context, r models.Reported, entries ...
 	return l.DB.SaveReported(ctx, r, entries...)
 }
 
-func TestPublish_ThatFailedFollowsTheStore(t *testing.T) {
+func TestPublish_CommitFails_FollowsTheStore(t *testing.T) {
 	for name, row := range map[string]struct {
 		stored bool
 		want   int64
@@ -509,7 +509,7 @@ func TestPublishFirst_OnlyWhereNothingWasPublished(t *testing.T) {
 
 // A restored store reaches the same version again, with other content or in
 // another store: the ETag must differ wherever the bytes may.
-func TestETag_DiffersWhereTheAnswerMay(t *testing.T) {
+func TestETag_DiffersIfTheResponseMay(t *testing.T) {
 	content := models.Content{URL: "http://a/", PollInterval: defaultInterval}
 	of := func(epoch, key string) models.Tags { return models.Tags{Epoch: epoch, Key: []byte(key)} }
 	base := of("e1", "k1").Of(1, content)

@@ -80,7 +80,7 @@ func (s *Agents) Figures(cfg *models.Config, outlook models.Outlook) (f models.F
 		first     = int64(math.MaxInt64)
 		latencies []int64 // microseconds
 		failures  = map[string]*models.Failure{}
-		downtime      []models.Straggler
+		downtime  []models.Straggler
 	)
 	for row := range s.table.all() {
 		v := row.health(outlook.Now)

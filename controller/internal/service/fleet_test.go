@@ -15,7 +15,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 )
 
-func TestStatus_OfAnAgentThatIsHeardOf(t *testing.T) {
+func TestStatus_AgentSeen_ByWhatItRuns(t *testing.T) {
 	now := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
 	for name, row := range map[string]struct {
 		unseen, interval time.Duration
@@ -46,7 +46,7 @@ func TestStatus_OfAnAgentThatIsHeardOf(t *testing.T) {
 	}
 }
 
-func TestList_FindsHostsOfAnyLength(t *testing.T) {
+func TestList_HostnamesOfAnyLength_Found(t *testing.T) {
 	agents := newAgents(t)
 	const long = "a-name-that-is-longer-than-its-row.example.com"
 	for _, host := range []string{"a", "ab", "A-Name-That-Is-Longer-Than", "a-name-that-is-longer-th", long, "münchen", ""} {
@@ -64,7 +64,7 @@ func TestList_FindsHostsOfAnyLength(t *testing.T) {
 	}
 }
 
-func TestList_HidesTheInactiveAndFindsHosts(t *testing.T) {
+func TestList_InactiveHidden_HostsFound(t *testing.T) {
 	db := newStore(t)
 	synctest.Test(t, func(t *testing.T) {
 		agents, _ := openAgents(t, db)
@@ -116,7 +116,7 @@ func TestList_HidesTheInactiveAndFindsHosts(t *testing.T) {
 }
 
 // Agents that come and go leave nothing behind, and disturb nobody who looks.
-func TestRoster_OfAgentsThatComeAndGo(t *testing.T) {
+func TestTable_AgentsAddedAndRemoved_ListedOnce(t *testing.T) {
 	store := &batches{}
 	agents, _ := openAgents(t, store)
 	stays, token := register(t, agents, "stays")
@@ -151,7 +151,7 @@ func TestRoster_OfAgentsThatComeAndGo(t *testing.T) {
 	}
 }
 
-func TestRun_PrunesWhoWasUnseenForTooLong(t *testing.T) {
+func TestRun_AgentUnseenForPruneAfter_Removed(t *testing.T) {
 	const pruneAfter = 24 * time.Hour
 	db := newStore(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -190,7 +190,7 @@ func TestRun_PrunesWhoWasUnseenForTooLong(t *testing.T) {
 	})
 }
 
-func TestTrail_CountsRefusedLogins(t *testing.T) {
+func TestAudit_RefusedLogins_Counted(t *testing.T) {
 	db := newStore(t)
 	synctest.Test(t, func(t *testing.T) {
 		log, _ := logtest.NewNullLogger()

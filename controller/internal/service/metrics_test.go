@@ -83,7 +83,7 @@ func (m *measured) want(t *testing.T, when, name string, want map[string]float64
 	}
 }
 
-func TestMetrics_OfPublishesByOutcome(t *testing.T) {
+func TestMetrics_Publishes_ByOutcome(t *testing.T) {
 	m := newMeasured(t, newStore(t))
 	want := map[string]float64{"changed": 0, "unchanged": 0, "frozen": 0, "precondition": 0, "invalid": 0, "failed": 0}
 	m.want(t, "before the first", "publishes_total", want)
@@ -116,7 +116,7 @@ func TestMetrics_OfPublishesByOutcome(t *testing.T) {
 }
 
 // Who leaves before it is their turn has asked for nothing, and nothing failed.
-func TestMetrics_OfAPublishWhoseCallerLeft(t *testing.T) {
+func TestMetrics_PublishDisconnected_NotCounted(t *testing.T) {
 	m := newMeasured(t, newStore(t))
 	before := m.series(t, "publishes_total")
 	deregistered, leave := context.WithCancel(t.Context())
@@ -127,7 +127,7 @@ func TestMetrics_OfAPublishWhoseCallerLeft(t *testing.T) {
 	m.want(t, "after it", "publishes_total", before)
 }
 
-func TestMetrics_OfRollbacks(t *testing.T) {
+func TestMetrics_Rollbacks_Counted(t *testing.T) {
 	m := newMeasured(t, newStore(t))
 	publish(t, m.configs, draft("http://a/"))
 	publish(t, m.configs, draft("http://b/"))
@@ -137,7 +137,7 @@ func TestMetrics_OfRollbacks(t *testing.T) {
 	}
 }
 
-func TestMetrics_OfReportsByStatus(t *testing.T) {
+func TestMetrics_Reports_ByStatus(t *testing.T) {
 	m := newMeasured(t, newStore(t))
 	live := m.join(t, 1)[0]
 	publish(t, m.configs, draft("http://a/"))
@@ -149,7 +149,7 @@ func TestMetrics_OfReportsByStatus(t *testing.T) {
 }
 
 // A version that is refused once more, because an admin had it tried again, is news.
-func TestMetrics_OfASecondRefusal(t *testing.T) {
+func TestMetrics_SecondRefusal_Counted(t *testing.T) {
 	m := newMeasured(t, newStore(t))
 	live := m.join(t, 1)[0]
 	publish(t, m.configs, draft("http://a/"))
@@ -164,7 +164,7 @@ func TestMetrics_OfASecondRefusal(t *testing.T) {
 	m.want(t, "refused twice", "reports_total", map[string]float64{"applying": 0, "applied": 0, "failed": 2})
 }
 
-func TestMetrics_OfPropagation(t *testing.T) {
+func TestMetrics_Propagation_OncePerAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "controller.db")
 		db, closeDB := openStore(t, path)
@@ -227,7 +227,7 @@ func find(t *testing.T, m *measured, id string) *service.Agent {
 	return login(t, m.agents, id, token)
 }
 
-func TestMetrics_OfAnnouncements(t *testing.T) {
+func TestMetrics_Announcements_ByOutcome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMeasured(t, newStore(t))
 		m.want(t, "before the first", "announcements_total", map[string]float64{"failed nats": 0, "taken nats": 0})
@@ -254,7 +254,7 @@ func TestMetrics_OfAnnouncements(t *testing.T) {
 	})
 }
 
-func TestMetrics_OfTheLastFlush(t *testing.T) {
+func TestMetrics_LastFlush_Set(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, _ := logtest.NewNullLogger()
 		store, reg := &batches{}, prometheus.NewRegistry()
@@ -287,7 +287,7 @@ func TestMetrics_OfTheLastFlush(t *testing.T) {
 	})
 }
 
-func TestCollector_TellsHowTheFleetIs(t *testing.T) {
+func TestCollector_Fleet_Counted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMeasured(t, newStore(t))
 		const empty = `
@@ -375,7 +375,7 @@ fleetconf_controller_waiters_limit 77
 	})
 }
 
-func TestCollector_WhereNoPollIsHeld(t *testing.T) {
+func TestCollector_NoWaiters_Zero(t *testing.T) {
 	m := newMeasured(t, newStore(t))
 	m.reg = prometheus.NewRegistry()
 	m.reg.MustRegister(service.NewCollector(m.configs, m.agents, nil, m.announcements))
@@ -431,7 +431,7 @@ func collectorOf(t testing.TB, n int) prometheus.Collector {
 }
 
 // However many agents there are, by whatever names, and whatever they run.
-func TestCollector_TellsAsMuchOfAnyFleet(t *testing.T) {
+func TestCollector_ManyVersions_FewSeries(t *testing.T) {
 	var counts []int
 	for _, n := range []int{1000, 5000} {
 		counts = append(counts, testutil.CollectAndCount(collectorOf(t, n)))

@@ -62,7 +62,7 @@ func (f *fleet) figures(t *testing.T, version int64) *models.Rollout {
 	return r
 }
 
-func TestRollout_CountsWhoRunsIt(t *testing.T) {
+func TestRollout_CountsAgentsByOutcome(t *testing.T) {
 	f := openFleet(t)
 	lives := f.join(t, 40)
 	cfg := publish(t, f.configs, draft("http://a/"))
@@ -138,7 +138,7 @@ func TestRollout_TellsOfflineFromPending(t *testing.T) {
 	})
 }
 
-func TestRollout_SupersededKeepsItsLastFigures(t *testing.T) {
+func TestRollout_Superseded_KeepsItsFigures(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "controller.db")
 	db, closeDB := openStore(t, path)
 	f := newFleet(t, db, db)
@@ -270,7 +270,7 @@ func TestWait(t *testing.T) {
 	}
 }
 
-func TestWait_WithNobodyToWaitFor(t *testing.T) {
+func TestWait_NoTargets_NeverReached(t *testing.T) {
 	f := openFleet(t)
 	publish(t, f.configs, draft("http://a/"))
 	if _, reached, err := f.rollouts.Wait(t.Context(), 1, 0.5, 0, nil); reached || err != nil {
@@ -318,7 +318,7 @@ func (s *slowBatches) SaveReports(ctx context.Context, batch map[string]models.P
 }
 
 // Reports that come together are written together.
-func TestReport_OfManyAtOnceIsFewWrites(t *testing.T) {
+func TestReport_Concurrent_FewWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &slowBatches{}
 		agents, _ := openAgents(t, store)
@@ -371,7 +371,7 @@ func TestReport_StoredByAnother_Returns(t *testing.T) {
 	})
 }
 
-func TestReport_WhileTheStoreFails(t *testing.T) {
+func TestReport_StoreFails_KeptInMemory(t *testing.T) {
 	store := &batches{}
 	agents, _ := openAgents(t, store)
 	id, token := register(t, agents, "a1")

@@ -13,9 +13,9 @@ import (
 // table finds an agent by its id, and reads all of them from end to end, a
 // million in a few milliseconds, without holding up those that poll meanwhile.
 type table struct {
-	mu   sync.RWMutex // guards the rest, but not what a row holds
-	byID map[string]*Agent
-	rows rows
+	mu           sync.RWMutex // guards the rest, but not what a row holds
+	byID         map[string]*Agent
+	rows         rows
 	deregistered int // rows of agents that were removed
 }
 
@@ -31,11 +31,11 @@ const chunkRows = 1024
 // row is what is looked at when all agents are: side by side in memory, and
 // read without a lock. Its values may be of two neighbouring moments.
 type row struct {
-	seq      int64
-	live     *Agent
-	deregistered     atomic.Bool
-	hostname atomic.Pointer[string]
-	head     hostnameHead
+	seq          int64
+	live         *Agent
+	deregistered atomic.Bool
+	hostname     atomic.Pointer[string]
+	head         hostnameHead
 
 	registeredAt, seen, applied, appliedAt, refused atomic.Int64 // times in microseconds since 1970 UTC, 0 for unknown
 	interval                                        atomic.Int64 // nanoseconds

@@ -37,7 +37,7 @@ func rollback(t *testing.T, f *fleet, version int64) *models.Config {
 	return outcome.Config
 }
 
-func TestRollback_PublishesTheContentAgain(t *testing.T) {
+func TestRollback_PublishesOldContent(t *testing.T) {
 	f := openFleet(t)
 	interval, probe := 5*time.Second, true
 	d := draft("http://a/")
@@ -69,7 +69,7 @@ func TestRollback_PublishesTheContentAgain(t *testing.T) {
 	}
 }
 
-func TestPreview_StoresNothing(t *testing.T) {
+func TestPreview_NothingStored(t *testing.T) {
 	f := openFleet(t)
 	f.join(t, 3)
 	publish(t, f.configs, draft("http://a/"))
@@ -269,7 +269,7 @@ func (f *fleet) later(version int64) string {
 }
 
 // What this store did not make moves none of the fleet's numbers.
-func TestObserve_OfATagThatIsNotThisStores(t *testing.T) {
+func TestObserve_ForeignTag_NoConflict(t *testing.T) {
 	f := openFleet(t)
 	publish(t, f.configs, draft("http://a/"))
 	other := f.db.Tags()

@@ -78,7 +78,7 @@ func inLounge(t *testing.T, pace int, story func(t *testing.T, l *lounge, stop f
 	})
 }
 
-func TestWaiters_AreLetGoAtAPace(t *testing.T) {
+func TestWaiters_Publish_ReleasedAtThePace(t *testing.T) {
 	const n, pace = 1000, 1000
 	inLounge(t, pace, func(t *testing.T, l *lounge, _ func()) {
 		publish(t, l.configs, draft("http://a/"))
@@ -125,7 +125,7 @@ func TestWaiters_SlowPace_ReleasedOneByOne(t *testing.T) {
 }
 
 // A waiter that joins while others are released does not miss the next version.
-func TestWaiters_PublishWhileOthersAreLetGo_NotMissed(t *testing.T) {
+func TestWaiters_PublishDuringRelease_NotMissed(t *testing.T) {
 	inLounge(t, 100, func(t *testing.T, l *lounge, _ func()) {
 		l.fill(t.Context(), 200, time.Hour)
 		began := time.Now()
@@ -145,7 +145,7 @@ func TestWaiters_PublishWhileOthersAreLetGo_NotMissed(t *testing.T) {
 }
 
 // Waits that end by themselves leave nothing behind, however long nothing is published.
-func TestWaiters_WaitsThatEnd_LeaveNoCohorts(t *testing.T) {
+func TestWaiters_WaitsEnd_NoCohortsKept(t *testing.T) {
 	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
 		for range 5 {
 			l.fill(t.Context(), 100, time.Minute)
@@ -157,7 +157,7 @@ func TestWaiters_WaitsThatEnd_LeaveNoCohorts(t *testing.T) {
 	})
 }
 
-func TestConfigs_RushLastsAsLongAsTheFleetFetches(t *testing.T) {
+func TestWindow_LastsAsLongAsTheFleetFetches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db := newStore(t)
 		agents, _ := openAgents(t, db)
@@ -180,7 +180,7 @@ func TestConfigs_RushLastsAsLongAsTheFleetFetches(t *testing.T) {
 	})
 }
 
-func TestWaiters_AreNoMoreThanMay(t *testing.T) {
+func TestWaiters_AtTheLimit_Full(t *testing.T) {
 	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
 		ctx, leave := context.WithCancel(t.Context())
 		l.fill(ctx, 1999, time.Hour)
@@ -197,7 +197,7 @@ func TestWaiters_AreNoMoreThanMay(t *testing.T) {
 }
 
 // Who came first is not always the first.
-func TestWaiters_AreLetGoInAnOrderThatIsFair(t *testing.T) {
+func TestWaiters_ManyReleases_OrderIsFair(t *testing.T) {
 	const n, rounds = 200, 40
 	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
 		var place [n]time.Duration
@@ -217,7 +217,7 @@ func TestWaiters_AreLetGoInAnOrderThatIsFair(t *testing.T) {
 	})
 }
 
-func TestWaiters_WaitsEndApart(t *testing.T) {
+func TestWaiters_SameWait_EndsAreSpread(t *testing.T) {
 	const n = 300
 	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
 		began := time.Now()
@@ -266,7 +266,7 @@ func TestWaiters_RetryAndRemoval_WakeOneAgent(t *testing.T) {
 	})
 }
 
-func TestWaiters_LeaveWithTheirCaller(t *testing.T) {
+func TestWaiters_ClientDisconnects_Removed(t *testing.T) {
 	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
 		ctx, leave := context.WithCancel(t.Context())
 		began := time.Now()
@@ -281,7 +281,7 @@ func TestWaiters_LeaveWithTheirCaller(t *testing.T) {
 }
 
 // What is published between the look and the wait wakes all the same.
-func TestWaiters_MissNothing(t *testing.T) {
+func TestWaiters_PublishBetweenLookAndWait_NotMissed(t *testing.T) {
 	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
 		for i := range 50 {
 			seen, began, looks := l.configs.Current(), time.Now(), 0
@@ -300,7 +300,7 @@ func TestWaiters_MissNothing(t *testing.T) {
 }
 
 // A commit that failed and reached the disk all the same is a publish too.
-func TestWaiters_AreLetGoAfterACommitInDoubt(t *testing.T) {
+func TestWaiters_CommitInDoubt_Released(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &lossy{DB: newStore(t), stores: true}
 		configs := openConfigs(t, store, models.Tags{Epoch: "epoch"})
@@ -324,7 +324,7 @@ func TestWaiters_AreLetGoAfterACommitInDoubt(t *testing.T) {
 	})
 }
 
-func TestWaiters_AreLetGoOverTheDrain(t *testing.T) {
+func TestWaiters_Drain_ReleasedOverItsTime(t *testing.T) {
 	for name, row := range map[string]struct {
 		n           int
 		least, most time.Duration
