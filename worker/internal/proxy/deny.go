@@ -37,9 +37,9 @@ func (d denyList) control(_, address string, _ syscall.RawConn) error {
 // check returns ErrForbidden if a connection to addr may come out in one of the
 // networks.
 func (d denyList) check(addr netip.Addr) error {
-	for _, meaning := range meanings(addr) {
+	for _, destination := range destinations(addr) {
 		for _, network := range d {
-			if network.Contains(meaning) {
+			if network.Contains(destination) {
 				return fmt.Errorf("%w: %s lies in %s, which this worker's DENY_CIDRS names", ErrForbidden, addr.Unmap(), network)
 			}
 		}
@@ -58,9 +58,9 @@ var (
 	teredo     = netip.MustParsePrefix("2001::/32")       // RFC 4380 §4
 )
 
-// meanings returns addr and every other address that a connection to it may
+// destinations returns addr and every other address that a connection to it may
 // come out at.
-func meanings(addr netip.Addr) []netip.Addr {
+func destinations(addr netip.Addr) []netip.Addr {
 	addr = addr.WithZone("").Unmap() // a prefix contains no address with a zone
 	all := []netip.Addr{addr}
 	if addr.IsUnspecified() { // the kernel connects to this machine

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestControl_EveryWayToWriteAnAddress(t *testing.T) {
+func TestControl_EveryNotationOfAnAddress_Denied(t *testing.T) {
 	metadata := []netip.Prefix{
 		netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("fd00:ec2::254/128"),
 	}

@@ -21,7 +21,7 @@ func forwarding(t *testing.T, by *httptest.Server) func(*Options) {
 	return func(o *Options) { o.Proxy = func(*url.URL) (*url.URL, error) { return u, nil } }
 }
 
-func TestHit_ByForwardProxy(t *testing.T) {
+func TestHit_ForwardProxy(t *testing.T) {
 	by := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case r.Header.Get("Proxy-Authorization") != "Basic d29ya2VyOmh1bnRlcjI=":
@@ -62,7 +62,7 @@ func TestHit_ByForwardProxy(t *testing.T) {
 	}
 }
 
-func TestHit_ForwardProxyAway(t *testing.T) {
+func TestHit_ForwardProxyDown_Unreachable(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -197,7 +197,7 @@ func FuzzHit_URLPolicy(f *testing.F) {
 		}
 		for _, to := range passed {
 			for _, network := range deny {
-				for _, meant := range comesOutAt(to) {
+				for _, meant := range reachable(to) {
 					if network.Contains(meant) {
 						t.Errorf("%q with %s: passed %s, which comes out at %s in %s", text, resolved, to, meant, network)
 					}
@@ -207,9 +207,9 @@ func FuzzHit_URLPolicy(f *testing.F) {
 	})
 }
 
-// comesOutAt is the reference for meanings, by the text of the addresses: each run of four
+// reachable is the reference for destinations, by the text of the addresses: each run of four
 // bytes that a gateway may take for an IPv4 address.
-func comesOutAt(addr netip.Addr) []netip.Addr {
+func reachable(addr netip.Addr) []netip.Addr {
 	addr = addr.WithZone("").Unmap()
 	all := []netip.Addr{addr}
 	if addr.Is4() || addr.IsLoopback() {

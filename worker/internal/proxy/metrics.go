@@ -29,7 +29,7 @@ type Metrics struct {
 // How a hit ends: with a status of the target, without one for a reason, or in
 // the middle.
 const (
-	otherClass    = "other"
+	otherStatus   = "other"
 	invalid       = "invalid" // the request cannot be passed on
 	notConfigured = "not_configured"
 	unreachable   = "unreachable"
@@ -38,7 +38,7 @@ const (
 	loop          = "loop"
 	cut           = "cut"     // the answer broke off after it had begun
 	overdue       = "overdue" // HIT_TIMEOUT ended an answer that had begun, for the target or the caller is slow
-	left          = "left"    // the caller did not wait for its end
+	disconnected  = "left"    // the caller did not wait for its end
 )
 
 // How a probe ends, beside the reasons that a hit has too.
@@ -47,8 +47,8 @@ const (
 	probeFailed = "failed" // the target answered with a status of 500 or more
 )
 
-// classes are the outcomes of hits that the target answered, by its status.
-var classes = [...]string{2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
+// statusClasses are the outcomes of hits that the target answered, by its status.
+var statusClasses = [...]string{2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
 
 // NewMetrics returns the metrics of a Proxy.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
@@ -61,7 +61,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		hits: metrics.NewOutcomes(reg, prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "hits_total",
 			Help: "Hits that ended, by the class of the target's status, or why there was none, or not all of it.",
-		}, append(classes[2:], otherClass, invalid, notConfigured, unreachable, timeout, forbidden, loop, cut, overdue, left)...),
+		}, append(statusClasses[2:], otherStatus, invalid, notConfigured, unreachable, timeout, forbidden, loop, cut, overdue, disconnected)...),
 		seconds: factory.NewHistogram(prometheus.HistogramOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "hit_duration_seconds",
 			Help:    "Time from a hit to the last byte of its answer, of hits that a target was asked for.",
@@ -83,7 +83,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		probes: metrics.NewOutcomes(reg, prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "probes_total",
 			Help: "Trial fetches of a URL that is new, by outcome.",
-		}, probePassed, probeFailed, unreachable, timeout, forbidden, left),
+		}, probePassed, probeFailed, unreachable, timeout, forbidden, disconnected),
 	}
 }
 
@@ -93,7 +93,7 @@ func (m *Metrics) probed(err error) {
 	case err == nil:
 		m.probes.Count(probePassed)
 	case !errors.Is(err, ErrRefused):
-		m.probes.Count(left)
+		m.probes.Count(disconnected)
 	default:
 		m.probes.Count(reason(err, probeFailed))
 	}
@@ -166,14 +166,14 @@ func (h *hit) outcome(caller context.Context, err error) string {
 	case err != nil:
 		return reason(err, unreachable)
 	case h.whole && errors.Is(h.readErr, io.EOF):
-		if class := h.status / 100; class < len(classes) {
-			return classes[class]
+		if class := h.status / 100; class < len(statusClasses) {
+			return statusClasses[class]
 		}
-		return otherClass
+		return otherStatus
 	case h.status == 0, caller.Err() != nil: // it has gone
-		return left
+		return disconnected
 	case h.readErr == nil, errors.Is(h.readErr, io.EOF): // it takes no more
-		return left
+		return disconnected
 	case errors.Is(h.readErr, context.DeadlineExceeded):
 		return overdue
 	}

@@ -144,7 +144,7 @@ func begin(more func(*http.Request)) http.HandlerFunc {
 	}
 }
 
-func TestMetrics_CallersThatLeave(t *testing.T) {
+func TestMetrics_ClientsThatDisconnect(t *testing.T) {
 	wait := func(r *http.Request) { <-r.Context().Done() }
 	for name, target := range map[string]func(leave func()) http.HandlerFunc{
 		"before the answer": func(leave func()) http.HandlerFunc {
@@ -171,7 +171,7 @@ func TestMetrics_CallersThatLeave(t *testing.T) {
 }
 
 // Only a target that breaks off has cut.
-func TestMetrics_AnswersThatDoNotReachTheirEnd(t *testing.T) {
+func TestMetrics_IncompleteResponses(t *testing.T) {
 	for name, row := range map[string]struct {
 		readErr error
 		want    string
@@ -194,7 +194,7 @@ func TestMetrics_AnswersThatDoNotReachTheirEnd(t *testing.T) {
 	}
 }
 
-func TestMetrics_OfAHit(t *testing.T) {
+func TestMetrics_OneHit(t *testing.T) {
 	more := make(chan struct{})
 	target := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Write(bytes.Repeat([]byte("x"), 100<<10))
@@ -269,7 +269,7 @@ func TestMetrics_ProbesByOutcome(t *testing.T) {
 }
 
 // A target, and what it redirects to, learn what to call the hit.
-func TestHit_CarriesItsRequestID(t *testing.T) {
+func TestHit_RequestID_ReachesTargetAndLog(t *testing.T) {
 	seen := make(chan []string, 3)
 	target := serve(t, func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header["X-Request-Id"] })
 	w := newWorker(t)

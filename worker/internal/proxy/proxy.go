@@ -60,10 +60,10 @@ const (
 	sandbox = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts"
 )
 
-// asked are the caller's headers that go along to the target: they ask for a
+// forwardedHeaders are the caller's headers that go along to the target: they ask for a
 // form or a part of the content (RFC 9110 §12.5, §13.1, §14.2) and hold no
 // secret of the caller.
-var asked = []string{
+var forwardedHeaders = []string{
 	"Accept", "Accept-Language", "If-Modified-Since", "If-None-Match", "If-Range", "Range", "User-Agent",
 }
 
@@ -89,7 +89,7 @@ type Proxy struct {
 	timeout   time.Duration
 	log       logrus.FieldLogger
 	metrics   *Metrics
-	brokeOff  *stdlog.Logger
+	errorLog  *stdlog.Logger
 	allow     allowList
 	deny      denyList
 	applying  chan struct{} // holds one while a push is judged: pushes take turns
@@ -131,7 +131,7 @@ func New(o Options) *Proxy {
 		timeout:   o.Timeout,
 		log:       o.Log,
 		metrics:   o.Metrics,
-		brokeOff:  stdlog.New(debugLines{o.Log}, "", 0),
+		errorLog:  stdlog.New(debugLines{o.Log}, "", 0),
 		allow:     newAllowList(o.Allow),
 		deny:      deny,
 		applying:  make(chan struct{}, 1),
@@ -238,21 +238,21 @@ func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) (err error) {
 
 	var (
 		failed error
-		asked  bool // the target
+		sent   bool // to the target
 	)
 	reverse := httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) { p.rewrite(pr, run.target) },
 		// With ctx in place of the request's own, interim answers (103) stay
 		// here: ReverseProxy would clear our headers after each.
-		Transport: fetch(func(out *http.Request) (*http.Response, error) {
-			asked = true
+		Transport: roundTripper(func(out *http.Request) (*http.Response, error) {
+			sent = true
 			return p.fetch(out.WithContext(ctx))
 		}),
 		ModifyResponse: func(res *http.Response) error { hit.answered(res); merge(w.Header(), res.Header); return nil },
 		ErrorHandler:   func(_ http.ResponseWriter, _ *http.Request, err error) { failed = err },
 		FlushInterval:  flushAfter,
 		BufferPool:     &buffers,
-		ErrorLog:       p.brokeOff,
+		ErrorLog:       p.errorLog,
 	}
 	reverse.ServeHTTP(w, r.WithContext(ctx))
 	if failed == nil {
@@ -262,17 +262,17 @@ func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) (err error) {
 	if r.Context().Err() != nil {
 		panic(http.ErrAbortHandler) // the caller has gone: nobody is left to tell
 	}
-	if !asked { // ReverseProxy refuses an Upgrade that no protocol is called
+	if !sent { // ReverseProxy refuses an Upgrade that no protocol is called
 		return fmt.Errorf("%w: %w", ErrRequest, failed)
 	}
-	return p.kind(failed, "HIT_TIMEOUT is "+p.timeout.String())
+	return p.failure(failed, "HIT_TIMEOUT is "+p.timeout.String())
 }
 
 // rewrite makes the request to the target. What the caller named in Connection
 // is gone from pr.Out already.
 func (p *Proxy) rewrite(pr *httputil.ProxyRequest, target *url.URL) {
-	header := make(http.Header, len(asked)+2)
-	for _, name := range asked {
+	header := make(http.Header, len(forwardedHeaders)+2)
+	for _, name := range forwardedHeaders {
 		if values := pr.Out.Header[name]; len(values) > 0 {
 			header[name] = values
 		}
@@ -306,11 +306,11 @@ func merge(ours, target http.Header) {
 	target.Add("Content-Security-Policy", sandbox)
 }
 
-// fetch is an http.RoundTripper that follows redirects.
-type fetch func(*http.Request) (*http.Response, error)
+// roundTripper is an http.RoundTripper that follows redirects.
+type roundTripper func(*http.Request) (*http.Response, error)
 
 // RoundTrip implements http.RoundTripper.
-func (f fetch) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
 func (p *Proxy) fetch(req *http.Request) (*http.Response, error) {
 	res, err := p.client.Do(req)
@@ -371,9 +371,9 @@ func connected(_ context.Context, by *url.URL, _ *http.Request, answer *http.Res
 	return fmt.Errorf("the proxy at %s answered %d %s", by.Host, answer.StatusCode, http.StatusText(answer.StatusCode))
 }
 
-// kind says which of the failures err is, and of one that took too long what
+// failure says which of the failures err is, and of one that took too long what
 // the limit was. It leaves out the URL, whose query may hold a secret.
-func (p *Proxy) kind(err error, limit string) error {
+func (p *Proxy) failure(err error, limit string) error {
 	var of *url.Error
 	if errors.As(err, &of) {
 		err = of.Err

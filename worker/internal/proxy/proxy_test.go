@@ -97,22 +97,22 @@ func (w *worker) hit(t testing.TB, headers ...string) (res *http.Response, body 
 	return res, string(b), broken
 }
 
-func (w *worker) wantFailure(t *testing.T, kind error, words string) {
+func (w *worker) wantFailure(t *testing.T, kind error, errorText string) {
 	t.Helper()
 	res, body, _ := w.hit(t)
 	if res.StatusCode != 599 || body != "" {
 		t.Fatalf("got %s %q, want a failed hit", res.Status, body)
 	}
-	if err := <-w.failed; !errors.Is(err, kind) || !strings.Contains(err.Error(), words) {
-		t.Errorf("got %q, want %q with %q", err, kind, words)
+	if err := <-w.failed; !errors.Is(err, kind) || !strings.Contains(err.Error(), errorText) {
+		t.Errorf("got %q, want %q with %q", err, kind, errorText)
 	}
 }
 
-func TestHit_BeforeAnyConfiguration(t *testing.T) {
+func TestHit_NotConfigured(t *testing.T) {
 	newWorker(t).wantFailure(t, ErrNotConfigured, "")
 }
 
-func TestHit_AnswersWhatTheTargetAnswers(t *testing.T) {
+func TestHit_PassesTheResponseOn(t *testing.T) {
 	target := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		for name, value := range map[string]string{
@@ -198,7 +198,7 @@ func TestHit_InterimAnswer(t *testing.T) {
 	}
 }
 
-func TestHit_SendsOnlyWhatAsksForContent(t *testing.T) {
+func TestHit_ForwardsContentNegotiationOnly(t *testing.T) {
 	seen := make(chan *http.Request, 2)
 	target := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -244,7 +244,7 @@ func TestHit_SendsOnlyWhatAsksForContent(t *testing.T) {
 	}
 }
 
-func TestHit_HeadersThatConnectionNames(t *testing.T) {
+func TestHit_ConnectionHeaders_NotForwarded(t *testing.T) {
 	target := serve(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, len(r.Header["Accept"])) })
 	w := newWorker(t)
 	w.apply(t, target.URL, 1)
@@ -329,7 +329,7 @@ func TestHit_Redirects(t *testing.T) {
 	for _, tc := range []struct {
 		name, path string
 		kind       error
-		words      string
+		errorText  string
 	}{
 		{"eleven", "/11", ErrForbidden, "more than 10 times"},
 		{"to itself", "/itself", ErrForbidden, "more than 10 times"},
@@ -341,7 +341,7 @@ func TestHit_Redirects(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			w.apply(t, target.URL+tc.path, 1)
-			w.wantFailure(t, tc.kind, tc.words)
+			w.wantFailure(t, tc.kind, tc.errorText)
 		})
 	}
 }
@@ -438,7 +438,7 @@ func rebinding(t *testing.T, addresses ...[4]byte) {
 	t.Cleanup(func() { net.DefaultResolver = last; conn.Close(); done.Wait() })
 }
 
-func TestHit_NameThatResolvesToADeniedAddressLater(t *testing.T) {
+func TestHit_DNSRebinding_Denied(t *testing.T) {
 	target := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "allowed") })
 	target.Config.SetKeepAlivesEnabled(false) // each hit connects anew
 	_, port, _ := net.SplitHostPort(target.Listener.Addr().String())
@@ -478,13 +478,13 @@ func TestHit_RedirectToDeniedTarget(t *testing.T) {
 	}
 }
 
-func TestHit_IgnoresTheProxyOfTheEnvironment(t *testing.T) {
+func TestHit_ProxyInEnvironment_Ignored(t *testing.T) {
 	if New(Options{}).transport.Proxy != nil {
 		t.Error("got a proxy, want every target dialled, and so judged, by the worker")
 	}
 }
 
-func TestHit_LeadsBackToItself(t *testing.T) {
+func TestHit_Loop_Detected(t *testing.T) {
 	a, b := newWorker(t), newWorker(t)
 	a.apply(t, a.URL, 1)
 	if res, _, _ := a.hit(t); res.StatusCode != 599 || !errors.Is(<-a.failed, ErrLoop) {
@@ -537,7 +537,7 @@ func TestHit_Streams(t *testing.T) {
 	}
 }
 
-func TestHit_HoldsNoBody(t *testing.T) {
+func TestHit_LargeBody_ConstantMemory(t *testing.T) {
 	const size = 256 << 20
 	block := bytes.Repeat([]byte("x"), 64<<10)
 	target := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -564,7 +564,7 @@ func TestHit_HoldsNoBody(t *testing.T) {
 	}
 }
 
-func TestHit_LendsItsBuffer(t *testing.T) {
+func TestHit_ReusesBuffers(t *testing.T) {
 	target := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "small") })
 	w := newWorker(t)
 	w.apply(t, target.URL, 1)
@@ -591,7 +591,7 @@ func TestHit_TargetTooSlow(t *testing.T) {
 	w.wantFailure(t, ErrTimeout, "50ms")
 }
 
-func TestHit_TargetTooSlowAtRedirect(t *testing.T) {
+func TestHit_TargetTooSlowAfterRedirect(t *testing.T) {
 	silent := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/" {
 			http.Redirect(w, r, "/next", http.StatusFound)
@@ -604,7 +604,7 @@ func TestHit_TargetTooSlowAtRedirect(t *testing.T) {
 	w.wantFailure(t, ErrTimeout, "50ms")
 }
 
-func TestHit_TargetTooSlowInMidBody(t *testing.T) {
+func TestHit_TargetTooSlowDuringBody_Cuts(t *testing.T) {
 	stalling := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, "first")
 		w.(http.Flusher).Flush()
@@ -621,7 +621,7 @@ func TestHit_TargetTooSlowInMidBody(t *testing.T) {
 	}
 }
 
-func TestHit_TargetBreaksInMidBody(t *testing.T) {
+func TestHit_TargetFailsDuringBody_Cuts(t *testing.T) {
 	for _, head := range []string{"Content-Length: 100\r\n\r\nfirst", "Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"} {
 		w := newWorker(t)
 		w.apply(t, raw(t, "HTTP/1.1 200 OK\r\n"+head), 1)
@@ -673,7 +673,7 @@ func TestHit_Unreachable(t *testing.T) {
 	secure := httptest.NewTLSServer(nil)
 	secure.Config.ErrorLog = stdlog.New(io.Discard, "", 0) // of the handshakes that fail here
 	t.Cleanup(secure.Close)
-	for _, tc := range []struct{ name, url, words string }{
+	for _, tc := range []struct{ name, url, errorText string }{
 		{"nobody listens", closed.URL, "connection refused"},
 		{"unknown certificate", secure.URL, "certificate"},
 		{"speaks another protocol", raw(t, "SSH-2.0-OpenSSH_9.9\r\n"), "malformed"},
@@ -692,8 +692,8 @@ func TestHit_Unreachable(t *testing.T) {
 				t.Fatalf("got %s, want a failed hit", res.Status)
 			}
 			err := <-w.failed
-			if !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), tc.words) {
-				t.Errorf("got %q, want %q with %q", err, ErrUnreachable, tc.words)
+			if !errors.Is(err, ErrUnreachable) || !strings.Contains(err.Error(), tc.errorText) {
+				t.Errorf("got %q, want %q with %q", err, ErrUnreachable, tc.errorText)
 			}
 			if strings.Contains(err.Error(), "secret") {
 				t.Errorf("got %q, which tells the query", err)
@@ -702,7 +702,7 @@ func TestHit_Unreachable(t *testing.T) {
 	}
 }
 
-func TestHit_CallerGoes(t *testing.T) {
+func TestHit_ClientDisconnects(t *testing.T) {
 	begun, ended := make(chan struct{}), make(chan struct{})
 	target := serve(t, func(_ http.ResponseWriter, r *http.Request) {
 		close(begun)
@@ -731,7 +731,7 @@ type writer struct {
 
 func (w *writer) SetWriteDeadline(t time.Time) error { w.deadline = t; return nil }
 
-func TestHit_MayTakeLongerThanTheServerAllows(t *testing.T) {
+func TestHit_TimeoutAboveWriteTimeout(t *testing.T) {
 	const timeout = 2 * time.Hour
 	w := newWorker(t, within(timeout), denying("127.0.0.0/8"))
 	w.run(t, "http://127.0.0.1:1")
@@ -745,7 +745,7 @@ func TestHit_MayTakeLongerThanTheServerAllows(t *testing.T) {
 	}
 }
 
-func TestApply_BadConfigurationChangesNothing(t *testing.T) {
+func TestApply_InvalidConfiguration_ChangesNothing(t *testing.T) {
 	w := newWorker(t)
 	w.apply(t, "http://good.example/", 1)
 	for _, bad := range []models.WorkerConfig{
@@ -764,7 +764,7 @@ func TestApply_BadConfigurationChangesNothing(t *testing.T) {
 	}
 }
 
-func TestApply_LogsChangesOnly(t *testing.T) {
+func TestApply_UnchangedConfiguration_NotLogged(t *testing.T) {
 	w := newWorker(t)
 	for _, c := range []models.WorkerConfig{
 		{URL: "http://a.example/?token=secret", Version: 1},
@@ -791,7 +791,7 @@ func TestApply_LogsChangesOnly(t *testing.T) {
 	}
 }
 
-func TestState_TagNamesContentAndProcess(t *testing.T) {
+func TestState_ETag_DependsOnContentAndProcess(t *testing.T) {
 	if _, _, ok := newWorker(t).State(); ok {
 		t.Fatal("got a state before any push")
 	}
@@ -819,7 +819,7 @@ func TestState_TagNamesContentAndProcess(t *testing.T) {
 	}
 }
 
-func TestHit_WhileConfigurationsChange(t *testing.T) {
+func TestHit_ConcurrentApply(t *testing.T) {
 	target := serve(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path[1:]) })
 	w := newWorker(t)
 	w.apply(t, target.URL+"/1", 1)
@@ -856,7 +856,7 @@ func TestHit_WhileConfigurationsChange(t *testing.T) {
 	pushes.Wait()
 }
 
-func TestApply_HitsInFlightEndWithWhatTheyBegan(t *testing.T) {
+func TestApply_HitsInFlight_KeepTheirConfiguration(t *testing.T) {
 	begun, more := make(chan struct{}), make(chan struct{})
 	old := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		close(begun)

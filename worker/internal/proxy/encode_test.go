@@ -124,7 +124,7 @@ func TestHit_SpaceBeforeColon_IsRemoved(t *testing.T) {
 }
 
 // Nothing is encoded twice.
-func TestEncode_Twice_IsOnce(t *testing.T) {
+func TestEncode_EncodedURL_Unchanged(t *testing.T) {
 	for _, text := range []string{"http://a/b c?d e", "http://a/%2f%zz", "http://a/?%zz%20[", "http://a/[x]y", "http://a"} {
 		u, err := url.Parse(text)
 		if err != nil {

@@ -20,7 +20,7 @@ func allowing(patterns ...string) func(*Options) {
 	return func(o *Options) { o.Allow = patterns }
 }
 
-func TestAllowList(t *testing.T) {
+func TestAllowList_Check(t *testing.T) {
 	for host, row := range map[string]struct {
 		patterns []string
 		want     bool
@@ -45,7 +45,7 @@ func TestAllowList(t *testing.T) {
 	}
 }
 
-func TestApply_OfAHostThatIsNotAllowed(t *testing.T) {
+func TestApply_HostNotAllowed_Refused(t *testing.T) {
 	target := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/away" {
 			http.Redirect(w, r, "http://localhost:1/?key=secret", http.StatusFound)
@@ -71,7 +71,7 @@ func TestApply_OfAHostThatIsNotAllowed(t *testing.T) {
 	w.wantFailure(t, ErrForbidden, "ALLOW_HOSTS")
 }
 
-func TestApply_Probes(t *testing.T) {
+func TestApply_Probe_RefusesStatus500AndAbove(t *testing.T) {
 	var status, asked atomic.Int64
 	target := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
@@ -123,7 +123,7 @@ func TestApply_Probes(t *testing.T) {
 }
 
 // A probe of the worker itself would come back as a hit, for ever.
-func TestApply_ProbeOfItself(t *testing.T) {
+func TestApply_ProbeOfWorkerItself_Refused(t *testing.T) {
 	target := serve(t, func(http.ResponseWriter, *http.Request) {})
 	w := newWorker(t)
 	w.apply(t, target.URL, 1) // the hit would be answered from there
@@ -142,7 +142,7 @@ func (h hanging) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, r.Context().Err()
 }
 
-func TestApply_ProbeThatHangs(t *testing.T) {
+func TestApply_ProbeTimeout_Refused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, logs := logtest.NewNullLogger()
 		p := New(Options{Timeout: time.Hour, Log: log})
@@ -191,7 +191,7 @@ func TestApply_ProbeThatHangs(t *testing.T) {
 }
 
 // Where the DNS is away a host is not refused: the hit will tell.
-func TestApply_WhileTheDNSIsAway(t *testing.T) {
+func TestApply_DNSUnavailable_Accepted(t *testing.T) {
 	w := newWorker(t, denying("169.254.0.0/16"))
 	w.apply(t, "http://no-such-host.invalid/", 1)
 }

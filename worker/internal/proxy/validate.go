@@ -22,7 +22,7 @@ const (
 	probeTimeout  = 5 * time.Second
 )
 
-// judge returns ErrRefused, with the reason, for a target that hits could not,
+// validate returns ErrRefused, with the reason, for a target that hits could not,
 // or should not, be answered from. It returns the error of ctx if the pusher
 // leaves before there is a verdict.
 func (p *Proxy) judge(ctx context.Context, next *running) error {
@@ -83,7 +83,7 @@ func (p *Proxy) probe(ctx context.Context, next *running) error {
 		return ctx.Err()
 	}
 	if err != nil {
-		return refused(p.kind(err, fmt.Sprintf("a probe waits %s", probeTimeout)))
+		return refused(p.failure(err, fmt.Sprintf("a probe waits %s", probeTimeout)))
 	}
 	_ = res.Body.Close()
 	if res.StatusCode >= http.StatusInternalServerError {
