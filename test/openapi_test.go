@@ -248,12 +248,12 @@ func TestOpenAPI_Controller(t *testing.T) {
 		}
 	}
 	exceptions := map[string]string{
-		"getMetrics 503": "takes four slow scrapes at the same moment: TestHandler_AnswersFourAtOnce of pkg/metrics",
+		"getMetrics 503": "takes four slow scrapes at the same moment: TestHandler_FifthConcurrentScrape_Rejected of pkg/metrics",
 	}
 	for id, operation := range c.operations {
 		reads := samples("")[id].method == http.MethodGet
 		if c.documents(id, http.StatusRequestTimeout) && operation.RequestBody != nil {
-			exceptions[id+" 408"] = "takes 15 s: TestDecode_OfABodyThatTakesTooLong of pkg/server"
+			exceptions[id+" 408"] = "takes 15 s: TestDecode_SlowBody_RequestTimeout of pkg/server"
 		}
 		if reads && c.documents(id, http.StatusServiceUnavailable) {
 			exceptions[id+" 503"] = "takes an overloaded controller that stops: TestLimits_Draining_503 of package api"
@@ -575,6 +575,6 @@ func TestOpenAPI_Worker(t *testing.T) {
 	}
 
 	c.wantAll(t, map[string]string{
-		"getMetrics 503": "takes four slow scrapes at the same moment: TestHandler_AnswersFourAtOnce of pkg/metrics",
+		"getMetrics 503": "takes four slow scrapes at the same moment: TestHandler_FifthConcurrentScrape_Rejected of pkg/metrics",
 	})
 }

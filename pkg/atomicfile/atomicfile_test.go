@@ -34,7 +34,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func TestCreate_Links_WritesWhatTheyPointAt(t *testing.T) {
+func TestCreate_SymbolicLink_WritesItsTarget(t *testing.T) {
 	for name, to := range map[string]string{
 		"an absolute link": "/real/file", "a relative one": "../real/file", "one to another": "link2",
 		"one into a linked folder": "../way/file",
@@ -71,7 +71,7 @@ func TestCreate_Links_WritesWhatTheyPointAt(t *testing.T) {
 	}
 }
 
-func TestCreate_RefusesWhatIsNoFile(t *testing.T) {
+func TestCreate_NotARegularFile_Refused(t *testing.T) {
 	dir := t.TempDir()
 	pipe := filepath.Join(dir, "pipe")
 	must(t, syscall.Mkfifo(pipe, 0o600))
@@ -99,7 +99,7 @@ func TestCreate_RefusesWhatIsNoFile(t *testing.T) {
 }
 
 // The same failure has the same text: who logs it once compares texts.
-func TestCreate_ErrorHasNoRandomName(t *testing.T) {
+func TestCreate_Error_NamesTheTarget(t *testing.T) {
 	for name, path := range map[string]string{
 		"a folder that is not there": filepath.Join(t.TempDir(), "missing", "file"),
 		"a folder of the kernel's":   "/proc/self/file",
@@ -129,7 +129,7 @@ func TestCreate_ErrorHasNoRandomName(t *testing.T) {
 	}
 }
 
-func TestCommit_SyncsTheFileAndThenItsFolder(t *testing.T) {
+func TestCommit_SyncsFileThenFolder(t *testing.T) {
 	dir := t.TempDir()
 	synced := atomicfile.Observe(t, nil)
 	must(t, write(filepath.Join(dir, "file"), "x"))
@@ -142,7 +142,7 @@ func TestCommit_SyncsTheFileAndThenItsFolder(t *testing.T) {
 	}
 }
 
-func TestDiscard_LeavesNothing(t *testing.T) {
+func TestDiscard_RemovesTemporaryFile(t *testing.T) {
 	dir := t.TempDir()
 	f, err := atomicfile.Create(filepath.Join(dir, "file"), 0o600)
 	must(t, err)
@@ -152,7 +152,7 @@ func TestDiscard_LeavesNothing(t *testing.T) {
 	}
 }
 
-func TestMoveNew_NeverReplaces(t *testing.T) {
+func TestMoveNew_TargetExists_Refused(t *testing.T) {
 	for broken := range 3 { // ways that the file system does not have
 		dir := t.TempDir()
 		from, to := filepath.Join(dir, "draft"), filepath.Join(dir, "file")

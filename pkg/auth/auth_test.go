@@ -46,7 +46,7 @@ func TestBasic_Read(t *testing.T) {
 	}
 }
 
-func TestBasic_ForgetsWhatItHeldBefore(t *testing.T) {
+func TestBasic_Reuse_ClearsPreviousCredentials(t *testing.T) {
 	var b auth.Basic
 	if err := b.Read(basic("admin:admin123")); err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func TestDigest(t *testing.T) {
 	}
 }
 
-func TestNewToken_Is256BitsAndNeverTheSame(t *testing.T) {
+func TestNewToken_Has256RandomBits(t *testing.T) {
 	a, b := auth.NewToken(), auth.NewToken()
 	raw, err := base64.RawURLEncoding.DecodeString(a)
 	if err != nil || len(raw) != 32 || a == b {
@@ -117,7 +117,7 @@ func TestAccount(t *testing.T) {
 	}
 }
 
-func TestBasic_ReadAllocatesNothing(t *testing.T) {
+func TestBasic_Read_AllocatesNothing(t *testing.T) {
 	header := basic("019aa1f0-7e2c-7c31-9a51-0a4f6e1d2b3c:" + auth.NewToken())
 	digest := auth.DigestOf("x")
 	var b auth.Basic // reused, as a server does

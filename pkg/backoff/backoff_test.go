@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-func TestNext_FullJitterUpToTheLimit(t *testing.T) {
+func TestNext_FullJitter_GrowsToLimit(t *testing.T) {
 	const first, limit, rounds = time.Second, 5 * time.Minute, 4000
 	sums := make([]time.Duration, 12)
 	for range rounds {
@@ -36,7 +36,7 @@ func TestNext_NeverGivesUp(t *testing.T) {
 	}
 }
 
-func TestNext_FloorIsKeptAndSpread(t *testing.T) {
+func TestNext_Floor_RespectedAndJittered(t *testing.T) {
 	const floor = time.Minute
 	low, high := time.Hour, time.Duration(0)
 	for range 1000 {
@@ -51,7 +51,7 @@ func TestNext_FloorIsKeptAndSpread(t *testing.T) {
 	}
 }
 
-func TestReset_StartsAnew(t *testing.T) {
+func TestReset_RestartsGrowth(t *testing.T) {
 	b := New(time.Second, 5*time.Minute)
 	for range 20 {
 		b.Next(0)

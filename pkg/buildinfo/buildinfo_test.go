@@ -10,14 +10,14 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/buildinfo"
 )
 
-func TestRead_LeavesNothingEmpty(t *testing.T) {
+func TestRead_NoStamp_HasDefaults(t *testing.T) {
 	info := buildinfo.Read()
 	if info.Version != "dev" || info.Commit == "" || info.Date == "" || info.Go != runtime.Version() {
 		t.Errorf("got %+v, want dev, and no field empty", info)
 	}
 }
 
-func TestRead_GivesWhatWasStamped(t *testing.T) {
+func TestRead_ReturnsStampedValues(t *testing.T) {
 	t.Cleanup(func() { buildinfo.Release, buildinfo.Commit, buildinfo.Date = "", "", "" })
 	buildinfo.Release, buildinfo.Commit, buildinfo.Date = "v1.2.3", "3f2c1e9", "2026-11-24T02:00:00Z"
 	if got, want := buildinfo.Read().String(), "v1.2.3 (commit 3f2c1e9, built 2026-11-24T02:00:00Z, "+runtime.Version()+")"; got != want {
@@ -27,7 +27,7 @@ func TestRead_GivesWhatWasStamped(t *testing.T) {
 
 // The names that the Makefile stamps exist: the linker says nothing of one that
 // does not.
-func TestRelease_IsWhatTheMakefileStamps(t *testing.T) {
+func TestRelease_IsStampedByMakefile(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)

@@ -95,7 +95,7 @@ func TestSingle(t *testing.T) {
 	}
 }
 
-func TestOriginal(t *testing.T) {
+func TestOriginal_StripsGatewaySuffixes(t *testing.T) {
 	for tag, want := range map[string]string{
 		`"abc"`: `"abc"`, `W/"abc"`: `"abc"`, `"abc-gzip"`: `"abc"`, `W/"abc;br"`: `"abc"`, `"abc--gzip"`: `"abc"`, `"abc/zstd"`: `"abc"`, `"abc-more"`: `"abc-more"`, `"br"`: `"br"`,
 		`"gzip`: `"gzip`, `abc-gzip`: `abc-gzip`, ``: ``, `"`: `"`, `W/`: ``,

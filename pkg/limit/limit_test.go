@@ -21,7 +21,7 @@ func enter(c *limit.Class, n int) (in int) {
 	return in
 }
 
-func TestClass_LetsInItsRate(t *testing.T) {
+func TestClass_Enter_LimitsRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := limit.New(10, 10)
 		for _, row := range []struct {
@@ -39,7 +39,7 @@ func TestClass_LetsInItsRate(t *testing.T) {
 	})
 }
 
-func TestClass_LetsInNoMoreThanItHasPlaces(t *testing.T) {
+func TestClass_Enter_LimitsConcurrency(t *testing.T) {
 	c := limit.New(1_000_000, 3)
 	for range 3 {
 		if !c.Enter() {
@@ -56,7 +56,7 @@ func TestClass_LetsInNoMoreThanItHasPlaces(t *testing.T) {
 }
 
 // A request that finds no place takes no token from those that come after.
-func TestClass_FullTakesNoTokens(t *testing.T) {
+func TestClass_Enter_FullTakesNoTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := limit.New(10, 1)
 		c.Enter()
@@ -68,7 +68,7 @@ func TestClass_FullTakesNoTokens(t *testing.T) {
 	})
 }
 
-func TestClass_ReturnsToAFullClass(t *testing.T) {
+func TestClass_Return_FullClass(t *testing.T) {
 	c := limit.New(1000, 1)
 	c.Enter()
 	c.Leave() // to wait
@@ -81,7 +81,7 @@ func TestClass_ReturnsToAFullClass(t *testing.T) {
 	}
 }
 
-func TestClass_ManyAtOnce(t *testing.T) {
+func TestClass_Enter_Concurrent(t *testing.T) {
 	c := limit.New(1_000_000, 50)
 	var group sync.WaitGroup
 	var in atomic.Int64
@@ -102,7 +102,7 @@ func TestClass_ManyAtOnce(t *testing.T) {
 
 // Whoever is turned away with many comes back as late as it takes to serve
 // them, and not with them.
-func TestClass_SpreadsWhoIsTurnedAway(t *testing.T) {
+func TestClass_Reject_SpreadsRetries(t *testing.T) {
 	for name, row := range map[string]struct {
 		rate, herd int
 		window     time.Duration // what is drawn from: 1 s to that
@@ -145,7 +145,7 @@ func TestClass_SpreadsWhoIsTurnedAway(t *testing.T) {
 	}
 }
 
-func TestClass_ForgetsAHerd(t *testing.T) {
+func TestClass_Reject_WindowShrinksWithTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := limit.New(100, 1)
 		for range 100_000 {

@@ -10,7 +10,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/limit"
 )
 
-func TestSource_OfAnAddress(t *testing.T) {
+func TestSource_PrefixLengths(t *testing.T) {
 	for addr, want := range map[string]string{
 		"198.51.100.7": "198.51.100.0/24", "::ffff:198.51.100.7": "198.51.100.0/24", "2001:db8:1:2::3": "2001:db8:1::/48", "::1": "::/48",
 	} {
@@ -78,7 +78,7 @@ func TestTable_ManyKeys(t *testing.T) {
 }
 
 // Whoever shares a cell with a key gives it no token back.
-func TestTable_SharedCell(t *testing.T) {
+func TestTable_SharedCell_GivesNoTokenBack(t *testing.T) {
 	table, bucket := limit.NewTable(), limit.Bucket{Burst: 2, Each: time.Hour}
 	const key, other = 0, 1 << 13 // they differ in one of the four cells
 	for range 2 {
@@ -164,7 +164,7 @@ func wrong(t *testing.T, g *limit.Guesses, source netip.Prefix, n int) {
 }
 
 // Guessers that are rejected together do not come back together.
-func TestTooManyGuesses_RetryAfter_Random(t *testing.T) {
+func TestTooManyGuesses_RetryAfter_Randomized(t *testing.T) {
 	guessed, seen := limit.TooManyGuesses{Wait: 3 * time.Second}, map[time.Duration]bool{}
 	for range 1000 {
 		after := guessed.RetryAfter()

@@ -19,7 +19,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/logger"
 )
 
-func TestNew_WritesAnObjectALineWhereThereIsNoTerminal(t *testing.T) {
+func TestNew_NoTerminal_WritesJSONLines(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +65,7 @@ func TestNew_Formats(t *testing.T) {
 	}
 }
 
-func TestNew_NamesWhatItDoesNotKnow(t *testing.T) {
+func TestNew_UnknownLevelOrFormat(t *testing.T) {
 	for _, row := range []struct{ level, format, want string }{
 		{"loud", "json", `"loud"`},
 		{"", "json", `""`},
@@ -78,7 +78,7 @@ func TestNew_NamesWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
-func TestFormats_AreAllKnown(t *testing.T) {
+func TestFormats_AllAccepted(t *testing.T) {
 	for _, format := range logger.Formats {
 		if log, err := logger.New(os.Stderr, logrus.InfoLevel.String(), format); err != nil || log == nil {
 			t.Errorf("%s: got %v", format, err)
@@ -96,7 +96,7 @@ func (g *gone) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-func TestLost_CountsWhatCannotBeWritten(t *testing.T) {
+func TestLost_CountsFailedWrites(t *testing.T) {
 	reader := &gone{}
 	log, err := logger.New(reader, "info", "json")
 	if err != nil {
@@ -164,7 +164,7 @@ func TestNew_Colours(t *testing.T) {
 // A reader that does not read holds up one line for a second, and no other. When it
 // reads again it gets the lines in their order, but for those beyond the bound, which
 // are counted.
-func TestLog_ReaderHangs_DoesNotBlock(t *testing.T) {
+func TestLog_StalledReader_DoesNotBlock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reader, writer := io.Pipe()
 		log, err := logger.New(writer, "info", "json")

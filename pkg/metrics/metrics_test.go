@@ -16,7 +16,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
-func TestRegistry_KnowsTheBuildTheRuntimeAndTheProcess(t *testing.T) {
+func TestRegistry_HasBuildRuntimeAndProcessMetrics(t *testing.T) {
 	answer := httptest.NewRecorder()
 	metrics.Handler(metrics.NewRegistry()).ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
 	for _, want := range []string{`fleetconf_build_info{commit="`, `version="dev"} 1`, "\ngo_goroutines ", "\nprocess_open_fds "} {
@@ -26,7 +26,7 @@ func TestRegistry_KnowsTheBuildTheRuntimeAndTheProcess(t *testing.T) {
 	}
 }
 
-func TestHandler_AnswersFourAtOnce(t *testing.T) {
+func TestHandler_FifthConcurrentScrape_Rejected(t *testing.T) {
 	gathering, finish := make(chan struct{}), make(chan struct{})
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "slow", Help: "Slow."}, func() float64 {
@@ -57,7 +57,7 @@ func TestHandler_AnswersFourAtOnce(t *testing.T) {
 	scraping.Wait()
 }
 
-func TestClass_CountsByStatusAndTimesWhatDidNotWait(t *testing.T) {
+func TestClass_Observe_CountsByStatus(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	requests := metrics.NewRequests(reg, "controller")
 	polls := requests.Class("poll")
@@ -90,7 +90,7 @@ fleetconf_controller_http_requests_total{class="wait",code="304"} 1
 	}
 }
 
-func TestCertificate_IsReadEachTime(t *testing.T) {
+func TestCertificate_ReadAtEachScrape(t *testing.T) {
 	reg, ends := prometheus.NewRegistry(), time.Unix(1_800_000_000, 0)
 	metrics.Certificate(reg, "controller", func() time.Time { return ends })
 	ends = time.Time{}
@@ -108,11 +108,11 @@ fleetconf_controller_tls_certificate_not_after_timestamp_seconds 1.8000036e+09
 	}
 }
 
-func TestRequests_WithoutARegistryMeasureForNobody(t *testing.T) {
+func TestRequests_NilRegistry(t *testing.T) {
 	metrics.NewRequests(nil, "agent").Class("probe").Answered(200, time.Second)
 }
 
-func TestClass_MakesNoGarbage(t *testing.T) {
+func TestClass_Observe_AllocatesNothing(t *testing.T) {
 	polls := metrics.NewRequests(prometheus.NewRegistry(), "controller").Class("poll")
 	polls.Answered(304, time.Millisecond)
 	if made := testing.AllocsPerRun(1000, func() { polls.Answered(304, time.Millisecond) }); made != 0 {

@@ -10,7 +10,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 )
 
-func TestOutcomes_AreAllThereFromTheStart(t *testing.T) {
+func TestOutcomes_InitializedToZero(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	pushes := metrics.NewOutcomes(reg, prometheus.CounterOpts{Name: "pushes_total", Help: "Pushes."}, "applied", "refused")
 	pushes.Count("applied")

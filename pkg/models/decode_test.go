@@ -46,7 +46,7 @@ func TestDecode_Times(t *testing.T) {
 	wantInvalid(t, err, "until", "RFC 3339")
 }
 
-func TestDecode_RefusesWhatIsNotExactlyTheDocument(t *testing.T) {
+func TestDecode_InvalidDocuments(t *testing.T) {
 	for name, row := range map[string]struct{ document, field, detail string }{
 		"nothing":                       {"", "", "empty"},
 		"white space":                   {" \n\t ", "", "empty"},
@@ -87,7 +87,7 @@ func TestDecode_RefusesWhatIsNotExactlyTheDocument(t *testing.T) {
 	}
 }
 
-func TestDecode_LeavesAFreeValueAsItIs(t *testing.T) {
+func TestDecode_RawValue_Unchanged(t *testing.T) {
 	const metadata = `{"zone":null,"id":9007199254740993,"load":1.0}`
 	got, err := models.Decode[models.RegisterRequest]([]byte(`{"hostname":"h","metadata":` + metadata + `}`))
 	if err != nil || string(got.Metadata) != metadata {
@@ -95,7 +95,7 @@ func TestDecode_LeavesAFreeValueAsItIs(t *testing.T) {
 	}
 }
 
-func TestDecode_NamesWhatWasWantedOfEachType(t *testing.T) {
+func TestDecode_WrongType_NamesExpectedType(t *testing.T) {
 	type document struct {
 		Flag  *bool                 `json:"flag"`
 		List  []string              `json:"list"`
@@ -120,7 +120,7 @@ func TestDecode_NamesWhatWasWantedOfEachType(t *testing.T) {
 	}
 }
 
-func TestDecode_TellsWhatWasLeftOut(t *testing.T) {
+func TestDecode_MissingFields_StayNil(t *testing.T) {
 	got, err := models.Decode[models.PublishRequest]([]byte(` {"url":"http://a/"} ` + "\n"))
 	if err != nil || got.URL == nil || *got.URL != "http://a/" || got.PollIntervalSeconds != nil || got.Message != nil {
 		t.Errorf("got %+v, %v, want a URL and nothing else", got, err)
@@ -152,7 +152,7 @@ func TestDecodeConfig(t *testing.T) {
 	}
 }
 
-func TestDecodeConfig_RefusesByName(t *testing.T) {
+func TestDecodeConfig_Invalid_NamesField(t *testing.T) {
 	for name, row := range map[string]struct{ document, field, detail string }{
 		"nothing":                      {``, "", "empty"},
 		"an empty object":              {`{}`, "data", "missing"},
@@ -186,7 +186,7 @@ func TestDecodeConfig_RefusesByName(t *testing.T) {
 	}
 }
 
-func TestEncode_SaysWhatItCouldNotWrite(t *testing.T) {
+func TestEncode_Unsupported_NamesType(t *testing.T) {
 	if b, err := models.Encode(func() {}); err == nil || !strings.Contains(err.Error(), "func()") {
 		t.Errorf("got %q, %v, want an error that names the type", b, err)
 	}
@@ -235,7 +235,7 @@ func ExampleDecode() {
 
 // What this machine, a file system or a peer names is any bytes. What is written can
 // be read by the strict decoder, and is no reason to say nothing.
-func TestEncode_BytesThatAreNoUTF8_CanBeDecoded(t *testing.T) {
+func TestEncode_InvalidUTF8_Replaced(t *testing.T) {
 	document, err := models.Encode(map[string]any{"path\xff": "/caf\xe9", "raw": jsontext.Value("\"\xff\"")})
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ func TestFreezeRequest_Validate(t *testing.T) {
 	}
 }
 
-func TestFreezeRequest_UntilIsATime(t *testing.T) {
+func TestFreezeRequest_Until_MustBeATime(t *testing.T) {
 	for name, until := range map[string]string{"a word": `"tomorrow"`, "a number": `1795543200`, "a date": `"2026-11-24"`, "no zone": `"2026-11-24T18:00:00"`} {
 		t.Run(name, func(t *testing.T) {
 			_, err := models.Decode[models.FreezeRequest]([]byte(`{"reason":"sale","until":` + until + `}`))

@@ -14,7 +14,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/models"
 )
 
-func TestValidate_URLsThatAreFetched(t *testing.T) {
+func TestValidate_ValidURLs(t *testing.T) {
 	for _, url := range []string{
 		"http://a",
 		"https://example.com/",
@@ -37,7 +37,7 @@ func TestValidate_URLsThatAreFetched(t *testing.T) {
 	}
 }
 
-func TestValidate_URLsThatAreRefused(t *testing.T) {
+func TestValidate_InvalidURLs(t *testing.T) {
 	for name, row := range map[string]struct{ url, detail string }{
 		"none":                         {"", "missing"},
 		"relative":                     {"/hello", "must be absolute"},
@@ -109,7 +109,7 @@ func TestValidate_URLsThatAreRefused(t *testing.T) {
 	}
 }
 
-func TestValidate_NeverRepeatsAPasswordOfAURL(t *testing.T) {
+func TestValidate_URLWithPassword_NotRepeated(t *testing.T) {
 	for _, url := range []string{"http://user:hunter2@example.com/", "http://user:hunter2@exa mple.com/", "http://user:hunter2@[::1/", "http://user:hunter2@a:b/"} {
 		if err := (models.WorkerConfig{URL: url}).Validate(); err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: got %v, want an error without the password", url, err)
@@ -117,7 +117,7 @@ func TestValidate_NeverRepeatsAPasswordOfAURL(t *testing.T) {
 	}
 }
 
-func TestPublishRequest_ValidateNamesEveryFault(t *testing.T) {
+func TestPublishRequest_Validate_NamesEveryFault(t *testing.T) {
 	url, interval, message := "ftp://a/", 0, "two\nlines"
 	err := models.PublishRequest{URL: &url, PollIntervalSeconds: &interval, Message: &message}.Validate()
 	var bad *models.Invalid
@@ -138,7 +138,7 @@ func TestPublishRequest_ValidateNamesEveryFault(t *testing.T) {
 	}
 }
 
-func TestPublishRequest_ValidateLetsAnythingBeLeftOut(t *testing.T) {
+func TestPublishRequest_Validate_AllFieldsOptional(t *testing.T) {
 	if err := (models.PublishRequest{}).Validate(); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
@@ -157,7 +157,7 @@ func TestValidate_PollInterval(t *testing.T) {
 	}
 }
 
-func TestPollInterval_OfAQuery(t *testing.T) {
+func TestPollInterval_Parse(t *testing.T) {
 	if n, err := models.PollInterval("poll_interval", "15"); n != 15 || err != nil {
 		t.Errorf("got %d, %v, want 15", n, err)
 	}
@@ -257,7 +257,7 @@ func TestConfig_PollInterval(t *testing.T) {
 	}
 }
 
-func TestHeaderText(t *testing.T) {
+func TestHeaderText_PrintableASCII(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                               "",
 		" the worker\r\nX-Forged: 1\t ":  "the worker X-Forged: 1",

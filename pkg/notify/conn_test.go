@@ -36,7 +36,7 @@ func sizes(line []byte) (int64, bool) {
 	return notify.Decimal(digits), true
 }
 
-func TestConn_JudgesWhatABrokerSays(t *testing.T) {
+func TestConn_Read_BoundsLinesAndPayloads(t *testing.T) {
 	long := strings.Repeat("x", 900_000)
 	for name, row := range map[string]struct {
 		said string
@@ -67,7 +67,7 @@ func TestConn_JudgesWhatABrokerSays(t *testing.T) {
 	}
 }
 
-func TestConn_TLS_IsNotRead(t *testing.T) {
+func TestConn_TLS_NotInspected(t *testing.T) {
 	said := "9999999999 bytes\r\n" + strings.Repeat("x", 2<<20)
 	c := notify.Guard(stream{Reader: strings.NewReader(said)}, sizes)
 	if _, err := c.Write([]byte{0x16, 3, 1}); err != nil { // a handshake
@@ -79,7 +79,7 @@ func TestConn_TLS_IsNotRead(t *testing.T) {
 	}
 }
 
-func TestReason_IsStableAndTellsNothing(t *testing.T) {
+func TestReason_StableAndWithoutSecrets(t *testing.T) {
 	op := func(err error) error {
 		return &net.OpError{Op: "read", Net: "tcp", Source: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 54321}, Err: err}
 	}

@@ -28,7 +28,7 @@ func (r *record) is(t *testing.T, want ...string) {
 	}
 }
 
-func TestKeep_TellsEachLossOnce(t *testing.T) {
+func TestKeep_ReportsEachLossOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		r, attempts := &record{}, 0
@@ -49,7 +49,7 @@ func TestKeep_TellsEachLossOnce(t *testing.T) {
 	})
 }
 
-func TestKeep_WaitsLongerWhileNothingHolds(t *testing.T) {
+func TestKeep_BacksOffUntilAConnectionHolds(t *testing.T) {
 	const rounds = 200
 	var sums [10]time.Duration
 	for range rounds {
@@ -83,7 +83,7 @@ func TestKeep_WaitsLongerWhileNothingHolds(t *testing.T) {
 	}
 }
 
-func TestKeep_EndsInTheMiddleOfAWait(t *testing.T) {
+func TestKeep_CanceledDuringBackoff_Returns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
@@ -100,7 +100,7 @@ func TestKeep_EndsInTheMiddleOfAWait(t *testing.T) {
 
 // README and ADR 8 name how long a connection that died without a FIN counts as
 // healthy, and compute what a shorter time would cost.
-func TestIdle_IsTheDocuments(t *testing.T) {
+func TestIdle_MatchesDocuments(t *testing.T) {
 	if got := notify.Idle + notify.Answer; got != 5*time.Minute+10*time.Second {
 		t.Errorf("a dead connection is noticed within %s; update README, ADR 8 and docs/architecture.md", got)
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
-func TestWrite_ReplacesTheAnswerThatWasBegun(t *testing.T) {
+func TestWrite_DropsHeadersOfPreviousAnswer(t *testing.T) {
 	w := httptest.NewRecorder()
 	w.Header().Set("Content-Type", "text/html")
 	w.Header().Set("ETag", `"x"`)
@@ -30,7 +30,7 @@ func TestWrite_ReplacesTheAnswerThatWasBegun(t *testing.T) {
 	}
 }
 
-func TestProblem_Error(t *testing.T) {
+func TestProblem_Error_Text(t *testing.T) {
 	if got := problem.New(404, "no version %d", 9).Error(); got != "404 Not Found: no version 9" {
 		t.Errorf("got %q", got)
 	}
@@ -60,7 +60,7 @@ func (c *counted) Read(b []byte) (int, error) {
 
 func (c *counted) Close() error { c.closed = true; return nil }
 
-func TestRead_OfOurs(t *testing.T) {
+func TestRead_ProblemDocument(t *testing.T) {
 	sent := problem.Invalid(models.Bad("url", "is missing"))
 	w := httptest.NewRecorder()
 	problem.Write(w, sent)
@@ -69,7 +69,7 @@ func TestRead_OfOurs(t *testing.T) {
 	}
 }
 
-func TestRead_OfOthers(t *testing.T) {
+func TestRead_ForeignBody(t *testing.T) {
 	for name, row := range map[string]struct {
 		body, detail string
 	}{
@@ -95,7 +95,7 @@ func TestRead_OfOthers(t *testing.T) {
 	}
 }
 
-func TestRead_OfAHugeAnswerReadsItsBeginning(t *testing.T) {
+func TestRead_HugeBody_ReadsItsBeginning(t *testing.T) {
 	resp, body := response(http.StatusInternalServerError, strings.Repeat("é", 1<<20))
 	p := problem.Read(resp)
 	if len(p.Detail) > models.MaxErrorBytes || !strings.HasSuffix(p.Detail, "é…") {
@@ -106,7 +106,7 @@ func TestRead_OfAHugeAnswerReadsItsBeginning(t *testing.T) {
 	}
 }
 
-func TestWrite_BytesThatAreNoUTF8_StillAnswers(t *testing.T) {
+func TestWrite_InvalidUTF8_Answers(t *testing.T) {
 	w := httptest.NewRecorder()
 	p := problem.Invalid(models.Bad("na\xffme", "is not known"))
 	problem.Write(w, p)

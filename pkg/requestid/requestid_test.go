@@ -7,7 +7,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/requestid"
 )
 
-func TestNew_FitForALogLineAndNoTwoAlike(t *testing.T) {
+func TestNew_UniqueAndLoggable(t *testing.T) {
 	fit := regexp.MustCompile(`^[a-z0-9]{1,13}$`)
 	seen := map[string]bool{}
 	for range 1000 {

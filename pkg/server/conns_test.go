@@ -120,7 +120,7 @@ func TestServeWithin_IdleConnection_EndsSoonerIfNeverAuthenticated(t *testing.T)
 	}
 }
 
-func TestServeWithin_HeldRequest_OutlivesEveryIdleTimeout(t *testing.T) {
+func TestServeWithin_LongPoll_OutlivesIdleTimeouts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := newPipes()
 		within(t, ln, callers, server.Limits{Connections: 10, Keep: 8 * time.Minute}, quiet())
@@ -191,7 +191,7 @@ func (l *local) Accept() (net.Conn, error) {
 	return conn, err
 }
 
-func TestServeWithin_FullOfHeldRequests_StillAnswersThisMachine(t *testing.T) {
+func TestServeWithin_FullOfLongPolls_AnswersLocalhost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := &local{pipes: newPipes()}
 		within(t, ln, callers, server.Limits{Connections: 3, Keep: 8 * time.Minute}, quiet())
@@ -236,7 +236,7 @@ func TestServeWithin_FullOfHeldRequests_StillAnswersThisMachine(t *testing.T) {
 
 // A proxy on this machine opens many connections: none of them closes one that has had
 // no time for an answer.
-func TestServeWithin_FullLocalSlots_KeepsYoungConnections(t *testing.T) {
+func TestServeWithin_FullLocalSlots_KeepsNewConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := &local{pipes: newPipes(), is: true}
 		within(t, ln, callers, server.Limits{Connections: 1, Keep: 8 * time.Minute}, quiet())
@@ -262,7 +262,7 @@ func TestServeWithin_FullLocalSlots_KeepsYoungConnections(t *testing.T) {
 	})
 }
 
-func TestServeWithin_ClosedConnections_MakeRoom(t *testing.T) {
+func TestServeWithin_ClosedConnections_FreeSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := newPipes()
 		within(t, ln, callers, server.Limits{Connections: 2, Keep: 8 * time.Minute}, quiet())
@@ -305,7 +305,7 @@ func TestServeWithin_FullOfUnauthenticatedRequests(t *testing.T) {
 	}
 }
 
-func TestAuthenticated_RequestMakesNoGarbage(t *testing.T) {
+func TestAuthenticated_AllocatesNothing(t *testing.T) {
 	here, there := net.Pipe()
 	defer here.Close()
 	defer there.Close()

@@ -17,7 +17,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-func TestDebug_IsForThisMachineUnderItsOwnName(t *testing.T) {
+func TestDebug_OtherHosts_Forbidden(t *testing.T) {
 	for name, row := range map[string]struct {
 		remote, host string
 		want         int
@@ -41,7 +41,7 @@ func TestDebug_IsForThisMachineUnderItsOwnName(t *testing.T) {
 	}
 }
 
-func TestServeDebug_ListensOnLoopbackAlone(t *testing.T) {
+func TestServeDebug_ListensOnLoopbackOnly(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	log, listening := quiet(), make(chan string, 1)
@@ -71,7 +71,7 @@ func TestServeDebug_ListensOnLoopbackAlone(t *testing.T) {
 	}
 }
 
-func TestServeDebug_WaitsForNoProfile(t *testing.T) {
+func TestServeDebug_Shutdown_EndsProfiles(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	port, listening, ended := freePort(t), make(chan string, 1), make(chan error, 1)
@@ -92,7 +92,7 @@ func TestServeDebug_WaitsForNoProfile(t *testing.T) {
 	}
 }
 
-func TestServeDebug_NinthConnection_EndsTheOldest(t *testing.T) {
+func TestServeDebug_NinthConnection_ClosesTheOldest(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	port, listening, ended := freePort(t), make(chan string, 1), make(chan error, 1)
 	go func() { ended <- server.ServeDebug(ctx, port, hooked(listening)) }() // ends with stop
@@ -149,7 +149,7 @@ func TestCheckHealth(t *testing.T) {
 
 // Where IPv6 is switched off, or alone, one loopback address of a process that
 // listens on every interface does not answer.
-func TestAnswers_OfEveryInterfaceByWhicheverLoopbackAddressAnswers(t *testing.T) {
+func TestAnswers_AllInterfaces_TriesBothLoopbackAddresses(t *testing.T) {
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
 		t.Run(address, func(t *testing.T) {
 			ln, err := net.Listen("tcp", address)

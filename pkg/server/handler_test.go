@@ -62,7 +62,7 @@ func TestWrap_RequestID(t *testing.T) {
 	}
 }
 
-func TestWrap_MakesARequestIDForEachRequest(t *testing.T) {
+func TestWrap_NoRequestID_MakesOne(t *testing.T) {
 	a, _ := answer(server.Health, httptest.NewRequest("GET", "/", nil))
 	b, _ := answer(server.Health, httptest.NewRequest("GET", "/", nil))
 	if id := a.Header().Get(server.HeaderRequestID); id == b.Header().Get(server.HeaderRequestID) {
@@ -70,7 +70,7 @@ func TestWrap_MakesARequestIDForEachRequest(t *testing.T) {
 	}
 }
 
-func TestWrap_TurnsAPanicIntoAProblem(t *testing.T) {
+func TestWrap_Panic_AnswersProblem(t *testing.T) {
 	r := httptest.NewRequest("GET", "/boom", nil)
 	r.Header.Set(server.HeaderRequestID, "req-1")
 	w, lines := answer(func(w http.ResponseWriter, _ *http.Request) {
@@ -91,7 +91,7 @@ func TestWrap_TurnsAPanicIntoAProblem(t *testing.T) {
 	}
 }
 
-func TestWrap_LetsAHandlerCutTheConnection(t *testing.T) {
+func TestWrap_ErrAbortHandler_PassesThrough(t *testing.T) {
 	defer func() {
 		if got := recover(); got != http.ErrAbortHandler { //nolint:errorlint // the very value that net/http looks for
 			t.Errorf("got panic %v, want http.ErrAbortHandler", got)
@@ -100,7 +100,7 @@ func TestWrap_LetsAHandlerCutTheConnection(t *testing.T) {
 	answer(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, httptest.NewRequest("GET", "/", nil))
 }
 
-func TestWrap_KeepsBrowsersFromGuessing(t *testing.T) {
+func TestWrap_SetsNosniff(t *testing.T) {
 	w, _ := answer(server.Health, httptest.NewRequest("GET", "/", nil))
 	if got := w.Header().Get("X-Content-Type-Options"); got != "nosniff" {
 		t.Errorf("X-Content-Type-Options is %q, want nosniff", got)
@@ -121,7 +121,7 @@ func post(contentType, body string) (models.PublishRequest, error) {
 	return got, err
 }
 
-func TestDecode_TakesJSON(t *testing.T) {
+func TestDecode_JSON(t *testing.T) {
 	for _, contentType := range []string{
 		"application/json", "application/json; charset=utf-8", "Application/JSON", "application/json; charset=utf8", `application/json;charset="UTF8"`,
 	} {
@@ -132,7 +132,7 @@ func TestDecode_TakesJSON(t *testing.T) {
 	}
 }
 
-func TestDecode_RefusesEverythingElse(t *testing.T) {
+func TestDecode_OtherContentTypes_Unsupported(t *testing.T) {
 	atMost := `{"message":"` + strings.Repeat("a", models.MaxBodyBytes-len(`{"message":""}`)) + `"}`
 	if _, err := post("application/json", atMost); err != nil {
 		t.Errorf("a body of the most bytes: got %v, want nil", err)
@@ -169,7 +169,7 @@ func TestDecode_RefusesEverythingElse(t *testing.T) {
 }
 
 // A chunked body shows that it is empty only when it is read.
-func TestDecode_EmptyChunkedBody_IsEmpty(t *testing.T) {
+func TestDecode_EmptyChunkedBody(t *testing.T) {
 	r := httptest.NewRequest("POST", "/", io.NopCloser(strings.NewReader("")))
 	r.ContentLength = -1
 	_, err := server.Decode[models.PublishRequest](r)
@@ -196,21 +196,21 @@ func TestDecode_EmptyChunkedBody_IsEmpty(t *testing.T) {
 	}
 }
 
-func TestDecode_OfABodyThatBreaksOff(t *testing.T) {
+func TestDecode_IncompleteBody(t *testing.T) {
 	r := httptest.NewRequest("POST", "/", io.MultiReader(strings.NewReader(`{"url`), broken{io.ErrUnexpectedEOF}))
 	r.Header.Set("Content-Type", "application/json")
 	_, err := server.Decode[models.PublishRequest](r)
 	wantStatus(t, err, http.StatusBadRequest)
 }
 
-func TestDecode_OfABodyThatTakesTooLong(t *testing.T) {
+func TestDecode_SlowBody_RequestTimeout(t *testing.T) {
 	r := httptest.NewRequest("POST", "/", io.MultiReader(strings.NewReader(`{"url`), broken{os.ErrDeadlineExceeded}))
 	r.Header.Set("Content-Type", "application/json")
 	_, err := server.Decode[models.PublishRequest](r)
 	wantStatus(t, err, http.StatusRequestTimeout)
 }
 
-func TestDecode_OfAnEncodedBody(t *testing.T) {
+func TestDecode_ContentEncoding_Unsupported(t *testing.T) {
 	r := httptest.NewRequest("POST", "/", strings.NewReader(`{}`))
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Content-Encoding", "gzip")
@@ -230,7 +230,7 @@ type broken struct{ err error }
 
 func (b broken) Read([]byte) (int, error) { return 0, b.err }
 
-func TestWrap_LogsRequestsAtDebug(t *testing.T) {
+func TestWrap_DebugLevel_LogsRequests(t *testing.T) {
 	log, hook := logtest.NewNullLogger()
 	log.SetLevel(logrus.DebugLevel)
 	handler := server.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -255,7 +255,7 @@ func TestWriteJSON(t *testing.T) {
 	}
 }
 
-func TestWriteJSON_SendsNothingOfWhatCannotBeWritten(t *testing.T) {
+func TestWriteJSON_Unsupported_SendsNothing(t *testing.T) {
 	w := httptest.NewRecorder()
 	if err := server.WriteJSON(w, http.StatusOK, func() {}); err == nil || w.Body.Len() > 0 || len(w.Header()) > 0 {
 		t.Errorf("got %v, %q, %q, want an error and nothing sent", err, w.Header(), w.Body)
@@ -269,14 +269,14 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-func TestReady_WithoutAReasonAgainst(t *testing.T) {
+func TestReady_NoReasons_OK(t *testing.T) {
 	w, _ := answer(server.Ready(func(*http.Request) []models.FieldError { return nil }), httptest.NewRequest("GET", "/ready", nil))
 	if w.Code != 200 || w.Body.String() != "{\"status\":\"ready\"}\n" || w.Header().Get("Cache-Control") != "no-store" {
 		t.Errorf("got %d %q %q", w.Code, w.Header(), w.Body)
 	}
 }
 
-func TestStatus_TellsOfADetailWhereThereIsOne(t *testing.T) {
+func TestStatus_Detail_OmittedWhenEmpty(t *testing.T) {
 	for want, status := range map[string]server.Status{
 		`{"status":"ready"}`:                     {Status: "ready"},
 		`{"status":"ready","detail":"conflict"}`: {Status: "ready", Detail: "conflict"},
@@ -288,7 +288,7 @@ func TestStatus_TellsOfADetailWhereThereIsOne(t *testing.T) {
 	}
 }
 
-func TestReady_NamesEveryReasonAgainst(t *testing.T) {
+func TestReady_NotReady_NamesEveryReason(t *testing.T) {
 	reasons := []models.FieldError{{Field: "database", Detail: "is locked"}, {Field: "configuration", Detail: "was never pushed"}}
 	w, _ := answer(server.Ready(func(*http.Request) []models.FieldError { return reasons }), httptest.NewRequest("GET", "/ready", nil))
 	p := problem.Read(w.Result())
@@ -308,7 +308,7 @@ func TestVersion(t *testing.T) {
 	}
 }
 
-func TestRetryAfter_IsInWholeSecondsAndAtLeastOne(t *testing.T) {
+func TestRetryAfter_WholeSecondsAtLeastOne(t *testing.T) {
 	for d, want := range map[time.Duration]string{
 		-time.Second: "1", 0: "1", time.Millisecond: "1", time.Second: "1", time.Second + 1: "2", time.Minute: "60",
 	} {
@@ -320,7 +320,7 @@ func TestRetryAfter_IsInWholeSecondsAndAtLeastOne(t *testing.T) {
 	}
 }
 
-func TestObserved_TellsOfTheStatus(t *testing.T) {
+func TestObserved_ReportsStatus(t *testing.T) {
 	for name, row := range map[string]struct {
 		handler http.HandlerFunc
 		left    bool // the caller has
@@ -356,7 +356,7 @@ func TestObserved_TellsOfTheStatus(t *testing.T) {
 	}
 }
 
-func TestObserved_LetsAPanicPass(t *testing.T) {
+func TestObserved_Panic_PassesThrough(t *testing.T) {
 	handler := server.Observed(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("x") }), func(int, time.Duration) {})
 	w, lines := answer(handler.ServeHTTP, httptest.NewRequest("GET", "/", nil))
 	if line := lines.LastEntry(); w.Code != http.StatusInternalServerError || line == nil || line.Data["panic"] != "x" {

@@ -62,7 +62,7 @@ func get(t *testing.T, client *http.Client) string {
 	return fmt.Sprintf("%d %s %s %v", resp.StatusCode, body, resp.Proto, err)
 }
 
-func TestServe_KeepsAnHTTP2ConnectionWhileItIsUsed(t *testing.T) {
+func TestServe_HTTP2_ConnectionInUse_StaysOpen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, dials, _ := http2(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(time.Hour))
@@ -86,7 +86,7 @@ func TestServe_KeepsAnHTTP2ConnectionWhileItIsUsed(t *testing.T) {
 	})
 }
 
-func TestServe_CutsAnHTTP2AnswerThatIsTooLate(t *testing.T) {
+func TestServe_HTTP2_WriteTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, _, _ := http2(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			time.Sleep(server.WriteTimeout + time.Second)
@@ -100,7 +100,7 @@ func TestServe_CutsAnHTTP2AnswerThatIsTooLate(t *testing.T) {
 	})
 }
 
-func TestServe_LetsAnHTTP2RequestInFlightEnd(t *testing.T) {
+func TestServe_HTTP2_Shutdown_RequestInFlightCompletes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := make(chan struct{})
 		client, _, stop := http2(t, slow(server.DrainTimeout-2*time.Second, began))
@@ -117,7 +117,7 @@ func TestServe_LetsAnHTTP2RequestInFlightEnd(t *testing.T) {
 	})
 }
 
-func TestServe_EndsIdleHTTP2ConnectionsAtOnce(t *testing.T) {
+func TestServe_HTTP2_Shutdown_ClosesIdleConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		client, _, stop := http2(t, http.HandlerFunc(server.Health))
 		_ = get(t, client)

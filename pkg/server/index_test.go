@@ -11,7 +11,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-func TestIndex_ByAccept(t *testing.T) {
+func TestIndex_ContentNegotiation(t *testing.T) {
 	handler := server.IndexOf("worker", server.Link{Href: "hit", Title: "what the configured URL answers"})
 	for accept, wantJSON := range map[string]bool{
 		"":                                   false,
@@ -54,7 +54,7 @@ func TestIndex_ByAccept(t *testing.T) {
 }
 
 // Orchestrators' names for the probes reach the same handlers.
-func TestWrap_NamesOfProbes(t *testing.T) {
+func TestWrap_ProbeAliases(t *testing.T) {
 	handler := server.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(r.URL.Path))
 	}), quiet())

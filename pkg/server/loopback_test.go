@@ -29,7 +29,7 @@ func TestFromLoopback(t *testing.T) {
 }
 
 // nginx speaks HTTP/1.0 to its backends where nothing else is configured, and adds no header.
-func TestFromLoopback_HTTP10_IsAProxy(t *testing.T) {
+func TestFromLoopback_HTTP10_CountsAsProxy(t *testing.T) {
 	r := httptest.NewRequest("GET", "/", nil)
 	r.RemoteAddr, r.Proto, r.ProtoMajor, r.ProtoMinor = "127.0.0.1:40000", "HTTP/1.0", 1, 0
 	if got := server.Proxied(r); got != "HTTP/1.0" || server.FromLoopback(r) {
@@ -41,7 +41,7 @@ func TestFromLoopback_HTTP10_IsAProxy(t *testing.T) {
 	}
 }
 
-func TestFromLoopback_HeadersOfOurOwnClients_ShowNoProxy(t *testing.T) {
+func TestFromLoopback_OwnClientHeaders_AreNoProxySign(t *testing.T) {
 	r := httptest.NewRequest("GET", "/", nil)
 	r.RemoteAddr = "127.0.0.1:40000"
 	for _, name := range []string{"X-Request-Id", "User-Agent", "Accept", "Authorization", "X-Applied-Version", "X-Worker-Error", "X-Push-Error", "X-Transport"} {
@@ -66,7 +66,7 @@ func TestHostAllowed(t *testing.T) {
 	}
 }
 
-func TestFromLoopback_ThroughAProxyHere(t *testing.T) {
+func TestFromLoopback_LocalReverseProxy(t *testing.T) {
 	for _, name := range []string{
 		"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "X-Envoy-Internal", "X-Varnish",
 		"X-Amzn-Trace-Id", "Cdn-Loop", "X-Original-Forwarded-For",

@@ -72,7 +72,7 @@ func start(t *testing.T, ln net.Listener, handler http.Handler, log logrus.Field
 
 func quiet() logrus.FieldLogger { log, _ := logtest.NewNullLogger(); return log }
 
-func TestServe_CutsAClientThatNeverFinishesItsHeaders(t *testing.T) {
+func TestServe_HeadersNeverEnd_Disconnects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := newPipes()
 		start(t, ln, http.NotFoundHandler(), quiet())
@@ -94,7 +94,7 @@ func TestServe_CutsAClientThatNeverFinishesItsHeaders(t *testing.T) {
 	})
 }
 
-func TestServe_CutsAClientThatNeverFinishesItsBody(t *testing.T) {
+func TestServe_BodyNeverEnds_Disconnects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := newPipes()
 		status := make(chan error, 1)
@@ -114,7 +114,7 @@ func TestServe_CutsAClientThatNeverFinishesItsBody(t *testing.T) {
 	})
 }
 
-func TestServe_CutsAClientThatNeverReadsTheAnswer(t *testing.T) {
+func TestServe_ResponseNeverRead_Disconnects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := newPipes()
 		failed := make(chan error, 1)
@@ -132,7 +132,7 @@ func TestServe_CutsAClientThatNeverReadsTheAnswer(t *testing.T) {
 	})
 }
 
-func TestServe_CutsAConnectionThatIsNotUsed(t *testing.T) {
+func TestServe_IdleConnection_Disconnects(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln := newPipes()
 		start(t, ln, http.NotFoundHandler(), quiet())
@@ -159,7 +159,7 @@ func slow(d time.Duration, began chan<- struct{}) http.Handler {
 	})
 }
 
-func TestServe_LetsARequestInFlightEnd(t *testing.T) {
+func TestServe_Shutdown_RequestInFlightCompletes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ln, began := newPipes(), make(chan struct{})
 		stop := start(t, ln, slow(server.DrainTimeout-time.Second, began), quiet())
@@ -186,7 +186,7 @@ func TestServe_LetsARequestInFlightEnd(t *testing.T) {
 	})
 }
 
-func TestServe_CutsWhatIsStillOpenAfterTheDrain(t *testing.T) {
+func TestServe_DrainTimeout_ClosesOpenRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, lines := logtest.NewNullLogger()
 		ln, began := newPipes(), make(chan struct{})
@@ -208,7 +208,7 @@ func TestServe_CutsWhatIsStillOpenAfterTheDrain(t *testing.T) {
 	})
 }
 
-func TestServe_SaysWhereItListensAndWhyItCannot(t *testing.T) {
+func TestServe_ListenerError_NamesAddress(t *testing.T) {
 	log, lines := logtest.NewNullLogger()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -224,7 +224,7 @@ func TestServe_SaysWhereItListensAndWhyItCannot(t *testing.T) {
 	}
 }
 
-func TestServe_TellsOfBrokenClientsAtDebugOnly(t *testing.T) {
+func TestServe_BrokenClients_LoggedAtDebug(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, lines := logtest.NewNullLogger()
 		log.SetLevel(logrus.DebugLevel)
@@ -244,7 +244,7 @@ func TestServe_TellsOfBrokenClientsAtDebugOnly(t *testing.T) {
 	})
 }
 
-func TestServe_AThousandRequestsAtOnce(t *testing.T) {
+func TestServe_ThousandConcurrentRequests(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -133,7 +133,7 @@ Examples:
 	}
 }
 
-func TestProgram_ParseReadsTheFile(t *testing.T) {
+func TestProgram_Parse_ReadsFile(t *testing.T) {
 	var got options
 	if err := program.Parse([]string{"--config", write(t, "s.yaml", "t_port: 9000")}, &got, nil); err != nil || got.Port != 9000 {
 		t.Errorf("got %d, %v, want 9000", got.Port, err)
@@ -209,7 +209,7 @@ func TestProgram_ParseCommand(t *testing.T) {
 	}
 }
 
-func TestProgram_ParseCommandRefuses(t *testing.T) {
+func TestProgram_ParseCommand_UsageErrors(t *testing.T) {
 	for name, row := range map[string]struct {
 		args []string
 		want string
@@ -233,7 +233,7 @@ func TestProgram_ParseCommandRefuses(t *testing.T) {
 	}
 }
 
-func TestProgram_ACommandReadsItsOwnSettingsStrictly(t *testing.T) {
+func TestProgram_Command_ValidatesOnlyItsSettings(t *testing.T) {
 	for name, row := range map[string]struct{ file, want string }{
 		"a bad value":    {"t_path: ''", "T_PATH is empty"},
 		"an unknown key": {"t_pass: /x", "T_PASS is no setting of this program"},
@@ -251,7 +251,7 @@ func TestProgram_ACommandReadsItsOwnSettingsStrictly(t *testing.T) {
 	}
 }
 
-func TestProgram_HelpListsTheCommands(t *testing.T) {
+func TestProgram_Help_ListsCommands(t *testing.T) {
 	var out bytes.Buffer
 	_, _, err := commander.ParseCommand([]string{"save", "--help"}, func(string) settings.Validator { return &whole{} }, &out)
 	const want = `

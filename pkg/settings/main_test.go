@@ -131,7 +131,7 @@ func TestMain_SecondSignal_EndsImmediately(t *testing.T) {
 	}
 }
 
-func TestMain_SignalSentTwiceTogether_Drains(t *testing.T) { // as timeout(1) does
+func TestMain_DuplicateSignal_Drains(t *testing.T) { // as timeout(1) does
 	p := start(t, plainly, nil)
 	p.wants(t, "runs")
 	p.send(t, syscall.SIGTERM)
@@ -160,7 +160,7 @@ func TestMain_Nohup_IgnoresSIGHUP(t *testing.T) {
 	}
 }
 
-func TestMain_ReaderOfTheLogGone_GoesOn(t *testing.T) {
+func TestMain_LogClosed_Continues(t *testing.T) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +176,7 @@ func TestMain_ReaderOfTheLogGone_GoesOn(t *testing.T) {
 	p.finish(t)
 }
 
-func TestMain_ReaderOfStdoutGone_GoesOn(t *testing.T) {
+func TestMain_StdoutClosed_Continues(t *testing.T) {
 	p := start(t, plainly, nil)
 	p.wants(t, "runs")
 	_ = p.stdout.Close()

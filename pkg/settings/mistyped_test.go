@@ -60,7 +60,7 @@ func setAll(t *testing.T, environ ...string) {
 	}
 }
 
-func TestFindMistyped_Mistakes(t *testing.T) {
+func TestFindMistyped_Typos_Found(t *testing.T) {
 	for variable, want := range map[string]string{
 		"POLL_INTERVAL":         "DEFAULT_POLL_INTERVAL",
 		"POLL_INTERVALL":        "DEFAULT_POLL_INTERVAL",
@@ -93,7 +93,7 @@ func TestFindMistyped_Mistakes(t *testing.T) {
 }
 
 // What machines, shells, containers and orchestrators set is no mistake.
-func TestFindMistyped_UsualEnvironment_NoneFound(t *testing.T) {
+func TestFindMistyped_UsualEnvironment_NothingReported(t *testing.T) {
 	names := `PATH HOME HOSTNAME HOSTTYPE LOGNAME USER SHELL TERM LANG LC_ALL LS_COLORS PWD OLDPWD SHLVL MAIL EDITOR PAGER
 		TZ TMPDIR DISPLAY MACHTYPE OSTYPE COLORTERM COLUMNS LINES POSH POST PS1 PORTS SORT _ DB_HOST DB_PORT
 		DB_NAME DB_USER DB_PASSWORD DATABASE_URL PGHOST PGPORT PGPASSWORD MYSQL_HOST HTTP_PROXY HTTPS_PROXY
@@ -122,7 +122,7 @@ func TestFindMistyped_UsualEnvironment_NoneFound(t *testing.T) {
 
 // Another program's name for a setting is no mistake where ours is set too: one
 // file may hold the settings of all.
-func TestFindMistyped_OtherNameBesideOurs_NoneFound(t *testing.T) {
+func TestFindMistyped_OtherProgramsName_NotReported(t *testing.T) {
 	setAll(t, "CONTROLLER_PASSWORD=a", "AGENT_PASSWORD_FILE=b")
 	if found := settings.FindMistyped(&fleet{}); len(found) > 0 {
 		t.Errorf("got %v, want none", found)

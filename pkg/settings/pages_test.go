@@ -24,7 +24,7 @@ func printed(t *testing.T, p settings.Program, page string) string {
 	return out.String()
 }
 
-func TestProgram_PrintsTheSettingsForSystemd(t *testing.T) {
+func TestProgram_PrintEnv(t *testing.T) {
 	t.Setenv("T_PASSWORD", "hunter2") // defaults, never what is set
 	const want = `# Settings of keeper, as variables of its environment: see keeper(8).
 # What is commented out shows the default. They are read at the start: restart
@@ -46,7 +46,7 @@ func TestProgram_PrintsTheSettingsForSystemd(t *testing.T) {
 	}
 }
 
-func TestProgram_PrintsAPageOfTheManual(t *testing.T) {
+func TestProgram_PrintMan(t *testing.T) {
 	p := commander
 	p.About = "Keeper keeps\nwhat is kept. It\n.takes dots, 'quotes and C:\\paths."
 	p.Examples = "  keeper copy here\n  'keeper' stays\n  a,b"
@@ -77,7 +77,7 @@ func TestProgram_PrintsAPageOfTheManual(t *testing.T) {
 	}
 }
 
-func TestProgram_GoesByTheNameThatItWasInstalledBy(t *testing.T) {
+func TestProgram_InstalledName_IsShown(t *testing.T) {
 	self := os.Args[0]
 	t.Cleanup(func() { os.Args[0] = self })
 	os.Args[0] = "/usr/bin/fleet-keeper"
@@ -103,7 +103,7 @@ func TestProgram_GoesByTheNameThatItWasInstalledBy(t *testing.T) {
 	}
 }
 
-func TestProgram_RefusesToPrintWhatItHasNot(t *testing.T) {
+func TestProgram_Print_UnknownPage(t *testing.T) {
 	err := commander.Parse([]string{"--print", "money"}, &whole{}, nil)
 	if !errors.Is(err, settings.ErrUsage) || !strings.Contains(err.Error(), "money") {
 		t.Errorf("got %v, want a fault of the command line that names it", err)

@@ -18,7 +18,7 @@ func (p *proxied) Validate() (faults Faults) {
 	return faults
 }
 
-func TestProxyFor(t *testing.T) {
+func TestProxyFor_URLs(t *testing.T) {
 	const web, secure = "http://user:hunter2@web:3128", "http://secure:3128"
 	for name, row := range map[string]struct {
 		env  string // NAME=value, with spaces between
@@ -89,7 +89,7 @@ func TestCheckProxyFor(t *testing.T) {
 }
 
 // The names in lower case are settings too: nothing says that they are mistyped.
-func TestProxy_LowerCase_IsNotMistyped(t *testing.T) {
+func TestProxy_LowerCaseVariable_NotReported(t *testing.T) {
 	environ := []string{"http_proxy=a", "https_proxy=b", "no_proxy=c", "ALL_PROXY=d"}
 	if found := mistyped(environ, fieldsOf(&proxied{})); len(found) != 0 {
 		t.Errorf("got %v, want none", found)

@@ -101,7 +101,7 @@ func prefixes(texts ...string) (all []netip.Prefix) {
 	return all
 }
 
-func TestRead_SecretFromAFile(t *testing.T) {
+func TestRead_SecretFromFile(t *testing.T) {
 	path := write(t, "password", "hunter2 \r\n\n")
 	var got options
 	t.Setenv("T_PASSWORD_FILE", path)
@@ -177,7 +177,7 @@ func wantFaults(t *testing.T, err error, want ...string) {
 	}
 }
 
-func TestRead_OfAFileThatCannotBeRead(t *testing.T) {
+func TestRead_UnreadableFile(t *testing.T) {
 	for name, path := range map[string]string{
 		"missing":        filepath.Join(t.TempDir(), "missing.yaml"),
 		"malformed":      write(t, "settings.yaml", "t_port: [1"),
@@ -194,7 +194,7 @@ func TestRead_OfAFileThatCannotBeRead(t *testing.T) {
 	}
 }
 
-func TestRead_TakesTOMLAndJSON(t *testing.T) {
+func TestRead_TOMLAndJSON(t *testing.T) {
 	for name, text := range map[string]string{"s.toml": "t_port = 9000\n", "s.json": `{"T_PORT": 9000}`} {
 		var got options
 		if err := settings.Read(&got, write(t, name, text)); err != nil || got.Port != 9000 {
@@ -203,7 +203,7 @@ func TestRead_TakesTOMLAndJSON(t *testing.T) {
 	}
 }
 
-func TestRead_PanicsOnATypeThatNoSettingHas(t *testing.T) {
+func TestRead_UnsupportedFieldType_Panics(t *testing.T) {
 	defer func() {
 		if got := fmt.Sprint(recover()); !strings.Contains(got, "T_RATIO") {
 			t.Errorf("got panic %q, want one that names the field", got)
@@ -218,7 +218,7 @@ type ratio struct {
 
 func (*ratio) Validate() settings.Faults { return nil }
 
-func TestSecret_IsNeverPrinted(t *testing.T) {
+func TestSecret_Format_NeverPrinted(t *testing.T) {
 	o := defaults()
 	o.Password = "hunter2"
 	var printed []string
@@ -344,7 +344,7 @@ func TestCheckPassword_OffLoopback(t *testing.T) {
 }
 
 // Editors put a byte order mark before UTF-8; nobody can type it at a login.
-func TestRead_SecretWithByteOrderMark_IsReadWithoutIt(t *testing.T) {
+func TestRead_SecretWithByteOrderMark_MarkRemoved(t *testing.T) {
 	t.Setenv("T_PASSWORD_FILE", write(t, "secret", "\ufeffhunter2\r\n"))
 	var got options
 	if err := settings.Read(&got, ""); err != nil || got.Password.Reveal() != "hunter2" {

@@ -10,7 +10,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/swaggerui"
 )
 
-func TestFS_UnpacksWhatThePagesLoad(t *testing.T) {
+func TestFS_Open_Decompresses(t *testing.T) {
 	for name, want := range map[string]string{
 		"swagger-ui-bundle.js":            "SwaggerUIBundle",
 		"swagger-ui-standalone-preset.js": "SwaggerUIStandalonePreset",
@@ -35,7 +35,7 @@ func TestFS_UnpacksWhatThePagesLoad(t *testing.T) {
 	}
 }
 
-func TestFS_HoldsNothingElse(t *testing.T) {
+func TestFS_OtherNames_NotExist(t *testing.T) {
 	for _, name := range []string{"", ".", "/", "../swagger-ui.css", "index.html", "embed.go", "swagger-ui-bundle.js.map"} {
 		if _, err := swaggerui.FS.Open(name); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
 			t.Errorf("%q: got %v, want that it does not exist", name, err)
@@ -43,7 +43,7 @@ func TestFS_HoldsNothingElse(t *testing.T) {
 	}
 }
 
-func TestExists_WhateverOpens(t *testing.T) {
+func TestExists_MatchesOpen(t *testing.T) {
 	for _, name := range []string{"swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png", "none.js", ".", "../swagger-ui.css", ""} {
 		file, err := swaggerui.FS.Open(name)
 		if err == nil {

@@ -102,7 +102,7 @@ func (p *process) run(t *testing.T) (stop func() error) {
 	return func() error { cancel(); return <-done }
 }
 
-func TestRun_IsReadyOnceItAnswersAndStopsOnItsWayOut(t *testing.T) {
+func TestRun_NotifiesReadyThenStopping(t *testing.T) {
 	socket := supervise(t, "")
 	synctest.Test(t, func(t *testing.T) {
 		p := &process{}
@@ -122,7 +122,7 @@ func TestRun_IsReadyOnceItAnswersAndStopsOnItsWayOut(t *testing.T) {
 	})
 }
 
-func TestRun_EndsBeforeItWasEverReady(t *testing.T) {
+func TestRun_CanceledBeforeReady(t *testing.T) {
 	socket := supervise(t, "")
 	synctest.Test(t, func(t *testing.T) {
 		p := &process{}
@@ -136,7 +136,7 @@ func TestRun_EndsBeforeItWasEverReady(t *testing.T) {
 	})
 }
 
-func TestRun_FeedsTheWatchdogTwiceInItsTime(t *testing.T) {
+func TestRun_NotifiesWatchdogTwicePerInterval(t *testing.T) {
 	socket := supervise(t, "30000000")
 	synctest.Test(t, func(t *testing.T) {
 		stop := new(process).run(t)
@@ -149,7 +149,7 @@ func TestRun_FeedsTheWatchdogTwiceInItsTime(t *testing.T) {
 	})
 }
 
-func TestRun_LetsTheWatchdogBiteAProcessThatDoesNotAnswer(t *testing.T) {
+func TestRun_Unhealthy_NoWatchdogNotification(t *testing.T) {
 	for name, breaks := range map[string]func(*process){
 		"its check fails": func(p *process) { p.broken.Store(true) },
 		"it hangs":        func(p *process) { p.hangs.Store(true) },
@@ -171,7 +171,7 @@ func TestRun_LetsTheWatchdogBiteAProcessThatDoesNotAnswer(t *testing.T) {
 }
 
 // One check that takes too long is made good before the watchdog bites.
-func TestRun_AsksAgainSoonAfterAFailedCheck(t *testing.T) {
+func TestRun_FailedCheck_IsRepeatedSoon(t *testing.T) {
 	socket := supervise(t, "30000000")
 	synctest.Test(t, func(t *testing.T) {
 		p := &process{}
@@ -187,7 +187,7 @@ func TestRun_AsksAgainSoonAfterAFailedCheck(t *testing.T) {
 	})
 }
 
-func TestRun_WithoutAServiceManagerDoesNothing(t *testing.T) {
+func TestRun_NoServiceManager_DoesNothing(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	log, lines := logtest.NewNullLogger()
 	err := systemd.Run(t.Context(), func(context.Context) error {
@@ -201,7 +201,7 @@ func TestRun_WithoutAServiceManagerDoesNothing(t *testing.T) {
 
 // A shell that somebody opened under a service hands its socket on, and the socket
 // may be gone by then: that is no reason for a program not to run.
-func TestRun_OfAManagerThatIsNotThereWarnsOnceAndGoesOn(t *testing.T) {
+func TestRun_NoListenerAtSocket_WarnsOnce(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "none"))
 	t.Setenv("WATCHDOG_USEC", "")
 	synctest.Test(t, func(t *testing.T) {
@@ -225,7 +225,7 @@ func TestRun_OfAManagerThatIsNotThereWarnsOnceAndGoesOn(t *testing.T) {
 	})
 }
 
-func TestRun_OfAManagerThatGoesAwayEndsWell(t *testing.T) {
+func TestRun_ServiceManagerDisappears_ReturnsNil(t *testing.T) {
 	socket := supervise(t, "")
 	synctest.Test(t, func(t *testing.T) {
 		stop := new(process).run(t)
@@ -237,7 +237,7 @@ func TestRun_OfAManagerThatGoesAwayEndsWell(t *testing.T) {
 	})
 }
 
-func TestRun_OfATimeThatIsNoneIsAnError(t *testing.T) {
+func TestRun_InvalidWatchdogInterval(t *testing.T) {
 	supervise(t, "soon")
 	log, _ := logtest.NewNullLogger()
 	if err := systemd.Run(t.Context(), new(process).healthy, log); err == nil || !strings.Contains(err.Error(), "watchdog") {

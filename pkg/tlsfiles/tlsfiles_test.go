@@ -174,7 +174,7 @@ const (
 	aboutToEnd = "warning Certificate is about to expire; put a new one in its place"
 )
 
-func TestRun_TakesAPairWhenBothFilesAreThere(t *testing.T) {
+func TestRun_HalfReplacedPair_WaitsForBoth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFolder(t)
 		files, lines := f.open(f.paths())
@@ -213,7 +213,7 @@ func TestRun_TakesAPairWhenBothFilesAreThere(t *testing.T) {
 	})
 }
 
-func TestRun_FollowsALinkThatIsSwapped(t *testing.T) {
+func TestRun_SymbolicLinkSwapped_Reloads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFolder(t)
 		for _, version := range []string{"one", "two"} { // as Kubernetes mounts a secret
@@ -241,7 +241,7 @@ func TestRun_FollowsALinkThatIsSwapped(t *testing.T) {
 	})
 }
 
-func TestRun_KeepsWhatItHas(t *testing.T) {
+func TestRun_InvalidFiles_KeepsLastGood(t *testing.T) {
 	for name, row := range map[string]struct {
 		spoil func(f folder)
 		words string
@@ -279,7 +279,7 @@ func TestRun_KeepsWhatItHas(t *testing.T) {
 
 // A certificate from the near future is taken when its time has come, though its
 // file stays as it is.
-func TestRun_TakesACertificateWhenItBegins(t *testing.T) {
+func TestRun_CertificateNotYetValid_LoadedLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFolder(t)
 		files, _ := f.open(f.paths())
@@ -293,7 +293,7 @@ func TestRun_TakesACertificateWhenItBegins(t *testing.T) {
 }
 
 // What is the matter with one has nothing to do with the other.
-func TestRun_FollowsAuthoritiesAndThePairApart(t *testing.T) {
+func TestRun_ReloadsAuthoritiesAndPairSeparately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFolder(t)
 		files, lines := f.open(f.paths())
@@ -320,7 +320,7 @@ func TestRun_FollowsAuthoritiesAndThePairApart(t *testing.T) {
 	})
 }
 
-func TestRun_WarnsOfTheEndOnceADay(t *testing.T) {
+func TestRun_ExpiringCertificate_WarnsDaily(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFolder(t)
 		f.write(certs.Leaf{Name: "short", Ends: time.Now().Add(7*24*time.Hour + time.Minute)})
@@ -342,7 +342,7 @@ func TestRun_WarnsOfTheEndOnceADay(t *testing.T) {
 	})
 }
 
-func TestOpen_TakesWhatHasExpiredAndRunWarns(t *testing.T) {
+func TestOpen_ExpiredCertificate_AcceptedWithWarning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFolder(t)
 		f.write(certs.Leaf{Name: "late", Ends: time.Now().Add(-time.Minute)})
@@ -355,7 +355,7 @@ func TestOpen_TakesWhatHasExpiredAndRunWarns(t *testing.T) {
 	})
 }
 
-func TestOpen_NamesTheSettingThatCannotBeUsed(t *testing.T) {
+func TestOpen_Invalid_NamesSetting(t *testing.T) {
 	for name, row := range map[string]struct {
 		spoil   func(f folder)
 		setting string
@@ -401,7 +401,7 @@ func TestOpen_NamesTheSettingThatCannotBeUsed(t *testing.T) {
 	}
 }
 
-func TestServer_Speaks(t *testing.T) {
+func TestServer_Protocols(t *testing.T) {
 	f := newFolder(t)
 	files, _ := f.open(f.paths())
 	client := func(oldest, newest uint16) *tls.Config {
@@ -431,7 +431,7 @@ func TestServer_Speaks(t *testing.T) {
 
 // Who comes without a certificate is let in: which requests need one is not for
 // TLS to say.
-func TestServer_VerifiesWhatIsShown(t *testing.T) {
+func TestServer_VerifiesClientCertificates(t *testing.T) {
 	f := newFolder(t)
 	files, _ := f.open(f.paths())
 	for name, row := range map[string]struct {
@@ -464,7 +464,7 @@ func TestServer_VerifiesWhatIsShown(t *testing.T) {
 }
 
 // What was resumed would outlive a change of the files.
-func TestServer_ResumesNoSession(t *testing.T) {
+func TestServer_NoSessionResumption(t *testing.T) {
 	f := newFolder(t)
 	files, _ := f.open(f.paths())
 	client := &tls.Config{RootCAs: f.Pool(), ServerName: "127.0.0.1", ClientSessionCache: tls.NewLRUClientSessionCache(4)}
@@ -476,7 +476,7 @@ func TestServer_ResumesNoSession(t *testing.T) {
 	}
 }
 
-func TestClient_ShowsWhatTheServerTakes(t *testing.T) {
+func TestClient_Certificate_SentIfAccepted(t *testing.T) {
 	f := newFolder(t)
 	f.write(certs.Leaf{Name: "agent", Client: true})
 	server, err := f.Issue(certs.Leaf{Name: "server", Hosts: []string{"127.0.0.1"}, Ends: time.Now().Add(year)})
@@ -510,7 +510,7 @@ func TestClient_ShowsWhatTheServerTakes(t *testing.T) {
 	}
 }
 
-func TestFiles_OfNoneAtAll(t *testing.T) {
+func TestFiles_NoPaths(t *testing.T) {
 	log, _ := logtest.NewNullLogger()
 	files, err := tlsfiles.Open(tlsfiles.Paths{}, log)
 	if err != nil || !files.NotAfter().IsZero() {
@@ -561,7 +561,7 @@ func TestFiles_TLS12_NoCBC(t *testing.T) {
 	}
 }
 
-func TestOpen_ByteOrderMark_IsSkipped(t *testing.T) {
+func TestOpen_ByteOrderMark_Skipped(t *testing.T) {
 	f := newFolder(t)
 	for _, name := range []string{"cert.pem", "key.pem", "ca.pem"} {
 		text, err := os.ReadFile(f.path(name))

@@ -38,7 +38,7 @@ func (l *lines) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func TestRun_ServesUntilStopped(t *testing.T) {
+func TestRun_ServesUntilCanceled(t *testing.T) {
 	t.Setenv("PORT", "0")
 	t.Setenv("LOG_FORMAT", "text")
 	ctx, stop := context.WithCancel(t.Context())

@@ -42,7 +42,7 @@ func (m made) leaf(name string) *x509.Certificate {
 }
 
 // README runs eval over what it prints.
-func TestRun_PathNeedsQuotes_ShellReadsIt(t *testing.T) {
+func TestRun_PathNeedsQuotes_Quoted(t *testing.T) {
 	m := made{t, filepath.Join(t.TempDir(), `it's $HOME & "more"`)}
 	shell := exec.Command("sh", "-ec", m.run()+`printf %s "$TLS_CERT_FILE"; test -s "$CONTROLLER_KEY_FILE"`)
 	shell.Env = []string{"PATH=" + os.Getenv("PATH")}
@@ -52,7 +52,7 @@ func TestRun_PathNeedsQuotes_ShellReadsIt(t *testing.T) {
 	}
 }
 
-func TestRun_MakesWhatBothSidesNeed(t *testing.T) {
+func TestRun_MakesFilesForControllerAndAgent(t *testing.T) {
 	m := made{t, filepath.Join(t.TempDir(), "a", "certs")}
 	said := m.run("--host", "controller", "--host=10.1.2.3")
 	for _, setting := range []string{"TLS_CERT_FILE=", "TLS_KEY_FILE=", "TLS_CLIENT_CA_FILE=", "CONTROLLER_CA_FILE=", "CONTROLLER_CERT_FILE=", "CONTROLLER_KEY_FILE="} {
@@ -90,7 +90,7 @@ func TestRun_MakesWhatBothSidesNeed(t *testing.T) {
 	}
 }
 
-func TestRun_KeepsWhatWillDo(t *testing.T) {
+func TestRun_ValidFiles_Kept(t *testing.T) {
 	m := made{t, t.TempDir()}
 	m.run()
 	authority, controller, agent := m.leaf("ca"), m.leaf("controller"), m.leaf("agent")
@@ -119,7 +119,7 @@ func TestRun_KeepsWhatWillDo(t *testing.T) {
 }
 
 // Others may trust the authority that the key is of.
-func TestRun_KeepsTheKeyOfAnAuthorityWhoseCertificateIsGone(t *testing.T) {
+func TestRun_AuthorityCertificateMissing_KeepsKey(t *testing.T) {
 	m := made{t, t.TempDir()}
 	m.run()
 	if err := os.Remove(filepath.Join(m.dir, "ca.pem")); err != nil {
@@ -138,7 +138,7 @@ func TestRun_KeepsTheKeyOfAnAuthorityWhoseCertificateIsGone(t *testing.T) {
 	}
 }
 
-func TestRun_Refuses(t *testing.T) {
+func TestRun_UsageErrors(t *testing.T) {
 	for name, args := range map[string][]string{
 		"two folders":        {t.TempDir(), t.TempDir()},
 		"a host with a port": {"--host", "controller:8080"},
@@ -155,7 +155,7 @@ func TestRun_Refuses(t *testing.T) {
 }
 
 // An authority that is there is not written over, whatever it is.
-func TestRun_KeepsAnAuthorityThatItCannotUse(t *testing.T) {
+func TestRun_UnusableAuthority_Kept(t *testing.T) {
 	for name, spoil := range map[string]func(ca, key string) error{
 		"it is broken":         func(ca, _ string) error { return os.WriteFile(ca, []byte("garbage"), 0o600) },
 		"its key is elsewhere": func(_, key string) error { return os.Remove(key) },

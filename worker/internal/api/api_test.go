@@ -212,7 +212,7 @@ type guardedRequest struct {
 
 // The URL that runs may hold a key in its query: GET /config is guarded as a push is,
 // but for the addresses that it may be read by.
-func TestState_Guard(t *testing.T) {
+func TestState_Access(t *testing.T) {
 	for _, tc := range append(guarded(), toAddresses(200)...) {
 		t.Run(tc.name, func(t *testing.T) {
 			h, _ := newHandler(t, tc.token)
@@ -240,7 +240,7 @@ func TestState_Guard(t *testing.T) {
 	}
 }
 
-func TestPush_Guard(t *testing.T) {
+func TestPush_Access(t *testing.T) {
 	for _, tc := range append(guarded(), toAddresses(403)...) {
 		t.Run(tc.name, func(t *testing.T) {
 			h, _ := newHandler(t, tc.token)
@@ -339,7 +339,7 @@ func TestPush_BadDocument(t *testing.T) {
 	}
 }
 
-func TestState_BeforeTheFirstPush(t *testing.T) {
+func TestState_NotConfigured(t *testing.T) {
 	h, _ := newHandler(t, "")
 	wantProblem(t, send(h, get("/config")), http.StatusNotFound)
 }
@@ -387,7 +387,7 @@ func TestState_Conditional(t *testing.T) {
 	}
 }
 
-func TestPush_ThatTheWorkerRefuses(t *testing.T) {
+func TestPush_Refused_UnprocessableEntity(t *testing.T) {
 	h, _ := newHandler(t, "", netip.MustParsePrefix("169.254.0.0/16"))
 	send(h, push(`{"url":"http://127.0.0.1:1/","version":4}`, nil))
 	for body, words := range map[string]string{
@@ -420,7 +420,7 @@ func TestHit_InvalidUpgrade_BlamesTheCaller(t *testing.T) {
 	}
 }
 
-func TestBodies_EndWithANewline(t *testing.T) {
+func TestBodies_EndWithNewline(t *testing.T) {
 	h, _ := newHandler(t, "")
 	for _, r := range []*http.Request{
 		get("/"), get("/hit"), get("/config"), get("/ready"), get("/health"), get("/version"), get("/openapi.json"), get("/nothing"), push("{}", nil), push(good, nil), get("/config"),
@@ -432,7 +432,7 @@ func TestBodies_EndWithANewline(t *testing.T) {
 	}
 }
 
-func TestHit_EachFailureHasItsStatus(t *testing.T) {
+func TestHit_FailureStatusCodes(t *testing.T) {
 	h, _ := newHandler(t, "", netip.MustParsePrefix("169.254.0.0/16"))
 	res := send(h, get("/hit"))
 	wantProblem(t, res, http.StatusServiceUnavailable)
@@ -467,7 +467,7 @@ func TestHit_TooSlow(t *testing.T) {
 	wantProblem(t, send(h, get("/hit")), http.StatusGatewayTimeout)
 }
 
-func TestHit_ThroughAllTheLayers(t *testing.T) {
+func TestHit_WholeStack(t *testing.T) {
 	more := make(chan struct{})
 	finish := sync.OnceFunc(func() { close(more) })
 	target := newServer(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -541,7 +541,7 @@ func TestRoutes_Unknown(t *testing.T) {
 }
 
 // A proxy on this machine must not open the door that is for this machine.
-func TestPush_ThroughAProxyHere(t *testing.T) {
+func TestPush_LocalReverseProxy_Rejected(t *testing.T) {
 	h, _ := newHandler(t, "")
 	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "X-Envoy-External-Address"} {
 		wantProblem(t, send(h, push(good, headers(name, "198.51.100.7"))), http.StatusForbidden)
@@ -549,7 +549,7 @@ func TestPush_ThroughAProxyHere(t *testing.T) {
 }
 
 // A new route is entered here with who may call it.
-func TestRoutes_WhoMayCall(t *testing.T) {
+func TestRoutes_Access(t *testing.T) {
 	const anyone, guarded = false, true
 	rules := map[string]bool{
 		"GET /": anyone, "GET /hit": anyone, "GET /health": anyone, "GET /ready": anyone, "GET /metrics": anyone,
@@ -585,7 +585,7 @@ func TestRoutes_WhoMayCall(t *testing.T) {
 }
 
 // A route whose access rule was forgotten is closed, not open.
-func TestRoutes_WithoutRule_Closed(t *testing.T) {
+func TestRoutes_NoAccessRule_Forbidden(t *testing.T) {
 	log, _ := logtest.NewNullLogger()
 	for _, token := range []string{"", token} {
 		h := server.Wrap(api.NewWithoutRule(api.Parts{Token: token, Log: log}), log)
@@ -610,7 +610,7 @@ func TestRoutes_OtherMethods(t *testing.T) {
 	}
 }
 
-func TestProcess_Routes(t *testing.T) {
+func TestProcessRoutes(t *testing.T) {
 	h, _ := newHandler(t, token) // these need no token
 	if res := send(h, get("/health")); res.StatusCode != 200 {
 		t.Errorf("/health: got %s, want 200", res.Status)
@@ -655,7 +655,7 @@ func TestSwagger_Pages(t *testing.T) {
 }
 
 // The API document has every route, and no other.
-func TestOpenAPI_NamesEveryRoute(t *testing.T) {
+func TestOpenAPI_ListsEveryRoute(t *testing.T) {
 	var doc struct{ Paths map[string]map[string]any }
 	if err := json.Unmarshal([]byte(docs.OpenAPI), &doc); err != nil {
 		t.Fatal(err)

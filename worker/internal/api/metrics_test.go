@@ -156,7 +156,7 @@ func lastPush(t *testing.T, reg *prometheus.Registry) float64 {
 }
 
 // No label takes a value that a caller chooses.
-func TestMetrics_NoLabelOfACallersChoice(t *testing.T) {
+func TestMetrics_LabelsAreNotChosenByClients(t *testing.T) {
 	h, reg, _ := newMeasured(t, "")
 	send(h, push(`{"url":"http://a.example/"}`, nil)) // the first of each class and code
 	send(h, get("/nothing"))
@@ -176,7 +176,7 @@ func TestMetrics_NoLabelOfACallersChoice(t *testing.T) {
 	}
 }
 
-func TestPush_LogsItsRequestID(t *testing.T) {
+func TestPush_RequestID_IsLogged(t *testing.T) {
 	h, _, lines := newMeasured(t, "")
 	send(h, push(`{"url":"http://a.example/","version":3}`, func(r *http.Request) { r.Header.Set("X-Request-Id", "req-7") }))
 	if line := lines.LastEntry(); line == nil || line.Message != "Configuration applied" || line.Data["request_id"] != "req-7" || line.Data["version"] != int64(3) {
