@@ -56,25 +56,25 @@ func newAPI(parts Parts) *API {
 type route struct {
 	method, path string
 	class        string
-	who          guard // nil refuses everyone
+	access       accessRule // nil refuses everyone
 	handle       handler
 }
 
 func (a *API) routes() []route {
-	may := newPusher(a.Token, a.Hosts).may
-	mayPush := a.Metrics.forbidding(may)
+	local := newAccess(a.Token, a.Hosts).check
+	push := a.Metrics.countForbidden(local)
 	return []route{
-		{http.MethodGet, "/", docsClass, anyone, a.index},
-		{http.MethodGet, "/hit", hitClass, anyone, a.hit},
-		{http.MethodPost, "/config", pushClass, mayPush, a.push},
-		{http.MethodGet, "/config", stateClass, may, a.state},
-		{http.MethodGet, "/health", probeClass, anyone, a.health},
-		{http.MethodGet, "/ready", probeClass, anyone, a.ready},
-		{http.MethodGet, "/metrics", probeClass, anyone, a.metrics},
-		{http.MethodGet, "/version", probeClass, anyone, a.version},
-		{http.MethodGet, "/openapi.json", docsClass, anyone, a.openAPI},
-		{http.MethodGet, "/swagger", docsClass, anyone, a.swagger},
-		{http.MethodGet, "/swagger/*file", docsClass, anyone, a.swagger},
+		{http.MethodGet, "/", docsClass, anonymous, a.index},
+		{http.MethodGet, "/hit", hitClass, anonymous, a.hit},
+		{http.MethodPost, "/config", pushClass, push, a.push},
+		{http.MethodGet, "/config", stateClass, local, a.state},
+		{http.MethodGet, "/health", probeClass, anonymous, a.health},
+		{http.MethodGet, "/ready", probeClass, anonymous, a.ready},
+		{http.MethodGet, "/metrics", probeClass, anonymous, a.metrics},
+		{http.MethodGet, "/version", probeClass, anonymous, a.version},
+		{http.MethodGet, "/openapi.json", docsClass, anonymous, a.openAPI},
+		{http.MethodGet, "/swagger", docsClass, anonymous, a.swagger},
+		{http.MethodGet, "/swagger/*file", docsClass, anonymous, a.swagger},
 	}
 }
 
@@ -86,50 +86,50 @@ func (a *API) handler(routes []route) http.Handler {
 	engine.RedirectTrailingSlash = false
 	_ = engine.SetTrustedProxies(nil) // fails only on a bad network
 	for _, r := range routes {
-		answer := a.answer(r.class, r.who, r.handle)
+		answer := a.answer(r.class, r.access, r.handle)
 		engine.Handle(r.method, r.path, answer)
 		if r.method == http.MethodGet {
 			engine.HEAD(r.path, answer) // RFC 9110 §9.3.2: net/http leaves out the body
 		}
 	}
-	engine.NoRoute(a.answer(otherClass, anyone, func(*gin.Context) error {
+	engine.NoRoute(a.answer(otherClass, anonymous, func(*gin.Context) error {
 		return problem.New(http.StatusNotFound, "there is nothing here; GET /swagger/index.html shows what there is")
 	}))
-	engine.NoMethod(a.answer(otherClass, anyone, func(c *gin.Context) error {
+	engine.NoMethod(a.answer(otherClass, anonymous, func(c *gin.Context) error {
 		return problem.New(http.StatusMethodNotAllowed, "this takes %s only", c.Writer.Header().Get("Allow"))
 	}))
 	return engine
 }
 
 type (
-	handler func(*gin.Context) error
-	guard   func(*http.Request) error
+	handler    func(*gin.Context) error
+	accessRule func(*http.Request) error
 )
 
-func anyone(*http.Request) error { return nil }
+func anonymous(*http.Request) error { return nil }
 
-func nobody(*http.Request) error {
+func denyAll(*http.Request) error {
 	return problem.New(http.StatusForbidden, "this route has no access rule")
 }
 
-// answer makes a route of a handler: the guard first, and one answer to
+// answer makes a route of a handler: the access rule first, and one answer to
 // whatever error comes of either. It is measured as one of its class.
-func (a *API) answer(class string, who guard, handle handler) gin.HandlerFunc {
+func (a *API) answer(class string, access accessRule, handle handler) gin.HandlerFunc {
 	requests := a.Metrics.requests[class]
-	if who == nil {
-		who = nobody
+	if access == nil {
+		access = denyAll
 	}
 	return func(c *gin.Context) {
 		began, ended := time.Now(), false
 		defer func() {
 			requests.Answered(server.Outcome(c.Request, c.Writer.Status(), ended || c.Writer.Written()), time.Since(began))
 		}()
-		err := who(c.Request)
+		err := access(c.Request)
 		if err == nil {
 			err = handle(c)
 		}
 		if err != nil {
-			a.fail(c, err)
+			a.writeError(c, err)
 		}
 		ended = true
 	}
@@ -142,7 +142,7 @@ var statuses = []struct {
 }{
 	{errNothingRuns, http.StatusNotFound},
 	{errToken, http.StatusUnauthorized},
-	{errElsewhere, http.StatusForbidden},
+	{errRemote, http.StatusForbidden},
 	{proxy.ErrRefused, http.StatusUnprocessableEntity}, // before the reason that it wraps
 	{proxy.ErrRequest, http.StatusBadRequest},
 	{proxy.ErrUnreachable, http.StatusBadGateway},
@@ -152,9 +152,9 @@ var statuses = []struct {
 	{proxy.ErrLoop, http.StatusLoopDetected},
 }
 
-// fail answers with the problem that err is. What has no status is a bug: the
+// writeError answers with the problem that err is. What has no status is a bug: the
 // log has it, the caller learns where to look.
-func (a *API) fail(c *gin.Context, err error) {
+func (a *API) writeError(c *gin.Context, err error) {
 	if c.Request.Context().Err() != nil {
 		panic(http.ErrAbortHandler) // the caller has gone: nobody is left to tell
 	}

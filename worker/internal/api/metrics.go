@@ -33,12 +33,12 @@ type Metrics struct {
 
 // How a push ends.
 const (
-	pushApplied   = "applied"
-	pushUnchanged = "unchanged"
-	pushRefused   = "refused"   // this worker will not run it
-	pushInvalid   = "invalid"   // no document of the contract
-	pushForbidden = "forbidden" // by somebody who may not
-	pushLeft      = "left"      // by somebody who did not wait for the verdict
+	pushApplied      = "applied"
+	pushUnchanged    = "unchanged"
+	pushRefused      = "refused"   // this worker will not run it
+	pushInvalid      = "invalid"   // no document of the contract
+	pushForbidden    = "forbidden" // by somebody who may not
+	pushDisconnected = "left"      // by somebody who did not wait for the verdict
 )
 
 // NewMetrics returns the metrics of the worker's API.
@@ -48,7 +48,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		pushes: metrics.NewOutcomes(reg, prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "pushes_total",
 			Help: "Configurations pushed, by outcome.",
-		}, pushApplied, pushUnchanged, pushRefused, pushInvalid, pushForbidden, pushLeft),
+		}, pushApplied, pushUnchanged, pushRefused, pushInvalid, pushForbidden, pushDisconnected),
 		lastPush: promauto.With(reg).NewGauge(prometheus.GaugeOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "last_push_timestamp_seconds",
 			Help: "When a push was last taken; 0 before the first.",
@@ -71,7 +71,7 @@ func (m *Metrics) pushed(changed bool, err error) {
 	case errors.Is(err, proxy.ErrRefused):
 		m.pushes.Count(pushRefused)
 	case errors.Is(err, context.Canceled):
-		m.pushes.Count(pushLeft)
+		m.pushes.Count(pushDisconnected)
 	default:
 		m.pushes.Count(pushInvalid)
 	}
@@ -80,10 +80,10 @@ func (m *Metrics) pushed(changed bool, err error) {
 	}
 }
 
-// forbidding counts the pushes that may refuses.
-func (m *Metrics) forbidding(may guard) guard {
+// countForbidden counts the pushes that check refuses.
+func (m *Metrics) countForbidden(check accessRule) accessRule {
 	return func(r *http.Request) error {
-		err := may(r)
+		err := check(r)
 		if err != nil {
 			m.pushes.Count(pushForbidden)
 		}
