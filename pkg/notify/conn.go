@@ -19,9 +19,9 @@ const (
 	dialTimeout = 5 * time.Second
 )
 
-// ErrTooMuch is the error of a broker that sends, or says that it will send,
+// ErrTooLarge is the error of a broker that sends, or says that it will send,
 // more than any hint is long.
-var ErrTooMuch = errors.New("the broker sends too much")
+var ErrTooLarge = errors.New("the broker sends too much")
 
 // Conn is a connection to a broker that may lie. The clients of brokers
 // allocate what a length or a line asks for, without a limit, so Conn checks both
@@ -36,7 +36,7 @@ type Conn struct {
 	payload int64  // bytes to come that are no lines
 	closing bool   // a payload is to end
 
-	opaque atomic.Bool // the client has begun TLS
+	encrypted atomic.Bool // the client has begun TLS
 }
 
 // Length reads a line of a broker's protocol, without its end, and says whether
@@ -49,15 +49,15 @@ func Guard(conn net.Conn, length Length) *Conn { return &Conn{Conn: conn, length
 
 func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if !c.opaque.Load() && !c.judge(p[:n]) {
-		return 0, ErrTooMuch
+	if !c.encrypted.Load() && !c.validate(p[:n]) {
+		return 0, ErrTooLarge
 	}
 	return n, err
 }
 
-// judge follows the lines of what was read. It is strict, so that a client
+// validate follows the lines of what was read. It is strict, so that a client
 // cannot take for a line what was judged as something else.
-func (c *Conn) judge(read []byte) bool {
+func (c *Conn) validate(read []byte) bool {
 	for len(read) > 0 {
 		if skip := min(c.payload, int64(len(read))); skip > 0 {
 			c.payload, read = c.payload-skip, read[skip:]
@@ -96,7 +96,7 @@ const tlsHandshake = 0x16
 // comes then is from a server whose certificate was verified, and unreadable here.
 func (c *Conn) Write(p []byte) (int, error) {
 	if len(p) > 0 && p[0] == tlsHandshake {
-		c.opaque.Store(true)
+		c.encrypted.Store(true)
 	}
 	return c.Conn.Write(p)
 }

@@ -59,7 +59,7 @@ func TestConn_Read_BoundsLinesAndPayloads(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for reads, r := range map[string]io.Reader{"at once": strings.NewReader(row.said), "byte by byte": iotest.OneByteReader(strings.NewReader(row.said))} {
 				got, err := io.ReadAll(notify.Guard(stream{Reader: r}, sizes))
-				if errors.Is(err, notify.ErrTooMuch) == row.ok || row.ok && string(got) != row.said {
+				if errors.Is(err, notify.ErrTooLarge) == row.ok || row.ok && string(got) != row.said {
 					t.Errorf("%s: got %d bytes, %v, want %d bytes and ok=%v", reads, len(got), err, len(row.said), row.ok)
 				}
 			}
@@ -100,7 +100,7 @@ func TestReason_StableAndWithoutSecrets(t *testing.T) {
 		{&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Reason: x509.Expired}}, "the broker's certificate is not valid"},
 		{tls.RecordHeaderError{}, "the broker does not speak TLS"},
 		{context.Canceled, "context canceled"},
-		{fmt.Errorf("hunter2: %w", notify.ErrTooMuch), "the broker sends too much"},
+		{fmt.Errorf("hunter2: %w", notify.ErrTooLarge), "the broker sends too much"},
 		{errors.New("AUTH hunter2"), "the connection failed"},
 	} {
 		if got := notify.Reason(row.err).Error(); got != row.want {

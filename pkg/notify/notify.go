@@ -93,6 +93,6 @@ type Receiver interface {
 	// Lost: nothing is heard until Subscribed. It is told once for each loss,
 	// also when there is no connection to begin with. The error holds no secret.
 	Lost(err error)
-	// Heard: a message came, anybody's. It must not be kept.
-	Heard(message []byte)
+	// Received: a message came, anybody's. It must not be kept.
+	Received(message []byte)
 }

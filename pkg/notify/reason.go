@@ -16,10 +16,10 @@ var errFailed = errors.New("the connection failed")
 
 // reasons are the errors of a connection, those that wrap others first.
 var reasons = []struct {
-	is    func(error) bool
-	words error
+	is      func(error) bool
+	message error
 }{
-	{is(ErrTooMuch), ErrTooMuch},
+	{is(ErrTooLarge), ErrTooLarge},
 	{tlsfiles.NamesNoHost, errors.New("the broker's certificate has no subject alternative name (SAN); its common name does not count")},
 	{as[x509.HostnameError], errors.New("the broker's certificate is for another name")},
 	{as[x509.UnknownAuthorityError], errors.New("the broker's certificate is signed by an unknown authority")},
@@ -41,7 +41,7 @@ var reasons = []struct {
 func Reason(err error) error {
 	for _, r := range reasons {
 		if r.is(err) {
-			return r.words
+			return r.message
 		}
 	}
 	var errno syscall.Errno

@@ -185,9 +185,9 @@ func TestMetrics_HintsByOutcome(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l.Heard(message)
+			l.Received(message)
 		}
-		l.Heard([]byte("nonsense"))
+		l.Received([]byte("nonsense"))
 		say(4, `"x"`)
 		say(6, `"x"`)
 		w.judged(w.heed(), false) // nothing came of it

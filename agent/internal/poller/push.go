@@ -110,8 +110,8 @@ func (l listener) Lost(err error) {
 	}
 }
 
-// Heard takes a hint for what it is: somebody says that a version exists.
-func (l listener) Heard(message []byte) {
+// Received takes a hint for what it is: somebody says that a version exists.
+func (l listener) Received(message []byte) {
 	hint, err := notify.Decode(message)
 	if err != nil {
 		l.Metrics.heard(l.Transport, hintInvalid)

@@ -68,7 +68,7 @@ func (b *fakeBroker) Run(ctx context.Context, _ string, r notify.Receiver) error
 	}
 	for _, m := range b.says {
 		if !within(b.down, m.at) {
-			at(m.at, func() { r.Heard([]byte(m.text)) })
+			at(m.at, func() { r.Received([]byte(m.text)) })
 		}
 	}
 	<-ctx.Done()

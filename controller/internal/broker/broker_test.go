@@ -81,8 +81,8 @@ func TestBroker_Announcement_ReachesAuthorizedAgents(t *testing.T) {
 			one.Subscribed(t)
 			two.Subscribed(t)
 			notifytest.Announce(t, announcer(t, b), "v8")
-			one.Heard(t, "v8")
-			two.Heard(t, "v8")
+			one.Received(t, "v8")
+			two.Received(t, "v8")
 		})
 	}
 }
@@ -154,7 +154,7 @@ func TestBroker_AgentAccount_CannotPublishOrSubscribeElsewhere(t *testing.T) {
 		t.Error("the controller may use any subject")
 	}
 	notifytest.Announce(t, a, "true")
-	r.Heard(t, "true")
+	r.Received(t, "true")
 }
 
 func TestBroker_Full_RejectsConnectionsAndAnnounces(t *testing.T) {
@@ -168,8 +168,8 @@ func TestBroker_Full_RejectsConnectionsAndAnnounces(t *testing.T) {
 		t.Errorf("one agent too many: got %q, want a refusal", said)
 	}
 	notifytest.Announce(t, a, "v8")
-	one.Heard(t, "v8")
-	two.Heard(t, "v8")
+	one.Received(t, "v8")
+	two.Received(t, "v8")
 }
 
 // silent connects, says nothing, and returns what the broker says until it hangs up.
@@ -307,5 +307,5 @@ func TestClose_AgentsReconnect(t *testing.T) {
 	b = start(t, broker.Options{Listen: address})
 	r.Subscribed(t)
 	notifytest.Announce(t, announcer(t, b), "again")
-	r.Heard(t, "again")
+	r.Received(t, "again")
 }

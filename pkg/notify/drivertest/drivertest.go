@@ -1,5 +1,5 @@
 // Package drivertest is what every driver of package notify is tested with:
-// real brokers, real faults between, and brokers that lie.
+// real brokers, real faults between, and brokers that violate the protocol.
 package drivertest
 
 import (
@@ -38,33 +38,33 @@ type Broker struct {
 	// Confirms is what a broker says, step by step, each after the client spoke,
 	// until the subscription is confirmed.
 	Confirms []string
-	// Lies are what a broker could say then, each with words of the error that
+	// Violations are what a broker could say then, each with words of the error that
 	// is to come of it.
-	Lies map[string]Lie
+	Violations map[string]Violation
 }
 
-// Lie is said once, and Rest for ever after.
-type Lie struct{ Says, Rest, Error string }
+// Violation is said once, and Repeats for ever after.
+type Violation struct{ Sends, Repeats, Error string }
 
 // Run tests the driver.
 func (b Broker) Run(t *testing.T) {
-	t.Run("everybody hears each message as it is", b.everybodyHears)
+	t.Run("everybody hears each message as it is", b.everyReceiver)
 	t.Run("two fleets share a broker", b.fleets)
 	t.Run("a burst is heard by a slow receiver", b.burst)
-	t.Run("the broker comes late", b.comesLate)
-	t.Run("the broker is killed and comes back", b.comesBack)
+	t.Run("the broker comes late", b.brokerStartsLate)
+	t.Run("the broker is killed and comes back", b.brokerRestarts)
 	t.Run("the network flaps", b.flaps)
 	t.Run("the network hangs", b.hangs)
 	t.Run("the network is slow and in pieces", b.slow)
 	t.Run("the network ends in the middle of things", b.cut)
 	t.Run("the password is wrong", b.wrongPassword)
-	t.Run("nobody answers an announcement", b.nobodyAnswers)
-	for name, lie := range b.Lies {
-		t.Run("the broker lies: "+name, func(t *testing.T) { b.lies(t, lie) })
+	t.Run("nobody answers an announcement", b.brokerSilent)
+	for name, violation := range b.Violations {
+		t.Run("the broker lies: "+name, func(t *testing.T) { b.violates(t, violation) })
 	}
 }
 
-func (b Broker) everybodyHears(t *testing.T) {
+func (b Broker) everyReceiver(t *testing.T) {
 	address := notifytest.FreeAddress(t)
 	b.Start(t, address, Password)
 	var all []*notifytest.Receiver
@@ -84,7 +84,7 @@ func (b Broker) everybodyHears(t *testing.T) {
 	}
 	for _, r := range all {
 		for _, message := range messages {
-			r.Heard(t, message)
+			r.Received(t, message)
 		}
 	}
 	if err := announcer.Close(); err != nil {
@@ -107,7 +107,7 @@ func (b Broker) fleets(t *testing.T) {
 	}
 	for fleet, r := range receivers {
 		for range 2 {
-			r.Heard(t, "of "+fleet)
+			r.Received(t, "of "+fleet)
 		}
 	}
 }
@@ -120,7 +120,7 @@ func (b Broker) burst(t *testing.T) {
 	driver := b.New(t, address, Password)
 	slow := &slowReceiver{
 		subscribed: make(chan struct{}, 9), proceed: make(chan struct{}),
-		heard: make(chan string, 99), lost: make(chan error, 9),
+		received: make(chan string, 99), lost: make(chan error, 9),
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -133,10 +133,10 @@ func (b Broker) burst(t *testing.T) {
 	}
 	close(slow.proceed)
 	for i := range rounds {
-		if got := notifytest.Wait(t, slow.heard, "heard"); len(got) != long {
+		if got := notifytest.Wait(t, slow.received, "heard"); len(got) != long {
 			t.Fatalf("heard %.100q, want %d bytes", got, long)
 		}
-		if got := notifytest.Wait(t, slow.heard, "heard"); got != fmt.Sprint(i) {
+		if got := notifytest.Wait(t, slow.received, "heard"); got != fmt.Sprint(i) {
 			t.Fatalf("heard %.100q, want %d", got, i)
 		}
 	}
@@ -152,19 +152,19 @@ func (b Broker) burst(t *testing.T) {
 // slowReceiver reads its first message when proceed is closed.
 type slowReceiver struct {
 	subscribed, proceed chan struct{}
-	heard               chan string
+	received            chan string
 	lost                chan error
 }
 
 func (r *slowReceiver) Subscribed()    { r.subscribed <- struct{}{} }
 func (r *slowReceiver) Lost(err error) { r.lost <- err }
 
-func (r *slowReceiver) Heard(message []byte) {
+func (r *slowReceiver) Received(message []byte) {
 	<-r.proceed
-	r.heard <- string(message)
+	r.received <- string(message)
 }
 
-func (b Broker) comesLate(t *testing.T) {
+func (b Broker) brokerStartsLate(t *testing.T) {
 	address := notifytest.FreeAddress(t)
 	driver := b.New(t, address, Password)
 	r := notifytest.Listen(t, driver)
@@ -180,25 +180,25 @@ func (b Broker) comesLate(t *testing.T) {
 	r.Subscribed(t)
 	other.Subscribed(t)
 	notifytest.Announce(t, driver, "late")
-	r.Heard(t, "late")
-	other.Heard(t, "late")
+	r.Received(t, "late")
+	other.Received(t, "late")
 }
 
-func (b Broker) comesBack(t *testing.T) {
+func (b Broker) brokerRestarts(t *testing.T) {
 	address := notifytest.FreeAddress(t)
 	stop := b.Start(t, address, Password)
 	driver := b.New(t, address, Password)
 	r := notifytest.Listen(t, driver)
 	r.Subscribed(t)
 	notifytest.Announce(t, driver, "before")
-	r.Heard(t, "before")
+	r.Received(t, "before")
 	for _, message := range []string{"one", "two"} {
 		stop()
 		_ = r.Lost(t)
 		stop = b.Start(t, address, Password)
 		r.Subscribed(t)
 		notifytest.Announce(t, driver, message)
-		r.Heard(t, message)
+		r.Received(t, message)
 	}
 }
 
@@ -215,7 +215,7 @@ func (b Broker) flaps(t *testing.T) {
 		}
 		r.Subscribed(t)
 		notifytest.Announce(t, driver, fmt.Sprint(i))
-		r.Heard(t, fmt.Sprint(i))
+		r.Received(t, fmt.Sprint(i))
 	}
 }
 
@@ -224,47 +224,47 @@ func (b Broker) hangs(t *testing.T) {
 	driver := b.New(t, proxy.Listen, Password)
 	r := notifytest.Listen(t, driver)
 	r.Subscribed(t)
-	poison(t, proxy, `{"name":"up","type":"timeout","stream":"upstream","attributes":{"timeout":0}}`)
-	poison(t, proxy, `{"name":"down","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`)
+	addToxic(t, proxy, `{"name":"up","type":"timeout","stream":"upstream","attributes":{"timeout":0}}`)
+	addToxic(t, proxy, `{"name":"down","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if err := driver.Announce(ctx, notify.Subject, []byte("nobody")); err == nil || !strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
 		t.Errorf("Announce: got %v, want the end of its context", err)
 	}
 	_ = r.Lost(t) // a ping was not answered
-	cure(t, proxy, "up")
-	cure(t, proxy, "down")
+	removeToxic(t, proxy, "up")
+	removeToxic(t, proxy, "down")
 	r.Subscribed(t)
 	notifytest.Announce(t, driver, "healed")
-	r.Heard(t, "healed")
+	r.Received(t, "healed")
 }
 
 func (b Broker) slow(t *testing.T) {
 	proxy := b.proxied(t)
-	poison(t, proxy, `{"name":"pieces","type":"slicer","stream":"downstream","attributes":{"average_size":2,"size_variation":1,"delay":10}}`)
-	poison(t, proxy, `{"name":"late","type":"latency","stream":"upstream","attributes":{"latency":20,"jitter":10}}`)
+	addToxic(t, proxy, `{"name":"pieces","type":"slicer","stream":"downstream","attributes":{"average_size":2,"size_variation":1,"delay":10}}`)
+	addToxic(t, proxy, `{"name":"late","type":"latency","stream":"upstream","attributes":{"latency":20,"jitter":10}}`)
 	driver := b.New(t, proxy.Listen, Password)
 	r := notifytest.Listen(t, driver)
 	r.Subscribed(t)
 	for _, message := range []string{"in pieces", strings.Repeat("y", 500), ""} {
 		notifytest.Announce(t, driver, message)
-		r.Heard(t, message)
+		r.Received(t, message)
 	}
 }
 
 func (b Broker) cut(t *testing.T) {
 	proxy := b.proxied(t)
 	driver := b.New(t, proxy.Listen, Password)
-	poison(t, proxy, `{"name":"cut","type":"limit_data","stream":"downstream","attributes":{"bytes":3}}`)
+	addToxic(t, proxy, `{"name":"cut","type":"limit_data","stream":"downstream","attributes":{"bytes":3}}`)
 	r := notifytest.Listen(t, driver)
 	_ = r.Lost(t)
 	if err := driver.Announce(t.Context(), notify.Subject, []byte("cut")); err == nil {
 		t.Error("an announcement whose acknowledgement was cut off was taken")
 	}
-	cure(t, proxy, "cut")
+	removeToxic(t, proxy, "cut")
 	r.Subscribed(t)
 	notifytest.Announce(t, driver, "whole")
-	r.Heard(t, "whole")
+	r.Received(t, "whole")
 }
 
 func (b Broker) wrongPassword(t *testing.T) {
@@ -282,11 +282,11 @@ func (b Broker) wrongPassword(t *testing.T) {
 	b.Start(t, address, Password)
 	r.Subscribed(t)
 	notifytest.Announce(t, driver, "right")
-	r.Heard(t, "right")
+	r.Received(t, "right")
 }
 
-func (b Broker) nobodyAnswers(t *testing.T) {
-	address := b.liar(t, nil, Lie{})
+func (b Broker) brokerSilent(t *testing.T) {
+	address := b.rogueBroker(t, nil, Violation{})
 	driver := b.New(t, address, Password)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
@@ -301,17 +301,17 @@ func (b Broker) nobodyAnswers(t *testing.T) {
 	}
 }
 
-func (b Broker) lies(t *testing.T, lie Lie) {
-	r := notifytest.Listen(t, b.New(t, b.liar(t, b.Confirms, lie), ""))
+func (b Broker) violates(t *testing.T, violation Violation) {
+	r := notifytest.Listen(t, b.New(t, b.rogueBroker(t, b.Confirms, violation), ""))
 	for range 2 {
-		if err := r.LostAtLast(t); !strings.Contains(err.Error(), lie.Error) {
-			t.Errorf("got %v, want words like %q", err, lie.Error)
+		if err := r.LostAtLast(t); !strings.Contains(err.Error(), violation.Error) {
+			t.Errorf("got %v, want words like %q", err, violation.Error)
 		}
 	}
 }
 
-// liar listens, and says to everybody what it is told to say.
-func (b Broker) liar(t *testing.T, confirms []string, lie Lie) (address string) {
+// rogueBroker listens, and says to everybody what it is told to say.
+func (b Broker) rogueBroker(t *testing.T, confirms []string, violation Violation) (address string) {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -328,7 +328,7 @@ func (b Broker) liar(t *testing.T, confirms []string, lie Lie) (address string) 
 				defer func() { _ = conn.Close() }()
 				stop := context.AfterFunc(t.Context(), func() { _ = conn.Close() })
 				defer stop()
-				tell(conn, confirms, lie)
+				converse(conn, confirms, violation)
 			})
 		}
 	})
@@ -339,22 +339,22 @@ func (b Broker) liar(t *testing.T, confirms []string, lie Lie) (address string) 
 	return listener.Addr().String()
 }
 
-func tell(conn net.Conn, confirms []string, lie Lie) {
-	var heard [4096]byte
+func converse(conn net.Conn, confirms []string, violation Violation) {
+	var read [4096]byte
 	for _, step := range confirms {
 		if step != "" {
 			_, _ = conn.Write([]byte(step))
 		}
-		if _, err := conn.Read(heard[:]); err != nil {
+		if _, err := conn.Read(read[:]); err != nil {
 			return
 		}
 	}
-	_, err := conn.Write([]byte(lie.Says))
-	for rest := bytes.Repeat([]byte(lie.Rest), 1<<10); err == nil && len(rest) > 0; {
+	_, err := conn.Write([]byte(violation.Sends))
+	for rest := bytes.Repeat([]byte(violation.Repeats), 1<<10); err == nil && len(rest) > 0; {
 		_, err = conn.Write(rest)
 	}
 	for err == nil { // silent until the client goes
-		_, err = conn.Read(heard[:])
+		_, err = conn.Read(read[:])
 	}
 }
 
@@ -375,14 +375,14 @@ func (b Broker) proxied(t *testing.T) *toxiproxy.Proxy {
 	return proxy
 }
 
-func poison(t *testing.T, proxy *toxiproxy.Proxy, toxic string) {
+func addToxic(t *testing.T, proxy *toxiproxy.Proxy, toxic string) {
 	t.Helper()
 	if _, err := proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func cure(t *testing.T, proxy *toxiproxy.Proxy, toxic string) {
+func removeToxic(t *testing.T, proxy *toxiproxy.Proxy, toxic string) {
 	t.Helper()
 	if err := proxy.Toxics.RemoveToxic(t.Context(), toxic); err != nil {
 		t.Fatal(err)

@@ -78,7 +78,7 @@ func New(o Options) (*Driver, error) {
 	d := &Driver{url: o.URL, keeps: o.InProcess != nil, idle: notify.Idle, answer: notify.Answer}
 	d.options = []nats.Option{
 		nats.Name(o.Name),
-		nats.NoReconnect(),   // notify.Keep does, spread as it should be
+		nats.NoReconnect(),   // notify.Reconnect does, spread as it should be
 		nats.PingInterval(0), // listen pings, and seldom
 		nats.SyncQueueLen(maxPending),
 		nats.PermissionErrOnSubscribe(true),
@@ -186,7 +186,7 @@ func (d *Driver) try() error {
 	return nil
 }
 
-// dialer connects to a broker that may lie, by connections that end with ctx.
+// dialer connects to a broker that may violate the protocol, by connections that end with ctx.
 type dialer struct{ ctx context.Context }
 
 func (d dialer) Dial(network, address string) (net.Conn, error) {
@@ -256,7 +256,7 @@ func flush(ctx context.Context, conn *nats.Conn) error {
 
 // Run tells r what it hears on a subject until ctx ends.
 func (d *Driver) Run(ctx context.Context, subject string, r notify.Receiver) error {
-	return notify.Keep(ctx, r, func(ctx context.Context, subscribed func()) error {
+	return notify.Reconnect(ctx, r, func(ctx context.Context, subscribed func()) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		return reason(ctx, subject, d.listen(ctx, subject, r, subscribed))
@@ -292,7 +292,7 @@ func (d *Driver) listen(ctx context.Context, subject string, r notify.Receiver, 
 			return err
 		}
 		if message != nil {
-			r.Heard(message.Data)
+			r.Received(message.Data)
 		}
 	}
 }
@@ -315,8 +315,8 @@ func reason(ctx context.Context, subject string, err error) error {
 		return fmt.Errorf("nats: %w", ctx.Err())
 	}
 	for _, row := range []struct {
-		words string
-		of    []error
+		message string
+		of      []error
 	}{
 		{"the credentials are refused", []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired}},
 		{"this account may not use subject " + subject, []error{nats.ErrPermissionViolation}},
@@ -329,7 +329,7 @@ func reason(ctx context.Context, subject string, err error) error {
 	} {
 		for _, of := range row.of {
 			if errors.Is(err, of) {
-				return errors.New("nats: " + row.words)
+				return errors.New("nats: " + row.message)
 			}
 		}
 	}

@@ -52,7 +52,7 @@ func open(t *testing.T, o natsnotify.Options) *natsnotify.Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	driver.Hurry(300*time.Millisecond, 3*time.Second)
+	driver.SetTimeouts(300*time.Millisecond, 3*time.Second)
 	return driver
 }
 
@@ -68,16 +68,16 @@ var broker = drivertest.Broker{
 		return open(t, o)
 	},
 	Confirms: []string{`INFO {"server_id":"x","max_payload":1048576}` + "\r\n", "PONG\r\n", "PONG\r\n"},
-	Lies: map[string]drivertest.Lie{
-		"a message of many gigabytes": {Says: "MSG fleetconf.config 1 99999999999\r\n", Rest: "x", Error: "sends too much"},
-		"a message of a gigabyte":     {Says: "MSG fleetconf.config 1 999999999\r\n", Error: "sends too much"},
-		"a message without an end":    {Says: "MSG fleetconf.config 1 1\r\n", Rest: "x", Error: "sends too much"},
-		"a carriage return too many":  {Says: "MSG fleetconf.config 1 5\r12\nx\r\nMSG fleetconf.config 1 99999999999999999\r\n", Rest: "x", Error: "sends too much"},
-		"a hidden length":             {Says: "MSG fleetconf.config 1 1\r\nx\r\rhmsg fleetconf.config 1 0 1\r\nMSG fleetconf.config 1 99999999999999999\r\n", Rest: "x", Error: "sends too much"},
-		"a line without an end":       {Says: "INFO {", Rest: "x", Error: "sends too much"},
-		"a message of no length":      {Says: "MSG fleetconf.config 1 -5\r\n", Error: "sends too much"},
-		"noise":                       {Says: "HTTP/1.1 200 OK\r\n\r\n", Error: "nats:"},
-		"a refusal with a secret":     {Says: "-ERR 'wrong password hunter2'\r\n", Error: "nats: the connection failed"},
+	Violations: map[string]drivertest.Violation{
+		"a message of many gigabytes": {Sends: "MSG fleetconf.config 1 99999999999\r\n", Repeats: "x", Error: "sends too much"},
+		"a message of a gigabyte":     {Sends: "MSG fleetconf.config 1 999999999\r\n", Error: "sends too much"},
+		"a message without an end":    {Sends: "MSG fleetconf.config 1 1\r\n", Repeats: "x", Error: "sends too much"},
+		"a carriage return too many":  {Sends: "MSG fleetconf.config 1 5\r12\nx\r\nMSG fleetconf.config 1 99999999999999999\r\n", Repeats: "x", Error: "sends too much"},
+		"a hidden length":             {Sends: "MSG fleetconf.config 1 1\r\nx\r\rhmsg fleetconf.config 1 0 1\r\nMSG fleetconf.config 1 99999999999999999\r\n", Repeats: "x", Error: "sends too much"},
+		"a line without an end":       {Sends: "INFO {", Repeats: "x", Error: "sends too much"},
+		"a message of no length":      {Sends: "MSG fleetconf.config 1 -5\r\n", Error: "sends too much"},
+		"noise":                       {Sends: "HTTP/1.1 200 OK\r\n\r\n", Error: "nats:"},
+		"a refusal with a secret":     {Sends: "-ERR 'wrong password hunter2'\r\n", Error: "nats: the connection failed"},
 	},
 }
 
@@ -89,14 +89,14 @@ func hears(t *testing.T, driver *natsnotify.Driver) {
 	r := notifytest.Listen(t, driver)
 	r.Subscribed(t)
 	notifytest.Announce(t, driver, "v8")
-	r.Heard(t, "v8")
+	r.Received(t, "v8")
 }
 
-// refused announces, and tells whether the error holds words.
-func refused(t *testing.T, driver *natsnotify.Driver, words string) {
+// refused announces, and tells whether the error holds errorText.
+func refused(t *testing.T, driver *natsnotify.Driver, errorText string) {
 	t.Helper()
-	if err := driver.Announce(t.Context(), notify.Subject, []byte("nobody")); err == nil || !strings.Contains(err.Error(), words) {
-		t.Errorf("got %v, want words like %q", err, words)
+	if err := driver.Announce(t.Context(), notify.Subject, []byte("nobody")); err == nil || !strings.Contains(err.Error(), errorText) {
+		t.Errorf("got %v, want an error like %q", err, errorText)
 	}
 }
 
@@ -218,13 +218,13 @@ func TestDriver_DeniedSubscription(t *testing.T) {
 	driver := open(t, natsnotify.Options{URL: "nats://" + address, Username: "fleet", Password: "p"})
 	r := notifytest.Listen(t, driver)
 	if err := r.Lost(t); !strings.Contains(err.Error(), "may not use subject fleetconf.config") {
-		t.Errorf("got %v, want words on the permission", err)
+		t.Errorf("got %v, want an error about the permission", err)
 	}
 	stop()
 	start(t, address, server.Options{Username: "fleet", Password: "p"})
 	r.Subscribed(t)
 	notifytest.Announce(t, driver, "allowed")
-	r.Heard(t, "allowed")
+	r.Received(t, "allowed")
 }
 
 func TestNew_Unusable(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/notify"
 )
 
-// patience is how long a test waits for what must come.
-const patience = 90 * time.Second
+// timeout is how long a test waits for what must come.
+const timeout = 90 * time.Second
 
 // FreeAddress returns a free address on loopback. Its port is below 32768, so Linux gives
 // it to no connection, and a broker that is started again finds it free.
@@ -76,7 +76,7 @@ func ListenOn(t *testing.T, s notify.Subscriber, subject string) *Receiver {
 	r := &Receiver{events: make(chan event, 1<<10)}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx, subject, told{t, r}) }() // ends with cancel
+	go func() { ended <- s.Run(ctx, subject, observer{t, r}) }() // ends with cancel
 	t.Cleanup(func() {
 		cancel()
 		if err := Wait(t, ended, "Run returns when its context ends"); err != nil {
@@ -108,8 +108,8 @@ func (r *Receiver) LostAtLast(t *testing.T) error {
 	}
 }
 
-// Heard waits for a message.
-func (r *Receiver) Heard(t *testing.T, message string) {
+// Received waits for a message.
+func (r *Receiver) Received(t *testing.T, message string) {
 	t.Helper()
 	if got := r.next(t, "heard"); got.message != message {
 		t.Fatalf("heard %.100q (%d bytes), want %.100q (%d bytes)", got.message, len(got.message), message, len(message))
@@ -119,7 +119,7 @@ func (r *Receiver) Heard(t *testing.T, message string) {
 // Eventually says a message until it is heard, whatever else is.
 func (r *Receiver) Eventually(t *testing.T, message string, say func(message string)) {
 	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); {
+	for end := time.Now().Add(timeout); time.Now().Before(end); {
 		say(message)
 		select {
 		case e := <-r.events:
@@ -129,7 +129,7 @@ func (r *Receiver) Eventually(t *testing.T, message string, say func(message str
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	t.Fatalf("not within %s: %q is heard", patience, message)
+	t.Fatalf("not within %s: %q is heard", timeout, message)
 }
 
 func (r *Receiver) next(t *testing.T, kind string) event {
@@ -146,19 +146,19 @@ func Wait[T any](t *testing.T, from <-chan T, what string) (got T) {
 	t.Helper()
 	select {
 	case got = <-from:
-	case <-time.After(patience):
-		t.Fatalf("not within %s: %s", patience, what)
+	case <-time.After(timeout):
+		t.Fatalf("not within %s: %s", timeout, what)
 	}
 	return got
 }
 
-// told is the notify.Receiver of a Receiver.
-type told struct {
+// observer is the notify.Receiver of a Receiver.
+type observer struct {
 	t *testing.T
 	r *Receiver
 }
 
-func (w told) tell(e event, change func()) {
+func (w observer) record(e event, change func()) {
 	if !w.r.mu.TryLock() {
 		w.t.Errorf("%s: two calls at a time", e.kind)
 		return
@@ -168,8 +168,8 @@ func (w told) tell(e event, change func()) {
 	w.r.events <- e
 }
 
-func (w told) Subscribed() {
-	w.tell(event{kind: "subscribed"}, func() {
+func (w observer) Subscribed() {
+	w.record(event{kind: "subscribed"}, func() {
 		if w.r.subscribed {
 			w.t.Error("Subscribed twice without Lost")
 		}
@@ -177,8 +177,8 @@ func (w told) Subscribed() {
 	})
 }
 
-func (w told) Lost(err error) {
-	w.tell(event{kind: "lost", err: err}, func() {
+func (w observer) Lost(err error) {
+	w.record(event{kind: "lost", err: err}, func() {
 		if w.r.lost || err == nil {
 			w.t.Errorf("Lost twice without Subscribed, or without an error: %v", err)
 		}
@@ -186,10 +186,10 @@ func (w told) Lost(err error) {
 	})
 }
 
-func (w told) Heard(message []byte) {
-	w.tell(event{kind: "heard", message: string(message)}, func() {
+func (w observer) Received(message []byte) {
+	w.record(event{kind: "heard", message: string(message)}, func() {
 		if !w.r.subscribed {
-			w.t.Error("Heard before Subscribed")
+			w.t.Error("Received before Subscribed")
 		}
 	})
 }

@@ -2,5 +2,5 @@ package redisnotify
 
 import "time"
 
-// Hurry makes a driver of tests as impatient as they are.
-func (d *Driver) Hurry(idle, answer time.Duration) { d.idle, d.answer = idle, answer }
+// SetTimeouts makes a driver of tests as impatient as they are.
+func (d *Driver) SetTimeouts(idle, answer time.Duration) { d.idle, d.answer = idle, answer }

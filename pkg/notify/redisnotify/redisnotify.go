@@ -31,9 +31,9 @@ type Driver struct {
 // What the library would print to standard error, it gives as an error too.
 func init() { logging.Disable() }
 
-// errAgain stops the library from connecting again by itself, at once and as
+// errReconnect stops the library from connecting again by itself, at once and as
 // all others do.
-var errAgain = errors.New("one connection only")
+var errReconnect = errors.New("one connection only")
 
 // open returns a client with one connection, which lives until ctx ends or the
 // client is closed. It connects with its first command.
@@ -47,7 +47,7 @@ func (d *Driver) open(ctx context.Context) (*redis.Client, error) {
 	opts.Addr = address
 	opts.Dialer = func(_ context.Context, network, address string) (net.Conn, error) {
 		if dialed {
-			return nil, errAgain
+			return nil, errReconnect
 		}
 		dialed = true
 		return dial(ctx, network, address)
@@ -75,7 +75,7 @@ func (d *Driver) Close() error { return nil }
 
 // Run tells r what it hears on a subject until ctx ends.
 func (d *Driver) Run(ctx context.Context, subject string, r notify.Receiver) error {
-	return notify.Keep(ctx, r, func(ctx context.Context, subscribed func()) error {
+	return notify.Reconnect(ctx, r, func(ctx context.Context, subscribed func()) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		return reason(ctx, subject, d.listen(ctx, subject, r, subscribed))
@@ -110,7 +110,7 @@ func (d *Driver) listen(ctx context.Context, subject string, r notify.Receiver, 
 		case *redis.Subscription:
 			subscribed()
 		case *redis.Message:
-			r.Heard([]byte(message.Payload))
+			r.Received([]byte(message.Payload))
 		}
 	}
 }
@@ -167,10 +167,10 @@ func tune(opts *redis.Options) {
 }
 
 const (
-	mostReplies = 1 << 12 // in an array
-	mostNested  = 8       // arrays within arrays: the client goes as deep as it is told
-	mostBytes   = 2 << 20 // of a reply with all that is nested in it, which the client keeps until it is whole
-	replyBytes  = 32      // that the client keeps of each nested reply beside its text
+	maxReplies    = 1 << 12 // in an array
+	maxNested     = 8       // arrays within arrays: the client goes as deep as it is told
+	maxReplyBytes = 2 << 20 // of a reply with all that is nested in it, which the client keeps until it is whole
+	replyBytes    = 32      // that the client keeps of each nested reply beside its text
 )
 
 // replies follows the lines of Redis's protocol: a bulk string says how many
@@ -184,7 +184,7 @@ func (r *replies) length(line []byte) (n int64, follow bool) {
 	if n, follow = r.next(line); n < 0 {
 		return n, follow
 	}
-	if r.size += int64(len(line)) + n + replyBytes; r.size > mostBytes {
+	if r.size += int64(len(line)) + n + replyBytes; r.size > maxReplyBytes {
 		return -1, false
 	}
 	if len(r.left) == 0 {
@@ -204,7 +204,7 @@ func (r *replies) next(line []byte) (n int64, follow bool) {
 			n, follow = notify.Decimal(line[1:]), true
 		}
 	case '*':
-		if count := notify.Decimal(line[1:]); count > 0 && count <= mostReplies && len(r.left) < mostNested {
+		if count := notify.Decimal(line[1:]); count > 0 && count <= maxReplies && len(r.left) < maxNested {
 			r.left = append(r.left, count)
 			return 0, false
 		} else if count != 0 && !null {

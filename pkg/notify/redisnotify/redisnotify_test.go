@@ -78,7 +78,7 @@ func open(t *testing.T, address, caFile string) *redisnotify.Driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	driver.Hurry(300*time.Millisecond, 3*time.Second)
+	driver.SetTimeouts(300*time.Millisecond, 3*time.Second)
 	return driver
 }
 
@@ -90,23 +90,23 @@ var broker = drivertest.Broker{
 		return open(t, (&url.URL{Scheme: "redis", Host: address, User: url.UserPassword("", password)}).String(), "")
 	},
 	Confirms: []string{"", "-ERR unknown command\r\n", "*3\r\n$9\r\nsubscribe\r\n$16\r\nfleetconf.config\r\n:1\r\n"},
-	Lies: map[string]drivertest.Lie{
-		"a message of many gigabytes": {Says: "*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$99999999999\r\n", Rest: "x", Error: "sends too much"},
-		"a message of a gigabyte":     {Says: "*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$999999999\r\n", Error: "sends too much"},
+	Violations: map[string]drivertest.Violation{
+		"a message of many gigabytes": {Sends: "*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$99999999999\r\n", Repeats: "x", Error: "sends too much"},
+		"a message of a gigabyte":     {Sends: "*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$999999999\r\n", Error: "sends too much"},
 		"long replies in one": {
-			Says: "*4096\r\n", Rest: "$2000\r\n" + strings.Repeat("x", 2000) + "\r\n", Error: "sends too much",
+			Sends: "*4096\r\n", Repeats: "$2000\r\n" + strings.Repeat("x", 2000) + "\r\n", Error: "sends too much",
 		},
 		"short replies in many": {
-			Says: "*4096\r\n*4096\r\n", Rest: "*500\r\n" + strings.Repeat("$3\r\nxyz\r\n", 500), Error: "sends too much",
+			Sends: "*4096\r\n*4096\r\n", Repeats: "*500\r\n" + strings.Repeat("$3\r\nxyz\r\n", 500), Error: "sends too much",
 		},
-		"a billion replies in one":  {Says: "*999999999\r\n", Rest: "$1\r\nx\r\n", Error: "sends too much"},
-		"replies within replies":    {Rest: "*1\r\n", Error: "sends too much"},
-		"replies deeper and deeper": {Rest: "*2\r\n+x\r\n", Error: "sends too much"},
-		"a line without an end":     {Says: "+", Rest: "x", Error: "sends too much"},
-		"a reply without a kind":    {Says: "*1\r\n:5\r\n", Error: "does not speak"},
-		"an empty reply":            {Says: "*0\r\n", Error: "does not speak"},
-		"noise":                     {Says: "HTTP/1.1 200 OK\r\n\r\n", Error: "redis:"},
-		"a refusal with a secret":   {Says: "-ERR unknown command 'HELLO', with args beginning with: 'hunter2'\r\n", Error: "redis: the server refuses"},
+		"a billion replies in one":  {Sends: "*999999999\r\n", Repeats: "$1\r\nx\r\n", Error: "sends too much"},
+		"replies within replies":    {Repeats: "*1\r\n", Error: "sends too much"},
+		"replies deeper and deeper": {Repeats: "*2\r\n+x\r\n", Error: "sends too much"},
+		"a line without an end":     {Sends: "+", Repeats: "x", Error: "sends too much"},
+		"a reply without a kind":    {Sends: "*1\r\n:5\r\n", Error: "does not speak"},
+		"an empty reply":            {Sends: "*0\r\n", Error: "does not speak"},
+		"noise":                     {Sends: "HTTP/1.1 200 OK\r\n\r\n", Error: "redis:"},
+		"a refusal with a secret":   {Sends: "-ERR unknown command 'HELLO', with args beginning with: 'hunter2'\r\n", Error: "redis: the server refuses"},
 	},
 }
 
@@ -126,7 +126,7 @@ func TestDriver_FullServer(t *testing.T) {
 	r := notifytest.Listen(t, driver)
 	r.Subscribed(t)
 	notifytest.Announce(t, driver, "a hint takes no memory")
-	r.Heard(t, "a hint takes no memory")
+	r.Received(t, "a hint takes no memory")
 }
 
 func TestDriver_TLS(t *testing.T) {
@@ -138,18 +138,18 @@ func TestDriver_TLS(t *testing.T) {
 	r := notifytest.Listen(t, driver)
 	r.Subscribed(t)
 	notifytest.Announce(t, driver, "secret")
-	r.Heard(t, "secret")
-	for words, other := range map[string]*redisnotify.Driver{
+	r.Received(t, "secret")
+	for errorText, other := range map[string]*redisnotify.Driver{
 		"unknown authority": open(t, "rediss://"+address, ""),
 		"another name":      open(t, "rediss://localhost.localdomain:"+portOf(address), certs.CA),
 		"redis:":            open(t, "redis://"+address, ""), // no TLS
 	} {
 		err := other.Announce(t.Context(), notify.Subject, []byte("nobody"))
-		if words == "another name" && err != nil && strings.Contains(err.Error(), "not known") {
+		if errorText == "another name" && err != nil && strings.Contains(err.Error(), "not known") {
 			continue // this machine does not know the name
 		}
-		if err == nil || !strings.Contains(err.Error(), words) {
-			t.Errorf("got %v, want words like %q", err, words)
+		if err == nil || !strings.Contains(err.Error(), errorText) {
+			t.Errorf("got %v, want an error like %q", err, errorText)
 		}
 	}
 }
@@ -168,7 +168,7 @@ func TestDriver_Sentinel(t *testing.T) {
 	r := notifytest.Listen(t, driver)
 	r.Subscribed(t)
 	notifytest.Announce(t, driver, "by way of a Sentinel")
-	r.Heard(t, "by way of a Sentinel")
+	r.Received(t, "by way of a Sentinel")
 	if err := open(t, fmt.Sprintf(address, "other"), "").Announce(t.Context(), notify.Subject, nil); err == nil || !strings.HasPrefix(err.Error(), "redis:") {
 		t.Errorf("a master that nobody knows: got %v", err)
 	}
@@ -188,7 +188,7 @@ func TestDriver_Cluster(t *testing.T) {
 	r := notifytest.Listen(t, driver)
 	r.Subscribed(t)
 	notifytest.Announce(t, driver, "by way of a Cluster")
-	r.Heard(t, "by way of a Cluster")
+	r.Received(t, "by way of a Cluster")
 }
 
 func TestNew_BadURL(t *testing.T) {

@@ -135,7 +135,7 @@ func (d *Driver) cluster(address string) error {
 }
 
 // dialer gives, for the time of one ctx, a function that connects: to a broker
-// that may lie, by a connection that ends with ctx.
+// that may violate the protocol, by a connection that ends with ctx.
 func dialer(config *tls.Config) func(ctx context.Context) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context) func(context.Context, string, string) (net.Conn, error) {
 		return func(_ context.Context, network, address string) (net.Conn, error) {

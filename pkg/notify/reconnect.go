@@ -8,8 +8,8 @@ import (
 )
 
 const (
-	firstWait   = time.Second
-	longestWait = 30 * time.Second
+	firstWait = time.Second
+	maxWait   = 30 * time.Second
 )
 
 // Idle and Answer are how a subscription is kept: after Idle without a byte the
@@ -20,12 +20,12 @@ const (
 	Answer = 10 * time.Second
 )
 
-// Keep is the Run of a driver. listen connects, calls subscribed when the broker
+// Reconnect is the Run of a driver. listen connects, calls subscribed when the broker
 // has confirmed the subscription, tells the receiver what it hears, and returns
 // when the connection is lost or ctx ends. It is called again for ever, after
 // waits that grow while no connection holds.
-func Keep(ctx context.Context, r Receiver, listen func(ctx context.Context, subscribed func()) error) error {
-	waits := backoff.New(firstWait, longestWait)
+func Reconnect(ctx context.Context, r Receiver, listen func(ctx context.Context, subscribed func()) error) error {
+	waits := backoff.New(firstWait, maxWait)
 	lost := false
 	for {
 		var since time.Time
@@ -40,7 +40,7 @@ func Keep(ctx context.Context, r Receiver, listen func(ctx context.Context, subs
 			lost = true
 			r.Lost(err)
 		}
-		if !since.IsZero() && time.Since(since) > longestWait {
+		if !since.IsZero() && time.Since(since) > maxWait {
 			waits.Reset()
 		}
 		select {

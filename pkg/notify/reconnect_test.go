@@ -18,9 +18,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // record is a Receiver that notes what it is told.
 type record struct{ told []string }
 
-func (r *record) Subscribed()    { r.told = append(r.told, "subscribed") }
-func (r *record) Lost(err error) { r.told = append(r.told, "lost: "+err.Error()) }
-func (r *record) Heard(m []byte) { r.told = append(r.told, "heard: "+string(m)) }
+func (r *record) Subscribed()       { r.told = append(r.told, "subscribed") }
+func (r *record) Lost(err error)    { r.told = append(r.told, "lost: "+err.Error()) }
+func (r *record) Received(m []byte) { r.told = append(r.told, "heard: "+string(m)) }
 func (r *record) is(t *testing.T, want ...string) {
 	t.Helper()
 	if !slices.Equal(r.told, want) {
@@ -28,11 +28,11 @@ func (r *record) is(t *testing.T, want ...string) {
 	}
 }
 
-func TestKeep_ReportsEachLossOnce(t *testing.T) {
+func TestReconnect_ReportsEachLossOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		r, attempts := &record{}, 0
-		err := notify.Keep(ctx, r, func(_ context.Context, subscribed func()) error {
+		err := notify.Reconnect(ctx, r, func(_ context.Context, subscribed func()) error {
 			attempts++
 			switch attempts {
 			case 3, 6:
@@ -49,14 +49,14 @@ func TestKeep_ReportsEachLossOnce(t *testing.T) {
 	})
 }
 
-func TestKeep_BacksOffUntilAConnectionHolds(t *testing.T) {
+func TestReconnect_BacksOffUntilAConnectionHolds(t *testing.T) {
 	const rounds = 200
 	var sums [10]time.Duration
 	for range rounds {
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			last, attempts := time.Now(), 0
-			_ = notify.Keep(ctx, &record{}, func(_ context.Context, subscribed func()) error {
+			_ = notify.Reconnect(ctx, &record{}, func(_ context.Context, subscribed func()) error {
 				if attempts > 0 {
 					sums[attempts-1] += time.Since(last)
 				}
@@ -83,12 +83,12 @@ func TestKeep_BacksOffUntilAConnectionHolds(t *testing.T) {
 	}
 }
 
-func TestKeep_CanceledDuringBackoff_Returns(t *testing.T) {
+func TestReconnect_CanceledDuringBackoff_Returns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() {
-			ended <- notify.Keep(ctx, &record{}, func(context.Context, func()) error { return errors.New("refused") })
+			ended <- notify.Reconnect(ctx, &record{}, func(context.Context, func()) error { return errors.New("refused") })
 		}()
 		synctest.Wait()
 		cancel()
