@@ -12,24 +12,24 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Longest is the longest that anybody is told to stay away.
-const Longest = time.Minute
+// MaxRetryAfter is the longest that anybody is told to stay away.
+const MaxRetryAfter = time.Minute
 
 // Class is a kind of requests with a limit of its own. Its methods may be
 // called at once.
 type Class struct {
 	Rejections
-	bucket   *rate.Limiter
-	most     int64 // in flight
-	inFlight atomic.Int64
+	bucket      *rate.Limiter
+	maxInFlight int64 // in flight
+	inFlight    atomic.Int64
 }
 
 // Rejections counts rejected requests and spreads their return. Its methods may be
 // called concurrently.
 type Rejections struct {
-	turnedAway atomic.Int64
+	rejected atomic.Int64
 
-	each time.Duration // from one request to the next, at the rate at which they are served
+	interval time.Duration // from one request to the next, at the rate at which they are served
 
 	mu      sync.Mutex // guards cleared
 	cleared time.Time  // when all who were turned away would have been served, had they stood in line
@@ -38,20 +38,20 @@ type Rejections struct {
 // New returns a class that lets in perSecond requests, as many of them at once
 // after a quiet second, while fewer than inFlight are there.
 func New(perSecond, inFlight int) *Class {
-	c := &Class{bucket: rate.NewLimiter(rate.Limit(perSecond), perSecond), most: int64(inFlight)}
-	c.each = time.Second / time.Duration(perSecond)
+	c := &Class{bucket: rate.NewLimiter(rate.Limit(perSecond), perSecond), maxInFlight: int64(inFlight)}
+	c.interval = time.Second / time.Duration(perSecond)
 	return c
 }
 
 // NewRejections returns the Rejections of requests of which perSecond are served.
 func NewRejections(perSecond int) *Rejections {
-	return &Rejections{each: time.Second / time.Duration(perSecond)}
+	return &Rejections{interval: time.Second / time.Duration(perSecond)}
 }
 
 // Enter reports whether there is room for one more request, and lets it in if
 // so: it must Leave.
 func (c *Class) Enter() bool {
-	if c.inFlight.Add(1) <= c.most && c.bucket.Allow() {
+	if c.inFlight.Add(1) <= c.maxInFlight && c.bucket.Allow() {
 		return true
 	}
 	c.Leave()
@@ -65,26 +65,26 @@ func (c *Class) Leave() { c.inFlight.Add(-1) }
 // something, be there room or not.
 func (c *Class) Return() { c.inFlight.Add(1) }
 
-// TurnAway counts a request that found no room, and returns how long it is to
+// Reject counts a request that found no room, and returns how long it is to
 // stay away: whole seconds, drawn from 1 s to as long as it takes to serve
-// all who were turned away lately, from 2 s to Longest.
-func (r *Rejections) TurnAway() time.Duration {
-	r.turnedAway.Add(1)
-	window := r.stand(time.Now())
+// all who were turned away lately, from 2 s to MaxRetryAfter.
+func (r *Rejections) Reject() time.Duration {
+	r.rejected.Add(1)
+	window := r.extend(time.Now())
 	return time.Second + rand.N(1+(window+time.Second-1)/time.Second)*time.Second
 }
 
-// stand puts one more at the end of the line that nobody stands in, and returns
+// extend puts one more at the end of the line that nobody stands in, and returns
 // how long it is. It never outgrows what anybody is told, or it would be there
 // long after the herd.
-func (r *Rejections) stand(now time.Time) time.Duration {
+func (r *Rejections) extend(now time.Time) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.cleared.Before(now) {
 		r.cleared = now
 	}
-	r.cleared = r.cleared.Add(r.each)
-	if last := now.Add(Longest - time.Second); r.cleared.After(last) {
+	r.cleared = r.cleared.Add(r.interval)
+	if last := now.Add(MaxRetryAfter - time.Second); r.cleared.After(last) {
 		r.cleared = last
 	}
 	return r.cleared.Sub(now)
@@ -93,5 +93,5 @@ func (r *Rejections) stand(now time.Time) time.Duration {
 // InFlight is how many requests are there now.
 func (c *Class) InFlight() int64 { return c.inFlight.Load() }
 
-// TurnedAway is how many requests found no room, ever.
-func (r *Rejections) TurnedAway() int64 { return r.turnedAway.Load() }
+// Rejected is how many requests found no room, ever.
+func (r *Rejections) Rejected() int64 { return r.rejected.Load() }

@@ -90,13 +90,13 @@ func TestClass_Enter_Concurrent(t *testing.T) {
 			if c.Enter() {
 				in.Add(1)
 			} else {
-				c.TurnAway()
+				c.Reject()
 			}
 		})
 	}
 	group.Wait()
-	if in.Load() > 50 || c.InFlight() != in.Load() || in.Load()+c.TurnedAway() != 1000 {
-		t.Errorf("let in %d, %d in flight, turned %d away", in.Load(), c.InFlight(), c.TurnedAway())
+	if in.Load() > 50 || c.InFlight() != in.Load() || in.Load()+c.Rejected() != 1000 {
+		t.Errorf("let in %d, %d in flight, turned %d away", in.Load(), c.InFlight(), c.Rejected())
 	}
 }
 
@@ -104,28 +104,28 @@ func TestClass_Enter_Concurrent(t *testing.T) {
 // them, and not with them.
 func TestClass_Reject_SpreadsRetries(t *testing.T) {
 	for name, row := range map[string]struct {
-		rate, herd int
-		window     time.Duration // what is drawn from: 1 s to that
+		rate, callers int
+		window        time.Duration // what is drawn from: 1 s to that
 	}{
 		"a few":                     {100, 40, 2 * time.Second},
 		"ten times the rate":        {100, 1000, 11 * time.Second},
-		"more than can be spread":   {100, 20_000, limit.Longest},
-		"one a second, as many":     {1, 59, limit.Longest},
+		"more than can be spread":   {100, 20_000, limit.MaxRetryAfter},
+		"one a second, as many":     {1, 59, limit.MaxRetryAfter},
 		"thousands at a high limit": {1_000_000, 5000, 2 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := limit.New(row.rate, 1)
-				for range row.herd - 1 {
-					c.TurnAway()
+				for range row.callers - 1 {
+					c.Reject()
 				}
-				if got := c.TurnedAway(); got != int64(row.herd-1) {
-					t.Fatalf("counted %d, want %d", got, row.herd-1)
+				if got := c.Rejected(); got != int64(row.callers-1) {
+					t.Fatalf("counted %d, want %d", got, row.callers-1)
 				}
 				// The window stands now; draw from it without making it longer.
 				seen := map[time.Duration]int{}
 				for range 4000 {
-					seen[c.TurnAway()]++
+					seen[c.Reject()]++
 					time.Sleep(time.Second / time.Duration(row.rate))
 				}
 				seconds := int(row.window / time.Second)
@@ -149,11 +149,11 @@ func TestClass_Reject_WindowShrinksWithTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := limit.New(100, 1)
 		for range 100_000 {
-			c.TurnAway()
+			c.Reject()
 		}
-		time.Sleep(limit.Longest)
+		time.Sleep(limit.MaxRetryAfter)
 		for range 50 {
-			if got := c.TurnAway(); got > 2*time.Second {
+			if got := c.Reject(); got > 2*time.Second {
 				t.Fatalf("a minute after the herd one is sent away for %s, want 2s at most", got)
 			}
 		}

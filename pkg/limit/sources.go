@@ -78,12 +78,12 @@ func (t *Table) Key(name string, source netip.Prefix) uint64 {
 
 // Take takes a token out of the bucket of key, or returns how long it takes until
 // there is one.
-func (t *Table) Take(key uint64, b Bucket) (wait time.Duration) { return t.look(key, b, true) }
+func (t *Table) Take(key uint64, b Bucket) (wait time.Duration) { return t.take(key, b, true) }
 
 // Wait is Take, but leaves the token.
-func (t *Table) Wait(key uint64, b Bucket) (wait time.Duration) { return t.look(key, b, false) }
+func (t *Table) Wait(key uint64, b Bucket) (wait time.Duration) { return t.take(key, b, false) }
 
-func (t *Table) look(key uint64, b Bucket, take bool) (wait time.Duration) {
+func (t *Table) take(key uint64, b Bucket, remove bool) (wait time.Duration) {
 	now := time.Since(t.began)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -94,7 +94,7 @@ func (t *Table) look(key uint64, b Bucket, take bool) (wait time.Duration) {
 		full = min(full, *cells[i])
 	}
 	next, wait := b.next(full, now)
-	if wait == 0 && take {
+	if wait == 0 && remove {
 		for _, cell := range cells {
 			*cell = max(*cell, next)
 		}
@@ -158,5 +158,5 @@ func (e *TooManyGuesses) Error() string {
 	return "too many wrong " + e.Of + " came from your network; try again after the time in Retry-After"
 }
 
-// RetryAfter returns the time to wait: random, from Wait to Longest.
-func (e *TooManyGuesses) RetryAfter() time.Duration { return e.Wait + rand.N(Longest-e.Wait) }
+// RetryAfter returns the time to wait: random, from Wait to MaxRetryAfter.
+func (e *TooManyGuesses) RetryAfter() time.Duration { return e.Wait + rand.N(MaxRetryAfter-e.Wait) }

@@ -168,8 +168,8 @@ func TestTooManyGuesses_RetryAfter_Randomized(t *testing.T) {
 	guessed, seen := limit.TooManyGuesses{Wait: 3 * time.Second}, map[time.Duration]bool{}
 	for range 1000 {
 		after := guessed.RetryAfter()
-		if after < guessed.Wait || after > limit.Longest {
-			t.Fatalf("got %s, want %s to %s", after, guessed.Wait, limit.Longest)
+		if after < guessed.Wait || after > limit.MaxRetryAfter {
+			t.Fatalf("got %s, want %s to %s", after, guessed.Wait, limit.MaxRetryAfter)
 		}
 		seen[after.Truncate(time.Second)] = true
 	}

@@ -106,7 +106,7 @@ func (a *API) allowChurn(c *call) error {
 	if wait == 0 {
 		return nil
 	}
-	server.RetryAfter(c.Writer.Header(), wait+rand.N(limit.Longest-wait))
+	server.RetryAfter(c.Writer.Header(), wait+rand.N(limit.MaxRetryAfter-wait))
 	return problem.New(http.StatusTooManyRequests,
 		"too many new agents registered, or agents removed themselves, from this network; "+
 			"try again after the time in Retry-After")
@@ -116,7 +116,7 @@ func (a *API) allowChurn(c *call) error {
 // of line.
 func (a *API) overflow(c *call, k *class, line *limit.Rejections, d access) error {
 	h := c.Writer.Header()
-	server.RetryAfter(h, line.TurnAway())
+	server.RetryAfter(h, line.Reject())
 	if d == reading {
 		h.Set(wire.HeaderPollInterval, strconv.Itoa(seconds(a.Configs.PollInterval())))
 	}
@@ -134,7 +134,7 @@ func (a *API) overflow(c *call, k *class, line *limit.Rejections, d access) erro
 }
 
 // rejected is how many requests found no room, ever.
-func (k *class) rejected() int64 { return k.TurnedAway() + k.rejectedCallers.TurnedAway() }
+func (k *class) rejected() int64 { return k.Rejected() + k.rejectedCallers.Rejected() }
 
 // leave gives back the place of a request.
 func (c *call) leave() {
