@@ -48,13 +48,13 @@ func (p Program) Parse(args []string, into Validator, stdout io.Writer) error {
 // those of the program itself, which into gives for "". The others need not be
 // usable then, but a file may hold them.
 func (p Program) ParseCommand(args []string, into func(command string) Validator, stdout io.Writer) (command, argument string, err error) {
-	p = p.calledAs(os.Args[0])
+	p = p.withInstalledName(os.Args[0])
 	flags := flag.NewFlagSet(p.Name, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	file := flags.String("config", "", "")
 	version := flags.Bool("version", false, "")
 	page := flags.String("print", "", "")
-	words, err := Words(flags, args)
+	arguments, err := ParseArgs(flags, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		p.help(into(""), stdout)
@@ -64,17 +64,17 @@ func (p Program) ParseCommand(args []string, into func(command string) Validator
 	case *version:
 		_, _ = fmt.Fprintln(stdout, p.Name, buildinfo.Read())
 		return "", "", errDone
-	case *page != "" && len(words) > 0:
-		return "", "", fmt.Errorf("%w: --print %s takes no argument, and %q was given", ErrUsage, *page, words[0])
+	case *page != "" && len(arguments) > 0:
+		return "", "", fmt.Errorf("%w: --print %s takes no argument, and %q was given", ErrUsage, *page, arguments[0])
 	case pages[*page] != nil:
 		pages[*page](p, into(""), stdout)
 		return "", "", errDone
 	case *page == "settings":
-		return "", "", p.effective(into(""), *file, stdout)
+		return "", "", p.printEffective(into(""), *file, stdout)
 	case *page != "":
 		return "", "", fmt.Errorf("%w: --print takes man, env or settings, not %q", ErrUsage, *page)
 	}
-	if command, argument, err = p.command(words); err != nil {
+	if command, argument, err = p.command(arguments); err != nil {
 		return "", "", err
 	}
 	switch command {
@@ -104,42 +104,42 @@ func (p Program) LogStart(log logrus.FieldLogger, into Validator, fields logrus.
 	}
 }
 
-// Words sets flags, wherever they stand, and returns the words between them.
-func Words(flags *flag.FlagSet, args []string) (words []string, err error) {
+// ParseArgs sets flags, wherever they stand, and returns the arguments between them.
+func ParseArgs(flags *flag.FlagSet, args []string) (arguments []string, err error) {
 	for err = flags.Parse(args); err == nil && flags.NArg() > 0; err = flags.Parse(flags.Args()[1:]) {
-		words = append(words, flags.Arg(0))
+		arguments = append(arguments, flags.Arg(0))
 	}
-	return words, err
+	return arguments, err
 }
 
-// command takes the words of a command line for a command and its argument, as
+// command takes the arguments of a command line for a command and its argument, as
 // --help lists them.
-func (p Program) command(words []string) (name, argument string, err error) {
-	if len(words) == 0 {
+func (p Program) command(arguments []string) (name, argument string, err error) {
+	if len(arguments) == 0 {
 		return "", "", nil
 	}
-	i := slices.IndexFunc(p.Commands, func(c Command) bool { return c.Name == words[0] })
-	if i < 0 && len(words) == 1 && (words[0] == "help" || words[0] == "version") {
-		return words[0], "", nil
+	i := slices.IndexFunc(p.Commands, func(c Command) bool { return c.Name == arguments[0] })
+	if i < 0 && len(arguments) == 1 && (arguments[0] == "help" || arguments[0] == "version") {
+		return arguments[0], "", nil
 	}
 	if i < 0 {
-		return "", "", fmt.Errorf("%w: %q is no command; %s", ErrUsage, words[0], p.choice())
+		return "", "", fmt.Errorf("%w: %q is no command; %s", ErrUsage, arguments[0], p.listCommands())
 	}
-	c, rest := p.Commands[i], words[1:]
+	c, rest := p.Commands[i], arguments[1:]
 	optional := c.Argument == "" || strings.HasPrefix(c.Argument, "[")
 	switch {
 	case len(rest) > 1, len(rest) == 1 && c.Argument == "", len(rest) == 0 && !optional:
-		return "", "", fmt.Errorf("%w: type %s", ErrUsage, p.line(c))
+		return "", "", fmt.Errorf("%w: type %s", ErrUsage, p.synopsis(c))
 	case len(rest) == 0:
 		return c.Name, "", nil
 	case rest[0] == "": // an unset variable in its quotes, say
-		return "", "", fmt.Errorf("%w: %s is empty; type %s", ErrUsage, strings.Trim(c.Argument, "[]"), p.line(c))
+		return "", "", fmt.Errorf("%w: %s is empty; type %s", ErrUsage, strings.Trim(c.Argument, "[]"), p.synopsis(c))
 	}
 	return c.Name, rest[0], nil
 }
 
-// choice says which commands there are.
-func (p Program) choice() string {
+// listCommands says which commands there are.
+func (p Program) listCommands() string {
 	names := make([]string, 0, len(p.Commands)+2)
 	for _, c := range p.Commands {
 		names = append(names, c.Name)
@@ -147,15 +147,15 @@ func (p Program) choice() string {
 	return "type " + strings.Join(append(names, "help", "version"), ", ") + ", or none"
 }
 
-// line is how a command is typed.
-func (p Program) line(c Command) string {
+// synopsis is how a command is typed.
+func (p Program) synopsis(c Command) string {
 	return strings.TrimSpace(p.Name + " " + c.Name + " " + c.Argument)
 }
 
 func (p Program) help(into Validator, w io.Writer) {
 	_, _ = fmt.Fprintf(w, "%s\n\nUsage:\n  %s [--config FILE]\n", strings.TrimSpace(p.About), p.Name)
 	for _, c := range p.Commands {
-		entry(w, p.line(c), c.About)
+		entry(w, p.synopsis(c), c.About)
 	}
 	_, _ = fmt.Fprintln(w)
 	for _, o := range options {
@@ -166,7 +166,7 @@ func (p Program) help(into Validator, w io.Writer) {
 		if f.group != "" {
 			_, _ = fmt.Fprintf(w, "\n%s:\n", f.group)
 		}
-		entry(w, f.title(), f.meaning())
+		entry(w, f.title(), f.description())
 	}
 	_, _ = fmt.Fprintf(w, `
 Exit status: %s
@@ -236,10 +236,10 @@ func (f field) title() string {
 	return f.name
 }
 
-// meaning is what a setting does, and its default.
-func (f field) meaning() string {
-	if f.fallback != "" {
-		return f.usage + " (" + f.fallback + ")"
+// description is what a setting does, and its default.
+func (f field) description() string {
+	if f.defaultText != "" {
+		return f.usage + " (" + f.defaultText + ")"
 	}
 	return f.usage
 }

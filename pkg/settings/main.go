@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// sameStop is how soon after a signal the same one is no second: timeout(1) and
+// duplicateSignalWindow is how soon after a signal the same one is no second: timeout(1) and
 // other supervisors signal a process, and then its group.
-const sameStop = 100 * time.Millisecond
+const duplicateSignalWindow = 100 * time.Millisecond
 
 // Main runs a program with its command line, and ends the process as Exit does.
 //
@@ -40,7 +40,7 @@ func (p Program) Main(run func(ctx context.Context, args []string, stdout, stder
 				first[s] = time.Now()
 			}
 			// A terminal that is closed sends SIGHUP several times.
-			if s != syscall.SIGHUP && time.Since(first[s]) > sameStop {
+			if s != syscall.SIGHUP && time.Since(first[s]) > duplicateSignalWindow {
 				os.Exit(128 + int(s.(syscall.Signal)))
 			}
 		}

@@ -19,9 +19,9 @@ var pages = map[string]func(p Program, into Validator, w io.Writer){
 	"env": Program.environment,
 }
 
-// calledAs is p under the name that it was installed by and is typed, such as
+// withInstalledName is p under the name that it was installed by and is typed, such as
 // fleetconf-agent for agent.
-func (p Program) calledAs(path string) Program {
+func (p Program) withInstalledName(path string) Program {
 	name := filepath.Base(path)
 	if !strings.HasSuffix(name, "-"+p.Name) {
 		return p
@@ -48,7 +48,7 @@ func (p Program) manual(into Validator, w io.Writer) {
 	put(".SH NAME\n%s \\- %s", p.Name, title)
 	put(".SH SYNOPSIS\n.nf\n.B %s [\\-\\-config FILE]", p.Name)
 	for _, c := range p.Commands {
-		put(".B %s", p.line(c))
+		put(".B %s", p.synopsis(c))
 	}
 	put(".fi\n.SH DESCRIPTION\n%s", strings.TrimSpace(p.About))
 	if len(p.Commands) > 0 {
@@ -66,7 +66,7 @@ func (p Program) manual(into Validator, w io.Writer) {
 		if f.group != "" {
 			put(".SS %s", f.group)
 		}
-		put(".TP\n.B %s\n%s", f.title(), f.meaning())
+		put(".TP\n.B %s\n%s", f.title(), f.description())
 	}
 	put(".SH EXIT STATUS\n%s", exitStatus)
 	put(".SH EXAMPLES\n.nf\n%s\n.fi", strings.Trim(p.Examples, "\n"))
@@ -97,14 +97,14 @@ func (p Program) environment(into Validator, w io.Writer) {
 			_, _ = fmt.Fprintf(w, "#%s_FILE=\n", f.name)
 			continue
 		}
-		_, _ = fmt.Fprintf(w, "#%s=%s\n", f.name, f.fallback)
+		_, _ = fmt.Fprintf(w, "#%s=%s\n", f.name, f.defaultText)
 	}
 }
 
-// effective writes the settings that the program would run with, and where each
+// printEffective writes the settings that the program would run with, and where each
 // comes from. Of a secret it writes whether there is one. Settings that cannot be
 // used are the error.
-func (p Program) effective(into Validator, file string, w io.Writer) error {
+func (p Program) printEffective(into Validator, file string, w io.Writer) error {
 	fields, err := read(into, file, fieldsOf(into))
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range fields {

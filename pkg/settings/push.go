@@ -69,8 +69,8 @@ func (p *Push) Validate() (faults Faults) {
 
 // checkNATS adds the faults of settings that go together.
 func (p *Push) checkNATS(faults *Faults) {
-	var ways []string
-	for _, way := range []struct {
+	var methods []string
+	for _, method := range []struct {
 		name string
 		set  bool
 	}{
@@ -79,12 +79,12 @@ func (p *Push) checkNATS(faults *Faults) {
 		{"NATS_NKEY_FILE", p.NATSNKeyFile != ""},
 		{"NATS_CREDS_FILE", p.NATSCredsFile != ""},
 	} {
-		if way.set {
-			ways = append(ways, way.name)
+		if method.set {
+			methods = append(methods, method.name)
 		}
 	}
-	if len(ways) > 1 {
-		faults.Check(false, ways[1], "is set, and so is %s; set one of the two", ways[0])
+	if len(methods) > 1 {
+		faults.Check(false, methods[1], "is set, and so is %s; set one of the two", methods[0])
 	}
 	faults.CheckPair("NATS_USERNAME", p.NATSUsername, "NATS_PASSWORD", p.NATSPassword.Reveal())
 	faults.CheckPair("NATS_CERT_FILE", p.NATSCertFile, "NATS_KEY_FILE", p.NATSKeyFile)

@@ -116,7 +116,7 @@ func read(into Validator, file string, known []field) (fields []field, err error
 	v := viper.New()
 	fields = fieldsOf(into)
 	for _, f := range fields {
-		v.SetDefault(f.name, f.fallback)
+		v.SetDefault(f.name, f.defaultText)
 		_ = v.BindEnv(append([]string{f.name}, f.variables()...)...) // fails only without a name
 	}
 	var faults Faults
@@ -142,7 +142,7 @@ func read(into Validator, file string, known []field) (fields []field, err error
 		}
 		if detail != "" {
 			faults = append(faults, Fault{f.name, detail})
-			f.set(f.fallback)
+			f.set(f.defaultText)
 			source = sourceDefault
 		}
 		fields[i].source = source
@@ -259,13 +259,13 @@ func unknownKeys(v *viper.Viper, fields []field) (faults Faults) {
 
 // field is one field of a settings struct.
 type field struct {
-	name, fallback, usage string
-	alias                 string   // another environment variable of it, "" for none
-	group                 string   // the heading before it in --help, "" for none
-	mistaken              []string // other names that it is looked for by
-	source                string   // of its value, once that was read
-	secret                bool
-	value                 reflect.Value
+	name, defaultText, usage string
+	alias                    string   // another environment variable of it, "" for none
+	group                    string   // the heading before it in --help, "" for none
+	mistaken                 []string // other names that it is looked for by
+	source                   string   // of its value, once that was read
+	secret                   bool
+	value                    reflect.Value
 }
 
 func fieldsOf(into Validator) []field {
@@ -282,14 +282,14 @@ func fieldsOf(into Validator) []field {
 			continue
 		}
 		fields = append(fields, field{
-			name:     f.Tag.Get("setting"),
-			fallback: f.Tag.Get("default"),
-			usage:    f.Tag.Get("usage"),
-			group:    f.Tag.Get("group"),
-			alias:    f.Tag.Get("alias"),
-			mistaken: strings.Fields(f.Tag.Get("mistaken")),
-			secret:   f.Type == reflect.TypeFor[Secret](),
-			value:    value.Field(i),
+			name:        f.Tag.Get("setting"),
+			defaultText: f.Tag.Get("default"),
+			usage:       f.Tag.Get("usage"),
+			group:       f.Tag.Get("group"),
+			alias:       f.Tag.Get("alias"),
+			mistaken:    strings.Fields(f.Tag.Get("mistaken")),
+			secret:      f.Type == reflect.TypeFor[Secret](),
+			value:       value.Field(i),
 		})
 	}
 	return fields
@@ -445,7 +445,7 @@ func (f *Faults) CheckSecret(host, setting string, secret Secret, words ...strin
 
 const (
 	minSecret   = 12 // characters
-	minOwn      = 6  // of them beside words that everybody tries
+	minUncommon = 6  // of them beside words that everybody tries
 	minDistinct = 5  // different ones
 )
 
@@ -478,7 +478,7 @@ func weakness(secret string, words []string) string {
 			own = strings.ReplaceAll(own, strings.ToLower(word), "")
 		}
 	}
-	if len([]rune(own)) < minOwn {
+	if len([]rune(own)) < minUncommon {
 		return "is made of words that everybody tries first"
 	}
 	return ""

@@ -125,18 +125,18 @@ func parse(args []string) (dir string, hosts []string, renew bool, err error) {
 		}
 		return nil
 	})
-	words, err := settings.Words(flags, args)
+	arguments, err := settings.ParseArgs(flags, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return "", nil, false, err
 	case err != nil:
 		return "", nil, false, fmt.Errorf("%w: %w; --help says what can be given", settings.ErrUsage, err)
-	case len(words) > 1:
-		return "", nil, false, fmt.Errorf("%w: %q is one folder too many; --help says what can be given", settings.ErrUsage, words[1])
-	case len(words) == 0:
-		words = []string{filepath.Join("data", "certs")}
+	case len(arguments) > 1:
+		return "", nil, false, fmt.Errorf("%w: %q is one folder too many; --help says what can be given", settings.ErrUsage, arguments[1])
+	case len(arguments) == 0:
+		arguments = []string{filepath.Join("data", "certs")}
 	}
-	dir, err = filepath.Abs(words[0])
+	dir, err = filepath.Abs(arguments[0])
 	return dir, hosts, renew, err
 }
 
