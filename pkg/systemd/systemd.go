@@ -13,19 +13,19 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// A check that fails at the start is made again after startPace; it is given no
-// longer than startPatience.
+// A check that fails at the start is made again after startRetry; it is given no
+// longer than startTimeout.
 const (
-	startPace     = 50 * time.Millisecond
-	startPatience = 5 * time.Second
+	startRetry   = 50 * time.Millisecond
+	startTimeout = 5 * time.Second
 )
 
 // What systemctl status shows.
 const (
-	starting = "STATUS=Starting"
-	serving  = "STATUS=Serving"
-	silent   = "STATUS=Does not answer"
-	stopping = "STATUS=Letting the requests in flight end"
+	starting     = "STATUS=Starting"
+	serving      = "STATUS=Serving"
+	unresponsive = "STATUS=Does not answer"
+	stopping     = "STATUS=Letting the requests in flight end"
 )
 
 // Run reports until ctx ends. The process is ready when healthy first gives
@@ -37,8 +37,8 @@ const (
 // socket may be one that a shell has handed on. If it waits to be told, it ends the
 // process itself.
 func Run(ctx context.Context, healthy func(context.Context) error, log logrus.FieldLogger) error {
-	told, failure := daemon.SdNotify(false, starting)
-	if !told && failure == nil {
+	sent, failure := daemon.SdNotify(false, starting)
+	if !sent && failure == nil {
 		return nil // there is no service manager
 	}
 	limit, err := daemon.SdWatchdogEnabled(false)
@@ -46,62 +46,62 @@ func Run(ctx context.Context, healthy func(context.Context) error, log logrus.Fi
 		return fmt.Errorf("read the time of the watchdog: %w", err)
 	}
 	m := manager{log: log}
-	m.note(failure)
+	m.logOnce(failure)
 	if !ready(ctx, healthy) {
-		m.tell(daemon.SdNotifyStopping)
+		m.notify(daemon.SdNotifyStopping)
 		return nil
 	}
-	m.tell(daemon.SdNotifyReady, serving)
+	m.notify(daemon.SdNotifyReady, serving)
 	if limit > 0 {
-		m.feed(ctx, limit, healthy)
+		m.watchdog(ctx, limit, healthy)
 	}
 	<-ctx.Done()
-	m.tell(daemon.SdNotifyStopping, stopping)
+	m.notify(daemon.SdNotifyStopping, stopping)
 	return nil
 }
 
 // ready waits until the process serves; it is false if ctx ended before that.
 func ready(ctx context.Context, healthy func(context.Context) error) bool {
-	for check(ctx, startPatience, healthy) != nil {
-		if !pause(ctx, startPace) {
+	for check(ctx, startTimeout, healthy) != nil {
+		if !pause(ctx, startRetry) {
 			return false
 		}
 	}
 	return true
 }
 
-// feed keeps the watchdog from biting until ctx ends. It looks twice in the
+// watchdog keeps the watchdog from biting until ctx ends. It looks twice in the
 // time that the watchdog waits, and more often while the process does not
 // answer, so that one slow answer costs no restart.
-func (m *manager) feed(ctx context.Context, limit time.Duration, healthy func(context.Context) error) {
+func (m *manager) watchdog(ctx context.Context, limit time.Duration, healthy func(context.Context) error) {
 	const (
-		looks = 2
-		tries = 4
+		checks  = 2
+		retries = 4
 	)
-	every := limit / looks
+	every := limit / checks
 	status := serving
 	for wait := every; pause(ctx, wait); {
-		var news []string
+		var states []string
 		now := serving
 		wait = every
-		if err := check(ctx, every/tries, healthy); err != nil {
+		if err := check(ctx, every/retries, healthy); err != nil {
 			if ctx.Err() != nil {
 				return
 			}
 			m.log.WithError(err).Warn("Own health check failed")
-			now, wait = silent, every/tries
+			now, wait = unresponsive, every/retries
 		} else {
-			news = append(news, daemon.SdNotifyWatchdog)
+			states = append(states, daemon.SdNotifyWatchdog)
 		}
 		if now != status {
-			news, status = append(news, now), now
+			states, status = append(states, now), now
 		}
-		m.tell(news...)
+		m.notify(states...)
 	}
 }
 
-func check(ctx context.Context, patience time.Duration, healthy func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+func check(ctx context.Context, timeout time.Duration, healthy func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	return healthy(ctx)
 }
@@ -124,17 +124,17 @@ type manager struct {
 	lost bool
 }
 
-// tell tells the news, if there are any. What does not get through is not said
+// notify sends the news, if there are any. What does not get through is not said
 // again: the next news may pass, and if the watchdog hears none, it bites.
-func (m *manager) tell(news ...string) {
-	if len(news) > 0 {
-		_, err := daemon.SdNotify(false, strings.Join(news, "\n"))
-		m.note(err)
+func (m *manager) notify(states ...string) {
+	if len(states) > 0 {
+		_, err := daemon.SdNotify(false, strings.Join(states, "\n"))
+		m.logOnce(err)
 	}
 }
 
-// note notes whether the news got through, and warns once when they do not.
-func (m *manager) note(err error) {
+// logOnce notes whether the news got through, and warns once when they do not.
+func (m *manager) logOnce(err error) {
 	if err != nil && !m.lost {
 		m.log.WithError(fmt.Errorf("NOTIFY_SOCKET: %w; unset it if no service manager started this", err)).Warn("Service manager not told")
 	}

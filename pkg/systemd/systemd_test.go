@@ -44,8 +44,8 @@ func supervise(t *testing.T, limit string) manager {
 	return manager{conn}
 }
 
-// heard is what came since it was last asked; all of it is there already.
-func (m manager) heard(t *testing.T) (messages []string) {
+// received is what came since it was last asked; all of it is there already.
+func (m manager) received(t *testing.T) (messages []string) {
 	t.Helper()
 	raw, err := m.conn.SyscallConn()
 	if err != nil {
@@ -70,7 +70,7 @@ func (m manager) heard(t *testing.T) (messages []string) {
 func (m manager) wants(t *testing.T, when string, want ...string) {
 	t.Helper()
 	synctest.Wait()
-	if diff := cmp.Diff(want, m.heard(t)); diff != "" {
+	if diff := cmp.Diff(want, m.received(t)); diff != "" {
 		t.Errorf("%s the service manager heard (-want +got):\n%s", when, diff)
 	}
 }
@@ -160,7 +160,7 @@ func TestRun_Unhealthy_NoWatchdogNotification(t *testing.T) {
 				p := &process{}
 				stop := p.run(t)
 				synctest.Wait()
-				socket.heard(t)
+				socket.received(t)
 				breaks(p)
 				time.Sleep(10 * watchdog)
 				socket.wants(t, "since", "STATUS=Does not answer")
@@ -177,7 +177,7 @@ func TestRun_FailedCheck_IsRepeatedSoon(t *testing.T) {
 		p := &process{}
 		stop := p.run(t)
 		synctest.Wait()
-		socket.heard(t)
+		socket.received(t)
 		p.hangs.Store(true)
 		time.Sleep(watchdog/2 + time.Second)
 		p.hangs.Store(false)

@@ -23,12 +23,12 @@ import (
 )
 
 const (
-	// Every is how often the files are looked at.
-	Every = 5 * time.Second
-	// expiresSoon is how long before its end a certificate is warned of, and
+	// Interval is how often the files are looked at.
+	Interval = 5 * time.Second
+	// warnBefore is how long before its end a certificate is warned of, and
 	// warnEvery how often.
-	expiresSoon = 7 * 24 * time.Hour
-	warnEvery   = 24 * time.Hour
+	warnBefore = 7 * 24 * time.Hour
+	warnEvery  = 24 * time.Hour
 )
 
 // File is a file, by the setting that names it.
@@ -79,7 +79,7 @@ func ReadAuthorities(path string) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := authorities(text)
+	pool, err := poolOf(text)
 	if err != nil {
 		return nil, fmt.Errorf("%s %w", path, err)
 	}
@@ -103,8 +103,8 @@ func (e *Error) Unwrap() error { return e.Err }
 // Files are the files of one process, and what was in them when they could be
 // used last.
 type Files struct {
-	pair watched[tls.Certificate]
-	ca   watched[x509.CertPool]
+	pair reloaded[tls.Certificate]
+	ca   reloaded[x509.CertPool]
 	log  logrus.FieldLogger
 
 	warned time.Time // of the end of the certificate; only Run has it
@@ -114,20 +114,20 @@ type Files struct {
 // can be used, and Run warns of it.
 func Open(paths Paths, log logrus.FieldLogger) (*Files, error) {
 	f := &Files{log: log}
-	f.pair = watched[tls.Certificate]{files: used(paths.Cert, paths.Key), parse: pair}
-	f.ca = watched[x509.CertPool]{files: used(paths.CA), parse: trusted}
-	if _, err := f.pair.look(); err != nil {
+	f.pair = reloaded[tls.Certificate]{files: withPath(paths.Cert, paths.Key), parse: parsePair}
+	f.ca = reloaded[x509.CertPool]{files: withPath(paths.CA), parse: parseAuthorities}
+	if _, err := f.pair.load(); err != nil {
 		return nil, err
 	}
-	if _, err := f.ca.look(); err != nil {
+	if _, err := f.ca.load(); err != nil {
 		return nil, err
 	}
-	f.pair.fit = inTime
+	f.pair.check = checkValidity
 	return f, nil
 }
 
-// used are the files that have a path.
-func used(files ...File) (set []File) {
+// withPath returns the files that have a path.
+func withPath(files ...File) (set []File) {
 	for _, f := range files {
 		if f.Path != "" {
 			set = append(set, f)
@@ -143,30 +143,30 @@ func (f *Files) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	tick := time.NewTicker(Every)
+	tick := time.NewTicker(Interval)
 	defer tick.Stop()
 	for {
-		f.warnOfEnd()
+		f.warnOfExpiry()
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
-		if changed := follow(&f.pair, f.log); changed {
+		if changed := reload(&f.pair, f.log); changed {
 			f.warned = time.Time{}
-			leaf := f.pair.now.Load().Leaf
+			leaf := f.pair.current.Load().Leaf
 			f.log.WithFields(logrus.Fields{"setting": f.pair.files[0].Setting, "subject": leaf.Subject.String(), "not_after": leaf.NotAfter}).Info("Certificate reloaded")
 		}
-		if changed := follow(&f.ca, f.log); changed {
+		if changed := reload(&f.ca, f.log); changed {
 			f.log.WithField("setting", f.ca.files[0].Setting).Info("Authorities reloaded")
 		}
 	}
 }
 
-// warnOfEnd warns once a day of a certificate that ends.
-func (f *Files) warnOfEnd() {
+// warnOfExpiry warns once a day of a certificate that ends.
+func (f *Files) warnOfExpiry() {
 	end := f.NotAfter()
-	if end.IsZero() || time.Until(end) > expiresSoon || !f.warned.IsZero() && time.Since(f.warned) < warnEvery {
+	if end.IsZero() || time.Until(end) > warnBefore || !f.warned.IsZero() && time.Since(f.warned) < warnEvery {
 		return
 	}
 	f.warned = time.Now()
@@ -180,7 +180,7 @@ func (f *Files) warnOfEnd() {
 
 // NotAfter is when the certificate in use ends, zero where there is none.
 func (f *Files) NotAfter() time.Time {
-	if c := f.pair.now.Load(); c != nil {
+	if c := f.pair.current.Load(); c != nil {
 		return c.Leaf.NotAfter
 	}
 	return time.Time{}
@@ -207,7 +207,7 @@ func (f *Files) Server() *tls.Config {
 		CipherSuites:           Suites(),
 		NextProtos:             []string{"h2", "http/1.1"},
 		SessionTicketsDisabled: true,
-		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.pair.now.Load(), nil },
+		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.pair.current.Load(), nil },
 	}
 	if f.ca.files == nil {
 		return config
@@ -216,7 +216,7 @@ func (f *Files) Server() *tls.Config {
 	base := config.Clone()
 	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		next := base.Clone()
-		next.ClientCAs = f.ca.now.Load()
+		next.ClientCAs = f.ca.current.Load()
 		return next, nil
 	}
 	return config
@@ -227,11 +227,11 @@ func (f *Files) Server() *tls.Config {
 // is one, to servers that ask. One that the server would refuse is not shown: the
 // handshake fails with an *Error, which says why, as an alert might not.
 func (f *Files) Client() *tls.Config {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, CipherSuites: Suites(), RootCAs: f.ca.now.Load()}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, CipherSuites: Suites(), RootCAs: f.ca.current.Load()}
 	if f.pair.files != nil {
 		config.GetClientCertificate = func(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			cert := f.pair.now.Load()
-			if err := inTime(f.pair.files, cert); err != nil {
+			cert := f.pair.current.Load()
+			if err := checkValidity(f.pair.files, cert); err != nil {
 				return nil, err
 			}
 			if err := asked.SupportsCertificate(cert); err != nil {
@@ -243,21 +243,21 @@ func (f *Files) Client() *tls.Config {
 	return config
 }
 
-// watched is what was read from some files, nil for no files.
-type watched[T any] struct {
+// reloaded is what was read from some files, nil for no files.
+type reloaded[T any] struct {
 	files []File
 	parse func(files []File, contents [][]byte) (*T, error)
-	fit   func(files []File, next *T) error // whether next is to replace what is in use; nil: it is
+	check func(files []File, next *T) error // whether next is to replace what is in use; nil: it is
 
-	now atomic.Pointer[T] // in use
+	current atomic.Pointer[T] // in use
 
 	// Of the goroutine that looks.
-	seen   [sha256.Size]byte // what is in use was made of
+	sum    [sha256.Size]byte // what is in use was made of
 	warned string            // what is the matter with the files
 }
 
-// look reads the files, and takes what is in them unless that is in use already.
-func (w *watched[T]) look() (changed bool, err error) {
+// load reads the files, and takes what is in them unless that is in use already.
+func (w *reloaded[T]) load() (changed bool, err error) {
 	if w.files == nil {
 		return false, nil
 	}
@@ -270,24 +270,24 @@ func (w *watched[T]) look() (changed bool, err error) {
 		_, _ = seen.Write(contents[i])
 	}
 	sum := [sha256.Size]byte(seen.Sum(nil))
-	if sum == w.seen {
+	if sum == w.sum {
 		return false, nil
 	}
 	next, err := w.parse(w.files, contents)
-	if err == nil && w.fit != nil {
-		err = w.fit(w.files, next)
+	if err == nil && w.check != nil {
+		err = w.check(w.files, next)
 	}
 	if err != nil {
 		return false, err
 	}
-	w.seen = sum
-	w.now.Store(next)
+	w.sum = sum
+	w.current.Store(next)
 	return true, nil
 }
 
-// follow looks, and warns once of what is the matter.
-func follow[T any](w *watched[T], log logrus.FieldLogger) (changed bool) {
-	changed, err := w.look()
+// reload loads, and warns once of what is the matter.
+func reload[T any](w *reloaded[T], log logrus.FieldLogger) (changed bool) {
+	changed, err := w.load()
 	if err == nil {
 		w.warned = ""
 		return changed
@@ -299,8 +299,8 @@ func follow[T any](w *watched[T], log logrus.FieldLogger) (changed bool) {
 	return false
 }
 
-// pair reads a certificate, with its chain, and the key that belongs to it.
-func pair(files []File, contents [][]byte) (*tls.Certificate, error) {
+// parsePair reads a certificate, with its chain, and the key that belongs to it.
+func parsePair(files []File, contents [][]byte) (*tls.Certificate, error) {
 	if _, err := certificates(contents[0]); err != nil {
 		return nil, files[0].fault("%w", err)
 	}
@@ -311,8 +311,8 @@ func pair(files []File, contents [][]byte) (*tls.Certificate, error) {
 	return &cert, nil
 }
 
-// inTime gives the error of a certificate that has expired, or is not valid yet.
-func inTime(files []File, next *tls.Certificate) error {
+// checkValidity gives the error of a certificate that has expired, or is not valid yet.
+func checkValidity(files []File, next *tls.Certificate) error {
 	now := time.Now()
 	if now.Before(next.Leaf.NotBefore) || now.After(next.Leaf.NotAfter) {
 		return files[0].fault("holds a certificate that is valid from %s to %s only",
@@ -321,16 +321,16 @@ func inTime(files []File, next *tls.Certificate) error {
 	return nil
 }
 
-// trusted reads the certificates to trust.
-func trusted(files []File, contents [][]byte) (*x509.CertPool, error) {
-	pool, err := authorities(contents[0])
+// parseAuthorities reads the certificates to trust.
+func parseAuthorities(files []File, contents [][]byte) (*x509.CertPool, error) {
+	pool, err := poolOf(contents[0])
 	if err != nil {
 		return nil, files[0].fault("%w", err)
 	}
 	return pool, nil
 }
 
-func authorities(text []byte) (*x509.CertPool, error) {
+func poolOf(text []byte) (*x509.CertPool, error) {
 	found, err := certificates(text)
 	if err != nil {
 		return nil, err

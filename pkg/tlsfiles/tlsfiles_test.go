@@ -96,9 +96,9 @@ func (f folder) open(paths tlsfiles.Paths) (*tlsfiles.Files, *logtest.Hook) {
 	return files, lines
 }
 
-// looked waits until the files were looked at once more.
-func looked() {
-	time.Sleep(tlsfiles.Every)
+// waitForReload waits until the files were looked at once more.
+func waitForReload() {
+	time.Sleep(tlsfiles.Interval)
 	synctest.Wait()
 }
 
@@ -178,7 +178,7 @@ func TestRun_HalfReplacedPair_WaitsForBoth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFolder(t)
 		files, lines := f.open(f.paths())
-		looked()
+		waitForReload()
 		wantLog(t, lines)
 
 		old, err := os.ReadFile(f.path("key.pem"))
@@ -188,7 +188,7 @@ func TestRun_HalfReplacedPair_WaitsForBoth(t *testing.T) {
 		f.check(err)
 		f.check(os.WriteFile(f.path("key.pem"), old, 0o600)) // the certificate came before its key
 		for range 3 {
-			looked()
+			waitForReload()
 		}
 		if got := serves(t, files); got != "first" {
 			t.Errorf("with half a pair it serves %s, want the first", got)
@@ -199,7 +199,7 @@ func TestRun_HalfReplacedPair_WaitsForBoth(t *testing.T) {
 		wantLog(t, lines, unusable)
 
 		f.check(os.WriteFile(f.path("key.pem"), whole, 0o600))
-		looked()
+		waitForReload()
 		if got := serves(t, files); got != "second" {
 			t.Errorf("with the whole pair it serves %s, want the second", got)
 		}
@@ -208,7 +208,7 @@ func TestRun_HalfReplacedPair_WaitsForBoth(t *testing.T) {
 			t.Errorf("got the line %v, want what is served now", line.Data)
 		}
 		wantLog(t, lines, reloaded)
-		looked()
+		waitForReload()
 		wantLog(t, lines)
 	})
 }
@@ -233,7 +233,7 @@ func TestRun_SymbolicLinkSwapped_Reloads(t *testing.T) {
 		}
 		f.check(os.Symlink("two", f.path("..next")))
 		f.check(os.Rename(f.path("..next"), f.path("..data")))
-		looked()
+		waitForReload()
 		if got := serves(t, files); got != "two" {
 			t.Errorf("after the swap it serves %s, want two", got)
 		}
@@ -243,8 +243,8 @@ func TestRun_SymbolicLinkSwapped_Reloads(t *testing.T) {
 
 func TestRun_InvalidFiles_KeepsLastGood(t *testing.T) {
 	for name, row := range map[string]struct {
-		spoil func(f folder)
-		words string
+		spoil   func(f folder)
+		message string
 	}{
 		"the certificate is garbage":   {func(f folder) { f.check(os.WriteFile(f.path("cert.pem"), []byte("garbage"), 0o600)) }, "TLS_CERT_FILE"},
 		"the certificate is cut off":   {func(f folder) { f.check(os.Truncate(f.path("cert.pem"), 300)) }, "in the middle of a certificate"},
@@ -258,17 +258,17 @@ func TestRun_InvalidFiles_KeepsLastGood(t *testing.T) {
 				f := newFolder(t)
 				files, lines := f.open(f.paths())
 				row.spoil(f)
-				looked()
-				looked()
+				waitForReload()
+				waitForReload()
 				if got := serves(t, files); got != "first" {
 					t.Errorf("it serves %s, want the first", got)
 				}
-				if line := lines.LastEntry(); line == nil || !strings.Contains(line.Data[logrus.ErrorKey].(error).Error(), row.words) {
-					t.Errorf("got the line %v, want %q", line, row.words)
+				if line := lines.LastEntry(); line == nil || !strings.Contains(line.Data[logrus.ErrorKey].(error).Error(), row.message) {
+					t.Errorf("got the line %v, want %q", line, row.message)
 				}
 				wantLog(t, lines, unusable)
 				f.write(certs.Leaf{Name: "healed"})
-				looked()
+				waitForReload()
 				if got := serves(t, files); got != "healed" {
 					t.Errorf("after that it serves %s, want the healed one", got)
 				}
@@ -285,7 +285,7 @@ func TestRun_CertificateNotYetValid_LoadedLater(t *testing.T) {
 		files, _ := f.open(f.paths())
 		f.write(certs.Leaf{Name: "early", Begins: time.Now().Add(time.Minute)})
 		time.Sleep(time.Minute)
-		looked()
+		waitForReload()
 		if got := serves(t, files); got != "early" {
 			t.Errorf("it serves %s, want the one that has begun", got)
 		}
@@ -299,7 +299,7 @@ func TestRun_ReloadsAuthoritiesAndPairSeparately(t *testing.T) {
 		files, lines := f.open(f.paths())
 		f.check(os.WriteFile(f.path("ca.pem"), []byte("garbage"), 0o600))
 		f.write(certs.Leaf{Name: "second"})
-		looked()
+		waitForReload()
 		if got := serves(t, files); got != "second" {
 			t.Errorf("it serves %s, want the second", got)
 		}
@@ -307,7 +307,7 @@ func TestRun_ReloadsAuthoritiesAndPairSeparately(t *testing.T) {
 
 		other := newAuthority(t, "another")
 		f.check(other.Save(f.path("ca.pem"), f.path("ca-key.pem")))
-		looked()
+		waitForReload()
 		wantLog(t, lines, "info Authorities reloaded")
 		for by, want := range map[*certs.Authority]bool{f.Authority: false, other: true} {
 			shown, err := by.Issue(certs.Leaf{Name: "agent", Client: true, Ends: time.Now().Add(year)})
@@ -337,7 +337,7 @@ func TestRun_ExpiringCertificate_WarnsDaily(t *testing.T) {
 		synctest.Wait()
 		wantLog(t, lines, aboutToEnd)
 		f.write(certs.Leaf{Name: "new"})
-		looked()
+		waitForReload()
 		wantLog(t, lines, reloaded)
 	})
 }
