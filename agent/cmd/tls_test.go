@@ -47,7 +47,7 @@ func TestRun_MeasuresWhenItsCertificateEnds(t *testing.T) {
 	}
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	if err := authority.Write(certs.Leaf{Name: "agent", Client: true, Ends: time.Unix(4_000_000_000, 0)}, cert, key); err != nil {
+	if err := authority.Write(certs.Leaf{Name: "agent", Client: true, NotAfter: time.Unix(4_000_000_000, 0)}, cert, key); err != nil {
 		t.Fatal(err)
 	}
 	for name, value := range map[string]string{

@@ -21,7 +21,7 @@ func TestSecure_PlainHTTPOffLoopback_Warns(t *testing.T) {
 		t.Fatal(err)
 	}
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	if err := authority.Write(certs.Leaf{Name: "controller", Ends: time.Now().Add(time.Hour)}, cert, key); err != nil {
+	if err := authority.Write(certs.Leaf{Name: "controller", NotAfter: time.Now().Add(time.Hour)}, cert, key); err != nil {
 		t.Fatal(err)
 	}
 	for name, row := range map[string]struct {

@@ -21,8 +21,8 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 )
 
-// early is how long before now a certificate begins to be valid: clocks differ.
-const early = time.Hour
+// clockSkew is how long before now a certificate begins to be valid: clocks differ.
+const clockSkew = time.Hour
 
 // Authority signs certificates.
 type Authority struct {
@@ -39,7 +39,7 @@ func NewAuthority(name string, lifetime time.Duration) (*Authority, error) {
 	}
 	cert := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: name},
-		NotBefore:             time.Now().Add(-early),
+		NotBefore:             time.Now().Add(-clockSkew),
 		NotAfter:              time.Now().Add(lifetime),
 		BasicConstraintsValid: true,
 		IsCA:                  true,
@@ -97,8 +97,8 @@ type Leaf struct {
 	Name   string
 	Hosts  []string // names and addresses of a server; a client has none
 	Client bool
-	Begins time.Time // zero: now
-	Ends   time.Time
+	NotBefore time.Time // zero: now
+	NotAfter time.Time
 }
 
 // Issue makes the certificate of a server, or a client, and its key.
@@ -107,13 +107,13 @@ func (a *Authority) Issue(l Leaf) (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	if l.Begins.IsZero() {
-		l.Begins = time.Now().Add(-early)
+	if l.NotBefore.IsZero() {
+		l.NotBefore = time.Now().Add(-clockSkew)
 	}
 	cert := &x509.Certificate{
 		Subject:               pkix.Name{CommonName: l.Name},
-		NotBefore:             l.Begins,
-		NotAfter:              l.Ends,
+		NotBefore:             l.NotBefore,
+		NotAfter:              l.NotAfter,
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
@@ -162,12 +162,12 @@ func save(certFile string, cert *x509.Certificate, keyFile string, key crypto.Pr
 	if err != nil {
 		return err
 	}
-	nextKey, err := draft(keyFile, "PRIVATE KEY", der, 0o600)
+	nextKey, err := stage(keyFile, "PRIVATE KEY", der, 0o600)
 	if err != nil {
 		return err
 	}
 	defer nextKey.Discard()
-	nextCert, err := draft(certFile, "CERTIFICATE", cert.Raw, 0o644)
+	nextCert, err := stage(certFile, "CERTIFICATE", cert.Raw, 0o644)
 	if err != nil {
 		return err
 	}
@@ -178,8 +178,8 @@ func save(certFile string, cert *x509.Certificate, keyFile string, key crypto.Pr
 	return nextCert.Commit()
 }
 
-// draft writes what is to replace file whole, so that nobody reads half of it.
-func draft(file, kind string, der []byte, mode os.FileMode) (*atomicfile.File, error) {
+// stage writes what is to replace file whole, so that nobody reads half of it.
+func stage(file, kind string, der []byte, mode os.FileMode) (*atomicfile.File, error) {
 	next, err := atomicfile.Create(file, mode)
 	if err != nil {
 		return nil, err

@@ -30,7 +30,7 @@ func secured(t *testing.T) (secure net.Listener, client *http.Client, dials *int
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := authority.Issue(certs.Leaf{Name: "server", Hosts: []string{"controller"}, Ends: time.Now().Add(24 * time.Hour)})
+	cert, err := authority.Issue(certs.Leaf{Name: "server", Hosts: []string{"controller"}, NotAfter: time.Now().Add(24 * time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}

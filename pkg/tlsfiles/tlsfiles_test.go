@@ -65,8 +65,8 @@ func (f folder) check(err error) {
 func (f folder) write(l certs.Leaf) {
 	f.t.Helper()
 	l.Hosts = []string{"127.0.0.1"}
-	if l.Ends.IsZero() {
-		l.Ends = time.Now().Add(year)
+	if l.NotAfter.IsZero() {
+		l.NotAfter = time.Now().Add(year)
 	}
 	f.check(f.Write(l, f.path("cert.pem"), f.path("key.pem")))
 }
@@ -250,8 +250,8 @@ func TestRun_InvalidFiles_KeepsLastGood(t *testing.T) {
 		"the certificate is cut off":   {func(f folder) { f.check(os.Truncate(f.path("cert.pem"), 300)) }, "in the middle of a certificate"},
 		"the certificate is gone":      {func(f folder) { f.check(os.Remove(f.path("cert.pem"))) }, "no such file"},
 		"the key is empty":             {func(f folder) { f.check(os.Truncate(f.path("key.pem"), 0)) }, "TLS_KEY_FILE"},
-		"the new one has expired":      {func(f folder) { f.write(certs.Leaf{Name: "late", Ends: time.Now().Add(-time.Second)}) }, "is valid from"},
-		"the new one is not valid yet": {func(f folder) { f.write(certs.Leaf{Name: "early", Begins: time.Now().Add(time.Hour)}) }, "is valid from"},
+		"the new one has expired":      {func(f folder) { f.write(certs.Leaf{Name: "late", NotAfter: time.Now().Add(-time.Second)}) }, "is valid from"},
+		"the new one is not valid yet": {func(f folder) { f.write(certs.Leaf{Name: "early", NotBefore: time.Now().Add(time.Hour)}) }, "is valid from"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -283,7 +283,7 @@ func TestRun_CertificateNotYetValid_LoadedLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFolder(t)
 		files, _ := f.open(f.paths())
-		f.write(certs.Leaf{Name: "early", Begins: time.Now().Add(time.Minute)})
+		f.write(certs.Leaf{Name: "early", NotBefore: time.Now().Add(time.Minute)})
 		time.Sleep(time.Minute)
 		waitForReload()
 		if got := serves(t, files); got != "early" {
@@ -310,7 +310,7 @@ func TestRun_ReloadsAuthoritiesAndPairSeparately(t *testing.T) {
 		waitForReload()
 		wantLog(t, lines, "info Authorities reloaded")
 		for by, want := range map[*certs.Authority]bool{f.Authority: false, other: true} {
-			shown, err := by.Issue(certs.Leaf{Name: "agent", Client: true, Ends: time.Now().Add(year)})
+			shown, err := by.Issue(certs.Leaf{Name: "agent", Client: true, NotAfter: time.Now().Add(year)})
 			f.check(err)
 			show := &tls.Config{InsecureSkipVerify: true, GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &shown, nil }}
 			if _, _, err := handshake(t, files.Server(), show); (err == nil) != want {
@@ -323,7 +323,7 @@ func TestRun_ReloadsAuthoritiesAndPairSeparately(t *testing.T) {
 func TestRun_ExpiringCertificate_WarnsDaily(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFolder(t)
-		f.write(certs.Leaf{Name: "short", Ends: time.Now().Add(7*24*time.Hour + time.Minute)})
+		f.write(certs.Leaf{Name: "short", NotAfter: time.Now().Add(7*24*time.Hour + time.Minute)})
 		paths := f.paths()
 		paths.CA.Path = "" // a day is many looks
 		_, lines := f.open(paths)
@@ -345,7 +345,7 @@ func TestRun_ExpiringCertificate_WarnsDaily(t *testing.T) {
 func TestOpen_ExpiredCertificate_AcceptedWithWarning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFolder(t)
-		f.write(certs.Leaf{Name: "late", Ends: time.Now().Add(-time.Minute)})
+		f.write(certs.Leaf{Name: "late", NotAfter: time.Now().Add(-time.Minute)})
 		files, lines := f.open(f.paths())
 		synctest.Wait()
 		wantLog(t, lines, expired)
@@ -440,10 +440,10 @@ func TestServer_VerifiesClientCertificates(t *testing.T) {
 		ok   bool
 	}{
 		"nothing":                 {nil, certs.Leaf{}, true},
-		"of the authority":        {f.Authority, certs.Leaf{Name: "agent", Client: true, Ends: time.Now().Add(year)}, true},
-		"of another":              {newAuthority(t, "another"), certs.Leaf{Name: "agent", Client: true, Ends: time.Now().Add(year)}, false},
-		"expired":                 {f.Authority, certs.Leaf{Name: "agent", Client: true, Ends: time.Now().Add(-time.Second)}, false},
-		"of a server, not client": {f.Authority, certs.Leaf{Name: "agent", Ends: time.Now().Add(year)}, false},
+		"of the authority":        {f.Authority, certs.Leaf{Name: "agent", Client: true, NotAfter: time.Now().Add(year)}, true},
+		"of another":              {newAuthority(t, "another"), certs.Leaf{Name: "agent", Client: true, NotAfter: time.Now().Add(year)}, false},
+		"expired":                 {f.Authority, certs.Leaf{Name: "agent", Client: true, NotAfter: time.Now().Add(-time.Second)}, false},
+		"of a server, not client": {f.Authority, certs.Leaf{Name: "agent", NotAfter: time.Now().Add(year)}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := &tls.Config{RootCAs: f.Pool(), ServerName: "127.0.0.1"}
@@ -479,7 +479,7 @@ func TestServer_NoSessionResumption(t *testing.T) {
 func TestClient_Certificate_SentIfAccepted(t *testing.T) {
 	f := newFolder(t)
 	f.write(certs.Leaf{Name: "agent", Client: true})
-	server, err := f.Issue(certs.Leaf{Name: "server", Hosts: []string{"127.0.0.1"}, Ends: time.Now().Add(year)})
+	server, err := f.Issue(certs.Leaf{Name: "server", Hosts: []string{"127.0.0.1"}, NotAfter: time.Now().Add(year)})
 	f.check(err)
 	files, _ := f.open(f.paths())
 	client := files.Client()
@@ -494,14 +494,14 @@ func TestClient_Certificate_SentIfAccepted(t *testing.T) {
 	if _, _, err := handshake(t, ask(newAuthority(t, "another").Pool()), client); !errors.As(err, &bad) || !strings.Contains(bad.Error(), "not signed by an authority which the server takes") {
 		t.Errorf("a server that takes others: got %v, want why", err)
 	}
-	other, err := newAuthority(t, "another").Issue(certs.Leaf{Name: "server", Hosts: []string{"127.0.0.1"}, Ends: time.Now().Add(year)})
+	other, err := newAuthority(t, "another").Issue(certs.Leaf{Name: "server", Hosts: []string{"127.0.0.1"}, NotAfter: time.Now().Add(year)})
 	f.check(err)
 	var untrusted *tls.CertificateVerificationError
 	if _, _, err := handshake(t, &tls.Config{Certificates: []tls.Certificate{other}}, client); !errors.As(err, &untrusted) {
 		t.Errorf("a server of another authority: got %v, want it not trusted", err)
 	}
 
-	f.write(certs.Leaf{Name: "agent", Client: true, Ends: time.Now().Add(-time.Second)})
+	f.write(certs.Leaf{Name: "agent", Client: true, NotAfter: time.Now().Add(-time.Second)})
 	late, _ := f.open(f.paths())
 	client = late.Client()
 	client.ServerName = "127.0.0.1"

@@ -71,7 +71,7 @@ func tunnel(here, there net.Conn, buffered *bufio.ReadWriter) {
 
 func TestFetch_ByProxy(t *testing.T) {
 	ours := authority(t, "ours")
-	over := secure(t, ours, certs.Leaf{Hosts: []string{"127.0.0.1"}, Ends: time.Now().Add(day)}, &tls.Config{})
+	over := secure(t, ours, certs.Leaf{Hosts: []string{"127.0.0.1"}, NotAfter: time.Now().Add(day)}, &tls.Config{})
 	for _, base := range []string{over, "http://controller.invalid:8080"} {
 		proxy, connected := forwardProxy(t, http.StatusOK)
 		c := New(Options{URL: base, TLS: files(t, ours, nil, certs.Leaf{}), Proxy: proxy})

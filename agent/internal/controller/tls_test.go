@@ -82,8 +82,8 @@ func files(t *testing.T, trusts, by *certs.Authority, leaf certs.Leaf) func() *t
 
 func TestFetch_OverTLS(t *testing.T) {
 	ours, others, namesake := authority(t, "ours"), authority(t, "others"), authority(t, "ours")
-	here := certs.Leaf{Hosts: []string{"127.0.0.1"}, Ends: time.Now().Add(day)}
-	agent := certs.Leaf{Client: true, Ends: time.Now().Add(day)}
+	here := certs.Leaf{Hosts: []string{"127.0.0.1"}, NotAfter: time.Now().Add(day)}
+	agent := certs.Leaf{Client: true, NotAfter: time.Now().Add(day)}
 	for name, row := range map[string]struct {
 		server *certs.Authority
 		leaf   certs.Leaf
@@ -97,13 +97,13 @@ func TestFetch_OverTLS(t *testing.T) {
 		"all is well, both ways":      {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ours.Pool()}, trusts: ours, by: ours, own: agent},
 		"signed by others":            {server: others, leaf: here, trusts: ours, words: "is not trusted: its certificate is signed by an authority that is not known here (see CONTROLLER_CA_FILE)"},
 		"signed by a namesake":        {server: namesake, leaf: here, trusts: ours, words: "is not trusted: its certificate is signed by an authority that is not known here (see CONTROLLER_CA_FILE)"},
-		"expired":                     {server: ours, leaf: certs.Leaf{Hosts: here.Hosts, Begins: time.Unix(0, 0), Ends: time.Unix(1, 0)}, trusts: ours, words: "is not trusted: its certificate is valid from 1970-01-01T00:00:00Z to 1970-01-01T00:00:01Z only"},
-		"of another name":             {server: ours, leaf: certs.Leaf{Hosts: []string{"elsewhere"}, Ends: here.Ends}, trusts: ours, words: "is not trusted: its certificate is not for 127.0.0.1"},
-		"of no name but a common one": {server: ours, leaf: certs.Leaf{Name: "127.0.0.1", Ends: here.Ends}, trusts: ours, words: "is not trusted: its certificate has no subject alternative name (SAN), as it must for 127.0.0.1"},
+		"expired":                     {server: ours, leaf: certs.Leaf{Hosts: here.Hosts, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1, 0)}, trusts: ours, words: "is not trusted: its certificate is valid from 1970-01-01T00:00:00Z to 1970-01-01T00:00:01Z only"},
+		"of another name":             {server: ours, leaf: certs.Leaf{Hosts: []string{"elsewhere"}, NotAfter: here.NotAfter}, trusts: ours, words: "is not trusted: its certificate is not for 127.0.0.1"},
+		"of no name but a common one": {server: ours, leaf: certs.Leaf{Name: "127.0.0.1", NotAfter: here.NotAfter}, trusts: ours, words: "is not trusted: its certificate has no subject alternative name (SAN), as it must for 127.0.0.1"},
 		"of old versions alone":       {server: ours, leaf: here, config: &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}, trusts: ours, words: "refuses TLS with this agent: protocol version not supported"},
 		"that wants a certificate":    {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ours.Pool()}, trusts: ours, words: "does not take this agent's certificate (see CONTROLLER_CERT_FILE): certificate required"},
 		"that wants others'":          {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: others.Pool()}, trusts: ours, by: ours, own: agent, words: "not signed by an authority which the server takes"},
-		"that wants ours in time":     {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ours.Pool()}, trusts: ours, by: ours, own: certs.Leaf{Client: true, Ends: time.Now().Add(-time.Second)}, words: "is valid from"},
+		"that wants ours in time":     {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ours.Pool()}, trusts: ours, by: ours, own: certs.Leaf{Client: true, NotAfter: time.Now().Add(-time.Second)}, words: "is valid from"},
 		"that wants a namesake's":     {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: namesake.Pool()}, trusts: ours, by: ours, own: agent, words: "does not take this agent's certificate (see CONTROLLER_CERT_FILE): "},
 		"that asks, and may not have": {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: others.Pool()}, trusts: ours},
 	} {
@@ -147,7 +147,7 @@ func TestFetch_TrustsWhatItIsToldAtEachConnection(t *testing.T) {
 			close(closed)
 		}
 	}
-	url := secure(t, ours, certs.Leaf{Hosts: []string{"127.0.0.1"}, Ends: time.Now().Add(day)}, &tls.Config{}, state)
+	url := secure(t, ours, certs.Leaf{Hosts: []string{"127.0.0.1"}, NotAfter: time.Now().Add(day)}, &tls.Config{}, state)
 	trusted := x509.NewCertPool()
 	c := New(Options{URL: url, TLS: func() *tls.Config { return &tls.Config{RootCAs: trusted} }})
 	if _, err := c.Fetch(t.Context(), self, models.Query{}); err == nil {

@@ -28,7 +28,7 @@ func secured(t *testing.T, ln net.Listener) (net.Listener, *tls.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := authority.Issue(certs.Leaf{Name: "controller", Hosts: []string{"controller"}, Ends: time.Now().Add(24 * time.Hour)})
+	cert, err := authority.Issue(certs.Leaf{Name: "controller", Hosts: []string{"controller"}, NotAfter: time.Now().Add(24 * time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}

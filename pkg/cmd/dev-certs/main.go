@@ -78,7 +78,7 @@ func run(args []string, stdout io.Writer) error {
 		if !renew && f.holds(authority, leaf) {
 			continue
 		}
-		leaf.Ends = time.Now().Add(leafLife)
+		leaf.NotAfter = time.Now().Add(leafLife)
 		if err := authority.Write(leaf, f.cert(leaf.Name), f.key(leaf.Name)); err != nil {
 			return err
 		}
