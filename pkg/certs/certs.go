@@ -94,11 +94,11 @@ func (a *Authority) Save(certFile, keyFile string) error {
 
 // Leaf is what a certificate says.
 type Leaf struct {
-	Name   string
-	Hosts  []string // names and addresses of a server; a client has none
-	Client bool
+	Name      string
+	Hosts     []string // names and addresses of a server; a client has none
+	Client    bool
 	NotBefore time.Time // zero: now
-	NotAfter time.Time
+	NotAfter  time.Time
 }
 
 // Issue makes the certificate of a server, or a client, and its key.

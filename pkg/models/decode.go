@@ -150,9 +150,9 @@ func invalid(err error) error {
 	case errors.Is(err, json.ErrUnknownName) && errors.As(err, &semantic):
 		return Bad(field(semantic.JSONPointer), "is not a known field")
 	case errors.As(err, &semantic) && semantic.JSONPointer == "":
-		return Bad("", "the document must be %s", wanted(semantic.GoType))
+		return Bad("", "the document must be %s", expectedType(semantic.GoType))
 	case errors.As(err, &semantic):
-		return Bad(field(semantic.JSONPointer), "must be %s", wanted(semantic.GoType))
+		return Bad(field(semantic.JSONPointer), "must be %s", expectedType(semantic.GoType))
 	}
 	return Bad("", "not a valid JSON document")
 }
@@ -166,7 +166,7 @@ func field(p jsontext.Pointer) string {
 	return strings.Join(names, ".")
 }
 
-func wanted(t reflect.Type) string {
+func expectedType(t reflect.Type) string {
 	if t == nil {
 		return "of another type"
 	}

@@ -128,7 +128,7 @@ type AuditEntry struct {
 
 // Validate returns an *Invalid that names every bad field, or nil.
 func (r RollbackRequest) Validate() error {
-	var f check
+	var f faults
 	if r.Message != nil {
 		f.text("message", *r.Message, MaxMessageBytes)
 	}
@@ -138,9 +138,9 @@ func (r RollbackRequest) Validate() error {
 // Validate returns an *Invalid that names every bad field, or nil. Until must
 // lie behind now.
 func (r FreezeRequest) Validate(now time.Time) error {
-	var f check
-	f.that(strings.TrimSpace(r.Reason) != "", "reason", "is missing: say why, for whoever is refused a publish")
+	var f faults
+	f.require(strings.TrimSpace(r.Reason) != "", "reason", "is missing: say why, for whoever is refused a publish")
 	f.text("reason", r.Reason, MaxReasonBytes)
-	f.that(r.Until == nil || r.Until.After(now), "until", "is over already")
+	f.require(r.Until == nil || r.Until.After(now), "until", "is over already")
 	return f.err()
 }

@@ -41,16 +41,16 @@ func Bad(field, format string, args ...any) *Invalid {
 	return &Invalid{Errors: []FieldError{{Field: field, Detail: fmt.Sprintf(format, args...)}}}
 }
 
-// check collects faults and gives them back as one error, or nil.
-type check []FieldError
+// faults collects faults and gives them back as one error, or nil.
+type faults []FieldError
 
-func (c *check) that(ok bool, field, format string, args ...any) {
+func (c *faults) require(ok bool, field, format string, args ...any) {
 	if !ok {
 		*c = append(*c, FieldError{Field: field, Detail: fmt.Sprintf(format, args...)})
 	}
 }
 
-func (c *check) err() error {
+func (c *faults) err() error {
 	if len(*c) == 0 {
 		return nil
 	}
@@ -59,8 +59,8 @@ func (c *check) err() error {
 
 // Validate returns an *Invalid that names every bad field, or nil.
 func (c Config) Validate() error {
-	var f check
-	f.that(c.Version > 0, "version", "must be 1 or more, not %d", c.Version)
+	var f faults
+	f.require(c.Version > 0, "version", "must be 1 or more, not %d", c.Version)
 	f.url("data.url", c.Data.URL)
 	f.pollInterval(c.PollIntervalSeconds)
 	return f.err()
@@ -69,7 +69,7 @@ func (c Config) Validate() error {
 // Validate returns an *Invalid that names every bad field, or nil. That a URL
 // is there at all is for the publish to decide, which knows what is current.
 func (r PublishRequest) Validate() error {
-	var f check
+	var f faults
 	if r.URL != nil {
 		f.url("url", *r.URL)
 	}
@@ -84,18 +84,18 @@ func (r PublishRequest) Validate() error {
 
 // Validate returns an *Invalid that names every bad field, or nil.
 func (r RegisterRequest) Validate() error {
-	var f check
-	f.that(r.Hostname != "", "hostname", "is missing")
+	var f faults
+	f.require(r.Hostname != "", "hostname", "is missing")
 	f.text("hostname", r.Hostname, MaxHostnameBytes)
 	if r.AgentID != "" {
-		f.that(agentID.MatchString(r.AgentID), "agent_id",
+		f.require(agentID.MatchString(r.AgentID), "agent_id",
 			"must be 1 to %d letters, digits, dots, dashes or underscores", MaxAgentIDBytes)
 	}
-	f.that(r.AgentSecret == "" || agentSecret.MatchString(r.AgentSecret), "agent_secret",
+	f.require(r.AgentSecret == "" || agentSecret.MatchString(r.AgentSecret), "agent_secret",
 		"must be %d to %d letters, digits or any of ._~+/=-", minSecretBytes, maxSecretBytes)
-	f.that(len(r.Metadata) == 0 || r.Metadata.Kind() == '{', "metadata", "must be an object")
-	f.that(len(r.Metadata) <= MaxMetadataBytes, "metadata", "is longer than %d bytes", MaxMetadataBytes)
-	f.that(depth(r.Metadata) <= MaxMetadataDepth, "metadata", "is nested deeper than %d levels", MaxMetadataDepth)
+	f.require(len(r.Metadata) == 0 || r.Metadata.Kind() == '{', "metadata", "must be an object")
+	f.require(len(r.Metadata) <= MaxMetadataBytes, "metadata", "is longer than %d bytes", MaxMetadataBytes)
+	f.require(depth(r.Metadata) <= MaxMetadataDepth, "metadata", "is nested deeper than %d levels", MaxMetadataDepth)
 	return f.err()
 }
 
@@ -112,15 +112,15 @@ func depth(value jsontext.Value) (deepest int) {
 
 // Validate returns an *Invalid that names every bad field, or nil.
 func (r Report) Validate() error {
-	var f check
-	f.that(r.Version > 0, "version", "must be 1 or more, not %d", r.Version)
+	var f faults
+	f.require(r.Version > 0, "version", "must be 1 or more, not %d", r.Version)
 	switch r.Status {
 	case Applying, Applied, Failed:
 	default:
-		f.that(false, "status", "must be APPLYING, APPLIED or FAILED")
+		f.require(false, "status", "must be APPLYING, APPLIED or FAILED")
 	}
-	f.that(len(r.Error) <= MaxErrorBytes, "error", "is longer than %d bytes", MaxErrorBytes)
-	f.that(len(r.ETag) <= MaxETagBytes, "etag", "is longer than %d bytes", MaxETagBytes)
+	f.require(len(r.Error) <= MaxErrorBytes, "error", "is longer than %d bytes", MaxErrorBytes)
+	f.require(len(r.ETag) <= MaxETagBytes, "etag", "is longer than %d bytes", MaxETagBytes)
 	return f.err()
 }
 
@@ -137,9 +137,9 @@ func IsFleet(id string) bool {
 
 // Validate returns an *Invalid that names every bad field, or nil.
 func (w WorkerConfig) Validate() error {
-	var f check
+	var f faults
 	f.url("url", w.URL)
-	f.that(w.Version >= 0, "version", "must not be negative")
+	f.require(w.Version >= 0, "version", "must not be negative")
 	return f.err()
 }
 
@@ -159,34 +159,34 @@ func PollInterval(field, text string) (int, error) {
 	if err != nil {
 		return 0, Bad(field, "must be a whole number of seconds, such as 30")
 	}
-	var f check
+	var f faults
 	f.interval(field, n)
 	return n, f.err()
 }
 
-func (c *check) pollInterval(seconds int) { c.interval("poll_interval_seconds", seconds) }
+func (c *faults) pollInterval(seconds int) { c.interval("poll_interval_seconds", seconds) }
 
-func (c *check) interval(field string, seconds int) {
+func (c *faults) interval(field string, seconds int) {
 	low, high := int(MinPollInterval/time.Second), int(MaxPollInterval/time.Second)
-	c.that(seconds >= low && seconds <= high, field, "must be %d to %d seconds", low, high)
+	c.require(seconds >= low && seconds <= high, field, "must be %d to %d seconds", low, high)
 }
 
-func (c *check) text(field, s string, most int) {
-	c.that(len(s) <= most, field, "is longer than %d bytes", most)
-	c.that(!strings.ContainsFunc(s, unicode.IsControl), field, "holds a control character")
+func (c *faults) text(field, s string, limit int) {
+	c.require(len(s) <= limit, field, "is longer than %d bytes", limit)
+	c.require(!strings.ContainsFunc(s, unicode.IsControl), field, "holds a control character")
 }
 
-// Text reports whether s is a line of at most `most` bytes with no control
+// Text reports whether s is a line of at most limit bytes with no control
 // character, as an error that names the field, or nil.
-func Text(field, s string, most int) error {
-	var f check
-	f.text(field, s, most)
+func Text(field, s string, limit int) error {
+	var f faults
+	f.text(field, s, limit)
 	return f.err()
 }
 
 // url judges a target as strictly as every part of the system needs: what
 // passes here is fetched as written, without a rewrite on the way.
-func (c *check) url(field, s string) {
+func (c *faults) url(field, s string) {
 	if detail := urlFault(s); detail != "" {
 		*c = append(*c, FieldError{Field: field, Detail: detail})
 	}
@@ -261,24 +261,24 @@ func hostFault(u *url.URL) string {
 	return ""
 }
 
-// Trim makes words of another process fit for a report and a log line: valid
+// Trim makes text of another process fit for a report and a log line: valid
 // UTF-8, one line, at most MaxErrorBytes.
-func Trim(words string) string {
-	words = strings.Map(func(r rune) rune {
+func Trim(text string) string {
+	text = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
 			return ' '
 		}
 		return r
-	}, strings.ToValidUTF8(words, "\uFFFD"))
-	words = strings.TrimSpace(words)
-	if len(words) <= MaxErrorBytes {
-		return words
+	}, strings.ToValidUTF8(text, "\uFFFD"))
+	text = strings.TrimSpace(text)
+	if len(text) <= MaxErrorBytes {
+		return text
 	}
 	end := MaxErrorBytes - len("…")
-	for !utf8.RuneStart(words[end]) {
+	for !utf8.RuneStart(text[end]) {
 		end--
 	}
-	return words[:end] + "…"
+	return text[:end] + "…"
 }
 
 // HeaderText makes a text fit for a header: one line of printable ASCII, at most

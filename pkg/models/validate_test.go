@@ -273,7 +273,7 @@ func TestHeaderText_PrintableASCII(t *testing.T) {
 }
 
 func TestTrim(t *testing.T) {
-	for name, row := range map[string]struct{ words, want string }{
+	for name, row := range map[string]struct{ text, want string }{
 		"short":                  {"connection refused", "connection refused"},
 		"lines":                  {" a\r\nb\x00 ", "a  b"},
 		"invalid UTF-8":          {"a\xffb", "a\uFFFDb"},
@@ -282,9 +282,9 @@ func TestTrim(t *testing.T) {
 		"cut within a character": {strings.Repeat("é", models.MaxErrorBytes), strings.Repeat("é", (models.MaxErrorBytes-3)/2) + "…"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := models.Trim(row.words)
+			got := models.Trim(row.text)
 			if got != row.want || len(got) > models.MaxErrorBytes || !utf8.ValidString(got) {
-				t.Errorf("Trim(%.40q) = %.40q (%d bytes), want %.40q", row.words, got, len(got), row.want)
+				t.Errorf("Trim(%.40q) = %.40q (%d bytes), want %.40q", row.text, got, len(got), row.want)
 			}
 		})
 	}

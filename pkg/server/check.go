@@ -33,16 +33,16 @@ func CheckHealth(ctx context.Context, host string, port int, secure bool) error 
 	if secure {
 		scheme = "https://"
 	}
-	first, second := reachable(host)
-	err := ask(ctx, scheme, net.JoinHostPort(first, strconv.Itoa(port)))
-	if err != nil && second != "" && ask(ctx, scheme, net.JoinHostPort(second, strconv.Itoa(port))) == nil {
+	first, second := loopbackAddresses(host)
+	err := getHealth(ctx, scheme, net.JoinHostPort(first, strconv.Itoa(port)))
+	if err != nil && second != "" && getHealth(ctx, scheme, net.JoinHostPort(second, strconv.Itoa(port))) == nil {
 		return nil
 	}
 	return err
 }
 
-// ask asks who listens at address.
-func ask(ctx context.Context, scheme, address string) error {
+// getHealth asks who listens at address.
+func getHealth(ctx context.Context, scheme, address string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+address+"/health", http.NoBody)
 	if err != nil {
 		return err
@@ -69,11 +69,11 @@ func Answers(ln net.Listener, secure bool) func(context.Context) error {
 	return func(ctx context.Context) error { return CheckHealth(ctx, at.IP.String(), at.Port, secure) }
 }
 
-// reachable is where a process that listens on host is found from its own
+// loopbackAddresses is where a process that listens on host is found from its own
 // machine. For every interface that is the loopback address of IPv4, and only if
 // nobody answers there that of IPv6: Go listens on [::] for both of them, on
 // machines too where IPv6 is switched off.
-func reachable(host string) (first, second string) {
+func loopbackAddresses(host string) (first, second string) {
 	if addr, err := netip.ParseAddr(host); err == nil && addr.IsUnspecified() {
 		return "127.0.0.1", "::1"
 	}

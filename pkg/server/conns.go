@@ -14,18 +14,18 @@ import (
 )
 
 const (
-	// spareFiles is how many files a program may have open beside its connections:
+	// reservedFiles is how many files a program may have open beside its connections:
 	// the store, log, brokers, certificates and what it asks others.
-	spareFiles = 64
+	reservedFiles = 64
 	// localSlots are the connections beyond the limit that are for this machine, each
-	// for localTime: a supervisor can ask for the health of a server that is full.
-	// One that is younger than localLeast keeps its slot, so that a local proxy's next
+	// for localTimeout: a supervisor can ask for the health of a server that is full.
+	// One that is younger than localMinAge keeps its slot, so that a local proxy's next
 	// ones cannot close it before its answer.
-	localSlots = 8
-	localTime  = 5 * time.Second
-	localLeast = time.Second
-	// fullEvery is how often a full table is worth a warning.
-	fullEvery = time.Minute
+	localSlots   = 8
+	localTimeout = 5 * time.Second
+	localMinAge  = time.Second
+	// warnInterval is how often a full table is worth a warning.
+	warnInterval = time.Minute
 )
 
 // MaxConnections returns how many connections this process can hold below its limit
@@ -41,7 +41,7 @@ func MaxConnections(filesEach int) int {
 func maxConnections(files uint64, filesEach int) int {
 	const most = 1 << 30 // also where there is no limit
 	limit := int(min(files, most))
-	return max(1, (limit-min(spareFiles, limit/2))/filesEach)
+	return max(1, (limit-min(reservedFiles, limit/2))/filesEach)
 }
 
 // table has the open connections of a server. There are at most limit: one that
@@ -114,7 +114,7 @@ func (t *table) admit(ctx context.Context, nc net.Conn) context.Context {
 		t.waiting.push(c)
 	case fromThisMachine(nc) && t.freeLocal():
 		t.local.push(c)
-		c.evict = time.AfterFunc(localTime, func() { t.end(c) })
+		c.evict = time.AfterFunc(localTimeout, func() { t.end(c) })
 	default:
 		t.warnFull()
 		c.cut() // the server finds out when it reads
@@ -133,7 +133,7 @@ func (t *table) freeLocal() bool {
 	if t.local.length < localSlots {
 		return true
 	}
-	if time.Since(t.local.oldest.since) < localLeast {
+	if time.Since(t.local.oldest.since) < localMinAge {
 		return false
 	}
 	t.close(t.local.oldest)
@@ -251,7 +251,7 @@ func (c *conn) cut() {
 }
 
 func (t *table) warnFull() {
-	if !t.warned.IsZero() && time.Since(t.warned) < fullEvery {
+	if !t.warned.IsZero() && time.Since(t.warned) < warnInterval {
 		return
 	}
 	t.warned = time.Now()

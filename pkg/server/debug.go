@@ -13,7 +13,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
-// debugConnections are of those that spareFiles leaves room for.
+// debugConnections are of those that reservedFiles leaves room for.
 const debugConnections = 8
 
 // ServeDebug answers with profiles of this process (net/http/pprof) on port of
@@ -30,11 +30,11 @@ func ServeDebug(ctx context.Context, port int, log logrus.FieldLogger) error {
 		return fmt.Errorf("%w; set DEBUG_PORT to a port that is free, or to 0", err)
 	}
 	limits := Limits{Connections: debugConnections}
-	return ServeWithin(ctx, ln, Wrap(until(ctx, Debug()), log), limits, log.WithField("serves", "pprof"))
+	return ServeWithin(ctx, ln, Wrap(cancelWith(ctx, Debug()), log), limits, log.WithField("serves", "pprof"))
 }
 
-// until ends the requests to a handler with ctx.
-func until(ctx context.Context, next http.Handler) http.Handler {
+// cancelWith ends the requests to a handler with ctx.
+func cancelWith(ctx context.Context, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked, leave := context.WithCancel(r.Context())
 		defer leave()

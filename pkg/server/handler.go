@@ -38,7 +38,7 @@ func RequestID(r *http.Request) string { return r.Header.Get(HeaderRequestID) }
 // that is logged with its stack. At the debug level every request is logged.
 func Wrap(next http.Handler, log logrus.FieldLogger) http.Handler {
 	if l, ok := log.(*logrus.Logger); ok && l.IsLevelEnabled(logrus.DebugLevel) {
-		next = logged(next, log)
+		next = logRequests(next, log)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get(HeaderRequestID)
@@ -55,14 +55,14 @@ func Wrap(next http.Handler, log logrus.FieldLogger) http.Handler {
 		if r.Body != nil && r.Body != http.NoBody {
 			r.Body = http.MaxBytesReader(w, r.Body, models.MaxBodyBytes)
 		}
-		defer recoverTo(w, r, log)
+		defer recoverPanic(w, r, log)
 		next.ServeHTTP(w, r)
 	})
 }
 
-// callerLeft is the status that stands for none, in figures: the caller left
+// clientClosedRequest is the status that stands for none, in figures: the caller left
 // before there was an answer.
-const callerLeft = 499
+const clientClosedRequest = 499
 
 // Observed tells of each answer of next, one by panic too: its status, as
 // Outcome has it, and how long it took.
@@ -71,7 +71,7 @@ func Observed(next http.Handler, answered func(status int, took time.Duration)) 
 		began, status := time.Now(), &statusWriter{ResponseWriter: w, status: http.StatusOK}
 		ended := false
 		defer func() {
-			answered(Outcome(r, status.status, status.begun || ended && r.Context().Err() == nil), time.Since(began))
+			answered(Outcome(r, status.status, status.written || ended && r.Context().Err() == nil), time.Since(began))
 		}()
 		next.ServeHTTP(status, r)
 		ended = true
@@ -85,13 +85,13 @@ func Outcome(r *http.Request, status int, answered bool) int {
 	case answered:
 		return status
 	case r.Context().Err() != nil:
-		return callerLeft
+		return clientClosedRequest
 	}
 	return http.StatusInternalServerError
 }
 
-// logged logs each request when it has been answered.
-func logged(next http.Handler, log logrus.FieldLogger) http.Handler {
+// logRequests logs each request when it has been answered.
+func logRequests(next http.Handler, log logrus.FieldLogger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began, status := time.Now(), &statusWriter{ResponseWriter: w, status: http.StatusOK}
 		next.ServeHTTP(status, r)
@@ -105,19 +105,19 @@ func logged(next http.Handler, log logrus.FieldLogger) http.Handler {
 // statusWriter remembers the status of an answer that passes through it.
 type statusWriter struct {
 	http.ResponseWriter
-	status int
-	begun  bool // the answer has
+	status  int
+	written bool // the answer has
 }
 
 func (s *statusWriter) WriteHeader(status int) {
 	if status >= http.StatusOK { // not an interim answer
-		s.status, s.begun = status, true
+		s.status, s.written = status, true
 	}
 	s.ResponseWriter.WriteHeader(status)
 }
 
 func (s *statusWriter) Write(b []byte) (int, error) {
-	s.begun = true
+	s.written = true
 	return s.ResponseWriter.Write(b)
 }
 
@@ -125,7 +125,7 @@ func (s *statusWriter) Write(b []byte) (int, error) {
 func (s *statusWriter) Flush()                      { _ = http.NewResponseController(s.ResponseWriter).Flush() }
 func (s *statusWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
-func recoverTo(w http.ResponseWriter, r *http.Request, log logrus.FieldLogger) {
+func recoverPanic(w http.ResponseWriter, r *http.Request, log logrus.FieldLogger) {
 	switch err := recover(); err {
 	case nil:
 	case http.ErrAbortHandler:

@@ -63,7 +63,7 @@ func IndexOf(program string, links ...Link) http.HandlerFunc {
 // prefersJSON reports whether Accept (RFC 9110 §12.5.1) rates application/json above
 // text/plain, or as high and by its name.
 func prefersJSON(accept []string) bool {
-	json, text, named := rating{}, rating{}, false
+	json, text, named := quality{}, quality{}, false
 	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {
 		mediaRange, parameters, err := mime.ParseMediaType(part)
 		if err != nil {
@@ -77,30 +77,30 @@ func prefersJSON(accept []string) bool {
 		}
 		switch mediaRange {
 		case "application/json":
-			json.take(q, 3)
+			json.set(q, 3)
 			named = true
 		case "text/plain":
-			text.take(q, 3)
+			text.set(q, 3)
 		case "application/*":
-			json.take(q, 2)
+			json.set(q, 2)
 		case "text/*", "text/html": // a browser gets the text
-			text.take(q, 2)
+			text.set(q, 2)
 		case "*/*":
-			json.take(q, 1)
-			text.take(q, 1)
+			json.set(q, 1)
+			text.set(q, 1)
 		}
 	}
 	return json.q > text.q || named && json.q > 0 && json.q == text.q
 }
 
-// rating is the quality of a media type by the most specific range that names it.
-type rating struct {
+// quality is the quality of a media type by the most specific range that names it.
+type quality struct {
 	q        float64
 	specific int
 }
 
-func (r *rating) take(q float64, specific int) {
+func (r *quality) set(q float64, specific int) {
 	if specific > r.specific {
-		*r = rating{q, specific}
+		*r = quality{q, specific}
 	}
 }
