@@ -15,7 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/fleetconf/fleetconf/agent/internal/exchange"
+	"github.com/fleetconf/fleetconf/agent/internal/httpclient"
 	"github.com/fleetconf/fleetconf/agent/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/etag"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
@@ -36,7 +36,7 @@ const (
 
 // Client speaks to one controller.
 type Client struct {
-	http               *exchange.Client
+	http               *httpclient.Client
 	username, password string // shared by all agents: to register
 
 	// etags says that the controller takes ETags in reports, as one does that names its
@@ -64,12 +64,12 @@ type Options struct {
 
 // New returns a client of a controller. It opens no connection.
 func New(o Options) *Client {
-	var keep exchange.Keep
+	var keep httpclient.Keep
 	if o.Pushed {
-		keep = exchange.Keep{Idle: keepFor, Probe: -1}
+		keep = httpclient.Keep{Idle: keepFor, Probe: -1}
 	}
-	secure := exchange.Secure{Config: o.TLS, CA: "CONTROLLER_CA_FILE", Own: "CONTROLLER_CERT_FILE"}
-	client := exchange.New("the controller", o.URL, keep, secure, o.Proxy)
+	secure := httpclient.Secure{Config: o.TLS, CA: "CONTROLLER_CA_FILE", Own: "CONTROLLER_CERT_FILE"}
+	client := httpclient.New("the controller", o.URL, keep, secure, o.Proxy)
 	return &Client{http: client, username: o.Username, password: o.Password}
 }
 
@@ -80,7 +80,7 @@ func New(o Options) *Client {
 func (c *Client) Register(
 	ctx context.Context, as models.Identity, self wire.RegisterRequest,
 ) (models.Registration, error) {
-	request := exchange.Request{
+	request := httpclient.Request{
 		Method: http.MethodPost, Path: "/api/v1/register",
 		User: c.username, Password: c.password, Body: self, Secret: self.AgentSecret,
 	}
@@ -117,7 +117,7 @@ func (c *Client) Register(
 // Fetch asks for the release that id should run. The error is one of models' or
 // an outage; the answer's intervals may be set with an error too.
 func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
-	request := exchange.Request{
+	request := httpclient.Request{
 		Method: http.MethodGet, Path: wire.ConfigPath,
 		User: id.AgentID, Password: id.AgentToken, IfNoneMatch: q.ETag,
 	}
@@ -208,7 +208,7 @@ func (c *Client) Report(ctx context.Context, id models.Identity, report wire.Rep
 	if !c.etags.Load() {
 		report.ETag = ""
 	}
-	request := exchange.Request{
+	request := httpclient.Request{
 		Method: http.MethodPost, Path: "/api/v1/agents/" + url.PathEscape(id.AgentID) + "/status",
 		User: id.AgentID, Password: id.AgentToken, Body: report,
 	}
@@ -232,7 +232,7 @@ func (c *Client) Report(ctx context.Context, id models.Identity, report wire.Rep
 // Leave takes the agent off the controller's list. Not to be there any more is
 // no error.
 func (c *Client) Leave(ctx context.Context, id models.Identity) error {
-	request := exchange.Request{
+	request := httpclient.Request{
 		Method: http.MethodDelete, Path: "/api/v1/agents/" + url.PathEscape(id.AgentID),
 		User: id.AgentID, Password: id.AgentToken,
 	}
@@ -249,7 +249,7 @@ func (c *Client) Leave(ctx context.Context, id models.Identity) error {
 }
 
 // outage is the error of an answer that should be another one later.
-func (c *Client) outage(answer exchange.Answer, request exchange.Request) error {
+func (c *Client) outage(answer httpclient.Answer, request httpclient.Request) error {
 	err := c.http.Unexpected(answer, request)
 	if after := retryAfter(answer.Header); after > 0 {
 		return &models.RetryLater{After: after, Err: err}
@@ -258,8 +258,8 @@ func (c *Client) outage(answer exchange.Answer, request exchange.Request) error 
 }
 
 // decodeRegistration reads an identity that can be authenticated with.
-func decodeRegistration(answer exchange.Answer) (wire.RegisterResponse, error) {
-	r, err := exchange.Decode[wire.RegisterResponse](answer)
+func decodeRegistration(answer httpclient.Answer) (wire.RegisterResponse, error) {
+	r, err := httpclient.Decode[wire.RegisterResponse](answer)
 	if err != nil {
 		return r, err
 	}

@@ -10,7 +10,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/fleetconf/fleetconf/agent/internal/exchange"
+	"github.com/fleetconf/fleetconf/agent/internal/httpclient"
 	"github.com/fleetconf/fleetconf/agent/internal/models"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
@@ -26,26 +26,26 @@ const path = "/config"
 
 // Client speaks to one worker.
 type Client struct {
-	http  *exchange.Client
+	http  *httpclient.Client
 	token string
 }
 
 // New returns a client of the worker at baseURL. token is the worker's
 // WORKER_TOKEN, "" if it has none.
 func New(baseURL, token string) *Client {
-	return &Client{http: exchange.New("the worker", baseURL, exchange.Keep{}, exchange.Secure{}, nil), token: token}
+	return &Client{http: httpclient.New("the worker", baseURL, httpclient.Keep{}, httpclient.Secure{}, nil), token: token}
 }
 
 // Running is what the worker runs. models.ErrNothingRuns: nothing yet.
 func (c *Client) Running(ctx context.Context) (wire.WorkerState, error) {
-	request := exchange.Request{Method: http.MethodGet, Path: path, Bearer: c.token}
+	request := httpclient.Request{Method: http.MethodGet, Path: path, Bearer: c.token}
 	answer, err := c.http.Do(ctx, readTimeout, request)
 	if err != nil {
 		return wire.WorkerState{}, err
 	}
 	switch {
 	case answer.Status == http.StatusOK:
-		state, err := exchange.Decode[wire.WorkerState](answer)
+		state, err := httpclient.Decode[wire.WorkerState](answer)
 		if err != nil || state.Instance == "" {
 			return wire.WorkerState{}, c.http.Foreign(answer, "a worker", "WORKER_URL")
 		}
@@ -62,14 +62,14 @@ func (c *Client) Running(ctx context.Context) (wire.WorkerState, error) {
 // version. *models.Refused: it will not run it. Any other error: it could not
 // be asked, or was not a worker.
 func (c *Client) Push(ctx context.Context, config wire.WorkerConfig) error {
-	request := exchange.Request{Method: http.MethodPost, Path: path, Bearer: c.token, Body: config}
+	request := httpclient.Request{Method: http.MethodPost, Path: path, Bearer: c.token, Body: config}
 	answer, err := c.http.Do(ctx, pushTimeout, request)
 	if err != nil {
 		return err
 	}
 	switch {
 	case answer.Status >= 200 && answer.Status < 300:
-		accepted, err := exchange.Decode[wire.WorkerAccepted](answer)
+		accepted, err := httpclient.Decode[wire.WorkerAccepted](answer)
 		switch {
 		case err != nil:
 			return c.http.Foreign(answer, "a worker", "WORKER_URL")
@@ -91,7 +91,7 @@ var errToken = errors.New("the worker does not take this agent's token; set WORK
 
 // advise is the error of an answer that should be another one later, with what
 // an operator can do about it.
-func (c *Client) advise(answer exchange.Answer, request exchange.Request) error {
+func (c *Client) advise(answer httpclient.Answer, request httpclient.Request) error {
 	err := c.http.Unexpected(answer, request)
 	switch {
 	case answer.Status == http.StatusUnauthorized, answer.Status == http.StatusTooManyRequests && answer.IsProblem():

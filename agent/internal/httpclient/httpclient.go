@@ -1,9 +1,9 @@
-// Package exchange sends one HTTP request and reads one answer, with the
+// Package httpclient sends one HTTP request and reads one answer, with the
 // bounds that keep a neighbour from harming the agent: a time limit, at most
 // models.MaxBodyBytes of answer, no redirect followed (it would take the
 // credentials along), no cookie kept. Its errors read the same each time the
 // same thing goes wrong, and hold no credentials: they are logged and shown.
-package exchange
+package httpclient
 
 import (
 	"bytes"
