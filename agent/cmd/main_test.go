@@ -120,7 +120,7 @@ func TestMain_CacheFileRefused_ExitCode2(t *testing.T) {
 	_ = file.Close()
 }
 
-func TestMain_StopsCleanly(t *testing.T) {
+func TestMain_SIGTERM_StopsCleanly(t *testing.T) {
 	for _, sig := range []os.Signal{syscall.SIGTERM, os.Interrupt} {
 		cmd := agent(t)
 		log, err := cmd.StderrPipe()
@@ -261,7 +261,7 @@ func echo(t *testing.T) (controller, worker string) {
 	return c.URL, w.URL
 }
 
-func TestRun_FromSettingsToStatus(t *testing.T) {
+func TestRun_Settings_ReachStatus(t *testing.T) {
 	controller, worker := echo(t)
 	cache := filepath.Join(t.TempDir(), "cache")
 	for name, value := range map[string]string{
@@ -296,7 +296,7 @@ func TestRun_FromSettingsToStatus(t *testing.T) {
 }
 
 // HTTP_PROXY, in lower case too, is the way to the controller, and never to the worker.
-func TestRun_ByProxyOfTheEnvironment(t *testing.T) {
+func TestRun_ProxyFromEnvironment_Used(t *testing.T) {
 	controller, worker := echo(t)
 	there, err := url.Parse(controller)
 	if err != nil {
@@ -337,7 +337,7 @@ func TestRun_ByProxyOfTheEnvironment(t *testing.T) {
 	}
 }
 
-func TestSelf_CanBeRegistered(t *testing.T) {
+func TestSelf_ThisMachine_IsValid(t *testing.T) {
 	request := self(os.Hostname())
 	if err := request.Validate(); err != nil {
 		t.Errorf("got %v", err)
@@ -355,7 +355,7 @@ func TestSelf_CanBeRegistered(t *testing.T) {
 
 // The kernel takes any bytes for the machine's name. An agent of such a machine could
 // not encode its registration, and so never registered.
-func TestSelf_HostnameThatIsNoUTF8_CanBeRegistered(t *testing.T) {
+func TestSelf_HostnameNotUTF8_IsValid(t *testing.T) {
 	for name, want := range map[string]string{
 		"caf\xe9":                             "caf\uFFFD",
 		"\xff\xfe":                            "\uFFFD",

@@ -6,7 +6,7 @@ import (
 	logrustest "github.com/sirupsen/logrus/hooks/test"
 )
 
-func TestNamed_EachLineOnceTheIDIsKnown(t *testing.T) {
+func TestNamed_IDKnown_AddedToEachLine(t *testing.T) {
 	log, lines := logrustest.NewNullLogger()
 	id := ""
 	log.AddHook(named{func() string { return id }})

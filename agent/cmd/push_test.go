@@ -12,7 +12,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
-func TestSubscriber_IsWhatPushNames(t *testing.T) {
+func TestSubscriber_EachPush_ItsDriver(t *testing.T) {
 	for push, right := range map[string]func(notify.Subscriber) bool{
 		"longpoll": func(s notify.Subscriber) bool { return s == nil },
 		"none":     func(s notify.Subscriber) bool { return s == nil },
@@ -32,7 +32,7 @@ func TestSubscriber_IsWhatPushNames(t *testing.T) {
 	}
 }
 
-func TestSubscriber_NamesTheSettingThatCannotBeUsed(t *testing.T) {
+func TestSubscriber_BadURL_NamesItsSetting(t *testing.T) {
 	for name, row := range map[string]struct{ push, setting, value string }{
 		"an option that Redis does not have": {"redis", "REDIS_URL", "redis://:hunter2@localhost/?colour=red"},
 		"a seed that is not there":           {"nats", "NATS_NKEY_FILE", "/missing"},

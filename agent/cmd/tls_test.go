@@ -16,7 +16,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
-func TestSecure_WarnsWhereThePasswordCanBeRead(t *testing.T) {
+func TestSecure_PlainHTTP_Warns(t *testing.T) {
 	for url, warned := range map[string]bool{
 		"http://localhost:8080": false, "http://127.0.0.1": false, "http://[::1]:8080": false,
 		"http://controller:8080": true, "HTTP://10.0.0.1": true, "https://controller": false,
@@ -31,7 +31,7 @@ func TestSecure_WarnsWhereThePasswordCanBeRead(t *testing.T) {
 	}
 }
 
-func TestSecure_NamesTheSettingThatCannotBeUsed(t *testing.T) {
+func TestSecure_BadFile_NamesItsSetting(t *testing.T) {
 	log, _ := test.NewNullLogger()
 	_, err := secure(config.Settings{ControllerURL: "https://controller", ControllerCAFile: "/missing"}, log)
 	var faults settings.Faults
@@ -40,7 +40,7 @@ func TestSecure_NamesTheSettingThatCannotBeUsed(t *testing.T) {
 	}
 }
 
-func TestRun_MeasuresWhenItsCertificateEnds(t *testing.T) {
+func TestRun_ClientCertificate_ExpiryMeasured(t *testing.T) {
 	authority, err := certs.NewAuthority("test", time.Hour)
 	if err != nil {
 		t.Fatal(err)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-func TestNext_FullJitter_GrowsToLimit(t *testing.T) {
+func TestNext_Failures_DoubleUpToTheLimit(t *testing.T) {
 	const first, limit, rounds = time.Second, 5 * time.Minute, 4000
 	sums := make([]time.Duration, 12)
 	for range rounds {
@@ -27,7 +27,7 @@ func TestNext_FullJitter_GrowsToLimit(t *testing.T) {
 	}
 }
 
-func TestNext_NeverGivesUp(t *testing.T) {
+func TestNext_ManyFailures_StaysWithinLimit(t *testing.T) {
 	b := New(time.Second, 5*time.Minute)
 	for i := range 100_000 { // most of a year
 		if wait := b.Next(0); wait < 0 || wait > 5*time.Minute {
@@ -36,7 +36,7 @@ func TestNext_NeverGivesUp(t *testing.T) {
 	}
 }
 
-func TestNext_Floor_RespectedAndJittered(t *testing.T) {
+func TestNext_Floor_KeptAndJittered(t *testing.T) {
 	const floor = time.Minute
 	low, high := time.Hour, time.Duration(0)
 	for range 1000 {
@@ -51,7 +51,7 @@ func TestNext_Floor_RespectedAndJittered(t *testing.T) {
 	}
 }
 
-func TestReset_RestartsGrowth(t *testing.T) {
+func TestReset_AfterFailures_StartsAtFirst(t *testing.T) {
 	b := New(time.Second, 5*time.Minute)
 	for range 20 {
 		b.Next(0)
@@ -67,7 +67,7 @@ func TestReset_RestartsGrowth(t *testing.T) {
 // Full jitter: each tenth of the range holds about a tenth of the waits, so that a
 // fleet which lost its controller in one instant comes back spread evenly. A
 // constant, or jitter around the mean, has the same mean and bounds.
-func TestNext_IsUniform(t *testing.T) {
+func TestNext_EachFailureCount_IsUniform(t *testing.T) {
 	const first, limit, rounds = time.Second, 5 * time.Minute, 4000
 	for name, row := range map[string]struct{ failures int }{"first wait": {1}, "growing": {5}, "at the limit": {14}} {
 		t.Run(name, func(t *testing.T) {

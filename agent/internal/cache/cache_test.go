@@ -65,7 +65,7 @@ func load(t *testing.T, f *File) models.State {
 	return s
 }
 
-func TestFile_GivesBackWhatItTook(t *testing.T) {
+func TestFile_SaveLoad_SameState(t *testing.T) {
 	f, _ := saved(t, state(1))
 	for _, want := range []models.State{state(2), {}, {Identity: state(1).Identity}, {LastGood: state(4).LastGood}} {
 		if err := f.Save(want); err != nil {
@@ -106,7 +106,7 @@ func filled(t *testing.T, name string, v reflect.Value) {
 }
 
 // The fleet names a broker's subject: another text in its place is left out.
-func TestLoad_InvalidFleet(t *testing.T) {
+func TestLoad_InvalidFleet_Dropped(t *testing.T) {
 	want := state(1)
 	want.Fleet = "fleet.>"
 	f, _ := saved(t, want)
@@ -116,14 +116,14 @@ func TestLoad_InvalidFleet(t *testing.T) {
 	}
 }
 
-func TestLoad_NoFile(t *testing.T) {
+func TestLoad_NoFile_ZeroState(t *testing.T) {
 	f := opened(t, filepath.Join(t.TempDir(), "none"))
 	if diff := cmp.Diff(models.State{}, load(t, f)); diff != "" {
 		t.Errorf("state (-want +got):\n%s", diff)
 	}
 }
 
-func TestSave_OnlyItsOwnerMayRead(t *testing.T) {
+func TestSave_Mode_OwnerOnly(t *testing.T) {
 	f, path := saved(t, state(1))
 	if err := os.Chmod(path, 0o644); err != nil { // as an older agent, or a hand, may have left it
 		t.Fatal(err)
@@ -139,7 +139,7 @@ func TestSave_OnlyItsOwnerMayRead(t *testing.T) {
 	}
 }
 
-func TestSave_MakesItsFolder(t *testing.T) {
+func TestSave_NoFolder_Created(t *testing.T) {
 	old := syscall.Umask(0)
 	defer syscall.Umask(old)
 	dir := filepath.Join(t.TempDir(), "a")
@@ -160,7 +160,7 @@ func TestSave_MakesItsFolder(t *testing.T) {
 }
 
 // A state that is larger than what Load reads is not saved.
-func TestSave_TooLarge_KeepsWhatItHeld(t *testing.T) {
+func TestSave_TooLarge_KeepsOldState(t *testing.T) {
 	f, _ := saved(t, state(1))
 	large := state(2)
 	large.LastGood.ETag = strings.Repeat("x", maxBytes)
@@ -172,7 +172,7 @@ func TestSave_TooLarge_KeepsWhatItHeld(t *testing.T) {
 	}
 }
 
-func TestSave_Unwritable(t *testing.T) {
+func TestSave_Unwritable_Fails(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -193,7 +193,7 @@ func TestSave_Unwritable(t *testing.T) {
 	}
 }
 
-func TestSave_FullDisk(t *testing.T) {
+func TestSave_FullDisk_KeepsOldState(t *testing.T) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=16k"); err != nil {
 		t.Skipf("cannot mount a small disk: %v", err)
@@ -222,7 +222,7 @@ func TestSave_FullDisk(t *testing.T) {
 	}
 }
 
-func TestLoad_Unreadable(t *testing.T) {
+func TestLoad_Unreadable_Fails(t *testing.T) {
 	f, path := saved(t, state(1))
 	if err := os.Chmod(path, 0); err != nil {
 		t.Fatal(err)
@@ -235,7 +235,7 @@ func TestLoad_Unreadable(t *testing.T) {
 	}
 }
 
-func TestLoad_NotAFile(t *testing.T) {
+func TestLoad_NotAFile_Refused(t *testing.T) {
 	dir := t.TempDir()
 	fifo := filepath.Join(dir, "fifo")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
@@ -252,7 +252,7 @@ func TestLoad_NotAFile(t *testing.T) {
 }
 
 // Any cut, and any flipped bit, is a fresh start: no half is believed.
-func TestLoad_Torn(t *testing.T) {
+func TestLoad_TornFile_Refused(t *testing.T) {
 	f, path := saved(t, state(1))
 	whole, err := os.ReadFile(path)
 	if err != nil {
@@ -286,14 +286,14 @@ func TestLoad_Torn(t *testing.T) {
 }
 
 // What is longer than a cache is not read to its end.
-func TestRead_Endless(t *testing.T) {
+func TestRead_EndlessFile_Bounded(t *testing.T) {
 	endless := io.MultiReader(bytes.NewReader(make([]byte, maxBytes+1)), iotest.ErrReader(errors.New("read further")))
 	if _, err := read(endless); !errors.Is(err, ErrBroken) {
 		t.Errorf("got %v, want ErrBroken", err)
 	}
 }
 
-func TestLoad_BadConfiguration(t *testing.T) {
+func TestLoad_BadConfiguration_DroppedAndNamed(t *testing.T) {
 	bad := state(1)
 	bad.Candidate.Config.Data.URL = "file:///etc/passwd"
 	f, _ := saved(t, bad)
@@ -308,7 +308,7 @@ func TestLoad_BadConfiguration(t *testing.T) {
 	}
 }
 
-func TestLoad_BadIdentity(t *testing.T) {
+func TestLoad_BadIdentity_Dropped(t *testing.T) {
 	for _, identity := range []models.Identity{
 		{AgentID: "a:b", AgentToken: "token"}, {AgentID: "agent-7", AgentToken: "token", AgentSecret: "short"},
 	} {
@@ -322,7 +322,7 @@ func TestLoad_BadIdentity(t *testing.T) {
 	}
 }
 
-func TestLoad_SweepsWhatAKilledAgentLeft(t *testing.T) {
+func TestLoad_LeftoverTempFiles_Removed(t *testing.T) {
 	f, path := saved(t, state(1))
 	dir := filepath.Dir(path)
 	for _, name := range []string{".agent.cache12345", ".agent.cache", ".agent.cache12x", "agent.cache1", ".other.cache1"} {
@@ -348,7 +348,7 @@ func TestLoad_SweepsWhatAKilledAgentLeft(t *testing.T) {
 
 // A process is killed again and again while it saves 1, 2, 3…; what is left is
 // always one of them, whole, and never an older one than it said was safe.
-func TestSave_KilledAtAnyMoment(t *testing.T) {
+func TestSave_KilledAtAnyMoment_OldOrNewState(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "agent.cache")
 	if os.Getenv("CACHE_TEST_SAVE") != "" {
 		t.Skip("this is the child")
@@ -387,7 +387,7 @@ func TestSave_KilledAtAnyMoment(t *testing.T) {
 func TestSave_Child(t *testing.T) {
 	path := os.Getenv("CACHE_TEST_SAVE")
 	if path == "" {
-		t.Skip("only as a child of TestSave_KilledAtAnyMoment")
+		t.Skip("only as a child of TestSave_KilledAtAnyMoment_OldOrNewState")
 	}
 	f := &File{path: path}
 	for v := int64(1); ; v++ {

@@ -24,7 +24,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func TestOpen_NotAFileOfItsOwn_Refused(t *testing.T) {
+func TestOpen_NotRegularFile_Refused(t *testing.T) {
 	dir := t.TempDir()
 	at := func(name string) string { return filepath.Join(dir, name) }
 	must(t, syscall.Mkfifo(at("pipe"), 0o600))
@@ -90,7 +90,7 @@ func TestOpen_FileOfAnotherUser_Refused(t *testing.T) {
 }
 
 // A link that the operator made stays one: the file that it leads to is replaced.
-func TestOpen_Link_SaveReplacesItsTarget(t *testing.T) {
+func TestOpen_Symlink_SaveReplacesTarget(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(dir, "disk"), 0o700))
 	must(t, os.Symlink("disk", filepath.Join(dir, "folder")))
@@ -140,7 +140,7 @@ func TestFile_SwappedSinceOpen_Refused(t *testing.T) {
 
 // What comes and goes between the check and the opening is neither followed nor believed
 // nor waited for.
-func TestLoad_SwappedWhileItIsOpened_Refused(t *testing.T) {
+func TestLoad_SwappedDuringOpen_Refused(t *testing.T) {
 	dir := t.TempDir()
 	elsewhere, open := filepath.Join(dir, "another's"), filepath.Join(dir, "anybody's")
 	must(t, opened(t, elsewhere).Save(state(7)))
@@ -213,7 +213,7 @@ func TestOpen_LockCannotBeMade_NoLock(t *testing.T) {
 }
 
 // Another user may have put something else in the place of the lock.
-func TestOpen_LockNotAFileOfItsOwn_Refused(t *testing.T) {
+func TestOpen_LockNotRegularFile_Refused(t *testing.T) {
 	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
 	for name, put := range map[string]func(lock string) error{
 		"a link":   func(lock string) error { return os.Symlink(elsewhere, lock) },

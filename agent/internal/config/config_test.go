@@ -19,7 +19,7 @@ func parse(t *testing.T, environment map[string]string) (Settings, error) {
 	return s, settings.Read(&s, "")
 }
 
-func TestSettings_Defaults(t *testing.T) {
+func TestSettings_Defaults_Valid(t *testing.T) {
 	var got Settings
 	if err := settings.Read(&got, ""); err != nil {
 		t.Fatal(err)
@@ -34,7 +34,7 @@ func TestSettings_Defaults(t *testing.T) {
 	}
 }
 
-func TestSettings_EveryFaultAtOnce(t *testing.T) {
+func TestSettings_ManyFaults_AllNamed(t *testing.T) {
 	_, err := parse(t, map[string]string{
 		"HOST": "0.0.0.0", "PORT": "70000", "CONTROLLER_URL": "ftp://x", "CONTROLLER_USERNAME": " ", "WORKER_URL": "http://u:p@w",
 		"CACHE_FILE": " ", "WORKER_TOKEN": "a\nb", "ALLOWED_HOSTS": "agent:8081", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml",
@@ -50,20 +50,20 @@ func TestSettings_EveryFaultAtOnce(t *testing.T) {
 	}
 }
 
-func TestSettings_OwnPasswordMayBeReached(t *testing.T) {
+func TestSettings_OwnPassword_MayListenAnywhere(t *testing.T) {
 	if _, err := parse(t, map[string]string{"HOST": "0.0.0.0", "CONTROLLER_PASSWORD": "my own password"}); err != nil {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestSettings_NATSIsNotWithinAnAgent(t *testing.T) {
+func TestSettings_NATSEmbedded_Refused(t *testing.T) {
 	_, err := parse(t, map[string]string{"PUSH": "nats", "NATS_URL": "embedded"})
 	if err == nil || !strings.Contains(err.Error(), "NATS_URL is embedded, which is for controllers") {
 		t.Errorf("got %v, want a fault that says so", err)
 	}
 }
 
-func TestSettings_FilesForTLS(t *testing.T) {
+func TestSettings_TLSFilesWithoutTLS_Refused(t *testing.T) {
 	all := map[string]string{"CONTROLLER_URL": "https://controller", "CONTROLLER_CA_FILE": "ca", "CONTROLLER_CERT_FILE": "cert", "CONTROLLER_KEY_FILE": "key"}
 	for name, row := range map[string]struct {
 		change map[string]string

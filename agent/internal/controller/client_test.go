@@ -56,7 +56,7 @@ func answer(status int, body string, head ...string) http.HandlerFunc {
 
 const problemJSON = "application/problem+json"
 
-func TestFetch_SendsWhoAsksAndWhatIsApplied(t *testing.T) {
+func TestFetch_Identity_SentWithETag(t *testing.T) {
 	var got *http.Request
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		got = r
@@ -75,7 +75,7 @@ func TestFetch_SendsWhoAsksAndWhatIsApplied(t *testing.T) {
 
 // What a gateway that compresses does to ETags, it does to no other header; and it is
 // asked not to compress.
-func TestFetch_SaysWhatIsAppliedInHeadersOfItsOwn(t *testing.T) {
+func TestFetch_Applied_SentInHeaders(t *testing.T) {
 	var got *http.Request
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		got = r
@@ -106,7 +106,7 @@ func TestFetch_SaysWhatIsAppliedInHeadersOfItsOwn(t *testing.T) {
 }
 
 // A controller that does not name its fleet is of a build that refuses an etag.
-func TestReport_HasAnETagForControllersThatTakeIt(t *testing.T) {
+func TestReport_ETag_SentToControllersThatNameAFleet(t *testing.T) {
 	var body []byte
 	fleet := ""
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -132,7 +132,7 @@ func TestReport_HasAnETagForControllersThatTakeIt(t *testing.T) {
 	}
 }
 
-func TestFetch_Answers(t *testing.T) {
+func TestFetch_EachStatus_MapsToItsError(t *testing.T) {
 	eight := &models.Release{ETag: `"e8"`, Config: wire.Config{Version: 8, Data: wire.Data{URL: "http://target/8"}, PollIntervalSeconds: 15}}
 	bare := *eight
 	bare.ETag = ""
@@ -218,14 +218,14 @@ func endless(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func TestFetch_NotModifiedUnasked(t *testing.T) {
+func TestFetch_NotModifiedWithoutIfNoneMatch_Foreign(t *testing.T) {
 	_, err := serve(t, answer(304, "")).Fetch(t.Context(), self, models.Query{})
 	if err == nil || errors.Is(err, models.ErrNotModified) {
 		t.Errorf("got %v, want an outage: nothing was named that could be unmodified", err)
 	}
 }
 
-func TestFetch_RedirectIsNotFollowed(t *testing.T) {
+func TestFetch_Redirect_NotFollowed(t *testing.T) {
 	visited := false
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { visited = true }))
 	defer elsewhere.Close()
@@ -235,7 +235,7 @@ func TestFetch_RedirectIsNotFollowed(t *testing.T) {
 	}
 }
 
-func TestFetch_NobodyThere(t *testing.T) {
+func TestFetch_NothingListens_SaysSo(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -266,7 +266,7 @@ func serveURL(t *testing.T) string {
 
 // A server that speaks another protocol is an outage like any other. What it says is
 // quoted in the error, but for the token.
-func TestFetch_NotHTTP(t *testing.T) {
+func TestFetch_NotHTTP_SaysSo(t *testing.T) {
 	const token = `to"ken\0123`
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -291,7 +291,7 @@ func TestFetch_NotHTTP(t *testing.T) {
 	}
 }
 
-func TestFetch_Canceled(t *testing.T) {
+func TestFetch_ContextCanceled_ReturnsCanceled(t *testing.T) {
 	c := serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(20*time.Millisecond, cancel)
@@ -301,7 +301,7 @@ func TestFetch_Canceled(t *testing.T) {
 	}
 }
 
-func TestRetryAfter(t *testing.T) {
+func TestRetryAfter_SecondsAndDates_Parsed(t *testing.T) {
 	date := time.Date(2026, 11, 24, 3, 0, 0, 0, time.UTC)
 	for name, tt := range map[string]struct {
 		retry, date string
@@ -367,7 +367,7 @@ func FuzzRetryAfter(f *testing.F) {
 	})
 }
 
-func TestRegister(t *testing.T) {
+func TestRegister_EachStatus_MapsToItsError(t *testing.T) {
 	const good = `{"agent_id":"agent-7","agent_token":"` + token + `","poll_url":"/api/v1/config","poll_interval_seconds":30,"more":1}`
 	want := models.Registration{Identity: self, PollInterval: 30 * time.Second}
 	for name, tt := range map[string]struct {
@@ -417,7 +417,7 @@ func TestRegister(t *testing.T) {
 	}
 }
 
-func TestRegister_SendsWhoItIs(t *testing.T) {
+func TestRegister_Shared_SendsIdentity(t *testing.T) {
 	want := wire.RegisterRequest{Hostname: "host", AgentID: "agent-7", Metadata: []byte(`{"os":"linux"}`)}
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		var got wire.RegisterRequest
@@ -434,7 +434,7 @@ func TestRegister_SendsWhoItIs(t *testing.T) {
 	}
 }
 
-func TestRegister_WithItsToken(t *testing.T) {
+func TestRegister_OwnToken_Authenticates(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if user, pass, _ := r.BasicAuth(); user != self.AgentID || pass != token {
 			t.Errorf("sent as %s, want as the agent itself", user)
@@ -447,7 +447,7 @@ func TestRegister_WithItsToken(t *testing.T) {
 	}
 }
 
-func TestReport(t *testing.T) {
+func TestReport_EachStatus_MapsToItsError(t *testing.T) {
 	report := wire.Report{Version: 8, Status: wire.Failed, Error: "no"}
 	for status, want := range map[int]error{
 		200: nil, 204: nil,
@@ -488,7 +488,7 @@ func TestReport(t *testing.T) {
 }
 
 // A server that sends back what it was sent must not bring secrets into the log.
-func TestErrors_HoldNoSecret(t *testing.T) {
+func TestErrors_SecretEchoed_Redacted(t *testing.T) {
 	secret := strings.Repeat("s3cret", 8)
 	for _, status := range []int{200, 302, 400, 401, 403, 404, 409, 429, 500} {
 		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -514,7 +514,7 @@ func TestErrors_HoldNoSecret(t *testing.T) {
 	}
 }
 
-func TestLeave(t *testing.T) {
+func TestLeave_EachStatus_MapsToItsError(t *testing.T) {
 	for name, row := range map[string]struct {
 		handle http.HandlerFunc
 		left   bool

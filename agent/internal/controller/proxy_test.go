@@ -69,7 +69,7 @@ func tunnel(here, there net.Conn, buffered *bufio.ReadWriter) {
 	_ = here.Close()
 }
 
-func TestFetch_ByProxy(t *testing.T) {
+func TestFetch_Proxy_Used(t *testing.T) {
 	ours := authority(t, "ours")
 	over := secure(t, ours, certs.Leaf{Hosts: []string{"127.0.0.1"}, NotAfter: time.Now().Add(day)}, &tls.Config{})
 	for _, base := range []string{over, "http://controller.invalid:8080"} {
@@ -89,7 +89,7 @@ func TestFetch_ByProxy(t *testing.T) {
 	}
 }
 
-func TestFetch_ByProxyThatRefuses(t *testing.T) {
+func TestFetch_ProxyRefuses_NamedInError(t *testing.T) {
 	refusing, _ := forwardProxy(t, http.StatusForbidden)
 	unknown, _ := forwardProxy(t, http.StatusOK)
 	unknown.User = url.UserPassword("agent", "hunter2-of-others")

@@ -80,7 +80,7 @@ func files(t *testing.T, trusts, by *certs.Authority, leaf certs.Leaf) func() *t
 	return f.Client
 }
 
-func TestFetch_OverTLS(t *testing.T) {
+func TestFetch_TLS_VerifiesAndAuthenticates(t *testing.T) {
 	ours, others, namesake := authority(t, "ours"), authority(t, "others"), authority(t, "ours")
 	here := certs.Leaf{Hosts: []string{"127.0.0.1"}, NotAfter: time.Now().Add(day)}
 	agent := certs.Leaf{Client: true, NotAfter: time.Now().Add(day)}
@@ -135,7 +135,7 @@ func TestFetch_OverTLS(t *testing.T) {
 }
 
 // What is trusted now holds from the next connection on, and the one before is closed.
-func TestFetch_TrustsWhatItIsToldAtEachConnection(t *testing.T) {
+func TestFetch_CAReplaced_UsedByNextConnection(t *testing.T) {
 	ours := authority(t, "ours")
 	var served atomic.Pointer[net.Conn]
 	closed := make(chan struct{})
@@ -169,7 +169,7 @@ func TestFetch_TrustsWhatItIsToldAtEachConnection(t *testing.T) {
 }
 
 // A controller that serves plain HTTP where TLS is expected is told apart.
-func TestFetch_OverTLSFromWhoSpeaksNone(t *testing.T) {
+func TestFetch_TLSToPlainServer_SaysSo(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(s.Close)
 	c := New(Options{URL: strings.Replace(s.URL, "http:", "https:", 1), TLS: files(t, authority(t, "ours"), nil, certs.Leaf{})})

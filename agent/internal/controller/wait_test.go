@@ -15,7 +15,7 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-func TestFetch_AsksForAWait(t *testing.T) {
+func TestFetch_Wait_SentAsQuery(t *testing.T) {
 	for name, row := range map[string]struct {
 		query     models.Query
 		want      string
@@ -44,7 +44,7 @@ func TestFetch_AsksForAWait(t *testing.T) {
 	}
 }
 
-func TestFetch_TellsWhetherItWasHeld(t *testing.T) {
+func TestFetch_WaitHeader_ReturnedAsHeld(t *testing.T) {
 	asked := models.Query{ETag: `"e"`, MayWait: true, Wait: time.Minute}
 	for name, row := range map[string]struct {
 		query models.Query
@@ -74,7 +74,7 @@ func TestFetch_TellsWhetherItWasHeld(t *testing.T) {
 }
 
 // The controller's answer is awaited for as long as it may hold it, and no wait much longer.
-func TestTimeoutOf_Wait(t *testing.T) {
+func TestTimeoutOf_Wait_AddsItsSlack(t *testing.T) {
 	for _, wait := range []time.Duration{0, 5 * time.Second, 55 * time.Second, wire.MaxWait} {
 		longest := wait * 17 / 16
 		if got := timeoutOf(wait); got < longest+timeout || got > longest+2*timeout {
@@ -83,7 +83,7 @@ func TestTimeoutOf_Wait(t *testing.T) {
 	}
 }
 
-func TestFetch_TellsOfARush(t *testing.T) {
+func TestFetch_SpreadHeader_Returned(t *testing.T) {
 	for said, want := range map[string]time.Duration{"250": 250 * time.Millisecond, "99999999999": maxSpread, "-1": 0, "x": 0, "": 0} {
 		got, err := serve(t, answer(200, document, "ETag", `"e"`, wire.HeaderSpread, said)).Fetch(t.Context(), self, models.Query{})
 		if err != nil || got.Spread != want {
@@ -94,7 +94,7 @@ func TestFetch_TellsOfARush(t *testing.T) {
 
 // Proxies have no patience, and say so; the controller's own answers are none of
 // that.
-func TestFetch_ThatAProxyCuts(t *testing.T) {
+func TestFetch_ProxyErrorWhileWaiting_IsCut(t *testing.T) {
 	waiting := models.Query{ETag: `"e"`, MayWait: true, Wait: time.Minute}
 	for name, row := range map[string]struct {
 		query   models.Query
@@ -123,7 +123,7 @@ func TestFetch_ThatAProxyCuts(t *testing.T) {
 // When a controller dies all its waiters break off at once. They must not be
 // back at once too, as net/http would have it, which sends a request again whose
 // connection broke.
-func TestFetch_OfAWaitIsSentOnce(t *testing.T) {
+func TestFetch_WaitBroken_NotResent(t *testing.T) {
 	var waits atomic.Int64
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.RawQuery == "" {
@@ -145,7 +145,7 @@ func TestFetch_OfAWaitIsSentOnce(t *testing.T) {
 }
 
 // An error can hold anything, and is sent as one line of a header.
-func TestFetch_SendsErrors(t *testing.T) {
+func TestFetch_WorkerAndPushErrors_SentInHeaders(t *testing.T) {
 	for said, want := range map[string]string{
 		"": "",
 		"cannot be reached:\r\nX-Forged: \xff…": "cannot be reached: X-Forged: ??",

@@ -227,7 +227,7 @@ func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) 
 	}
 	if r.Once {
 		// net/http takes it for a body that it cannot send twice, and sends none;
-		// TestFetch_OfAWaitIsSentOnce would show if it did otherwise.
+		// TestFetch_WaitBroken_NotResent would show if it did otherwise.
 		req.Body = io.NopCloser(http.NoBody)
 	}
 	return req, nil

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestIdentity_NeverPrintsItsToken(t *testing.T) {
+func TestIdentity_Printed_HidesToken(t *testing.T) {
 	id := Identity{AgentID: "agent-7", AgentToken: "secret"}
 	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
 		for _, v := range []any{id, &id, State{Identity: id}, Registration{Identity: id}} {
@@ -19,7 +19,7 @@ func TestIdentity_NeverPrintsItsToken(t *testing.T) {
 	}
 }
 
-func TestFloor(t *testing.T) {
+func TestFloor_RetryLater_Found(t *testing.T) {
 	later := &RetryLater{After: time.Minute, Err: ErrUnauthorized}
 	if got := Floor(fmt.Errorf("poll: %w", later)); got != time.Minute {
 		t.Errorf("got %s, want 1m", got)

@@ -15,7 +15,7 @@ import (
 
 // A gateway that compresses may drop ETags. Polls are held all the same, and nothing is
 // pushed twice.
-func TestRun_DroppedETags_AreNotMissed(t *testing.T) {
+func TestRun_ETagsDropped_FollowsAllVersions(t *testing.T) {
 	for _, transport := range []wire.Transport{wire.Polling, wire.LongPoll} {
 		t.Run(string(transport), func(t *testing.T) {
 			play(t, scenario{transport: transport,
@@ -43,7 +43,7 @@ func TestRun_DroppedETags_AreNotMissed(t *testing.T) {
 }
 
 // Behind such a gateway an older controller holds nothing. The agent polls, and says so.
-func TestRun_LongPollThatIsNeverHeld_IsPolling(t *testing.T) {
+func TestRun_LongPoll_NeverHeld_Polls(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll,
 		controller: &fakeController{dropsETags: true, old: true, publications: []publication{published(0, 1), published(time.Hour, 2)}},
 	}, func(t *testing.T, w *world) {
@@ -70,7 +70,7 @@ func TestRun_LongPollThatIsNeverHeld_IsPolling(t *testing.T) {
 }
 
 // A refusal is no error any more once the controller offers again what runs.
-func TestRun_RefusedVersionReplacedByWhatRuns_IsNoError(t *testing.T) {
+func TestRun_RefusedVersionWithdrawn_ClearsError(t *testing.T) {
 	play(t, scenario{worker: &fakeWorker{refuses: refuse(2)}, controller: &fakeController{
 		dropsETags: true, old: true,
 		publications: []publication{published(0, 1), published(time.Minute, 2), published(2*time.Minute, 1)},
@@ -87,7 +87,7 @@ func TestRun_RefusedVersionReplacedByWhatRuns_IsNoError(t *testing.T) {
 }
 
 // An older version than the applied one needs a reason.
-func TestRun_OlderVersion_NeedsAReason(t *testing.T) {
+func TestRun_OlderVersionWithoutReason_Refused(t *testing.T) {
 	for because, want := range map[string]int64{"": 5, wire.OlderResume: 3, wire.OlderPublish: 3} {
 		for _, transport := range []wire.Transport{wire.Polling, wire.LongPoll} {
 			t.Run(string(transport)+" "+because, func(t *testing.T) {
@@ -115,7 +115,7 @@ func TestRun_OlderVersion_NeedsAReason(t *testing.T) {
 }
 
 // Queries name what the worker runs. While it refuses even that, they name nothing.
-func TestQuery_NamesWhatIsApplied(t *testing.T) {
+func TestQuery_Applied_UnlessRefused(t *testing.T) {
 	one := release(1, 30)
 	p := New(Parts{})
 	f := &follower{Poller: p}
@@ -133,7 +133,7 @@ func TestQuery_NamesWhatIsApplied(t *testing.T) {
 }
 
 // Where the worker runs nothing, no version is older than what it runs.
-func TestOlder_WorkerRefusesLastGood_TakesIt(t *testing.T) {
+func TestOlder_WorkerRefusesLastGood_Accepted(t *testing.T) {
 	f := &follower{Poller: New(Parts{})}
 	f.state.LastGood = ptr(release(2, 30))
 	older := models.Answer{Release: ptr(release(1, 30))}
@@ -146,7 +146,7 @@ func TestOlder_WorkerRefusesLastGood_TakesIt(t *testing.T) {
 }
 
 // What comes without its ETag, through a gateway that is new, is known by its content.
-func TestRun_ETagIsDroppedFromNowOn_IsKept(t *testing.T) {
+func TestRun_ETagDroppedLater_KeepsKnownETag(t *testing.T) {
 	one := release(1, 30)
 	play(t, scenario{
 		controller: &fakeController{dropsETags: true, old: true, publications: []publication{{0, one}}},
@@ -159,7 +159,7 @@ func TestRun_ETagIsDroppedFromNowOn_IsKept(t *testing.T) {
 	})
 }
 
-func TestRun_ReportsNameTheETag(t *testing.T) {
+func TestRun_Reports_NameTheETag(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2)}},
 		worker:     &fakeWorker{refuses: func(v int64, _ time.Duration) string { return strings.Repeat("no", int(v-1)) }},
@@ -175,7 +175,7 @@ func TestRun_ReportsNameTheETag(t *testing.T) {
 
 // A cache that was edited holds another configuration under the same ETag. What the
 // controller answers replaces it, and the next poll, which follows at once, says so.
-func TestRun_EditedCache_IsReplaced(t *testing.T) {
+func TestRun_CacheEdited_Replaced(t *testing.T) {
 	one := release(1, 3600)
 	edited := one
 	edited.Config.Data.URL = "http://edited/"

@@ -213,7 +213,7 @@ func (h history) unhealed(w *world) string {
 // Whatever happens, and wherever between two steps the agent dies, the worker
 // only gets what the controller published, the cache is the old state or the
 // new, and in the end all agree.
-func TestRun_AnyHistory(t *testing.T) {
+func TestRun_AnyHistory_Converges(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) { // 100 histories; make check-long plays more
 		h := drawHistory(rt)
@@ -226,7 +226,7 @@ func TestRun_AnyHistory(t *testing.T) {
 }
 
 // A crash before and after each single call of a publish, one by one.
-func TestRun_CrashAtEveryStep(t *testing.T) {
+func TestRun_CrashAtEveryStep_Converges(t *testing.T) {
 	for die := 1; die <= 60; die++ {
 		synctest.Test(t, func(t *testing.T) {
 			h := history{publications: []publication{published(0, 1), published(20*time.Second, 2)}, crashes: []int{die, die}}

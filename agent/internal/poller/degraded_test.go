@@ -49,7 +49,7 @@ func TestRun_WorkerAway_IsReported(t *testing.T) {
 
 // A worker that accepts pushes and does not run them is reported as well, and one
 // that refuses the last good configuration.
-func TestRun_WorkerDoesNotRunWhatItShould_IsReported(t *testing.T) {
+func TestRun_WorkerDoesNotRunDesired_IsReported(t *testing.T) {
 	for want, s := range map[string]scenario{
 		"the worker accepted version 1 and does not run it": {worker: &fakeWorker{amnesic: true}},
 		"the worker refused version 1: not now": {worker: &fakeWorker{
@@ -74,7 +74,7 @@ func TestRun_WorkerDoesNotRunWhatItShould_IsReported(t *testing.T) {
 }
 
 // A change that came after the query was made ends the wait, too.
-func TestOnInterrupt_ChangedSinceTheQuery(t *testing.T) {
+func TestOnInterrupt_ChangedSinceQuery_Interrupts(t *testing.T) {
 	for _, row := range []struct {
 		told, degraded string
 		want           bool

@@ -51,7 +51,7 @@ func measured(t *testing.T, s scenario, d time.Duration) map[string]float64 {
 	return figures(t, reg)
 }
 
-func TestMetrics_OfAChangeThatIsApplied(t *testing.T) {
+func TestMetrics_ChangeApplied_Counted(t *testing.T) {
 	got := measured(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, 40*time.Second)
 	want := map[string]float64{
 		"registrations_total registered": 1,
@@ -65,7 +65,7 @@ func TestMetrics_OfAChangeThatIsApplied(t *testing.T) {
 	}
 }
 
-func TestMetrics_OfWhatFails(t *testing.T) {
+func TestMetrics_Failures_CountedByOutcome(t *testing.T) {
 	for name, row := range map[string]struct {
 		scenario scenario
 		after    time.Duration
@@ -105,7 +105,7 @@ func TestMetrics_OfWhatFails(t *testing.T) {
 	}
 }
 
-func TestMetrics_OfAWorkerThatRestarts(t *testing.T) {
+func TestMetrics_WorkerRestart_CountedOnce(t *testing.T) {
 	down := func(from, to time.Duration) []span { return []span{{from, to}} }
 	for name, row := range map[string]struct {
 		worker *fakeWorker
@@ -139,7 +139,7 @@ func TestMetrics_OfAWorkerThatRestarts(t *testing.T) {
 	}
 }
 
-func TestMetrics_ReportWithARefusedToken(t *testing.T) {
+func TestMetrics_ReportUnauthorized_CountedAsDenied(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	NewMetrics(reg).reported(fmt.Errorf("%w: token", models.ErrUnauthorized))
 	if got := figures(t, reg); got["reports_total denied"] != 1 {
@@ -148,7 +148,7 @@ func TestMetrics_ReportWithARefusedToken(t *testing.T) {
 }
 
 // An attempt that ends with the agent is nobody's failure.
-func TestMetrics_OfAnAgentThatStops(t *testing.T) {
+func TestMetrics_Canceled_NotCounted(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := NewMetrics(reg)
 	m.fetched(models.Query{}, models.Answer{}, context.Canceled, time.Second)
@@ -160,7 +160,7 @@ func TestMetrics_OfAnAgentThatStops(t *testing.T) {
 	}
 }
 
-func TestMetrics_HeldFetchesAreNotTimed(t *testing.T) {
+func TestMetrics_LongPoll_NotTimed(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	NewMetrics(reg).fetched(models.Query{Wait: time.Minute}, models.Answer{}, nil, time.Minute)
 	if got := figures(t, reg); got["fetches_total changed"] != 1 || got["fetch_duration_seconds"] != 0 {
@@ -173,7 +173,7 @@ type quiet struct{}
 
 func (quiet) Run(ctx context.Context, _ string, _ notify.Receiver) error { <-ctx.Done(); return nil }
 
-func TestMetrics_HintsByOutcome(t *testing.T) {
+func TestMetrics_Hints_CountedByOutcome(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	synctest.Test(t, func(t *testing.T) {
 		w := scenario{transport: wire.NATS, hints: quiet{}, metrics: NewMetrics(reg)}.world()
@@ -203,7 +203,7 @@ func TestMetrics_HintsByOutcome(t *testing.T) {
 	}
 }
 
-func TestMetrics_HintsAreThereFromTheStartWhereTheyCanCome(t *testing.T) {
+func TestMetrics_HintSeries_ExistFromTheStart(t *testing.T) {
 	for hints, want := range map[Hints]int{nil: 0, quiet{}: 5} {
 		reg := prometheus.NewRegistry()
 		New(Parts{Hints: hints, Transport: wire.Redis, Metrics: NewMetrics(reg)})
@@ -224,7 +224,7 @@ func TestMetrics_HintsAreThereFromTheStartWhereTheyCanCome(t *testing.T) {
 }
 
 // Each attempt has an id of its own, and the lines of what comes of it carry it.
-func TestAttempts_CarryOneIDEach(t *testing.T) {
+func TestAttempts_Each_HasItsOwnID(t *testing.T) {
 	log, lines := logrustest.NewNullLogger()
 	a := newAttempts(log)
 	first := requestid.Of(a.begin(t.Context()))
@@ -241,7 +241,7 @@ func TestAttempts_CarryOneIDEach(t *testing.T) {
 
 // Each line that comes of an exchange can be found under the id that the
 // neighbour logs.
-func TestRun_LogsRequestIDs(t *testing.T) {
+func TestRun_Exchanges_LogRequestIDs(t *testing.T) {
 	c := &fakeController{
 		publications: []publication{published(0, 1), published(60*time.Second, 2)},
 		down:         []span{{2 * time.Minute, 3 * time.Minute}},
@@ -308,7 +308,7 @@ func (n namingWorker) Push(ctx context.Context, config wire.WorkerConfig) error 
 	return n.fakeWorker.Push(ctx, config)
 }
 
-func TestRun_NamesTheRequestsThatItSends(t *testing.T) {
+func TestRun_EachRequest_HasItsOwnID(t *testing.T) {
 	var ids []string
 	source, sink := &fakeController{publications: []publication{published(0, 1)}}, &fakeWorker{}
 	seen := func(ctx context.Context) { ids = append(ids, requestid.Of(ctx)) }

@@ -32,7 +32,7 @@ func gaps(at []time.Duration) (between []time.Duration) {
 	return between
 }
 
-func TestRun_FirstPollAtOnce(t *testing.T) {
+func TestRun_Start_PollsImmediately(t *testing.T) {
 	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
 		pass(0)
 		if got := w.controller.times("fetch"); !slices.Equal(got, []time.Duration{0}) {
@@ -49,7 +49,7 @@ func TestRun_FirstPollAtOnce(t *testing.T) {
 	})
 }
 
-func TestRun_IntervalIsSpread(t *testing.T) {
+func TestRun_Interval_Jittered(t *testing.T) {
 	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
 		pass(3 * time.Hour)
 		between := gaps(w.controller.times("fetch"))
@@ -66,7 +66,7 @@ func TestRun_IntervalIsSpread(t *testing.T) {
 	})
 }
 
-func TestRun_IntervalChanges(t *testing.T) {
+func TestRun_IntervalChanged_Used(t *testing.T) {
 	play(t, scenario{controller: &fakeController{publications: []publication{
 		published(0, 1), {time.Hour, release(2, 5)}, {2 * time.Hour, release(3, 600)},
 	}}}, func(t *testing.T, w *world) {
@@ -92,7 +92,7 @@ func lastOf[T any](s []T, n int) []T { return s[max(0, len(s)-n):] }
 
 // The trap: the version is remembered when it is fetched, the push fails, and
 // the agent is told 304 for ever.
-func TestRun_RemembersOnlyWhatTheWorkerAccepted(t *testing.T) {
+func TestRun_PushFails_IfNoneMatchStaysApplied(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1), published(40*time.Second, 2)}},
 		worker:     &fakeWorker{deaf: []span{{35 * time.Second, 10 * time.Minute}}},
@@ -129,7 +129,7 @@ func TestRun_RemembersOnlyWhatTheWorkerAccepted(t *testing.T) {
 	})
 }
 
-func TestRun_PushesAreBackedOff(t *testing.T) {
+func TestRun_PushesFail_BacksOff(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1)}},
 		worker:     &fakeWorker{deaf: always},
@@ -148,7 +148,7 @@ func TestRun_PushesAreBackedOff(t *testing.T) {
 	})
 }
 
-func TestRun_WorkerRestartIsHealedInOneCycle(t *testing.T) {
+func TestRun_WorkerRestarted_RestoredInOneCycle(t *testing.T) {
 	const at = time.Hour + 300*time.Millisecond
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1)}, down: []span{{time.Minute, forever}}},
@@ -167,7 +167,7 @@ func TestRun_WorkerRestartIsHealedInOneCycle(t *testing.T) {
 	})
 }
 
-func TestRun_WorkerChangedByHandIsSetRight(t *testing.T) {
+func TestRun_WorkerChangedByHand_Restored(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 3)}},
 		worker:     &fakeWorker{tampered: []publication{{time.Minute, release(9, 30)}, {2 * time.Minute, models.Release{Config: wire.Config{Version: 3, Data: wire.Data{URL: "http://elsewhere/"}}}}}},
@@ -181,7 +181,7 @@ func TestRun_WorkerChangedByHandIsSetRight(t *testing.T) {
 	})
 }
 
-func TestRun_WorkerAwayAtStart(t *testing.T) {
+func TestRun_WorkerAwayAtStart_PushedWhenBack(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1)}},
 		worker:     &fakeWorker{down: []span{{0, 10*time.Minute + 500*time.Millisecond}}},
@@ -201,7 +201,7 @@ func TestRun_WorkerAwayAtStart(t *testing.T) {
 	})
 }
 
-func TestRun_ControllerAwayAtStart(t *testing.T) {
+func TestRun_ControllerAwayAtStart_RunsFromCache(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 8)}, down: []span{{0, 12 * time.Hour}}},
 		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
@@ -226,7 +226,7 @@ func TestRun_ControllerAwayAtStart(t *testing.T) {
 	})
 }
 
-func TestRun_BothAwayAtStart(t *testing.T) {
+func TestRun_BothAwayAtStart_Recovers(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1)}, down: []span{{0, time.Hour}}},
 		worker:     &fakeWorker{down: []span{{0, 2 * time.Hour}}},
@@ -236,7 +236,7 @@ func TestRun_BothAwayAtStart(t *testing.T) {
 	})
 }
 
-func TestRun_FeedsTheWorkerBeforeItRegisters(t *testing.T) {
+func TestRun_SlowWorker_PushedBeforeRegistration(t *testing.T) {
 	play(t, scenario{
 		worker: &fakeWorker{hanging: []span{{0, time.Second / 2}}},
 		cache:  &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
@@ -252,7 +252,7 @@ func TestRun_FeedsTheWorkerBeforeItRegisters(t *testing.T) {
 	})
 }
 
-func TestRun_EmptyWorkerGetsLastGoodBeforeCandidate(t *testing.T) {
+func TestRun_EmptyWorker_GetsLastGoodBeforeCandidate(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{down: always},
 		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30)), Candidate: ptr(release(8, 30))}},
@@ -268,7 +268,7 @@ func TestRun_EmptyWorkerGetsLastGoodBeforeCandidate(t *testing.T) {
 }
 
 // The agent died between the push and the save: the worker has it already.
-func TestRun_CandidateThatRunsIsPromotedWithoutAPush(t *testing.T) {
+func TestRun_CandidateAlreadyRuns_PromotedWithoutPush(t *testing.T) {
 	eight := release(8, 30)
 	play(t, scenario{
 		controller: &fakeController{down: always},
@@ -285,7 +285,7 @@ func TestRun_CandidateThatRunsIsPromotedWithoutAPush(t *testing.T) {
 	})
 }
 
-func TestRun_RefusedTokenRegistersAgainAndKeepsTheID(t *testing.T) {
+func TestRun_RefusedToken_RegistersAgainWithSameID(t *testing.T) {
 	play(t, scenario{controller: &fakeController{
 		publications: []publication{published(0, 1)}, forgets: []time.Duration{time.Hour},
 	}}, func(t *testing.T, w *world) {
@@ -312,7 +312,7 @@ func TestRun_RefusedTokenRegistersAgainAndKeepsTheID(t *testing.T) {
 	})
 }
 
-func TestRun_TokenRefusedForEver(t *testing.T) {
+func TestRun_TokenRefusedForever_BacksOff(t *testing.T) {
 	play(t, scenario{controller: &fakeController{denies: always}}, func(t *testing.T, w *world) {
 		pass(24 * time.Hour)
 		n := len(w.controller.times("register"))
@@ -326,7 +326,7 @@ func TestRun_TokenRefusedForEver(t *testing.T) {
 }
 
 // Two agents with one id end each other's token with each registration.
-func TestRun_TwoAgentsWithOneID(t *testing.T) {
+func TestRun_TwoAgentsWithOneID_BothRun(t *testing.T) {
 	var rivals []time.Duration
 	for at := 15 * time.Second; at < 24*time.Hour; at += 30 * time.Second {
 		rivals = append(rivals, at)
@@ -343,7 +343,7 @@ func TestRun_TwoAgentsWithOneID(t *testing.T) {
 	})
 }
 
-func TestRun_SharedPasswordChanged(t *testing.T) {
+func TestRun_SharedPasswordChanged_OwnTokenWorks(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 8)}, noEnrolment: always, token: known.AgentToken, tokenAt: 0},
 		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
@@ -356,7 +356,7 @@ func TestRun_SharedPasswordChanged(t *testing.T) {
 	})
 }
 
-func TestRun_RetriesNeverStop(t *testing.T) {
+func TestRun_LongOutage_RetriesNeverStop(t *testing.T) {
 	const back = 24 * time.Hour
 	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}, down: []span{{0, back}}}}, func(t *testing.T, w *world) {
 		pass(back - 1)
@@ -381,7 +381,7 @@ func TestRun_RetriesNeverStop(t *testing.T) {
 	})
 }
 
-func TestRun_BackoffStartsAnewAfterSuccess(t *testing.T) {
+func TestRun_OutageAfterSuccess_BackoffRestarts(t *testing.T) {
 	for _, invalid := range [][]span{nil, always} { // an answer that cannot be used is one, too
 		backsOffAnew(t, &fakeController{publications: []publication{published(0, 1)}, invalid: invalid})
 	}
@@ -403,7 +403,7 @@ func backsOffAnew(t *testing.T, controller *fakeController) {
 	})
 }
 
-func TestRun_RetryAfterIsAFloor(t *testing.T) {
+func TestRun_RetryAfter_IsMinimum(t *testing.T) {
 	play(t, scenario{controller: &fakeController{busy: []span{{0, 12 * time.Hour}}, retryAfter: 2 * time.Minute}}, func(t *testing.T, w *world) {
 		pass(10 * time.Hour)
 		between := gaps(w.controller.times("register"))
@@ -416,7 +416,7 @@ func TestRun_RetryAfterIsAFloor(t *testing.T) {
 	})
 }
 
-func TestRun_NothingPublished(t *testing.T) {
+func TestRun_NothingPublished_KeepsPolling(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(time.Hour, 1)}},
 	}, func(t *testing.T, w *world) {
@@ -433,7 +433,7 @@ func TestRun_NothingPublished(t *testing.T) {
 }
 
 // A restored controller that knows nothing must not empty the fleet.
-func TestRun_NothingPublishedClearsNothing(t *testing.T) {
+func TestRun_NothingPublished_KeepsLastGood(t *testing.T) {
 	play(t, scenario{
 		worker: &fakeWorker{restarts: []time.Duration{time.Minute}},
 		cache:  &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
@@ -443,7 +443,7 @@ func TestRun_NothingPublishedClearsNothing(t *testing.T) {
 	})
 }
 
-func TestRun_InvalidConfiguration(t *testing.T) {
+func TestRun_InvalidConfiguration_NotApplied(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2)}, invalid: []span{{time.Minute, time.Hour}}},
 	}, func(t *testing.T, w *world) {
@@ -463,7 +463,7 @@ func TestRun_InvalidConfiguration(t *testing.T) {
 	})
 }
 
-func TestRun_LowerVersionWithAReasonIsAuthoritative(t *testing.T) {
+func TestRun_OlderVersionWithReason_Applied(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{because: wire.OlderResume, publications: []publication{published(0, 3), published(time.Minute, 2)}},
 		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(9, 30))}},
@@ -478,7 +478,7 @@ func TestRun_LowerVersionWithAReasonIsAuthoritative(t *testing.T) {
 	})
 }
 
-func TestRun_CandidateIsWithdrawn(t *testing.T) {
+func TestRun_CandidateWithdrawn_Dropped(t *testing.T) {
 	for name, back := range map[string]publication{
 		"by a 304":                {2 * time.Minute, release(1, 30)},
 		"by a document once more": {2 * time.Minute, models.Release{Config: release(1, 30).Config}},
@@ -520,7 +520,7 @@ func refuse(bad int64) func(int64, time.Duration) string {
 	}
 }
 
-func TestRun_RefusedVersion(t *testing.T) {
+func TestRun_RefusedVersion_KeepsLastGoodAndReports(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2), published(time.Hour, 3)}, withholds: true},
 		worker:     &fakeWorker{refuses: refuse(2), restarts: []time.Duration{10 * time.Minute}},
@@ -548,7 +548,7 @@ func TestRun_RefusedVersion(t *testing.T) {
 	})
 }
 
-func TestRun_RefusedVersionOfferedAgain(t *testing.T) {
+func TestRun_RefusedVersionOfferedAgain_ReportedAgain(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2)}},
 		worker: &fakeWorker{refuses: func(v int64, at time.Duration) string {
@@ -572,7 +572,7 @@ func TestRun_RefusedVersionOfferedAgain(t *testing.T) {
 	})
 }
 
-func TestRun_RefusedVersionOnAnEmptyWorker(t *testing.T) {
+func TestRun_RefusedVersionOnEmptyWorker_KeepsLastGood(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 2)}},
 		worker:     &fakeWorker{refuses: refuse(2)},
@@ -588,7 +588,7 @@ func TestRun_RefusedVersionOnAnEmptyWorker(t *testing.T) {
 
 // What the worker ran yesterday it refuses today: there is nothing else to
 // push, so it is tried again when the controller confirms it, not every second.
-func TestRun_LastGoodRefused(t *testing.T) {
+func TestRun_LastGoodRefused_RetriedWhenConfirmed(t *testing.T) {
 	for name, controller := range map[string]*fakeController{
 		"confirmed by a 304":                {},
 		"confirmed by a document once more": {dropsETags: true},
@@ -627,7 +627,7 @@ func refusesLastGood(t *testing.T, controller *fakeController) {
 	})
 }
 
-func TestRun_AmnesicWorkerIsNotFlooded(t *testing.T) {
+func TestRun_WorkerForgetsPushes_BacksOff(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 2)}},
 		worker:     &fakeWorker{amnesic: true},
@@ -640,7 +640,7 @@ func TestRun_AmnesicWorkerIsNotFlooded(t *testing.T) {
 	})
 }
 
-func TestRun_HangingFetchDoesNotStopReconciling(t *testing.T) {
+func TestRun_FetchHangs_KeepsReconciling(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{hanging: always},
 		worker:     &fakeWorker{restarts: []time.Duration{100*time.Second + 1}},
@@ -654,7 +654,7 @@ func TestRun_HangingFetchDoesNotStopReconciling(t *testing.T) {
 	})
 }
 
-func TestRun_HangingWorkerDoesNotStopPolling(t *testing.T) {
+func TestRun_WorkerHangs_KeepsPolling(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{{0, release(1, 1)}}},
 		worker:     &fakeWorker{hanging: always},
@@ -666,7 +666,7 @@ func TestRun_HangingWorkerDoesNotStopPolling(t *testing.T) {
 	})
 }
 
-func TestRun_ReportsUntilAcknowledged(t *testing.T) {
+func TestRun_ReportsFail_SentUntilAcknowledged(t *testing.T) {
 	play(t, scenario{controller: &fakeController{
 		publications:  []publication{published(0, 1), published(10*time.Minute, 2)},
 		takesNoReport: []span{{0, time.Hour}},
@@ -687,7 +687,7 @@ func TestRun_ReportsUntilAcknowledged(t *testing.T) {
 	})
 }
 
-func TestRun_ReportRetryAfterIsAFloor(t *testing.T) {
+func TestRun_ReportRetryAfter_IsMinimum(t *testing.T) {
 	play(t, scenario{controller: &fakeController{
 		publications: []publication{published(0, 1)}, busyReports: always, retryAfter: 10 * time.Minute,
 	}}, func(t *testing.T, w *world) {
@@ -702,7 +702,7 @@ func TestRun_ReportRetryAfterIsAFloor(t *testing.T) {
 	})
 }
 
-func TestRun_OutcomeOfTheMeantimeIsReported(t *testing.T) {
+func TestRun_OutcomeDuringReport_Reported(t *testing.T) {
 	play(t, scenario{controller: &fakeController{
 		publications: []publication{{0, release(1, 1)}, {2 * time.Second, release(2, 1)}}, slowReports: 5 * time.Second,
 	}}, func(t *testing.T, w *world) {
@@ -714,7 +714,7 @@ func TestRun_OutcomeOfTheMeantimeIsReported(t *testing.T) {
 	})
 }
 
-func TestRun_CandidateWithdrawnWhileItIsPushed(t *testing.T) {
+func TestRun_CandidateWithdrawnDuringPush_RevertsToLastGood(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{{0, release(1, 1)}, {time.Minute, release(2, 1)}, {62 * time.Second, release(1, 1)}}},
 		worker:     &fakeWorker{slow: 4 * time.Second},
@@ -733,7 +733,7 @@ func TestRun_CandidateWithdrawnWhileItIsPushed(t *testing.T) {
 }
 
 // A refusal does not hide the outcome of what is wanted by then.
-func TestRun_RefusedWhileAnotherIsWanted_ReportsThatOne(t *testing.T) {
+func TestRun_RefusedWhileAnotherDesired_ReportsTheOther(t *testing.T) {
 	for _, version := range []int64{3, 1} { // a newer one, and what ran before
 		play(t, scenario{
 			controller: &fakeController{publications: []publication{
@@ -751,7 +751,7 @@ func TestRun_RefusedWhileAnotherIsWanted_ReportsThatOne(t *testing.T) {
 	}
 }
 
-func TestRun_NewerCandidateWhileOneIsPushed(t *testing.T) {
+func TestRun_NewerCandidateDuringPush_PushedNext(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{{0, release(1, 1)}, {time.Minute, release(2, 1)}, {62 * time.Second, release(3, 600)}}},
 		worker:     &fakeWorker{slow: 4 * time.Second},
@@ -768,7 +768,7 @@ func TestRun_NewerCandidateWhileOneIsPushed(t *testing.T) {
 	})
 }
 
-func TestRun_EveryChangeByHandIsSetRightInOneCycle(t *testing.T) {
+func TestRun_WorkerChangedByHandOften_RestoredEachCycle(t *testing.T) {
 	var tampered []publication
 	for i := range time.Duration(30) {
 		tampered = append(tampered, publication{i*10*time.Second + 9500*time.Millisecond, release(99, 30)})
@@ -788,7 +788,7 @@ func TestRun_EveryChangeByHandIsSetRightInOneCycle(t *testing.T) {
 
 // The pushes are backed off when the worker restarts; the new one gets its
 // chance at once.
-func TestRun_RestartedWorkerIsNotHeldBack(t *testing.T) {
+func TestRun_WorkerRestarted_PushBackoffEnds(t *testing.T) {
 	const at = 10 * time.Minute
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1)}},
@@ -840,7 +840,7 @@ func TestCycle_BackOff_Ends(t *testing.T) {
 	}
 }
 
-func TestRun_RefusedLastGoodIsTriedOnAnotherWorker(t *testing.T) {
+func TestRun_LastGoodRefused_TriedOnRestartedWorker(t *testing.T) {
 	const at = time.Hour
 	play(t, scenario{
 		controller: &fakeController{down: always},
@@ -861,7 +861,7 @@ func TestRun_RefusedLastGoodIsTriedOnAnotherWorker(t *testing.T) {
 	})
 }
 
-func TestRun_UnwantedReportIsDropped(t *testing.T) {
+func TestRun_ReportUnwanted_Dropped(t *testing.T) {
 	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}, unwanted: true}}, func(t *testing.T, w *world) {
 		pass(time.Hour)
 		if n := len(w.controller.times("report")); n != 1 {
@@ -870,7 +870,7 @@ func TestRun_UnwantedReportIsDropped(t *testing.T) {
 	})
 }
 
-func TestRun_CacheUnwritable(t *testing.T) {
+func TestRun_CacheUnwritable_RunsAndSavesLater(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1)}},
 		cache:      &fakeCache{unwritable: []span{{0, time.Hour}}},
@@ -893,7 +893,7 @@ func TestRun_CacheUnwritable(t *testing.T) {
 	})
 }
 
-func TestRun_CacheUnreadable(t *testing.T) {
+func TestRun_CacheUnreadable_StartsEmpty(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1)}},
 		cache:      &fakeCache{loadError: errors.New("the checksum does not fit")},
@@ -906,7 +906,7 @@ func TestRun_CacheUnreadable(t *testing.T) {
 	})
 }
 
-func TestRun_NoETag(t *testing.T) {
+func TestRun_NoETag_PushedOnce(t *testing.T) {
 	bare := release(1, 30)
 	bare.ETag = ""
 	play(t, scenario{controller: &fakeController{publications: []publication{{0, bare}}}}, func(t *testing.T, w *world) {
@@ -923,7 +923,7 @@ func TestRun_NoETag(t *testing.T) {
 	})
 }
 
-func TestStatus_BeforeAnything(t *testing.T) {
+func TestStatus_BeforeAnything_ZeroValues(t *testing.T) {
 	w := scenario{}.world()
 	want := models.Status{Transport: "poll", Push: models.PushStatus{Transport: "poll"}, PollIntervalSeconds: 30, Cache: models.CacheStatus{Writable: true}}
 	if diff := cmp.Diff(want, w.Status()); diff != "" {
@@ -931,7 +931,7 @@ func TestStatus_BeforeAnything(t *testing.T) {
 	}
 }
 
-func TestLoad_Cache_IsWhoAndWhatTheAgentWas(t *testing.T) {
+func TestLoad_Cache_RestoresIdentityAndRelease(t *testing.T) {
 	state := registered()
 	state.LastGood = ptr(release(7, 3600))
 	w := scenario{cache: &fakeCache{state: state}}.world()
@@ -944,7 +944,7 @@ func TestLoad_Cache_IsWhoAndWhatTheAgentWas(t *testing.T) {
 	}
 }
 
-func TestStatus_CacheAge(t *testing.T) {
+func TestStatus_CacheAge_SinceFetch(t *testing.T) {
 	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
 		pass(90 * time.Minute)
 		if got := *w.Status().CacheAgeSeconds; got != 5400 {
@@ -955,7 +955,7 @@ func TestStatus_CacheAge(t *testing.T) {
 
 // A report that is taken shows that the controller is back, minutes before the
 // back-off would; one that asked for time is left alone.
-func TestEarly(t *testing.T) {
+func TestEarly_RetryAfter_NoEarlyWake(t *testing.T) {
 	c := make(chan struct{}, 1)
 	if early(c, errOutage) == nil || early(c, &models.RetryLater{After: time.Second, Err: errOutage}) != nil {
 		t.Error("want a wake-up after an outage, none before the time that was asked for")
@@ -984,7 +984,7 @@ func TestEarly(t *testing.T) {
 
 // The agent's own token may hold while the shared password has changed: one
 // refusal of the token is no reason not to try it again.
-func TestRun_OwnTokenIsTriedAgainWithoutEnrolment(t *testing.T) {
+func TestRun_EnrolmentRefused_OwnTokenTriedAgain(t *testing.T) {
 	play(t, scenario{controller: &fakeController{
 		publications: []publication{published(0, 1), published(2*time.Hour, 2)},
 		noEnrolment:  []span{{time.Minute, forever}},
@@ -995,7 +995,7 @@ func TestRun_OwnTokenIsTriedAgainWithoutEnrolment(t *testing.T) {
 	})
 }
 
-func TestRun_EphemeralAgentLeaves(t *testing.T) {
+func TestRun_Ephemeral_DeregistersAtEnd(t *testing.T) {
 	for name, row := range map[string]struct {
 		ephemeral bool
 		down      []span
@@ -1019,7 +1019,7 @@ func TestRun_EphemeralAgentLeaves(t *testing.T) {
 	}
 }
 
-func TestRun_EphemeralAgentThatNeverRegistered(t *testing.T) {
+func TestRun_EphemeralNeverRegistered_SendsNothing(t *testing.T) {
 	controller := &fakeController{down: []span{{0, time.Hour}}}
 	play(t, scenario{controller: controller, ephemeral: true}, func(*testing.T, *world) { pass(time.Minute) })
 	if got := controller.times("leave"); len(got) != 0 {
@@ -1029,7 +1029,7 @@ func TestRun_EphemeralAgentThatNeverRegistered(t *testing.T) {
 
 // A target that is away for a moment must not leave a restarted worker with
 // nothing: only what is new is probed.
-func TestRun_LastGoodIsNotProbedAgain(t *testing.T) {
+func TestRun_LastGoodPushedAgain_NotProbed(t *testing.T) {
 	probed := published(0, 1)
 	probed.Config.Data.Probe = true
 	worker := &fakeWorker{restarts: []time.Duration{time.Minute}}
@@ -1048,7 +1048,7 @@ func TestRun_LastGoodIsNotProbedAgain(t *testing.T) {
 
 // Each tenth of the time over which a fleet spreads gets about a tenth of it: a
 // constant has the same mean and bounds.
-func TestSpread_IsUniform(t *testing.T) {
+func TestJitter_EachWait_IsUniform(t *testing.T) {
 	const interval, rounds = 30 * time.Second, 4000
 	type draw = func(f *follower) time.Duration
 	cut := func(err error) draw {

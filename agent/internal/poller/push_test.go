@@ -85,7 +85,7 @@ func (w *world) fetches(from time.Duration) (at []time.Duration) {
 	return at
 }
 
-func TestRun_LongPollFollowsAtOnce(t *testing.T) {
+func TestRun_LongPoll_Publish_FollowedImmediately(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{
 		published(0, 1), published(90*time.Second, 2), published(90*time.Second+1, 3), published(time.Hour, 4),
 	}}}, func(t *testing.T, w *world) {
@@ -106,7 +106,7 @@ func TestRun_LongPollFollowsAtOnce(t *testing.T) {
 
 // A report that is taken late, while the worker is judging the next version, does
 // not end the waiting.
-func TestRun_LongPollAfterALateReport(t *testing.T) {
+func TestRun_LongPoll_LateReport_KeepsWaiting(t *testing.T) {
 	at := func(t time.Duration, v int64) publication { return publication{t, release(v, 3600)} }
 	for range 20 {
 		play(t, scenario{transport: wire.LongPoll, worker: &fakeWorker{slow: 3 * time.Second}, controller: &fakeController{
@@ -120,7 +120,7 @@ func TestRun_LongPollAfterALateReport(t *testing.T) {
 }
 
 // The verdict on an earlier version does not end the waiting for that on this one.
-func TestTurn_LongPoll_ForgetsAnEarlierVerdict(t *testing.T) {
+func TestTurn_LongPoll_EarlierVerdictForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := scenario{
 			transport: wire.LongPoll, controller: follows("token-0", 8), cache: &fakeCache{state: registered()},
@@ -146,7 +146,7 @@ func (r rejecting) Fetch(context.Context, models.Identity, models.Query) (models
 }
 
 // A poll that is rejected immediately was not cut. The next one asks for no wait.
-func TestTurn_LongPoll_RejectedIsNotCut(t *testing.T) {
+func TestTurn_LongPoll_RejectedImmediately_IsNotCut(t *testing.T) {
 	for _, by := range []error{models.ErrProxy, errOutage} {
 		synctest.Test(t, func(t *testing.T) {
 			controller := follows("token-0", 8)
@@ -167,7 +167,7 @@ func TestTurn_LongPoll_RejectedIsNotCut(t *testing.T) {
 
 // A verdict ends the waiting if it is on what was fetched last, and if the controller will
 // not offer that again.
-func TestSettles_Reports(t *testing.T) {
+func TestSettles_Reports_AreVerdicts(t *testing.T) {
 	for _, row := range []struct {
 		report wire.Report
 		err    error
@@ -194,7 +194,7 @@ func TestSettles_Reports(t *testing.T) {
 }
 
 // What nobody cuts is waited for longer and longer, and costs next to nothing.
-func TestRun_LongPollLengthensItsWait(t *testing.T) {
+func TestRun_LongPoll_NothingCut_WaitGrows(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
 		pass(3 * time.Hour)
 		between := gaps(w.fetches(0))
@@ -209,7 +209,7 @@ func TestRun_LongPollLengthensItsWait(t *testing.T) {
 	})
 }
 
-func TestRun_LongPollBehindWhatCuts(t *testing.T) {
+func TestRun_LongPoll_WaitsCut_AsksForLess(t *testing.T) {
 	later := &models.RetryLater{After: 5 * time.Second, Err: models.ErrProxy}
 	for name, row := range map[string]struct {
 		impatient time.Duration
@@ -248,7 +248,7 @@ func TestRun_LongPollBehindWhatCuts(t *testing.T) {
 
 // A proxy that answers for a controller that is away has cut nothing: afterwards
 // the agent waits for as long as before.
-func TestRun_LongPoll_ProxyOfAControllerThatIsAway(t *testing.T) {
+func TestRun_LongPoll_ProxyErrorDuringOutage_WaitUnchangedAfterwards(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
 		publications: []publication{published(0, 1)},
 		down:         []span{{3 * time.Hour, 3*time.Hour + 2*time.Minute}}, lost: models.ErrProxy,
@@ -263,7 +263,7 @@ func TestRun_LongPoll_ProxyOfAControllerThatIsAway(t *testing.T) {
 }
 
 // Once what cuts is taken away, waits grow again.
-func TestWaits_GrowAgain(t *testing.T) {
+func TestWaits_AfterCut_GrowAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWaits()
 		w.cut(50*time.Second, false)
@@ -320,7 +320,7 @@ func TestWaits_BrokenConnections_ShortenTheWait(t *testing.T) {
 }
 
 // Whatever a controller answers, an agent does not ask again and again.
-func TestRun_LongPollNeverSpins(t *testing.T) {
+func TestRun_LongPoll_OddControllers_NeverSpins(t *testing.T) {
 	twice := release(2, 30)
 	twice.ETag = ""
 	for name, row := range map[string]struct {
@@ -357,7 +357,7 @@ func TestRun_LongPollNeverSpins(t *testing.T) {
 	}
 }
 
-func TestRun_LongPollOfAControllerThatHoldsNothing(t *testing.T) {
+func TestRun_LongPoll_ControllerHoldsNothing_Polls(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
 		publications: []publication{published(0, 1), published(time.Hour, 2)}, holdsNothing: true,
 	}}, func(t *testing.T, w *world) {
@@ -375,7 +375,7 @@ func TestRun_LongPollOfAControllerThatHoldsNothing(t *testing.T) {
 
 // A refused version is reported before the agent waits on, so that it is not
 // offered again; the next one is followed at once.
-func TestRun_LongPollAfterARefusal(t *testing.T) {
+func TestRun_LongPoll_VersionRefused_ReportsBeforeWaiting(t *testing.T) {
 	play(t, scenario{
 		transport:  wire.LongPoll,
 		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2), published(2*time.Minute, 3)}, withholds: true},
@@ -397,7 +397,7 @@ func TestRun_LongPollAfterARefusal(t *testing.T) {
 }
 
 // Versions that come one after the other, none of them immediately, are all followed.
-func TestRun_LongPollFollowsManyPublishes(t *testing.T) {
+func TestRun_LongPoll_ManyPublishes_AllFollowed(t *testing.T) {
 	var publications []publication
 	for v := range int64(3 * mostRapid) {
 		publications = append(publications, published(time.Duration(v)*10*time.Second, v+1))
@@ -413,7 +413,7 @@ func TestRun_LongPollFollowsManyPublishes(t *testing.T) {
 
 // A refused version that is offered again, by a controller that does not remember the
 // refusal, is not fetched again immediately.
-func TestRun_LongPollOffersARefusedVersionAgain(t *testing.T) {
+func TestRun_LongPoll_RefusedVersionOfferedAgain_WaitsAnInterval(t *testing.T) {
 	play(t, scenario{
 		transport:  wire.LongPoll,
 		controller: &fakeController{publications: []publication{published(0, 1)}},
@@ -427,7 +427,7 @@ func TestRun_LongPollOffersARefusedVersionAgain(t *testing.T) {
 }
 
 // A controller that stops lets its waiters go; they look for it, or for another.
-func TestRun_LongPollIsLetGo(t *testing.T) {
+func TestRun_LongPoll_Released_PollsAgainSoon(t *testing.T) {
 	drains := []time.Duration{time.Minute}
 	for i := range time.Duration(2 * mostRapid) { // with waits in between that are held to their end
 		drains = append(drains, (i+1)*time.Hour)
@@ -447,7 +447,7 @@ func TestRun_LongPollIsLetGo(t *testing.T) {
 	})
 }
 
-func TestRun_LongPollThroughAnOutage(t *testing.T) {
+func TestRun_LongPoll_Outage_WaitUnchangedAfterwards(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
 		publications: []publication{published(0, 1), published(70*time.Minute, 2), published(80*time.Minute+7*time.Second, 3)},
 		down:         []span{{time.Hour, time.Hour + time.Minute}},
@@ -472,7 +472,7 @@ func TestRun_LongPollThroughAnOutage(t *testing.T) {
 
 // Whoever has what the whole fleet fetches leaves the controller to the others, and
 // then tells what came of it.
-func TestRun_ReportsAfterARush(t *testing.T) {
+func TestRun_Spread_ReportsAfterwards(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
 		publications: []publication{published(0, 1), published(time.Minute, 2)}, rush: 400 * time.Millisecond,
 	}}, func(t *testing.T, w *world) {
@@ -488,7 +488,7 @@ func TestRun_ReportsAfterARush(t *testing.T) {
 	})
 }
 
-func TestRun_HintIsFollowedWithinItsSpread(t *testing.T) {
+func TestRun_Hint_FollowedWithinItsSpread(t *testing.T) {
 	two := release(2, 30)
 	var at []time.Duration
 	for range 30 {
@@ -513,7 +513,7 @@ func TestRun_HintIsFollowedWithinItsSpread(t *testing.T) {
 
 // While a broker is heard, polls are seldom, but do not end: a hint that is lost
 // is made up for.
-func TestRun_SweepsWhileABrokerIsHeard(t *testing.T) {
+func TestRun_BrokerReceived_ResyncsSlowly(t *testing.T) {
 	play(t, scenario{transport: wire.Redis, hints: &fakeBroker{down: []span{{0, 10 * time.Second}}},
 		controller: &fakeController{publications: []publication{published(0, 1), published(2*time.Hour, 2)}},
 	}, func(t *testing.T, w *world) {
@@ -533,7 +533,7 @@ func TestRun_SweepsWhileABrokerIsHeard(t *testing.T) {
 
 // A fleet that polls once a day misses nothing for a day because its broker, or its
 // controller, was away for a minute.
-func TestRun_ComesBackSoonThoughItPollsSeldom(t *testing.T) {
+func TestRun_LongInterval_RecoversSoonAfterOutage(t *testing.T) {
 	const day = 24 * 60 * 60
 	for transport, hints := range map[wire.Transport]Hints{wire.NATS: &fakeBroker{down: []span{{time.Hour, time.Hour + time.Minute}}}, wire.LongPoll: nil} {
 		controller := &fakeController{publications: []publication{{0, release(1, day)}, {time.Hour + 30*time.Second, release(2, day)}}}
@@ -547,7 +547,7 @@ func TestRun_ComesBackSoonThoughItPollsSeldom(t *testing.T) {
 	}
 }
 
-func TestRun_PollsWhileTheBrokerIsLost(t *testing.T) {
+func TestRun_BrokerLost_Polls(t *testing.T) {
 	var first []time.Duration
 	for range 20 {
 		play(t, scenario{transport: wire.NATS, hints: &fakeBroker{down: []span{{time.Hour, 2 * time.Hour}}},
@@ -591,7 +591,7 @@ func TestRun_SubscribedDuringAPoll_IsHealthy(t *testing.T) {
 	})
 }
 
-func TestRun_BrokerThatWasNeverThere(t *testing.T) {
+func TestRun_BrokerNeverReachable_Polls(t *testing.T) {
 	play(t, scenario{transport: wire.Redis, hints: &fakeBroker{down: always},
 		controller: &fakeController{publications: []publication{published(0, 1), published(time.Hour, 2)}},
 	}, func(t *testing.T, w *world) {
@@ -603,7 +603,7 @@ func TestRun_BrokerThatWasNeverThere(t *testing.T) {
 	})
 }
 
-func TestRun_HintsThatAreNoNews(t *testing.T) {
+func TestRun_HintsWithoutNews_NotFollowed(t *testing.T) {
 	one, two := release(1, 30), release(2, 30)
 	for name, says := range map[string][]message{
 		"an older version":      {hint(time.Hour, one, 0)},
@@ -643,7 +643,7 @@ func (s *subjects) Run(ctx context.Context, subject string, r notify.Receiver) e
 	return nil
 }
 
-func TestRun_ReceivesHintsForTheFleetThatTheControllerNames(t *testing.T) {
+func TestRun_ControllerNamesFleet_SubscribesToIt(t *testing.T) {
 	for name, row := range map[string]struct {
 		cached string // the id
 		fleets []moved
@@ -683,7 +683,7 @@ func TestRun_ReceivesHintsForTheFleetThatTheControllerNames(t *testing.T) {
 }
 
 // An agent whose FLEET_ID is not the controller's receives no hints, and says so.
-func TestRun_FleetIDOfAnotherFleet_IsPolling(t *testing.T) {
+func TestRun_FleetIDOfAnotherFleet_Polls(t *testing.T) {
 	for _, row := range []struct {
 		named []moved
 		want  wire.Transport
@@ -711,7 +711,7 @@ func TestRun_FleetIDOfAnotherFleet_IsPolling(t *testing.T) {
 }
 
 // A version can be published again under another ETag, by a store that was restored.
-func TestRun_HintOfTheSameVersionAndAnotherETag_IsFollowed(t *testing.T) {
+func TestRun_HintWithSameVersionAndNewETag_Followed(t *testing.T) {
 	again := release(1, 31)
 	play(t, scenario{transport: wire.NATS, hints: &fakeBroker{says: []message{hint(time.Hour, again, 0)}},
 		controller: &fakeController{publications: []publication{published(0, 1), {time.Hour, again}}},
@@ -725,7 +725,7 @@ func TestRun_HintOfTheSameVersionAndAnotherETag_IsFollowed(t *testing.T) {
 
 // Who can write to the broker cannot have a fleet ask more often than polling
 // would, nor keep it from what is true.
-func TestRun_HintsThatLie(t *testing.T) {
+func TestRun_FalseHints_RateLimited(t *testing.T) {
 	var lies []message
 	for i := range 3600 { // one a second, each of another version, to be followed immediately or late
 		text := fmt.Sprintf(`{"version":%d,"etag":"","spread_ms":%d}`, 1000+i, i%2*99999999999)
@@ -748,7 +748,7 @@ func TestRun_HintsThatLie(t *testing.T) {
 }
 
 // A hint does not cut short what the controller asked for, nor a back-off.
-func TestRun_HintsDuringAnOutage(t *testing.T) {
+func TestRun_HintsDuringOutage_KeepBackoff(t *testing.T) {
 	two := release(2, 30)
 	var says []message
 	for i := range 600 {
@@ -778,7 +778,7 @@ func TestRun_HintsDuringAnOutage(t *testing.T) {
 // A whole fleet loses its controller, or its broker, in one instant and gets it
 // back in one. It comes back little by little: the controller is asked no more
 // often than three times what a fleet asks that polls, and nobody is left behind.
-func TestHerd(t *testing.T) {
+func TestRun_ReconnectStorm_IsSpread(t *testing.T) {
 	const fleet, interval, away, window = 200, 30 * time.Second, time.Minute, 10 * time.Second
 	const died, end = 5 * time.Minute, 8 * time.Minute
 	for name, row := range map[string]struct {
@@ -850,7 +850,7 @@ func silent() logrus.FieldLogger {
 }
 
 // A controller that announces elsewhere is no push, though the broker is there.
-func TestRun_BrokerThatNobodyAnnouncesOver(t *testing.T) {
+func TestRun_BrokerWithoutAnnouncements_Polls(t *testing.T) {
 	play(t, scenario{transport: wire.NATS, hints: &fakeBroker{}, controller: &fakeController{
 		publications: []publication{published(0, 1), published(time.Hour, 2)}, otherBroker: true,
 	}}, func(t *testing.T, w *world) {
@@ -867,7 +867,7 @@ func TestRun_BrokerThatNobodyAnnouncesOver(t *testing.T) {
 
 // A worker that is away when a version comes, and an outcome that the controller
 // takes late, keep no agent from waiting for the next version.
-func TestRun_LongPollIsNotDeafAfterATrouble(t *testing.T) {
+func TestRun_LongPoll_WorkerOrReportLate_KeepsWaiting(t *testing.T) {
 	at := 100 * time.Second
 	publications := []publication{{0, release(1, 3600)}, {at, release(2, 3600)}, {at + 6*time.Second, release(3, 3600)}, {at + time.Minute, release(4, 3600)}}
 	for name, s := range map[string]scenario{
@@ -901,7 +901,7 @@ func (d *disagreeing) Fetch(ctx context.Context, _ models.Identity, q models.Que
 	return models.Answer{Release: &r, Holds: true, Held: q.Wait, PollInterval: 30 * time.Second}, nil
 }
 
-func TestRun_LongPollOfControllersThatDisagree(t *testing.T) {
+func TestRun_LongPoll_ControllersDisagree_BacksOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := scenario{transport: wire.LongPoll}.world()
 		w.Source = &disagreeing{fakeController: w.controller}
@@ -919,7 +919,7 @@ func TestRun_LongPollOfControllersThatDisagree(t *testing.T) {
 
 // Crash, mend, deploy: a controller that is stopped in good order soon after an
 // outage is not taken for a part of it.
-func TestRun_LongPollIsLetGoAfterAnOutage(t *testing.T) {
+func TestRun_LongPoll_ReleasedAfterOutage_PollsAgainSoon(t *testing.T) {
 	var worst time.Duration
 	for range 10 {
 		play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
@@ -939,7 +939,7 @@ func TestRun_LongPollIsLetGoAfterAnOutage(t *testing.T) {
 }
 
 // A controller that crashes a few times is no proxy without patience.
-func TestRun_LongPollThroughCrashes(t *testing.T) {
+func TestRun_LongPoll_ControllerCrashes_WaitUnchangedAfterwards(t *testing.T) {
 	for range 6 {
 		play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)},
 			down: []span{{20 * time.Second, 22 * time.Second}, {48 * time.Second, 50 * time.Second}, {75 * time.Second, 77 * time.Second}},
@@ -952,7 +952,7 @@ func TestRun_LongPollThroughCrashes(t *testing.T) {
 	}
 }
 
-func TestRun_NoPatienceIsShown(t *testing.T) {
+func TestRun_LongPoll_WaitsAlwaysCut_Polls(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)}, impatient: 3 * time.Second}},
 		func(t *testing.T, w *world) {
 			pass(5 * time.Minute)
@@ -964,7 +964,7 @@ func TestRun_NoPatienceIsShown(t *testing.T) {
 
 // What forgets idle connections without a word is found out once, and not waited
 // for again and again.
-func TestWaits_BehindWhatForgets(t *testing.T) {
+func TestWaits_IdleTimeoutWithoutReset(t *testing.T) {
 	w := newWaits()
 	for range 3 {
 		w.through(w.next)
@@ -977,7 +977,7 @@ func TestWaits_BehindWhatForgets(t *testing.T) {
 	}
 }
 
-func TestRun_RefusedRegistrationTakesItsTime(t *testing.T) {
+func TestRun_RegistrationRefused_BacksOff(t *testing.T) {
 	play(t, scenario{controller: &fakeController{publications: []publication{{0, release(1, 1)}}, noEnrolment: always, denies: always}}, func(t *testing.T, w *world) {
 		pass(time.Hour)
 		if n := len(w.controller.times("register")); n > 60 {
@@ -986,7 +986,7 @@ func TestRun_RefusedRegistrationTakesItsTime(t *testing.T) {
 	})
 }
 
-func TestRun_SweepsNoMoreOftenThanItPolls(t *testing.T) {
+func TestRun_LongInterval_ResyncsNoMoreOften(t *testing.T) {
 	play(t, scenario{transport: wire.NATS, hints: &fakeBroker{}, controller: &fakeController{publications: []publication{{0, release(1, 3600)}}}}, func(t *testing.T, w *world) {
 		pass(9 * time.Hour)
 		if n := len(w.fetches(0)); n > 14 {
@@ -995,7 +995,7 @@ func TestRun_SweepsNoMoreOftenThanItPolls(t *testing.T) {
 	})
 }
 
-func TestStatus_OfPush(t *testing.T) {
+func TestStatus_Polling_NoPush(t *testing.T) {
 	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
 		pass(time.Minute)
 		if diff := cmp.Diff(models.PushStatus{Transport: wire.Polling}, w.Status().Push); diff != "" || w.Status().Transport != wire.Polling {
@@ -1005,7 +1005,7 @@ func TestStatus_OfPush(t *testing.T) {
 }
 
 // The next fetch is only ever brought forward.
-func TestBy_Later_ChangesNothing(t *testing.T) {
+func TestPollBy_Later_ChangesNothing(t *testing.T) {
 	var h hearing
 	now := time.Now()
 	for _, row := range [][2]time.Duration{{10, 10}, {20, 10}, {5, 5}} {
@@ -1016,7 +1016,7 @@ func TestBy_Later_ChangesNothing(t *testing.T) {
 }
 
 // A hint is followed unless it names what the agent has, or an older version.
-func TestJudge_Hints(t *testing.T) {
+func TestHintOutcome_Versions(t *testing.T) {
 	two, four := release(2, 30), release(4, 30)
 	for _, row := range []struct {
 		candidate *models.Release
@@ -1036,7 +1036,7 @@ func TestJudge_Hints(t *testing.T) {
 }
 
 // What comes after news is followed immediately, however many lies came before it.
-func TestJudged_News_EndsIgnoringHints(t *testing.T) {
+func TestHintResult_News_EndsIgnoringHints(t *testing.T) {
 	w := scenario{transport: wire.NATS}.world()
 	for i := range 20 {
 		w.judged(notify.Hint{Version: int64(100 + i)}, false)

@@ -158,7 +158,7 @@ func TestRun_RefusedToken_RegistersWithItsSecret(t *testing.T) {
 }
 
 // An agent reports to a controller that has lost its agents before it sends a long poll.
-func TestRun_RefusedToken_ReportsBeforeItWaits(t *testing.T) {
+func TestRun_RefusedToken_ReportsBeforeWaiting(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
 		publications: []publication{published(0, 1)}, forgets: []time.Duration{time.Hour}, slowFetches: time.Millisecond,
 	}}, func(t *testing.T, w *world) {
@@ -206,7 +206,7 @@ func TestRun_SecretRefused_KeepsItsConfiguration(t *testing.T) {
 }
 
 // An id and a secret are saved together before either is sent.
-func TestRun_FirstRegistration_SecretIsSavedFirst(t *testing.T) {
+func TestRun_FirstRegistration_SavesSecretFirst(t *testing.T) {
 	play(t, scenario{controller: &fakeController{loses: []span{{0, time.Minute}}}}, func(t *testing.T, w *world) {
 		pass(30 * time.Second)
 		first := w.cache.first().Identity
@@ -226,7 +226,7 @@ func TestRun_FirstRegistration_SecretIsSavedFirst(t *testing.T) {
 }
 
 // A secret that a crash would lose would lock the agent out of its id.
-func TestRun_CacheNotWritable_SecretIsNotSent(t *testing.T) {
+func TestRun_CacheUnwritable_SecretNotSent(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 7)}, token: "token-0"},
 		cache: &fakeCache{

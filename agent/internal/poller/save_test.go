@@ -16,7 +16,7 @@ import (
 
 // A disk that neither takes a write nor fails holds up nothing: status is
 // answered, releases are pushed and reported, and a restarted worker is fed.
-func TestRun_CacheHangs(t *testing.T) {
+func TestRun_CacheHangs_DelaysNothing(t *testing.T) {
 	const hangs = 45 * time.Second
 	cache := &fakeCache{hanging: []span{{hangs, forever}}}
 	play(t, scenario{
@@ -63,7 +63,7 @@ func TestRun_CacheHangs(t *testing.T) {
 
 // A disk that hangs from the start delays an agent by little, and does not keep it
 // from ending.
-func TestRun_CacheHangsFromTheStart(t *testing.T) {
+func TestRun_CacheHangsFromStart_RunsAndStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := scenario{
 			controller: &fakeController{publications: []publication{published(0, 1)}},
@@ -117,7 +117,7 @@ func TestRun_SlowCache_IsSavedBeforeEachStep(t *testing.T) {
 }
 
 // What could not be written is written once more when the agent ends.
-func TestRun_CacheBackAtTheEnd_IsSaved(t *testing.T) {
+func TestRun_CacheWritableAtEnd_SavesOnceMore(t *testing.T) {
 	cache := &fakeCache{unwritable: []span{{0, 10 * time.Minute}}}
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1)}}, cache: cache,

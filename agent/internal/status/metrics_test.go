@@ -32,7 +32,7 @@ func gathered(t *testing.T, s models.Status) string {
 	return strings.Join(lines, "")
 }
 
-func TestMetrics_OfAStatus(t *testing.T) {
+func TestMetrics_Status_AsGauges(t *testing.T) {
 	for name, row := range map[string]struct {
 		status models.Status
 		want   string
@@ -98,7 +98,7 @@ worker_lost 1
 	}
 }
 
-func TestMetrics_RequestsByClassAndCode(t *testing.T) {
+func TestMetrics_Requests_CountedByRouteClassAndCode(t *testing.T) {
 	log, _ := logrustest.NewNullLogger()
 	reg := prometheus.NewRegistry()
 	current := func() models.Status { return models.Status{} }

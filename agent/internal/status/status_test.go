@@ -36,7 +36,7 @@ func ask(t *testing.T, s models.Status, method, path string) (*http.Response, st
 	return resp, string(body)
 }
 
-func TestStatus_BeforeAnything(t *testing.T) {
+func TestStatus_BeforeAnything_ZeroValues(t *testing.T) {
 	_, got := ask(t, models.Status{Transport: "poll", PollIntervalSeconds: 30}, "GET", "/status")
 	want := `{"agent_id":"","registered":false,"desired_version":null,"applied_version":null,"transport":"poll","push":{"transport":"","healthy":false,"error":""},"poll_interval_seconds":30,` +
 		`"last_fetch":null,"last_error":"","cache_age_seconds":null,"worker":{"reachable":false,"version":null,"instance":"","error":""},"cache":{"writable":false,"error":""}}` + "\n"
@@ -45,7 +45,7 @@ func TestStatus_BeforeAnything(t *testing.T) {
 	}
 }
 
-func TestStatus_Full(t *testing.T) {
+func TestStatus_AllSet_AsJSON(t *testing.T) {
 	full := models.Status{
 		AgentID: "agent-7", Registered: true, DesiredVersion: new(int64(8)), AppliedVersion: new(int64(7)), Transport: "poll", PollIntervalSeconds: 30,
 		LastFetch: new(time.Date(2026, 11, 24, 3, 0, 0, 0, time.UTC)), LastError: "x", CacheAgeSeconds: new(int64(9)),
@@ -69,7 +69,7 @@ func TestStatus_Full(t *testing.T) {
 	}
 }
 
-func TestReady(t *testing.T) {
+func TestReady_EachState_Answers(t *testing.T) {
 	for name, tt := range map[string]struct {
 		status models.Status
 		code   int
@@ -127,7 +127,7 @@ func TestStatus_Rebinding_Refused(t *testing.T) {
 	}
 }
 
-func TestHandler_Routes(t *testing.T) {
+func TestHandler_EachRoute_Answers(t *testing.T) {
 	for _, tt := range []struct {
 		method, path string
 		code         int

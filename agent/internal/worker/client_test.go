@@ -44,7 +44,7 @@ const (
 	htmlType    = "text/html"
 )
 
-func TestRunning(t *testing.T) {
+func TestRunning_EachStatus_MapsToItsError(t *testing.T) {
 	state := wire.WorkerState{URL: "http://target/8", Version: 8, Instance: "i1"}
 	for name, tt := range map[string]struct {
 		handle http.HandlerFunc
@@ -82,7 +82,7 @@ func TestRunning(t *testing.T) {
 	}
 }
 
-func TestPush(t *testing.T) {
+func TestPush_EachStatus_MapsToItsError(t *testing.T) {
 	for name, tt := range map[string]struct {
 		handle  http.HandlerFunc
 		refused string
@@ -120,7 +120,7 @@ func TestPush(t *testing.T) {
 
 // A token that is shorter than its replacement makes no error longer than a
 // report may have.
-func TestPush_ErrorHoldsAShortToken(t *testing.T) {
+func TestPush_ShortTokenInError_Redacted(t *testing.T) {
 	s := httptest.NewServer(answer(422, problemType, `{"detail":"`+strings.Repeat(`\u006e`, wire.MaxErrorBytes)+`"}`))
 	defer s.Close()
 	var refused *models.Refused
@@ -130,7 +130,7 @@ func TestPush_ErrorHoldsAShortToken(t *testing.T) {
 	}
 }
 
-func TestPush_SendsTheConfiguration(t *testing.T) {
+func TestPush_Configuration_SentAsJSON(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if string(body) != `{"url":"http://target/8","version":8}` || r.Method != "POST" || r.URL.Path != "/config" ||
@@ -145,7 +145,7 @@ func TestPush_SendsTheConfiguration(t *testing.T) {
 }
 
 // A worker that hangs costs a bounded time, and says the same each time.
-func TestRunning_Hangs(t *testing.T) {
+func TestRunning_Hangs_TimesOut(t *testing.T) {
 	c := serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	began := time.Now()
 	_, err := c.Running(t.Context())
@@ -157,7 +157,7 @@ func TestRunning_Hangs(t *testing.T) {
 	}
 }
 
-func TestErrors_ReadTheSameEachTime(t *testing.T) {
+func TestErrors_Repeated_SameText(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -174,7 +174,7 @@ func TestErrors_ReadTheSameEachTime(t *testing.T) {
 	}
 }
 
-func TestErrors_HoldNoSecret(t *testing.T) {
+func TestErrors_SecretEchoed_Redacted(t *testing.T) {
 	for _, status := range []int{200, 302, 400, 401, 403, 404, 422, 500} {
 		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Location", "http://"+token+"@elsewhere/?"+token)
