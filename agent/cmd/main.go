@@ -106,7 +106,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 		Metrics: poller.NewMetrics(registry),
 	})
-	log.AddHook(named{agent.AgentID})
+	log.AddHook(agentIDHook{agent.AgentID})
 	answers := status.Handler(status.Parts{
 		Current: agent.Status, Hosts: s.AllowedHosts, Log: log,
 		Metrics: status.NewMetrics(registry, agent.Status), Scrape: metrics.Handler(registry),

@@ -87,7 +87,7 @@ func (f *File) Close() error {
 // no file. With an error the State holds what can still be trusted, which may
 // be nothing; it is never one that must not be run.
 func (f *File) Load() (models.State, error) {
-	f.sweep()
+	f.removeLeftovers()
 	file, err := f.open()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -132,9 +132,9 @@ func (f *File) Save(state models.State) error {
 	return nil
 }
 
-// sweep removes what an agent that was killed while it saved has left: the
+// removeLeftovers removes what an agent that was killed while it saved has left: the
 // file's own name with a dot before it and digits behind.
-func (f *File) sweep() {
+func (f *File) removeLeftovers() {
 	prefix := "." + filepath.Base(f.path)
 	entries, err := os.ReadDir(filepath.Dir(f.path))
 	if err != nil {
@@ -176,12 +176,12 @@ func read(r io.Reader) (models.State, error) {
 		return models.State{}, fmt.Errorf("%w: longer than %d bytes", ErrBroken, maxBytes)
 	}
 	line, payload, _ := bytes.Cut(document, []byte("\n"))
-	words := strings.Fields(string(line))
+	fields := strings.Fields(string(line))
 	switch {
-	case len(words) != 3 || words[0] != magic:
+	case len(fields) != 3 || fields[0] != magic:
 		return models.State{}, fmt.Errorf("%w: it does not begin as one", ErrBroken)
-	case words[1] != format:
-		return models.State{}, fmt.Errorf("%w: format %.20q; this build reads %s", ErrBroken, words[1], format)
+	case fields[1] != format:
+		return models.State{}, fmt.Errorf("%w: format %.20q; this build reads %s", ErrBroken, fields[1], format)
 	case !bytes.HasPrefix(document, header(payload)):
 		return models.State{}, fmt.Errorf("%w: the checksum does not fit", ErrBroken)
 	}

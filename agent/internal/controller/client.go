@@ -26,8 +26,8 @@ const (
 	timeout = 10 * time.Second
 	// keepFor is more than the time between two sweeps, unless somebody sets more.
 	keepFor = 8 * time.Minute
-	// leaveTimeout is how long an agent that ends is kept by saying so.
-	leaveTimeout = 5 * time.Second
+	// deregisterTimeout is how long an agent that ends is kept by saying so.
+	deregisterTimeout = 5 * time.Second
 	// maxSpread is the longest that a report is put off for others.
 	maxSpread = time.Second
 	// maxRetryAfter is the longest that the controller can keep an agent away.
@@ -64,11 +64,11 @@ type Options struct {
 
 // New returns a client of a controller. It opens no connection.
 func New(o Options) *Client {
-	var keep httpclient.Keep
+	var keep httpclient.KeepAlive
 	if o.Pushed {
-		keep = httpclient.Keep{Idle: keepFor, Probe: -1}
+		keep = httpclient.KeepAlive{Idle: keepFor, Probe: -1}
 	}
-	secure := httpclient.Secure{Config: o.TLS, CA: "CONTROLLER_CA_FILE", Own: "CONTROLLER_CERT_FILE"}
+	secure := httpclient.TLS{Config: o.TLS, CA: "CONTROLLER_CA_FILE", Certificate: "CONTROLLER_CERT_FILE"}
 	client := httpclient.New("the controller", o.URL, keep, secure, o.Proxy)
 	return &Client{http: client, username: o.Username, password: o.Password}
 }
@@ -145,9 +145,9 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 	}
 	c.etags.Store(fleet != "")
 	result := models.Answer{
-		Fleet:         fleet,
-		PollInterval:  headerInterval(answer.Header, wire.HeaderPollInterval),
-		SweepInterval: headerInterval(answer.Header, wire.HeaderSweepInterval),
+		Fleet:          fleet,
+		PollInterval:   headerInterval(answer.Header, wire.HeaderPollInterval),
+		ResyncInterval: headerInterval(answer.Header, wire.HeaderSweepInterval),
 	}
 	if held, err := strconv.Atoi(answer.Header.Get(wire.HeaderWait)); err == nil && held >= 0 && q.MayWait {
 		result.Holds, result.Held = true, min(q.Wait, time.Duration(min(held, int(wire.MaxWait/time.Second)))*time.Second)
@@ -229,14 +229,14 @@ func (c *Client) Report(ctx context.Context, id models.Identity, report wire.Rep
 	return c.outage(answer, request)
 }
 
-// Leave takes the agent off the controller's list. Not to be there any more is
+// Deregister takes the agent off the controller's list. Not to be there any more is
 // no error.
-func (c *Client) Leave(ctx context.Context, id models.Identity) error {
+func (c *Client) Deregister(ctx context.Context, id models.Identity) error {
 	request := httpclient.Request{
 		Method: http.MethodDelete, Path: "/api/v1/agents/" + url.PathEscape(id.AgentID),
 		User: id.AgentID, Password: id.AgentToken,
 	}
-	answer, err := c.http.Do(ctx, leaveTimeout, request)
+	answer, err := c.http.Do(ctx, deregisterTimeout, request)
 	switch {
 	case err != nil:
 		return err

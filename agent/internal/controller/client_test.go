@@ -514,7 +514,7 @@ func TestErrors_SecretEchoed_Redacted(t *testing.T) {
 	}
 }
 
-func TestLeave_EachStatus_MapsToItsError(t *testing.T) {
+func TestDeregister_EachStatus_MapsToItsError(t *testing.T) {
 	for name, row := range map[string]struct {
 		handle http.HandlerFunc
 		left   bool
@@ -534,7 +534,7 @@ func TestLeave_EachStatus_MapsToItsError(t *testing.T) {
 				}
 				row.handle(w, r)
 			})
-			if err := c.Leave(t.Context(), self); (err == nil) != row.left {
+			if err := c.Deregister(t.Context(), self); (err == nil) != row.left {
 				t.Errorf("got %v, want left %v", err, row.left)
 			}
 		})

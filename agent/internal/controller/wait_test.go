@@ -51,14 +51,14 @@ func TestFetch_WaitHeader_ReturnedAsHeld(t *testing.T) {
 		head  []string
 		want  models.Answer
 	}{
-		"it was":                 {asked, []string{wire.HeaderWait, "60", wire.HeaderSweepInterval, "300"}, models.Answer{Holds: true, Held: time.Minute, SweepInterval: 5 * time.Minute}},
+		"it was":                 {asked, []string{wire.HeaderWait, "60", wire.HeaderSweepInterval, "300"}, models.Answer{Holds: true, Held: time.Minute, ResyncInterval: 5 * time.Minute}},
 		"for less":               {asked, []string{wire.HeaderWait, "20"}, models.Answer{Holds: true, Held: 20 * time.Second}},
 		"for more than asked":    {asked, []string{wire.HeaderWait, "9223372037"}, models.Answer{Holds: true, Held: time.Minute}},
 		"it would be":            {models.Query{ETag: `"e"`, MayWait: true}, []string{wire.HeaderWait, "0"}, models.Answer{Holds: true}},
 		"not where none asked":   {models.Query{ETag: `"e"`}, []string{wire.HeaderWait, "60"}, models.Answer{}},
 		"nobody says so":         {asked, nil, models.Answer{}},
 		"rubbish":                {asked, []string{wire.HeaderWait, "-1", wire.HeaderSweepInterval, "x"}, models.Answer{}},
-		"a sweep out of bounds":  {asked, []string{wire.HeaderSweepInterval, "999999999"}, models.Answer{SweepInterval: wire.MaxPollInterval}},
+		"a sweep out of bounds":  {asked, []string{wire.HeaderSweepInterval, "999999999"}, models.Answer{ResyncInterval: wire.MaxPollInterval}},
 		"a sweep of no interval": {asked, []string{wire.HeaderSweepInterval, "0"}, models.Answer{}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -36,19 +36,19 @@ import (
 type Client struct {
 	base   string
 	server string // what errors call it
-	secure Secure
+	tls    TLS
 	http   *http.Client
 }
 
-// Secure is how TLS is spoken. The zero Secure trusts what the system trusts.
-type Secure struct {
-	Config  func() *tls.Config // of the next connection
-	CA, Own string             // the settings that say whom to trust, and with which certificate to come
+// TLS is how TLS is spoken. The zero TLS trusts what the system trusts.
+type TLS struct {
+	Config          func() *tls.Config // of the next connection
+	CA, Certificate string             // the settings that say whom to trust, and with which certificate to come
 }
 
-// Keep is how a connection is kept between two requests. The zero Keep does for
+// KeepAlive is how a connection is kept between two requests. The zero KeepAlive does for
 // a server that is asked all the time.
-type Keep struct {
+type KeepAlive struct {
 	Idle  time.Duration // closed after that; 0: 90 s
 	Probe time.Duration // between TCP keep-alive probes; 0: 15 s, negative: none
 }
@@ -64,10 +64,10 @@ const (
 //
 // It speaks HTTP/1.1: it has one request at a time to send, and HTTP/2 would cost
 // memory, and frames beside it.
-func New(name, base string, keep Keep, secure Secure, proxy *url.URL) *Client {
+func New(name, base string, keep KeepAlive, secure TLS, proxy *url.URL) *Client {
 	idle, probe := cmp.Or(keep.Idle, 90*time.Second), cmp.Or(keep.Probe, 15*time.Second)
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: probe}
-	transport := &transport{secure: secure, with: func(config *tls.Config) *http.Transport {
+	transport := &transport{tls: secure, with: func(config *tls.Config) *http.Transport {
 		return &http.Transport{
 			Proxy:                  http.ProxyURL(proxy),
 			OnProxyConnectResponse: connected,
@@ -90,7 +90,7 @@ func New(name, base string, keep Keep, secure Secure, proxy *url.URL) *Client {
 	return &Client{
 		base:   strings.TrimRight(base, "/"),
 		server: server,
-		secure: secure,
+		tls:    secure,
 		http: &http.Client{
 			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -114,8 +114,8 @@ func (e notConnectedError) Error() string { return string(e) }
 // transport is an http.Transport that is replaced when the trusted authorities
 // change, so that the next request opens a connection.
 type transport struct {
-	secure Secure
-	with   func(*tls.Config) *http.Transport
+	tls  TLS
+	with func(*tls.Config) *http.Transport
 
 	mu    sync.Mutex // guards the rest
 	roots *x509.CertPool
@@ -133,8 +133,8 @@ func (t *transport) CloseIdleConnections() { t.current().CloseIdleConnections() 
 func (t *transport) current() *http.Transport {
 	var config *tls.Config
 	var roots *x509.CertPool
-	if t.secure.Config != nil {
-		config = t.secure.Config()
+	if t.tls.Config != nil {
+		config = t.tls.Config()
 		roots = config.RootCAs
 	}
 	t.mu.Lock()
@@ -255,8 +255,8 @@ func (c *Client) explain(err error, r Request, timeout time.Duration) error {
 		return fmt.Errorf("%s cannot be reached: nothing listens there", c.server)
 	case errors.As(err, &refused):
 		return fmt.Errorf("%s cannot be reached: %w", c.server, refused)
-	case c.insecure(err) != nil:
-		return c.insecure(err)
+	case c.tlsError(err) != nil:
+		return c.tlsError(err)
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("%s does not speak TLS; is it http rather than https?", c.server)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
@@ -266,15 +266,15 @@ func (c *Client) explain(err error, r Request, timeout time.Duration) error {
 	case errors.As(err, &wrapped):
 		err = wrapped.Err
 	}
-	if text := err.Error(); r.strike(text) != text { // it quotes what the server sent
-		err = errors.New(r.strike(text))
+	if text := err.Error(); r.redact(text) != text { // it quotes what the server sent
+		err = errors.New(r.redact(text))
 	}
 	return fmt.Errorf("%s does not answer as an HTTP server: %w", c.server, err)
 }
 
-// strike takes out of text what r was authenticated with and the secret in its
+// redact takes out of text what r was authenticated with and the secret in its
 // body, also where they stand in quotes.
-func (r Request) strike(text string) string {
+func (r Request) redact(text string) string {
 	for _, secret := range []string{r.Password, r.Bearer, basic(r), r.Secret} {
 		if secret != "" {
 			quoted := strings.Trim(strconv.Quote(secret), `"`)
@@ -284,9 +284,9 @@ func (r Request) strike(text string) string {
 	return text
 }
 
-// insecure puts a failed handshake into words, in which no time of this attempt
+// tlsError puts a failed handshake into words, in which no time of this attempt
 // stands; nil if err is of another kind.
-func (c *Client) insecure(err error) error {
+func (c *Client) tlsError(err error) error {
 	var (
 		untrusted *tls.CertificateVerificationError
 		own       *tlsfiles.Error
@@ -294,21 +294,21 @@ func (c *Client) insecure(err error) error {
 	)
 	switch {
 	case errors.As(err, &untrusted):
-		return fmt.Errorf("%s is not trusted: %w", c.server, c.distrust(untrusted.Err))
+		return fmt.Errorf("%s is not trusted: %w", c.server, c.certificateError(untrusted.Err))
 	case errors.As(err, &own):
 		return fmt.Errorf("%s would not take this agent's certificate: %w", c.server, own)
 	case errors.As(err, &remote) && remote.Op == "remote error":
 		alert := strings.TrimPrefix(remote.Err.Error(), "tls: ")
 		if strings.Contains(alert, "certificate") {
-			return fmt.Errorf("%s does not take this agent's certificate%s: %s", c.server, see(c.secure.Own), alert)
+			return fmt.Errorf("%s does not take this agent's certificate%s: %s", c.server, settingHint(c.tls.Certificate), alert)
 		}
 		return fmt.Errorf("%s refuses TLS with this agent: %s", c.server, alert)
 	}
 	return nil
 }
 
-// distrust says why a certificate is not trusted.
-func (c *Client) distrust(err error) error {
+// certificateError says why a certificate is not trusted.
+func (c *Client) certificateError(err error) error {
 	var (
 		unknown x509.UnknownAuthorityError
 		name    x509.HostnameError
@@ -316,7 +316,7 @@ func (c *Client) distrust(err error) error {
 	)
 	switch {
 	case errors.As(err, &unknown):
-		return fmt.Errorf("its certificate is signed by an authority that is not known here%s", see(c.secure.CA))
+		return fmt.Errorf("its certificate is signed by an authority that is not known here%s", settingHint(c.tls.CA))
 	case errors.As(err, &name) && tlsfiles.NamesNoHost(name):
 		return fmt.Errorf("its certificate has no subject alternative name (SAN), as it must for %s; its common name does not count", name.Host)
 	case errors.As(err, &name):
@@ -327,8 +327,8 @@ func (c *Client) distrust(err error) error {
 	return err
 }
 
-// see points to a setting, if there is one for it.
-func see(setting string) string {
+// settingHint points to a setting, if there is one for it.
+func settingHint(setting string) string {
 	if setting == "" {
 		return ""
 	}
@@ -339,12 +339,12 @@ func see(setting string) string {
 // beginning of what it sent instead. What r was authenticated with is struck
 // out, should the server have sent it back, as is the secret in its body.
 func (a Answer) Problem(r Request) *problem.Problem {
-	body := strings.NewReader(r.strike(string(a.Body))) // whole: Read may cut a secret in two
+	body := strings.NewReader(r.redact(string(a.Body))) // whole: Read may cut a secret in two
 	p := problem.Read(&http.Response{StatusCode: a.Status, Body: io.NopCloser(body)})
 	if p.Title == "" {
 		p.Title = "a status of no meaning"
 	}
-	p.Detail = wire.Trim(r.strike(p.Detail)) // what JSON had escaped
+	p.Detail = wire.Trim(r.redact(p.Detail)) // what JSON had escaped
 	return p
 }
 

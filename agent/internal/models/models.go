@@ -88,14 +88,14 @@ type Query struct {
 // Answer is what the controller said. All but Release is set with some errors
 // too.
 type Answer struct {
-	Release       *Release      // nil with an error
-	PollInterval  time.Duration // within the bounds of the contract; 0 if the answer named none
-	SweepInterval time.Duration // as PollInterval
-	Holds         bool          // the controller holds answers
-	Held          time.Duration // how long it held this one at most
-	Spread        time.Duration // how long the whole fleet takes to fetch this; 0 for nobody else
-	Fleet         string        // the id of the controller's fleet; "" if it named none
-	OlderBecause  string        // why Release is older than what the worker runs; "" for no reason
+	Release        *Release      // nil with an error
+	PollInterval   time.Duration // within the bounds of the contract; 0 if the answer named none
+	ResyncInterval time.Duration // as PollInterval
+	Holds          bool          // the controller holds answers
+	Held           time.Duration // how long it held this one at most
+	Spread         time.Duration // how long the whole fleet takes to fetch this; 0 for nobody else
+	Fleet          string        // the id of the controller's fleet; "" if it named none
+	OlderBecause   string        // why Release is older than what the worker runs; "" for no reason
 }
 
 // Registration is who the controller takes this agent for.
@@ -137,10 +137,10 @@ var ErrNothingRuns = errors.New("the worker runs no configuration yet")
 // Refused is a worker's no to a configuration. The same one is not pushed again
 // until it is offered again.
 type Refused struct {
-	Words string // the worker's own
+	Message string // the worker's own
 }
 
-func (e *Refused) Error() string { return "the worker refused: " + e.Words }
+func (e *Refused) Error() string { return "the worker refused: " + e.Message }
 
 // RetryLater is the error of a neighbour that named the time before which
 // nothing should be tried again.

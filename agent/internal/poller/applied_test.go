@@ -126,7 +126,7 @@ func TestQuery_Applied_UnlessRefused(t *testing.T) {
 	if _, q := f.query(); q.Applied == nil || *q.Applied != one.Config {
 		t.Errorf("got %+v, want what runs", q.Applied)
 	}
-	p.balked = &one
+	p.refusedLastGood = &one
 	if _, q := f.query(); q.Applied != nil || q.ETag != one.ETag {
 		t.Errorf("while the worker refuses it: got %+v", q)
 	}

@@ -68,8 +68,8 @@ func (m *mortal) Report(ctx context.Context, id models.Identity, report wire.Rep
 	return err
 }
 
-func (m *mortal) Leave(ctx context.Context, id models.Identity) error {
-	_, err := around(m, func() (struct{}, error) { return struct{}{}, m.controller.Leave(ctx, id) })
+func (m *mortal) Deregister(ctx context.Context, id models.Identity) error {
+	_, err := around(m, func() (struct{}, error) { return struct{}{}, m.controller.Deregister(ctx, id) })
 	return err
 }
 
@@ -95,7 +95,7 @@ type history struct {
 	crashes      []int // the step at which each life of the agent ends
 	restarts     []time.Duration
 	outages      []span
-	deaf         []span
+	failsPushes  []span
 	refused      int64
 }
 
@@ -110,11 +110,11 @@ func drawHistory(t *rapid.T) history {
 		return span{from, from + time.Duration(rapid.Int64Range(0, int64(3*time.Minute)).Draw(t, "for"))}
 	}), 0, 3)
 	h := history{
-		crashes:  rapid.SliceOfN(rapid.IntRange(1, 60), 0, 12).Draw(t, "crashes"),
-		restarts: rapid.SliceOfN(moment, 0, 4).Draw(t, "restarts"),
-		outages:  spans.Draw(t, "outages"),
-		deaf:     spans.Draw(t, "deaf"),
-		refused:  rapid.Int64Range(0, 6).Draw(t, "refused"),
+		crashes:     rapid.SliceOfN(rapid.IntRange(1, 60), 0, 12).Draw(t, "crashes"),
+		restarts:    rapid.SliceOfN(moment, 0, 4).Draw(t, "restarts"),
+		outages:     spans.Draw(t, "outages"),
+		failsPushes: spans.Draw(t, "deaf"),
+		refused:     rapid.Int64Range(0, 6).Draw(t, "refused"),
 	}
 	versions := rapid.SliceOfN(rapid.Int64Range(1, 6), 1, 8).Draw(t, "versions")
 	times := rapid.SliceOfN(moment, len(versions), len(versions)).Draw(t, "times")
@@ -130,7 +130,7 @@ func drawHistory(t *rapid.T) history {
 func (h history) play() (fault string) {
 	s := scenario{
 		controller: &fakeController{because: wire.OlderResume, publications: h.publications, down: h.outages, withholds: true},
-		worker:     &fakeWorker{restarts: h.restarts, deaf: h.deaf, refuses: refuse(h.refused)},
+		worker:     &fakeWorker{restarts: h.restarts, failsPushes: h.failsPushes, refuses: refuse(h.refused)},
 	}
 	w := s.world()
 	lives := append(slices.Clone(h.crashes), 0)

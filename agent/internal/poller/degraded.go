@@ -7,9 +7,9 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// steady is how long a worker has been away, or back, before the controller is
+// healthDelay is how long a worker has been away, or back, before the controller is
 // told: a restart takes less.
-const steady = 5 * time.Second
+const healthDelay = 5 * time.Second
 
 // health is whether the controller is to be told that the worker cannot be
 // reached, or fed. Poller.mu guards it.
@@ -25,20 +25,20 @@ type health struct {
 func (r *reconciler) assess() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	h, seen := &r.health, string(r.workerTrouble)
+	h, seen := &r.health, string(r.workerErr)
 	switch {
 	case seen != "" || r.inSync:
-	case r.balked != nil:
+	case r.refusedLastGood != nil:
 		seen = r.refusal.String()
-	case r.held != nil:
-		seen = fmt.Sprintf("the worker accepted version %d and does not run it", r.held.Config.Version)
+	case r.lastPushed != nil:
+		seen = fmt.Sprintf("the worker accepted version %d and does not run it", r.lastPushed.Config.Version)
 	}
 	switch {
 	case (seen == "") == (h.degraded == ""):
 		h.degraded, h.since = seen, time.Time{} // another reason goes along with the next poll
 	case h.since.IsZero():
 		h.since = time.Now()
-	case time.Since(h.since) >= steady:
+	case time.Since(h.since) >= healthDelay:
 		h.degraded, h.since = seen, time.Time{}
 		r.pollSoon()
 	}
@@ -47,10 +47,10 @@ func (r *reconciler) assess() {
 // pollSoon brings the next poll forward to within half an interval, in which all
 // workers of a fleet may fail at once. The caller holds mu.
 func (p *Poller) pollSoon() {
-	wait := part(min(p.interval, comeBack) / 2)
+	wait := jitter(min(p.interval, rejoinSpread) / 2)
 	if p.Transport != wire.LongPoll {
-		p.hearing.by(time.Now().Add(wait))
-		wake(p.nudged)
+		p.push.pollBy(time.Now().Add(wait))
+		wake(p.pollSooner)
 		return
 	}
 	time.AfterFunc(wait, func() {

@@ -35,8 +35,8 @@ func TestRun_WorkerAway_IsReported(t *testing.T) {
 					t.Fatalf("told %+v, want the outage and its end", told)
 				}
 				for i, since := range []time.Duration{away, back} {
-					if late := told[i].at - since; late < steady || late > 30*time.Second {
-						t.Errorf("told %q after %s, want between %s and 30s", told[i].what, late, steady)
+					if late := told[i].at - since; late < healthDelay || late > 30*time.Second {
+						t.Errorf("told %q after %s, want between %s and 30s", told[i].what, late, healthDelay)
 					}
 				}
 				if n := w.logged(logrus.WarnLevel, "Controller lost"); n != 0 {
@@ -51,7 +51,7 @@ func TestRun_WorkerAway_IsReported(t *testing.T) {
 // that refuses the last good configuration.
 func TestRun_WorkerDoesNotRunDesired_IsReported(t *testing.T) {
 	for want, s := range map[string]scenario{
-		"the worker accepted version 1 and does not run it": {worker: &fakeWorker{amnesic: true}},
+		"the worker accepted version 1 and does not run it": {worker: &fakeWorker{forgetsPushes: true}},
 		"the worker refused version 1: not now": {worker: &fakeWorker{
 			restarts: []time.Duration{time.Minute},
 			refuses: func(_ int64, t time.Duration) string {

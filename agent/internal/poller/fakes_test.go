@@ -77,16 +77,16 @@ type fakeController struct {
 	withholds     bool                                   // does not offer a version that was reported FAILED
 	holdsNothing  bool                                   // as PUSH=none
 	otherBroker   bool                                   // announces over another broker than the agent hears
-	impatient     time.Duration                          // something on the way cuts what is held for longer; 0: nothing does
+	cutsAfter     time.Duration                          // something on the way cuts what is held for longer; 0: nothing does
 	lost          error                                  // what ends a wait when it goes down; nil: errOutage
-	rude          error                                  // what it ends them with; nil: 504
+	cutError      error                                  // what it ends them with; nil: 504
 	drains        []time.Duration                        // lets go all that it holds
 	dropsETags    bool                                   // something on the way does, of requests and of answers
 	compares      bool                                   // answers 200 where the content that is applied is another
 	old           bool                                   // does not know the headers of what is applied
-	fleets        []moved                                // the id that it names from then on
+	fleets        []namedFleet                           // the id that it names from then on
 	because       string                                 // why it offers an older version than the applied one
-	rush          time.Duration                          // what it says that the whole fleet takes to fetch
+	spread        time.Duration                          // what it says that the whole fleet takes to fetch
 	says          func(wait time.Duration) time.Duration // what it says it held for; nil: the truth
 
 	mu          sync.Mutex // guards the records below
@@ -106,8 +106,8 @@ type fakeController struct {
 	selves      []wire.RegisterRequest
 }
 
-// moved is the fleet from a time on.
-type moved struct {
+// namedFleet is the fleet from a time on.
+type namedFleet struct {
 	at    time.Duration
 	fleet string
 }
@@ -256,7 +256,7 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 		}
 	}
 	if (q.Transport == wire.NATS || q.Transport == wire.Redis) && !c.otherBroker {
-		answer.SweepInterval = 5 * time.Minute
+		answer.ResyncInterval = 5 * time.Minute
 	}
 	if q.MayWait && !c.holdsNothing {
 		answer.Holds, answer.Held = true, q.Wait
@@ -289,7 +289,7 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 	if q.Applied != nil && current.Config.Version < q.Applied.Version {
 		answer.OlderBecause = c.because
 	}
-	answer.Release, answer.Spread = &fetched, c.rush
+	answer.Release, answer.Spread = &fetched, c.spread
 	return answer, nil
 }
 
@@ -314,7 +314,7 @@ func (c *fakeController) withheld(current *models.Release) bool {
 // error of what ends it.
 func (c *fakeController) hold(ctx context.Context, wait time.Duration) error {
 	now := c.now()
-	end, cut := now+wait+part(wait/16), error(nil)
+	end, cut := now+wait+jitter(wait/16), error(nil)
 	sooner := func(at time.Duration, err error) {
 		if now < at && at < end {
 			end, cut = at, err
@@ -329,12 +329,12 @@ func (c *fakeController) hold(ctx context.Context, wait time.Duration) error {
 	for _, s := range c.down {
 		sooner(s.from, cmp.Or(c.lost, errOutage))
 	}
-	if c.impatient > 0 {
+	if c.cutsAfter > 0 {
 		err := models.ErrCut
-		if c.rude != nil {
-			err = c.rude
+		if c.cutError != nil {
+			err = c.cutError
 		}
-		sooner(now+c.impatient, err)
+		sooner(now+c.cutsAfter, err)
 	}
 	if !sleep(ctx, end-now) {
 		return ctx.Err()
@@ -342,7 +342,7 @@ func (c *fakeController) hold(ctx context.Context, wait time.Duration) error {
 	return cut
 }
 
-func (c *fakeController) Leave(ctx context.Context, id models.Identity) error {
+func (c *fakeController) Deregister(ctx context.Context, id models.Identity) error {
 	c.record("leave", id.AgentID)
 	return c.reachable(ctx)
 }
@@ -381,11 +381,11 @@ func (c *fakeController) Report(ctx context.Context, id models.Identity, report 
 type fakeWorker struct {
 	clock
 	down, hanging []span
-	deaf          []span                                // answers reads, but 500 to pushes
+	failsPushes   []span                                // answers reads, but 500 to pushes
 	restarts      []time.Duration                       // loses what it runs
 	refuses       func(v int64, t time.Duration) string // the words of a no; nil: takes all
 	slow          time.Duration                         // how long a push lasts
-	amnesic       bool                                  // takes every push and runs none
+	forgetsPushes bool                                  // takes every push and runs none
 	tampered      []publication                         // someone else pushes these
 
 	mu      sync.Mutex // guards the records below
@@ -403,12 +403,12 @@ type push struct {
 	probe   bool
 }
 
-func (w *fakeWorker) reachable(ctx context.Context, patience time.Duration) error {
+func (w *fakeWorker) reachable(ctx context.Context, timeout time.Duration) error {
 	if within(w.hanging, w.now()) {
-		if !sleep(ctx, patience) {
+		if !sleep(ctx, timeout) {
 			return ctx.Err()
 		}
-		return fmt.Errorf("did not answer within %s", patience)
+		return fmt.Errorf("did not answer within %s", timeout)
 	}
 	if within(w.down, w.now()) {
 		return errOutage
@@ -446,7 +446,7 @@ func (w *fakeWorker) state() (wire.WorkerState, error) {
 			running, since = t.Push(), t.at
 		}
 	}
-	if running.Version == 0 || since < started || w.amnesic {
+	if running.Version == 0 || since < started || w.forgetsPushes {
 		return wire.WorkerState{}, models.ErrNothingRuns
 	}
 	return wire.WorkerState{URL: running.URL, Version: running.Version, Instance: fmt.Sprint("instance-", n)}, nil
@@ -457,12 +457,12 @@ func (w *fakeWorker) Push(ctx context.Context, config wire.WorkerConfig) error {
 	if err == nil && !sleep(ctx, w.slow) {
 		err = ctx.Err()
 	}
-	if err == nil && within(w.deaf, w.now()) {
+	if err == nil && within(w.failsPushes, w.now()) {
 		err = errors.New("answered 500")
 	}
 	if err == nil && w.refuses != nil {
 		if words := w.refuses(config.Version, w.now()); words != "" {
-			err = &models.Refused{Words: words}
+			err = &models.Refused{Message: words}
 		}
 	}
 	w.mu.Lock()

@@ -17,34 +17,34 @@ import (
 type follower struct {
 	*Poller
 	attempts
-	retry    *backoff.Backoff // after an outage
-	denied   *backoff.Backoff // after a refused token, when it is not the first
-	deniedAt time.Time        // the last refused token
-	needs    credentials      // to register with before the next poll
-	renewal  *backoff.Backoff // of a registration that is out of date
-	renewAt  time.Time        // not before this is it tried again
-	renewing trouble          // why it was not renewed
-	waits    waits            // of long-poll
-	lost     bool             // the last fetch failed: the next one is answered at once
-	before   *waits           // those before the last cut, while it may yet turn out that the controller was away
-	last     *models.Release  // that was fetched
-	rapid    int              // releases in a row that were there at once
-	unheld   int              // waits in a row that were answered before their time, with nothing new
+	retry             *backoff.Backoff // after an outage
+	denied            *backoff.Backoff // after a refused token, when it is not the first
+	deniedAt          time.Time        // the last refused token
+	needs             credentials      // to register with before the next poll
+	renewal           *backoff.Backoff // of a registration that is out of date
+	renewAt           time.Time        // not before this is it tried again
+	renewing          fault            // why it was not renewed
+	waits             waits            // of long-poll
+	lastFetchFailed   bool             // the last fetch failed: the next one is answered at once
+	waitsBeforeCut    *waits           // those before the last cut, while it may yet turn out that the controller was away
+	lastFetched       *models.Release  // that was fetched
+	immediateReleases int              // releases in a row that were there at once
+	earlyAnswers      int              // waits in a row that were answered before their time, with nothing new
 }
 
 // rest is the time until the next turn, and what may cut it short.
 type rest struct {
-	wait  time.Duration
-	early <-chan struct{} // nil: nothing
-	heeds bool            // what push has to say
+	wait   time.Duration
+	early  <-chan struct{} // nil: nothing
+	onHint bool            // what push has to say
 }
 
 // follow polls until ctx ends. It registers first only if it has no token.
 func (p *Poller) follow(ctx context.Context) {
-	first := time.NewTimer(feedFirst)
+	first := time.NewTimer(firstPushTimeout)
 	defer first.Stop()
 	select { // the worker is fed from the cache before anybody is asked
-	case <-p.fed:
+	case <-p.firstPushDone:
 	case <-first.C:
 	case <-ctx.Done():
 		return
@@ -56,13 +56,13 @@ func (p *Poller) follow(ctx context.Context) {
 
 func newFollower(p *Poller) *follower {
 	f := &follower{
-		Poller:   p,
-		attempts: newAttempts(p.Log),
-		retry:    backoff.New(retryFirst, retryLimit),
-		denied:   backoff.New(retryFirst, retryLimit),
-		renewal:  backoff.New(retryFirst, retryLimit),
-		waits:    newWaits(),
-		lost:     true,
+		Poller:          p,
+		attempts:        newAttempts(p.Log),
+		retry:           backoff.New(retryFirst, retryLimit),
+		denied:          backoff.New(retryFirst, retryLimit),
+		renewal:         backoff.New(retryFirst, retryLimit),
+		waits:           newWaits(),
+		lastFetchFailed: true,
 	}
 	if f.identity().AgentToken == "" {
 		f.needs = shared
@@ -74,7 +74,7 @@ func newFollower(p *Poller) *follower {
 func (f *follower) rest(ctx context.Context, r rest) bool {
 	due := time.Now().Add(r.wait)
 	for {
-		if r.heeds {
+		if r.onHint {
 			due = f.dueBy(due)
 		}
 		wait := time.Until(due)
@@ -86,7 +86,7 @@ func (f *follower) rest(ctx context.Context, r rest) bool {
 		case <-timer.C:
 		case <-r.early:
 			due = time.Now()
-		case <-f.nudged:
+		case <-f.pollSooner:
 		case <-ctx.Done():
 		}
 		timer.Stop()
@@ -100,7 +100,7 @@ func (f *follower) rest(ctx context.Context, r rest) bool {
 func (f *follower) dueBy(due time.Time) time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if at := f.hearing.due; !at.IsZero() && at.Before(due) {
+	if at := f.push.due; !at.IsZero() && at.Before(due) {
 		return at
 	}
 	return due
@@ -119,7 +119,7 @@ func (f *follower) turn(ctx context.Context) rest {
 			return f.outage(ctx, err)
 		}
 	}
-	hint, began := f.heed(), time.Now()
+	hint, began := f.takeHint(), time.Now()
 	id, query := f.query()
 	f.persist(ctx)
 	answer, interrupted, err := f.fetch(ctx, id, query)
@@ -127,10 +127,10 @@ func (f *follower) turn(ctx context.Context) rest {
 		err = f.older(query, answer)
 	}
 	f.Metrics.fetched(query, answer, err, time.Since(began))
-	f.paced(query, answer, err)
+	f.applyIntervals(query, answer, err)
 	switch {
 	case err == nil:
-		drain(f.settled)
+		drain(f.verdictReceived)
 		f.offer(answer.Release, answer.Spread)
 	case errors.Is(err, models.ErrNotModified):
 		f.confirm()
@@ -140,30 +140,30 @@ func (f *follower) turn(ctx context.Context) rest {
 		// The controller is there and says something wrong: asking more often
 		// than usual would not make it right. It has accepted the token.
 		f.needs = none
-		f.answered()
-		f.unwell(err, "Configuration not usable")
+		f.pollAnswered()
+		f.setControllerErr(err, "Configuration not usable")
 		f.retry.Reset()
-		return rest{wait: spread(f.pollInterval())}
+		return rest{wait: jittered(f.pollInterval())}
 	case interrupted && errors.Is(err, context.Canceled):
 		return rest{} // there is something to tell
 	case errors.Is(err, models.ErrUnauthorized):
 		return rest{wait: f.tokenRefused(err, refused)}
-	case query.Wait > 0 && (models.Floor(err) == 0 || errors.Is(err, models.ErrProxy) && time.Since(began) >= rapidly):
+	case query.Wait > 0 && (models.Floor(err) == 0 || errors.Is(err, models.ErrProxy) && time.Since(began) >= immediately):
 		return f.cut(ctx, err, time.Since(began))
 	default:
 		return f.outage(ctx, err)
 	}
 	took := time.Since(began)
-	f.lost, f.before, f.needs = false, nil, none
-	f.answered()
-	f.unwell(refused, "Registration refused")
-	f.judged(hint, err == nil && !unchanged(query, answer))
+	f.lastFetchFailed, f.waitsBeforeCut, f.needs = false, nil, none
+	f.pollAnswered()
+	f.setControllerErr(refused, "Registration refused")
+	f.noteHintResult(hint, err == nil && !unchanged(query, answer))
 	f.renew(ctx)
 	if query.MayWait {
 		return f.afterWait(query, answer, err, took)
 	}
 	f.retry.Reset()
-	return rest{wait: f.untilNext(), heeds: true}
+	return rest{wait: f.untilNext(), onHint: true}
 }
 
 // fetch asks the controller, and reports whether the wait was interrupted because
@@ -201,21 +201,21 @@ func (f *follower) query() (id models.Identity, q models.Query) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	q.Transport = wire.Polling
-	if f.hearing.healthy || f.hearing.subscribed {
+	if f.push.healthy || f.push.subscribed {
 		q.Transport = f.Transport
 	} else if f.Transport != wire.Polling {
-		q.PushError = f.hearing.trouble
+		q.PushError = f.push.err
 	}
 	if f.Transport == wire.LongPoll {
 		q.MayWait = true
-		if !f.lost {
+		if !f.lastFetchFailed {
 			q.Wait = f.waits.wait()
 		}
 	}
 	q.WorkerError = f.health.degraded
 	if f.state.LastGood != nil {
 		q.ETag = f.state.LastGood.ETag
-		if !f.state.LastGood.Same(f.balked) {
+		if !f.state.LastGood.Same(f.refusedLastGood) {
 			q.Applied = &f.state.LastGood.Config
 		}
 	}
@@ -245,10 +245,10 @@ func unchanged(q models.Query, answer models.Answer) bool {
 func (f *follower) untilNext() time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.hearing.healthy && f.sweep > f.interval {
-		return f.sweep + part(f.sweep*sweepJitter/100)
+	if f.push.healthy && f.resync > f.interval {
+		return f.resync + jitter(f.resync*resyncJitter/100)
 	}
-	return spread(f.interval)
+	return jittered(f.interval)
 }
 
 // errUnannounced is why a broker that is heard is of no use.
@@ -260,10 +260,10 @@ var errOtherFleet = errors.New(
 
 // Why long-poll is no more than polling.
 var (
-	errNotHeld = errors.New("the controller holds no answers; is its PUSH none, or is it older than this agent?")
-	errUnheld  = errors.New("polls are answered immediately although the controller says that it holds them: " +
+	errNotHeld   = errors.New("the controller holds no answers; is its PUSH none, or is it older than this agent?")
+	errNeverHeld = errors.New("polls are answered immediately although the controller says that it holds them: " +
 		"something in between drops ETags, or the controller is older than this agent")
-	errNoPatience = errors.New("something between here and the controller cuts whatever is held for a few seconds")
+	errWaitsCut = errors.New("something between here and the controller cuts whatever is held for a few seconds")
 )
 
 // afterWait says how long to rest after an answer that may have been held. None
@@ -274,43 +274,43 @@ func (f *follower) afterWait(q models.Query, answer models.Answer, err error, to
 	defer f.mu.Unlock()
 	switch {
 	case !answer.Holds:
-		f.hears(f.log, errNotHeld)
+		f.setPushHealth(f.log, errNotHeld)
 	case err == nil && !unchanged(q, answer):
-		f.hears(f.log, f.heldAtAll())
+		f.setPushHealth(f.log, f.neverHeldErr())
 		return f.untilSettled(q, answer.Release, took)
 	case q.Wait == 0 && f.waits.wait() > 0: // all is well again: from now on, wait
-		f.hears(f.log, f.heldAtAll())
+		f.setPushHealth(f.log, f.neverHeldErr())
 		f.retry.Reset()
 		return rest{}
 	case q.Wait == 0:
-		f.hears(f.log, errNoPatience)
+		f.setPushHealth(f.log, errWaitsCut)
 	case answer.Held < minWait:
-		f.hears(f.log, errNotHeld)
+		f.setPushHealth(f.log, errNotHeld)
 	case took < answer.Held: // let go early: it stops, say
-		f.unheld++
-		if err := f.heldAtAll(); err != nil {
-			f.hears(f.log, err)
+		f.earlyAnswers++
+		if err := f.neverHeldErr(); err != nil {
+			f.setPushHealth(f.log, err)
 			break
 		}
-		f.hears(f.log, nil)
+		f.setPushHealth(f.log, nil)
 		return rest{wait: f.backOff(f.interval)}
 	default:
-		f.unheld = 0
-		f.hears(f.log, nil)
+		f.earlyAnswers = 0
+		f.setPushHealth(f.log, nil)
 		f.waits.through(q.Wait)
 		f.retry.Reset()
-		f.rapid = 0
+		f.immediateReleases = 0
 		return rest{}
 	}
 	f.retry.Reset()
-	return rest{wait: spread(f.interval)}
+	return rest{wait: jittered(f.interval)}
 }
 
-// heldAtAll is errUnheld once several waits in a row were answered before their time;
+// neverHeldErr is errNeverHeld once several waits in a row were answered before their time;
 // nil before.
-func (f *follower) heldAtAll() error {
-	if f.unheld > mostRapid {
-		return errUnheld
+func (f *follower) neverHeldErr() error {
+	if f.earlyAnswers > maxImmediate {
+		return errNeverHeld
 	}
 	return nil
 }
@@ -321,21 +321,21 @@ func (f *follower) heldAtAll() error {
 // and so do too many that come at once: there may be no end to it. The caller
 // holds mu.
 func (f *follower) untilSettled(q models.Query, release *models.Release, took time.Duration) rest {
-	refusedAgain := release.Same(f.last) && f.refusal.version == release.Config.Version
-	f.last = release
-	if f.rapid++; took >= rapidly {
-		f.rapid = 0
+	refusedAgain := release.Same(f.lastFetched) && f.refusal.version == release.Config.Version
+	f.lastFetched = release
+	if f.immediateReleases++; took >= immediately {
+		f.immediateReleases = 0
 		f.retry.Reset()
 	}
 	switch {
 	case refusedAgain:
-		return rest{wait: spread(f.interval)}
-	case f.rapid > mostRapid:
+		return rest{wait: jittered(f.interval)}
+	case f.immediateReleases > maxImmediate:
 		return rest{wait: f.backOff(f.interval)} // two controllers that do not agree, say
 	case f.next == nil && differs(f.state.LastGood, q):
 		return rest{} // it has judged already
 	}
-	return rest{wait: spread(f.interval), early: f.settled}
+	return rest{wait: jittered(f.interval), early: f.verdictReceived}
 }
 
 // differs reports whether the worker runs something else than when q was asked.
@@ -352,30 +352,30 @@ func (f *follower) cut(ctx context.Context, err error, after time.Duration) rest
 	if ctx.Err() != nil {
 		return rest{}
 	}
-	f.before = new(f.waits)
+	f.waitsBeforeCut = new(f.waits)
 	f.waits.cut(after, errors.Is(err, models.ErrCut))
 	f.log.WithFields(logrus.Fields{"after": after.Round(time.Second).String(), "wait": f.waits.next.String(), "error": err.Error()}).Debug("Wait cut")
-	f.lost = true
-	wait := part(min(f.pollInterval(), comeBack))
+	f.lastFetchFailed = true
+	wait := jitter(min(f.pollInterval(), rejoinSpread))
 	switch {
 	case errors.Is(err, models.ErrProxy):
-		drain(f.back)
-		return rest{wait: models.Floor(err) + wait, early: early(f.back, err)}
+		drain(f.reportTaken)
+		return rest{wait: models.Floor(err) + wait, early: early(f.reportTaken, err)}
 	case errors.Is(err, models.ErrCut):
 		return rest{wait: f.backOff(f.pollInterval())}
 	}
-	f.unwell(err, "Controller lost")
-	f.unheard(err)
-	drain(f.back)
-	return rest{wait: wait, early: f.back}
+	f.setControllerErr(err, "Controller lost")
+	f.setLongPollErr(err)
+	drain(f.reportTaken)
+	return rest{wait: wait, early: f.reportTaken}
 }
 
-// unheard notes that nothing is heard between two polls.
-func (f *follower) unheard(err error) {
+// setLongPollErr notes that nothing is heard between two polls.
+func (f *follower) setLongPollErr(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.Transport == wire.LongPoll {
-		f.hears(f.log, err)
+		f.setPushHealth(f.log, err)
 	}
 }
 
@@ -384,17 +384,17 @@ func (f *follower) outage(ctx context.Context, err error) rest {
 	if ctx.Err() != nil {
 		return rest{} // the agent stops: that is nobody's fault
 	}
-	f.lost = true
-	if f.before != nil {
-		f.waits, f.before = *f.before, nil // it was away, and nothing has cut
+	f.lastFetchFailed = true
+	if f.waitsBeforeCut != nil {
+		f.waits, f.waitsBeforeCut = *f.waitsBeforeCut, nil // it was away, and nothing has cut
 	}
-	f.unwell(err, "Controller lost")
-	f.unheard(err)
-	drain(f.back) // from before
+	f.setControllerErr(err, "Controller lost")
+	f.setLongPollErr(err)
+	drain(f.reportTaken) // from before
 	if floor := models.Floor(err); floor > 0 || errors.Is(err, models.ErrUnauthorized) {
-		return rest{wait: f.retry.Next(floor), early: early(f.back, err)} // who is not wanted takes its time
+		return rest{wait: f.retry.Next(floor), early: early(f.reportTaken, err)} // who is not wanted takes its time
 	}
-	return rest{wait: f.backOff(f.pollInterval()), early: f.back}
+	return rest{wait: f.backOff(f.pollInterval()), early: f.reportTaken}
 }
 
 // backOff is the time until the next attempt. It grows up to two intervals, on
@@ -402,16 +402,16 @@ func (f *follower) outage(ctx context.Context, err error) rest {
 func (f *follower) backOff(interval time.Duration) time.Duration {
 	wait, most := f.retry.Next(0), 2*interval
 	if wait > most {
-		return part(most)
+		return jitter(most)
 	}
 	return wait
 }
 
-// unwell notes what is wrong with the controller; nil: nothing is.
-func (f *follower) unwell(err error, lost string) {
+// setControllerErr notes what is wrong with the controller; nil: nothing is.
+func (f *follower) setControllerErr(err error, lost string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.controllerTrouble.note(f.log, err, lost, "Controller back")
+	f.controllerErr.note(f.log, err, lost, "Controller back")
 }
 
 func (f *follower) identity() models.Identity {
@@ -420,27 +420,27 @@ func (f *follower) identity() models.Identity {
 	return f.state.Identity
 }
 
-// paced takes over the intervals that an answer named. A controller that announces
+// applyIntervals takes over the intervals that an answer named. A controller that announces
 // over the broker that is heard names a sweep.
-func (f *follower) paced(q models.Query, answer models.Answer, err error) {
+func (f *follower) applyIntervals(q models.Query, answer models.Answer, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	said := err == nil || errors.Is(err, models.ErrNotModified) || errors.Is(err, models.ErrNothingPublished)
-	if said && f.hearing.subscribed && q.Transport == f.Transport {
-		switch f.sweep = answer.SweepInterval; {
-		case f.sweep == 0:
-			f.hears(f.log, errUnannounced)
+	if said && f.push.subscribed && q.Transport == f.Transport {
+		switch f.resync = answer.ResyncInterval; {
+		case f.resync == 0:
+			f.setPushHealth(f.log, errUnannounced)
 		case f.Fleet != "" && f.Fleet != answer.Fleet:
-			f.hears(f.log, errOtherFleet)
+			f.setPushHealth(f.log, errOtherFleet)
 		default:
-			f.hears(f.log, nil)
+			f.setPushHealth(f.log, nil)
 		}
 	}
 	if said && answer.Fleet != f.state.Fleet {
 		f.state.Fleet = answer.Fleet
 		f.save()
 		if f.Fleet == "" {
-			wake(f.moved)
+			wake(f.fleetChanged)
 		}
 	}
 	if named := answer.PollInterval; named > 0 && named != f.interval {
@@ -455,14 +455,14 @@ func (f *follower) pollInterval() time.Duration {
 	return f.interval
 }
 
-// answered notes that the controller answered a poll, and so would a report.
-func (f *follower) answered() {
+// pollAnswered notes that the controller answered a poll, and so would a report.
+func (f *follower) pollAnswered() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.registered = true
 	f.lastFetch = time.Now().UTC()
 	f.log.Debug("Polled")
-	wake(f.owed)
+	wake(f.reportPending)
 }
 
 // offer takes what the controller wants this agent to run. It may be older than
@@ -472,7 +472,7 @@ func (f *follower) offer(release *models.Release, spread time.Duration) {
 	defer f.mu.Unlock()
 	f.reportAt = time.Now().Add(spread)
 	f.fetched = release.Config.Version
-	f.balked = nil
+	f.refusedLastGood = nil
 	for _, known := range []*models.Release{f.state.LastGood, f.state.Candidate} {
 		if known != nil && release.ETag == "" && release.Config == known.Config {
 			release = known // a gateway has dropped the ETag
@@ -505,7 +505,7 @@ func (f *follower) offer(release *models.Release, spread time.Duration) {
 func (f *follower) confirm() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.balked = nil
+	f.refusedLastGood = nil
 	f.withdraw()
 }
 

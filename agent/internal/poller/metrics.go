@@ -71,15 +71,15 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 }
 
-// listens has the hints of a transport be there from the start.
-func (m *Metrics) listens(transport wire.Transport) {
+// initHints has the hints of a transport be there from the start.
+func (m *Metrics) initHints(transport wire.Transport) {
 	for _, outcome := range []string{hintFollowed, hintDelayed, hintOld, hintIgnored, hintInvalid} {
 		m.hints.WithLabelValues(string(transport), outcome)
 	}
 }
 
-// heard counts a hint by what became of it.
-func (m *Metrics) heard(transport wire.Transport, outcome string) {
+// countHint counts a hint by what became of it.
+func (m *Metrics) countHint(transport wire.Transport, outcome string) {
 	m.hints.WithLabelValues(string(transport), outcome).Inc()
 }
 

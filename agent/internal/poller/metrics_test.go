@@ -75,7 +75,7 @@ func TestMetrics_Failures_CountedByOutcome(t *testing.T) {
 		"a wait is over":      {scenario{transport: wire.LongPoll}, 90 * time.Second, []string{"fetches_total wait_over"}},
 		"no configuration":    {scenario{controller: &fakeController{invalid: always}}, 5 * time.Second, []string{"fetches_total invalid"}},
 		"a token refused":     {scenario{controller: &fakeController{denies: always}}, 5 * time.Second, []string{"fetches_total denied"}},
-		"a proxy cuts":        {scenario{transport: wire.LongPoll, controller: &fakeController{impatient: 10 * time.Second}}, time.Minute, []string{"fetches_total cut"}},
+		"a proxy cuts":        {scenario{transport: wire.LongPoll, controller: &fakeController{cutsAfter: 10 * time.Second}}, time.Minute, []string{"fetches_total cut"}},
 		"busy":                {scenario{controller: &fakeController{busy: []span{{4 * time.Second, forever}}, retryAfter: time.Second}}, 40 * time.Second, []string{"fetches_total limited"}},
 		"busy from the start": {scenario{controller: &fakeController{busy: always, retryAfter: time.Second}}, 5 * time.Second, []string{"registrations_total limited"}},
 		"away":                {scenario{controller: &fakeController{down: []span{{4 * time.Second, forever}}}}, 40 * time.Second, []string{"fetches_total failed"}},
@@ -89,7 +89,7 @@ func TestMetrics_Failures_CountedByOutcome(t *testing.T) {
 			5 * time.Second, []string{"pushes_total refused", "push_duration_seconds"},
 		},
 		"a worker is deaf": {
-			scenario{controller: &fakeController{publications: []publication{published(0, 1)}}, worker: &fakeWorker{deaf: always}},
+			scenario{controller: &fakeController{publications: []publication{published(0, 1)}}, worker: &fakeWorker{failsPushes: always}},
 			5 * time.Second, []string{"pushes_total failed", "push_duration_seconds"},
 		},
 		"a full disk": {scenario{cache: &fakeCache{unwritable: always}}, 5 * time.Second, []string{"cache_writes_total failed"}},
@@ -190,7 +190,7 @@ func TestMetrics_Hints_CountedByOutcome(t *testing.T) {
 		l.Received([]byte("nonsense"))
 		say(4, `"x"`)
 		say(6, `"x"`)
-		w.judged(w.heed(), false) // nothing came of it
+		w.noteHintResult(w.takeHint(), false) // nothing came of it
 		say(6, `"x"`)
 		say(7, `"x"`)
 	})
@@ -287,9 +287,9 @@ func (n naming) Fetch(ctx context.Context, id models.Identity, q models.Query) (
 	return n.fakeController.Fetch(ctx, id, q)
 }
 
-func (n naming) Leave(ctx context.Context, id models.Identity) error {
+func (n naming) Deregister(ctx context.Context, id models.Identity) error {
 	n.seen(ctx)
-	return n.fakeController.Leave(ctx, id)
+	return n.fakeController.Deregister(ctx, id)
 }
 
 // namingWorker is naming for a worker.
@@ -322,7 +322,7 @@ func TestRun_EachRequest_HasItsOwnID(t *testing.T) {
 		if r.cycle(t.Context()) {
 			t.Error("got something else to do, want one push")
 		}
-		w.leave(t.Context())
+		w.deregister(t.Context())
 	})
 	if len(ids) != 5 { // register, fetch, read, push, leave
 		t.Fatalf("got %d requests, want 5", len(ids))

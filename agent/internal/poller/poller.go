@@ -44,8 +44,8 @@ type Source interface {
 	Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error)
 	// Report returns models.ErrUnwanted if the report need not be sent again.
 	Report(ctx context.Context, id models.Identity, report wire.Report) error
-	// Leave takes the agent off; nil if it is not known anyway.
-	Leave(ctx context.Context, id models.Identity) error
+	// Deregister takes the agent off; nil if it is not known anyway.
+	Deregister(ctx context.Context, id models.Identity) error
 }
 
 // Sink is what runs configurations. Each call ends within seconds.
@@ -88,21 +88,21 @@ type Parts struct {
 }
 
 const (
-	cycleInterval = time.Second      // how often the worker is asked what it runs
-	firstInterval = 30 * time.Second // between polls, until the controller says otherwise
-	firstSweep    = 5 * time.Minute  // between sweeps, until the controller says otherwise
-	feedFirst     = time.Second      // the longest that a slow worker delays the first registration
+	cycleInterval    = time.Second      // how often the worker is asked what it runs
+	firstInterval    = 30 * time.Second // between polls, until the controller says otherwise
+	firstResync      = 5 * time.Minute  // between sweeps, until the controller says otherwise
+	firstPushTimeout = time.Second      // the longest that a slow worker delays the first registration
 
-	retryFirst  = time.Second
-	retryLimit  = 5 * time.Minute  // of requests to the controller
-	pushLimit   = 30 * time.Second // of pushes to the worker, which is near
-	deniedCalm  = 10 * time.Minute // a token refused again within it is no accident
-	saveLimit   = time.Minute      // of writes to the cache
-	comeBack    = time.Minute      // over which, or over a poll interval, a fleet comes back that lost the same thing
-	pollsJitter = 10               // percent of the interval, either way
-	sweepJitter = 50               // percent of the sweep, which may only be longer
-	rapidly     = time.Second      // a release that comes before that did not have to be waited for
-	mostRapid   = 4                // of them in a row, before there is a rest
+	retryFirst   = time.Second
+	retryLimit   = 5 * time.Minute  // of requests to the controller
+	pushLimit    = 30 * time.Second // of pushes to the worker, which is near
+	deniedWindow = 10 * time.Minute // a token refused again within it is no accident
+	saveLimit    = time.Minute      // of writes to the cache
+	rejoinSpread = time.Minute      // over which, or over a poll interval, a fleet comes back that lost the same thing
+	pollsJitter  = 10               // percent of the interval, either way
+	resyncJitter = 50               // percent of the sweep, which may only be longer
+	immediately  = time.Second      // a release that comes before that did not have to be waited for
+	maxImmediate = 4                // of them in a row, before there is a rest
 )
 
 // Poller is the agent without its sockets. Make it with New.
@@ -110,15 +110,15 @@ type Poller struct {
 	Parts
 
 	// Each holds one wake-up at most; nobody closes them.
-	offered chan struct{} // to reconcile: what is wanted changed
-	owed    chan struct{} // to report: there may be something to send, and someone to take it
-	back    chan struct{} // to follow: the controller took a report
-	dirty   chan struct{} // to saver: the state has changed
-	settled chan struct{} // to follow: the worker has judged what was fetched, and the controller was told
-	moved   chan struct{} // to listen: the controller names another fleet
-	nudged  chan struct{} // to follow: push has changed, or has something to say
-	// fed is closed by reconcile when the worker was first tried.
-	fed chan struct{}
+	offered         chan struct{} // to reconcile: what is wanted changed
+	reportPending   chan struct{} // to report: there may be something to send, and someone to take it
+	reportTaken     chan struct{} // to follow: the controller took a report
+	saveNeeded      chan struct{} // to saver: the state has changed
+	verdictReceived chan struct{} // to follow: the worker has judged what was fetched, and the controller was told
+	fleetChanged    chan struct{} // to listen: the controller names another fleet
+	pollSooner      chan struct{} // to follow: push has changed, or has something to say
+	// firstPushDone is closed by reconcile when the worker was first tried.
+	firstPushDone chan struct{}
 
 	known atomic.Pointer[string] // as AgentID says
 
@@ -128,15 +128,15 @@ type Poller struct {
 	registered bool // the controller has accepted the token since this process started, and not refused it since
 	secretSafe bool // the agent's secret is in the cache
 	interval   time.Duration
-	sweep      time.Duration // between two polls while a broker is heard
-	hearing    hearing
+	resync     time.Duration // between two polls while a broker is heard
+	push       pushState
 	lastFetch  time.Time
 
-	worker  models.WorkerStatus
-	health  health
-	inSync  bool            // the worker, when last asked, ran what is wanted
-	balked  *models.Release // the last good one, when the worker refused even that
-	refusal refusal         // what the worker refused last, until that is history
+	worker          models.WorkerStatus
+	health          health
+	inSync          bool            // the worker, when last asked, ran what is wanted
+	refusedLastGood *models.Release // the last good one, when the worker refused even that
+	refusal         refusal         // what the worker refused last, until that is history
 
 	reportAt time.Time    // not before is an outcome sent: the whole fleet fetches
 	fetched  int64        // the version that the controller offered last
@@ -144,7 +144,7 @@ type Poller struct {
 	next     *wire.Report // to be sent; a newer one replaces it
 	acked    wire.Report  // the last that the controller took
 
-	controllerTrouble, workerTrouble, cacheTrouble trouble
+	controllerErr, workerErr, cacheErr fault
 }
 
 // New returns a Poller that has not started.
@@ -153,23 +153,23 @@ func New(parts Parts) *Poller {
 		parts.Metrics = NewMetrics(nil)
 	}
 	if parts.Hints != nil {
-		parts.Metrics.listens(parts.Transport)
+		parts.Metrics.initHints(parts.Transport)
 	}
 	return &Poller{
-		Parts:    parts,
-		offered:  make(chan struct{}, 1),
-		owed:     make(chan struct{}, 1),
-		back:     make(chan struct{}, 1),
-		dirty:    make(chan struct{}, 1),
-		settled:  make(chan struct{}, 1),
-		moved:    make(chan struct{}, 1),
-		nudged:   make(chan struct{}, 1),
-		fed:      make(chan struct{}),
-		interval: firstInterval,
-		sweep:    firstSweep,
-		hearing:  hearing{deafness: backoff.New(retryFirst, wire.MaxPollInterval)},
-		saving:   saving{changed: make(chan struct{})},
-		due:      true,
+		Parts:           parts,
+		offered:         make(chan struct{}, 1),
+		reportPending:   make(chan struct{}, 1),
+		reportTaken:     make(chan struct{}, 1),
+		saveNeeded:      make(chan struct{}, 1),
+		verdictReceived: make(chan struct{}, 1),
+		fleetChanged:    make(chan struct{}, 1),
+		pollSooner:      make(chan struct{}, 1),
+		firstPushDone:   make(chan struct{}),
+		interval:        firstInterval,
+		resync:          firstResync,
+		push:            pushState{ignoreBackoff: backoff.New(retryFirst, wire.MaxPollInterval)},
+		saving:          saving{changed: make(chan struct{})},
+		due:             true,
 	}
 }
 
@@ -190,7 +190,7 @@ func (p *Poller) Run(ctx context.Context) error {
 	}
 	err := g.Wait()
 	if p.Ephemeral {
-		p.leave(context.WithoutCancel(ctx)) // after the last poll, which would register it again
+		p.deregister(context.WithoutCancel(ctx)) // after the last poll, which would register it again
 	}
 	stopSaver()
 	select {
@@ -201,8 +201,8 @@ func (p *Poller) Run(ctx context.Context) error {
 	return err
 }
 
-// leave takes the agent off the controller's list, if it ever got there.
-func (p *Poller) leave(ctx context.Context) {
+// deregister takes the agent off the controller's list, if it ever got there.
+func (p *Poller) deregister(ctx context.Context) {
 	p.mu.Lock()
 	id := p.state.Identity
 	p.mu.Unlock()
@@ -210,7 +210,7 @@ func (p *Poller) leave(ctx context.Context) {
 		return
 	}
 	a := newAttempts(p.Log)
-	if err := p.Source.Leave(a.begin(ctx), id); err != nil {
+	if err := p.Source.Deregister(a.begin(ctx), id); err != nil {
 		a.log.WithField("error", err.Error()).Warn("Controller could not be told that this ephemeral agent ends")
 		return
 	}
@@ -234,15 +234,15 @@ func (p *Poller) Status() models.Status {
 		AgentID:             p.state.Identity.AgentID,
 		Registered:          p.registered,
 		Transport:           wire.Polling,
-		Push:                models.PushStatus{Transport: p.Transport, Healthy: p.hearing.healthy, Error: p.hearing.trouble},
+		Push:                models.PushStatus{Transport: p.Transport, Healthy: p.push.healthy, Error: p.push.err},
 		PollIntervalSeconds: int(p.interval / time.Second),
 		Worker:              p.worker,
-		Cache:               models.CacheStatus{Writable: p.cacheTrouble == "", Error: string(p.cacheTrouble)},
-		ControllerError:     string(p.controllerTrouble),
+		Cache:               models.CacheStatus{Writable: p.cacheErr == "", Error: string(p.cacheErr)},
+		ControllerError:     string(p.controllerErr),
 		InSync:              p.inSync,
 	}
-	s.Worker.Error = string(p.workerTrouble)
-	if p.hearing.healthy {
+	s.Worker.Error = string(p.workerErr)
+	if p.push.healthy {
 		s.Transport = p.Transport
 	}
 	if want := p.state.Desired(); want != nil {
@@ -285,22 +285,22 @@ func (p *Poller) load() {
 	}
 }
 
-// trouble is what is wrong with one neighbour, "" while all is well.
-type trouble string
+// fault is what is wrong with one neighbour, "" while all is well.
+type fault string
 
 // note takes the outcome of an attempt, and logs it as lost when it is another
 // trouble than before, as back when it was the last of it.
-func (t *trouble) note(log logrus.FieldLogger, err error, lost, back string) {
+func (t *fault) note(log logrus.FieldLogger, err error, lost, back string) {
 	was := *t
 	switch {
 	case err == nil && was == "":
 	case err == nil:
 		*t = ""
 		log.Info(back)
-	case trouble(err.Error()) == was:
+	case fault(err.Error()) == was:
 		log.WithField("error", err.Error()).Debug(lost)
 	default:
-		*t = trouble(err.Error())
+		*t = fault(err.Error())
 		log.WithField("error", err.Error()).Warn(lost)
 	}
 }
@@ -308,14 +308,14 @@ func (t *trouble) note(log logrus.FieldLogger, err error, lost, back string) {
 // refusal is a worker's no; the zero refusal is none.
 type refusal struct {
 	version int64
-	words   string
+	message string
 }
 
 func (r refusal) String() string {
 	if r.version == 0 {
 		return ""
 	}
-	return fmt.Sprintf("the worker refused version %d: %s", r.version, r.words)
+	return fmt.Sprintf("the worker refused version %d: %s", r.version, r.message)
 }
 
 // wake puts a wake-up into c unless one is there already.
@@ -361,12 +361,12 @@ func early(wakeUp <-chan struct{}, err error) <-chan struct{} {
 	return wakeUp
 }
 
-// part draws a random part of d, down to nothing.
-func part(d time.Duration) time.Duration { return rand.N(d + 1) }
+// jitter draws a random part of d, down to nothing.
+func jitter(d time.Duration) time.Duration { return rand.N(d + 1) }
 
-// spread draws a wait around interval, so that agents that started together do
+// jittered draws a wait around interval, so that agents that started together do
 // not poll together.
-func spread(interval time.Duration) time.Duration {
+func jittered(interval time.Duration) time.Duration {
 	most := interval * pollsJitter / 100
-	return interval - most + part(2*most)
+	return interval - most + jitter(2*most)
 }

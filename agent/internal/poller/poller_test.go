@@ -95,7 +95,7 @@ func lastOf[T any](s []T, n int) []T { return s[max(0, len(s)-n):] }
 func TestRun_PushFails_IfNoneMatchStaysApplied(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1), published(40*time.Second, 2)}},
-		worker:     &fakeWorker{deaf: []span{{35 * time.Second, 10 * time.Minute}}},
+		worker:     &fakeWorker{failsPushes: []span{{35 * time.Second, 10 * time.Minute}}},
 	}, func(t *testing.T, w *world) {
 		pass(9 * time.Minute)
 		w.runs(t, 1)
@@ -132,7 +132,7 @@ func TestRun_PushFails_IfNoneMatchStaysApplied(t *testing.T) {
 func TestRun_PushesFail_BacksOff(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1)}},
-		worker:     &fakeWorker{deaf: always},
+		worker:     &fakeWorker{failsPushes: always},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour)
 		n := len(w.worker.pushTimes())
@@ -488,7 +488,7 @@ func TestRun_CandidateWithdrawn_Dropped(t *testing.T) {
 			first.at = 0
 			play(t, scenario{
 				controller: &fakeController{publications: []publication{first, published(time.Minute, 2), back}},
-				worker:     &fakeWorker{deaf: []span{{30 * time.Second, 5 * time.Minute}}},
+				worker:     &fakeWorker{failsPushes: []span{{30 * time.Second, 5 * time.Minute}}},
 			}, func(t *testing.T, w *world) {
 				pass(2*time.Minute - 1)
 				if w.cache.held().Candidate == nil {
@@ -630,7 +630,7 @@ func refusesLastGood(t *testing.T, controller *fakeController) {
 func TestRun_WorkerForgetsPushes_BacksOff(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 2)}},
-		worker:     &fakeWorker{amnesic: true},
+		worker:     &fakeWorker{forgetsPushes: true},
 		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(1, 30)), Candidate: ptr(release(2, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour)
@@ -792,7 +792,7 @@ func TestRun_WorkerRestarted_PushBackoffEnds(t *testing.T) {
 	const at = 10 * time.Minute
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1)}},
-		worker:     &fakeWorker{deaf: []span{{0, at}}, down: []span{{at, at + 1500*time.Millisecond}}},
+		worker:     &fakeWorker{failsPushes: []span{{0, at}}, down: []span{{at, at + 1500*time.Millisecond}}},
 	}, func(t *testing.T, w *world) {
 		pass(at + 2*time.Second)
 		w.runs(t, 1)
@@ -804,7 +804,7 @@ func TestRun_WorkerRestarted_PushBackoffEnds(t *testing.T) {
 func TestCycle_BackOff_Ends(t *testing.T) {
 	for name, end := range map[string]func(*world, *reconciler){
 		"it runs what it should": func(w *world, r *reconciler) {
-			w.worker.deaf = nil
+			w.worker.failsPushes = nil
 			time.Sleep(pushLimit)
 			r.cycle(t.Context()) // pushes
 			r.cycle(t.Context())
@@ -815,7 +815,7 @@ func TestCycle_BackOff_Ends(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := scenario{
-					worker: &fakeWorker{deaf: always, running: wire.WorkerConfig{Version: 99}},
+					worker: &fakeWorker{failsPushes: always, running: wire.WorkerConfig{Version: 99}},
 					cache:  &fakeCache{state: models.State{LastGood: ptr(release(1, 30))}},
 				}.world()
 				w.load()
@@ -826,7 +826,7 @@ func TestCycle_BackOff_Ends(t *testing.T) {
 				}
 				r.cycle(t.Context())
 				end(w, r)
-				w.worker.deaf = always
+				w.worker.failsPushes = always
 				pushes := len(w.worker.pushTimes())
 				r.cycle(t.Context())
 				if n := len(w.worker.pushTimes()) - pushes; n != 1 {
@@ -967,15 +967,15 @@ func TestEarly_RetryAfter_NoEarlyWake(t *testing.T) {
 			t.Error("want no wake-up before the time that a proxy asked for")
 		}
 		for _, err := range []error{errOutage, models.ErrProxy} {
-			wake(w.back) // from before the wait was cut
-			if r := f.cut(t.Context(), err, time.Minute); r.early == nil || len(w.back) > 0 {
+			wake(w.reportTaken) // from before the wait was cut
+			if r := f.cut(t.Context(), err, time.Minute); r.early == nil || len(w.reportTaken) > 0 {
 				t.Errorf("%v: want a wake-up by the next report that is taken", err)
 			}
 		}
-		wake(w.back) // from before the outage: it says nothing of now
+		wake(w.reportTaken) // from before the outage: it says nothing of now
 		r := f.outage(t.Context(), errOutage)
 		began := time.Now()
-		time.AfterFunc(time.Second, func() { w.acknowledged(w.Log, wire.Report{Version: 1}, nil); wake(w.back) })
+		time.AfterFunc(time.Second, func() { w.acknowledged(w.Log, wire.Report{Version: 1}, nil); wake(w.reportTaken) })
 		if !f.rest(t.Context(), rest{wait: time.Hour, early: r.early}) || time.Since(began) != time.Second {
 			t.Errorf("waited %s, want until the report was taken", time.Since(began))
 		}
@@ -1058,27 +1058,27 @@ func TestJitter_EachWait_IsUniform(t *testing.T) {
 		draw     draw
 		from, to time.Duration
 	}{
-		"part":   {func(*follower) time.Duration { return part(interval) }, 0, interval},
-		"spread": {func(*follower) time.Duration { return spread(interval) }, 27 * time.Second, 33 * time.Second},
+		"jitter": {func(*follower) time.Duration { return jitter(interval) }, 0, interval},
+		"spread": {func(*follower) time.Duration { return jittered(interval) }, 27 * time.Second, 33 * time.Second},
 		"the poll that reports a worker": {func(f *follower) time.Duration {
-			f.hearing.due = time.Time{}
+			f.push.due = time.Time{}
 			f.pollSoon()
-			return time.Until(f.hearing.due)
+			return time.Until(f.push.due)
 		}, 0, interval / 2},
 		"the poll after a broker is lost": {func(f *follower) time.Duration {
-			f.hearing.healthy, f.hearing.due = true, time.Time{}
+			f.push.healthy, f.push.due = true, time.Time{}
 			listener{f.Poller}.Lost(errOutage)
-			return time.Until(f.hearing.due)
+			return time.Until(f.push.due)
 		}, 0, interval},
 		"the poll after a broker is back": {func(f *follower) time.Duration {
-			f.hearing.due = time.Time{}
+			f.push.due = time.Time{}
 			listener{f.Poller}.Subscribed()
-			return time.Until(f.hearing.due)
+			return time.Until(f.push.due)
 		}, 0, interval},
 		"the resync while a broker is received": {func(f *follower) time.Duration {
-			f.hearing.healthy = true
+			f.push.healthy = true
 			return f.untilNext()
-		}, firstSweep, firstSweep * 3 / 2},
+		}, firstResync, firstResync * 3 / 2},
 		"a broken connection":        {cut(errOutage), 0, interval},
 		"the Retry-After of a proxy": {cut(&models.RetryLater{After: interval, Err: models.ErrProxy}), interval, 2 * interval},
 	} {

@@ -127,10 +127,10 @@ func TestTurn_LongPoll_EarlierVerdictForgotten(t *testing.T) {
 		}.world()
 		w.load()
 		go w.saver(t.Context()) // ends with the test
-		wake(w.settled)
+		wake(w.verdictReceived)
 		r := newFollower(w.Poller).turn(t.Context())
-		if r.early == nil || len(w.settled) > 0 {
-			t.Errorf("got %d verdicts, to rest until one: %v", len(w.settled), r.early != nil)
+		if r.early == nil || len(w.verdictReceived) > 0 {
+			t.Errorf("got %d verdicts, to rest until one: %v", len(w.verdictReceived), r.early != nil)
 		}
 	})
 }
@@ -156,10 +156,10 @@ func TestTurn_LongPoll_RejectedImmediately_IsNotCut(t *testing.T) {
 			}.world()
 			w.load()
 			f := newFollower(w.Poller)
-			f.lost = false
+			f.lastFetchFailed = false
 			f.turn(t.Context())
-			if f.waits.cuts != 0 || !f.lost {
-				t.Errorf("%v: got %d cuts, lost %v, want none and a loss", by, f.waits.cuts, f.lost)
+			if f.waits.cuts != 0 || !f.lastFetchFailed {
+				t.Errorf("%v: got %d cuts, lost %v, want none and a loss", by, f.waits.cuts, f.lastFetchFailed)
 			}
 		})
 	}
@@ -182,12 +182,12 @@ func TestSettles_Reports_AreVerdicts(t *testing.T) {
 	} {
 		w := scenario{}.world()
 		w.fetched = 2
-		if got := w.settles(row.report, row.err); got != row.want {
+		if got := w.isVerdict(row.report, row.err); got != row.want {
 			t.Errorf("%+v, %v: got %v, want %v", row.report, row.err, got, row.want)
 		}
 		w.acked = row.report // so it is not said again
-		w.say(row.report)
-		if got, want := len(w.settled) == 1, row.report == (wire.Report{Version: 2, Status: wire.Applied}); got != want {
+		w.queueReport(row.report)
+		if got, want := len(w.verdictReceived) == 1, row.report == (wire.Report{Version: 2, Status: wire.Applied}); got != want {
 			t.Errorf("%+v, acknowledged before: a verdict: %v, want %v", row.report, got, want)
 		}
 	}
@@ -212,10 +212,10 @@ func TestRun_LongPoll_NothingCut_WaitGrows(t *testing.T) {
 func TestRun_LongPoll_WaitsCut_AsksForLess(t *testing.T) {
 	later := &models.RetryLater{After: 5 * time.Second, Err: models.ErrProxy}
 	for name, row := range map[string]struct {
-		impatient time.Duration
-		rude      error
-		most      int           // requests in an hour
-		unheard   time.Duration // how long it may take at worst to hear again after a cut
+		cutsAfter      time.Duration
+		cutError       error
+		most           int           // requests in an hour
+		setLongPollErr time.Duration // how long it may take at worst to hear again after a cut
 	}{
 		"a proxy that answers 504 after 50 s": {50 * time.Second, nil, 105, time.Second},
 		"one that breaks off after 60 s":      {60 * time.Second, errOutage, 90, 30 * time.Second},
@@ -228,18 +228,18 @@ func TestRun_LongPoll_WaitsCut_AsksForLess(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
-				publications: []publication{published(0, 1), published(2*time.Hour, 2)}, impatient: row.impatient, rude: row.rude,
+				publications: []publication{published(0, 1), published(2*time.Hour, 2)}, cutsAfter: row.cutsAfter, cutError: row.cutError,
 			}}, func(t *testing.T, w *world) {
 				pass(time.Hour)
 				if n := len(w.fetches(0)); n > row.most {
 					t.Errorf("%d requests in an hour, want %d at most", n, row.most)
 				}
-				if row.impatient > 2*minWait {
+				if row.cutsAfter > 2*minWait {
 					if got := w.Status(); got.Transport != wire.LongPoll || got.LastError != "" {
 						t.Errorf("after an hour: the transport is %s, %q, want it to wait for less, and all well", got.Transport, got.LastError)
 					}
 				}
-				pass(time.Hour + row.unheard)
+				pass(time.Hour + row.setLongPollErr)
 				w.runs(t, 2)
 			})
 		})
@@ -399,7 +399,7 @@ func TestRun_LongPoll_VersionRefused_ReportsBeforeWaiting(t *testing.T) {
 // Versions that come one after the other, none of them immediately, are all followed.
 func TestRun_LongPoll_ManyPublishes_AllFollowed(t *testing.T) {
 	var publications []publication
-	for v := range int64(3 * mostRapid) {
+	for v := range int64(3 * maxImmediate) {
 		publications = append(publications, published(time.Duration(v)*10*time.Second, v+1))
 	}
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: publications}},
@@ -429,7 +429,7 @@ func TestRun_LongPoll_RefusedVersionOfferedAgain_WaitsAnInterval(t *testing.T) {
 // A controller that stops lets its waiters go; they look for it, or for another.
 func TestRun_LongPoll_Released_PollsAgainSoon(t *testing.T) {
 	drains := []time.Duration{time.Minute}
-	for i := range time.Duration(2 * mostRapid) { // with waits in between that are held to their end
+	for i := range time.Duration(2 * maxImmediate) { // with waits in between that are held to their end
 		drains = append(drains, (i+1)*time.Hour)
 	}
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
@@ -440,7 +440,7 @@ func TestRun_LongPoll_Released_PollsAgainSoon(t *testing.T) {
 		if got := w.logged(logrus.WarnLevel, "Controller lost"); got != 0 {
 			t.Errorf("%d warnings, want none", got)
 		}
-		pass(2 * mostRapid * time.Hour)
+		pass(2 * maxImmediate * time.Hour)
 		if got := w.Status(); got.Transport != wire.LongPoll {
 			t.Errorf("the transport is %s, push %+v, want waits that are held to be long-poll", got.Transport, got.Push)
 		}
@@ -474,7 +474,7 @@ func TestRun_LongPoll_Outage_WaitUnchangedAfterwards(t *testing.T) {
 // then tells what came of it.
 func TestRun_Spread_ReportsAfterwards(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
-		publications: []publication{published(0, 1), published(time.Minute, 2)}, rush: 400 * time.Millisecond,
+		publications: []publication{published(0, 1), published(time.Minute, 2)}, spread: 400 * time.Millisecond,
 	}}, func(t *testing.T, w *world) {
 		pass(time.Minute)
 		w.runs(t, 2)
@@ -646,14 +646,14 @@ func (s *subjects) Run(ctx context.Context, subject string, r notify.Receiver) e
 func TestRun_ControllerNamesFleet_SubscribesToIt(t *testing.T) {
 	for name, row := range map[string]struct {
 		cached string // the id
-		fleets []moved
+		fleets []namedFleet
 		want   []string
 	}{
 		"an older controller":       {"", nil, []string{"fleetconf.config"}},
-		"learned":                   {"", []moved{{0, "a"}}, []string{"fleetconf.config", "fleetconf.config.a"}},
-		"remembered":                {"a", []moved{{0, "a"}}, []string{"fleetconf.config.a"}},
-		"another controller":        {"a", []moved{{0, "a"}, {time.Hour, "b"}}, []string{"fleetconf.config.a", "fleetconf.config.b"}},
-		"an older controller again": {"a", []moved{{0, "a"}, {time.Hour, ""}}, []string{"fleetconf.config.a", "fleetconf.config"}},
+		"learned":                   {"", []namedFleet{{0, "a"}}, []string{"fleetconf.config", "fleetconf.config.a"}},
+		"remembered":                {"a", []namedFleet{{0, "a"}}, []string{"fleetconf.config.a"}},
+		"another controller":        {"a", []namedFleet{{0, "a"}, {time.Hour, "b"}}, []string{"fleetconf.config.a", "fleetconf.config.b"}},
+		"an older controller again": {"a", []namedFleet{{0, "a"}, {time.Hour, ""}}, []string{"fleetconf.config.a", "fleetconf.config"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			broker := &subjects{}
@@ -685,10 +685,10 @@ func TestRun_ControllerNamesFleet_SubscribesToIt(t *testing.T) {
 // An agent whose FLEET_ID is not the controller's receives no hints, and says so.
 func TestRun_FleetIDOfAnotherFleet_Polls(t *testing.T) {
 	for _, row := range []struct {
-		named []moved
+		named []namedFleet
 		want  wire.Transport
 	}{
-		{[]moved{{0, "mine"}}, wire.NATS}, {[]moved{{0, "other"}}, wire.Polling}, {nil, wire.Polling},
+		{[]namedFleet{{0, "mine"}}, wire.NATS}, {[]namedFleet{{0, "other"}}, wire.Polling}, {nil, wire.Polling},
 	} {
 		broker := &subjects{}
 		play(t, scenario{transport: wire.NATS, hints: broker, fleet: "mine",
@@ -832,10 +832,10 @@ func TestRun_ReconnectStorm_IsSpread(t *testing.T) {
 						worst = max(worst, n)
 					}
 				}
-				steady := fleet * int(window) / int(interval)
-				t.Logf("at most %d requests in %s; a fleet that polls sends %d", worst, window, steady)
-				if worst > 3*steady {
-					t.Errorf("%d requests in %s, want %d at most, which is three times what a fleet sends that polls", worst, window, 3*steady)
+				healthDelay := fleet * int(window) / int(interval)
+				t.Logf("at most %d requests in %s; a fleet that polls sends %d", worst, window, healthDelay)
+				if worst > 3*healthDelay {
+					t.Errorf("%d requests in %s, want %d at most, which is three times what a fleet sends that polls", worst, window, 3*healthDelay)
 				}
 			})
 		})
@@ -953,7 +953,7 @@ func TestRun_LongPoll_ControllerCrashes_WaitUnchangedAfterwards(t *testing.T) {
 }
 
 func TestRun_LongPoll_WaitsAlwaysCut_Polls(t *testing.T) {
-	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)}, impatient: 3 * time.Second}},
+	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)}, cutsAfter: 3 * time.Second}},
 		func(t *testing.T, w *world) {
 			pass(5 * time.Minute)
 			if got := w.Status(); got.Transport != wire.Polling || got.Push.Healthy || got.Push.Error == "" {
@@ -1006,10 +1006,10 @@ func TestStatus_Polling_NoPush(t *testing.T) {
 
 // The next fetch is only ever brought forward.
 func TestPollBy_Later_ChangesNothing(t *testing.T) {
-	var h hearing
+	var h pushState
 	now := time.Now()
 	for _, row := range [][2]time.Duration{{10, 10}, {20, 10}, {5, 5}} {
-		if h.by(now.Add(row[0])); !h.due.Equal(now.Add(row[1])) {
+		if h.pollBy(now.Add(row[0])); !h.due.Equal(now.Add(row[1])) {
 			t.Errorf("by %d: due in %d, want %d", row[0], h.due.Sub(now), row[1])
 		}
 	}
@@ -1029,7 +1029,7 @@ func TestHintOutcome_Versions(t *testing.T) {
 	} {
 		w := scenario{transport: wire.NATS}.world()
 		w.state = models.State{LastGood: &two, Candidate: row.candidate}
-		if got := w.judge(notify.Hint{Version: row.version, ETag: row.etag}, time.Now()); got != row.want {
+		if got := w.hintOutcome(notify.Hint{Version: row.version, ETag: row.etag}, time.Now()); got != row.want {
 			t.Errorf("version %d %s, a candidate %v: got %s, want %s", row.version, row.etag, row.candidate != nil, got, row.want)
 		}
 	}
@@ -1039,22 +1039,22 @@ func TestHintOutcome_Versions(t *testing.T) {
 func TestHintResult_News_EndsIgnoringHints(t *testing.T) {
 	w := scenario{transport: wire.NATS}.world()
 	for i := range 20 {
-		w.judged(notify.Hint{Version: int64(100 + i)}, false)
+		w.noteHintResult(notify.Hint{Version: int64(100 + i)}, false)
 	}
-	w.hearing.by(time.Now()) // a hint that came during the fetch for a lie
-	w.judged(notify.Hint{Version: 120}, false)
-	if !w.hearing.due.Equal(w.hearing.deafUntil) {
-		t.Errorf("the next fetch is due at %s, want %s", w.hearing.due, w.hearing.deafUntil)
+	w.push.pollBy(time.Now()) // a hint that came during the fetch for a lie
+	w.noteHintResult(notify.Hint{Version: 120}, false)
+	if !w.push.due.Equal(w.push.ignoreUntil) {
+		t.Errorf("the next fetch is due at %s, want %s", w.push.due, w.push.ignoreUntil)
 	}
-	if got := w.judge(notify.Hint{Version: 5}, time.Now()); got != hintDelayed {
+	if got := w.hintOutcome(notify.Hint{Version: 5}, time.Now()); got != hintDelayed {
 		t.Errorf("after 20 lies: got %s, want %s", got, hintDelayed)
 	}
-	w.judged(notify.Hint{Version: 4}, true)
-	if got := w.judge(notify.Hint{Version: 5}, time.Now()); got != hintFollowed {
+	w.noteHintResult(notify.Hint{Version: 4}, true)
+	if got := w.hintOutcome(notify.Hint{Version: 5}, time.Now()); got != hintFollowed {
 		t.Errorf("after news: got %s, want %s", got, hintFollowed)
 	}
-	w.judged(notify.Hint{Version: 121}, false)
-	if wait := time.Until(w.hearing.deafUntil); wait > retryFirst {
+	w.noteHintResult(notify.Hint{Version: 121}, false)
+	if wait := time.Until(w.push.ignoreUntil); wait > retryFirst {
 		t.Errorf("after the next lie: hints are ignored for %s, want %s at most", wait, retryFirst)
 	}
 }

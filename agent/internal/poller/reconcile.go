@@ -17,19 +17,19 @@ import (
 type reconciler struct {
 	*Poller
 	attempts
-	instance string // of the worker when last asked; "" while it runs nothing
-	answered string // the instance that answered last, however long ago
+	instance     string // of the worker when last asked; "" while it runs nothing
+	lastInstance string // the instance that answered last, however long ago
 
-	// After a push of held, the same is not pushed again before notBefore. The
+	// After a push of lastPushed, the same is not pushed again before notBefore. The
 	// pushes have effect when a read shows so, not when the worker says so.
-	retry     *backoff.Backoff
-	held      *models.Release
-	notBefore time.Time
+	retry      *backoff.Backoff
+	lastPushed *models.Release
+	notBefore  time.Time
 }
 
-// unreached stands for the instance of a worker that could not be asked: who
+// notReached stands for the instance of a worker that could not be asked: who
 // answers next counts as another one.
-const unreached = "\x00"
+const notReached = "\x00"
 
 // maxTurns bounds how often what is wanted can change within one cycle: the
 // last good one on an empty worker, the candidate, and back when it is refused.
@@ -49,7 +49,7 @@ func (p *Poller) reconcile(ctx context.Context) {
 		}
 		r.assess()
 		if first {
-			close(p.fed)
+			close(p.firstPushDone)
 		}
 		select {
 		case <-ctx.Done():
@@ -62,7 +62,7 @@ func (p *Poller) reconcile(ctx context.Context) {
 
 func newReconciler(p *Poller) *reconciler {
 	return &reconciler{
-		Poller: p, attempts: newAttempts(p.Log), instance: unreached, retry: backoff.New(retryFirst, pushLimit),
+		Poller: p, attempts: newAttempts(p.Log), instance: notReached, retry: backoff.New(retryFirst, pushLimit),
 	}
 }
 
@@ -75,11 +75,11 @@ func (r *reconciler) cycle(ctx context.Context) bool {
 	case ctx.Err() != nil:
 		return false
 	case err != nil && !nothing:
-		r.instance = unreached
+		r.instance = notReached
 		r.unreachable(err)
 		return false
 	}
-	r.met(running, nothing)
+	r.workerAnswered(running, nothing)
 
 	want := r.want(nothing)
 	switch {
@@ -88,9 +88,9 @@ func (r *reconciler) cycle(ctx context.Context) bool {
 		return false
 	case !nothing && want.RunsOn(running):
 		r.retry.Reset()
-		r.held = nil
+		r.lastPushed = nil
 		return r.runs(want)
-	case want.Same(r.held) && time.Now().Before(r.notBefore):
+	case want.Same(r.lastPushed) && time.Now().Before(r.notBefore):
 		r.setInSync(false)
 		return false
 	}
@@ -103,14 +103,14 @@ func (r *reconciler) cycle(ctx context.Context) bool {
 	began := time.Now()
 	err = r.Sink.Push(r.begin(ctx), config)
 	r.Metrics.pushed(err, time.Since(began))
-	r.held, r.notBefore = want, time.Now().Add(r.retry.Next(models.Floor(err)))
+	r.lastPushed, r.notBefore = want, time.Now().Add(r.retry.Next(models.Floor(err)))
 	var refused *models.Refused
 	switch {
 	case err == nil:
 		r.log.WithField("version", want.Config.Version).Info("Configuration pushed")
 		return r.runs(want)
 	case errors.As(err, &refused):
-		r.refuse(want, refused.Words)
+		r.refuse(want, refused.Message)
 		return true
 	case ctx.Err() != nil:
 		return false
@@ -119,21 +119,21 @@ func (r *reconciler) cycle(ctx context.Context) bool {
 	return false
 }
 
-// met notes who answered. Another instance than before knows nothing of what
+// workerAnswered notes who answered. Another instance than before knows nothing of what
 // this one was told, nor of what it refused.
-func (r *reconciler) met(running wire.WorkerState, nothing bool) {
+func (r *reconciler) workerAnswered(running wire.WorkerState, nothing bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.answered != "" && running.Instance != r.answered {
+	if r.lastInstance != "" && running.Instance != r.lastInstance {
 		r.Metrics.workerRestarts.Inc()
 		r.log.Info("Worker restarted")
 	}
-	r.answered = running.Instance
+	r.lastInstance = running.Instance
 	if running.Instance != r.instance {
 		r.instance = running.Instance
 		r.retry.Reset()
-		r.held = nil
-		r.balked = nil
+		r.lastPushed = nil
+		r.refusedLastGood = nil
 	}
 	r.worker = models.WorkerStatus{Reachable: true, Instance: running.Instance}
 	if !nothing {
@@ -145,13 +145,13 @@ func (r *reconciler) met(running wire.WorkerState, nothing bool) {
 func (r *reconciler) unreachable(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.workerTrouble.note(r.log, err, "Worker lost", "Worker back")
+	r.workerErr.note(r.log, err, "Worker lost", "Worker back")
 	r.inSync = false
-	if r.instance == unreached {
+	if r.instance == notReached {
 		r.worker = models.WorkerStatus{}
 	}
 	if c := r.state.Candidate; c != nil {
-		r.say(wire.Report{Version: c.Config.Version, Status: wire.Applying, ETag: c.ETag})
+		r.queueReport(wire.Report{Version: c.Config.Version, Status: wire.Applying, ETag: c.ETag})
 	}
 }
 
@@ -159,7 +159,7 @@ func (r *reconciler) unreachable(err error) {
 func (r *reconciler) idle() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.workerTrouble.note(r.log, nil, "", "Worker back")
+	r.workerErr.note(r.log, nil, "", "Worker back")
 	r.inSync = r.state.Desired() == nil
 }
 
@@ -176,7 +176,7 @@ func (p *Poller) want(nothing bool) *models.Release {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	good, candidate := p.state.LastGood, p.state.Candidate
-	if good != nil && good.Same(p.balked) {
+	if good != nil && good.Same(p.refusedLastGood) {
 		good = nil
 	}
 	if candidate != nil && (!nothing || good == nil) {
@@ -201,7 +201,7 @@ func (p *Poller) asPushed(release *models.Release) (config wire.WorkerConfig, kn
 func (r *reconciler) runs(release *models.Release) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.workerTrouble.note(r.log, nil, "", "Worker back")
+	r.workerErr.note(r.log, nil, "", "Worker back")
 	r.worker.Version = new(release.Config.Version)
 	if !release.Same(r.state.LastGood) {
 		if r.state.Candidate == nil {
@@ -224,7 +224,7 @@ func (r *reconciler) runs(release *models.Release) bool {
 	r.inSync = true
 	if r.due {
 		r.due = false
-		r.say(wire.Report{Version: release.Config.Version, Status: wire.Applied, ETag: release.ETag})
+		r.queueReport(wire.Report{Version: release.Config.Version, Status: wire.Applied, ETag: release.ETag})
 	}
 	return false
 }
@@ -232,20 +232,20 @@ func (r *reconciler) runs(release *models.Release) bool {
 // refuse notes the worker's no. A candidate is dropped; the last good one stays,
 // for it is all there is, but is not pushed again until the controller confirms
 // it or the worker restarts.
-func (r *reconciler) refuse(release *models.Release, words string) {
+func (r *reconciler) refuse(release *models.Release, message string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.workerTrouble.note(r.log, nil, "", "Worker back")
-	r.refusal = refusal{version: release.Config.Version, words: words}
-	r.log.WithFields(logrus.Fields{"version": release.Config.Version, "error": words}).Warn("Configuration refused")
+	r.workerErr.note(r.log, nil, "", "Worker back")
+	r.refusal = refusal{version: release.Config.Version, message: message}
+	r.log.WithFields(logrus.Fields{"version": release.Config.Version, "error": message}).Warn("Configuration refused")
 	if release.Same(r.state.Candidate) {
 		r.due = false
 		r.state.Candidate = nil
 		r.save()
 	}
 	if release.Same(r.state.LastGood) {
-		r.balked = release
+		r.refusedLastGood = release
 		r.due = true // should it run after all, that is news
 	}
-	r.say(wire.Report{Version: release.Config.Version, Status: wire.Failed, Error: words, ETag: release.ETag})
+	r.queueReport(wire.Report{Version: release.Config.Version, Status: wire.Failed, Error: message, ETag: release.ETag})
 }

@@ -45,7 +45,7 @@ func (f *follower) register(ctx context.Context) error {
 	if f.next == nil && f.acked.Version > 0 {
 		f.next = new(f.acked)
 	}
-	wake(f.owed)
+	wake(f.reportPending)
 	return nil
 }
 
@@ -158,11 +158,11 @@ func (f *follower) tokenRefused(err, refused error) time.Duration {
 	f.registered = false
 	f.mu.Unlock()
 	if refused != nil {
-		f.unwell(refused, "Registration refused") // it says more of what to do
+		f.setControllerErr(refused, "Registration refused") // it says more of what to do
 	} else {
-		f.unwell(err, "Token refused")
+		f.setControllerErr(err, "Token refused")
 	}
-	again := !f.deniedAt.IsZero() && time.Since(f.deniedAt) < deniedCalm
+	again := !f.deniedAt.IsZero() && time.Since(f.deniedAt) < deniedWindow
 	f.deniedAt = time.Now()
 	if again {
 		return f.denied.Next(models.Floor(err))

@@ -20,9 +20,9 @@ func (p *Poller) report(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-p.owed:
+		case <-p.reportPending:
 		}
-		for id, report := p.outcome(); report != nil; id, report = p.outcome() {
+		for id, report := p.nextReport(); report != nil; id, report = p.nextReport() {
 			if wait := p.untilReport(); wait > 0 {
 				if !sleep(ctx, wait) {
 					return
@@ -32,17 +32,17 @@ func (p *Poller) report(ctx context.Context) {
 			p.persist(ctx) // what was acknowledged is on the disk
 			err := p.Source.Report(a.begin(ctx), id, *report)
 			p.Metrics.reported(err)
-			if p.settles(*report, err) {
-				wake(p.settled)
+			if p.isVerdict(*report, err) {
+				wake(p.verdictReceived)
 			}
 			if err == nil || errors.Is(err, models.ErrUnwanted) {
 				p.acknowledged(a.log, *report, err)
-				wake(p.back)
+				wake(p.reportTaken)
 				retry.Reset()
 				continue
 			}
 			a.log.WithFields(logrus.Fields{"version": report.Version, "status": report.Status, "error": err.Error()}).Debug("Report not taken")
-			if !pause(ctx, retry.Next(models.Floor(err)), early(p.owed, err)) {
+			if !pause(ctx, retry.Next(models.Floor(err)), early(p.reportPending, err)) {
 				return
 			}
 		}
@@ -56,9 +56,9 @@ func (p *Poller) untilReport() time.Duration {
 	return time.Until(p.reportAt)
 }
 
-// outcome is what to send, and as whom; nil if there is nothing to send, or
+// nextReport is what to send, and as whom; nil if there is nothing to send, or
 // nobody to be.
-func (p *Poller) outcome() (models.Identity, *wire.Report) {
+func (p *Poller) nextReport() (models.Identity, *wire.Report) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.next == nil || p.state.Identity.AgentToken == "" {
@@ -67,10 +67,10 @@ func (p *Poller) outcome() (models.Identity, *wire.Report) {
 	return p.state.Identity, new(*p.next)
 }
 
-// settles reports whether the worker has judged what was fetched last, and the
+// isVerdict reports whether the worker has judged what was fetched last, and the
 // controller will not offer it again: it was told of a refusal, and the next poll
 // tells what runs.
-func (p *Poller) settles(report wire.Report, err error) bool {
+func (p *Poller) isVerdict(report wire.Report, err error) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.fetched == report.Version && (report.Status == wire.Applied || report.Status == wire.Failed && err == nil)
@@ -92,19 +92,19 @@ func (p *Poller) acknowledged(log logrus.FieldLogger, report wire.Report, err er
 	log.Debug("Reported")
 }
 
-// say hands an outcome to report, unless that is what was said last. The caller
+// queueReport hands an outcome to report, unless that is what was said last. The caller
 // holds mu.
-func (p *Poller) say(report wire.Report) {
+func (p *Poller) queueReport(report wire.Report) {
 	last := p.acked
 	if p.next != nil {
 		last = *p.next
 	}
 	if last == report {
 		if report.Status == wire.Applied && report.Version == p.fetched {
-			wake(p.settled) // there is nothing to tell
+			wake(p.verdictReceived) // there is nothing to tell
 		}
 		return
 	}
 	p.next = &report
-	wake(p.owed)
+	wake(p.reportPending)
 }

@@ -33,7 +33,7 @@ func (s *saving) broadcast() {
 // without it before it does what must not happen before the state is saved.
 func (p *Poller) save() {
 	p.saving.wanted++
-	wake(p.dirty)
+	wake(p.saveNeeded)
 }
 
 // persist waits until the cache has the state of this moment, or has failed to
@@ -63,7 +63,7 @@ func (p *Poller) saver(ctx context.Context) {
 	again, retry := backoff.New(retryFirst, saveLimit), (<-chan time.Time)(nil)
 	for ended := false; !ended; {
 		select {
-		case <-p.dirty:
+		case <-p.saveNeeded:
 		case <-retry:
 		case <-ctx.Done():
 			ended = true
@@ -101,7 +101,7 @@ func (p *Poller) saveNewest() bool {
 		p.saving.saved = number
 		p.secretSafe = state.Identity.AgentSecret != ""
 	}
-	p.cacheTrouble.note(p.Log, err, "Cache cannot be written", "Cache can be written again")
+	p.cacheErr.note(p.Log, err, "Cache cannot be written", "Cache can be written again")
 	p.saving.broadcast()
 	return err == nil
 }
@@ -114,7 +114,7 @@ func (p *Poller) hangs(attempt int) {
 		return // it has ended just now
 	}
 	p.saving.hanging = true
-	p.cacheTrouble.note(p.Log, errHangs, "Cache cannot be written", "")
+	p.cacheErr.note(p.Log, errHangs, "Cache cannot be written", "")
 	p.saving.broadcast()
 }
 

@@ -23,10 +23,10 @@ const (
 // and longer while answers come, for each costs something; and less than what
 // something in between has cut.
 type waits struct {
-	next  time.Duration // what to ask for; 0 for nothing
-	good  time.Duration // what came through last; 0 for nothing yet
-	again time.Time     // not before is more asked for than next
-	cuts  int           // in a row, with no wait between that came through
+	next      time.Duration // what to ask for; 0 for nothing
+	completed time.Duration // what came through last; 0 for nothing yet
+	again     time.Time     // not before is more asked for than next
+	cuts      int           // in a row, with no wait between that came through
 }
 
 func newWaits() waits { return waits{next: firstWait} }
@@ -41,7 +41,7 @@ func (w *waits) wait() time.Duration {
 
 // through notes that an answer came when its wait was over.
 func (w *waits) through(wait time.Duration) {
-	w.cuts, w.good = 0, wait
+	w.cuts, w.completed = 0, wait
 	if !time.Now().Before(w.again) {
 		w.next = min(2*w.next, maxWait)
 	}
@@ -57,8 +57,8 @@ func (w *waits) cut(after time.Duration, certain bool) {
 	w.cuts++
 	shorter := after * cutShare / 100
 	switch silent := after > w.next; {
-	case silent && w.good > 0 && w.good < w.next:
-		shorter = w.good
+	case silent && w.completed > 0 && w.completed < w.next:
+		shorter = w.completed
 	case silent:
 		shorter = w.next / 2
 	case !certain && w.cuts == 1:

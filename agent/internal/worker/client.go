@@ -33,7 +33,7 @@ type Client struct {
 // New returns a client of the worker at baseURL. token is the worker's
 // WORKER_TOKEN, "" if it has none.
 func New(baseURL, token string) *Client {
-	return &Client{http: httpclient.New("the worker", baseURL, httpclient.Keep{}, httpclient.Secure{}, nil), token: token}
+	return &Client{http: httpclient.New("the worker", baseURL, httpclient.KeepAlive{}, httpclient.TLS{}, nil), token: token}
 }
 
 // Running is what the worker runs. models.ErrNothingRuns: nothing yet.
@@ -82,7 +82,7 @@ func (c *Client) Push(ctx context.Context, config wire.WorkerConfig) error {
 		if p.Detail == "" {
 			p.Detail = p.Error()
 		}
-		return &models.Refused{Words: p.Detail}
+		return &models.Refused{Message: p.Detail}
 	}
 	return c.advise(answer, request)
 }

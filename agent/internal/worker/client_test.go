@@ -109,8 +109,8 @@ func TestPush_EachStatus_MapsToItsError(t *testing.T) {
 			switch {
 			case errors.As(err, &refused) != (tt.refused != ""), (err == nil) != (tt.refused == "" && tt.words == ""):
 				t.Fatalf("got %v", err)
-			case tt.refused != "" && (!strings.HasSuffix(refused.Words, tt.refused) || len(refused.Words) > wire.MaxErrorBytes):
-				t.Errorf("words %q, want %q", refused.Words, tt.refused)
+			case tt.refused != "" && (!strings.HasSuffix(refused.Message, tt.refused) || len(refused.Message) > wire.MaxErrorBytes):
+				t.Errorf("words %q, want %q", refused.Message, tt.refused)
 			case err != nil && !strings.Contains(err.Error(), tt.words):
 				t.Errorf("error %q does not say %q", err, tt.words)
 			}
@@ -125,7 +125,7 @@ func TestPush_ShortTokenInError_Redacted(t *testing.T) {
 	defer s.Close()
 	var refused *models.Refused
 	err := New(s.URL, "n").Push(t.Context(), eight)
-	if !errors.As(err, &refused) || len(refused.Words) > wire.MaxErrorBytes || strings.Contains(refused.Words, "nn") {
+	if !errors.As(err, &refused) || len(refused.Message) > wire.MaxErrorBytes || strings.Contains(refused.Message, "nn") {
 		t.Errorf("got %v, want %d bytes at most", err, wire.MaxErrorBytes)
 	}
 }

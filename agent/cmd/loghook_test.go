@@ -6,10 +6,10 @@ import (
 	logrustest "github.com/sirupsen/logrus/hooks/test"
 )
 
-func TestNamed_IDKnown_AddedToEachLine(t *testing.T) {
+func TestAgentIDHook_IDKnown_AddedToEachLine(t *testing.T) {
 	log, lines := logrustest.NewNullLogger()
 	id := ""
-	log.AddHook(named{func() string { return id }})
+	log.AddHook(agentIDHook{func() string { return id }})
 	log.Info("Listening")
 	if line := lines.LastEntry(); line.Data["agent"] != nil {
 		t.Errorf("before it is known, a line says agent %v", line.Data["agent"])
