@@ -17,9 +17,9 @@ import (
 	"github.com/fleetconf/fleetconf/test/internal/swarm"
 )
 
-// TestBenchPush_Quick: `make bench-push` measures all that it says, and nobody
+// TestBenchPush_Quick_PrintsAllTables: `make bench-push` measures all that it says, and nobody
 // is left behind. What it measures in so short a time is not judged.
-func TestBenchPush_Quick(t *testing.T) {
+func TestBenchPush_Quick_PrintsAllTables(t *testing.T) {
 	t.Parallel()
 	transports := []string{"longpoll", "redis", "nats", "none"}
 	if _, err := exec.LookPath("redis-server"); err != nil {
@@ -42,10 +42,10 @@ func TestBenchPush_Quick(t *testing.T) {
 	}
 }
 
-// TestBenchPush_FewFiles: where a process may not open the connections of all
+// TestBenchPush_FewFiles_UsesSeveralProcesses: where a process may not open the connections of all
 // agents, several do; and a NATS server of its own takes them where they are too
 // many for the controller.
-func TestBenchPush_FewFiles(t *testing.T) {
+func TestBenchPush_FewFiles_UsesSeveralProcesses(t *testing.T) {
 	t.Parallel()
 	table := benchPush(t, "-quick", "-files", "400", "-parts", "publish", "-transports", "nats")
 	if want := "nats-server itself takes"; !strings.Contains(table, want) {
@@ -53,9 +53,9 @@ func TestBenchPush_FewFiles(t *testing.T) {
 	}
 }
 
-// TestSwarm_SendsWhatAnAgentSends: the bytes that bench-push counts are those of a real
+// TestSwarm_Requests_EqualRealAgents: the bytes that bench-push counts are those of a real
 // agent, because both send the same headers.
-func TestSwarm_SendsWhatAnAgentSends(t *testing.T) {
+func TestSwarm_Requests_EqualRealAgents(t *testing.T) {
 	t.Parallel()
 	controller, worker := run(t, "controller", controllerIn(t.TempDir())...), run(t, "worker")
 	inner, err := url.Parse(controller.url())

@@ -14,7 +14,7 @@ import (
 
 // Strangers hold more connections than each program may open files: hits, polls,
 // publishes and health checks go on.
-func TestConnections_MoreThanFiles(t *testing.T) {
+func TestConnections_MoreThanFiles_OthersServed(t *testing.T) {
 	t.Parallel()
 	s := &site{target: run(t, "target")}
 	few := func(name string, env ...string) *process {

@@ -85,7 +85,7 @@ func (p *published) more(t *testing.T, n int) {
 }
 
 // Law 1: whatever was acknowledged is there after any crash, with its content.
-func TestPublish_NothingAcknowledgedIsLostWhenTheControllerIsKilled(t *testing.T) {
+func TestPublish_ControllerKilled_AcknowledgedVersionsKept(t *testing.T) {
 	t.Parallel()
 	controller := run(t, "controller", controllerIn(t.TempDir())...)
 	p, enough := stream(t, controller, "http://target.example")
@@ -136,7 +136,7 @@ func TestPublish_NothingAcknowledgedIsLostWhenTheControllerIsKilled(t *testing.T
 
 // Laws 2 and 5: whatever dies, hits are answered from what was published, and
 // all ends at the newest.
-func TestHit_ServesWhatWasPublishedWhoeverIsKilled(t *testing.T) {
+func TestHit_AnyProcessKilled_ServesPublishedVersions(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	target := run(t, "target")
@@ -216,7 +216,7 @@ func all(fleet []*process, do func(*process) error) error {
 	return errors.Join(errs...)
 }
 
-func TestRegister_TwentyAgentsStayTwentyThroughRestarts(t *testing.T) {
+func TestRegister_TwentyAgentsRestarted_StayTwenty(t *testing.T) {
 	t.Parallel()
 	controller := run(t, "controller", controllerIn(t.TempDir())...)
 	worker := run(t, "worker")
@@ -267,7 +267,7 @@ func TestRegister_TwentyAgentsStayTwentyThroughRestarts(t *testing.T) {
 
 // An answer that is lost on its way, or an agent that is killed before it can
 // keep it, leaves one agent all the same.
-func TestRegister_AnAnswerThatIsLostLeavesNoGhost(t *testing.T) {
+func TestRegister_LostResponse_MakesNoDuplicate(t *testing.T) {
 	t.Parallel()
 	controller := run(t, "controller", controllerIn(t.TempDir())...)
 	base, err := url.Parse(controller.url())
@@ -308,7 +308,7 @@ func TestRegister_AnAnswerThatIsLostLeavesNoGhost(t *testing.T) {
 	}
 }
 
-func TestRegister_TwoAgentsWithOneIDDoNotStorm(t *testing.T) {
+func TestRegister_TwoAgentsWithOneID_NoRequestStorm(t *testing.T) {
 	t.Parallel()
 	controller := run(t, "controller", controllerIn(t.TempDir())...)
 	worker := run(t, "worker")

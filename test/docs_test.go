@@ -10,7 +10,7 @@ import (
 
 // A link between documents leads somewhere: to a file that is there, and to a
 // heading within it.
-func TestDocs_LinksLeadSomewhere(t *testing.T) {
+func TestDocs_Links_Resolve(t *testing.T) {
 	for _, document := range []string{"../README.md", "../docs/deploy.md", "../docs/operations.md", "../docs/metrics.md", "../docs/api.md", "../docs/architecture.md", "../docs/threat-model.md", "../SECURITY.md", "../CONTRIBUTING.md", "../CHANGELOG.md"} {
 		text := readText(t, document)
 		for _, link := range matches(`\]\(([^)]+)\)`, text) {

@@ -29,7 +29,7 @@ func anybody(t *testing.T, url string, options ...nats.Option) (c *nats.Conn, re
 
 // The controller's own broker speaks TLS to those who have the password; and
 // they hear it, and cannot say anything in its name.
-func TestEmbedded_KnowsWhoMaySayWhat(t *testing.T) {
+func TestEmbedded_AgentCredentials_SubscribeOnly(t *testing.T) {
 	t.Parallel()
 	ca, cert, key := certificates(t)
 	addr := freeAddress(t)
@@ -92,7 +92,7 @@ func TestEmbedded_KnowsWhoMaySayWhat(t *testing.T) {
 }
 
 // Controllers that know each other announce to all who listen to any of them.
-func TestEmbedded_Cluster(t *testing.T) {
+func TestEmbedded_Cluster_AnnouncesToAll(t *testing.T) {
 	t.Parallel()
 	var agentsAt, peersAt [2]string
 	for i := range agentsAt {
@@ -138,7 +138,7 @@ func TestEmbedded_Cluster(t *testing.T) {
 
 // A fleet that began with the controller's own broker moves to one elsewhere by
 // another URL, agents first or last, and back.
-func TestEmbedded_MovesToABrokerElsewhere(t *testing.T) {
+func TestEmbedded_MoveToExternalBroker_FleetFollows(t *testing.T) {
 	t.Parallel()
 	addr := freeAddress(t)
 	elsewhere := newNATS(t, "")

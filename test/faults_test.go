@@ -23,7 +23,7 @@ import (
 
 // The agent lives beside any worker, says what is wrong with it, and heals when
 // a real one comes in its place.
-func TestAgent_BesideAWorkerThatIsNone(t *testing.T) {
+func TestAgent_BrokenWorker_ReportsReasonAndRecovers(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	target := run(t, "target")
@@ -134,7 +134,7 @@ func (b *babble) Serve(ln net.Listener) error {
 func (b *babble) Close() error { return nil } // the test closes its listener
 
 // A database that cannot be used is refused with a sentence and left as it is.
-func TestController_RefusesADatabaseThatItCannotUse(t *testing.T) {
+func TestController_UnusableDatabase_Refused(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		spoil func(t *testing.T, path string)
@@ -222,7 +222,7 @@ func execSQL(t *testing.T, path string, statements ...string) {
 	}
 }
 
-func TestController_RefusesADatabaseThatAnotherHasOpen(t *testing.T) {
+func TestController_DatabaseOpenElsewhere_Refused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	first := run(t, "controller", controllerIn(dir)...)
@@ -235,7 +235,7 @@ func TestController_RefusesADatabaseThatAnotherHasOpen(t *testing.T) {
 
 // While another process holds the database, publishing is refused for a while
 // and polling goes on.
-func TestController_WhileTheDatabaseIsLocked(t *testing.T) {
+func TestController_LockedDatabase_PublishFailsPollsContinue(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "controller.db")
@@ -284,7 +284,7 @@ func lock(t *testing.T, path string) (unlock func()) {
 	return unlock
 }
 
-func TestController_RefusesADatabaseThatIsReadOnly(t *testing.T) {
+func TestController_ReadOnlyDatabase_Refused(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "fleetconf-readonly-") // t.TempDir hides its own from other users
 	must(t, err)
@@ -312,7 +312,7 @@ func TestController_RefusesADatabaseThatIsReadOnly(t *testing.T) {
 }
 
 // On a full disk nothing acknowledged is lost, and nothing half-written stays.
-func TestController_OnAFullDisk(t *testing.T) {
+func TestController_FullDisk_KeepsAcknowledgedVersions(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
@@ -361,7 +361,7 @@ func TestController_OnAFullDisk(t *testing.T) {
 	}
 }
 
-func TestSystem_AThousandRequestsAtOnce(t *testing.T) {
+func TestSystem_ThousandConcurrentRequests_AllAnswered(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	target := run(t, "target")
@@ -396,7 +396,7 @@ func TestSystem_AThousandRequestsAtOnce(t *testing.T) {
 	}
 }
 
-func TestSystem_CutsAClientThatNeverFinishesItsHeaders(t *testing.T) {
+func TestSystem_UnfinishedHeaders_ConnectionClosed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	controller := run(t, "controller", controllerIn(dir)...)

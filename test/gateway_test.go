@@ -40,7 +40,7 @@ func dropETags(t *testing.T, controller string) (gateway string) {
 
 // Behind such a gateway polls are held, nothing is pushed twice, and a restored
 // database takes nothing back.
-func TestGateway_DropsETags(t *testing.T) {
+func TestGateway_ETagsDropped_FleetFollows(t *testing.T) {
 	t.Parallel()
 	dir, cacheDir := t.TempDir(), t.TempDir()
 	s := &site{target: run(t, "target"), worker: run(t, "worker"), controller: run(t, "controller", append(controllerIn(dir), hour)...)}
@@ -115,7 +115,7 @@ func edit(t *testing.T, path, old, with string) {
 
 // nginx weakens the ETags of what it compresses. Agents do not have it compress, and the
 // controller recognizes a weak ETag that comes back.
-func TestGateway_Compresses(t *testing.T) {
+func TestGateway_Compressing_FleetFollows(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, []string{hour}, []string{"PUSH=none"})
 	through := newBalancer(t, "nginx", "gzip on; gzip_types application/json; gzip_proxied any; gzip_min_length 0; proxy_read_timeout 330s;", s.controller.url())
@@ -143,7 +143,7 @@ func TestGateway_Compresses(t *testing.T) {
 }
 
 // Two fleets share a broker: a publish of one wakes no agent of the other.
-func TestBroker_TwoFleets(t *testing.T) {
+func TestBroker_TwoFleets_IgnoreEachOther(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		settings := append(b.settings(b.addr), "FLEET_ID=")
 		sites := make([]*site, 2)

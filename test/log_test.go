@@ -14,7 +14,7 @@ import (
 
 // The reader of the log goes away: the programs go on, count what they could not
 // write, and drain on SIGHUP.
-func TestPrograms_LogReaderGone(t *testing.T) {
+func TestLog_ReaderClosed_ProgramsContinue(t *testing.T) {
 	for _, name := range []string{"controller", "agent", "worker"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -17,7 +17,7 @@ import (
 
 // Agents wait when the controller is killed, and when it stops, which who waits
 // does not hold up. They wait again when it is back, and follow at once.
-func TestLongPoll_ControllerEnds(t *testing.T) {
+func TestLongPoll_ControllerRestarts_AgentResumes(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, nil)
 	s.hears(t, "longpoll")
@@ -46,7 +46,7 @@ func TestLongPoll_ControllerEnds(t *testing.T) {
 
 // What lies between the agent and the controller cuts a wait, flaps, and takes
 // everything without an answer: when it is well, the agent waits again.
-func TestLongPoll_NetworkFails(t *testing.T) {
+func TestLongPoll_NetworkFails_AgentResumes(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, []string{"PUSH=none"})
 	through := countTo(t, s.controller)
@@ -145,7 +145,7 @@ func newBalancer(t *testing.T, name, line, controller string) (url string) {
 // An agent behind nginx and HAProxy follows at once: with their own timeouts,
 // with the line that lets it wait for longer, and with less patience than the
 // agent begins with.
-func TestLongPoll_BehindABalancer(t *testing.T) {
+func TestLongPoll_BehindProxy_VersionArrives(t *testing.T) {
 	t.Parallel()
 	for name, balancer := range balancers {
 		defaults := map[string]string{"nginx": "", "haproxy": "timeout server 50s"}[name]
@@ -191,7 +191,7 @@ func TestLongPoll_BehindABalancer(t *testing.T) {
 
 // Many agents wait; the controller ends with status 0 and lets them all go with
 // an answer.
-func TestLongPoll_WaitersAreAnsweredAtTheEnd(t *testing.T) {
+func TestLongPoll_ControllerStops_WaitersAnswered(t *testing.T) {
 	t.Parallel()
 	const fleet = 200
 	controller := run(t, "controller", append(controllerIn(t.TempDir()), hour)...)

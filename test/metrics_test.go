@@ -87,7 +87,7 @@ func documentedMetrics(t *testing.T, headings ...string) map[string]metric {
 	return found
 }
 
-func TestMetrics_OfTheController(t *testing.T) {
+func TestMetrics_Controller_Documented(t *testing.T) {
 	t.Parallel()
 	controller := run(t, "controller", append(controllerIn(t.TempDir()), "PUSH=nats", "LIMIT_WAITING=1000", "NATS_URL=embedded", "NATS_LISTEN=127.0.0.1:0")...)
 	version, err := publish(controller.url(), "http://localhost/")

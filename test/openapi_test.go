@@ -238,7 +238,7 @@ func (c *contract) register(t *testing.T, p *process) string {
 	return "a1:" + token
 }
 
-func TestOpenAPI_Controller(t *testing.T) {
+func TestOpenAPI_Controller_MatchesDocument(t *testing.T) {
 	t.Parallel()
 	controller := run(t, "controller", controllerIn(t.TempDir())...)
 	c := newContract(t, controller)
@@ -508,7 +508,7 @@ func (c *contract) full(t *testing.T, exceptions map[string]string) {
 	c.eachFails(t, controller, a1, http.StatusInsufficientStorage)
 }
 
-func TestOpenAPI_Worker(t *testing.T) {
+func TestOpenAPI_Worker_MatchesDocument(t *testing.T) {
 	t.Parallel()
 	target := run(t, "target")
 	worker := run(t, "worker", "HIT_TIMEOUT=200ms", "DENY_CIDRS=192.0.2.0/24")

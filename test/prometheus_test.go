@@ -26,12 +26,12 @@ func promtool(t *testing.T, args ...string) {
 	}
 }
 
-func TestAlerts_FireAndAreSilentAsTheirTestsSay(t *testing.T) {
+func TestAlerts_RuleTests_Pass(t *testing.T) {
 	promtool(t, "check", "rules", "alerts.yml")
 	promtool(t, "test", "rules", "alerts_test.yml")
 }
 
-func TestPrometheus_ReadsItsSettings(t *testing.T) {
+func TestPrometheus_Config_Valid(t *testing.T) {
 	promtool(t, "check", "config", "--syntax-only", "prometheus.yml")
 }
 
@@ -53,7 +53,7 @@ func matches(pattern, text string) (found []string) {
 }
 
 // Whoever an alert wakes finds what to do, and each alert was seen to fire.
-func TestAlerts_AreInTheRunbookAndTested(t *testing.T) {
+func TestAlerts_Each_DocumentedAndTested(t *testing.T) {
 	rules := readText(t, filepath.Join(prometheusFolder, "alerts.yml"))
 	tests := readText(t, filepath.Join(prometheusFolder, "alerts_test.yml"))
 	runbook := readText(t, "../docs/operations.md")
@@ -85,7 +85,7 @@ func TestAlerts_AreInTheRunbookAndTested(t *testing.T) {
 
 // What alerts and dashboard ask for is what the programs measure: docs/metrics.md
 // lists that, as the tests of the three hold.
-func TestAlertsAndDashboard_AskForWhatIsMeasured(t *testing.T) {
+func TestAlertsAndDashboard_Metrics_Documented(t *testing.T) {
 	measured := matches("(?m)^\\| `(\\w+)`", readText(t, "../docs/metrics.md"))
 	for _, file := range []string{filepath.Join(prometheusFolder, "alerts.yml"), filepath.Join(prometheusFolder, "alerts_test.yml"), "../deploy/grafana/fleetconf.json"} {
 		asked := matches(`\b(fleetconf_\w+)`, readText(t, file))
@@ -101,7 +101,7 @@ func TestAlertsAndDashboard_AskForWhatIsMeasured(t *testing.T) {
 	}
 }
 
-func TestDashboard_CanBeImported(t *testing.T) {
+func TestDashboard_JSON_Importable(t *testing.T) {
 	var dashboard struct {
 		Title, UID string
 		Panels     []struct {

@@ -20,7 +20,7 @@ func (s *site) publishEvery(t *testing.T, page string, seconds int) {
 
 // A broker that is not there, or swallows all that it is told, delays neither
 // the start of anybody nor a publish; the fleet polls until it comes.
-func TestBroker_DownAtStart(t *testing.T) {
+func TestBroker_DownAtStart_FleetPolls(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		for name, down := range map[string]struct{ begin, end func(t *testing.T, n network) }{
 			"refuses":  {func(_ *testing.T, n network) { n.Stop() }, func(t *testing.T, n network) { must(t, n.Start()) }},
@@ -59,7 +59,7 @@ func TestBroker_DownAtStart(t *testing.T) {
 
 // A broker dies and comes back, again and again: each loss is told, each return
 // too, and then push is as good as before.
-func TestBroker_DiesAndComesBack(t *testing.T) {
+func TestBroker_Restarts_PushResumes(t *testing.T) {
 	withBrokers(t, "hunter2-0123456789", func(t *testing.T, b *broker) {
 		s := newSite(t, append(b.settings(b.addr), hour), b.settings(b.addr))
 		s.hears(t, b.transport)
@@ -79,7 +79,7 @@ func TestBroker_DiesAndComesBack(t *testing.T) {
 
 // The network flaps, and cuts and resets connections in the middle of things:
 // nobody asks the controller more often for it, and all is well when it is.
-func TestBroker_NetworkFails(t *testing.T) {
+func TestBroker_NetworkFails_PushResumes(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		between := networkTo(t, b.addr)
 		settings := b.settings(between.Listen)
@@ -127,7 +127,7 @@ func TestBroker_NetworkFails(t *testing.T) {
 
 // A broker hangs while all believe that it is well. Who publishes is answered,
 // who listens sweeps; when it is back, it is heard again.
-func TestBroker_Hangs(t *testing.T) {
+func TestBroker_Hangs_AgentsResync(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		before, behind := networkTo(t, b.addr), networkTo(t, b.addr)
 		s := newSite(t, append(b.settings(before.Listen), "DEFAULT_POLL_INTERVAL=1", "SWEEP_INTERVAL=2s"), append(b.settings(behind.Listen), "LOG_LEVEL=debug"))
@@ -166,7 +166,7 @@ func TestBroker_Hangs(t *testing.T) {
 
 // Whatever a broker says, the agent asks the controller, seldom, and its worker
 // runs nothing that was not published.
-func TestBroker_Lies(t *testing.T) {
+func TestBroker_ForgedHints_FewPolls(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		settings := b.settings(b.addr)
 		s := newSite(t, append(settings, hour), []string{"PUSH=none"})
@@ -229,7 +229,7 @@ func TestBroker_Lies(t *testing.T) {
 
 // A password that is refused is told, and told to nobody: the fleet polls. With
 // the right one push works.
-func TestBroker_WrongPassword(t *testing.T) {
+func TestBroker_WrongPassword_ReportedAndPolled(t *testing.T) {
 	const right, wrong = "hunter2-right-0123456789", "hunter2-wrong-0123456789"
 	withBrokers(t, right, func(t *testing.T, b *broker) {
 		bad := b.settingsWith(b.addr, wrong)
@@ -265,7 +265,7 @@ func TestBroker_WrongPassword(t *testing.T) {
 
 // What could not be announced is announced when the broker is back, though
 // nothing else is published.
-func TestBroker_AnnouncementIsTriedAgain(t *testing.T) {
+func TestBroker_DownWhilePublishing_AnnouncedLater(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		between := networkTo(t, b.addr)
 		s := newSite(t, append(b.settings(between.Listen), hour), b.settings(b.addr))
@@ -292,7 +292,7 @@ func TestBroker_AnnouncementIsTriedAgain(t *testing.T) {
 
 // A broker is away while something is published, for all. When it is back the
 // fleet runs that, long before it would have polled.
-func TestBroker_WhatWasMissedIsFetched(t *testing.T) {
+func TestBroker_DownForAll_MissedVersionFetched(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		s := newSite(t, append(b.settings(b.addr), hour), b.settings(b.addr))
 		s.hears(t, b.transport)

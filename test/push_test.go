@@ -99,7 +99,7 @@ func (p *process) says(t *testing.T, words string, n int) {
 
 // Whatever carries the hint, a publish arrives while nobody polls for an hour,
 // and everybody hears it.
-func TestPush_ArrivesWhileNobodyPolls(t *testing.T) {
+func TestPush_NoPolling_VersionArrives(t *testing.T) {
 	t.Parallel()
 	type sides struct{ controller, agent []string }
 	for name, settings := range map[string]func(t *testing.T) sides{
@@ -161,7 +161,7 @@ func TestPush_ArrivesWhileNobodyPolls(t *testing.T) {
 }
 
 // A controller that holds no polls is polled, and its agents say why.
-func TestPush_None(t *testing.T) {
+func TestPush_None_AgentsPoll(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, []string{"PUSH=none"}, nil)
 	s.hears(t, "poll")

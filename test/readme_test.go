@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// TestREADME_EveryCommand runs every block of shell in the README, in order, as
+// TestREADME_ShellBlocks_Run runs every block of shell in the README, in order, as
 // a newcomer pastes them: `make run` first, and then the rest against what it
 // started, except that `make run` with TLS runs beside it. Only ports, the target
 // and the data's folder differ.
-func TestREADME_EveryCommand(t *testing.T) {
+func TestREADME_ShellBlocks_Run(t *testing.T) {
 	readme, err := os.ReadFile("../README.md")
 	must(t, err)
 	blocks := regexp.MustCompile("(?ms)^```sh\n(.*?)^```").FindAllStringSubmatch(string(readme), -1)

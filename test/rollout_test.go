@@ -77,7 +77,7 @@ func countTo(t *testing.T, controller *process) *counter {
 // Twenty agents, and the worker of one says no: the admin sees it while it
 // happens, the one keeps what it ran and asks for no more than its neighbour,
 // and all twenty come back together.
-func TestRollout_OneOfTwentyRefuses(t *testing.T) {
+func TestRollout_OneAgentOfTwentyRefuses_OthersApply(t *testing.T) {
 	t.Parallel()
 	const fleet = 20
 	target := run(t, "target")
@@ -186,7 +186,7 @@ func TestRollout_OneOfTwentyRefuses(t *testing.T) {
 
 // What was reported and acknowledged is there after a kill -9, with no agent's
 // help.
-func TestRollout_ControllerKilledMidway(t *testing.T) {
+func TestRollout_ControllerKilled_ReportsKept(t *testing.T) {
 	t.Parallel()
 	controller := run(t, "controller", controllerIn(t.TempDir())...)
 	const fleet = 12
@@ -250,7 +250,7 @@ func TestRollout_ControllerKilledMidway(t *testing.T) {
 
 // A controller whose database was restored from an older backup does not take
 // the fleet back.
-func TestRestore_OfAnOlderDatabase(t *testing.T) {
+func TestRestore_OlderDatabase_AgentsKeepVersion(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	target := run(t, "target")

@@ -60,7 +60,7 @@ func (m *serviceManager) wants(t *testing.T, message string, times int) {
 	})
 }
 
-func TestServiceManager_IsToldOfEachProgram(t *testing.T) {
+func TestServiceManager_Lifecycle_Notified(t *testing.T) {
 	for _, name := range []string{"controller", "agent", "worker"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -108,7 +108,7 @@ func newRelay(t *testing.T, to string) *relay {
 
 // The controller's certificate is renewed while an agent waits: the connection on
 // which it waits stays, and who comes next sees the new one.
-func TestTLS_ARenewalDropsNoConnection(t *testing.T) {
+func TestTLS_CertificateRenewed_ConnectionsStay(t *testing.T) {
 	t.Parallel()
 	files := newDevCerts(t)
 	target, worker := run(t, "target"), run(t, "worker")
@@ -156,7 +156,7 @@ func TestTLS_ARenewalDropsNoConnection(t *testing.T) {
 
 // An agent that does not belong here is told why, in words, again and again the
 // same, and comes in when it is put right.
-func TestTLS_AnAgentThatIsNotKnown(t *testing.T) {
+func TestTLS_UntrustedAgent_ReportsReason(t *testing.T) {
 	t.Parallel()
 	files, others := newDevCerts(t), newDevCerts(t)
 	worker := run(t, "worker")

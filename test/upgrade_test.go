@@ -46,7 +46,7 @@ func unpack(t *testing.T, dir string) {
 
 // An agent keeps its id, its token and what it runs, through an upgrade of the
 // controller and then its own, and nothing is pushed to its worker.
-func TestUpgrade_KeepsIdentitiesAndConfigurations(t *testing.T) {
+func TestUpgrade_OldData_KeepsIdentitiesAndVersions(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	unpack(t, dir)

@@ -71,7 +71,7 @@ func TestCompose_FailedBuild_StartsNothing(t *testing.T) {
 
 // An image that is built here has a name that leads to no public registry, so an
 // engine that does not find it cannot get a stranger's.
-func TestImages_NamesLeadToNoRegistry(t *testing.T) {
+func TestImages_Names_LocalOnly(t *testing.T) {
 	const local = "localhost/fleetconf"
 	for file, pattern := range map[string]string{
 		"../../deploy/compose.yaml":           `image: \$\{IMAGES:-([^}]*)\}`,
@@ -162,7 +162,7 @@ func shell(t *testing.T) []string {
 }
 
 // What hides a failure from set -e is in no script.
-func TestScripts_EndAtTheFirstFailure(t *testing.T) {
+func TestScripts_CommandFails_ScriptEnds(t *testing.T) {
 	for pattern, why := range map[string]string{
 		`&& *exit\b`: "goes on if the command before && fails; put ; there",
 		`(?:local|export|declare|readonly) [^#\n]*[a-zA-Z_]=[^ \n]*\$\([^(]`: "hides the status of its command substitution; assign on a line of its own",

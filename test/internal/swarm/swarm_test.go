@@ -16,9 +16,9 @@ import (
 
 const agents = 20
 
-// TestSwarm_FollowsPublishes: agents of every transport get what is published,
+// TestSwarm_Publish_AllAgentsApply: agents of every transport get what is published,
 // report it, and are told apart from those that do not.
-func TestSwarm_FollowsPublishes(t *testing.T) {
+func TestSwarm_Publish_AllAgentsApply(t *testing.T) {
 	for _, transport := range []Transport{None, LongPoll, Redis, NATS} {
 		t.Run(string(transport), func(t *testing.T) {
 			t.Parallel()
@@ -71,9 +71,9 @@ func TestSwarm_FollowsPublishes(t *testing.T) {
 	}
 }
 
-// TestRemote_IsOneSwarm: a swarm in several processes says of itself what one in
+// TestRemote_SeveralProcesses_ActAsOneSwarm: a swarm in several processes says of itself what one in
 // a single process does, and who holds a part of it ends with its input.
-func TestRemote_IsOneSwarm(t *testing.T) {
+func TestRemote_SeveralProcesses_ActAsOneSwarm(t *testing.T) {
 	t.Parallel()
 	c := newController(t)
 	var (
@@ -158,9 +158,9 @@ func TestRemote_IsOneSwarm(t *testing.T) {
 	}
 }
 
-// TestSwarm_ComesBack: agents that are cut off, and refused for a while, find
+// TestSwarm_ControllerRestarts_AgentsReconnect: agents that are cut off, and refused for a while, find
 // their controller again, and nobody counts who was refused as having reached it.
-func TestSwarm_ComesBack(t *testing.T) {
+func TestSwarm_ControllerRestarts_AgentsReconnect(t *testing.T) {
 	t.Parallel()
 	c := newController(t)
 	s := Start(t.Context(), Options{Transport: LongPoll, Controller: c.address, Agents: fleetOf(agents), PollInterval: time.Second, PerSecond: 1000, CutSpread: time.Second})
@@ -182,7 +182,7 @@ func TestSwarm_ComesBack(t *testing.T) {
 	}
 }
 
-func TestReadAnswer(t *testing.T) {
+func TestReadAnswer_Responses_Parsed(t *testing.T) {
 	text := "HTTP/1.1 200 OK\r\nEtag: \"8-x\"\r\nX-Wait-Seconds: 300\r\nX-Poll-Interval-Seconds: 15\r\nX-Other: " + strings.Repeat("x", 3*bufferBytes) +
 		"\r\nConnection: close\r\nContent-Length: 13\r\n\r\n{\"version\":8}" + "HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n" + "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\n\r\n"
 	r := bufio.NewReaderSize(strings.NewReader(text), bufferBytes)

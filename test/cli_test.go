@@ -36,7 +36,7 @@ func settingsOf(t *testing.T, name string) []string {
 	return found
 }
 
-func TestHelp_FitsTerminal(t *testing.T) {
+func TestHelp_Lines_Fit80Columns(t *testing.T) {
 	t.Parallel()
 	for _, name := range programs {
 		installed := filepath.Join(t.TempDir(), "fleetconf-"+name)
@@ -58,7 +58,7 @@ func TestHelp_FitsTerminal(t *testing.T) {
 	}
 }
 
-func TestFaults_SameSentenceInAllPrograms(t *testing.T) {
+func TestUsageErrors_AllPrograms_SameMessage(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
@@ -98,7 +98,7 @@ func TestFaults_SameSentenceInAllPrograms(t *testing.T) {
 }
 
 // One file of settings may serve all three programs.
-func TestMistyped_SettingsOfOtherPrograms_NoneFound(t *testing.T) {
+func TestMistypedSettings_OtherProgramsSettings_NoWarning(t *testing.T) {
 	t.Parallel()
 	for _, name := range programs {
 		own := settingsOf(t, name)
@@ -120,7 +120,7 @@ func TestMistyped_SettingsOfOtherPrograms_NoneFound(t *testing.T) {
 }
 
 // The first line of a log says which build runs where, and what it is connected to.
-func TestStart_LogsOneLine(t *testing.T) {
+func TestStart_FirstLogLine_NamesBuildAndAddresses(t *testing.T) {
 	t.Parallel()
 	for name, fields := range map[string]string{
 		"controller": "listen database transport", "agent": "listen controller worker transport", "worker": "listen",
@@ -148,7 +148,7 @@ func TestStart_LogsOneLine(t *testing.T) {
 }
 
 // What the README says of settings is what --help does.
-func TestREADME_TableNamesEverySetting(t *testing.T) {
+func TestREADME_Settings_Complete(t *testing.T) {
 	t.Parallel()
 	_, table, _ := strings.Cut(readText(t, "../README.md"), "\n## Settings\n")
 	table, _, _ = strings.Cut(table, "\n## ")

@@ -28,7 +28,7 @@ func testsHere(t *testing.T) map[string]bool {
 }
 
 // Each attack that the threat model considers has a defence, and that a test.
-func TestThreatModel_NamesTestsThatExist(t *testing.T) {
+func TestThreatModel_NamedTests_Exist(t *testing.T) {
 	model := readText(t, "../../docs/threat-model.md")
 	tests := testsHere(t)
 	named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(model, -1)
@@ -59,7 +59,7 @@ func TestThreatModel_NamesTestsThatExist(t *testing.T) {
 }
 
 // An address that reaches nobody is worse than none.
-func TestSecurity_NamesAWayThatExists(t *testing.T) {
+func TestSecurity_Contact_Exists(t *testing.T) {
 	text := readText(t, "../../SECURITY.md")
 	if address := regexp.MustCompile(`\S+@\S+\.\w+`).FindString(text); address != "" {
 		t.Errorf("SECURITY.md names the address %s", address)
@@ -69,7 +69,7 @@ func TestSecurity_NamesAWayThatExists(t *testing.T) {
 	}
 }
 
-func TestLicense_IsTheSameEverywhere(t *testing.T) {
+func TestLicense_Mentions_Agree(t *testing.T) {
 	text := readText(t, "../../LICENSE")
 	if !strings.Contains(text, "Version 2.0, January 2004") || !strings.Contains(text, "END OF TERMS AND CONDITIONS") {
 		t.Error("LICENSE is not the whole Apache License 2.0")
@@ -87,7 +87,7 @@ func TestLicense_IsTheSameEverywhere(t *testing.T) {
 	}
 }
 
-func TestWorkflow_ChecksVulnerabilities(t *testing.T) {
+func TestWorkflow_Vulnerabilities_Checked(t *testing.T) {
 	for file, want := range map[string]string{
 		"../../.github/workflows/ci.yml": "run: make vulncheck",
 		"../../tools/go.mod":             "golang.org/x/vuln/cmd/govulncheck",
