@@ -89,8 +89,8 @@ func (b *broker) settingsWith(addr, password string) []string {
 	return settings
 }
 
-// say tells the fleet whatever anybody could who reaches the broker.
-func (b *broker) say(t *testing.T, messages ...string) {
+// publish tells the fleet whatever anybody could who reaches the broker.
+func (b *broker) publish(t *testing.T, messages ...string) {
 	t.Helper()
 	if b.transport == "redis" {
 		c := redis.NewClient(&redis.Options{Addr: b.addr, Password: b.password})
@@ -156,7 +156,7 @@ func runUntilReady(program, ready string, args ...string) (kill func(), err erro
 		return kill, nil
 	case <-ended:
 		return nil, errors.Join(fmt.Errorf("%s ended at its start", program), cmd.Wait())
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		kill()
 		return nil, fmt.Errorf("%s does not get ready", program)
 	}
@@ -178,7 +178,7 @@ func newNATS(t *testing.T, password string) *broker {
 			return nil, err
 		}
 		s.Start()
-		if !s.ReadyForConnections(patience) {
+		if !s.ReadyForConnections(timeout) {
 			return nil, errors.New("the NATS server does not get ready")
 		}
 		return func() {
@@ -214,14 +214,14 @@ func networkTo(t *testing.T, addr string) network {
 	return n
 }
 
-// swallow makes it take everything, and pass nothing on.
-func (n network) swallow(t *testing.T) {
+// blackhole makes it take everything, and pass nothing on.
+func (n network) blackhole(t *testing.T) {
 	t.Helper()
-	n.poison(t, "timeout", `{"timeout":0}`)
+	n.addToxics(t, "timeout", `{"timeout":0}`)
 }
 
-// poison has both directions suffer.
-func (n network) poison(t *testing.T, toxic, attributes string) {
+// addToxics has both directions suffer.
+func (n network) addToxics(t *testing.T, toxic, attributes string) {
 	t.Helper()
 	for _, stream := range []string{"upstream", "downstream"} {
 		_, err := n.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(`{"name":%q,"type":%q,"stream":%q,"attributes":%s}`, stream, toxic, stream, attributes)))
@@ -229,7 +229,7 @@ func (n network) poison(t *testing.T, toxic, attributes string) {
 	}
 }
 
-func (n network) heal(t *testing.T) {
+func (n network) removeToxics(t *testing.T) {
 	t.Helper()
 	for _, stream := range []string{"upstream", "downstream"} {
 		must(t, n.Toxics.RemoveToxic(context.Background(), stream))

@@ -14,8 +14,8 @@ import (
 
 var programs = []string{"controller", "agent", "worker"}
 
-// typed runs a program in an empty folder and returns its output and exit status.
-func typed(t *testing.T, path string, env []string, args ...string) (output string, status int) {
+// runProgram runs a program in an empty folder and returns its output and exit status.
+func runProgram(t *testing.T, path string, env []string, args ...string) (output string, status int) {
 	t.Helper()
 	cmd := command(path, env, args...)
 	cmd.Dir = t.TempDir()
@@ -26,7 +26,7 @@ func typed(t *testing.T, path string, env []string, args ...string) (output stri
 // settingsOf lists the settings that --help of a program lists.
 func settingsOf(t *testing.T, name string) []string {
 	t.Helper()
-	page, _ := typed(t, filepath.Join(binaries, name), nil, "--help")
+	page, _ := runProgram(t, filepath.Join(binaries, name), nil, "--help")
 	_, list, _ := strings.Cut(page, "\nSettings")
 	list, _, _ = strings.Cut(list, "\nExit status")
 	found := matches(`(?m)^  ([A-Z][A-Z0-9_]+)`, list)
@@ -42,7 +42,7 @@ func TestHelp_Lines_Fit80Columns(t *testing.T) {
 		installed := filepath.Join(t.TempDir(), "fleetconf-"+name)
 		must(t, os.Symlink(filepath.Join(binaries, name), installed))
 		for _, path := range []string{filepath.Join(binaries, name), installed} {
-			page, status := typed(t, path, nil, "help")
+			page, status := runProgram(t, path, nil, "help")
 			if status != 0 {
 				t.Errorf("%s help: exit status %d", path, status)
 			}
@@ -82,7 +82,7 @@ func TestUsageErrors_AllPrograms_SameMessage(t *testing.T) {
 	} {
 		var first string
 		for _, name := range programs {
-			said, status := typed(t, filepath.Join(binaries, name), row.env, row.args...)
+			said, status := runProgram(t, filepath.Join(binaries, name), row.env, row.args...)
 			said = strings.ReplaceAll(said, name, "PROGRAM")
 			if status == 0 || said == "" {
 				t.Errorf("%v %v: %s ended with %d and %q, want a fault", row.env, row.args, name, status, said)
@@ -112,7 +112,7 @@ func TestMistypedSettings_OtherProgramsSettings_NoWarning(t *testing.T) {
 				}
 			}
 		}
-		out, status := typed(t, filepath.Join(binaries, name), env, "--print", "settings")
+		out, status := runProgram(t, filepath.Join(binaries, name), env, "--print", "settings")
 		if status != 0 || strings.Contains(out, "did you mean") {
 			t.Errorf("%s, with the settings of the others: exit status %d\n%s", name, status, out)
 		}
@@ -131,8 +131,8 @@ func TestStart_FirstLogLine_NamesBuildAndAddresses(t *testing.T) {
 		first, _, _ := strings.Cut(p.log.String(), "\n")
 		var event map[string]any
 		must(t, json.Unmarshal([]byte(first), &event))
-		if name == "agent" && (event["controller"] != nowhere || event["worker"] != nowhere) {
-			t.Errorf("an agent of a test that gives no URLs says %s, want %s for both", first, nowhere)
+		if name == "agent" && (event["controller"] != unreachableURL || event["worker"] != unreachableURL) {
+			t.Errorf("an agent of a test that gives no URLs says %s, want %s for both", first, unreachableURL)
 		}
 		for _, field := range append(strings.Fields(fields), "build") {
 			if event[field] == nil || event["msg"] != "Starting" {

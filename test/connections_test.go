@@ -19,17 +19,17 @@ func TestConnections_MoreThanFiles_OthersServed(t *testing.T) {
 	s := &site{target: run(t, "target")}
 	few := func(name string, env ...string) *process {
 		p := newProcess(name, env...)
-		p.files = 300
+		p.maxFiles = 300
 		must(t, p.start())
-		tidy(t, p)
+		cleanUp(t, p)
 		return p
 	}
 	s.worker = few("worker")
 	s.controller = few("controller", controllerIn(t.TempDir())...)
 	s.agent = few("agent", agentIn(t.TempDir(), s.controller.url(), s.worker.url())...)
-	s.arrives(t, "/before")
+	s.publishAndWait(t, "/before")
 	// The oldest idle connection of all, but of an admin.
-	kept, err := net.DialTimeout("tcp", s.controller.addr, patience)
+	kept, err := net.DialTimeout("tcp", s.controller.addr, timeout)
 	must(t, err)
 	defer kept.Close()
 	answers := bufio.NewReader(kept)
@@ -51,7 +51,7 @@ func TestConnections_MoreThanFiles_OthersServed(t *testing.T) {
 	ask()
 	for _, p := range []*process{s.controller, s.agent, s.worker} {
 		for i := range 500 {
-			conn, err := net.DialTimeout("tcp", p.addr, patience)
+			conn, err := net.DialTimeout("tcp", p.addr, timeout)
 			must(t, err)
 			defer conn.Close()
 			if i%5 != 0 { // the others send nothing, and are closed after a few seconds
@@ -68,9 +68,9 @@ func TestConnections_MoreThanFiles_OthersServed(t *testing.T) {
 		}
 	}
 	for i := range 3 {
-		s.arrives(t, fmt.Sprintf("/after/%d", i))
+		s.publishAndWait(t, fmt.Sprintf("/after/%d", i))
 	}
-	if took := time.Since(began); took > patience/2 {
+	if took := time.Since(began); took > timeout/2 {
 		t.Errorf("it took %s", took)
 	}
 }

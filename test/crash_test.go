@@ -20,15 +20,15 @@ import (
 // published is what a publisher was told, and what it only asked for.
 type published struct {
 	mu           sync.Mutex
-	asked        map[string]bool  // URLs
+	sent         map[string]bool  // URLs
 	acknowledged map[int64]string // URLs by version
 	last         int64
 }
 
-// stream publishes one URL after the other until the test says enough, and goes
+// publishLoop publishes one URL after the other until the test says enough, and goes
 // on when the controller is gone.
-func stream(t *testing.T, controller *process, target string) (p *published, enough func()) {
-	p = &published{asked: map[string]bool{}, acknowledged: map[int64]string{}}
+func publishLoop(t *testing.T, controller *process, target string) (p *published, stopPublishing func()) {
+	p = &published{sent: map[string]bool{}, acknowledged: map[int64]string{}}
 	done, ended := make(chan struct{}), make(chan struct{})
 	address := controller.url() // it comes back to the same
 	go func() {
@@ -41,11 +41,11 @@ func stream(t *testing.T, controller *process, target string) (p *published, eno
 			}
 			target := fmt.Sprintf("%s/publish/%06d", target, i)
 			p.mu.Lock()
-			p.asked[target] = true
+			p.sent[target] = true
 			p.mu.Unlock()
 			version, err := publish(address, target)
 			if err != nil {
-				time.Sleep(glance)
+				time.Sleep(checkEvery)
 				continue
 			}
 			p.mu.Lock()
@@ -59,9 +59,9 @@ func stream(t *testing.T, controller *process, target string) (p *published, eno
 			p.mu.Unlock()
 		}
 	}()
-	enough = sync.OnceFunc(func() { close(done); <-ended })
-	t.Cleanup(enough)
-	return p, enough
+	stopPublishing = sync.OnceFunc(func() { close(done); <-ended })
+	t.Cleanup(stopPublishing)
+	return p, stopPublishing
 }
 
 func (p *published) count() int {
@@ -70,9 +70,9 @@ func (p *published) count() int {
 	return len(p.acknowledged)
 }
 
-// more waits until so many more were acknowledged, and then for a moment that
+// waitForMore waits until so many more were acknowledged, and then for a moment that
 // falls anywhere within the next one.
-func (p *published) more(t *testing.T, n int) {
+func (p *published) waitForMore(t *testing.T, n int) {
 	t.Helper()
 	want := p.count() + n
 	eventually(t, func() error {
@@ -88,14 +88,14 @@ func (p *published) more(t *testing.T, n int) {
 func TestPublish_ControllerKilled_AcknowledgedVersionsKept(t *testing.T) {
 	t.Parallel()
 	controller := run(t, "controller", controllerIn(t.TempDir())...)
-	p, enough := stream(t, controller, "http://target.example")
+	p, stopPublishing := publishLoop(t, controller, "http://target.example")
 	for range 6 {
-		p.more(t, 1+rand.IntN(20))
+		p.waitForMore(t, 1+rand.IntN(20))
 		must(t, controller.crash())
 		must(t, controller.start())
 	}
-	p.more(t, 1)
-	enough()
+	p.waitForMore(t, 1)
+	stopPublishing()
 	must(t, controller.crash())
 	must(t, controller.start())
 
@@ -122,7 +122,7 @@ func TestPublish_ControllerKilled_AcknowledgedVersionsKept(t *testing.T) {
 		}
 	}
 	for version, url := range history {
-		if !p.asked[url] {
+		if !p.sent[url] {
 			t.Errorf("version %d is %s, which nobody published", version, url)
 		}
 	}
@@ -143,7 +143,7 @@ func TestHit_AnyProcessKilled_ServesPublishedVersions(t *testing.T) {
 	controller := run(t, "controller", controllerIn(dir)...)
 	worker := run(t, "worker")
 	agent := run(t, "agent", agentIn(dir, controller.url(), worker.url())...)
-	p, enough := stream(t, controller, target.url())
+	p, stopPublishing := publishLoop(t, controller, target.url())
 
 	// A client hits without pause.
 	served := map[string]bool{}
@@ -160,7 +160,7 @@ func TestHit_AnyProcessKilled_ServesPublishedVersions(t *testing.T) {
 			a, err := call("", "GET", hit, "")
 			switch {
 			case err != nil: // the worker is dead just now
-				time.Sleep(glance)
+				time.Sleep(checkEvery)
 			case a.status == 200:
 				path, _ := strings.CutPrefix(strings.TrimSpace(a.body), "target ")
 				served[target.url()+path] = true
@@ -170,21 +170,21 @@ func TestHit_AnyProcessKilled_ServesPublishedVersions(t *testing.T) {
 		}
 	}()
 
-	p.more(t, 1)
-	eventually(t, func() error { return hits(worker.url(), "target /publish/") })
+	p.waitForMore(t, 1)
+	eventually(t, func() error { return checkHit(worker.url(), "target /publish/") })
 	for _, victim := range []*process{worker, agent, worker, controller, agent, worker} {
-		p.more(t, 1+rand.IntN(5))
+		p.waitForMore(t, 1+rand.IntN(5))
 		must(t, victim.crash())
 		must(t, victim.start())
 	}
-	p.more(t, 1)
-	enough()
+	p.waitForMore(t, 1)
+	stopPublishing()
 	last := p.acknowledged[p.last]
-	eventually(t, func() error { return hits(worker.url(), strings.TrimPrefix(last, target.url())+"\n") })
+	eventually(t, func() error { return checkHit(worker.url(), strings.TrimPrefix(last, target.url())+"\n") })
 	close(done)
 	<-ended
 	for url := range served {
-		if !p.asked[url] {
+		if !p.sent[url] {
 			t.Errorf("a hit was served with %s, which nobody published", url)
 		}
 	}
@@ -201,7 +201,7 @@ func fleet(t *testing.T, n int, controller, worker string) []*process {
 		dir := filepath.Join(t.TempDir(), "agent")
 		must(t, os.Mkdir(dir, 0o700))
 		fleet[i] = newProcess("agent", agentIn(dir, controller, worker)...)
-		tidy(t, fleet[i])
+		cleanUp(t, fleet[i])
 	}
 	return fleet
 }

@@ -12,13 +12,13 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// embedded are the settings of a controller with a broker of its own.
-func embedded(addr string, more ...string) []string {
+// embeddedSettings are the settings of a controller with a broker of its own.
+func embeddedSettings(addr string, more ...string) []string {
 	return append([]string{"FLEET_ID=" + fleetID, "PUSH=nats", "NATS_URL=embedded", "NATS_LISTEN=" + addr}, more...)
 }
 
-// anybody connects to NATS as whoever has these credentials.
-func anybody(t *testing.T, url string, options ...nats.Option) (c *nats.Conn, refused chan error) {
+// connectNATS connects to NATS as whoever has these credentials.
+func connectNATS(t *testing.T, url string, options ...nats.Option) (c *nats.Conn, refused chan error) {
 	t.Helper()
 	refused = make(chan error, 10)
 	c, err := nats.Connect(url, append(options, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))...)
@@ -35,14 +35,14 @@ func TestEmbedded_AgentCredentials_SubscribeOnly(t *testing.T) {
 	addr := freeAddress(t)
 	const password = "hunter2-0123456789"
 	account := []string{"NATS_USERNAME=fleet", "NATS_PASSWORD=" + password}
-	s := newSite(t, append(embedded(addr, "NATS_TLS_CERT_FILE="+cert, "NATS_TLS_KEY_FILE="+key, hour), account...),
+	s := newSite(t, append(embeddedSettings(addr, "NATS_TLS_CERT_FILE="+cert, "NATS_TLS_KEY_FILE="+key, hourly), account...),
 		append([]string{"PUSH=nats", "NATS_URL=tls://" + addr, "NATS_CA_FILE=" + ca}, account...))
-	s.hears(t, "nats")
-	s.arrives(t, "/one")
+	s.waitForTransport(t, "nats")
+	s.publishAndWait(t, "/one")
 
 	for name, row := range map[string]struct {
 		settings []string
-		says     string
+		want     string
 	}{
 		"wrong password":        {[]string{"NATS_URL=tls://" + addr, "NATS_CA_FILE=" + ca, "NATS_USERNAME=fleet", "NATS_PASSWORD=hunter2-wrong"}, "credentials are refused"},
 		"no password":           {[]string{"NATS_URL=tls://" + addr, "NATS_CA_FILE=" + ca}, "credentials are refused"},
@@ -51,12 +51,12 @@ func TestEmbedded_AgentCredentials_SubscribeOnly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			worker := run(t, "worker")
 			agent := run(t, "agent", append(append(agentIn(t.TempDir(), s.controller.url(), worker.url()), "PUSH=nats"), row.settings...)...)
-			eventually(t, func() error { return hears(agent, "poll") })
-			eventually(t, func() error { return hits(worker.url(), "target /one") })
+			eventually(t, func() error { return checkTransport(agent, "poll") })
+			eventually(t, func() error { return checkHit(worker.url(), "target /one") })
 			self, _, err := get[status]("", agent.url()+"/status")
 			must(t, err)
-			if !strings.Contains(self.Push.Error, row.says) {
-				t.Errorf("/status: got %q, want words like %q", self.Push.Error, row.says)
+			if !strings.Contains(self.Push.Error, row.want) {
+				t.Errorf("/status: got %q, want words like %q", self.Push.Error, row.want)
 			}
 			if strings.Contains(agent.log.String(), "hunter2") {
 				t.Error("a password is in the log")
@@ -68,7 +68,7 @@ func TestEmbedded_AgentCredentials_SubscribeOnly(t *testing.T) {
 	pem, err := os.ReadFile(ca)
 	must(t, err)
 	trusted.AppendCertsFromPEM(pem)
-	c, refused := anybody(t, "tls://"+addr, nats.UserInfo("fleet", password), nats.Secure(&tls.Config{RootCAs: trusted, MinVersion: tls.VersionTLS12}))
+	c, refused := connectNATS(t, "tls://"+addr, nats.UserInfo("fleet", password), nats.Secure(&tls.Config{RootCAs: trusted, MinVersion: tls.VersionTLS12}))
 	must(t, c.Publish(subject, []byte(`{"version":999999999,"etag":"forged","spread_ms":0}`)))
 	must(t, c.Flush())
 	if err := <-refused; !errors.Is(err, nats.ErrPermissionViolation) {
@@ -80,12 +80,12 @@ func TestEmbedded_AgentCredentials_SubscribeOnly(t *testing.T) {
 	if err := <-refused; !errors.Is(err, nats.ErrPermissionViolation) {
 		t.Errorf("an agent that listens elsewhere: got %v, want a violation of permissions", err)
 	}
-	s.arrives(t, "/two")
+	s.publishAndWait(t, "/two")
 	must(t, s.controller.crash())
-	s.hears(t, "poll")
+	s.waitForTransport(t, "poll")
 	must(t, s.controller.start())
-	s.hears(t, "nats")
-	s.arrives(t, "/three")
+	s.waitForTransport(t, "nats")
+	s.publishAndWait(t, "/three")
 	if strings.Contains(s.controller.log.String()+s.agent.log.String(), "hunter2") {
 		t.Error("a password is in a log")
 	}
@@ -100,16 +100,16 @@ func TestEmbedded_Cluster_AnnouncesToAll(t *testing.T) {
 	}
 	var controllers [2]*process
 	for i := range controllers {
-		controllers[i] = run(t, "controller", append(controllerIn(t.TempDir()), embedded(agentsAt[i], "NATS_CLUSTER_LISTEN="+peersAt[i], "NATS_CLUSTER_ROUTES="+peersAt[1-i],
+		controllers[i] = run(t, "controller", append(controllerIn(t.TempDir()), embeddedSettings(agentsAt[i], "NATS_CLUSTER_LISTEN="+peersAt[i], "NATS_CLUSTER_ROUTES="+peersAt[1-i],
 			"NATS_CLUSTER_USERNAME=peer", "NATS_CLUSTER_PASSWORD=hunter2-0123456789")...)...)
 	}
-	var heard [2]*nats.Subscription
-	for i := range heard {
-		c, _ := anybody(t, "nats://"+agentsAt[i])
+	var subscriptions [2]*nats.Subscription
+	for i := range subscriptions {
+		c, _ := connectNATS(t, "nats://"+agentsAt[i])
 		sub, err := c.SubscribeSync(subject)
 		must(t, err)
 		must(t, c.Flush())
-		heard[i] = sub
+		subscriptions[i] = sub
 	}
 	// Each is heard at the other; until they have found each other, try again.
 	for i, controller := range controllers {
@@ -118,7 +118,7 @@ func TestEmbedded_Cluster_AnnouncesToAll(t *testing.T) {
 			n++
 			version, err := publish(controller.url(), fmt.Sprintf("http://example.com/%d/%d", i, n))
 			must(t, err)
-			message, err := heard[1-i].NextMsg(glance * 10)
+			message, err := subscriptions[1-i].NextMsg(checkEvery * 10)
 			if err != nil {
 				return fmt.Errorf("version %d of controller %d at the other: %w", version, i, err)
 			}
@@ -147,25 +147,25 @@ func TestEmbedded_MoveToExternalBroker_FleetFollows(t *testing.T) {
 		p.env = append(p.env, "NATS_URL="+url)
 		must(t, p.start())
 	}
-	s := newSite(t, embedded(addr, hour), []string{"PUSH=nats", "NATS_URL=nats://" + addr})
-	s.hears(t, "nats")
-	s.arrives(t, "/one")
+	s := newSite(t, embeddedSettings(addr, hourly), []string{"PUSH=nats", "NATS_URL=nats://" + addr})
+	s.waitForTransport(t, "nats")
+	s.publishAndWait(t, "/one")
 	self, _, err := get[status]("", s.agent.url()+"/status")
 	must(t, err)
 
 	at(s.controller, "nats://"+elsewhere.addr)
-	s.hears(t, "poll")
+	s.waitForTransport(t, "poll")
 	at(s.agent, "nats://"+elsewhere.addr)
-	s.hears(t, "nats")
-	s.arrives(t, "/two")
+	s.waitForTransport(t, "nats")
+	s.publishAndWait(t, "/two")
 	at(s.agent, "nats://"+addr+",nats://"+elsewhere.addr) // whichever is there
-	s.hears(t, "nats")
-	s.arrives(t, "/three")
+	s.waitForTransport(t, "nats")
+	s.publishAndWait(t, "/three")
 	at(s.controller, "embedded")
 	healthy := strings.Count(s.agent.log.String(), "Push healthy")
 	elsewhere.kill()
-	s.agent.says(t, "Push healthy", healthy+1)
-	s.arrives(t, "/four")
+	s.agent.waitForLog(t, "Push healthy", healthy+1)
+	s.publishAndWait(t, "/four")
 	after, _, err := get[status]("", s.agent.url()+"/status")
 	must(t, err)
 	if after.AgentID != self.AgentID {

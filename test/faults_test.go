@@ -33,7 +33,7 @@ func TestAgent_BrokenWorker_ReportsReasonAndRecovers(t *testing.T) {
 
 	for name, row := range map[string]struct {
 		handler http.HandlerFunc
-		says    string
+		want    string
 	}{
 		"answers 500": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "boom", http.StatusInternalServerError) }, "500"},
 		"hangs": {func(_ http.ResponseWriter, r *http.Request) {
@@ -47,8 +47,8 @@ func TestAgent_BrokenWorker_ReportsReasonAndRecovers(t *testing.T) {
 			http.Redirect(w, r, "https://example.com/", http.StatusFound)
 		}, "redirect"},
 		"cuts every answer":           {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "cut the connection"},
-		"answers without end":         {func(w http.ResponseWriter, _ *http.Request) { endless(w) }, "bytes"},
-		"accepts and runs another":    {accepts(`{"message":"ok","version":7}`), "7"},
+		"answers without end":         {func(w http.ResponseWriter, _ *http.Request) { writeEndlessly(w) }, "bytes"},
+		"accepts and runs another":    {pushHandler(`{"message":"ok","version":7}`), "7"},
 		"does not even speak of HTTP": {nil, "HTTP"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -60,7 +60,7 @@ func TestAgent_BrokenWorker_ReportsReasonAndRecovers(t *testing.T) {
 				Close() error
 			} = &http.Server{Handler: row.handler, ReadHeaderTimeout: time.Second}
 			if row.handler == nil {
-				wrong = &babble{}
+				wrong = &nonHTTPServer{}
 			}
 			go func() { _ = wrong.Serve(ln) }()
 			t.Cleanup(func() { _ = wrong.Close() })
@@ -68,8 +68,8 @@ func TestAgent_BrokenWorker_ReportsReasonAndRecovers(t *testing.T) {
 			agent := run(t, "agent", agentIn(t.TempDir(), controller.url(), "http://"+ln.Addr().String())...)
 			eventually(t, func() error {
 				s, _, err := get[status]("", agent.url()+"/status")
-				if err == nil && (!strings.Contains(s.Worker.Error, row.says) || !strings.Contains(s.LastError, row.says)) {
-					err = fmt.Errorf("/status has %+v, want an error of the worker that says %q", s, row.says)
+				if err == nil && (!strings.Contains(s.Worker.Error, row.want) || !strings.Contains(s.LastError, row.want)) {
+					err = fmt.Errorf("/status has %+v, want an error of the worker that says %q", s, row.want)
 				}
 				if err == nil && s.AppliedVersion != nil {
 					t.Fatalf("/status has version %d as applied, want none: no worker runs it", *s.AppliedVersion)
@@ -81,8 +81,8 @@ func TestAgent_BrokenWorker_ReportsReasonAndRecovers(t *testing.T) {
 			worker := newProcess("worker")
 			_, worker.port, _ = net.SplitHostPort(ln.Addr().String())
 			must(t, worker.start())
-			tidy(t, worker)
-			eventually(t, func() error { return hits(worker.url(), "target /hello") })
+			cleanUp(t, worker)
+			eventually(t, func() error { return checkHit(worker.url(), "target /hello") })
 			eventually(t, func() error {
 				s, _, err := get[status]("", agent.url()+"/status")
 				if err == nil && (s.LastError != "" || s.AppliedVersion == nil || *s.AppliedVersion != 1) {
@@ -94,7 +94,7 @@ func TestAgent_BrokenWorker_ReportsReasonAndRecovers(t *testing.T) {
 	}
 }
 
-func endless(w io.Writer) {
+func writeEndlessly(w io.Writer) {
 	for {
 		if _, err := w.Write(make([]byte, 1<<16)); err != nil {
 			return
@@ -102,8 +102,8 @@ func endless(w io.Writer) {
 	}
 }
 
-// accepts answers a push with that, and runs nothing.
-func accepts(body string) http.HandlerFunc {
+// pushHandler answers a push with that, and runs nothing.
+func pushHandler(body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
 			w.Header().Set("Content-Type", "application/problem+json")
@@ -116,10 +116,10 @@ func accepts(body string) http.HandlerFunc {
 	}
 }
 
-// babble is a server that speaks before it is spoken to.
-type babble struct{ ln net.Listener }
+// nonHTTPServer is a server that speaks before it is spoken to.
+type nonHTTPServer struct{ ln net.Listener }
 
-func (b *babble) Serve(ln net.Listener) error {
+func (b *nonHTTPServer) Serve(ln net.Listener) error {
 	b.ln = ln
 	for {
 		conn, err := ln.Accept()
@@ -131,14 +131,14 @@ func (b *babble) Serve(ln net.Listener) error {
 	}
 }
 
-func (b *babble) Close() error { return nil } // the test closes its listener
+func (b *nonHTTPServer) Close() error { return nil } // the test closes its listener
 
 // A database that cannot be used is refused with a sentence and left as it is.
 func TestController_UnusableDatabase_Refused(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		spoil func(t *testing.T, path string)
-		says  string
+		want  string
 	}{
 		"no database": {func(t *testing.T, path string) {
 			must(t, os.WriteFile(path, []byte(strings.Repeat("This is no database. ", 500)), 0o600))
@@ -178,7 +178,7 @@ func TestController_UnusableDatabase_Refused(t *testing.T) {
 			must(t, controller.stop())
 			row.spoil(t, path)
 			before := contents(path)
-			refuses(t, controller, path, row.says)
+			wantRefused(t, controller, path, row.want)
 			if after := contents(path); after != before {
 				t.Error("the file was changed, want it left as it is")
 			}
@@ -191,15 +191,15 @@ func TestController_UnusableDatabase_Refused(t *testing.T) {
 	}
 }
 
-// refuses starts a controller that must end with status 1 and a sentence.
-func refuses(t *testing.T, controller *process, path, says string) {
+// wantRefused starts a controller that must end with status 1 and a sentence.
+func wantRefused(t *testing.T, controller *process, path, want string) {
 	t.Helper()
-	said := len(controller.log.String())
+	before := len(controller.log.String())
 	must(t, controller.launch())
-	must(t, controller.exit(1))
-	words := controller.log.String()[said:]
-	if !strings.Contains(words, "controller: open database "+path) || !strings.Contains(words, says) {
-		t.Errorf("it said:\n%s\nwant a sentence that names %s and says %q", words, path, says)
+	must(t, controller.waitExit(1))
+	output := controller.log.String()[before:]
+	if !strings.Contains(output, "controller: open database "+path) || !strings.Contains(output, want) {
+		t.Errorf("it said:\n%s\nwant a sentence that names %s and says %q", output, path, want)
 	}
 }
 
@@ -227,7 +227,7 @@ func TestController_DatabaseOpenElsewhere_Refused(t *testing.T) {
 	dir := t.TempDir()
 	first := run(t, "controller", controllerIn(dir)...)
 	second := newProcess("controller", controllerIn(dir)...)
-	refuses(t, second, filepath.Join(dir, "controller.db"), "another controller has it open")
+	wantRefused(t, second, filepath.Join(dir, "controller.db"), "another controller has it open")
 	if _, err := publish(first.url(), "http://target.example/"); err != nil {
 		t.Errorf("the first one after that: %v", err)
 	}
@@ -256,7 +256,7 @@ func TestController_LockedDatabase_PublishFailsPollsContinue(t *testing.T) {
 	}
 
 	must(t, controller.crash())
-	refuses(t, controller, path, "locked by another process")
+	wantRefused(t, controller, path, "locked by another process")
 	unlock()
 	must(t, controller.start())
 	version, err := publish(controller.url(), "http://target.example/after")
@@ -305,7 +305,7 @@ func TestController_ReadOnlyDatabase_Refused(t *testing.T) {
 		controller.uid = 65534 // root may write everywhere
 	}
 	before := contents(path)
-	refuses(t, controller, path, "cannot be written")
+	wantRefused(t, controller, path, "cannot be written")
 	if contents(path) != before {
 		t.Error("the file was changed")
 	}
@@ -370,11 +370,11 @@ func TestSystem_ThousandConcurrentRequests_AllAnswered(t *testing.T) {
 	run(t, "agent", agentIn(dir, controller.url(), worker.url())...)
 	_, err := publish(controller.url(), target.url()+"/hello")
 	must(t, err)
-	eventually(t, func() error { return hits(worker.url(), "target /hello") })
+	eventually(t, func() error { return checkHit(worker.url(), "target /hello") })
 
 	for name, request := range map[string]func() error{
 		"polls": func() error { _, _, err := get[config](agents, controller.url()+"/api/v1/config"); return err },
-		"hits":  func() error { return hits(worker.url(), "target /hello") },
+		"hits":  func() error { return checkHit(worker.url(), "target /hello") },
 	} {
 		const n = 1000
 		begin, errs := make(chan struct{}), make(chan error, n)

@@ -43,14 +43,14 @@ func dropETags(t *testing.T, controller string) (gateway string) {
 func TestGateway_ETagsDropped_FleetFollows(t *testing.T) {
 	t.Parallel()
 	dir, cacheDir := t.TempDir(), t.TempDir()
-	s := &site{target: run(t, "target"), worker: run(t, "worker"), controller: run(t, "controller", append(controllerIn(dir), hour)...)}
-	through := countTo(t, s.controller)
+	s := &site{target: run(t, "target"), worker: run(t, "worker"), controller: run(t, "controller", append(controllerIn(dir), hourly)...)}
+	through := newCounter(t, s.controller)
 	s.agent = run(t, "agent", agentIn(cacheDir, dropETags(t, through.URL), s.worker.url())...)
-	s.hears(t, "longpoll")
-	s.arrives(t, "/old")
+	s.waitForTransport(t, "longpoll")
+	s.publishAndWait(t, "/old")
 	must(t, backUp(dir, "old.db"))
-	s.arrives(t, "/newer")
-	s.hears(t, "longpoll")
+	s.publishAndWait(t, "/newer")
+	s.waitForTransport(t, "longpoll")
 	if n := through.polls.Load(); n > 8 { // each version is fetched, and told, once
 		t.Errorf("the agent polled %d times for two versions", n)
 	}
@@ -69,21 +69,21 @@ func TestGateway_ETagsDropped_FleetFollows(t *testing.T) {
 		})
 	}
 	applied(`"status":"conflict","desired_version":1,"applied_version":2`)
-	must(t, hits(s.worker.url(), "target /newer"))
+	must(t, checkHit(s.worker.url(), "target /newer"))
 	a, err := call(admin, "POST", s.controller.url()+"/api/v1/agents/resume", "")
 	must(t, err)
 	if a.status != http.StatusOK || !strings.Contains(a.body, `"changed":true`) {
 		t.Errorf("resume: got %v", a)
 	}
-	s.runs(t, "/old")
-	s.arrives(t, "/last")
+	s.waitForWorker(t, "/old")
+	s.publishAndWait(t, "/last")
 
 	// Somebody edits the agent's cache, checksum and all.
 	must(t, s.agent.stop())
 	edit(t, filepath.Join(cacheDir, "agent_config.cache"), "/last", "/edited")
 	must(t, s.agent.start())
-	s.controller.says(t, "Agent holds another content", 1)
-	s.runs(t, "/last")
+	s.controller.waitForLog(t, "Agent holds another content", 1)
+	s.waitForWorker(t, "/last")
 	applied(`"content_mismatch":false`)
 }
 
@@ -117,14 +117,14 @@ func edit(t *testing.T, path, old, with string) {
 // controller recognizes a weak ETag that comes back.
 func TestGateway_Compressing_FleetFollows(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, []string{hour}, []string{"PUSH=none"})
+	s := newSite(t, []string{hourly}, []string{"PUSH=none"})
 	through := newBalancer(t, "nginx", "gzip on; gzip_types application/json; gzip_proxied any; gzip_min_length 0; proxy_read_timeout 330s;", s.controller.url())
 	must(t, s.agent.crash())
 	s.agent.env = append(s.agent.env, "PUSH=longpoll", "CONTROLLER_URL="+through)
 	must(t, s.agent.start())
-	s.hears(t, "longpoll")
-	s.arrives(t, "/one")
-	s.arrives(t, "/two")
+	s.waitForTransport(t, "longpoll")
+	s.publishAndWait(t, "/one")
+	s.publishAndWait(t, "/two")
 	poll := func(headers ...string) answer {
 		a, err := call(agents, "GET", through+"/api/v1/config", "", headers...)
 		must(t, err)
@@ -149,22 +149,22 @@ func TestBroker_TwoFleets_IgnoreEachOther(t *testing.T) {
 		sites := make([]*site, 2)
 		counters := make([]*counter, 2)
 		for i := range sites {
-			sites[i] = newSite(t, append(settings, hour), []string{"PUSH=none"})
-			counters[i] = countTo(t, sites[i].controller)
+			sites[i] = newSite(t, append(settings, hourly), []string{"PUSH=none"})
+			counters[i] = newCounter(t, sites[i].controller)
 			must(t, sites[i].agent.crash())
 			sites[i].agent.env = append(sites[i].agent.env, append(settings, "CONTROLLER_URL="+counters[i].URL)...)
 			must(t, sites[i].agent.start())
-			sites[i].hears(t, b.transport)
-			sites[i].arrives(t, "/first")
-			sites[i].arrives(t, "/second") // by a hint: it listens to its own fleet
+			sites[i].waitForTransport(t, b.transport)
+			sites[i].publishAndWait(t, "/first")
+			sites[i].publishAndWait(t, "/second") // by a hint: it listens to its own fleet
 		}
 		before := counters[0].polls.Load()
 		for i := range 5 {
-			sites[1].arrives(t, fmt.Sprint("/", i))
+			sites[1].publishAndWait(t, fmt.Sprint("/", i))
 		}
 		if n := counters[0].polls.Load() - before; n > 0 {
 			t.Errorf("the agent of one fleet polled %d times for publishes of the other", n)
 		}
-		sites[0].arrives(t, "/last")
+		sites[0].publishAndWait(t, "/last")
 	})
 }

@@ -31,7 +31,7 @@ func TestLog_ReaderClosed_ProgramsContinue(t *testing.T) {
 			t.Cleanup(func() { _ = cmd.Process.Kill() })
 			var addr string
 			for lines := bufio.NewScanner(reader); addr == "" && lines.Scan(); {
-				addr = listening(lines.Text())
+				addr = listenAddress(lines.Text())
 			}
 			must(t, reader.Close())
 			lost := regexp.MustCompile(`(?m)^fleetconf_log_lines_lost_total [1-9]`)
@@ -47,7 +47,7 @@ func TestLog_ReaderClosed_ProgramsContinue(t *testing.T) {
 			select {
 			case err := <-ended:
 				must(t, err)
-			case <-time.After(patience):
+			case <-time.After(timeout):
 				t.Error("it does not end on SIGHUP")
 			}
 		})

@@ -20,26 +20,26 @@ import (
 func TestLongPoll_ControllerRestarts_AgentResumes(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, nil)
-	s.hears(t, "longpoll")
-	s.arrives(t, "/first")
+	s.waitForTransport(t, "longpoll")
+	s.publishAndWait(t, "/first")
 	for i, end := range []func() error{s.controller.crash, s.controller.stop} {
 		began := time.Now()
 		must(t, end())
 		if took := time.Since(began); took > 10*time.Second {
 			t.Errorf("the controller took %s to end while one agent waited", took)
 		}
-		s.hears(t, "poll")
+		s.waitForTransport(t, "poll")
 		must(t, s.controller.start())
 		s.publishEvery(t, fmt.Sprintf("/missed/%d", i), 3600)
-		s.runs(t, fmt.Sprintf("/missed/%d", i))
-		s.hears(t, "longpoll")
-		s.arrives(t, fmt.Sprintf("/heard/%d", i))
+		s.waitForWorker(t, fmt.Sprintf("/missed/%d", i))
+		s.waitForTransport(t, "longpoll")
+		s.publishAndWait(t, fmt.Sprintf("/heard/%d", i))
 		s.publishEvery(t, fmt.Sprintf("/next/%d", i), 1)
-		s.runs(t, fmt.Sprintf("/next/%d", i))
+		s.waitForWorker(t, fmt.Sprintf("/next/%d", i))
 	}
-	for words, n := range map[string]int{"Push lost": 2, "Push healthy": 3, `"known":false`: 1} {
-		if got := strings.Count(s.agent.log.String(), words); got != n {
-			t.Errorf("the agent logged %s %d times, want %d", words, got, n)
+	for text, n := range map[string]int{"Push lost": 2, "Push healthy": 3, `"known":false`: 1} {
+		if got := strings.Count(s.agent.log.String(), text); got != n {
+			t.Errorf("the agent logged %s %d times, want %d", text, got, n)
 		}
 	}
 }
@@ -49,36 +49,36 @@ func TestLongPoll_ControllerRestarts_AgentResumes(t *testing.T) {
 func TestLongPoll_NetworkFails_AgentResumes(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, []string{"PUSH=none"})
-	through := countTo(t, s.controller)
+	through := newCounter(t, s.controller)
 	between := networkTo(t, strings.TrimPrefix(through.URL, "http://"))
 	must(t, s.agent.crash())
 	s.agent.env = append(s.agent.env, "PUSH=longpoll", "CONTROLLER_URL=http://"+between.Listen)
 	must(t, s.agent.start())
-	heals := func(name string) {
-		s.hears(t, "longpoll")
+	waitForRecovery := func(name string) {
+		s.waitForTransport(t, "longpoll")
 		s.publishEvery(t, "/healed/"+name, 3600)
-		s.runs(t, "/healed/"+name)
-		s.arrives(t, "/heard/"+name)
+		s.waitForWorker(t, "/healed/"+name)
+		s.publishAndWait(t, "/heard/"+name)
 		s.publishEvery(t, "/next/"+name, 1)
-		s.runs(t, "/next/"+name)
+		s.waitForWorker(t, "/next/"+name)
 	}
-	heals("first")
+	waitForRecovery("first")
 	began, polls := time.Now(), through.polls.Load()
 
-	between.poison(t, "reset_peer", `{"timeout":0}`)
+	between.addToxics(t, "reset_peer", `{"timeout":0}`)
 	s.publish(t, "/missed") // what answers the wait is cut off
-	s.hears(t, "poll")
-	between.heal(t)
-	heals("reset")
+	s.waitForTransport(t, "poll")
+	between.removeToxics(t)
+	waitForRecovery("reset")
 
 	for range 3 {
 		between.Stop()
 		must(t, between.Start())
 	}
 	between.Stop()
-	s.hears(t, "poll")
+	s.waitForTransport(t, "poll")
 	must(t, between.Start())
-	heals("flapped")
+	waitForRecovery("flapped")
 
 	// Eleven versions, a few attempts, and what polling every second comes to.
 	if n, most := through.polls.Load()-polls, 40+4*int64(time.Since(began)/time.Second); n > most {
@@ -152,28 +152,28 @@ func TestLongPoll_BehindProxy_VersionArrives(t *testing.T) {
 		for circumstance, line := range map[string]string{"as it comes": defaults, "with the line that we give": balancer.line} {
 			t.Run(name+" "+circumstance, func(t *testing.T) {
 				t.Parallel()
-				s := newSite(t, []string{hour}, []string{"PUSH=none"})
+				s := newSite(t, []string{hourly}, []string{"PUSH=none"})
 				must(t, s.agent.crash())
 				s.agent.env = append(s.agent.env, "PUSH=longpoll", "CONTROLLER_URL="+newBalancer(t, name, line, s.controller.url()))
 				must(t, s.agent.start())
-				s.hears(t, "longpoll")
+				s.waitForTransport(t, "longpoll")
 				for _, page := range []string{"/one", "/two", "/three"} {
-					s.arrives(t, page)
+					s.publishAndWait(t, page)
 				}
 			})
 		}
 		t.Run(name+" cuts after seconds", func(t *testing.T) {
 			t.Parallel()
-			s := newSite(t, []string{hour}, []string{"PUSH=none"})
-			through := countTo(t, s.controller)
+			s := newSite(t, []string{hourly}, []string{"PUSH=none"})
+			through := newCounter(t, s.controller)
 			must(t, s.agent.crash())
 			s.agent.env = append(s.agent.env, "PUSH=longpoll", "LOG_LEVEL=debug",
 				"CONTROLLER_URL="+newBalancer(t, name, strings.Replace(balancer.line, "330s", "7s", 1), through.URL))
 			must(t, s.agent.start())
-			s.hears(t, "longpoll")
-			s.arrives(t, "/one")
-			s.agent.says(t, "Wait cut", 1)
-			must(t, hears(s.agent, "longpoll"))
+			s.waitForTransport(t, "longpoll")
+			s.publishAndWait(t, "/one")
+			s.agent.waitForLog(t, "Wait cut", 1)
+			must(t, checkTransport(s.agent, "longpoll"))
 			polls := through.polls.Load()
 			eventually(t, func() error { // one is answered at once, one is held, and the next shows that it came through
 				if n := through.polls.Load() - polls; n < 3 {
@@ -181,10 +181,10 @@ func TestLongPoll_BehindProxy_VersionArrives(t *testing.T) {
 				}
 				return nil
 			})
-			s.arrives(t, "/two")
-			s.arrives(t, "/three")
-			s.agent.says(t, "Wait cut", 1)
-			s.agent.says(t, "Push lost", 0)
+			s.publishAndWait(t, "/two")
+			s.publishAndWait(t, "/three")
+			s.agent.waitForLog(t, "Wait cut", 1)
+			s.agent.waitForLog(t, "Push lost", 0)
 		})
 	}
 }
@@ -194,7 +194,7 @@ func TestLongPoll_BehindProxy_VersionArrives(t *testing.T) {
 func TestLongPoll_ControllerStops_WaitersAnswered(t *testing.T) {
 	t.Parallel()
 	const fleet = 200
-	controller := run(t, "controller", append(controllerIn(t.TempDir()), hour)...)
+	controller := run(t, "controller", append(controllerIn(t.TempDir()), hourly)...)
 	_, err := publish(controller.url(), "http://example.com/")
 	must(t, err)
 	a, err := call(agents, "GET", controller.url()+"/api/v1/config", "")

@@ -27,14 +27,14 @@ func checkMetrics(t *testing.T, p *process, heading string) {
 	if a.status != 200 || !strings.HasPrefix(a.header.Get("Content-Type"), "text/plain") {
 		t.Fatalf("/metrics: got %v as %s, want 200 as text/plain", a, a.header.Get("Content-Type"))
 	}
-	told, documented := metricsIn(a.body), documentedMetrics(t, "All", heading)
-	for _, name := range slices.Sorted(maps.Keys(told)) {
-		if documented[name] != told[name] {
-			t.Errorf("%s is %v, and %v in docs/metrics.md", name, told[name], documented[name])
+	served, documented := metricsIn(a.body), documentedMetrics(t, "All", heading)
+	for _, name := range slices.Sorted(maps.Keys(served)) {
+		if documented[name] != served[name] {
+			t.Errorf("%s is %v, and %v in docs/metrics.md", name, served[name], documented[name])
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(documented)) {
-		if _, ok := told[name]; !ok {
+		if _, ok := served[name]; !ok {
 			t.Errorf("%s is in docs/metrics.md, and %s does not tell it", name, p.name)
 		}
 	}

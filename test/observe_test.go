@@ -53,8 +53,8 @@ func exposed(t *testing.T, p *process) map[string]string {
 func observed(t *testing.T) *site {
 	t.Helper()
 	addr := freeAddress(t)
-	s := newSite(t, embedded(addr), []string{"PUSH=nats", "NATS_URL=nats://" + addr})
-	s.arrives(t, "/page")
+	s := newSite(t, embeddedSettings(addr), []string{"PUSH=nats", "NATS_URL=nats://" + addr})
+	s.publishAndWait(t, "/page")
 	for _, p := range []*process{s.agent, s.worker} {
 		exposed(t, p) // the first request is counted when it has been answered
 	}
@@ -125,7 +125,7 @@ func TestRequestID_OneVersion_SameInThreeLogs(t *testing.T) {
 	agent := run(t, "agent", append(agentIn(t.TempDir(), controller.url(), worker.url()), debug)...)
 	version, err := publish(controller.url(), target.url()+"/page")
 	must(t, err)
-	eventually(t, func() error { return hits(worker.url(), "target /page") })
+	eventually(t, func() error { return checkHit(worker.url(), "target /page") })
 
 	for _, hop := range []struct {
 		message string

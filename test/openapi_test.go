@@ -260,30 +260,30 @@ func TestOpenAPI_Controller_MatchesDocument(t *testing.T) {
 		}
 	}
 
-	t.Run("one by one", func(t *testing.T) { c.oneByOne(t, controller) })
+	t.Run("one by one", func(t *testing.T) { c.callEach(t, controller) })
 	t.Run("together", func(t *testing.T) {
-		t.Run("limited", func(t *testing.T) { t.Parallel(); c.limited(t) })
-		t.Run("without a certificate", func(t *testing.T) { t.Parallel(); c.uncertified(t) })
+		t.Run("limited", func(t *testing.T) { t.Parallel(); c.callLimited(t) })
+		t.Run("without a certificate", func(t *testing.T) { t.Parallel(); c.callWithoutCertificate(t) })
 		t.Run("locked", func(t *testing.T) {
 			t.Parallel()
-			controller, a1, path := c.inConflict(t, t.TempDir())
+			controller, a1, path := c.newConflict(t, t.TempDir())
 			lock(t, path)
-			c.eachFails(t, controller, a1, http.StatusServiceUnavailable)
+			c.wantEach(t, controller, a1, http.StatusServiceUnavailable)
 			if a := c.send(t, controller, request{method: "GET", path: "/ready"}); a.status != http.StatusServiceUnavailable {
 				t.Errorf("/ready with a locked database: got %v, want 503", a)
 			}
 		})
 		t.Run("full", func(t *testing.T) {
 			t.Parallel()
-			c.full(t, exceptions)
+			c.callOnFullDisk(t, exceptions)
 		})
 	})
 	c.wantAll(t, exceptions)
 }
 
-// oneByOne calls every operation of a controller for what one client can make of
+// callEach calls every operation of a controller for what one client can make of
 // it.
-func (c *contract) oneByOne(t *testing.T, controller *process) {
+func (c *contract) callEach(t *testing.T, controller *process) {
 	want := func(status int, r request) answer {
 		t.Helper()
 		a := c.send(t, controller, r)
@@ -342,7 +342,7 @@ func (c *contract) oneByOne(t *testing.T, controller *process) {
 	want(200, get("/api/v1/configs")) // with restored_from
 	want(200, sample["resumeFleet"])
 
-	refusals(c, sample, want)
+	callInvalid(c, sample, want)
 	want(404, get("/api/v1/agents/none"))
 	want(404, get("/api/v1/configs/99"))
 	want(404, get("/api/v1/configs/1/diff/99"))
@@ -365,8 +365,8 @@ func (c *contract) success(id string) int {
 	return code
 }
 
-// refusals has every operation refuse what no operation takes.
-func refusals(c *contract, sample map[string]request, want func(int, request) answer) {
+// callInvalid has every operation refuse what no operation takes.
+func callInvalid(c *contract, sample map[string]request, want func(int, request) answer) {
 	for id, r := range sample {
 		body := c.operations[id].RequestBody != nil
 		query := r.path + map[bool]string{true: "&", false: "?"}[strings.Contains(r.path, "?")]
@@ -403,8 +403,8 @@ func refusals(c *contract, sample map[string]request, want func(int, request) an
 	}
 }
 
-// limited calls every operation more often than it is let in.
-func (c *contract) limited(t *testing.T) {
+// callLimited calls every operation more often than it is let in.
+func (c *contract) callLimited(t *testing.T) {
 	controller := run(t, "controller", append(controllerIn(t.TempDir()), "LIMIT_REGISTER=1", "LIMIT_CONFIG=1", "LIMIT_STATUS=1", "LIMIT_ADMIN=1")...)
 	a1 := c.register(t, controller)
 	var calls sync.WaitGroup
@@ -413,7 +413,7 @@ func (c *contract) limited(t *testing.T) {
 			r.path = "/api/v1/agents/none"
 		}
 		calls.Go(func() {
-			if err := within(patience, func() error {
+			if err := within(timeout, func() error {
 				if a := c.send(t, controller, r.with(forwarded)); a.status != http.StatusTooManyRequests {
 					return fmt.Errorf("%v: got %v, want 429", r, a)
 				}
@@ -426,8 +426,8 @@ func (c *contract) limited(t *testing.T) {
 	calls.Wait()
 }
 
-// uncertified polls as an agent that shows no certificate where agents need one.
-func (c *contract) uncertified(t *testing.T) {
+// callWithoutCertificate polls as an agent that shows no certificate where agents need one.
+func (c *contract) callWithoutCertificate(t *testing.T) {
 	files := newDevCerts(t)
 	controller := run(t, "controller", append(controllerIn(t.TempDir()), files.controller()...)...)
 	https := &http.Client{Transport: &http.Transport{TLSClientConfig: files.trusted(t)}}
@@ -437,9 +437,9 @@ func (c *contract) uncertified(t *testing.T) {
 	}
 }
 
-// inConflict runs a controller whose database is older than what its agent a1
+// newConflict runs a controller whose database is older than what its agent a1
 // runs, and which is frozen.
-func (c *contract) inConflict(t *testing.T, dir string) (controller *process, a1, path string) {
+func (c *contract) newConflict(t *testing.T, dir string) (controller *process, a1, path string) {
 	t.Helper()
 	controller = run(t, "controller", controllerIn(dir)...)
 	path = filepath.Join(dir, "controller.db")
@@ -460,9 +460,9 @@ func (c *contract) inConflict(t *testing.T, dir string) (controller *process, a1
 	return controller, a1, path
 }
 
-// eachFails calls every operation that documents a status, while the database
+// wantEach calls every operation that documents a status, while the database
 // takes no write, until it is answered so.
-func (c *contract) eachFails(t *testing.T, controller *process, a1 string, status int) {
+func (c *contract) wantEach(t *testing.T, controller *process, a1 string, status int) {
 	t.Helper()
 	sample := samples(a1)
 	sample["reportAttempt"] = request{a1, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"FAILED","error":"no"}`, nil}
@@ -483,8 +483,8 @@ func (c *contract) eachFails(t *testing.T, controller *process, a1 string, statu
 	calls.Wait()
 }
 
-// full calls operations of a controller whose disk is full.
-func (c *contract) full(t *testing.T, exceptions map[string]string) {
+// callOnFullDisk calls operations of a controller whose disk is full.
+func (c *contract) callOnFullDisk(t *testing.T, exceptions map[string]string) {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
 		for id := range c.operations {
@@ -495,7 +495,7 @@ func (c *contract) full(t *testing.T, exceptions map[string]string) {
 		return
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(dir, syscall.MNT_DETACH) })
-	controller, a1, _ := c.inConflict(t, dir)
+	controller, a1, _ := c.newConflict(t, dir)
 	f, err := os.Create(filepath.Join(dir, "filler"))
 	must(t, err)
 	defer f.Close()
@@ -505,7 +505,7 @@ func (c *contract) full(t *testing.T, exceptions map[string]string) {
 	if !errors.Is(err, syscall.ENOSPC) {
 		t.Fatal(err)
 	}
-	c.eachFails(t, controller, a1, http.StatusInsufficientStorage)
+	c.wantEach(t, controller, a1, http.StatusInsufficientStorage)
 }
 
 func TestOpenAPI_Worker_MatchesDocument(t *testing.T) {
@@ -523,7 +523,7 @@ func TestOpenAPI_Worker_MatchesDocument(t *testing.T) {
 		}
 		return a
 	}
-	runs := func(url string) {
+	push := func(url string) {
 		t.Helper()
 		want(200, worker, "POST", "/config", fmt.Sprintf(`{"url":%q,"version":3}`, url))
 	}
@@ -531,7 +531,7 @@ func TestOpenAPI_Worker_MatchesDocument(t *testing.T) {
 	want(503, worker, "GET", "/hit", "")
 	want(503, worker, "GET", "/ready", "")
 	want(404, worker, "GET", "/config", "")
-	runs(target.url() + "/hello")
+	push(target.url() + "/hello")
 	for _, path := range probes {
 		want(200, worker, "GET", path, "")
 	}
@@ -541,15 +541,15 @@ func TestOpenAPI_Worker_MatchesDocument(t *testing.T) {
 	want(200, worker, "GET", "/hit", "")
 	want(400, worker, "GET", "/hit", "", "Connection: Upgrade", "Upgrade: web\x80socket")
 	for _, status := range []int{404, 503} { // the target's
-		runs(fmt.Sprintf("%s/status/%d", target.url(), status))
+		push(fmt.Sprintf("%s/status/%d", target.url(), status))
 		want(status, worker, "GET", "/hit", "")
 	}
-	runs(target.url() + "/slow?for=1m")
+	push(target.url() + "/slow?for=1m")
 	want(504, worker, "GET", "/hit", "")
-	runs(worker.url() + "/hit")
+	push(worker.url() + "/hit")
 	want(508, worker, "GET", "/hit", "")
 	must(t, target.crash())
-	runs(target.url() + "/hello")
+	push(target.url() + "/hello")
 	want(502, worker, "GET", "/hit", "")
 
 	const good = `{"url":"http://target.example/"}`

@@ -24,7 +24,7 @@ func TestBroker_DownAtStart_FleetPolls(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		for name, down := range map[string]struct{ begin, end func(t *testing.T, n network) }{
 			"refuses":  {func(_ *testing.T, n network) { n.Stop() }, func(t *testing.T, n network) { must(t, n.Start()) }},
-			"swallows": {func(t *testing.T, n network) { n.swallow(t) }, func(t *testing.T, n network) { n.heal(t) }},
+			"swallows": {func(t *testing.T, n network) { n.blackhole(t) }, func(t *testing.T, n network) { n.removeToxics(t) }},
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -34,22 +34,22 @@ func TestBroker_DownAtStart_FleetPolls(t *testing.T) {
 				s := newSite(t, settings, settings)
 				s.publish(t, "/one")
 				if name == "swallows" {
-					must(t, s.announces(false)) // it was answered before anybody knew of the loss
+					must(t, s.checkPushLost(false)) // it was answered before anybody knew of the loss
 				}
-				s.runs(t, "/one")
-				s.tells(t, true)
-				s.hears(t, "poll")
-				s.arrives(t, "/two")
+				s.waitForWorker(t, "/one")
+				s.waitForPushLost(t, true)
+				s.waitForTransport(t, "poll")
+				s.publishAndWait(t, "/two")
 
 				down.end(t, between)
-				s.hears(t, b.transport)
-				s.tells(t, false)
+				s.waitForTransport(t, b.transport)
+				s.waitForPushLost(t, false)
 				s.publishEvery(t, "/three", 3600)
-				s.runs(t, "/three")
-				s.arrives(t, "/four")
-				for words, p := range map[string]*process{"Announcements lost": s.controller, "Announcements back": s.controller, "Push lost": s.agent, "Push healthy": s.agent} {
-					if n := strings.Count(p.log.String(), words); n != 1 {
-						t.Errorf("%s logged %q %d times, want once", p.name, words, n)
+				s.waitForWorker(t, "/three")
+				s.publishAndWait(t, "/four")
+				for text, p := range map[string]*process{"Announcements lost": s.controller, "Announcements back": s.controller, "Push lost": s.agent, "Push healthy": s.agent} {
+					if n := strings.Count(p.log.String(), text); n != 1 {
+						t.Errorf("%s logged %q %d times, want once", p.name, text, n)
 					}
 				}
 			})
@@ -61,18 +61,18 @@ func TestBroker_DownAtStart_FleetPolls(t *testing.T) {
 // too, and then push is as good as before.
 func TestBroker_Restarts_PushResumes(t *testing.T) {
 	withBrokers(t, "hunter2-0123456789", func(t *testing.T, b *broker) {
-		s := newSite(t, append(b.settings(b.addr), hour), b.settings(b.addr))
-		s.hears(t, b.transport)
-		s.arrives(t, "/first")
+		s := newSite(t, append(b.settings(b.addr), hourly), b.settings(b.addr))
+		s.waitForTransport(t, b.transport)
+		s.publishAndWait(t, "/first")
 		for i := range 2 {
 			b.kill()
-			s.hears(t, "poll")
+			s.waitForTransport(t, "poll")
 			s.publish(t, fmt.Sprintf("/missed/%d", i))
-			s.tells(t, true)
+			s.waitForPushLost(t, true)
 			b.start(t)
-			s.hears(t, b.transport)
-			s.tells(t, false)
-			s.arrives(t, fmt.Sprintf("/heard/%d", i))
+			s.waitForTransport(t, b.transport)
+			s.waitForPushLost(t, false)
+			s.publishAndWait(t, fmt.Sprintf("/heard/%d", i))
 		}
 	})
 }
@@ -83,13 +83,13 @@ func TestBroker_NetworkFails_PushResumes(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		between := networkTo(t, b.addr)
 		settings := b.settings(between.Listen)
-		s := newSite(t, append(settings, hour), []string{"PUSH=none"})
-		through := countTo(t, s.controller)
+		s := newSite(t, append(settings, hourly), []string{"PUSH=none"})
+		through := newCounter(t, s.controller)
 		must(t, s.agent.crash())
 		s.agent.env = append(s.agent.env, append(settings, "CONTROLLER_URL="+through.URL)...)
 		must(t, s.agent.start())
-		s.hears(t, b.transport)
-		s.arrives(t, "/first")
+		s.waitForTransport(t, b.transport)
+		s.publishAndWait(t, "/first")
 		polls := through.polls.Load()
 
 		for range 3 { // seen by nobody, or by all
@@ -97,25 +97,25 @@ func TestBroker_NetworkFails_PushResumes(t *testing.T) {
 			must(t, between.Start())
 		}
 		between.Stop()
-		s.hears(t, "poll")
+		s.waitForTransport(t, "poll")
 		s.publish(t, "/missed")
 		must(t, between.Start())
-		s.hears(t, b.transport)
-		between.poison(t, "limit_data", `{"bytes":20}`)
+		s.waitForTransport(t, b.transport)
+		between.addToxics(t, "limit_data", `{"bytes":20}`)
 		between.Stop()
 		must(t, between.Start())
-		s.hears(t, "poll")
+		s.waitForTransport(t, "poll")
 		s.publish(t, "/missed/again")
-		s.tells(t, true)
-		between.heal(t)
-		between.poison(t, "reset_peer", `{"timeout":1}`)
+		s.waitForPushLost(t, true)
+		between.removeToxics(t)
+		between.addToxics(t, "reset_peer", `{"timeout":1}`)
 		s.publish(t, "/missed/once/more")
-		s.tells(t, true)
-		between.heal(t)
+		s.waitForPushLost(t, true)
+		between.removeToxics(t)
 
-		s.hears(t, b.transport)
-		s.tells(t, false)
-		s.arrives(t, "/last")
+		s.waitForTransport(t, b.transport)
+		s.waitForPushLost(t, false)
+		s.publishAndWait(t, "/last")
 		if n := through.polls.Load() - polls; n > 12 { // one for each of five publishes, and few besides
 			t.Errorf("the agent polled %d times while the network failed", n)
 		}
@@ -131,24 +131,24 @@ func TestBroker_Hangs_AgentsResync(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		before, behind := networkTo(t, b.addr), networkTo(t, b.addr)
 		s := newSite(t, append(b.settings(before.Listen), "DEFAULT_POLL_INTERVAL=1", "SWEEP_INTERVAL=2s"), append(b.settings(behind.Listen), "LOG_LEVEL=debug"))
-		s.hears(t, b.transport)
-		s.arrives(t, "/first")
+		s.waitForTransport(t, b.transport)
+		s.publishAndWait(t, "/first")
 
-		behind.swallow(t)
-		s.arrives(t, "/swept")
-		must(t, hears(s.agent, b.transport)) // it does not know
-		before.swallow(t)
+		behind.blackhole(t)
+		s.publishAndWait(t, "/swept")
+		must(t, checkTransport(s.agent, b.transport)) // it does not know
+		before.blackhole(t)
 		s.publish(t, "/swept/too")
-		must(t, s.announces(false)) // answered before anybody knew
-		s.runs(t, "/swept/too")
-		s.tells(t, true)
+		must(t, s.checkPushLost(false)) // answered before anybody knew
+		s.waitForWorker(t, "/swept/too")
+		s.waitForPushLost(t, true)
 
-		behind.heal(t) // which ends what hung
-		s.agent.says(t, "Push healthy", 2)
-		before.heal(t)
-		s.tells(t, false)
+		behind.removeToxics(t) // which ends what hung
+		s.agent.waitForLog(t, "Push healthy", 2)
+		before.removeToxics(t)
+		s.waitForPushLost(t, false)
 		version := s.publish(t, "/heard")
-		s.runs(t, "/heard")
+		s.waitForWorker(t, "/heard")
 		eventually(t, func() error {
 			for line := range strings.Lines(s.agent.log.String()) {
 				var event struct {
@@ -169,14 +169,14 @@ func TestBroker_Hangs_AgentsResync(t *testing.T) {
 func TestBroker_ForgedHints_FewPolls(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		settings := b.settings(b.addr)
-		s := newSite(t, append(settings, hour), []string{"PUSH=none"})
-		through := countTo(t, s.controller)
+		s := newSite(t, append(settings, hourly), []string{"PUSH=none"})
+		through := newCounter(t, s.controller)
 		must(t, s.agent.crash())
 		s.agent.env = append(s.agent.env, append(settings, "CONTROLLER_URL="+through.URL)...)
 		must(t, s.agent.start())
-		s.hears(t, b.transport)
-		s.arrives(t, "/one")
-		s.arrives(t, "/two")
+		s.waitForTransport(t, b.transport)
+		s.publishAndWait(t, "/one")
+		s.publishAndWait(t, "/two")
 
 		hint := func(version any, etag string, spread any) string {
 			return fmt.Sprintf(`{"version":%v,"etag":%q,"spread_ms":%v}`, version, etag, spread)
@@ -184,40 +184,40 @@ func TestBroker_ForgedHints_FewPolls(t *testing.T) {
 		// What is no news, or no hint, is not worth a request.
 		polls := through.polls.Load()
 		for range 20 {
-			b.say(t, hint(1, "old", 0), hint(0, "", 0), hint(-5, "", 0), hint("1e30", "", 0), hint(9223372036854775807, "x", `"soon"`), `{"version":`, `[]`, `null`, "",
+			b.publish(t, hint(1, "old", 0), hint(0, "", 0), hint(-5, "", 0), hint("1e30", "", 0), hint(9223372036854775807, "x", `"soon"`), `{"version":`, `[]`, `null`, "",
 				"\x00\xff\r\n+OK\r\nMSG fleetconf.config 1 99999999999\r\n$99999999999\r\n", strings.Repeat("x", 900<<10))
 		}
-		b.say(t, hint(3, "three", 300_000), hint(4, "four", int64(1)<<62)) // some day
-		must(t, hears(s.agent, b.transport))
+		b.publish(t, hint(3, "three", 300_000), hint(4, "four", int64(1)<<62)) // some day
+		must(t, checkTransport(s.agent, b.transport))
 		if n := through.polls.Load() - polls; n != 0 {
 			t.Errorf("the agent polled %d times for what is no news, want none", n)
 		}
 		// Nobody is to hold it back with a spread without end.
-		s.arrives(t, "/three")
+		s.publishAndWait(t, "/three")
 
 		// Forged news are worth one, and then fewer and fewer.
 		polls = through.polls.Load()
 		for i := range 400 {
-			b.say(t, hint(999_999_999, "forged", 0), hint(1_000_000+i, fmt.Sprint("forged-", i), -1))
+			b.publish(t, hint(999_999_999, "forged", 0), hint(1_000_000+i, fmt.Sprint("forged-", i), -1))
 			time.Sleep(5 * time.Millisecond) // a pace, not a deadline
 		}
 		if n := through.polls.Load() - polls; n < 1 || n > 15 {
 			t.Errorf("the agent polled %d times for 800 forged hints, want few", n)
 		}
-		must(t, hits(s.worker.url(), "target /three"))
-		s.arrives(t, "/four")
-		must(t, hears(s.agent, b.transport))
+		must(t, checkHit(s.worker.url(), "target /three"))
+		s.publishAndWait(t, "/four")
+		must(t, checkTransport(s.agent, b.transport))
 
 		// The truth, many times and in any order, is worth no more.
-		s.arrives(t, "/five")
+		s.publishAndWait(t, "/five")
 		polls = through.polls.Load()
 		a, err := call(agents, "GET", s.controller.url()+"/api/v1/config", "")
 		must(t, err)
 		etag := a.header.Get("ETag")
 		for i := range 300 {
-			b.say(t, hint(5-i%5, etag, 0))
+			b.publish(t, hint(5-i%5, etag, 0))
 		}
-		s.arrives(t, "/six")
+		s.publishAndWait(t, "/six")
 		if n := through.polls.Load() - polls; n > 10 {
 			t.Errorf("the agent polled %d times for hints that came doubled and out of order, want few", n)
 		}
@@ -234,9 +234,9 @@ func TestBroker_WrongPassword_ReportedAndPolled(t *testing.T) {
 	withBrokers(t, right, func(t *testing.T, b *broker) {
 		bad := b.settingsWith(b.addr, wrong)
 		s := newSite(t, append(bad, "LOG_LEVEL=debug"), append(bad, "LOG_LEVEL=debug"))
-		s.arrives(t, "/one")
-		s.hears(t, "poll")
-		s.tells(t, true)
+		s.publishAndWait(t, "/one")
+		s.waitForTransport(t, "poll")
+		s.waitForPushLost(t, true)
 		for _, url := range []string{s.agent.url() + "/ready", s.agent.url() + "/status", s.controller.url() + "/ready"} {
 			a, err := call("", "GET", url, "")
 			must(t, err)
@@ -244,17 +244,17 @@ func TestBroker_WrongPassword_ReportedAndPolled(t *testing.T) {
 				t.Errorf("%s: got %v, want words on the credentials, without them", url, a)
 			}
 		}
-		s.arrives(t, "/two")
+		s.publishAndWait(t, "/two")
 		for _, p := range []*process{s.agent, s.controller} {
 			must(t, p.stop())
 			p.env = append(p.env, b.settings(b.addr)...)
 			must(t, p.start())
 		}
-		s.hears(t, b.transport)
-		s.tells(t, false)
+		s.waitForTransport(t, b.transport)
+		s.waitForPushLost(t, false)
 		s.publishEvery(t, "/three", 3600)
-		s.runs(t, "/three")
-		s.arrives(t, "/four")
+		s.waitForWorker(t, "/three")
+		s.publishAndWait(t, "/four")
 		for _, p := range []*process{s.agent, s.controller} {
 			if strings.Contains(p.log.String(), "hunter2") {
 				t.Errorf("a password is in the log of %s", p.name)
@@ -268,17 +268,17 @@ func TestBroker_WrongPassword_ReportedAndPolled(t *testing.T) {
 func TestBroker_DownWhilePublishing_AnnouncedLater(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		between := networkTo(t, b.addr)
-		s := newSite(t, append(b.settings(between.Listen), hour), b.settings(b.addr))
-		s.hears(t, b.transport)
-		s.arrives(t, "/first")
+		s := newSite(t, append(b.settings(between.Listen), hourly), b.settings(b.addr))
+		s.waitForTransport(t, b.transport)
+		s.publishAndWait(t, "/first")
 		between.Stop()
 		s.publish(t, "/superseded")
 		s.publish(t, "/newest")
-		s.tells(t, true)
-		must(t, hits(s.worker.url(), "target /first"))
+		s.waitForPushLost(t, true)
+		must(t, checkHit(s.worker.url(), "target /first"))
 		must(t, between.Start())
-		s.runs(t, "/newest")
-		s.tells(t, false)
+		s.waitForWorker(t, "/newest")
+		s.waitForPushLost(t, false)
 
 		// A controller that dies before it could say so says so when it is back.
 		between.Stop()
@@ -286,7 +286,7 @@ func TestBroker_DownWhilePublishing_AnnouncedLater(t *testing.T) {
 		must(t, s.controller.crash())
 		must(t, between.Start())
 		must(t, s.controller.start())
-		s.runs(t, "/before/the/crash")
+		s.waitForWorker(t, "/before/the/crash")
 	})
 }
 
@@ -294,14 +294,14 @@ func TestBroker_DownWhilePublishing_AnnouncedLater(t *testing.T) {
 // fleet runs that, long before it would have polled.
 func TestBroker_DownForAll_MissedVersionFetched(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
-		s := newSite(t, append(b.settings(b.addr), hour), b.settings(b.addr))
-		s.hears(t, b.transport)
-		s.arrives(t, "/first")
+		s := newSite(t, append(b.settings(b.addr), hourly), b.settings(b.addr))
+		s.waitForTransport(t, b.transport)
+		s.publishAndWait(t, "/first")
 		b.kill()
-		s.hears(t, "poll")
+		s.waitForTransport(t, "poll")
 		s.publish(t, "/missed")
-		s.tells(t, true)
+		s.waitForPushLost(t, true)
 		b.start(t)
-		s.runs(t, "/missed")
+		s.waitForWorker(t, "/missed")
 	})
 }

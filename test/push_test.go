@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// hour is a poll interval, in seconds, with which only push explains what
+// hourly is a poll interval, in seconds, with which only push explains what
 // arrives within patience; so is the sweep's default.
-const hour = "DEFAULT_POLL_INTERVAL=3600"
+const hourly = "DEFAULT_POLL_INTERVAL=3600"
 
 // site is a controller and an agent with its worker.
 type site struct {
@@ -33,27 +33,27 @@ func (s *site) publish(t *testing.T, page string) int64 {
 	return version
 }
 
-// runs waits until the worker does.
-func (s *site) runs(t *testing.T, page string) {
+// waitForWorker waits until the worker does.
+func (s *site) waitForWorker(t *testing.T, page string) {
 	t.Helper()
-	eventually(t, func() error { return hits(s.worker.url(), "target "+page) })
+	eventually(t, func() error { return checkHit(s.worker.url(), "target "+page) })
 }
 
-// arrives publishes a page and waits until the worker runs it.
-func (s *site) arrives(t *testing.T, page string) {
+// publishAndWait publishes a page and waits until the worker runs it.
+func (s *site) publishAndWait(t *testing.T, page string) {
 	t.Helper()
 	s.publish(t, page)
-	s.runs(t, page)
+	s.waitForWorker(t, page)
 }
 
-// hears waits until the agent says that it hears of newer versions that way, and
+// waitForTransport waits until the agent says that it hears of newer versions that way, and
 // that its /ready agrees.
-func (s *site) hears(t *testing.T, transport string) {
+func (s *site) waitForTransport(t *testing.T, transport string) {
 	t.Helper()
-	eventually(t, func() error { return hears(s.agent, transport) })
+	eventually(t, func() error { return checkTransport(s.agent, transport) })
 }
 
-func hears(agent *process, transport string) error {
+func checkTransport(agent *process, transport string) error {
 	self, a, err := get[status]("", agent.url()+"/status")
 	if err != nil {
 		return err
@@ -71,14 +71,14 @@ func hears(agent *process, transport string) error {
 	return nil
 }
 
-// tells waits until the controller's /ready tells whether its announcements are
+// waitForPushLost waits until the controller's /ready tells whether its announcements are
 // lost. It is ready either way.
-func (s *site) tells(t *testing.T, lost bool) {
+func (s *site) waitForPushLost(t *testing.T, lost bool) {
 	t.Helper()
-	eventually(t, func() error { return s.announces(lost) })
+	eventually(t, func() error { return s.checkPushLost(lost) })
 }
 
-func (s *site) announces(lost bool) error {
+func (s *site) checkPushLost(lost bool) error {
 	a, err := call("", "GET", s.controller.url()+"/ready", "")
 	if err == nil && (a.status != http.StatusOK || strings.Contains(a.body, "push: ") != lost) {
 		err = fmt.Errorf("the controller's /ready: got %v, want 200, and a word of push: %v", a, lost)
@@ -86,12 +86,12 @@ func (s *site) announces(lost bool) error {
 	return err
 }
 
-// says waits until a process has logged these words n times, in all its lives.
-func (p *process) says(t *testing.T, words string, n int) {
+// waitForLog waits until a process has logged this text n times, in all its lives.
+func (p *process) waitForLog(t *testing.T, text string, n int) {
 	t.Helper()
 	eventually(t, func() error {
-		if said := strings.Count(p.log.String(), words); said != n {
-			return fmt.Errorf("%s logged %q %d times, want %d", p.name, words, said, n)
+		if said := strings.Count(p.log.String(), text); said != n {
+			return fmt.Errorf("%s logged %q %d times, want %d", p.name, text, said, n)
 		}
 		return nil
 	})
@@ -126,15 +126,15 @@ func TestPush_NoPolling_VersionArrives(t *testing.T) {
 			transport, _, _ := strings.Cut(name, " ")
 			transport = strings.TrimSuffix(transport, ",")
 			settings := settings(t)
-			s := newSite(t, append(settings.controller, hour), settings.agent)
-			neighbour := *s
-			neighbour.worker = run(t, "worker")
-			neighbour.agent = run(t, "agent", append(agentIn(t.TempDir(), s.controller.url(), neighbour.worker.url()), settings.agent...)...)
-			s.hears(t, transport)
-			neighbour.hears(t, transport)
+			s := newSite(t, append(settings.controller, hourly), settings.agent)
+			other := *s
+			other.worker = run(t, "worker")
+			other.agent = run(t, "agent", append(agentIn(t.TempDir(), s.controller.url(), other.worker.url()), settings.agent...)...)
+			s.waitForTransport(t, transport)
+			other.waitForTransport(t, transport)
 			for _, page := range []string{"/one", "/two", "/three"} {
-				s.arrives(t, page)
-				neighbour.runs(t, page)
+				s.publishAndWait(t, page)
+				other.waitForWorker(t, page)
 			}
 			eventually(t, func() error {
 				list, a, err := get[[]struct{ Transport string }](admin, s.controller.url()+"/api/v1/agents")
@@ -150,8 +150,8 @@ func TestPush_NoPolling_VersionArrives(t *testing.T) {
 			if sum.ByTransport[transport] != 2 {
 				t.Errorf("the summary: got %v, want two with transport %s", a, transport)
 			}
-			must(t, s.announces(false))
-			for _, agent := range []*process{s.agent, neighbour.agent} {
+			must(t, s.checkPushLost(false))
+			for _, agent := range []*process{s.agent, other.agent} {
 				if n := strings.Count(agent.log.String(), "Push healthy"); n != 1 {
 					t.Errorf("the agent logged %d times that push is healthy, want once", n)
 				}
@@ -164,14 +164,14 @@ func TestPush_NoPolling_VersionArrives(t *testing.T) {
 func TestPush_None_AgentsPoll(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, []string{"PUSH=none"}, nil)
-	s.hears(t, "poll")
+	s.waitForTransport(t, "poll")
 	self, a, err := get[status]("", s.agent.url()+"/status")
 	must(t, err)
 	if !strings.Contains(self.Push.Error, "PUSH") {
 		t.Errorf("/status: got %v, want a word of the controller's PUSH", a)
 	}
-	s.arrives(t, "/one")
-	s.arrives(t, "/two")
+	s.publishAndWait(t, "/one")
+	s.publishAndWait(t, "/two")
 	if n := strings.Count(s.agent.log.String(), "Push lost"); n != 1 {
 		t.Errorf("the agent logged %d times that push is lost, want once", n)
 	}
@@ -179,7 +179,7 @@ func TestPush_None_AgentsPoll(t *testing.T) {
 	// An agent that was told to poll does, and misses nothing.
 	worker := run(t, "worker")
 	agent := run(t, "agent", append(agentIn(t.TempDir(), s.controller.url(), worker.url()), "PUSH=none")...)
-	eventually(t, func() error { return hits(worker.url(), "target /two") })
+	eventually(t, func() error { return checkHit(worker.url(), "target /two") })
 	a, err = call("", "GET", agent.url()+"/ready", "")
 	must(t, err)
 	if a.status != http.StatusOK || strings.Contains(a.body, "push") {

@@ -85,7 +85,7 @@ func makeRun(t *testing.T, block string, environment []string) (log *output, gro
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGINT)
 		select {
 		case <-ended:
-		case <-time.After(patience):
+		case <-time.After(timeout):
 			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 			t.Error("`make run` does not end on Ctrl-C")
 		}

@@ -34,8 +34,8 @@ type failure struct {
 	SampleAgents []string `json:"sample_agents"`
 }
 
-// gate asks the controller how far a version has spread; query may make it wait.
-func gate(t *testing.T, controller *process, version int64, query string) (r rollout, status int) {
+// getRollout asks the controller how far a version has spread; query may make it wait.
+func getRollout(t *testing.T, controller *process, version int64, query string) (r rollout, status int) {
 	t.Helper()
 	a, err := call(admin, "GET", fmt.Sprintf("%s/api/v1/rollouts/%d%s", controller.url(), version, query), "")
 	must(t, err)
@@ -52,7 +52,7 @@ type counter struct {
 	polls, reports, others atomic.Int64
 }
 
-func countTo(t *testing.T, controller *process) *counter {
+func newCounter(t *testing.T, controller *process) *counter {
 	t.Helper()
 	target, err := url.Parse(controller.url())
 	must(t, err)
@@ -82,7 +82,7 @@ func TestRollout_OneAgentOfTwentyRefuses_OthersApply(t *testing.T) {
 	const fleet = 20
 	target := run(t, "target")
 	controller := run(t, "controller", controllerIn(t.TempDir())...)
-	refusing, neighbour := countTo(t, controller), countTo(t, controller)
+	refusing, accepting := newCounter(t, controller), newCounter(t, controller)
 	elsewhere := strings.Replace(target.url(), "127.0.0.1", "localhost", 1)
 
 	workers := make([]*process, fleet)
@@ -94,12 +94,12 @@ func TestRollout_OneAgentOfTwentyRefuses_OthersApply(t *testing.T) {
 		case 0:
 			env, through = []string{"ALLOW_HOSTS=127.0.0.1"}, refusing.URL
 		case 1:
-			through = neighbour.URL
+			through = accepting.URL
 		}
 		workers[i] = newProcess("worker", env...)
-		tidy(t, workers[i])
+		cleanUp(t, workers[i])
 		agent := newProcess("agent")
-		tidy(t, agent)
+		cleanUp(t, agent)
 		dir := t.TempDir()
 		starting.Go(func() {
 			if err := workers[i].start(); err != nil {
@@ -126,18 +126,18 @@ func TestRollout_OneAgentOfTwentyRefuses_OthersApply(t *testing.T) {
 
 	first, err := publish(controller.url(), target.url()+"/good")
 	must(t, err)
-	if r, status := gate(t, controller, first, "?wait=60s"); status != http.StatusOK || r.Applied != fleet || r.LatencyMS.Max == nil || r.FirstAppliedAt == nil {
+	if r, status := getRollout(t, controller, first, "?wait=60s"); status != http.StatusOK || r.Applied != fleet || r.LatencyMS.Max == nil || r.FirstAppliedAt == nil {
 		t.Fatalf("the first version: got %d %+v, want 200 with all %d applied, measured", status, r, fleet)
 	}
 
 	second, err := publish(controller.url(), elsewhere+"/bad")
 	must(t, err)
-	if r, status := gate(t, controller, second, "?wait=60s&applied=0.95"); status != http.StatusOK || r.Applied != fleet-1 {
+	if r, status := getRollout(t, controller, second, "?wait=60s&applied=0.95"); status != http.StatusOK || r.Applied != fleet-1 {
 		t.Fatalf("the version that one refuses: got %d %+v, want 200 with %d applied", status, r, fleet-1)
 	}
 	var refused rollout
 	eventually(t, func() error {
-		if refused, _ = gate(t, controller, second, ""); refused.Failed != 1 {
+		if refused, _ = getRollout(t, controller, second, ""); refused.Failed != 1 {
 			return fmt.Errorf("got %+v, want one that failed", refused)
 		}
 		return nil
@@ -145,16 +145,16 @@ func TestRollout_OneAgentOfTwentyRefuses_OthersApply(t *testing.T) {
 	if len(refused.Failures) != 1 || !strings.Contains(refused.Failures[0].Error, "ALLOW_HOSTS") || len(refused.Failures[0].SampleAgents) != 1 {
 		t.Errorf("the failures: got %+v, want one agent, in its worker's own words", refused.Failures)
 	}
-	must(t, hits(workers[0].url(), "target /good"))
-	must(t, hits(workers[1].url(), "target /bad"))
-	if _, status := gate(t, controller, second, "?wait=1s&applied=1"); status != http.StatusRequestTimeout {
+	must(t, checkHit(workers[0].url(), "target /good"))
+	must(t, checkHit(workers[1].url(), "target /bad"))
+	if _, status := getRollout(t, controller, second, "?wait=1s&applied=1"); status != http.StatusRequestTimeout {
 		t.Errorf("a gate that cannot be reached: got %d, want 408", status)
 	}
 
 	// The one that refused goes on like its neighbour.
-	polls, reports, others, steps := refusing.polls.Load(), refusing.reports.Load(), refusing.others.Load(), neighbour.polls.Load()
+	polls, reports, others, steps := refusing.polls.Load(), refusing.reports.Load(), refusing.others.Load(), accepting.polls.Load()
 	eventually(t, func() error {
-		if n := neighbour.polls.Load() - steps; n < 8 {
+		if n := accepting.polls.Load() - steps; n < 8 {
 			return fmt.Errorf("the neighbour has polled %d times, want 8", n)
 		}
 		return nil
@@ -173,13 +173,13 @@ func TestRollout_OneAgentOfTwentyRefuses_OthersApply(t *testing.T) {
 	must(t, err)
 	var back struct{ Version int64 }
 	must(t, json.Unmarshal([]byte(a.body), &back))
-	if r, status := gate(t, controller, back.Version, "?wait=60s&applied=1"); status != http.StatusOK || r.Applied != fleet {
+	if r, status := getRollout(t, controller, back.Version, "?wait=60s&applied=1"); status != http.StatusOK || r.Applied != fleet {
 		t.Fatalf("the rollback: got %d %+v, want 200 with all %d", status, r, fleet)
 	}
 	for _, worker := range workers {
-		must(t, hits(worker.url(), "target /good"))
+		must(t, checkHit(worker.url(), "target /good"))
 	}
-	if r, _ := gate(t, controller, second, ""); r.Applied != fleet-1 || r.Failed != 1 || r.SupersededBy == nil || *r.SupersededBy != back.Version {
+	if r, _ := getRollout(t, controller, second, ""); r.Applied != fleet-1 || r.Failed != 1 || r.SupersededBy == nil || *r.SupersededBy != back.Version {
 		t.Errorf("the superseded version: got %+v, want its last figures, superseded by %d", r, back.Version)
 	}
 }
@@ -219,11 +219,11 @@ func TestRollout_ControllerKilled_ReportsKept(t *testing.T) {
 		})
 	}
 	reporting.Wait()
-	before, _ := gate(t, controller, version, "")
+	before, _ := getRollout(t, controller, version, "")
 	must(t, controller.crash())
 	must(t, controller.start())
 
-	after, _ := gate(t, controller, version, "")
+	after, _ := getRollout(t, controller, version, "")
 	if after.Applied != 4 || after.Failed != 4 || after.Targets != fleet || len(after.Failures) != 1 || after.Failures[0].Error != "no room" {
 		t.Errorf("after the crash: got %+v, want 4 applied, and 4 that failed with their words", after)
 	}
@@ -234,7 +234,7 @@ func TestRollout_ControllerKilled_ReportsKept(t *testing.T) {
 	// The rest reports, and the gate opens.
 	opened := make(chan int, 1)
 	go func() {
-		_, status := gate(t, controller, version, "?wait=30s&applied=0.66")
+		_, status := getRollout(t, controller, version, "?wait=30s&applied=0.66")
 		opened <- status
 	}()
 	for i, self := range who[8:] {
@@ -256,17 +256,17 @@ func TestRestore_OlderDatabase_AgentsKeepVersion(t *testing.T) {
 	target := run(t, "target")
 	controller := run(t, "controller", controllerIn(dir)...)
 	worker := run(t, "worker")
-	through := countTo(t, controller)
+	through := newCounter(t, controller)
 	run(t, "agent", append(agentIn(dir, through.URL, worker.url()), "PUSH=none")...)
 
 	_, err := publish(controller.url(), target.url()+"/old")
 	must(t, err)
-	gate(t, controller, 1, "?wait=60s")
+	getRollout(t, controller, 1, "?wait=60s")
 	must(t, backUp(dir, "old.db"))
 	for _, page := range []string{"/newer", "/newest"} {
 		version, err := publish(controller.url(), target.url()+page)
 		must(t, err)
-		if _, status := gate(t, controller, version, "?wait=60s"); status != http.StatusOK {
+		if _, status := getRollout(t, controller, version, "?wait=60s"); status != http.StatusOK {
 			t.Fatalf("version %d was not applied", version)
 		}
 	}
@@ -297,11 +297,11 @@ func TestRestore_OlderDatabase_AgentsKeepVersion(t *testing.T) {
 				return
 			default:
 			}
-			if err := hits(worker.url(), "target /newest"); err != nil {
+			if err := checkHit(worker.url(), "target /newest"); err != nil {
 				watched <- err
 				return
 			}
-			time.Sleep(glance)
+			time.Sleep(checkEvery)
 		}
 	}()
 	restore()
@@ -330,7 +330,7 @@ func TestRestore_OlderDatabase_AgentsKeepVersion(t *testing.T) {
 	if version != 4 {
 		t.Errorf("the next version: got %d, want 4, above what the agent runs", version)
 	}
-	eventually(t, func() error { return hits(worker.url(), "target /decided") })
+	eventually(t, func() error { return checkHit(worker.url(), "target /decided") })
 
 	// Or has the agents follow the old store.
 	restore()
@@ -341,13 +341,13 @@ func TestRestore_OlderDatabase_AgentsKeepVersion(t *testing.T) {
 		}
 		return err
 	})
-	must(t, hits(worker.url(), "target /decided"))
+	must(t, checkHit(worker.url(), "target /decided"))
 	a, err = call(admin, "POST", controller.url()+"/api/v1/agents/resume", "")
 	must(t, err)
 	if a.status != http.StatusOK {
 		t.Errorf("resume: got %v, want 200", a)
 	}
-	eventually(t, func() error { return hits(worker.url(), "target /old") })
+	eventually(t, func() error { return checkHit(worker.url(), "target /old") })
 }
 
 // backUp copies the database of a controller that runs, in a folder.
@@ -357,5 +357,5 @@ func backUp(dir, name string) error {
 	if err := p.launch(); err != nil {
 		return err
 	}
-	return p.exit(0)
+	return p.waitExit(0)
 }

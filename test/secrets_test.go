@@ -70,7 +70,7 @@ func TestSystem_DebugLevel_ShowsNoSecret(t *testing.T) {
 		}
 
 		publish("/hello?a=b", false)
-		eventually(t, func() error { return hits(worker.url(), "target /hello") })
+		eventually(t, func() error { return checkHit(worker.url(), "target /hello") })
 		publish("/status/500?a=b", true) // the worker refuses it
 		listed(`"status":"failed"`)
 		for _, path := range []string{"http://127.0.0.1:1/", "/slow?for=1m", "/redirect?to=http://127.0.0.1:1/?key=" + urlKey} {
@@ -99,9 +99,9 @@ func TestSystem_DebugLevel_ShowsNoSecret(t *testing.T) {
 
 		// Everything fails, and comes back.
 		b.kill()
-		eventually(t, func() error { return hears(agent, "poll") })
+		eventually(t, func() error { return checkTransport(agent, "poll") })
 		b.start(t)
-		eventually(t, func() error { return hears(agent, b.transport) })
+		eventually(t, func() error { return checkTransport(agent, b.transport) })
 		must(t, worker.crash())
 		must(t, worker.start())
 		must(t, controller.crash())
@@ -109,7 +109,7 @@ func TestSystem_DebugLevel_ShowsNoSecret(t *testing.T) {
 		must(t, controller.start())
 		eventually(t, publishedAgain)
 		publish("/hello?again=1", false)
-		eventually(t, func() error { return hits(worker.url(), "target /hello") })
+		eventually(t, func() error { return checkHit(worker.url(), "target /hello") })
 
 		cache := contents(filepath.Join(dir, "agent_config.cache"))
 		for _, field := range []string{"agent_token", "agent_secret"} {

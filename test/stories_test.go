@@ -29,7 +29,7 @@ import (
 //	waitfor URL [WORDS]         until it answers 200, with these words
 //	hit STATUS [WORDS]          now, at once
 //	call WHO METHOD URL STATUS [BODY]
-//	                            WHO is admin, agent, nobody or user:password; stdout has the headers and the body
+//	                            WHO is admin, agent, anonymous or user:password; stdout has the headers and the body
 //	agents N [WORDS]            until the admin sees N agents, and the words in the list
 func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
@@ -191,11 +191,11 @@ func (s *story) waitfor(_ *testscript.TestScript, args []string) error {
 	if len(args) == 0 {
 		return errUsage
 	}
-	words := strings.Join(args[1:], " ")
-	return within(patience, func() error {
+	text := strings.Join(args[1:], " ")
+	return within(timeout, func() error {
 		a, err := call("", "GET", args[0], "")
-		if err == nil && (a.status != http.StatusOK || !strings.Contains(a.body, words)) {
-			err = fmt.Errorf("GET %s: got %v, want 200 %s", args[0], a, words)
+		if err == nil && (a.status != http.StatusOK || !strings.Contains(a.body, text)) {
+			err = fmt.Errorf("GET %s: got %v, want 200 %s", args[0], a, text)
 		}
 		return err
 	})
@@ -209,8 +209,8 @@ func (s *story) hit(ts *testscript.TestScript, args []string) error {
 	if err != nil {
 		return err
 	}
-	if words := strings.Join(args[1:], " "); strconv.Itoa(a.status) != args[0] || !strings.Contains(a.body, words) {
-		return fmt.Errorf("the hit: got %v, want %s %s", a, args[0], words)
+	if text := strings.Join(args[1:], " "); strconv.Itoa(a.status) != args[0] || !strings.Contains(a.body, text) {
+		return fmt.Errorf("the hit: got %v, want %s %s", a, args[0], text)
 	}
 	return nil
 }
@@ -219,7 +219,7 @@ func (s *story) call(ts *testscript.TestScript, args []string) error {
 	if len(args) < 4 {
 		return errUsage
 	}
-	who, ok := map[string]string{"admin": admin, "agent": agents, "nobody": ""}[args[0]]
+	who, ok := map[string]string{"admin": admin, "agent": agents, "anonymous": ""}[args[0]]
 	if !ok {
 		who = args[0]
 	}
@@ -239,11 +239,11 @@ func (s *story) agents(ts *testscript.TestScript, args []string) error {
 	if len(args) == 0 {
 		return errUsage
 	}
-	words := strings.Join(args[1:], " ")
-	return within(patience, func() error {
+	text := strings.Join(args[1:], " ")
+	return within(timeout, func() error {
 		a, err := call(admin, "GET", ts.Getenv("CONTROLLER")+"/api/v1/agents", "")
-		if err == nil && (a.header.Get("X-Total-Count") != args[0] || !strings.Contains(a.body, words)) {
-			err = fmt.Errorf("the agents: got %s: %v, want %s %s", a.header.Get("X-Total-Count"), a, args[0], words)
+		if err == nil && (a.header.Get("X-Total-Count") != args[0] || !strings.Contains(a.body, text)) {
+			err = fmt.Errorf("the agents: got %s: %v, want %s %s", a.header.Get("X-Total-Count"), a, args[0], text)
 		}
 		return err
 	})

@@ -22,11 +22,11 @@ import (
 )
 
 const (
-	admin     = "admin:admin123"
-	agents    = "agent:secret123"
-	patience  = 60 * time.Second // that anything may take to come true
-	glance    = 20 * time.Millisecond
-	buildTags = "nomsgpack,osusergo,netgo,sqlite_omit_load_extension"
+	admin      = "admin:admin123"
+	agents     = "agent:secret123"
+	timeout    = 60 * time.Second // that anything may take to come true
+	checkEvery = 20 * time.Millisecond
+	buildTags  = "nomsgpack,osusergo,netgo,sqlite_omit_load_extension"
 )
 
 // binaries is the folder of what TestMain built.
@@ -84,7 +84,7 @@ type process struct {
 	env  []string // KEY=VALUE, beside what all have
 	uid  uint32   // who runs it; 0: who runs the test
 
-	files int // that it may open; 0: as many as the test
+	maxFiles int // that it may open; 0: as many as the test
 
 	cmd   *exec.Cmd
 	log   output // of all its lives
@@ -115,15 +115,15 @@ func newProcess(name string, env ...string) *process {
 	return &process{name: name, env: env}
 }
 
-// nowhere is the URL of an agent's controller and worker unless a test gives
+// unreachableURL is the URL of an agent's controller and worker unless a test gives
 // others: the defaults may be those of a system that runs on this machine.
-const nowhere = "http://127.0.0.1:1"
+const unreachableURL = "http://127.0.0.1:1"
 
 // command returns a program that has only env in its environment, and no
 // default that leads to another system on this machine.
 func command(path string, env []string, args ...string) *exec.Cmd {
 	cmd := exec.Command(path, args...)
-	cmd.Env = append([]string{"CONTROLLER_URL=" + nowhere, "WORKER_URL=" + nowhere, "GORACE=atexit_sleep_ms=0"}, env...)
+	cmd.Env = append([]string{"CONTROLLER_URL=" + unreachableURL, "WORKER_URL=" + unreachableURL, "GORACE=atexit_sleep_ms=0"}, env...)
 	return cmd
 }
 
@@ -137,8 +137,8 @@ func (p *process) launch() error {
 		_, p.port, _ = net.SplitHostPort(address)
 	}
 	path, args := filepath.Join(binaries, p.name), p.args
-	if p.files != 0 {
-		limit := fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, p.files)
+	if p.maxFiles != 0 {
+		limit := fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, p.maxFiles)
 		path, args = "sh", append([]string{"-c", limit, path}, args...)
 	}
 	p.cmd = command(path, append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "LOG_FORMAT=json",
@@ -160,30 +160,30 @@ func (p *process) launch() error {
 
 // start starts the process and returns when it listens.
 func (p *process) start() error {
-	said := len(p.log.String())
+	before := len(p.log.String())
 	if err := p.launch(); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(patience); ; time.Sleep(glance) {
-		if addr := listening(p.log.String()[said:]); addr != "" {
+	for deadline := time.Now().Add(timeout); ; time.Sleep(checkEvery) {
+		if addr := listenAddress(p.log.String()[before:]); addr != "" {
 			p.addr = addr
 			_, p.port, _ = net.SplitHostPort(addr)
 			return nil
 		}
 		select {
 		case <-p.ended:
-			return fmt.Errorf("%s ended at its start with status %d:\n%s", p.name, p.cmd.ProcessState.ExitCode(), p.log.String()[said:])
+			return fmt.Errorf("%s ended at its start with status %d:\n%s", p.name, p.cmd.ProcessState.ExitCode(), p.log.String()[before:])
 		default:
 		}
 		if time.Now().After(deadline) {
 			_ = p.crash()
-			return fmt.Errorf("%s does not listen:\n%s", p.name, p.log.String()[said:])
+			return fmt.Errorf("%s does not listen:\n%s", p.name, p.log.String()[before:])
 		}
 	}
 }
 
-// listening finds the address in what a process wrote.
-func listening(log string) string {
+// listenAddress finds the address in what a process wrote.
+func listenAddress(log string) string {
 	for line := range strings.Lines(log) {
 		var event struct{ Msg, Addr string }
 		if json.Unmarshal([]byte(line), &event) == nil && event.Msg == "Listening" {
@@ -211,27 +211,27 @@ func (p *process) end(signal syscall.Signal, status int) error {
 	_ = p.cmd.Process.Signal(signal) // it may have ended by itself; its status tells
 	select {
 	case <-p.ended:
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		_ = p.cmd.Process.Kill()
 		<-p.ended
 		return fmt.Errorf("%s does not end on %v:\n%s", p.name, signal, p.log.String())
 	}
 	p.cmd = nil
-	return p.verdict(status)
+	return p.checkExit(status)
 }
 
-// exit waits for the process to end by itself.
-func (p *process) exit(status int) error {
+// waitExit waits for the process to end by itself.
+func (p *process) waitExit(status int) error {
 	select {
 	case <-p.ended:
-	case <-time.After(patience):
+	case <-time.After(timeout):
 		_ = p.crash()
 		return fmt.Errorf("%s still runs, want it ended:\n%s", p.name, p.log.String())
 	}
-	return p.verdict(status)
+	return p.checkExit(status)
 }
 
-func (p *process) verdict(status int) error {
+func (p *process) checkExit(status int) error {
 	log := p.log.String()
 	var got int
 	if p.cmd != nil {
@@ -256,12 +256,12 @@ func run(t *testing.T, name string, env ...string) *process {
 	t.Helper()
 	p := newProcess(name, env...)
 	must(t, p.start())
-	tidy(t, p)
+	cleanUp(t, p)
 	return p
 }
 
-// tidy ends a process with the test, and shows its log if that failed.
-func tidy(t *testing.T, p *process) {
+// cleanUp ends a process with the test, and shows its log if that failed.
+func cleanUp(t *testing.T, p *process) {
 	t.Cleanup(func() {
 		if p.cmd != nil {
 			if err := p.crash(); err != nil && p.name != "target" {
@@ -296,11 +296,11 @@ func agentIn(dir, controller, worker string) []string {
 // eventually waits until a condition holds; it returns nil then, or why not yet.
 func eventually(t *testing.T, condition func() error) {
 	t.Helper()
-	must(t, within(patience, condition))
+	must(t, within(timeout, condition))
 }
 
 func within(d time.Duration, condition func() error) error {
-	for deadline := time.Now().Add(d); ; time.Sleep(glance) {
+	for deadline := time.Now().Add(d); ; time.Sleep(checkEvery) {
 		err := condition()
 		if err == nil {
 			return nil
@@ -393,8 +393,8 @@ func publish(controller, url string) (int64, error) {
 	return done.Version, json.Unmarshal([]byte(a.body), &done)
 }
 
-// hits returns an error unless a hit gives that body, which may be a part.
-func hits(worker, body string) error {
+// checkHit returns an error unless a hit gives that body, which may be a part.
+func checkHit(worker, body string) error {
 	a, err := call("", "GET", worker+"/hit", "")
 	if err != nil {
 		return err

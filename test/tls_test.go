@@ -112,24 +112,24 @@ func TestTLS_CertificateRenewed_ConnectionsStay(t *testing.T) {
 	t.Parallel()
 	files := newDevCerts(t)
 	target, worker := run(t, "target"), run(t, "worker")
-	controller := run(t, "controller", append(controllerIn(t.TempDir()), append(files.controller(), hour)...)...)
+	controller := run(t, "controller", append(controllerIn(t.TempDir()), append(files.controller(), hourly)...)...)
 	between := newRelay(t, controller.addr)
 	agent := run(t, "agent", append(agentIn(t.TempDir(), "https://"+between.addr, worker.url()), files.agent()...)...)
 
 	admins := &http.Client{Transport: &http.Transport{TLSClientConfig: files.trusted(t), ForceAttemptHTTP2: true}}
 	defer admins.CloseIdleConnections()
-	arrives := func(page string) {
+	publishAndWait := func(page string) {
 		t.Helper()
 		a, err := callBy(admins, admin, "POST", "https://"+controller.addr+"/api/v1/config", fmt.Sprintf(`{"url":%q}`, target.url()+page))
 		must(t, err)
 		if a.status != http.StatusOK || a.proto != "HTTP/2.0" {
 			t.Fatalf("publish: got %v over %s, want 200 over HTTP/2.0", a, a.proto)
 		}
-		eventually(t, func() error { return hits(worker.url(), "target "+page) })
+		eventually(t, func() error { return checkHit(worker.url(), "target "+page) })
 	}
-	eventually(t, func() error { return hears(agent, "longpoll") })
-	arrives("/first")
-	eventually(t, func() error { return hears(agent, "longpoll") })
+	eventually(t, func() error { return checkTransport(agent, "longpoll") })
+	publishAndWait("/first")
+	eventually(t, func() error { return checkTransport(agent, "longpoll") })
 
 	before, opened := files.shows(t, controller.addr), between.opened.Load()
 	files.make(t, "--renew")
@@ -139,12 +139,12 @@ func TestTLS_CertificateRenewed_ConnectionsStay(t *testing.T) {
 		}
 		return nil
 	})
-	arrives("/second")
+	publishAndWait("/second")
 	if now, ended := between.opened.Load(), between.ended.Load(); now != opened || ended != 0 {
 		t.Errorf("the agent has opened %d connections, %d of them since the renewal, and %d have ended; want the one that it had", now, now-opened, ended)
 	}
-	controller.says(t, "Certificate reloaded", 1)
-	agent.says(t, "Push lost", 0)
+	controller.waitForLog(t, "Certificate reloaded", 1)
+	agent.waitForLog(t, "Push lost", 0)
 
 	health := command(filepath.Join(binaries, "controller"), append(controller.env, "PORT="+controller.port), "health")
 	if out, err := health.CombinedOutput(); err != nil {
@@ -163,7 +163,7 @@ func TestTLS_UntrustedAgent_ReportsReason(t *testing.T) {
 	controller := run(t, "controller", append(controllerIn(t.TempDir()), files.controller()...)...)
 	for name, row := range map[string]struct {
 		settings []string
-		words    string
+		want     string
 	}{
 		"without a certificate":        {files.agent()[:1], "set CONTROLLER_CERT_FILE and CONTROLLER_KEY_FILE of the agent"},
 		"with one of somebody else":    {append(others.agent(), files.agent()[0]), "does not take this agent's certificate (see CONTROLLER_CERT_FILE)"},
@@ -175,8 +175,8 @@ func TestTLS_UntrustedAgent_ReportsReason(t *testing.T) {
 			agent := run(t, "agent", append(agentIn(t.TempDir(), "https://"+controller.addr, worker.url()), row.settings...)...)
 			eventually(t, func() error {
 				self, a, err := get[status]("", agent.url()+"/status")
-				if err == nil && !strings.Contains(self.LastError, row.words) {
-					err = fmt.Errorf("/status has %s, want %q", a.body, row.words)
+				if err == nil && !strings.Contains(self.LastError, row.want) {
+					err = fmt.Errorf("/status has %s, want %q", a.body, row.want)
 				}
 				return err
 			})

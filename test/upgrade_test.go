@@ -121,7 +121,7 @@ func TestUpgrade_OldData_KeepsIdentitiesAndVersions(t *testing.T) {
 	for i, cache := range caches {
 		fleet[i] = newProcess("agent", "CACHE_FILE="+filepath.Join(dir, "caches", cache.Name()),
 			"CONTROLLER_URL="+controller.url(), "WORKER_URL="+worker.URL)
-		tidy(t, fleet[i])
+		cleanUp(t, fleet[i])
 	}
 	must(t, all(fleet, (*process).start))
 	eventually(t, func() error {
