@@ -34,7 +34,7 @@ func (b *bench) measureIdle(w io.Writer) (lost int, err error) {
 			return 0, err
 		}
 	}
-	if err := b.pass(2 * b.pause); err != nil {
+	if err := b.sleep(2 * b.pause); err != nil {
 		return 0, err
 	}
 	before, err := measureAll(stages)
@@ -42,12 +42,12 @@ func (b *bench) measureIdle(w io.Writer) (lost int, err error) {
 		return 0, err
 	}
 	began := time.Now()
-	b.say("%d agents of each transport are idle for %s", b.idleAgents, b.idle)
+	b.logf("%d agents of each transport are idle for %s", b.idleAgents, b.idle)
 	for left := b.idle; left > 0; left = b.idle - time.Since(began) {
-		if err := b.pass(min(left, time.Minute)); err != nil {
+		if err := b.sleep(min(left, time.Minute)); err != nil {
 			return 0, err
 		}
-		b.say("Idle for %s of %s", time.Since(began).Round(time.Second), b.idle)
+		b.logf("Idle for %s of %s", time.Since(began).Round(time.Second), b.idle)
 	}
 	took := time.Since(began)
 	after, err := measureAll(stages)
@@ -74,7 +74,7 @@ func measureAll(stages []*stage) ([]measured, error) {
 func (b *bench) reportIdle(w io.Writer, stages []*stage, before, after []measured, took time.Duration) (lost int, err error) {
 	agents := int64(b.idleAgents)
 	hourly := func(n int64) float64 { return float64(n) / float64(agents) / took.Hours() }
-	nobody := after[0].controller.cpu - before[0].controller.cpu
+	idleCPU := after[0].controller.cpu - before[0].controller.cpu
 	polling := 0.0
 	for i, s := range stages {
 		if s.swarm != nil && s.transport == swarm.None {
@@ -86,19 +86,19 @@ func (b *bench) reportIdle(w io.Writer, stages []*stage, before, after []measure
 	for i, s := range stages[1:] {
 		before, after := before[i+1], after[i+1]
 		traffic := after.traffic.Minus(before.traffic)
-		cpu := max(after.controller.cpu-before.controller.cpu-nobody, 0)
+		cpu := max(after.controller.cpu-before.controller.cpu-idleCPU, 0)
 		ratio := "–"
 		if polling > 0 {
 			ratio = fmt.Sprintf("%.1f %%", 100*hourly(traffic.Bytes())/polling)
 		}
-		t.row(b.label(string(s.transport)), kib((after.controller.memory-s.bare.controller.memory)/agents), fmt.Sprintf("%.1f", 10_000*hourly(int64(cpu))/float64(time.Second)),
-			grouped(int64(hourly(traffic.Bytes()))), grouped(int64(hourly(traffic.Payload))), grouped(int64(hourly(traffic.Segments))), ratio)
+		t.row(b.label(string(s.transport)), kib((after.controller.memory-s.baseline.controller.memory)/agents), fmt.Sprintf("%.1f", 10_000*hourly(int64(cpu))/float64(time.Second)),
+			formatCount(int64(hourly(traffic.Bytes()))), formatCount(int64(hourly(traffic.Payload))), formatCount(int64(hourly(traffic.Segments))), ratio)
 		if note := b.brokerNote(s.transport, s.agents); note != "" {
 			notes = append(notes, fmt.Sprintf("%s: %s", s.transport, note))
 		}
 		if s.server != nil {
 			notes = append(notes, fmt.Sprintf("%s: %s-server itself takes %s KiB per agent and %.1f CPU seconds per 10,000 agents and hour more.",
-				s.transport, s.transport, kib((after.broker.memory-s.bare.broker.memory)/agents), 10_000*hourly(int64(after.broker.cpu-before.broker.cpu))/float64(time.Second)))
+				s.transport, s.transport, kib((after.broker.memory-s.baseline.broker.memory)/agents), 10_000*hourly(int64(after.broker.cpu-before.broker.cpu))/float64(time.Second)))
 		}
 		trouble, err := s.swarm.Trouble()
 		if err != nil {
@@ -107,7 +107,7 @@ func (b *bench) reportIdle(w io.Writer, stages []*stage, before, after []measure
 		if trouble.Count > 0 {
 			notes = append(notes, fmt.Sprintf("%s: requests that went wrong: %s.", s.transport, trouble))
 		}
-		missing, err := s.behind()
+		missing, err := s.countBehind()
 		if err != nil {
 			return 0, err
 		}
@@ -120,10 +120,10 @@ func (b *bench) reportIdle(w io.Writer, stages []*stage, before, after []measure
 ### Idle
 
 What an agent takes to which nothing happens: %s agents of each transport, watched for %s; the figures per hour are drawn from that. It is the steady
-state of a long poll, which waits for 300 s; a real agent begins with 55 s. CPU time is that of the controller above one to which nobody is
+state of a long poll, which waits for 300 s; a real agent begins with 55 s. CPU time is that of the controller above one to which idleCPU is
 connected. Bytes are those of IP packets both ways, keepalive probes and bare acknowledgements among them; payload is what TCP carried.
 
-`, grouped(agents), span(took.Round(time.Second)))
+`, formatCount(agents), formatDuration(took.Round(time.Second)))
 	t.print(w)
 	printNotes(w, notes)
 	return lost, nil

@@ -63,29 +63,29 @@ var errUsage = errors.New("the command line cannot be used") // and why was said
 // bench is one run.
 type bench struct {
 	options
-	ctx      context.Context
-	began    time.Time
-	progress io.Writer
-	dir      string // of all files; removed at the end
-	self     string // this program
-	room     int    // for connections, in a process
-	fleet    fleet
+	ctx            context.Context
+	began          time.Time
+	progress       io.Writer
+	dir            string // of all files; removed at the end
+	self           string // this program
+	maxConnections int    // for connections, in a process
+	fleet          fleet
 }
 
 // options are the command line.
 type options struct {
-	controller string
-	natsServer string
-	files      int
-	agents     counts
-	transports names
-	publishes  int
-	idle       time.Duration
-	idleAgents int
-	herdAgents int
-	away       time.Duration
-	parts      names
-	quick      bool
+	controller      string
+	natsServer      string
+	files           int
+	agents          counts
+	transports      names
+	publishes       int
+	idle            time.Duration
+	idleAgents      int
+	reconnectAgents int
+	away            time.Duration
+	parts           names
+	quick           bool
 
 	// Real agents have fixed ones; a quick run has shorter.
 	interval  time.Duration // of polling
@@ -98,7 +98,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	o := options{
 		agents:     counts{1_000, 10_000},
 		transports: names{string(swarm.LongPoll), string(swarm.Redis), string(swarm.NATS), string(swarm.None)},
-		parts:      names{"publish", "idle", "herd"},
+		parts:      names{"publish", "idle", "reconnect"},
 		interval:   30 * time.Second, cutSpread: 30 * time.Second, pause: time.Second, steady: time.Minute,
 	}
 	flags := flag.NewFlagSet("bench-push", flag.ContinueOnError)
@@ -111,9 +111,9 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.IntVar(&o.publishes, "publishes", 5, "how many publishes each figure is the median of")
 	flags.DurationVar(&o.idle, "idle", 10*time.Minute, "how long to watch agents to which nothing happens")
 	flags.IntVar(&o.idleAgents, "idle-agents", 1_000, "how many of each transport")
-	flags.IntVar(&o.herdAgents, "herd-agents", 10_000, "how many agents lose their controller")
+	flags.IntVar(&o.reconnectAgents, "reconnect-agents", 10_000, "how many agents lose their controller")
 	flags.DurationVar(&o.away, "away", time.Minute, "for how long")
-	flags.Var(&o.parts, "parts", "`which` of publish, idle and herd to measure, with commas between")
+	flags.Var(&o.parts, "parts", "`which` of publish, idle and reconnect to measure, with commas between")
 	flags.BoolVar(&o.quick, "quick", false, "see in less than a minute that this program works; its figures say little")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return o, err
@@ -121,7 +121,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		return o, errUsage
 	}
 	if o.quick {
-		o.agents, o.publishes, o.idleAgents, o.herdAgents = counts{200}, 2, 200, 200
+		o.agents, o.publishes, o.idleAgents, o.reconnectAgents = counts{200}, 2, 200, 200
 		o.idle, o.away, o.steady = 5*time.Second, time.Second, 2*time.Second
 		o.interval, o.cutSpread, o.pause = 3*time.Second, time.Second, 200*time.Millisecond
 	}
@@ -129,16 +129,16 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	switch {
 	case flags.NArg() > 0:
 		bad = flags.Arg(0) + " is not understood"
-	case o.publishes < 1 || o.idleAgents < 1 || o.herdAgents < 1:
-		bad = "-publishes, -idle-agents and -herd-agents must be 1 or more"
-	case o.files != 0 && o.files < fewestFiles:
-		bad = fmt.Sprintf("-files must be %d or more, or 0", fewestFiles)
+	case o.publishes < 1 || o.idleAgents < 1 || o.reconnectAgents < 1:
+		bad = "-publishes, -idle-agents and -reconnect-agents must be 1 or more"
+	case o.files != 0 && o.files < minFiles:
+		bad = fmt.Sprintf("-files must be %d or more, or 0", minFiles)
 	case o.idle < time.Second || o.away < time.Second:
 		bad = "-idle and -away must be 1s or more"
 	case !o.transports.within(string(swarm.LongPoll), string(swarm.Redis), string(swarm.NATS), string(swarm.None)):
 		bad = "-transports must be of longpoll, redis, nats and none"
-	case !o.parts.within("publish", "idle", "herd"):
-		bad = "-parts must be of publish, idle and herd"
+	case !o.parts.within("publish", "idle", "reconnect"):
+		bad = "-parts must be of publish, idle and reconnect"
 	}
 	if bad != "" {
 		fmt.Fprintln(stderr, "bench-push:", bad)
@@ -161,7 +161,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	b := &bench{options: o, ctx: ctx, began: time.Now(), progress: stderr}
-	if err := b.fits(); err != nil {
+	if err := b.checkLimits(); err != nil {
 		return err
 	}
 	if b.dir, err = os.MkdirTemp("", "fleetconf-bench-"); err != nil {
@@ -169,15 +169,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	defer func() { _ = os.RemoveAll(b.dir) }()
 
-	if err := b.enroll(); err != nil {
+	if err := b.registerFleet(); err != nil {
 		return err
 	}
-	b.head(stdout)
+	b.printHeader(stdout)
 	lost := 0
 	for _, part := range []struct {
 		name    string
 		measure func(io.Writer) (lost int, err error)
-	}{{"publish", b.measurePublish}, {"idle", b.measureIdle}, {"herd", b.measureHerd}} {
+	}{{"publish", b.measurePublish}, {"idle", b.measureIdle}, {"reconnect", b.measureReconnect}} {
 		if !slices.Contains(b.parts, part.name) {
 			continue
 		}
@@ -190,20 +190,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 		lost += n
 	}
-	b.say("Done")
+	b.logf("Done")
 	if lost > 0 {
 		return fmt.Errorf("%d agents did not get a version in time, or did not come back; the tables say where", lost)
 	}
 	return nil
 }
 
-// say tells of the progress.
-func (b *bench) say(format string, args ...any) {
+// logf tells of the progress.
+func (b *bench) logf(format string, args ...any) {
 	fmt.Fprintf(b.progress, "[%6.1f s] %s\n", time.Since(b.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// pass returns after d, or with the error of the context.
-func (b *bench) pass(d time.Duration) error {
+// sleep returns after d, or with the error of the context.
+func (b *bench) sleep(d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
@@ -215,17 +215,17 @@ func (b *bench) pass(d time.Duration) error {
 }
 
 const (
-	// roomShare is the percentage of the files that a process may open which are
+	// connectionShare is the percentage of the files that a process may open which are
 	// connections of agents, at most. The others are its own, and for agents that
 	// come back before it has noticed that they left.
-	roomShare = 80
-	// fewestFiles leave a controller enough of its own.
-	fewestFiles = 300
+	connectionShare = 80
+	// minFiles leave a controller enough of its own.
+	minFiles = 300
 )
 
-// fits raises the limit of open files as far as it may, for this program and
+// checkLimits raises the limit of open files as far as it may, for this program and
 // those that it starts, and tells whether it is enough and all programs are there.
-func (b *bench) fits() error {
+func (b *bench) checkLimits() error {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return fmt.Errorf("read the limit of open files: %w", err)
@@ -241,9 +241,9 @@ func (b *bench) fits() error {
 		return fmt.Errorf("set the limit of open files: %w", err)
 	}
 	b.files = int(min(limit.Cur, 1<<20))
-	b.room = b.files * roomShare / 100
-	most := slices.Max(b.sizes())
-	if most > b.room {
+	b.maxConnections = b.files * connectionShare / 100
+	most := slices.Max(b.fleetSizes())
+	if most > b.maxConnections {
 		return fmt.Errorf("%d agents are more than a controller has room for, which may open %d files: raise the limit (ulimit -Hn), or measure with fewer; --help says how", most, b.files)
 	}
 	if _, err := exec.LookPath(b.controller); err != nil {
@@ -252,7 +252,7 @@ func (b *bench) fits() error {
 	if _, err := exec.LookPath("redis-server"); err != nil && slices.Contains(b.transports, string(swarm.Redis)) {
 		return errors.New("redis-server is not installed: run scripts/install-deps.sh, or leave redis out of -transports")
 	}
-	if slices.Contains(b.transports, string(swarm.NATS)) && !b.embeds(most) {
+	if slices.Contains(b.transports, string(swarm.NATS)) && !b.embedsNATS(most) {
 		if _, err := exec.LookPath(b.natsServer); err != nil {
 			return fmt.Errorf("%w; build it with: make nats-server, or leave nats out of -transports", err)
 		}
@@ -269,14 +269,14 @@ func (b *bench) fits() error {
 	return nil
 }
 
-// embeds reports whether NATS is within the controller, where both connections
+// embedsNATS reports whether NATS is within the controller, where both connections
 // of each of n agents end.
-func (b *bench) embeds(n int) bool { return swarm.NATS.Connections()*n <= b.room }
+func (b *bench) embedsNATS(n int) bool { return swarm.NATS.Connections()*n <= b.maxConnections }
 
-// sizes are the fleets that are needed, from the smallest to the largest.
-func (b *bench) sizes() []int {
+// fleetSizes are the fleets that are needed, from the smallest to the largest.
+func (b *bench) fleetSizes() []int {
 	var sizes []int
-	for part, needs := range map[string][]int{"publish": b.agents, "idle": {b.idleAgents}, "herd": {b.herdAgents}} {
+	for part, needs := range map[string][]int{"publish": b.agents, "idle": {b.idleAgents}, "reconnect": {b.reconnectAgents}} {
 		if slices.Contains(b.parts, part) {
 			sizes = append(sizes, needs...)
 		}
@@ -285,8 +285,8 @@ func (b *bench) sizes() []int {
 	return slices.Compact(sizes)
 }
 
-// head says what was measured, and on what.
-func (b *bench) head(w io.Writer) {
+// printHeader says what was measured, and on what.
+func (b *bench) printHeader(w io.Writer) {
 	build := "unknown build"
 	if out, err := exec.CommandContext(b.ctx, b.controller, "--version").Output(); err == nil {
 		build, _, _ = strings.Cut(strings.TrimSpace(string(out)), " (")

@@ -31,14 +31,14 @@ var inherited = []string{"PUSH_RATE", "SWEEP_INTERVAL", "LIMIT_REGISTER", "LIMIT
 
 // launch starts a program with a log file of that name.
 func (b *bench) launch(name, program string, args, env []string) (*process, error) {
-	p := b.prepare(name, program, args, env)
+	p := b.newProcess(name, program, args, env)
 	return p, p.start()
 }
 
-// converse is launch for a program that is spoken with: Write is to its standard
+// launchPiped is launch for a program that is spoken with: Write is to its standard
 // input, and Read from its standard output.
-func (b *bench) converse(name, program string, args ...string) (*process, error) {
-	p := b.prepare(name, program, args, nil)
+func (b *bench) launchPiped(name, program string, args ...string) (*process, error) {
+	p := b.newProcess(name, program, args, nil)
 	var err error
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func (b *bench) converse(name, program string, args ...string) (*process, error)
 	return p, p.start()
 }
 
-func (b *bench) prepare(name, program string, args, env []string) *process {
+func (b *bench) newProcess(name, program string, args, env []string) *process {
 	p := &process{name: name, log: filepath.Join(b.dir, name+".log"), ended: make(chan struct{})}
 	p.cmd = exec.CommandContext(b.ctx, program, args...) // which kills it when ctx ends
 	p.cmd.Dir = b.dir
@@ -112,7 +112,7 @@ func (p *process) kill() {
 
 // await returns when the program answers, by what ask says.
 func (p *process) await(ctx context.Context, ask func() error) error {
-	for deadline := time.Now().Add(startPatience); ; {
+	for deadline := time.Now().Add(startTimeout); ; {
 		err := ask()
 		if err == nil {
 			return nil
@@ -130,8 +130,8 @@ func (p *process) await(ctx context.Context, ask func() error) error {
 	}
 }
 
-// startPatience is how long a program may take until it answers.
-const startPatience = 30 * time.Second
+// startTimeout is how long a program may take until it answers.
+const startTimeout = 30 * time.Second
 
 // tail is the end of what the program wrote.
 func (p *process) tail() string {
@@ -154,8 +154,8 @@ func healthy(address string) func() error {
 	}
 }
 
-// listening knocks.
-func listening(address string) func() error {
+// acceptsTCP knocks.
+func acceptsTCP(address string) func() error {
 	return func() error {
 		c, err := net.DialTimeout("tcp", address, time.Second)
 		if err != nil {

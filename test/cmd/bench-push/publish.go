@@ -9,9 +9,9 @@ import (
 	"github.com/fleetconf/fleetconf/test/internal/swarm"
 )
 
-// late is how long a version may take to an agent that is told of it. After
+// stragglerAfter is how long a version may take to an agent that is told of it. After
 // that the agent is a straggler.
-const late = 10 * time.Second
+const stragglerAfter = 10 * time.Second
 
 // reach is how one version spread.
 type reach struct {
@@ -46,19 +46,19 @@ func (b *bench) measurePublish(w io.Writer) (stragglers int, err error) {
 			}
 			stragglers += lost
 			deliveries := int64(n * len(got.reaches))
-			t.row(grouped(int64(n)), b.label(name), milliseconds(got.median(func(r reach) time.Duration { return r.p50 })),
+			t.row(formatCount(int64(n)), b.label(name), milliseconds(got.median(func(r reach) time.Duration { return r.p50 })),
 				milliseconds(got.median(func(r reach) time.Duration { return r.p99 })), milliseconds(got.median(func(r reach) time.Duration { return r.max })),
-				milliseconds(got.worst()), grouped(int64(lost)), kib(got.connected), kib(got.after), grouped(got.cpu.Microseconds()),
-				grouped(got.traffic.Bytes()/deliveries), grouped(got.traffic.Payload/deliveries))
+				milliseconds(got.worst()), formatCount(int64(lost)), kib(got.connected), kib(got.after), formatCount(got.cpu.Microseconds()),
+				formatCount(got.traffic.Bytes()/deliveries), formatCount(got.traffic.Payload/deliveries))
 			if note := b.brokerNote(swarm.Transport(name), n); note != "" {
-				notes = append(notes, fmt.Sprintf("%s, %s agents: %s", name, grouped(int64(n)), note))
+				notes = append(notes, fmt.Sprintf("%s, %s agents: %s", name, formatCount(int64(n)), note))
 			}
 			if got.broker.memory > 0 {
 				notes = append(notes, fmt.Sprintf("%s, %s agents: %s-server itself takes %s KiB per agent more, and %s µs of CPU per agent and change.",
-					name, grouped(int64(n)), name, kib(got.broker.memory), grouped(got.broker.cpu.Microseconds())))
+					name, formatCount(int64(n)), name, kib(got.broker.memory), formatCount(got.broker.cpu.Microseconds())))
 			}
 			if got.trouble.Count > 0 {
-				notes = append(notes, fmt.Sprintf("%s, %s agents: requests that went wrong: %s.", name, grouped(int64(n)), got.trouble))
+				notes = append(notes, fmt.Sprintf("%s, %s agents: requests that went wrong: %s.", name, formatCount(int64(n)), got.trouble))
 			}
 		}
 	}
@@ -70,7 +70,7 @@ Polling was followed for one publish. A straggler had not applied a version %s a
 takes with the same agents registered and none connected. A change is the fetch, the report of it and, with longpoll, the next poll; polling counts
 the polls of a whole interval. Bytes are those of IP packets, both ways.
 
-`, b.publishes, late)
+`, b.publishes, stragglerAfter)
 	t.print(w)
 	printNotes(w, notes)
 	return stragglers, nil
@@ -86,7 +86,7 @@ func (b *bench) publishTo(transport swarm.Transport, n int) (got publishes, err 
 	if err := s.connect(); err != nil {
 		return got, err
 	}
-	if err := s.pass(2 * s.pause); err != nil {
+	if err := s.sleep(2 * s.pause); err != nil {
 		return got, err
 	}
 	before, err := s.measure()
@@ -98,22 +98,22 @@ func (b *bench) publishTo(transport swarm.Transport, n int) (got publishes, err 
 		times = 1
 	}
 	for range times {
-		r, err := s.spread()
+		r, err := s.measureSpread()
 		if err != nil {
 			return got, err
 		}
 		got.reaches = append(got.reaches, r)
-		s.say("%s: version %d reached the last of %d agents after %s ms", s.name, s.version, n, milliseconds(r.max))
+		s.logf("%s: version %d reached the last of %d agents after %s ms", s.name, s.version, n, milliseconds(r.max))
 	}
 	after, err := s.measure()
 	if err != nil {
 		return got, err
 	}
 	agents, deliveries := int64(n), time.Duration(n*times)
-	got.connected, got.after = (before.controller.memory-s.bare.controller.memory)/agents, (after.controller.memory-s.bare.controller.memory)/agents
+	got.connected, got.after = (before.controller.memory-s.baseline.controller.memory)/agents, (after.controller.memory-s.baseline.controller.memory)/agents
 	got.cpu = (after.controller.cpu - before.controller.cpu) / deliveries
 	got.traffic = after.traffic.Minus(before.traffic)
-	got.broker = usage{(after.broker.memory - s.bare.broker.memory) / agents, (after.broker.cpu - before.broker.cpu) / deliveries}
+	got.broker = usage{(after.broker.memory - s.baseline.broker.memory) / agents, (after.broker.cpu - before.broker.cpu) / deliveries}
 	got.trouble, err = s.swarm.Trouble()
 	return got, err
 }
@@ -123,15 +123,15 @@ func (b *bench) brokerNote(transport swarm.Transport, n int) string {
 	switch {
 	case transport != swarm.NATS:
 		return ""
-	case b.embeds(n):
+	case b.embedsNATS(n):
 		return "the server is within the controller, and in its figures."
 	}
-	return fmt.Sprintf("the server is one of its own, nats-server, as the controller may open %s files: not enough for two connections of each agent.", grouped(int64(b.files)))
+	return fmt.Sprintf("the server is one of its own, nats-server, as the controller may open %s files: not enough for two connections of each agent.", formatCount(int64(b.files)))
 }
 
-// spread publishes one version and follows it.
-func (s *stage) spread() (r reach, err error) {
-	limit := late
+// measureSpread publishes one version and follows it.
+func (s *stage) measureSpread() (r reach, err error) {
+	limit := stragglerAfter
 	if s.transport == swarm.None {
 		limit = s.interval + s.interval/10 + 2*time.Second
 	}
@@ -139,7 +139,7 @@ func (s *stage) spread() (r reach, err error) {
 	if err != nil {
 		return r, err
 	}
-	if _, err := s.settle(at.Add(limit)); err != nil {
+	if _, err := s.awaitAll(at.Add(limit)); err != nil {
 		return r, err
 	}
 	took := make([]time.Duration, 0, s.agents)
@@ -158,14 +158,14 @@ func (s *stage) spread() (r reach, err error) {
 		r.p50, r.p99, r.max = took[len(took)/2], took[len(took)*99/100], took[len(took)-1]
 	}
 	if s.transport == swarm.None { // what is counted is one interval, whoever was last
-		if err := s.pass(time.Until(at.Add(s.interval))); err != nil {
+		if err := s.sleep(time.Until(at.Add(s.interval))); err != nil {
 			return r, err
 		}
 	}
-	if _, err := s.settle(time.Now().Add(late)); err != nil { // stragglers would count twice
+	if _, err := s.awaitAll(time.Now().Add(stragglerAfter)); err != nil { // stragglers would count twice
 		return r, err
 	}
-	return r, s.pass(s.pause)
+	return r, s.sleep(s.pause)
 }
 
 // measured is what a stage has taken until a moment.

@@ -23,11 +23,11 @@ type fleet struct {
 	databases  map[int]string // by how many of the first agents it knows
 }
 
-// enroll registers the fleet, once. A controller on a copy of a database knows
+// registerFleet registers the fleet, once. A controller on a copy of a database knows
 // the agents by the tokens that they have.
-func (b *bench) enroll() error {
+func (b *bench) registerFleet() error {
 	b.fleet.databases = map[int]string{}
-	s := &stage{bench: b, name: "enroll", transport: swarm.None, database: filepath.Join(b.dir, "enroll.db")}
+	s := &stage{bench: b, name: "register", transport: swarm.None, database: filepath.Join(b.dir, "register.db")}
 	defer s.close()
 	if err := s.start(); err != nil {
 		return err
@@ -35,12 +35,12 @@ func (b *bench) enroll() error {
 	if _, _, err := s.publish(); err != nil {
 		return err
 	}
-	for _, size := range b.sizes() {
+	for _, size := range b.fleetSizes() {
 		have := len(b.fleet.identities)
-		b.say("Registering agents %d to %d", have+1, size)
+		b.logf("Registering agents %d to %d", have+1, size)
 		more, err := swarm.Register(b.ctx, s.address, have, size, func(done int) {
 			if (have+done)%2000 == 0 {
-				b.say("%d registered", have+done)
+				b.logf("%d registered", have+done)
 			}
 		})
 		if err != nil {
@@ -70,14 +70,14 @@ type stage struct {
 	agents    int
 	database  string
 
-	address    string // of the controller
-	broker     string
-	controller *process
-	server     *process   // the broker's, nil where there is none or it is within the controller
-	holders    []*process // of the swarm, a part of it each
-	swarm      *swarm.Remote
-	version    int64    // the newest
-	bare       measured // before an agent connected
+	address        string // of the controller
+	broker         string
+	controller     *process
+	server         *process   // the broker's, nil where there is none or it is within the controller
+	swarmProcesses []*process // of the swarm, a part of it each
+	swarm          *swarm.Remote
+	version        int64    // the newest
+	baseline       measured // before an agent connected
 }
 
 // open starts a stage on a copy of the fleet's database. No agent is connected.
@@ -105,7 +105,7 @@ func (s *stage) open() error {
 	case s.transport == swarm.Redis:
 		s.server, err = s.launch(s.name+"-redis-server", "redis-server", []string{"--bind", "127.0.0.1", "--port", port(s.broker),
 			"--save", "", "--appendonly", "no", "--maxclients", strconv.Itoa(s.files - 100)}, nil)
-	case s.transport == swarm.NATS && !s.embeds(s.agents):
+	case s.transport == swarm.NATS && !s.embedsNATS(s.agents):
 		settings := filepath.Join(s.dir, s.name+".conf")
 		if err := os.WriteFile(settings, fmt.Appendf(nil, natsSettings, s.broker), 0o600); err != nil {
 			return err
@@ -116,7 +116,7 @@ func (s *stage) open() error {
 		return err
 	}
 	if s.server != nil {
-		if err := s.server.await(s.ctx, listening(s.broker)); err != nil {
+		if err := s.server.await(s.ctx, acceptsTCP(s.broker)); err != nil {
 			return err
 		}
 	}
@@ -126,10 +126,10 @@ func (s *stage) open() error {
 	if _, _, err = s.publish(); err != nil { // so that what follows finds it as warm as it will be
 		return err
 	}
-	if err := s.pass(s.pause); err != nil {
+	if err := s.sleep(s.pause); err != nil {
 		return err
 	}
-	s.bare, err = s.measure()
+	s.baseline, err = s.measure()
 	return err
 }
 
@@ -159,7 +159,7 @@ func (s *stage) start() error {
 	case swarm.Redis:
 		env = append(env, "REDIS_URL=redis://"+s.broker)
 	case swarm.NATS:
-		if s.embeds(s.agents) {
+		if s.embedsNATS(s.agents) {
 			env = append(env, "NATS_URL=embedded", "NATS_LISTEN="+s.broker)
 		} else {
 			env = append(env, "NATS_URL=nats://"+s.broker)
@@ -173,14 +173,14 @@ func (s *stage) start() error {
 		return err
 	}
 	if s.transport == swarm.NATS {
-		return s.controller.await(s.ctx, listening(s.broker))
+		return s.controller.await(s.ctx, acceptsTCP(s.broker))
 	}
 	return nil
 }
 
 // close ends all that belongs to the stage.
 func (s *stage) close() {
-	for _, p := range append(s.holders, s.controller, s.server) {
+	for _, p := range append(s.swarmProcesses, s.controller, s.server) {
 		if p != nil {
 			p.kill()
 		}
@@ -222,16 +222,16 @@ const perSecond = 1000
 // connect starts the agents, and returns when each runs the newest version and
 // waits for the next.
 func (s *stage) connect() error {
-	each := s.room / s.transport.Connections()
+	each := s.maxConnections / s.transport.Connections()
 	processes := (s.agents + each - 1) / each
-	s.say("%s: connecting %d agents, %d in a process at most", s.name, s.agents, (s.agents+processes-1)/processes)
+	s.logf("%s: connecting %d agents, %d in a process at most", s.name, s.agents, (s.agents+processes-1)/processes)
 	var pipes []io.ReadWriter
 	for i := range processes {
-		p, err := s.converse(fmt.Sprintf("%s-swarm-%d", s.name, i+1), s.self, swarmMode)
+		p, err := s.launchPiped(fmt.Sprintf("%s-swarm-%d", s.name, i+1), s.self, swarmMode)
 		if err != nil {
 			return err
 		}
-		s.holders, pipes = append(s.holders, p), append(pipes, p)
+		s.swarmProcesses, pipes = append(s.swarmProcesses, p), append(pipes, p)
 	}
 	var err error
 	s.swarm, err = swarm.Distribute(swarm.Options{
@@ -242,7 +242,7 @@ func (s *stage) connect() error {
 		return err
 	}
 	limit := time.Minute + time.Duration(s.agents/perSecond)*2*time.Second
-	n, err := s.settle(time.Now().Add(limit))
+	n, err := s.awaitAll(time.Now().Add(limit))
 	if err != nil || n == s.agents {
 		return err
 	}
@@ -253,25 +253,25 @@ func (s *stage) connect() error {
 	return fmt.Errorf("%s: only %d of %d agents came to rest within %s; trouble: %s\n%s", s.name, n, s.agents, limit, trouble, s.controller.tail())
 }
 
-// behind is how many agents do not run the newest version.
-func (s *stage) behind() (int, error) {
+// countBehind is how many agents do not run the newest version.
+func (s *stage) countBehind() (int, error) {
 	applied, err := s.swarm.Applied(s.version)
 	return s.agents - len(applied), err
 }
 
-// settle returns when all agents run the newest version and wait for the next,
+// awaitAll returns when all agents run the newest version and wait for the next,
 // or at the deadline: how many do.
-func (s *stage) settle(deadline time.Time) (ready int, err error) {
+func (s *stage) awaitAll(deadline time.Time) (ready int, err error) {
 	return s.await(s.agents, deadline)
 }
 
-// await is settle for so many agents.
+// await is awaitAll for so many agents.
 func (s *stage) await(want int, deadline time.Time) (ready int, err error) {
 	for {
 		if ready, err = s.swarm.Ready(s.version); err != nil || ready >= want || time.Now().After(deadline) {
 			return ready, err
 		}
-		if err := s.pass(20 * time.Millisecond); err != nil {
+		if err := s.sleep(20 * time.Millisecond); err != nil {
 			return ready, err
 		}
 		select {

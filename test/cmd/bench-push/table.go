@@ -52,13 +52,13 @@ func printNotes(w io.Writer, notes []string) {
 // label is what the tables call a transport.
 func (b *bench) label(transport string) string {
 	if transport == string(swarm.None) {
-		return fmt.Sprintf("polling, %s", span(b.interval))
+		return fmt.Sprintf("polling, %s", formatDuration(b.interval))
 	}
 	return transport
 }
 
-// span writes a duration without the zeroes at its end.
-func span(d time.Duration) string {
+// formatDuration writes a duration without the zeroes at its end.
+func formatDuration(d time.Duration) string {
 	text := d.String()
 	if short, ok := strings.CutSuffix(text, "m0s"); ok {
 		text = short + "m"
@@ -66,10 +66,10 @@ func span(d time.Duration) string {
 	return text
 }
 
-// grouped writes a number as 1,234,567.
-func grouped(n int64) string {
+// formatCount writes a number as 1,234,567.
+func formatCount(n int64) string {
 	if n < 0 {
-		return "-" + grouped(-n)
+		return "-" + formatCount(-n)
 	}
 	text := strconv.FormatInt(n, 10)
 	for i := len(text) - 3; i > 0; i -= 3 {
@@ -87,5 +87,5 @@ func figure(f float64) string {
 	if -10 < f && f < 10 {
 		return strconv.FormatFloat(f, 'f', 1, 64)
 	}
-	return grouped(int64(f + 0.5))
+	return formatCount(int64(f + 0.5))
 }

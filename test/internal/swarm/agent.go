@@ -21,29 +21,29 @@ type agent struct {
 
 	applied   atomic.Int64 // version; 0 for none
 	appliedAt atomic.Int64 // nanoseconds since the swarm began
-	resting   atomic.Bool  // nothing is owed: it waits for what comes next
+	waiting   atomic.Bool  // nothing is owed: it waits for what comes next
 	meter     meter
 
-	controller *connection // nil: none is open
-	spokeAt    time.Time   // with the controller
-	etag       []byte      // of the applied version
-	owed       bool        // a report of it
-	failures   int         // in a row
-	interval   time.Duration
-	sweep      time.Duration
-	scratch    []byte // a request
+	controller    *connection // nil: none is open
+	lastUsed      time.Time   // with the controller
+	etag          []byte      // of the applied version
+	reportPending bool        // a report of it
+	failures      int         // in a row
+	interval      time.Duration
+	resync        time.Duration
+	scratch       []byte // a request
 }
 
 var (
-	errCut     = errors.New("the connection was cut")
-	errNotHeld = errors.New("the controller holds no answer; it was to be one with PUSH=longpoll")
+	errCut        = errors.New("the connection was cut")
+	errNoLongPoll = errors.New("the controller holds no answer; it was to be one with PUSH=longpoll")
 )
 
 // refusal is an answer that the contract has no use for here.
 type refusal struct {
-	status int
-	floor  time.Duration // Retry-After
-	body   string
+	status     int
+	retryAfter time.Duration // Retry-After
+	body       string
 }
 
 func (r *refusal) Error() string { return fmt.Sprintf("answered %d %s", r.status, r.body) }
@@ -62,9 +62,9 @@ func (a *agent) run() {
 // poll asks every interval. The first one is cut short, so that agents which
 // began together do not stay together.
 func (a *agent) poll() {
-	a.insist()
-	for wait := random(a.interval); a.rest(wait); wait = jittered(a.interval) {
-		a.insist()
+	a.pollUntilSynced()
+	for wait := random(a.interval); a.waitIdle(wait); wait = jittered(a.interval) {
+		a.pollUntilSynced()
 	}
 }
 
@@ -72,22 +72,22 @@ func (a *agent) poll() {
 // that agents which began together do not stay together. What was cut is asked
 // for no more; and after a failure the first answer is not to be held.
 func (a *agent) longPoll() {
-	a.insist()
+	a.pollUntilSynced()
 	longest := longestWait
 	for wait := time.Second + random(longestWait-time.Second); a.ctx.Err() == nil; {
 		began := time.Now()
-		held, err := a.turn(wait)
+		canWait, err := a.pollOnce(wait)
 		if err != nil {
 			if came := time.Since(began) * cutShare / 100; errors.Is(err, errCut) && came >= shortestWait {
 				longest = min(longest, came)
 			}
-			a.recover(err)
+			a.backOff(err)
 			wait = 0
 			continue
 		}
-		if wait = longest; !held {
-			a.swarm.trouble.note(a.id, errNotHeld)
-			a.rest(jittered(a.interval))
+		if wait = longest; !canWait {
+			a.swarm.trouble.note(a.id, errNoLongPoll)
+			a.waitIdle(jittered(a.interval))
 		}
 	}
 }
@@ -105,7 +105,7 @@ type broker interface {
 // subscribe hears hints until ctx ends.
 func (a *agent) subscribe() {
 	for a.ctx.Err() == nil {
-		a.recover(a.listen())
+		a.backOff(a.listen())
 	}
 }
 
@@ -116,48 +116,48 @@ func (a *agent) listen() error {
 	if err != nil {
 		return err
 	}
-	defer a.hangUp(c)
+	defer a.closeConnection(c)
 	var b broker = &redisConn{c}
 	if a.swarm.options.Transport == NATS {
 		b = &natsConn{c}
 	}
-	if err := c.within(patience); err != nil {
+	if err := c.setTimeout(answerTimeout); err != nil {
 		return err
 	}
 	if err := b.open(); err != nil {
-		return cut(err)
+		return wrapCut(err)
 	}
-	a.sleep(random(resubscribed))
-	a.insist()
+	a.sleep(random(subscribeDelay))
+	a.pollUntilSynced()
 	now := time.Now()
-	sweepAt, pingAt := now.Add(random(swept(a.sweep))), now.Add(random(pingEvery))
+	resyncAt, pingAt := now.Add(random(resyncWait(a.resync))), now.Add(random(pingEvery))
 	for a.ctx.Err() == nil {
-		wake := earlier(sweepAt, pingAt)
+		wake := earlier(resyncAt, pingAt)
 		if a.controller != nil {
-			wake = earlier(wake, a.spokeAt.Add(idleTimeout))
+			wake = earlier(wake, a.lastUsed.Add(idleTimeout))
 		}
-		heard, err := a.await(c, wake)
+		received, err := a.await(c, wake)
 		if err != nil {
 			return err
 		}
-		if heard {
-			if err := a.hear(c, b); err != nil {
+		if received {
+			if err := a.receive(c, b); err != nil {
 				return err
 			}
 		}
 		now := time.Now()
-		if !now.Before(sweepAt) {
-			a.insist()
-			sweepAt = now.Add(swept(a.sweep))
+		if !now.Before(resyncAt) {
+			a.pollUntilSynced()
+			resyncAt = now.Add(resyncWait(a.resync))
 		}
 		if !now.Before(pingAt) {
 			if err := b.ping(); err != nil {
-				return cut(err)
+				return wrapCut(err)
 			}
 			pingAt = now.Add(pingEvery)
 		}
-		if a.controller != nil && time.Since(a.spokeAt) >= idleTimeout {
-			a.leave()
+		if a.controller != nil && time.Since(a.lastUsed) >= idleTimeout {
+			a.disconnect()
 		}
 	}
 	return nil
@@ -166,25 +166,25 @@ func (a *agent) listen() error {
 // await returns true when something comes over c, false when it is time to wake.
 func (a *agent) await(c *connection, wake time.Time) (bool, error) {
 	if err := c.SetDeadline(wake); err != nil {
-		return false, cut(err)
+		return false, wrapCut(err)
 	}
-	a.resting.Store(true)
+	a.waiting.Store(true)
 	_, err := c.in.Peek(1)
-	a.resting.Store(false)
+	a.waiting.Store(false)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return false, c.within(patience)
+		return false, c.setTimeout(answerTimeout)
 	case err != nil:
-		return false, cut(err)
+		return false, wrapCut(err)
 	}
-	return true, c.within(patience)
+	return true, c.setTimeout(answerTimeout)
 }
 
-// hear reads a message, and fetches if it is news.
-func (a *agent) hear(c *connection, b broker) error {
+// receive reads a message, and fetches if it is news.
+func (a *agent) receive(c *connection, b broker) error {
 	message, err := b.next()
 	if err != nil {
-		return cut(err)
+		return wrapCut(err)
 	}
 	version, ok := number(message, "version")
 	if !ok || version <= a.applied.Load() {
@@ -192,79 +192,79 @@ func (a *agent) hear(c *connection, b broker) error {
 	}
 	spread, _ := number(message, "spread_ms")
 	if a.sleep(random(time.Duration(spread) * time.Millisecond)) {
-		a.insist()
+		a.pollUntilSynced()
 	}
-	return c.within(patience)
+	return c.setTimeout(answerTimeout)
 }
 
-// insist takes turns until one has gone well: the controller has said what is
+// pollUntilSynced takes turns until one has gone well: the controller has said what is
 // current, and knows that it was applied.
-func (a *agent) insist() {
+func (a *agent) pollUntilSynced() {
 	for a.ctx.Err() == nil {
-		_, err := a.turn(0)
-		if err == nil && !a.owed {
+		_, err := a.pollOnce(0)
+		if err == nil && !a.reportPending {
 			break
 		}
-		a.recover(err)
+		a.backOff(err)
 	}
 }
 
-// turn fetches, applies what is newer, and reports it. held says that the
+// pollOnce fetches, applies what is newer, and reports it. canWait says that the
 // answer was held, or would have been.
-func (a *agent) turn(wait time.Duration) (held bool, err error) {
-	if a.owed {
+func (a *agent) pollOnce(wait time.Duration) (canWait bool, err error) {
+	if a.reportPending {
 		return true, a.report()
 	}
-	answer, err := a.ask(a.fetch(wait), wait)
+	answer, err := a.send(a.pollRequest(wait), wait)
 	if err != nil {
 		return false, err
 	}
 	a.failures = 0
 	a.interval = clamp(answer.poll, a.interval)
-	a.sweep = clamp(answer.sweep, a.sweep)
-	held = answer.holds
+	a.resync = clamp(answer.resync, a.resync)
+	canWait = answer.canWait
 	switch answer.status {
 	case 304:
-		return held, nil
+		return canWait, nil
 	case 404: // nothing was published yet
-		return held, nil
+		return canWait, nil
 	case 200:
 		version, ok := number(answer.body, "version")
 		if !ok {
-			return held, fmt.Errorf("a configuration without a version: %.100q", answer.body)
+			return canWait, fmt.Errorf("a configuration without a version: %.100q", answer.body)
 		}
 		a.etag = append(a.etag[:0], answer.etag...)
 		if a.applied.Load() != version {
 			a.appliedAt.Store(int64(time.Since(a.swarm.began)))
 			a.applied.Store(version)
-			a.owed = true
+			a.reportPending = true
 			if answer.spread > 0 { // the whole fleet fetches, and comes first
 				a.sleep(answer.spread)
 			}
 			return true, a.report()
 		}
-		return held, nil
+		return canWait, nil
 	}
-	return false, answer.refused()
+	return false, answer.asRefusal()
 }
 
 // report says that the current version was applied.
 func (a *agent) report() error {
-	answer, err := a.ask(a.applies(), 0)
+	answer, err := a.send(a.reportRequest(), 0)
 	switch {
 	case err != nil:
 		return err
 	case answer.status != 200 && answer.status != 204:
-		return answer.refused()
+		return answer.asRefusal()
 	}
-	a.owed = false
+	a.reportPending = false
 	return nil
 }
 
-// ask sends a request and reads the answer, which holds until the next one. It
+// send sends a request and reads the answer, which holds until the next one. It
 // tries once more where a connection that was kept turns out to be closed, but
 // not where an answer was being held on it: then the controller has gone.
-func (a *agent) ask(request []byte, wait time.Duration) (answer, error) {
+func (a *agent) send(request []byte, wait time.Duration) (answer, error) {
 	for {
 		kept := a.controller != nil
 		if !kept {
@@ -274,17 +274,17 @@ func (a *agent) ask(request []byte, wait time.Duration) (answer, error) {
 			}
 			a.controller = c
 		}
-		got, err := a.exchange(a.controller, request, wait)
+		got, err := a.roundTrip(a.controller, request, wait)
 		if err == nil {
-			a.spokeAt = time.Now()
+			a.lastUsed = time.Now()
 			if got.closes {
-				a.leave()
+				a.disconnect()
 			}
 			return got, nil
 		}
-		a.leave()
+		a.disconnect()
 		if wait > 0 {
-			return answer{}, cut(err)
+			return answer{}, wrapCut(err)
 		}
 		if !kept || a.ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			return answer{}, err
@@ -292,9 +292,9 @@ func (a *agent) ask(request []byte, wait time.Duration) (answer, error) {
 	}
 }
 
-func (a *agent) exchange(c *connection, request []byte, wait time.Duration) (answer, error) {
+func (a *agent) roundTrip(c *connection, request []byte, wait time.Duration) (answer, error) {
 	// The controller may hold an answer for a 16th longer than it was asked to.
-	if err := c.within(wait + wait/16 + patience); err != nil {
+	if err := c.setTimeout(wait + wait/16 + answerTimeout); err != nil {
 		return answer{}, err
 	}
 	if _, err := c.Write(request); err != nil {
@@ -302,21 +302,21 @@ func (a *agent) exchange(c *connection, request []byte, wait time.Duration) (ans
 	}
 	a.swarm.requests[a.swarm.second(time.Now())].Add(1)
 	if wait > 0 {
-		a.resting.Store(true)
-		defer a.resting.Store(false)
+		a.waiting.Store(true)
+		defer a.waiting.Store(false)
 		if _, err := c.in.Peek(1); err != nil {
 			return answer{}, err
 		}
-		a.resting.Store(false)
+		a.waiting.Store(false)
 	}
 	return readAnswer(c.in)
 }
 
-// recover waits after a failure: for a random part of half a minute where
+// backOff waits after a failure: for a random part of half a minute where
 // something was awaited on a connection that was cut, as those of the whole fleet
 // may have been; else longer each time, up to two poll intervals. What Retry-After
 // asks for is the least of it.
-func (a *agent) recover(err error) {
+func (a *agent) backOff(err error) {
 	if a.ctx.Err() != nil || err == nil {
 		return
 	}
@@ -329,18 +329,18 @@ func (a *agent) recover(err error) {
 	wait := random(min(retryFirst<<min(a.failures, 10), retryLimit))
 	a.failures++
 	var refused *refusal
-	if errors.As(err, &refused) && refused.floor > 0 {
-		wait += refused.floor + random(refused.floor/10)
+	if errors.As(err, &refused) && refused.retryAfter > 0 {
+		wait += refused.retryAfter + random(refused.retryAfter/10)
 	} else if most := 2 * a.interval; wait > most {
 		wait = random(most)
 	}
 	a.sleep(wait)
 }
 
-// rest waits with nothing owed. It returns false when ctx has ended.
-func (a *agent) rest(d time.Duration) bool {
-	a.resting.Store(true)
-	defer a.resting.Store(false)
+// waitIdle waits with nothing owed. It returns false when ctx has ended.
+func (a *agent) waitIdle(d time.Duration) bool {
+	a.waiting.Store(true)
+	defer a.waiting.Store(false)
 	return a.sleep(d)
 }
 
@@ -368,9 +368,9 @@ type connection struct {
 // bufferBytes holds the longest line that is read.
 const bufferBytes = 1 << 10
 
-// within says how long what follows may take.
-func (c *connection) within(d time.Duration) error {
-	return cut(c.SetDeadline(time.Now().Add(d)))
+// setTimeout says how long what follows may take.
+func (c *connection) setTimeout(d time.Duration) error {
+	return wrapCut(c.SetDeadline(time.Now().Add(d)))
 }
 
 func (a *agent) dial(address string) (*connection, error) {
@@ -387,18 +387,18 @@ func (a *agent) dial(address string) (*connection, error) {
 	return conn, nil
 }
 
-func (a *agent) hangUp(c *connection) { a.meter.remove(c.TCPConn) }
+func (a *agent) closeConnection(c *connection) { a.meter.remove(c.TCPConn) }
 
-// leave closes the connection to the controller.
-func (a *agent) leave() {
+// disconnect closes the connection to the controller.
+func (a *agent) disconnect() {
 	if a.controller != nil {
-		a.hangUp(a.controller)
+		a.closeConnection(a.controller)
 		a.controller = nil
 	}
 }
 
-// cut marks the error of a connection on which something was awaited.
-func cut(err error) error {
+// wrapCut marks the error of a connection on which something was awaited.
+func wrapCut(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -408,8 +408,8 @@ func cut(err error) error {
 // jittered is d give or take 10 %.
 func jittered(d time.Duration) time.Duration { return d - d/10 + random(d/5) }
 
-// swept is d times 1.0 to 1.5.
-func swept(d time.Duration) time.Duration { return d + random(d/2) }
+// resyncWait is d times 1.0 to 1.5.
+func resyncWait(d time.Duration) time.Duration { return d + random(d/2) }
 
 func earlier(a, b time.Time) time.Time {
 	if a.Before(b) {
@@ -420,9 +420,9 @@ func earlier(a, b time.Time) time.Time {
 
 // clamp is an interval that an answer named, within the contract's bounds, or
 // the one that held before.
-func clamp(named, held time.Duration) time.Duration {
+func clamp(named, before time.Duration) time.Duration {
 	if named == 0 {
-		return held
+		return before
 	}
 	return min(max(named, time.Second), 24*time.Hour)
 }

@@ -13,8 +13,8 @@ import (
 // contentHash is the length of the hash of a content, in an ETag and alone.
 const contentHash = 22
 
-// fetch writes a poll, header by header as a real agent does.
-func (a *agent) fetch(wait time.Duration) []byte {
+// pollRequest writes a poll, header by header as a real agent does.
+func (a *agent) pollRequest(wait time.Duration) []byte {
 	b := append(a.scratch[:0], "GET /api/v1/config"...)
 	if a.swarm.options.Transport == LongPoll {
 		b = append(b, "?wait="...)
@@ -46,8 +46,8 @@ func (a *agent) fetch(wait time.Duration) []byte {
 	return b
 }
 
-// applies writes the report that the current version was applied.
-func (a *agent) applies() []byte {
+// reportRequest writes the report that the current version was applied.
+func (a *agent) reportRequest() []byte {
 	body := append(make([]byte, 0, 128), `{"version":`...)
 	body = strconv.AppendInt(body, a.applied.Load(), 10)
 	body = append(body, `,"status":"APPLIED","etag":`...)
@@ -77,17 +77,17 @@ func (a *agent) appendHeaders(b []byte) []byte {
 
 // answer is what an agent reads of one.
 type answer struct {
-	status                  int
-	etag                    []byte
-	poll, sweep, retryAfter time.Duration // from the headers; 0 where they are missing
-	spread                  time.Duration // by which a report is put off
-	holds                   bool          // answers are held, as long as they were asked to be
-	closes                  bool
-	body                    []byte
+	status                   int
+	etag                     []byte
+	poll, resync, retryAfter time.Duration // from the headers; 0 where they are missing
+	spread                   time.Duration // by which a report is put off
+	canWait                  bool          // answers are held, as long as they were asked to be
+	closes                   bool
+	body                     []byte
 }
 
-func (a answer) refused() error {
-	return &refusal{status: a.status, floor: min(a.retryAfter, longestFloor), body: string(a.body)}
+func (a answer) asRefusal() error {
+	return &refusal{status: a.status, retryAfter: min(a.retryAfter, maxRetryAfter), body: string(a.body)}
 }
 
 // maxBody is far beyond what a controller answers an agent.
@@ -126,11 +126,11 @@ func readAnswer(r *bufio.Reader) (a answer, err error) {
 		case "X-Poll-Interval-Seconds":
 			a.poll = seconds(value)
 		case "X-Sweep-Interval-Seconds":
-			a.sweep = seconds(value)
+			a.resync = seconds(value)
 		case "X-Spread-Milliseconds":
 			a.spread = min(seconds(value)/1000, time.Second)
 		case "X-Wait-Seconds":
-			a.holds = true
+			a.canWait = true
 		case "Retry-After":
 			a.retryAfter = seconds(value)
 		case "Connection":

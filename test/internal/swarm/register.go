@@ -16,9 +16,9 @@ import (
 // Identity is what an agent authenticates with.
 type Identity struct{ ID, Token string }
 
-// atOnce is how many agents register at the same time. The controller stores
+// concurrency is how many agents register at the same time. The controller stores
 // them one by one.
-const atOnce = 8
+const concurrency = 8
 
 // Register registers agents from to to, without to, at the controller at
 // address, and returns who they are. progress is told how many are done.
@@ -26,13 +26,13 @@ func Register(ctx context.Context, address string, from, to int, progress func(d
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	identities := make([]Identity, to-from)
-	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: atOnce}}
+	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: concurrency}}
 	defer client.CloseIdleConnections()
 	var (
 		next, done atomic.Int64
 		group      sync.WaitGroup
 	)
-	for range atOnce {
+	for range concurrency {
 		group.Go(func() { // ends with the agents that are left, or with ctx
 			for i := int(next.Add(1)) - 1; i < len(identities) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
 				var err error

@@ -63,20 +63,20 @@ type Options struct {
 }
 
 const (
-	longestWait  = 300 * time.Second // of a long poll
-	shortestWait = 5 * time.Second
-	cutShare     = 75                // percent of a wait that was cut are asked for from then on
-	sweepEvery   = 300 * time.Second // beneath a broker, until an answer names another
-	pingEvery    = 5 * time.Minute   // to a broker
-	idleTimeout  = 8 * time.Minute   // of a connection to the controller, beneath a broker
-	resubscribed = time.Second       // a random part of it passes between a subscription and the fetch after it
-	cutSpread    = 30 * time.Second
-	keepAlive    = 15 * time.Second // between two probes, where nobody is told of a newer version
-	patience     = 10 * time.Second // that an answer may take beyond its wait
-	dialTimeout  = 5 * time.Second
-	retryFirst   = time.Second
-	retryLimit   = 5 * time.Minute
-	longestFloor = time.Hour // that Retry-After can ask for
+	longestWait    = 300 * time.Second // of a long poll
+	shortestWait   = 5 * time.Second
+	cutShare       = 75                // percent of a wait that was cut are asked for from then on
+	resyncEvery    = 300 * time.Second // beneath a broker, until an answer names another
+	pingEvery      = 5 * time.Minute   // to a broker
+	idleTimeout    = 8 * time.Minute   // of a connection to the controller, beneath a broker
+	subscribeDelay = time.Second       // a random part of it passes between a subscription and the fetch after it
+	cutSpread      = 30 * time.Second
+	keepAlive      = 15 * time.Second // between two probes, where nobody is told of a newer version
+	answerTimeout  = 10 * time.Second // that an answer may take beyond its wait
+	dialTimeout    = 5 * time.Second
+	retryFirst     = time.Second
+	retryLimit     = 5 * time.Minute
+	maxRetryAfter  = time.Hour // that Retry-After can ask for
 )
 
 // Swarm is simulated agents on their way, in this process.
@@ -108,7 +108,7 @@ func Start(ctx context.Context, options Options) *Swarm {
 	s := &Swarm{options: options, began: began, stop: stop, agents: make([]*agent, len(options.Agents))}
 	for i, identity := range options.Agents {
 		a := &agent{
-			swarm: s, ctx: ctx, interval: options.PollInterval, sweep: sweepEvery,
+			swarm: s, ctx: ctx, interval: options.PollInterval, resync: resyncEvery,
 			id:   identity.ID,
 			auth: "Basic " + base64.StdEncoding.EncodeToString([]byte(identity.ID+":"+identity.Token)),
 		}
@@ -136,7 +136,7 @@ func (s *Swarm) Stop() {
 func (s *Swarm) Ready(version int64) int {
 	n := 0
 	for _, a := range s.agents {
-		if a.resting.Load() && a.applied.Load() >= version {
+		if a.waiting.Load() && a.applied.Load() >= version {
 			n++
 		}
 	}

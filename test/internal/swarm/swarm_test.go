@@ -191,7 +191,7 @@ func TestReadAnswer_Responses_Parsed(t *testing.T) {
 		t.Fatal(err)
 	}
 	version, ok := number(a.body, "version")
-	if a.status != 200 || string(a.etag) != `"8-x"` || !a.holds || a.poll != 15*time.Second || !a.closes || version != 8 || !ok {
+	if a.status != 200 || string(a.etag) != `"8-x"` || !a.canWait || a.poll != 15*time.Second || !a.closes || version != 8 || !ok {
 		t.Errorf("got %+v", a)
 	}
 	if a, err := readAnswer(r); err != nil || a.status != 304 || len(a.body) != 0 {

@@ -9,14 +9,14 @@ import (
 	"github.com/fleetconf/fleetconf/test/internal/swarm"
 )
 
-// returnPatience is how long agents may take to come back to their controller:
+// reconnectTimeout is how long agents may take to come back to their controller:
 // more than the longest wait of their back-off, which is two poll intervals.
-const returnPatience = 3 * time.Minute
+const reconnectTimeout = 3 * time.Minute
 
-// measureHerd kills the controller of agents that long-poll, and watches them
+// measureReconnect kills the controller of agents that long-poll, and watches them
 // come back.
-func (b *bench) measureHerd(w io.Writer) (lost int, err error) {
-	s, err := b.open("herd", swarm.LongPoll, b.herdAgents)
+func (b *bench) measureReconnect(w io.Writer) (lost int, err error) {
+	s, err := b.open("reconnect", swarm.LongPoll, b.reconnectAgents)
 	if err != nil {
 		return 0, err
 	}
@@ -24,9 +24,9 @@ func (b *bench) measureHerd(w io.Writer) (lost int, err error) {
 	if err := s.connect(); err != nil {
 		return 0, err
 	}
-	b.say("%s: watching the steady state for %s", s.name, b.steady)
+	b.logf("%s: watching the steady state for %s", s.name, b.steady)
 	steadyFrom := time.Now()
-	if err := b.pass(b.steady); err != nil {
+	if err := b.sleep(b.steady); err != nil {
 		return 0, err
 	}
 	steady, err := s.swarm.Requests(steadyFrom.Add(time.Second), time.Now())
@@ -34,25 +34,25 @@ func (b *bench) measureHerd(w io.Writer) (lost int, err error) {
 		return 0, err
 	}
 
-	b.say("%s: killing the controller for %s", s.name, b.away)
+	b.logf("%s: killing the controller for %s", s.name, b.away)
 	s.controller.kill()
-	if err := b.pass(b.away); err != nil {
+	if err := b.sleep(b.away); err != nil {
 		return 0, err
 	}
 	launched := time.Now()
 	if err := s.start(); err != nil {
 		return 0, err
 	}
-	b.say("%s: the controller is back", s.name)
+	b.logf("%s: the controller is back", s.name)
 	back := time.Now()
 	var after [3]string // it came back: half of the agents, 99 % of them, all
 	for i, share := range []int{50, 99, 100} {
 		want := (s.agents*share + 99) / 100
-		ready, err := s.await(want, back.Add(returnPatience))
+		ready, err := s.await(want, back.Add(reconnectTimeout))
 		if err != nil {
 			return 0, err
 		}
-		b.say("%s: %d of %d agents are back", s.name, ready, s.agents)
+		b.logf("%s: %d of %d agents are back", s.name, ready, s.agents)
 		if after[i] = "never"; ready >= want {
 			after[i] = fmt.Sprintf("%.1f s", time.Since(back).Seconds())
 		}
@@ -66,10 +66,10 @@ func (b *bench) measureHerd(w io.Writer) (lost int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if _, err := s.settle(at.Add(late)); err != nil {
+	if _, err := s.awaitAll(at.Add(stragglerAfter)); err != nil {
 		return 0, err
 	}
-	if lost, err = s.behind(); err != nil {
+	if lost, err = s.countBehind(); err != nil {
 		return 0, err
 	}
 
@@ -86,9 +86,9 @@ func (b *bench) measureHerd(w io.Writer) (lost int, err error) {
 version that was published then, or after %s. Peak to polling is the ratio to the %.1f requests per second that the same fleet sends which polls every
 %s: agents that lost push return to that, after a random part of the interval.
 
-`, span(b.away), grouped(int64(s.agents)), span(returnPatience), polling, span(s.interval))
+`, formatDuration(b.away), formatCount(int64(s.agents)), formatDuration(reconnectTimeout), polling, formatDuration(s.interval))
 	t := newTable("agents", "steady requests/s", "peak requests in a second", "peak to steady", "peak to polling", "half back after", "99 % back after", "all back after", "lost")
-	t.row(grouped(int64(s.agents)), fmt.Sprintf("%.1f", rate), grouped(int64(peak)), ratio, fmt.Sprintf("%.1f", peak/polling), after[0], after[1], after[2], grouped(int64(lost)))
+	t.row(formatCount(int64(s.agents)), fmt.Sprintf("%.1f", rate), formatCount(int64(peak)), ratio, fmt.Sprintf("%.1f", peak/polling), after[0], after[1], after[2], formatCount(int64(lost)))
 	t.print(w)
 	return lost, nil
 }
