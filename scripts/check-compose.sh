@@ -184,14 +184,14 @@ for push in redis nats; do
 	image $push || continue
 	echo "With PUSH=$push"
 	up $push
-	hear() {
+	has_transport() {
 		[ "$(curl -s -o /dev/null -w '%header{x-total-count}' -u "admin:$(cat "$SECRETS/admin_password.txt")" "$fleet/api/v1/agents?transport=$push")" = 2 ]
 	}
-	until_true hear
+	until_true has_transport
 	e2e "with both agents listening to $push"
 	crash "$push"
 	until_true back "$push" 1
-	until_true hear
+	until_true has_transport
 	e2e "after $push was killed and came back"
 	down
 done

@@ -12,8 +12,8 @@ host=$(go env GOARCH)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-# wrong tells what is wrong, and lets the rest be checked.
-wrong() { echo "check-dist: $*" >&2; touch "$scratch/wrong"; }
+# fail prints what is wrong, and lets the rest be checked.
+fail() { echo "check-dist: $*" >&2; touch "$scratch/wrong"; }
 skipped() { echo "SKIPPED $*"; }
 has() { command -v "$1" >/dev/null; }
 
@@ -22,30 +22,30 @@ last=
 for release in 4c5fcfe v0.9.0 v1.2.0-rc1 v1.2.0-rc1-2-gabc1234 v1.2.0 v1.2.0-3-gabc1234 v1.2.0-3-gabc1234-dirty v1.2.1; do
 	version=$(scripts/debian-version.sh "$release" 1795570000)
 	has dpkg || { skipped "the order of versions: there is no dpkg here"; break; }
-	dpkg --validate-version "$version" || wrong "$release gives the version $version"
-	[ -z "$last" ] || dpkg --compare-versions "$last" lt "$version" || wrong "$version ($release) does not come after $last"
+	dpkg --validate-version "$version" || fail "$release gives the version $version"
+	[ -z "$last" ] || dpkg --compare-versions "$last" lt "$version" || fail "$version ($release) does not come after $last"
 	last=$version
 done
 
-(cd "$dist" && sha256sum --quiet -c SHA256SUMS) || wrong "$dist/SHA256SUMS does not match"
-[ "$(find "$dist" -type f ! -name SHA256SUMS | wc -l)" = "$(wc -l <"$dist/SHA256SUMS")" ] || wrong "$dist/SHA256SUMS does not name all files"
+(cd "$dist" && sha256sum --quiet -c SHA256SUMS) || fail "$dist/SHA256SUMS does not match"
+[ "$(find "$dist" -type f ! -name SHA256SUMS | wc -l)" = "$(wc -l <"$dist/SHA256SUMS")" ] || fail "$dist/SHA256SUMS does not name all files"
 
 scripts/dist.sh "$scratch/again" >/dev/null
-diff "$dist/SHA256SUMS" "$scratch/again/SHA256SUMS" >&2 || wrong "the second build has other bytes than the first"
+diff "$dist/SHA256SUMS" "$scratch/again/SHA256SUMS" >&2 || fail "the second build has other bytes than the first"
 
 # check_program PROGRAM FILE: whether an executable needs nothing and says which
 # build it is.
 check_program() {
 	if has readelf; then
 		if readelf -lW "$2" | grep -q INTERP || readelf -dW "$2" | grep -q NEEDED; then
-			wrong "$2 is not static"
+			fail "$2 is not static"
 		fi
 	else
 		skipped "whether fleetconf-$1 is static: there is no readelf here"
 	fi
 	local said
 	said=$(env -i "$2" --version)
-	[[ $said == "fleetconf-$1 $RELEASE (commit "*", built $DATE, go"* ]] || wrong "fleetconf-$1 --version says: $said"
+	[[ $said == "fleetconf-$1 $RELEASE (commit "*", built $DATE, go"* ]] || fail "fleetconf-$1 --version says: $said"
 }
 
 # check_pages PROGRAM EXECUTABLE PAGE SETTINGS: whether the pages name each
@@ -53,14 +53,14 @@ check_program() {
 check_pages() {
 	local setting settings
 	settings=$(env -i "$2" --help | sed -n '/^Settings/,/^Exit status/s/^  \([A-Z][A-Z0-9_]*\).*/\1/p')
-	[ "$(wc -w <<<"$settings")" -ge 5 ] || wrong "fleetconf-$1 --help lists fewer than 5 settings"
+	[ "$(wc -w <<<"$settings")" -ge 5 ] || fail "fleetconf-$1 --help lists fewer than 5 settings"
 	for setting in $settings; do
-		grep -q "^\.B $setting\b" "$3" || wrong "the manual page of fleetconf-$1 lacks $setting"
-		grep -qE "^#${setting}(_FILE)?=" "$4" || wrong "$1.env lacks $setting"
+		grep -q "^\.B $setting\b" "$3" || fail "the manual page of fleetconf-$1 lacks $setting"
+		grep -qE "^#${setting}(_FILE)?=" "$4" || fail "$1.env lacks $setting"
 	done
 	if has groff; then
 		if groff -man -Tutf8 -ww -z "$3" 2>&1 | grep .; then
-			wrong "groff finds fault with the manual page of fleetconf-$1"
+			fail "groff finds fault with the manual page of fleetconf-$1"
 		fi
 	else
 		skipped "the manual page of fleetconf-$1: there is no groff here"
@@ -72,12 +72,12 @@ check_sbom() {
 	local module version rest modules
 	modules=$(go version -m "$1" | grep -P '^\t(dep|=>)\t' | grep -v '\./')
 	if has jq; then
-		jq -e '.bomFormat == "CycloneDX" and (.components | length > 0)' "$2" >/dev/null || wrong "$2 is no CycloneDX document"
+		jq -e '.bomFormat == "CycloneDX" and (.components | length > 0)' "$2" >/dev/null || fail "$2 is no CycloneDX document"
 	else
 		skipped "whether $2 parses: there is no jq here"
 	fi
 	while read -r _ module version rest; do
-		grep -qF "\"pkg:golang/$module@$version" "$2" || grep -qF "\"$module\"" "$2" || wrong "$2 lacks $module $version"
+		grep -qF "\"pkg:golang/$module@$version" "$2" || grep -qF "\"$module\"" "$2" || fail "$2 lacks $module $version"
 	done <<<"$modules"
 }
 
@@ -87,10 +87,10 @@ for archive in "$dist"/*.tar.gz; do
 	program=${package#fleetconf-}
 	tar -C "$scratch" -xzf "$archive"
 	for file in "$package" "$package.service" "$package.8" "$program.env" "$package.cdx.json" README.md LICENSE CHANGELOG.md SECURITY.md copyright; do
-		[ -s "$scratch/$name/$file" ] || wrong "$archive lacks $file"
+		[ -s "$scratch/$name/$file" ] || fail "$archive lacks $file"
 	done
 	if [ "$program" = controller ] && ! [ -s "$scratch/$name/docs/operations.md" -a -s "$scratch/$name/deploy/prometheus/alerts.yml" ]; then
-		wrong "$archive lacks what it is operated by"
+		fail "$archive lacks what it is operated by"
 	fi
 	check_sbom "$scratch/$name/$package" "$dist/$name.cdx.json"
 	if [ "$arch" = "$host" ]; then
@@ -109,17 +109,17 @@ else
 		for file in "-rwxr-xr-x root/root ./usr/bin/$package" "-rw-r--r-- root/root ./lib/systemd/system/$package.service" \
 			"-rw-r----- root/root ./etc/fleetconf/$program.env" "drwx------ root/root ./etc/fleetconf/credentials/" \
 			"-rw-r--r-- root/root ./usr/share/man/man8/$package.8.gz" "-rw-r--r-- root/root ./usr/share/doc/$package/copyright"; do
-			awk '{ print $1, $2, $6 }' "$scratch/content" | grep -qxF -- "$file" || wrong "$deb lacks $file"
+			awk '{ print $1, $2, $6 }' "$scratch/content" | grep -qxF -- "$file" || fail "$deb lacks $file"
 		done
-		[ "$(dpkg-deb -I "$deb" conffiles)" = "/etc/fleetconf/$program.env" ] || wrong "$deb keeps other files than its settings"
+		[ "$(dpkg-deb -I "$deb" conffiles)" = "/etc/fleetconf/$program.env" ] || fail "$deb keeps other files than its settings"
 	done
 	if has lintian; then
-		lintian --fail-on error --suppress-tags statically-linked-binary "$dist"/*.deb || wrong "lintian finds errors"
+		lintian --fail-on error --suppress-tags statically-linked-binary "$dist"/*.deb || fail "lintian finds errors"
 	else
 		skipped "lintian: it is not here"
 	fi
 	if why=$(scripts/scratch-machine.sh true 2>&1); then
-		scripts/scratch-machine.sh scripts/check-install.sh "$dist"/*_"$host".deb || wrong "the packages do not install or remove as they should"
+		scripts/scratch-machine.sh scripts/check-install.sh "$dist"/*_"$host".deb || fail "the packages do not install or remove as they should"
 	else
 		skipped "installing the packages: no scratch copy of this machine can be made ($why)"
 	fi

@@ -5,7 +5,7 @@
 #   scripts/check-install.sh PACKAGE.deb...
 set -euo pipefail
 
-wrong() { echo "check-install: $*" >&2; exit 1; }
+fail() { echo "check-install: $*" >&2; exit 1; }
 for package in "$@"; do
 	packages+=("$(dpkg-deb -f "$package" Package)")
 done
@@ -13,19 +13,19 @@ credentials=/etc/fleetconf/credentials
 
 # What a package depends on may be missing on the machine that builds it. Nobody
 # answers what dpkg asks.
-install() { dpkg --force-depends --install "$@" >/tmp/log 2>&1 </dev/null || { cat /tmp/log >&2; wrong "dpkg cannot install"; }; }
+install() { dpkg --force-depends --install "$@" >/tmp/log 2>&1 </dev/null || { cat /tmp/log >&2; fail "dpkg cannot install"; }; }
 install "$@"
 for package in "${packages[@]}"; do
 	program=${package#fleetconf-}
-	[ "$(env -i "$package" --version | cut -d' ' -f1)" = "$package" ] || wrong "$package does not run"
-	[ -s "/lib/systemd/system/$package.service" ] || wrong "$package has no unit"
-	[ -L "/etc/systemd/system/multi-user.target.wants/$package.service" ] || wrong "$package.service is not enabled"
+	[ "$(env -i "$package" --version | cut -d' ' -f1)" = "$package" ] || fail "$package does not run"
+	[ -s "/lib/systemd/system/$package.service" ] || fail "$package has no unit"
+	[ -L "/etc/systemd/system/multi-user.target.wants/$package.service" ] || fail "$package.service is not enabled"
 	secrets=$(sed -n 's/^LoadCredential=[^:]*://p' "/lib/systemd/system/$package.service")
 	for secret in $secrets; do
-		[ "$(stat -c '%a %U' "$secret")" = "600 root" ] || wrong "$secret is not root's alone"
-		[ "$(wc -c <"$secret")" -ge 32 ] || wrong "$secret is short"
+		[ "$(stat -c '%a %U' "$secret")" = "600 root" ] || fail "$secret is not root's alone"
+		[ "$(wc -c <"$secret")" -ge 32 ] || fail "$secret is short"
 	done
-	env -i bash -c "set -a; . /etc/fleetconf/$program.env; exec $package --help" >/dev/null || wrong "$program.env is no file of the environment"
+	env -i bash -c "set -a; . /etc/fleetconf/$program.env; exec $package --help" >/dev/null || fail "$program.env is no file of the environment"
 done
 
 # An upgrade that lists other settings than before asks nothing, and keeps what is
@@ -41,18 +41,18 @@ for package in "$@"; do
 	dpkg-deb -b "$newer" "$newer.deb" >/dev/null
 	install "$newer.deb"
 done
-[ "$(sha256sum $credentials/*)" = "$before" ] || wrong "an upgrade made other secrets"
-grep -qx LOG_LEVEL=warn /etc/fleetconf/agent.local.env || wrong "an upgrade lost the settings"
-grep -qx '#NEW_SETTING=' /etc/fleetconf/agent.env || wrong "an upgrade does not list the new settings"
+[ "$(sha256sum $credentials/*)" = "$before" ] || fail "an upgrade made other secrets"
+grep -qx LOG_LEVEL=warn /etc/fleetconf/agent.local.env || fail "an upgrade lost the settings"
+grep -qx '#NEW_SETTING=' /etc/fleetconf/agent.env || fail "an upgrade does not list the new settings"
 
 # What was removed keeps what it was told; what is purged leaves nothing.
 mkdir -p /var/lib/private/fleetconf-controller
 dpkg --remove "${packages[@]}" >/dev/null
-[ ! -e /usr/bin/fleetconf-agent ] || wrong "a removed package is still here"
-[ -s /etc/fleetconf/agent.local.env ] || wrong "a removed package lost its settings"
+[ ! -e /usr/bin/fleetconf-agent ] || fail "a removed package is still here"
+[ -s /etc/fleetconf/agent.local.env ] || fail "a removed package lost its settings"
 dpkg --purge fleetconf-controller >/dev/null
-[ ! -e $credentials/admin-password ] || wrong "a purged controller leaves its passwords"
+[ ! -e $credentials/admin-password ] || fail "a purged controller leaves its passwords"
 dpkg --purge "${packages[@]}" >/dev/null 2>&1
 left=$(find /etc /usr/bin /usr/share/doc /usr/share/man /lib/systemd /var/lib/dpkg/info /var/lib/private /var/lib/systemd -name '*fleetconf*' 2>/dev/null || true)
-[ -z "$left" ] || wrong "purged packages leave $left"
+[ -z "$left" ] || fail "purged packages leave $left"
 echo "check-install: ${packages[*]} install, upgrade, remove and purge"

@@ -25,8 +25,8 @@ declare -A package port=([controller]=8080 [agent]=8081 [worker]=8082)
 for file in "$@"; do package[$(dpkg-deb -f "$file" Package | sed 's/^fleetconf-//')]=$file; done
 credentials=/etc/fleetconf/credentials
 
-did() { printf '%3d s  %s\n' "$SECONDS" "$*"; }
-wrong() {
+log() { printf '%3d s  %s\n' "$SECONDS" "$*"; }
+fail() {
 	journalctl --no-pager --quiet --output=cat --lines=60 --unit='fleetconf-*' >&2
 	echo "check-systemd: $*" >&2
 	exit 1
@@ -42,7 +42,7 @@ within() {
 }
 # What a package depends on may be missing on the machine that builds it; no
 # other package's index of pages need be fresh.
-install() { dpkg --force-depends --force-confold --force-unsafe-io --no-triggers --install "$@" >/tmp/log 2>&1 || { cat /tmp/log >&2; wrong "dpkg cannot install $*"; }; }
+install() { dpkg --force-depends --force-confold --force-unsafe-io --no-triggers --install "$@" >/tmp/log 2>&1 || { cat /tmp/log >&2; fail "dpkg cannot install $*"; }; }
 property() { systemctl show --value --property="$2" "fleetconf-$1"; } # PROGRAM PROPERTY
 is() { [ "$(property "$1" "$2")" = "$3" ]; }                          # PROGRAM PROPERTY VALUE
 other() { is "$1" ActiveState active && ! is "$1" MainPID "$2"; }     # PROGRAM PID: another process serves
@@ -56,9 +56,9 @@ publish() { admin 8080/api/v1/config --json "{\"url\":\"http://127.0.0.1:$1\"}" 
 serve() { # PROGRAM...: whether each became active by saying so
 	local program
 	for program in "$@"; do
-		within 20 is "$program" ActiveState active || wrong "$program is not active"
-		[ "$(property "$program" Type) $(property "$program" SubState) $(property "$program" StatusText)" = "notify running Serving" ] || wrong "$program does not say that it serves"
-		ask "${port[$program]}/health" >/dev/null || wrong "$program does not answer"
+		within 20 is "$program" ActiveState active || fail "$program is not active"
+		[ "$(property "$program" Type) $(property "$program" SubState) $(property "$program" StatusText)" = "notify running Serving" ] || fail "$program does not say that it serves"
+		ask "${port[$program]}/health" >/dev/null || fail "$program does not answer"
 	done
 }
 
@@ -74,41 +74,41 @@ for program in "${programs[@]}"; do
 	printf '[Service]\nExecStartPre=/bin/sh /run/probe/try\n' >"/run/systemd/system/fleetconf-$program.service.d/probe.conf"
 done
 
-did "systemd $(systemctl --version | awk 'NR == 1 { print $2 }') runs"
+log "systemd $(systemctl --version | awk 'NR == 1 { print $2 }') runs"
 
 # An agent alone: where there is no password it tries the one that everybody knows.
 install "${package[agent]}"
 serve agent
-[ "$(cat /run/credentials/fleetconf-agent.service/agent-password)" = secret123 ] || wrong "the agent has no password to try"
+[ "$(cat /run/credentials/fleetconf-agent.service/agent-password)" = secret123 ] || fail "the agent has no password to try"
 install "${package[controller]}" "${package[worker]}"
 serve "${programs[@]}"
-cmp -s $credentials/agent-password /run/credentials/fleetconf-agent.service/agent-password || wrong "the agent goes on with the old password"
-did "installed: each unit is active, by its own word"
+cmp -s $credentials/agent-password /run/credentials/fleetconf-agent.service/agent-password || fail "the agent goes on with the old password"
+log "installed: each unit is active, by its own word"
 
 for program in "${programs[@]}"; do
 	pid=$(property "$program" MainPID) unit=fleetconf-$program.service
 	user=$(stat -c %u "/proc/$pid")
-	[ "$user" -ge 61184 ] && [ "$user" -le 65519 ] || wrong "$program runs as the user $user, which is not one of its own"
+	[ "$user" -ge 61184 ] && [ "$user" -le 65519 ] || fail "$program runs as the user $user, which is not one of its own"
 	for line in 'CapEff:	0000000000000000' 'CapBnd:	0000000000000000' 'NoNewPrivs:	1'; do
-		grep -qx "$line" "/proc/$pid/status" || wrong "$program has not $line"
+		grep -qx "$line" "/proc/$pid/status" || fail "$program has not $line"
 	done
-	awk '$2 == "/" { root = $4 } END { exit root !~ /^ro,/ }' "/proc/$pid/mounts" || wrong "$program may write to /"
+	awk '$2 == "/" { root = $4 } END { exit root !~ /^ro,/ }' "/proc/$pid/mounts" || fail "$program may write to /"
 	secrets=$(sed -n 's/^LoadCredential=\([^:]*\):.*/\1/p' "/lib/systemd/system/$unit")
 	for secret in $secrets; do
-		[ "$(stat -c '%a %u' "/run/credentials/$unit/$secret")" = "400 $user" ] || wrong "$secret is not $program's alone"
-		! grep -qF -e "$(cat "/run/credentials/$unit/$secret")" "/proc/$pid/environ" || wrong "$secret is in the environment of $program"
+		[ "$(stat -c '%a %u' "/run/credentials/$unit/$secret")" = "400 $user" ] || fail "$secret is not $program's alone"
+		! grep -qF -e "$(cat "/run/credentials/$unit/$secret")" "/proc/$pid/environ" || fail "$secret is in the environment of $program"
 	done
 	[ "$program" != worker ] || continue
-	[ "$(stat -c '%a %u' "/var/lib/private/fleetconf-$program")" = "700 $user" ] || wrong "the folder of $program is not its own"
-	[ -z "$(find "/var/lib/private/fleetconf-$program/" -type f ! -perm 600)" ] || wrong "others may read the files of $program"
+	[ "$(stat -c '%a %u' "/var/lib/private/fleetconf-$program")" = "700 $user" ] || fail "the folder of $program is not its own"
+	[ -z "$(find "/var/lib/private/fleetconf-$program/" -type f ! -perm 600)" ] || fail "others may read the files of $program"
 done
-[ -s /var/lib/fleetconf-controller/controller.db ] || wrong "the database is not in the controller's folder"
-did "each has a user, credentials and a folder of its own, no capability, and is confined"
+[ -s /var/lib/fleetconf-controller/controller.db ] || fail "the database is not in the controller's folder"
+log "each has a user, credentials and a folder of its own, no capability, and is confined"
 
 publish 8080/version
-within 10 hits 8080/version || wrong "no hit answers what was published"
-[ -n "$(find /var/lib/fleetconf-agent/ -type f -size +0)" ] || wrong "the agent keeps nothing in its folder"
-did "published with the password that was made: a hit answers what the URL does"
+within 10 hits 8080/version || fail "no hit answers what was published"
+[ -n "$(find /var/lib/fleetconf-agent/ -type f -size +0)" ] || fail "the agent keeps nothing in its folder"
+log "published with the password that was made: a hit answers what the URL does"
 
 # The programs hang, all at once.
 declare -A hung
@@ -117,27 +117,27 @@ for program in "${programs[@]}"; do
 	kill -STOP "${hung[$program]}"
 done
 for program in "${programs[@]}"; do
-	within 45 other "$program" "${hung[$program]}" || wrong "$program hangs, and is not started again"
-	is "$program" NRestarts 1 || wrong "$program was not started again by systemd"
-	journalctl --quiet --unit="fleetconf-$program" --grep='Watchdog timeout' >/dev/null || wrong "no watchdog ended $program"
-	journalctl --quiet --unit="fleetconf-$program" --grep='^goroutine [0-9]+ ' >/dev/null || wrong "$program ended without its goroutines in the log"
+	within 45 other "$program" "${hung[$program]}" || fail "$program hangs, and is not started again"
+	is "$program" NRestarts 1 || fail "$program was not started again by systemd"
+	journalctl --quiet --unit="fleetconf-$program" --grep='Watchdog timeout' >/dev/null || fail "no watchdog ended $program"
+	journalctl --quiet --unit="fleetconf-$program" --grep='^goroutine [0-9]+ ' >/dev/null || fail "$program ended without its goroutines in the log"
 done
 serve "${programs[@]}"
-within 15 hits 8080/version || wrong "no hit answers after the watchdog"
+within 15 hits 8080/version || fail "no hit answers after the watchdog"
 publish 8081/version
-within 15 hits 8081/version || wrong "nobody follows a publish after the watchdog"
-did "hung: the watchdog ended each, and they are back"
+within 15 hits 8081/version || fail "nobody follows a publish after the watchdog"
+log "hung: the watchdog ended each, and they are back"
 
 for program in "${programs[@]}"; do
 	from=$SECONDS
 	systemctl stop "fleetconf-$program"
-	[ $((SECONDS - from)) -le 12 ] || wrong "$program took $((SECONDS - from)) s to stop"
-	is "$program" Result success && is "$program" ExecMainStatus 0 || wrong "$program stopped with $(property "$program" Result), status $(property "$program" ExecMainStatus)"
+	[ $((SECONDS - from)) -le 12 ] || fail "$program took $((SECONDS - from)) s to stop"
+	is "$program" Result success && is "$program" ExecMainStatus 0 || fail "$program stopped with $(property "$program" Result), status $(property "$program" ExecMainStatus)"
 done
 systemctl start fleetconf-worker fleetconf-agent
-within 15 hits 8081/version || wrong "no hit answers from what the agent kept"
+within 15 hits 8081/version || fail "no hit answers from what the agent kept"
 # A backup is restored as docs/operations.md says, and as the controller's own.
-DB_PATH=/var/lib/fleetconf-controller/controller.db fleetconf-controller backup /tmp/backup.db >/dev/null || wrong "root cannot back up"
+DB_PATH=/var/lib/fleetconf-controller/controller.db fleetconf-controller backup /tmp/backup.db >/dev/null || fail "root cannot back up"
 (
 	cd /var/lib/fleetconf-controller
 	rm controller.db
@@ -145,8 +145,8 @@ DB_PATH=/var/lib/fleetconf-controller/controller.db fleetconf-controller backup 
 )
 systemctl start fleetconf-controller
 serve "${programs[@]}"
-[ "$(admin 8080/api/v1/config | sed 's/.*"version":\([0-9]*\).*/\1/')" = 2 ] || wrong "a restored controller has another version"
-did "stopped, in time and with status 0; started, and hits are answered before the controller is; restored"
+[ "$(admin 8080/api/v1/config | sed 's/.*"version":\([0-9]*\).*/\1/')" = 2 ] || fail "a restored controller has another version"
+log "stopped, in time and with status 0; started, and hits are answered before the controller is; restored"
 
 # An upgrade restarts what runs, and leaves alone what was stopped and disabled.
 systemctl disable --quiet --now fleetconf-worker
@@ -154,9 +154,9 @@ declare -A old
 for program in "${programs[@]}"; do old[$program]=$(property "$program" MainPID); done
 install "${package[@]}"
 for program in controller agent; do
-	within 20 other "$program" "${old[$program]}" || wrong "an upgrade does not restart $program"
+	within 20 other "$program" "${old[$program]}" || fail "an upgrade does not restart $program"
 done
-is worker ActiveState inactive || wrong "an upgrade starts a worker that was disabled"
+is worker ActiveState inactive || fail "an upgrade starts a worker that was disabled"
 # A port below 1024, with the drop-in that the units speak of.
 cat >/run/systemd/system/fleetconf-worker.service.d/port.conf <<-'END'
 	[Service]
@@ -167,22 +167,22 @@ cat >/run/systemd/system/fleetconf-worker.service.d/port.conf <<-'END'
 END
 systemctl daemon-reload
 systemctl enable --quiet --now fleetconf-worker
-ask 80/health >/dev/null || wrong "a worker with that drop-in does not listen on port 80"
+ask 80/health >/dev/null || fail "a worker with that drop-in does not listen on port 80"
 rm /run/systemd/system/fleetconf-worker.service.d/port.conf
 systemctl daemon-reload
 systemctl restart fleetconf-worker
 serve "${programs[@]}"
-within 15 hits 8081/version || wrong "no hit answers after an upgrade"
-did "upgraded: what ran was restarted, what was disabled was not"
+within 15 hits 8081/version || fail "no hit answers after an upgrade"
+log "upgraded: what ran was restarted, what was disabled was not"
 
 names=("${programs[@]/#/fleetconf-}")
 rm -r /run/systemd/system/fleetconf-*.service.d
 systemctl daemon-reload
 dpkg --no-triggers --remove "${names[@]}" >/dev/null
-[ -z "$(pgrep -f /usr/bin/fleetconf-)" ] || wrong "a removed program still runs"
-[ -s /var/lib/private/fleetconf-controller/controller.db ] || wrong "a removed controller lost its database"
+[ -z "$(pgrep -f /usr/bin/fleetconf-)" ] || fail "a removed program still runs"
+[ -s /var/lib/private/fleetconf-controller/controller.db ] || fail "a removed controller lost its database"
 dpkg --no-triggers --purge "${names[@]}" >/dev/null 2>&1
 left=$(find /etc /usr/bin /lib/systemd /run/systemd/system /run/credentials /var/lib/private /var/lib/systemd /var/lib/fleetconf* -name '*fleetconf*' 2>/dev/null || true)
 left+=$(systemctl list-units --all --plain --no-legend 'fleetconf-*')
-[ -z "$left" ] || wrong "purged packages leave $left"
-did "removed, and purged: nothing is left"
+[ -z "$left" ] || fail "purged packages leave $left"
+log "removed, and purged: nothing is left"

@@ -34,7 +34,7 @@ SECRETS=$(realpath -m "${SECRETS:-deploy/secrets}")
 files=$(ulimit -Hn) # an engine of this machine cannot give more
 [ "$files" != unlimited ] && [ "$files" -lt 65536 ] || files=65536
 export SECRETS FILES=${FILES:-$files}
-images=${IMAGES:-localhost/fleetconf} patience=${PATIENCE:-120}
+images=${IMAGES:-localhost/fleetconf} timeout=${PATIENCE:-120}
 
 profiles=${COMPOSE_PROFILES:-}
 case ${PUSH:-longpoll} in redis | nats) profiles+=${profiles:+,}$PUSH ;; esac
@@ -84,12 +84,12 @@ make_secrets() {
 
 # wait_healthy returns when every container is healthy.
 wait_healthy() {
-	local deadline=$((SECONDS + patience)) states
+	local deadline=$((SECONDS + timeout)) states
 	while :; do
 		states=$(compose ps -q | xargs docker inspect -f '{{.Name}} is {{if .State.Health}}{{.State.Health.Status}}{{else}}{{.State.Status}}{{end}}')
 		grep -v ' is healthy$' <<<"$states" >/dev/null || return 0
 		if [ $SECONDS -ge $deadline ]; then
-			echo "Not healthy within $patience s; scripts/compose.sh logs says why:" >&2
+			echo "Not healthy within $timeout s; scripts/compose.sh logs says why:" >&2
 			grep -v ' is healthy$' <<<"$states" >&2
 			return 1
 		fi

@@ -66,13 +66,13 @@ for password in ADMIN_PASSWORD AGENT_PASSWORD; do
 done
 admin="${ADMIN_USERNAME:-admin}:${ADMIN_PASSWORD:-admin123}"
 agent="${AGENT_USERNAME:-agent}:${AGENT_PASSWORD:-secret123}"
-patience=${PATIENCE:-60} # seconds that anything may take to come true
+timeout=${PATIENCE:-60} # seconds that anything may take to come true
 
 # --- how a step says what it wants -----------------------------------------
 
 tmp=$(mktemp -d)
 declare -A pid=() port=([controller]=0 [agent]=0 [worker]=0 [target]=0) url=()
-what='' passed=0 since=$SECONDS told=''
+what='' passed=0 since=$SECONDS reported=''
 frozen=''  # set while this script freezes publishing
 restore='' # what to publish at the end, however that comes
 
@@ -85,7 +85,7 @@ step() {
 }
 
 fail() { # WANT GOT
-	told=1
+	reported=1
 	{
 		printf '  ✗ %s\n    want %s\n    got  %s\n' "$what" "$1" "$2"
 		local name
@@ -101,7 +101,7 @@ fail() { # WANT GOT
 clean_up() {
 	local code=$?
 	trap '' INT TERM
-	[ "$code" = 0 ] || [ -n "$told" ] || echo "  ✗ $what: broken off, line $1" >&2
+	[ "$code" = 0 ] || [ -n "$reported" ] || echo "  ✗ $what: broken off, line $1" >&2
 	[ -z "$frozen" ] || as "$admin" DELETE "$api/freeze"
 	if [ -n "$restore" ]; then
 		publish "$restore"
@@ -143,9 +143,9 @@ want_problem() { # STATUS [WORDS]
 
 # eventually asks again until a condition holds.
 eventually() { # CONDITION [ARGUMENT...]
-	local deadline=$((SECONDS + patience))
+	local deadline=$((SECONDS + timeout))
 	until "$@"; do
-		[ $SECONDS -lt $deadline ] || fail "within $patience s: $*" "${status:-} ${body:-}"
+		[ $SECONDS -lt $deadline ] || fail "within $timeout s: $*" "${status:-} ${body:-}"
 		sleep 0.1
 	done
 }
@@ -206,8 +206,8 @@ start_broker() {
 broker_port=$((20000 + RANDOM % 10000))
 taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; } # PORT
 while taken "$broker_port"; do broker_port=$((broker_port + 1)); done
-hears() { as "$admin" GET "$api/agents?transport=$1" && [ "$(header X-Total-Count)" = 1 ]; }             # TRANSPORT: the agent does
-told() { http GET "${url[agent]}/status" && [ "$(json poll_interval_seconds)" = "$1" ]; }               # SECONDS: to poll so often
+has_transport() { as "$admin" GET "$api/agents?transport=$1" && [ "$(header X-Total-Count)" = 1 ]; }             # TRANSPORT: the agent does
+polls_every() { http GET "${url[agent]}/status" && [ "$(json poll_interval_seconds)" = "$1" ]; }               # SECONDS: to poll so often
 alive() { kill -0 "${pid[$1]}" 2>/dev/null; }
 crash() { # NAME: as when the machine loses it, with nothing said before
 	kill -9 "${pid[$1]}" 2>/dev/null || true
@@ -449,16 +449,16 @@ if [ -z "$against" ]; then
 
 	if [ "$push" = none ]; then
 		step "without push the agent polls, and says so"
-		eventually hears poll
+		eventually has_transport poll
 		as "$agent" GET "$api/config?wait=20s" -H 'If-None-Match: *' && want_status 304 # at once: http gives up after 20 s
 	else
 		step "a newer version is heard of at once, though the next poll is an hour away"
-		eventually hears "$push"
+		eventually has_transport "$push"
 		as "$admin" POST "$api/config?poll_interval=3600" && want_status 200
 		version=$(json version)
-		eventually told 3600
+		eventually polls_every 3600
 		eventually applied "$version" 1
-		eventually hears "$push"
+		eventually has_transport "$push"
 		publish "{\"url\":\"$(to "$mark-push")\"}" && want_status 200
 		version=$(json version)
 		eventually runs "$version"
@@ -477,17 +477,17 @@ if [ -z "$against" ]; then
 	if [ "$push" = redis ]; then
 		step "while the broker is dead the fleet is published to and follows, and everybody says what is lost"
 		crash broker
-		eventually hears poll
+		eventually has_transport poll
 		publish "{\"url\":\"$(to "$mark-broker")\"}" && want_status 200
 		version=$(json version)
 		eventually runs "$version"
-		says_so() { http GET "${url[controller]}/ready" && [ "$status" = 200 ] && [[ $body == *push* ]]; }
-		eventually says_so
+		reports_push() { http GET "${url[controller]}/ready" && [ "$status" = 200 ] && [[ $body == *push* ]]; }
+		eventually reports_push
 		http GET "${url[agent]}/ready" && want_status 200 && want_body '"field":"push"'
 
 		step "the broker is back, and is heard again"
 		start_broker
-		eventually hears redis
+		eventually has_transport redis
 		publish "{\"url\":\"$(to "$mark-2")\"}" && want_status 200
 		version=$(json version)
 		eventually runs "$version"
