@@ -106,7 +106,11 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		return err
 	}
 	defer func() { _ = db.Close() }()
-	agents, err := service.OpenAgents(ctx, db, service.AgentOptions{
+	plan, err := service.LoadPlan(ctx, db, set.PollInterval())
+	if err != nil {
+		return err
+	}
+	agents, err := service.OpenAgents(ctx, db, plan, service.AgentOptions{
 		Reserved:      append([]string{set.AdminUsername, set.AgentUsername}, api.Names...),
 		InactiveAfter: set.InactiveAfter,
 		PruneAfter:    set.PruneAfter,
@@ -116,10 +120,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	configs, err := service.OpenConfigs(ctx, db, agents, service.ConfigOptions{Tags: db.Tags(), DefaultInterval: set.PollInterval(), Pace: set.PushRate, Metrics: measures}, log)
-	if err != nil {
-		return err
-	}
+	configs := service.NewConfigs(db, plan, agents, service.ConfigOptions{Tags: db.Tags(), Pace: set.PushRate, Metrics: measures}, log)
 	trail := service.NewTrail(db, log)
 	if err := publishInitial(ctx, configs, set.InitialURL, log); err != nil {
 		return err

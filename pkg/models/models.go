@@ -208,8 +208,9 @@ type Agent struct {
 	RegisteredAt   time.Time      `json:"registered_at"`
 	LastPoll       *time.Time     `json:"last_poll"` // null until the first poll
 	Status         AgentStatus    `json:"status" enums:"online,stale,offline,inactive,failed,conflict,degraded"`
-	DesiredVersion *int64         `json:"desired_version"` // null until something is published
-	AppliedVersion *int64         `json:"applied_version"` // null until its worker accepted one
+	DesiredVersion *int64         `json:"desired_version"`                   // null until something is published
+	DesiredBecause string         `json:"desired_because" example:"current"` // why the agent is offered that version, or keeps what it runs
+	AppliedVersion *int64         `json:"applied_version"`                   // null until its worker accepted one
 	LastAttempt    *Attempt       `json:"last_attempt"`
 	// ContentMismatch says that what the agent holds as its applied version is not the
 	// content of that version: its cache was edited, say.

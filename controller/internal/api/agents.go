@@ -58,7 +58,7 @@ func (a *API) register(c *call) error {
 			return err
 		}
 	}
-	registration.PollInterval, registration.Self, registration.Origin = a.Configs.PollInterval(), c.self, c.origin()
+	registration.PollInterval, registration.Self, registration.Origin = a.Configs.Plan().PollInterval(), c.self, c.origin()
 	if _, token, ok := c.Request.BasicAuth(); ok && c.self != nil {
 		registration.Token = auth.DigestOf(token)
 	}
@@ -110,11 +110,11 @@ func (a *API) agents(c *call) error {
 	if err != nil {
 		return err
 	}
-	outlook := a.Configs.Outlook()
-	page := a.Agents.List(query, outlook)
+	plan, now := a.Configs.Plan(), time.Now()
+	page := a.Agents.List(query, plan, now)
 	out := make([]wire.Agent, 0, len(page.Agents))
 	for _, agent := range page.Agents {
-		out = append(out, toAgent(agent, a.Agents.StatusOf(&agent, outlook), outlook.Desired))
+		out = append(out, toAgent(&agent, a.Agents.StatusOf(&agent, plan, now), plan))
 	}
 	c.Header("X-Total-Count", strconv.Itoa(page.Total))
 	if page.More {
@@ -190,8 +190,8 @@ func (a *API) agent(c *call) error {
 	if err != nil {
 		return err
 	}
-	outlook := a.Configs.Outlook()
-	return server.WriteJSON(c.Writer, http.StatusOK, toAgent(agent, a.Agents.StatusOf(&agent, outlook), outlook.Desired))
+	plan := a.Configs.Plan()
+	return server.WriteJSON(c.Writer, http.StatusOK, toAgent(&agent, a.Agents.StatusOf(&agent, plan, time.Now()), plan))
 }
 
 // summary counts the agents.
@@ -205,8 +205,8 @@ func (a *API) agent(c *call) error {
 //	@Failure	401,403,429	{object}	problem.Problem
 //	@Router		/api/v1/agents/summary [get]
 func (a *API) summary(c *call) error {
-	outlook := a.Configs.Outlook()
-	return server.WriteJSON(c.Writer, http.StatusOK, toSummary(a.Agents.Summary(outlook), outlook.Desired))
+	plan := a.Configs.Plan()
+	return server.WriteJSON(c.Writer, http.StatusOK, toSummary(a.Agents.Summary(plan, time.Now()), plan.Version()))
 }
 
 // decommission forgets an agent.
@@ -291,11 +291,7 @@ func (a *API) onCurrent(c *call) error {
 	if err != nil {
 		return err
 	}
-	tag := ""
-	if current := a.Configs.Current(); current != nil {
-		tag = current.ETag
-	}
-	if !allowed(tag) {
+	if !allowed(a.Configs.Plan().ETag()) {
 		return models.ErrPrecondition
 	}
 	return nil
@@ -323,7 +319,7 @@ func (a *API) report(c *call) error {
 		return err
 	}
 	if !a.Configs.ObserveReport(req.Version, req.ETag) {
-		return wire.Bad("version", "%d cannot be one of this fleet's; the newest is %d", req.Version, desired(a.Configs.Current()))
+		return wire.Bad("version", "%d cannot be one of this fleet's; the newest is %d", req.Version, a.Configs.Plan().Version())
 	}
 	attempt := fromReport(req, time.Now().UTC())
 	news, err := a.Agents.Report(c.Request.Context(), c.self, attempt)

@@ -92,7 +92,6 @@ type API struct {
 	rejectedCallers *limit.Table // the requests of a class that may not pass, by source
 	churn           *limit.Table // new agents and removals of agents by themselves, by source
 	guesses         *limit.Guesses
-	served          servedConfig
 	sweep           []string       // SweepInterval as a header value
 	fleet           []string       // Fleet as one
 	refused         rate.Sometimes // how often refused credentials are worth a warning
@@ -207,10 +206,10 @@ func (a *API) ready(c *call) error {
 // warnings is what somebody should look at, "" for nothing.
 func (a *API) warnings() string {
 	var found []string
-	if highest, conflict := a.Configs.Conflict(); conflict {
+	if plan := a.Configs.Plan(); plan.Conflict() {
 		found = append(found, fmt.Sprintf(
 			"conflict: agents run versions up to %d and the store ends at %d, as if it was restored from an older backup; they keep what they run until you publish, or POST /api/v1/agents/resume",
-			highest, desired(a.Configs.Current())))
+			plan.Observed.Highest, plan.Version()))
 	}
 	if a.Announcements != nil {
 		if err := a.Announcements.Lost(); err != nil {
@@ -226,12 +225,4 @@ func (a *API) notReady(r *http.Request) (reasons []wire.FieldError) {
 		reasons = append(reasons, wire.FieldError{Field: "database", Detail: err.Error()})
 	}
 	return reasons
-}
-
-// desired is the version that agents should run, 0 while nothing was published.
-func desired(current *models.Config) int64 {
-	if current == nil {
-		return 0
-	}
-	return current.Version
 }

@@ -67,16 +67,17 @@ func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *sy
 	}
 	t.Cleanup(func() { _ = db.Close() })
 	log, hook := logtest.NewNullLogger()
-	agents, err := service.OpenAgents(t.Context(), db, service.AgentOptions{
+	plan, err := service.LoadPlan(t.Context(), db, 30*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	agents, err := service.OpenAgents(t.Context(), db, plan, service.AgentOptions{
 		Reserved: append([]string{"admin", "agent"}, api.Names...), InactiveAfter: 7 * 24 * time.Hour,
 	}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	configs, err := service.OpenConfigs(t.Context(), db, agents, service.ConfigOptions{Tags: db.Tags(), DefaultInterval: 30 * time.Second, Pace: 200}, log)
-	if err != nil {
-		t.Fatal(err)
-	}
+	configs := service.NewConfigs(db, plan, agents, service.ConfigOptions{Tags: db.Tags(), Pace: 200}, log)
 	draining := make(chan struct{})
 	waiters := service.NewWaiters(configs, 20_000, 2000)
 	waiting, stop := context.WithCancel(context.WithoutCancel(t.Context()))
@@ -283,7 +284,7 @@ func TestPublish_Preconditions(t *testing.T) {
 			wantProblem(t, resp, row.status, field)
 		})
 	}
-	if got := s.configs.Current(); got.URL != "http://c/" {
+	if got := s.configs.Plan().Config(); got.URL != "http://c/" {
 		t.Errorf("current: got %+v, want what was there", got)
 	}
 	for _, header := range []string{tag, old + "," + tag, "*"} {
@@ -299,13 +300,13 @@ func TestPublish_PollIntervalInTheQuery(t *testing.T) {
 	if resp := s.call(admin, "POST", "/api/v1/config?poll_interval=15", ""); resp.StatusCode != 200 {
 		t.Fatalf("without a body: got %d %s", resp.StatusCode, text(t, resp))
 	}
-	if got := s.configs.Current(); got.PollInterval != 15*time.Second || got.URL != "http://a/" || got.Version != 2 {
+	if got := s.configs.Plan().Config(); got.PollInterval != 15*time.Second || got.URL != "http://a/" || got.Version != 2 {
 		t.Errorf("got %+v, want 15 s and the URL kept, as version 2", got)
 	}
 	if resp := s.call(admin, "POST", "/api/v1/config?poll_interval=20", `{"url":"http://b/"}`); resp.StatusCode != 200 {
 		t.Fatalf("with a body: got %d", resp.StatusCode)
 	}
-	if got := s.configs.Current(); got.PollInterval != 20*time.Second || got.URL != "http://b/" {
+	if got := s.configs.Plan().Config(); got.PollInterval != 20*time.Second || got.URL != "http://b/" {
 		t.Errorf("got %+v, want 20 s and the new URL", got)
 	}
 	wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval=5&poll_interval=6", ""), 400, "poll_interval")
@@ -315,7 +316,7 @@ func TestPublish_PollIntervalInTheQuery(t *testing.T) {
 	}
 	wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval=5", `{"poll_interval_seconds":6}`), 400, "poll_interval")
 	wantProblem(t, s.call(admin, "POST", "/api/v1/config?pol_interval=5", `{"url":"http://c/"}`), 400, "pol_interval")
-	if got := s.configs.Current().Version; got != 3 {
+	if got := s.configs.Plan().Config().Version; got != 3 {
 		t.Errorf("after bad input the version is %d, want 3", got)
 	}
 }
@@ -404,7 +405,7 @@ func TestPublish_BadInput(t *testing.T) {
 		s.handler.ServeHTTP(w, r)
 		wantProblem(t, w.Result(), http.StatusUnsupportedMediaType, "")
 	}
-	if got := s.configs.Current(); got.Version != 1 || got.URL != "http://a/" {
+	if got := s.configs.Plan().Config(); got.Version != 1 || got.URL != "http://a/" {
 		t.Errorf("after all that: got %+v, want what was there", got)
 	}
 }
@@ -868,7 +869,7 @@ func TestPublish_SameIfMatchAtOnce_OneWins(t *testing.T) {
 		for i := range writers {
 			path, body := "/api/v1/config", fmt.Sprintf(`{"url":"http://a/%d/%d"}`, round, i)
 			if i == 0 && round > 0 {
-				path, body = "/api/v1/configs/1/rollback", ""
+				path, body = fmt.Sprintf("/api/v1/configs/%d/rollback", round), "" // never the content of now
 			}
 			writing.Go(func() {
 				<-begin
@@ -888,7 +889,7 @@ func TestPublish_SameIfMatchAtOnce_OneWins(t *testing.T) {
 				t.Errorf("got %d %s, want 200 or 412", resp.StatusCode, text(t, resp))
 			}
 		}
-		current := s.configs.Current()
+		current := s.configs.Plan().Config()
 		if want := int64(round) + 2; won != 1 || current.Version != want || current.ETag != tag {
 			t.Fatalf("round %d: %d of %d won, version %d is current under %s; want one, version %d under %s",
 				round, won, writers, current.Version, current.ETag, want, tag)
@@ -906,7 +907,7 @@ func TestPublish_FromAPageOfAnotherSite(t *testing.T) {
 		wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval=1", "", header...), 403, "")
 		wantProblem(t, s.call(admin, "DELETE", "/api/v1/agents/a1", "", header...), 403, "")
 	}
-	if got := s.configs.Current().Version; got != 1 {
+	if got := s.configs.Plan().Config().Version; got != 1 {
 		t.Errorf("got version %d, want 1", got)
 	}
 	if resp := s.call(admin, "POST", "/api/v1/config?poll_interval=1", "", "Sec-Fetch-Site", "same-origin"); resp.StatusCode != 200 {
@@ -955,7 +956,7 @@ func TestConfig_ThousandConcurrent_Answered(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if got := s.configs.Current().Version; got != 11 {
+	if got := s.configs.Plan().Config().Version; got != 11 {
 		t.Errorf("after 10 publishes amid 990 polls: got version %d, want 11", got)
 	}
 }

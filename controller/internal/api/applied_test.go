@@ -72,7 +72,7 @@ func TestApplied_OtherContent_Replaced(t *testing.T) {
 			if n := len(s.logged.AllEntries()); n != 1 {
 				t.Errorf("logged %d lines, want one", n)
 			}
-			if got, err := s.db.Reported(t.Context()); err != nil || got != (models.Reported{}) {
+			if got, err := s.db.Plan(t.Context()); err != nil || got.Observed != (models.Observed{}) {
 				t.Errorf("the store has %+v, %v, want nothing", got, err)
 			}
 			if resp := s.call(a1, "GET", "/api/v1/config", "", append(asApplied(2, content("http://b/")), "If-None-Match", tag)...); resp.StatusCode != 304 {

@@ -1,9 +1,9 @@
 package api
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
@@ -13,42 +13,10 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
-// answered is a configuration as it goes over the wire, made once a version:
-// the body and the header values of every answer to a poll.
-type answered struct {
-	config   *models.Config
-	content  string // its hash
-	body     []byte
-	etag     []string
-	length   []string
-	interval []string
-}
-
-// servedConfig holds the answer to polls for the current configuration.
-type servedConfig struct{ latest atomic.Pointer[answered] }
-
 var (
 	jsonType = []string{"application/json"}
-	noCache  = []string{"private, no-cache"} // RFC 9111 §5.2.2: keep it, but ask each time
+	noCache  = []string{"private, no-cache"} // RFC 9111 §5.2.2: store it, but validate each time
 )
-
-// of returns the answer for current, which it makes if it is not the latest.
-func (s *servedConfig) of(current *models.Config) (*answered, error) {
-	if latest := s.latest.Load(); latest != nil && latest.config == current {
-		return latest, nil
-	}
-	body, err := wire.Encode(toConfig(current))
-	if err != nil {
-		return nil, err
-	}
-	body = append(body, '\n')
-	made := &answered{
-		config: current, content: current.ContentHash(), body: body, etag: []string{current.ETag},
-		length: []string{strconv.Itoa(len(body))}, interval: []string{strconv.Itoa(seconds(current.PollInterval))},
-	}
-	s.latest.Store(made)
-	return made, nil
-}
 
 // config answers a poll. It is the hot path: no database, no JSON, no log line.
 //
@@ -96,9 +64,7 @@ func (a *API) config(c *call) error {
 	if p.visit.Transport == models.Polling {
 		p.visit.PushError = headerText(c.Request.Header, wire.HeaderPushError)
 	}
-	if err := p.decide(); err != nil {
-		return err
-	}
+	p.decide(a.Configs.Plan())
 	p.note(wait)
 	if wait > 0 && !p.due() {
 		held := p // which escapes, as p does not: a poll that is not held allocates none
@@ -142,7 +108,7 @@ func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
 	ctx := c.Request.Context()
 	back := c.releaseWhileHeld()
 	a.Waiters.Wait(ctx, wait, p.self, func() bool {
-		if err = p.decide(); err == nil && p.self != nil && p.self.Deregistered() {
+		if p.decide(a.Configs.Plan()); p.self != nil && p.self.Deregistered() {
 			err = unauthorized(c, errWrong)
 		}
 		return err != nil || p.due()
@@ -151,7 +117,7 @@ func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
 	switch {
 	case p.self == nil:
 	case ctx.Err() != nil:
-		a.Agents.Disconnected(p.self, p.visit, p.interval)
+		a.Agents.Disconnected(p.self, p.visit, p.plan.PollInterval())
 	default: // it was here until now
 		p.visit.At = time.Now().UTC()
 		p.note(0)
@@ -197,13 +163,15 @@ type poll struct {
 	applied applied
 	visit   models.Poll // what it tells of the agent
 
-	status int // 200, 304 or 404
+	plan    *models.Plan    // what decides
+	release *models.Release // what the caller should run; nil: keep what it runs
+	reason  models.Reason
+	runs    int64 // the version that the agent may run, the highest of several
+	resumed bool  // an admin has let the agent follow the store
+	status  int   // 200, 304 or 404
 	// unchanged says that the caller runs what a 200 has: without If-None-Match a 304
 	// would be no proper answer.
 	unchanged bool
-	current   *answered // nil where nothing was published
-	interval  time.Duration
-	kept      keepReason
 }
 
 // due reports whether there is something to say that is not to be delayed.
@@ -228,62 +196,42 @@ func appliedOf(h http.Header) applied {
 	return applied{n, content[0]}
 }
 
-// keepReason is why an agent is not offered the current version.
-type keepReason int
-
-const (
-	nothing keepReason = iota
-	refused
-	conflict
-)
-
-// decide finds what there is to say now.
-func (p *poll) decide() error {
-	a := p.a
-	current := a.Configs.Current()
-	p.interval = a.Configs.PollInterval()
-	p.status, p.unchanged, p.current, p.kept = http.StatusNotFound, false, nil, nothing
-	if current != nil {
-		out, err := a.served.of(current)
-		if err != nil {
-			return err
-		}
-		p.current, p.status = out, http.StatusOK
-	}
-	newest := desired(current)
-	held := false
+// decide finds what the caller should run by a plan, and the status of the response.
+func (p *poll) decide(plan *models.Plan) {
+	current, newest := plan.Newest, plan.Version()
+	names := current != nil && etag.NoneMatch(p.held, current.ETag)
+	p.plan, p.release, p.reason, p.unchanged = plan, current, models.Reason{}, false
 	if p.self != nil {
-		held = p.observe(newest)
+		if after := p.observe(names && p.held[0] != "*"); after != plan {
+			p.decide(after) // the first agent that runs a later version than the store has
+			return
+		}
 	}
-	if current == nil {
-		return nil
-	}
-	names, runs := etag.NoneMatch(p.held, current.ETag), p.applied == applied{newest, p.current.content}
+	runs := current != nil && p.applied == applied{newest, current.Content}
 	switch {
 	case names && (runs || p.applied == applied{}):
 		p.status = http.StatusNotModified
-		return nil
+		return
 	case runs:
-		p.unchanged = true
-		return nil
-	case p.self == nil:
-		return nil
+		p.status, p.unchanged = http.StatusOK, true
+		return
 	}
-	if !a.Agents.Offers(p.self, newest) {
-		p.kept = refused
-	} else if held {
-		p.kept = conflict
-	} else if _, inConflict := a.Configs.Conflict(); inConflict && isAhead(p.held, p.applied, newest) {
-		p.kept = conflict
+	var traits models.Traits
+	if p.self != nil {
+		traits = p.self.Traits(p.visit.Foreign, newest)
+		traits.Runs, traits.Unknown = p.runs, p.visit.Unknown
+		p.visit.Mismatch = current != nil && p.mismatch(names)
 	}
-	if p.kept != nothing {
+	p.resumed = traits.Held == models.Released
+	p.release, p.reason = plan.For(traits)
+	switch _, one := etag.Single(p.held); {
+	case p.release != nil:
+		p.status = http.StatusOK
+	case one && current != nil:
+		p.status = http.StatusNotModified // against what it runs
+	default:
 		p.status = http.StatusNotFound
-		if _, ok := etag.Single(p.held); ok {
-			p.status = http.StatusNotModified // against what it runs
-		}
 	}
-	p.visit.Mismatch = p.mismatch(names)
-	return nil
 }
 
 // mismatch reports whether what the agent holds is not the content of the version that
@@ -293,7 +241,7 @@ func (p *poll) mismatch(names bool) bool {
 	switch {
 	case p.applied == applied{}:
 		return false
-	case names || p.applied.version == p.current.config.Version:
+	case names || p.applied.version == p.plan.Version():
 		return true // decide knows that it does not run the current one
 	}
 	tag, one := etag.Single(p.held)
@@ -307,55 +255,60 @@ func (p *poll) note(wait time.Duration) {
 	if p.self == nil {
 		return
 	}
-	p.visit.Interval = max(p.interval, wait)
+	interval := p.plan.PollInterval()
+	p.visit.Interval = max(interval, wait)
 	if p.visit.Transport == p.a.broker() {
-		p.visit.Interval = max(p.interval, p.a.SweepInterval)
+		p.visit.Interval = max(interval, p.a.SweepInterval)
 	}
 	p.a.Agents.Poll(p.self, p.visit)
 }
 
-// observe notes which version the agent says it runs. It reports whether the agent
-// keeps that one, whatever the fleet does.
-func (p *poll) observe(newest int64) (held bool) {
-	p.visit.Runs, p.visit.Foreign, p.visit.Mismatch = p.applied.version, false, false
-	if p.current != nil && len(p.held) > 0 && p.held[0] != "*" && etag.NoneMatch(p.held, p.current.config.ETag) {
-		p.visit.Runs = newest
-		return false
+// observe finds out which version an agent runs, and returns the plan that follows from
+// it. names says that the agent sent the ETag of the newest version.
+func (p *poll) observe(names bool) *models.Plan {
+	v, newest := &p.visit, p.plan.Version()
+	v.Runs, v.Newest, v.Unknown, v.Foreign, v.Mismatch = p.applied.version, newest, false, false, false
+	if names {
+		v.Runs, p.runs = newest, newest
+		return p.plan
 	}
-	var ahead int64
-	verified := false
+	plan := p.plan
 	if tag, one := etag.Single(p.held); one {
-		ahead, verified = p.a.Configs.ObserveTag(tag)
+		var ahead int64
+		if plan, ahead, v.Foreign = p.a.Configs.ObserveTag(plan, tag); ahead != 0 {
+			v.Runs, p.runs = ahead, ahead
+			return plan
+		}
 	}
-	switch {
-	case ahead != 0:
-		p.visit.Runs = ahead
-	case p.applied.version <= newest:
-		return false
+	v.Foreign = v.Runs > newest
+	p.runs = v.Runs
+	for _, line := range p.held {
+		version := cmp.Or(models.VersionOf(line), p.applied.version) // 0: the ETag of a gateway
+		p.runs, v.Unknown = max(p.runs, version), v.Unknown || version == 0
 	}
-	p.visit.Foreign = !verified
-	return p.visit.Foreign && p.a.Agents.Holds(p.self, p.visit.Runs, newest)
+	return plan
 }
 
-// answer says it.
+// answer writes the response.
 func (p *poll) answer(c *call) error {
 	h := c.Writer.Header()
 	h[wire.HeaderFleet] = p.a.fleet
 	if p.visit.Transport == p.a.broker() {
 		h[wire.HeaderSweepInterval] = p.a.sweep
 	}
-	if p.current == nil {
-		h.Set(wire.HeaderPollInterval, strconv.Itoa(seconds(p.interval)))
+	current := p.plan.Newest
+	if current == nil {
+		h.Set(wire.HeaderPollInterval, strconv.Itoa(seconds(p.plan.PollInterval())))
 		return problem.New(http.StatusNotFound, "nothing was published yet")
 	}
-	h[wire.HeaderPollInterval] = p.current.interval
+	h[wire.HeaderPollInterval] = current.Interval
 	h["Cache-Control"] = noCache
 	switch p.status {
 	case http.StatusNotFound:
-		return p.reason()
+		return p.keeps()
 	case http.StatusNotModified:
-		h["Etag"] = p.current.etag
-		if p.kept != nothing {
+		h["Etag"] = current.Tag
+		if p.release == nil {
 			tag, _ := etag.Single(p.held)
 			h["Etag"] = []string{tag}
 		}
@@ -363,17 +316,17 @@ func (p *poll) answer(c *call) error {
 		c.Writer.WriteHeaderNow()
 		return nil
 	}
-	if window := p.a.Configs.Window(); window > 0 {
-		h[wire.HeaderSpread] = []string{strconv.FormatInt(window.Milliseconds(), 10)}
+	if spread := p.plan.SpreadAt(time.Now()); spread > 0 {
+		h[wire.HeaderSpread] = []string{strconv.FormatInt(spread.Milliseconds(), 10)}
 	}
-	if p.self != nil && p.applied.version > p.current.config.Version {
+	if p.self != nil && p.applied.version > current.Version {
 		h[wire.HeaderOlderBecause] = p.because()
 	}
-	h["Etag"] = p.current.etag
+	h["Etag"] = current.Tag
 	h["Content-Type"] = jsonType
-	h["Content-Length"] = p.current.length
+	h["Content-Length"] = current.Length
 	c.Status(http.StatusOK)
-	_, _ = c.Writer.Write(p.current.body) // the caller has gone: nobody is left to tell
+	_, _ = c.Writer.Write(current.Body) // the client has disconnected, if this fails
 	return nil
 }
 
@@ -385,34 +338,18 @@ var (
 // because is why the agent is offered an older version than the one that it says it
 // runs. Where its ETag is the current one it runs no later one: its cache was edited.
 func (p *poll) because() []string {
-	if etag.NoneMatch(p.held, p.current.config.ETag) || p.visit.Foreign && !p.a.Agents.Resumed(p.self) {
+	if etag.NoneMatch(p.held, p.plan.ETag()) || p.visit.Foreign && !p.resumed {
 		return byPublish
 	}
 	return byResume
 }
 
-// reason is what an agent is told that is offered nothing.
-func (p *poll) reason() error {
-	version := p.current.config.Version
-	if p.kept == refused {
+// keeps is the response to an agent that is offered nothing, and sent no ETag.
+func (p *poll) keeps() error {
+	version := p.plan.Version()
+	if p.reason.Kind == models.ReasonRefused {
 		return problem.New(http.StatusNotFound, "this agent's worker refused version %d, and nothing newer was published", version)
 	}
 	return problem.New(http.StatusNotFound,
 		"this store ends at version %d, and agents run later ones: what they run stays, until an admin decides", version)
-}
-
-// isAhead reports whether an agent may run something later than the store's
-// newest version: its tag says so, or neither its tag nor X-Applied-Version says what
-// it runs. Who runs an earlier version, or nothing, is not taken back by the newest.
-func isAhead(held []string, applied applied, newest int64) bool {
-	for _, tags := range held {
-		version := models.VersionOf(tags)
-		if version == 0 { // a gateway's own
-			version = applied.version
-		}
-		if version == 0 || version > newest {
-			return true
-		}
-	}
-	return false
 }

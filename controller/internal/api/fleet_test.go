@@ -543,7 +543,7 @@ func TestForeignETag_HoldsThatAgentAlone(t *testing.T) {
 			t.Errorf("another agent that runs %s: got %d, want %d", tag, resp.StatusCode, want)
 		}
 	}
-	if got, err := s.db.Reported(t.Context()); err != nil || got != (models.Reported{}) {
+	if got, err := s.db.Plan(t.Context()); err != nil || got.Observed != (models.Observed{}) {
 		t.Errorf("the store has %+v, %v, want nothing", got, err)
 	}
 
@@ -624,7 +624,12 @@ func TestRegister_Metadata_Bounded(t *testing.T) {
 
 func TestRegister_AboveMaxAgents_507(t *testing.T) {
 	s := newLimited(t, plenty, func(o *api.Options) {
-		agents, err := service.OpenAgents(t.Context(), o.Store.(*database.DB), service.AgentOptions{MaxAgents: 2}, o.Log)
+		db := o.Store.(*database.DB)
+		plan, err := service.LoadPlan(t.Context(), db, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		agents, err := service.OpenAgents(t.Context(), db, plan, service.AgentOptions{MaxAgents: 2}, o.Log)
 		if err != nil {
 			t.Fatal(err)
 		}

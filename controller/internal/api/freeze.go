@@ -80,7 +80,7 @@ func (a *API) unfreeze(c *call) error {
 }
 
 func (a *API) showFreeze(c *call) error {
-	f := a.Configs.Frozen()
+	f := a.Configs.Plan().FrozenAt(time.Now())
 	if f != nil {
 		c.Header("ETag", freezeETag(f))
 	}

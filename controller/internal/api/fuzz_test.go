@@ -117,11 +117,11 @@ func FuzzTakeBack(f *testing.F) {
 		if forward.StatusCode == http.StatusOK && strings.Count(one, `"field"`) != strings.Count(other, `"field"`) {
 			t.Errorf("%s: got %s, and the other way %s; want the same fields", there, one, other)
 		}
-		before := s.configs.Current()
+		before := s.configs.Plan().Config()
 		path := "/api/v1/configs/" + from + "/rollback"
 		resp := s.call(admin, "POST", path, string(body), "Content-Type", "application/json")
 		wantAnswer(t, path, resp)
-		after := s.configs.Current()
+		after := s.configs.Plan().Config()
 		switch {
 		case resp.StatusCode != http.StatusOK && after != before:
 			t.Errorf("%s: got %d, and version %d became %d", path, resp.StatusCode, before.Version, after.Version)

@@ -159,7 +159,7 @@ func TestPreconditions_EveryOtherWrite_Checked(t *testing.T) {
 		wantProblem(t, s.call(admin, call[0], call[1], "", "If-Match", stale), 412, "")
 		wantProblem(t, s.call(admin, call[0], call[1], "", "If-Match", "bare"), 400, "If-Match")
 	}
-	if got := s.actions("?limit=1"); got[0] != "publish by admin" || s.configs.Current().Version != 2 {
+	if got := s.actions("?limit=1"); got[0] != "publish by admin" || s.configs.Plan().Config().Version != 2 {
 		t.Errorf("after all that the newest entry is %s, want the publish", got)
 	}
 }

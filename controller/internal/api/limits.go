@@ -118,7 +118,7 @@ func (a *API) overflow(c *call, k *class, line *limit.Rejections, d access) erro
 	h := c.Writer.Header()
 	server.RetryAfter(h, line.Reject())
 	if d == reading {
-		h.Set(wire.HeaderPollInterval, strconv.Itoa(seconds(a.Configs.PollInterval())))
+		h.Set(wire.HeaderPollInterval, strconv.Itoa(seconds(a.Configs.Plan().PollInterval())))
 	}
 	k.warning.Do(func() {
 		total := k.rejected()

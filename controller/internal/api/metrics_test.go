@@ -305,7 +305,7 @@ func TestLog_NamesRequestAgentAndVersion(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
 	s.publish("http://a/")
-	conflict := func() { s.configs.ObserveTag(s.later(9)) }
+	conflict := func() { s.configs.ObserveTag(s.configs.Plan(), s.later(9)) }
 	for _, row := range []struct {
 		before             func()
 		who                account

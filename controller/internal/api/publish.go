@@ -41,7 +41,7 @@ func (a *API) publish(c *call) error {
 		return err
 	}
 	if dry {
-		outcome, err := a.Configs.PreviewPublish(draft)
+		outcome, err := a.Configs.PreviewPublish(c.Request.Context(), draft)
 		return preview(c, outcome, err)
 	}
 	outcome, err := a.Configs.Publish(c.Request.Context(), draft)
@@ -158,7 +158,7 @@ func (a *API) resume(c *call) error {
 	if err != nil {
 		return err
 	}
-	out := wire.PublishResponse{Message: "There is no conflict; nothing was changed", Version: desired(a.Configs.Current()), Changed: resumed}
+	out := wire.PublishResponse{Message: "There is no conflict; nothing was changed", Version: a.Configs.Plan().Version(), Changed: resumed}
 	if resumed {
 		out.Message = "Agents follow the store again"
 		a.event(c).WithField("version", out.Version).Info("Conflict resumed")

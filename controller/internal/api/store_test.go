@@ -48,11 +48,12 @@ type uncertain struct {
 	before, after error // of the commit
 }
 
-func (u *uncertain) Append(ctx context.Context, next func(*models.Config) (*models.Change, error)) error {
+func (u *uncertain) Append(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) (*models.Plan, error) {
 	if u.before != nil {
-		return u.before
+		return nil, u.before
 	}
-	return errors.Join(u.DB.Append(ctx, next), u.after)
+	plan, err := u.DB.Append(ctx, rule)
+	return plan, errors.Join(err, u.after)
 }
 
 // A failure says that nothing was changed where that is known, and only there.
@@ -60,13 +61,11 @@ func TestPublish_CommitInDoubt_DoesNotClaimThatNothingChanged(t *testing.T) {
 	store := &uncertain{}
 	s := newLimited(t, plenty, func(o *api.Options) {
 		store.DB = o.Store.(*database.DB)
-		configs, err := service.OpenConfigs(t.Context(), store, o.Agents, service.ConfigOptions{
-			Tags: store.Tags(), DefaultInterval: 30 * time.Second, Pace: 200,
-		}, o.Log)
+		plan, err := service.LoadPlan(t.Context(), store, 30*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
-		o.Configs = configs
+		o.Configs = service.NewConfigs(store, plan, o.Agents, service.ConfigOptions{Tags: store.Tags(), Pace: 200}, o.Log)
 	})
 	s.publish("http://a/")
 	const document = `{"url":"http://b/"}`

@@ -56,11 +56,13 @@ func fromReport(r wire.Report, now time.Time) models.Attempt {
 	return models.Attempt{Version: r.Version, Status: models.AttemptStatus(r.Status), Error: wire.Trim(r.Error), At: now}
 }
 
-func toAgent(a models.Agent, status models.Status, desired int64) wire.Agent {
+func toAgent(a *models.Agent, status models.Status, plan *models.Plan) wire.Agent {
+	_, reason := plan.For(a.Traits())
 	out := wire.Agent{
 		ID: a.ID, Hostname: a.Hostname, RegisteredAt: a.RegisteredAt, Status: wire.AgentStatus(status), Metadata: a.Metadata,
-		LastPoll: orNull(a.LastPoll), DesiredVersion: orNull(desired), AppliedVersion: orNull(a.Applied),
-		Transport: orNull(wire.Transport(a.Transport)), Degraded: orNull(a.Degraded), ContentMismatch: a.Mismatch,
+		LastPoll: orNull(a.LastPoll), DesiredVersion: orNull(plan.Version()), AppliedVersion: orNull(a.Applied),
+		DesiredBecause: reason.String(),
+		Transport:      orNull(wire.Transport(a.Transport)), Degraded: orNull(a.Degraded), ContentMismatch: a.Mismatch,
 		PushError: orNull(a.PushError),
 	}
 	if t := a.Attempt; t.Version != 0 {

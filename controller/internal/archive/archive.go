@@ -39,7 +39,7 @@ const maxMetadataBytes = 8 << 10
 
 // Source is a store at one moment.
 type Source interface {
-	Store(ctx context.Context) (models.Tags, models.Reported, error)
+	Store(ctx context.Context) (models.Tags, models.Observed, error)
 	Configs(ctx context.Context) iter.Seq2[*models.Config, error]
 	Rollouts(ctx context.Context) iter.Seq2[models.Closed, error]
 	Entries(ctx context.Context) iter.Seq2[models.Entry, error]
@@ -49,7 +49,7 @@ type Source interface {
 
 // Sink is an empty store. It takes versions and entries in their order.
 type Sink interface {
-	Store(ctx context.Context, t models.Tags, r models.Reported) error
+	Store(ctx context.Context, t models.Tags, r models.Observed) error
 	Config(ctx context.Context, cfg *models.Config) error
 	Rollout(ctx context.Context, c models.Closed) error
 	Entry(ctx context.Context, e models.Entry) error
@@ -221,7 +221,7 @@ func (r *reader) store(ctx context.Context, s store) error {
 	}
 	return r.sink.Store(ctx,
 		models.Tags{Epoch: s.Epoch, Key: s.ETagKey, UnkeyedUpTo: s.UnkeyedUpTo},
-		models.Reported{Highest: s.HighestReported, ResumedBelow: s.ResumedBelow})
+		models.Observed{Highest: s.HighestReported, ResumedBelow: s.ResumedBelow})
 }
 
 func (r *reader) config(ctx context.Context, c config) error {

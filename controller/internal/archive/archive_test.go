@@ -2,6 +2,7 @@ package archive_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -29,6 +30,24 @@ func open(t *testing.T, path string) *database.DB {
 	return db
 }
 
+// appendChange is db.Append, for its error alone.
+func appendChange(ctx context.Context, db *database.DB, rule func(*models.Plan) (*models.Change, error)) error {
+	_, err := db.Append(ctx, rule)
+	return err
+}
+
+// newestOf is the newest version, or models.ErrNotFound.
+func newestOf(ctx context.Context, db *database.DB) (*models.Config, error) {
+	plan, err := db.Plan(ctx)
+	if err == nil && plan.Newest == nil {
+		err = models.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	return plan.Config(), nil
+}
+
 // full makes a store with something of everything, and a gap in its versions.
 func full(t *testing.T) string {
 	t.Helper()
@@ -36,15 +55,15 @@ func full(t *testing.T) string {
 	db := open(t, path)
 	at := time.Date(2026, 11, 24, 2, 0, 0, 123456000, time.UTC)
 	for _, version := range []int64{1, 2, 10} {
-		err := db.Append(t.Context(), func(newest *models.Config) (*models.Change, error) {
+		err := appendChange(t.Context(), db, func(plan *models.Plan) (*models.Change, error) {
 			content := models.Content{URL: fmt.Sprint("http://target/", version), PollInterval: 5 * time.Second, Probe: version == 2}
 			c := &models.Change{Config: &models.Config{
 				Content: content, Version: version, ETag: models.Tags{Epoch: "e"}.Of(version, content), Message: "why ✓", PublishedBy: "admin", PublishedAt: at, SourceIP: "192.0.2.1",
 			}}
 			if version == 10 {
-				c.Above, c.Config.RestoredFrom = 9, 1
+				c.Observed, c.Config.RestoredFrom = &models.Observed{Highest: 9}, 1
 			}
-			if newest != nil {
+			if plan.Newest != nil {
 				c.Figures = &models.Figures{
 					Targets: 2, Applied: 1, Failed: 1, FirstAppliedAt: at, Latency: models.Latency{Agents: 1, P50: time.Second, P90: time.Second, P99: time.Second, Max: time.Second},
 					Failures: []models.Failure{{Error: "no", Count: 1, Samples: []string{"a1"}}},
@@ -57,7 +76,11 @@ func full(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	if err := db.SaveFreeze(t.Context(), &models.Freeze{Reason: "sale", Until: at.Add(time.Hour), By: "admin", At: at}, models.Entry{At: at, Action: models.ActionFreeze}); err != nil {
+	freeze := &models.Change{
+		Freeze: &models.Freeze{Reason: "sale", Until: at.Add(time.Hour), By: "admin", At: at},
+		Audit:  []models.Entry{{At: at, Action: models.ActionFreeze}},
+	}
+	if err := appendChange(t.Context(), db, func(*models.Plan) (*models.Change, error) { return freeze, nil }); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 3 {
@@ -170,7 +193,7 @@ func TestRead_NotAnArchive_Rejected(t *testing.T) {
 			if _, err := fill(t, db, row.text); err == nil || !strings.Contains(err.Error(), row.words) {
 				t.Errorf("got %v, want %q", err, row.words)
 			}
-			if _, err := db.Newest(t.Context()); !errors.Is(err, models.ErrNotFound) {
+			if _, err := newestOf(t.Context(), db); !errors.Is(err, models.ErrNotFound) {
 				t.Errorf("something was stored: %v", err)
 			}
 			if agents, err := db.Agents(t.Context()); err != nil || len(agents) != 0 {
@@ -237,7 +260,11 @@ func TestArchive_ImportedAgentRegisters_KeepsItsID(t *testing.T) {
 		t.Fatal(err)
 	}
 	log, _ := logtest.NewNullLogger()
-	agents, err := service.OpenAgents(t.Context(), db, service.AgentOptions{}, log)
+	plan, err := service.LoadPlan(t.Context(), db, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	agents, err := service.OpenAgents(t.Context(), db, plan, service.AgentOptions{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +278,7 @@ func TestArchive_ImportedAgentRegisters_KeepsItsID(t *testing.T) {
 	if _, _, _, err := agents.Register(t.Context(), again); !errors.Is(err, models.ErrSecret) {
 		t.Errorf("with another secret: got %v, want ErrSecret", err)
 	}
-	if page := agents.List(service.Query{All: true, Limit: 10}, models.Outlook{Now: time.Now()}); page.Total != 3 {
+	if page := agents.List(service.Query{All: true, Limit: 10}, plan.Load(), time.Now()); page.Total != 3 {
 		t.Errorf("got %d agents, want the three of before", page.Total)
 	}
 }

@@ -53,7 +53,7 @@ func openSnapshot(ctx context.Context, path string) (*Snapshot, error) {
 func (s *Snapshot) Close() error { return errors.Join(s.tx.Rollback(), s.db.Close()) }
 
 // Store returns what the store is, but for what it holds.
-func (s *Snapshot) Store(ctx context.Context) (models.Tags, models.Reported, error) {
+func (s *Snapshot) Store(ctx context.Context) (models.Tags, models.Observed, error) {
 	t, r, err := scanStore(s.tx.QueryRowContext(ctx, selectStore))
 	return t, r, explain(err)
 }
@@ -88,7 +88,7 @@ func (s *Snapshot) Agents(ctx context.Context) iter.Seq2[models.Agent, error] {
 type Filling struct {
 	tx     *sql.Tx
 	update *sql.Stmt // of an agent's presence
-	end    models.Reported
+	end    models.Observed
 	keyed  bool // the source's ETags have keyed hashes
 }
 
@@ -126,7 +126,7 @@ func (db *DB) Fill(ctx context.Context, fill func(*Filling) error) error {
 
 // Store says what the store is, but for what it holds. Without a key, as from a build
 // whose ETags had no keyed hash, the store keeps the key that it has.
-func (f *Filling) Store(ctx context.Context, t models.Tags, r models.Reported) error {
+func (f *Filling) Store(ctx context.Context, t models.Tags, r models.Observed) error {
 	f.end, f.keyed = r, len(t.Key) > 0
 	if _, err := f.tx.ExecContext(ctx, `UPDATE store SET epoch = $1, highest_reported = 0`, t.Epoch); err != nil || !f.keyed {
 		return err

@@ -44,7 +44,7 @@ func TestBackup_DuringWrites_Consistent(t *testing.T) {
 		}
 	}()
 	for n := range 5 {
-		newest, err := db.Newest(t.Context())
+		newest, err := newestOf(t.Context(), db)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -131,8 +131,8 @@ func TestBackup_HarmfulTarget_Rejected(t *testing.T) {
 func TestAppend_AboveReportedVersions_NoGapError(t *testing.T) {
 	db := open(t, newPath(t))
 	above := func(version, above int64) error {
-		return db.Append(t.Context(), func(*models.Config) (*models.Change, error) {
-			return &models.Change{Config: config(version, fmt.Sprint("http://target/", version)), Above: above}, nil
+		return appendChange(t.Context(), db, func(plan *models.Plan) (*models.Change, error) {
+			return &models.Change{Config: config(version, fmt.Sprint("http://target/", version)), Observed: &models.Observed{Highest: max(above, plan.Observed.Highest)}}, nil
 		})
 	}
 	for _, row := range []struct {
@@ -143,7 +143,7 @@ func TestAppend_AboveReportedVersions_NoGapError(t *testing.T) {
 			t.Errorf("version %d above %d: got %v, want stored %v", row.version, row.above, err, row.want)
 		}
 	}
-	if r, err := db.Reported(t.Context()); err != nil || r.Highest != 9 {
+	if r, err := observed(t.Context(), db); err != nil || r.Highest != 9 {
 		t.Errorf("got %+v, %v, want 9 kept", r, err)
 	}
 }
@@ -174,13 +174,13 @@ func TestAppend_PartOfAChangeFails_NothingStored(t *testing.T) {
 	if _, err := outside(t, path).ExecContext(t.Context(), `CREATE TRIGGER broken BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END`); err != nil {
 		t.Fatal(err)
 	}
-	err := db.Append(t.Context(), func(*models.Config) (*models.Change, error) {
+	err := appendChange(t.Context(), db, func(*models.Plan) (*models.Change, error) {
 		return &models.Change{Config: config(1, "http://a/"), Audit: []models.Entry{{Action: models.ActionPublish}}}, nil
 	})
 	if err == nil {
 		t.Error("got no error")
 	}
-	if _, err := db.Newest(t.Context()); !errors.Is(err, models.ErrNotFound) {
+	if _, err := newestOf(t.Context(), db); !errors.Is(err, models.ErrNotFound) {
 		t.Errorf("the version: got %v, want it not stored", err)
 	}
 }

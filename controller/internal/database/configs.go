@@ -3,7 +3,6 @@ package database
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"time"
 
@@ -12,34 +11,6 @@ import (
 
 const selectConfig = `SELECT version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip, coalesce(restored_from, 0), probe FROM configs `
 
-// Append stores the change that next makes of the newest version; see
-// service.ConfigStore.
-func (db *DB) Append(ctx context.Context, next func(newest *models.Config) (*models.Change, error)) error {
-	err := db.inTx(ctx, publishing, func(tx *sql.Tx) error {
-		newest, err := scanConfig(tx.QueryRowContext(ctx, selectConfig+`ORDER BY version DESC LIMIT 1`))
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
-		change, err := next(newest)
-		if err != nil || change == nil {
-			return err
-		}
-		if _, err := tx.ExecContext(ctx, `UPDATE store SET highest_reported = max(highest_reported, $1)`, change.Above); err != nil {
-			return err
-		}
-		if err := insertConfig(ctx, tx, change.Config); err != nil {
-			return err
-		}
-		if newest != nil && change.Figures != nil {
-			if err := insertFigures(ctx, tx, newest.Version, change.Config.Version, change.Figures); err != nil {
-				return err
-			}
-		}
-		return insertEntries(ctx, tx, change.Audit)
-	})
-	return explain(err)
-}
-
 func insertConfig(ctx context.Context, tx *sql.Tx, cfg *models.Config) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO configs
 		(version, url, poll_interval_seconds, probe, etag, message, published_by, published_at, source_ip, restored_from)
@@ -47,18 +18,6 @@ func insertConfig(ctx context.Context, tx *sql.Tx, cfg *models.Config) error {
 		cfg.Version, cfg.URL, int64(cfg.PollInterval/time.Second), cfg.Probe, cfg.ETag, cfg.Message,
 		cfg.PublishedBy, fromTime(cfg.PublishedAt), cfg.SourceIP, cfg.RestoredFrom)
 	return err
-}
-
-// Newest returns the version with the highest number, or models.ErrNotFound, or
-// models.ErrMoved: what is in a file that is no longer at its name was not
-// acknowledged.
-func (db *DB) Newest(ctx context.Context) (cfg *models.Config, err error) {
-	defer db.metrics.ended(reading, time.Now(), &err)
-	if err := db.checkFiles(); err != nil {
-		return nil, err
-	}
-	cfg, err = scanConfig(db.reader.QueryRowContext(ctx, selectConfig+`ORDER BY version DESC LIMIT 1`))
-	return cfg, explain(err)
 }
 
 // Config returns a version, or models.ErrNotFound.

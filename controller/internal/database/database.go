@@ -283,7 +283,7 @@ func (db *DB) readTags(ctx context.Context) error {
 const selectStore = `SELECT epoch, etag_key, unkeyed_up_to, highest_reported, resumed_below FROM store`
 
 // scanStore reads the row of selectStore.
-func scanStore(row scanner) (t models.Tags, r models.Reported, err error) {
+func scanStore(row scanner) (t models.Tags, r models.Observed, err error) {
 	err = row.Scan(&t.Epoch, &t.Key, &t.UnkeyedUpTo, &r.Highest, &r.ResumedBelow)
 	return t, r, err
 }
@@ -507,6 +507,7 @@ type scanner interface{ Scan(into ...any) error }
 // queryer is a pool of connections, or a transaction.
 type queryer interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
 // read gives each row of a query; an error is the last that it gives.

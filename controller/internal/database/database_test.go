@@ -35,13 +35,36 @@ func newPath(t *testing.T) string { return filepath.Join(t.TempDir(), "controlle
 
 // append1 stores the next version with a URL.
 func append1(db *database.DB, url string) error {
-	return db.Append(context.Background(), func(newest *models.Config) (*models.Change, error) {
-		version := int64(1)
-		if newest != nil {
-			version = newest.Version + 1
-		}
-		return &models.Change{Config: config(version, url)}, nil
+	return appendChange(context.Background(), db, func(plan *models.Plan) (*models.Change, error) {
+		return &models.Change{Config: config(plan.Version()+1, url)}, nil
 	})
+}
+
+// appendChange is db.Append, for its error alone.
+func appendChange(ctx context.Context, db *database.DB, rule func(*models.Plan) (*models.Change, error)) error {
+	_, err := db.Append(ctx, rule)
+	return err
+}
+
+// newestOf is the newest version, or models.ErrNotFound.
+func newestOf(ctx context.Context, db *database.DB) (*models.Config, error) {
+	plan, err := db.Plan(ctx)
+	if err == nil && plan.Newest == nil {
+		err = models.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	return plan.Config(), nil
+}
+
+// observed is what is stored of versions above the store's own.
+func observed(ctx context.Context, db *database.DB) (models.Observed, error) {
+	plan, err := db.Plan(ctx)
+	if err != nil {
+		return models.Observed{}, err
+	}
+	return plan.Observed, nil
 }
 
 func config(version int64, url string) *models.Config {
@@ -126,7 +149,7 @@ func TestOpen_MigratesToKeyedETags(t *testing.T) {
 	if first.Epoch != "e" || len(first.Key) != models.KeyBytes || first.UnkeyedUpTo != 2 {
 		t.Errorf("got %+v, want the epoch e, a key, and 2", first)
 	}
-	newest, err := db.Newest(t.Context())
+	newest, err := newestOf(t.Context(), db)
 	if err != nil || newest.ETag != `"2-AAAAAAAAAAAAAAAAAAAAAA"` {
 		t.Errorf("the newest: got %+v, %v, want it with its ETag", newest, err)
 	}
@@ -184,16 +207,16 @@ func TestConfigs_AreNeverRewritten(t *testing.T) {
 func TestAppend_RuleRejects_NothingStored(t *testing.T) {
 	db := open(t, newPath(t))
 	refusal := errors.New("no")
-	err := db.Append(t.Context(), func(*models.Config) (*models.Change, error) {
+	err := appendChange(t.Context(), db, func(*models.Plan) (*models.Change, error) {
 		return &models.Change{Config: config(1, "http://a/")}, refusal
 	})
 	if !errors.Is(err, refusal) {
 		t.Errorf("got %v, want the refusal itself", err)
 	}
-	if err := db.Append(t.Context(), func(*models.Config) (*models.Change, error) { return nil, nil }); err != nil {
+	if err := appendChange(t.Context(), db, func(*models.Plan) (*models.Change, error) { return nil, nil }); err != nil {
 		t.Errorf("next returned nothing: got %v", err)
 	}
-	if _, err := db.Newest(t.Context()); !errors.Is(err, models.ErrNotFound) {
+	if _, err := newestOf(t.Context(), db); !errors.Is(err, models.ErrNotFound) {
 		t.Errorf("newest: got %v, want ErrNotFound", err)
 	}
 }
@@ -208,7 +231,7 @@ func TestAppend_OnAFullDisk(t *testing.T) {
 	if !errors.Is(err, models.ErrFull) {
 		t.Fatalf("got %v, want ErrFull", err)
 	}
-	if newest, err := db.Newest(t.Context()); err != nil || newest.Version != 1 {
+	if newest, err := newestOf(t.Context(), db); err != nil || newest.Version != 1 {
 		t.Errorf("newest after it: got %v, %v, want version 1", newest, err)
 	}
 	restore()
@@ -225,17 +248,15 @@ func TestAppend_InProgress_ReadsProceed(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // over only where one waits
 	defer cancel()
-	if err := db.Append(t.Context(), func(*models.Config) (*models.Change, error) {
+	if err := appendChange(t.Context(), db, func(*models.Plan) (*models.Change, error) {
 		for name, read := range map[string]func() error{
-			"newest":   func() error { _, err := db.Newest(ctx); return err },
-			"config":   func() error { _, err := db.Config(ctx, 1); return err },
-			"configs":  func() error { _, err := db.Configs(ctx, 2, 1); return err },
-			"figures":  func() error { _, _, err := db.Figures(ctx, 1); return err },
-			"audit":    func() error { _, err := db.Audit(ctx, "", 0, 1); return err },
-			"agents":   func() error { _, err := db.Agents(ctx); return err },
-			"reported": func() error { _, err := db.Reported(ctx); return err },
-			"freeze":   func() error { _, err := db.Freeze(ctx); return err },
-			"ping":     func() error { return db.Ping(ctx) },
+			"plan":    func() error { _, err := db.Plan(ctx); return err },
+			"config":  func() error { _, err := db.Config(ctx, 1); return err },
+			"configs": func() error { _, err := db.Configs(ctx, 2, 1); return err },
+			"figures": func() error { _, _, err := db.Figures(ctx, 1); return err },
+			"audit":   func() error { _, err := db.Audit(ctx, "", 0, 1); return err },
+			"agents":  func() error { _, err := db.Agents(ctx); return err },
+			"ping":    func() error { return db.Ping(ctx) },
 		} {
 			if err := read(); err != nil && !errors.Is(err, models.ErrNotFound) {
 				t.Errorf("%s: %v", name, err)
@@ -547,12 +568,12 @@ func TestOpen_SchemaThree_KeepsAgents(t *testing.T) {
 
 // Only a write that reaches the disk shows that the store can be written again.
 func TestPing_AfterAFailedWrite(t *testing.T) {
-	nothing := func(*models.Config) (*models.Change, error) { return nil, nil }
+	nothing := func(*models.Plan) (*models.Change, error) { return nil, nil }
 	for name, row := range map[string]struct {
 		write func(*database.DB) error
 		ready bool
 	}{
-		"a publish that changes nothing":  {func(db *database.DB) error { return db.Append(t.Context(), nothing) }, false},
+		"a publish that changes nothing":  {func(db *database.DB) error { return appendChange(t.Context(), db, nothing) }, false},
 		"a flush of agents that are gone": {func(db *database.DB) error { return flush(t, db, "gone") }, false},
 		"a flush that changes an agent":   {func(db *database.DB) error { return flush(t, db, "a1") }, true},
 		"a publish":                       {func(db *database.DB) error { return append1(db, "http://b/") }, true},
@@ -599,10 +620,10 @@ func flush(t *testing.T, db *database.DB, id string) error {
 func TestPing_AfterARefusedWrite(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
-	gap := func(*models.Config) (*models.Change, error) {
+	gap := func(*models.Plan) (*models.Change, error) {
 		return &models.Change{Config: config(7, "http://a/")}, nil
 	}
-	if err := db.Append(t.Context(), gap); err == nil {
+	if err := appendChange(t.Context(), db, gap); err == nil {
 		t.Error("a gap was stored")
 	}
 	// An insert that never ends by itself:
@@ -612,7 +633,7 @@ func TestPing_AfterARefusedWrite(t *testing.T) {
 	exec(t, raw, `CREATE TRIGGER hangs BEFORE INSERT ON configs BEGIN SELECT count(*) FROM endless; END`)
 	for _, after := range []time.Duration{0, 50 * time.Millisecond} {
 		ctx, cancel := context.WithCancel(t.Context())
-		err := db.Append(ctx, func(*models.Config) (*models.Change, error) {
+		err := appendChange(ctx, db, func(*models.Plan) (*models.Change, error) {
 			if after == 0 {
 				cancel()
 			} else {
@@ -693,14 +714,14 @@ func TestWrite_FileMoved_IsNotAcknowledged(t *testing.T) {
 			if err := append1(db, "http://c/"); err != nil {
 				t.Errorf("with the file back: %v", err)
 			}
-			err := db.Append(t.Context(), func(newest *models.Config) (*models.Change, error) {
+			err := appendChange(t.Context(), db, func(plan *models.Plan) (*models.Change, error) {
 				away() // between the first check and the commit
-				return &models.Change{Config: config(newest.Version+1, "http://d/")}, nil
+				return &models.Change{Config: config(plan.Version()+1, "http://d/")}, nil
 			})
 			if !errors.Is(err, models.ErrMoved) || !errors.Is(err, models.ErrInDoubt) {
 				t.Errorf("a publish that was under way: got %v, want ErrMoved, in doubt", err)
 			}
-			if newest, err := db.Newest(t.Context()); !errors.Is(err, models.ErrMoved) {
+			if newest, err := newestOf(t.Context(), db); !errors.Is(err, models.ErrMoved) {
 				t.Errorf("its version: got %v, %v, want ErrMoved: the fleet must not get it", newest, err)
 			}
 		})

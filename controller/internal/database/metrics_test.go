@@ -49,6 +49,11 @@ func operations(t *testing.T, reg prometheus.Gatherer) map[string]uint64 {
 	return got
 }
 
+// change stores a change.
+func change(ctx context.Context, db *database.DB, c *models.Change) error {
+	return appendChange(ctx, db, func(*models.Plan) (*models.Change, error) { return c, nil })
+}
+
 func TestMetrics_EachOperation_Timed(t *testing.T) {
 	db, reg := openMeasured(t, newPath(t))
 	ctx := t.Context()
@@ -65,16 +70,14 @@ func TestMetrics_EachOperation_Timed(t *testing.T) {
 		{"report", func() error { return db.SaveReports(ctx, batch) }},
 		{"presence", func() error { return db.SavePresence(ctx, batch) }},
 		{"remove", func() error { return db.DeleteAgents(ctx, []string{"a1"}, models.Entry{}) }},
-		{"freeze", func() error { return db.SaveFreeze(ctx, nil, models.Entry{}) }},
-		{"conflict", func() error { return db.SaveReported(ctx, models.Reported{}) }},
+		{"freeze", func() error { return change(ctx, db, &models.Change{Unfreeze: true}) }},
+		{"conflict", func() error { return change(ctx, db, &models.Change{Observed: &models.Observed{}}) }},
 		{"audit", func() error { return db.AppendAudit(ctx, models.Entry{}) }},
-		{"read", func() error { _, err := db.Newest(ctx); return err }},
+		{"read", func() error { _, err := db.Plan(ctx); return err }},
 		{"read", func() error { _, err := db.Config(ctx, 1); return err }},
 		{"read", func() error { _, err := db.Configs(ctx, 9, 9); return err }},
 		{"read", func() error { _, err := db.Agents(ctx); return err }},
 		{"read", func() error { _, err := db.Audit(ctx, "", 0, 9); return err }},
-		{"read", func() error { _, err := db.Freeze(ctx); return err }},
-		{"read", func() error { _, err := db.Reported(ctx); return err }},
 		{"read", func() error {
 			if _, _, err := db.Figures(ctx, 9); !errors.Is(err, models.ErrNotFound) {
 				return errors.Join(errors.New("want ErrNotFound"), err)
@@ -131,9 +134,9 @@ func TestMetrics_Errors_ByKind(t *testing.T) {
 		kind string
 		do   func() error
 	}{
-		{"", func() error { _, err := db.Newest(t.Context()); return err }}, // finds nothing
+		{"", func() error { _, err := newestOf(t.Context(), db); return err }}, // finds nothing
 		{"", func() error {
-			return db.Append(t.Context(), func(*models.Config) (*models.Change, error) { return nil, refusal })
+			return appendChange(t.Context(), db, func(*models.Plan) (*models.Change, error) { return nil, refusal })
 		}},
 		{"", func() error {
 			gone, leave := context.WithCancel(t.Context())

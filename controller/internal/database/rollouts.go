@@ -40,21 +40,3 @@ func insertFigures(ctx context.Context, tx *sql.Tx, version, supersededBy int64,
 	_, err = tx.ExecContext(ctx, `INSERT INTO rollouts (version, superseded_by, figures) VALUES ($1, $2, $3)`, version, supersededBy, string(text))
 	return err
 }
-
-// Reported returns what agents said of versions above the store's own.
-func (db *DB) Reported(ctx context.Context) (r models.Reported, err error) {
-	defer db.metrics.ended(reading, time.Now(), &err)
-	err = db.reader.QueryRowContext(ctx, `SELECT highest_reported, resumed_below FROM store`).Scan(&r.Highest, &r.ResumedBelow)
-	return r, explain(err)
-}
-
-// SaveReported stores what agents said of versions above the store's own, and
-// the entries with it.
-func (db *DB) SaveReported(ctx context.Context, r models.Reported, entries ...models.Entry) error {
-	return explain(db.inTx(ctx, conflicting, func(tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, `UPDATE store SET highest_reported = $1, resumed_below = $2`, r.Highest, r.ResumedBelow); err != nil {
-			return err
-		}
-		return insertEntries(ctx, tx, entries)
-	}))
-}

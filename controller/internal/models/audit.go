@@ -44,9 +44,13 @@ type Entry struct {
 	Detail  string
 }
 
-// NewEntry is what origin does now.
+// NewEntry returns the entry of what origin does now.
 func NewEntry(origin Origin, action Action, version int64, detail string) Entry {
-	return Entry{At: Now(), Origin: origin, Action: action, Version: version, Detail: detail}
+	return origin.entry(Now(), action, version, detail)
+}
+
+func (o Origin) entry(at time.Time, action Action, version int64, detail string) Entry {
+	return Entry{At: at, Origin: o, Action: action, Version: version, Detail: detail}
 }
 
 // Now is the present as it is stored: UTC, in whole microseconds.

@@ -70,49 +70,12 @@ type Config struct {
 	RestoredFrom int64 // the version that a rollback copied; 0 for none
 }
 
-// Draft is what a publish asks for. A nil field keeps the value that is
-// current.
-type Draft struct {
-	URL          *string
-	PollInterval *time.Duration
-	Probe        *bool
-	Terms
-}
-
-// Terms are what a publish and a rollback have in common beside the content.
-type Terms struct {
-	Origin
-	Message  string // why
-	Override bool   // publish in spite of a freeze
-
-	// Allowed judges the preconditions of the caller against the ETag of the
-	// current configuration, "" for none. It is asked within the transaction;
-	// nil allows all.
-	Allowed func(etag string) bool
-}
-
-// Change is what a publish stores, all of it or nothing.
-type Change struct {
-	Config  *Config
-	Above   int64    // Config's version is above this one, though the store has none as high; 0 for none
-	Figures *Figures // the last ones of the version before; nil where there is none
-	Audit   []Entry
-}
-
 // Announcement says that a version exists. Those who hear it spread their fetches
 // over Spread.
 type Announcement struct {
 	Version int64
 	ETag    string
 	Spread  time.Duration
-}
-
-// Outcome is what a publish came to, or would come to.
-type Outcome struct {
-	Config  *Config // what is current now
-	Before  *Config // what was; nil where nothing was
-	Changed bool
-	Targets int // how many agents should run it
 }
 
 // TokenHash is the SHA-256 digest of an agent's token.
@@ -142,6 +105,10 @@ type Agent struct {
 	// version when it first said so, and to Released once an admin has had it follow the
 	// store. It is 0 otherwise.
 	Held int64
+
+	// Unknown says, in memory only, that the last poll did not say which version the
+	// agent runs, though it runs one.
+	Unknown bool
 
 	// Mismatch says, in memory only, that the last poll named the applied version with
 	// another content than that version has.
@@ -213,11 +180,13 @@ type Poll struct {
 	At        time.Time     // the controller's clock
 	Interval  time.Duration // within which it is to come again
 	Runs      int64         // the version that its worker runs; 0 where it did not say
+	Unknown   bool          // its worker runs something, and it did not say which version
 	Transport Transport
 	Degraded  string // as Presence.Degraded
 	PushError string // as Agent.PushError
 	Mismatch  bool   // the content that the agent holds is not that of Runs
-	Foreign   bool   // Runs is above the store's newest version, and the store did not make it
+	Foreign   bool   // Runs is above Newest, and the store did not make it
+	Newest    int64  // the store's newest version
 }
 
 // Polled takes a poll into account. What it says of the version that runs heals

@@ -1,11 +1,13 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 	"weak"
 
@@ -43,6 +45,7 @@ type AgentStore interface {
 // a list reads the database; the store has it for the next start.
 type Agents struct {
 	store         AgentStore
+	plan          *atomic.Pointer[models.Plan]
 	reserved      []string // names that no agent may take for its id
 	inactiveAfter time.Duration
 	pruneAfter    time.Duration // 0: never
@@ -55,6 +58,8 @@ type Agents struct {
 	saving   semaphore // one registration or removal at a time, memory and store together
 	settling semaphore // one batch of reports at a time
 	table    table
+	index    index // its lock is taken after that of an agent
+	spread   spread
 	changes  signal // an agent runs, or refuses, another version than before; or has gone
 
 	polled, reported batch
@@ -71,6 +76,13 @@ type Agent struct {
 	seq int64
 
 	offers signal // it is offered another version than before, though none was published; or was removed
+
+	// index reads and writes these without the lock of the agent.
+	group          atomic.Pointer[group] // index.mu guards changes
+	previous, next *Agent                // in the group; index.mu guards them
+	due            atomic.Int64          // the second in which index looks at its age; index.mu guards changes
+	seen           atomic.Int64          // when it was here last, in microseconds since 1970 UTC
+	interval       atomic.Int64          // its poll interval in nanoseconds
 
 	mu           sync.Mutex // guards the rest
 	agent        models.Agent
@@ -99,8 +111,10 @@ type AgentOptions struct {
 	Metrics       *Metrics      // nil: measured for nobody
 }
 
-// OpenAgents reads every agent from store.
-func OpenAgents(ctx context.Context, store AgentStore, o AgentOptions, log logrus.FieldLogger) (*Agents, error) {
+// OpenAgents reads every agent from store. The agents follow plan, which holds one.
+func OpenAgents(
+	ctx context.Context, store AgentStore, plan *atomic.Pointer[models.Plan], o AgentOptions, log logrus.FieldLogger,
+) (*Agents, error) {
 	stored, err := store.Agents(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the agents: %w", err)
@@ -108,9 +122,10 @@ func OpenAgents(ctx context.Context, store AgentStore, o AgentOptions, log logru
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
+	now := time.Now()
 	s := &Agents{
-		store: store, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter, maxAgents: o.MaxAgents,
-		metrics: o.Metrics, log: log, began: time.Now(), saving: newSemaphore(), settling: newSemaphore(), table: newTable(len(stored)),
+		store: store, plan: plan, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter, maxAgents: o.MaxAgents,
+		metrics: o.Metrics, log: log, began: now, saving: newSemaphore(), settling: newSemaphore(), table: newTable(len(stored)), index: newIndex(o.InactiveAfter, now),
 		holding:   rate.Sometimes{First: 1, Interval: time.Minute},
 		rejecting: rate.Sometimes{First: 1, Interval: time.Minute},
 		polled: batch{
@@ -121,9 +136,12 @@ func OpenAgents(ctx context.Context, store AgentStore, o AgentOptions, log logru
 		},
 		reported: batch{mark: func(a *Agent) *bool { return &a.inReported }, save: store.SaveReports},
 	}
+	if release := plan.Load().Newest; release != nil {
+		s.spread.load(release, stored)
+	}
 	var newest time.Time
 	for i := range stored {
-		s.table.add(newAgent(stored[i]))
+		s.add(newAgent(stored[i]), now)
 		if seen := stored[i].Seen(); seen.After(newest) {
 			newest = seen
 		}
@@ -203,9 +221,9 @@ func (s *Agents) Register(ctx context.Context, r Registration) (id, token string
 		return "", "", false, fmt.Errorf("register agent: %w", err)
 	}
 	if isNew {
-		s.table.add(newAgent(agent))
+		s.add(newAgent(agent), models.Now())
 	} else {
-		live.reregister(agent)
+		s.reregister(live, agent)
 	}
 	return agent.ID, token, isNew, nil
 }
@@ -341,75 +359,91 @@ func (s *Agents) Poll(live *Agent, poll models.Poll) {
 func (s *Agents) remember(live *Agent, poll models.Poll) {
 	before, mismatch := live.agent.Applied, live.agent.Mismatch
 	live.agent.Polled(poll)
-	live.agent.PushError = poll.PushError
-	if !poll.Foreign {
-		live.agent.Held = 0
-	}
+	live.agent.PushError, live.agent.Unknown = poll.PushError, poll.Unknown
+	s.hold(live, poll)
 	if live.agent.Mismatch = poll.Mismatch; poll.Mismatch && !live.sawMismatch {
 		live.sawMismatch = true
 		s.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname, "version": poll.Runs}).
 			Warn("Agent holds another content than that of its version, as after an edit of its cache")
 	}
-	live.show()
+	s.show(live, poll.At)
 	s.polled.add(live)
 	if live.agent.Applied != before {
-		s.metrics.applied(live)
+		s.measure(live)
 		s.changes.broadcast()
 	} else if live.agent.Mismatch != mismatch {
 		s.changes.broadcast()
 	}
 }
 
-// Offers reports whether an agent should be offered a version: not one that its
-// worker refused.
-func (s *Agents) Offers(live *Agent, version int64) bool {
-	live.mu.Lock()
-	defer live.mu.Unlock()
-	return !live.agent.Refuses(version)
-}
-
-// Holds reports whether an agent keeps what it says that it runs: a version above the
-// store's newest, under an ETag that the store did not make. It does until an admin has
-// published, or released it, after it first said so. The list shows it from the Poll on
-// that follows.
-func (s *Agents) Holds(live *Agent, runs, newest int64) bool {
-	live.mu.Lock()
-	defer live.mu.Unlock()
-	if live.agent.Held == 0 {
-		live.agent.Held = newest + 1
-		s.holding.Do(func() {
-			s.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname, "version": runs, "newest": newest}).
-				WithField("advice", "it keeps that until you publish, or POST /api/v1/agents/resume; more within a minute are not logged").
-				Warn("Agent runs a version that this store did not make")
-		})
+// hold notes whether an agent runs a version above the store's newest that the store
+// did not make. It keeps that version until an admin publishes, or releases it, after
+// it first said so. The caller holds the agent's lock.
+func (s *Agents) hold(live *Agent, poll models.Poll) {
+	if !poll.Foreign {
+		live.agent.Held = 0
+		return
 	}
-	return live.agent.Held > newest
+	if live.agent.Held != 0 {
+		return
+	}
+	live.agent.Held = poll.Newest + 1
+	s.holding.Do(func() {
+		s.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname, "version": poll.Runs, "newest": poll.Newest}).
+			WithField("advice", "it keeps that until you publish, or POST /api/v1/agents/resume; more within a minute are not logged").
+			Warn("Agent runs a version that this store did not make")
+	})
 }
 
-// Resumed reports whether an admin has had the agent follow the store, rather than
-// published, since it first said that it runs what the store did not make.
-func (s *Agents) Resumed(live *Agent) bool {
-	live.mu.Lock()
-	defer live.mu.Unlock()
-	return live.agent.Held == models.Released
+// measure counts how long the newest version took to an agent that now runs it. The
+// caller holds the agent's lock.
+func (s *Agents) measure(live *Agent) {
+	release, a := s.plan.Load().Newest, &live.agent
+	if release == nil || a.Applied != release.Version || live.measured == a.Applied {
+		return
+	}
+	live.measured = a.Applied
+	s.spread.add(release, a)
+	if !a.RegisteredAt.After(release.PublishedAt) {
+		s.metrics.propagated(latencyOf(release, a))
+	}
 }
 
-// Held is how many agents Holds keeps while the store's newest version is newest.
-func (s *Agents) Held(newest int64) (n int) {
-	for row := range s.table.all() {
-		if row.held.Load() > newest {
-			n++
+// Traits returns what decides what an agent is offered, beside what its poll says.
+// Foreign says that it runs a version which the store, whose newest version is newest,
+// did not make.
+func (a *Agent) Traits(foreign bool, newest int64) models.Traits {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	t := models.Traits{Refused: a.agent.Refused}
+	if foreign {
+		t.Held = cmp.Or(a.agent.Held, newest+1)
+	}
+	return t
+}
+
+// Held is how many agents keep, each for itself, what this store did not make, while
+// its newest version is newest.
+func (s *Agents) Held(newest int64, now time.Time) (n int) {
+	s.index.each(now, func(g *group) {
+		if g.Held > newest {
+			n += g.count
 		}
-	}
+	})
 	return n
 }
 
-// Release lets the agents that Holds keeps follow the store.
+// Release lets these agents follow the store.
 func (s *Agents) Release() {
-	for row := range s.table.all() {
-		if row.held.Load() > 0 {
-			row.live.release()
+	now := time.Now()
+	var held []*Agent
+	s.index.each(now, func(g *group) {
+		if g.Held > 0 {
+			held = append(held, g.some(g.count)...)
 		}
+	})
+	for _, live := range held {
+		s.release(live, now)
 	}
 }
 
@@ -435,8 +469,8 @@ func (s *Agents) Report(ctx context.Context, live *Agent, attempt models.Attempt
 	news = last.Version != attempt.Version || last.Status != attempt.Status ||
 		attempt.Status == models.Failed && !live.agent.Refuses(attempt.Version)
 	live.agent.Report(attempt)
-	s.metrics.applied(live)
-	live.show()
+	s.measure(live)
+	s.show(live, time.Now())
 	s.polled.add(live) // should it not be stored below
 	s.reported.add(live)
 	live.mu.Unlock()
@@ -486,6 +520,7 @@ func (s *Agents) Run(ctx context.Context) error {
 }
 
 func (s *Agents) flush(ctx context.Context) {
+	s.index.age(time.Now()) // so that a request finds little left to do
 	err := s.polled.store(ctx)
 	if err == nil {
 		s.metrics.stored()
@@ -512,8 +547,8 @@ func (s *Agents) prune(ctx context.Context) {
 	}
 	now := time.Now()
 	var unseen []*Agent
-	for row := range s.table.all() {
-		if s.unseenTooLong(time.UnixMicro(row.seen.Load()), now) {
+	for row := range s.table.after(0) {
+		if s.unseenTooLong(time.UnixMicro(row.live.seen.Load()), now) {
 			unseen = append(unseen, row.live)
 		}
 	}
@@ -611,6 +646,7 @@ func (s *Agents) remove(
 	}
 	for _, live := range agents {
 		s.table.remove(live)
+		s.index.remove(live)
 		live.offers.broadcast()
 	}
 	s.changes.broadcast()
@@ -640,7 +676,7 @@ func (s *Agents) Retry(ctx context.Context, id string, origin models.Origin) err
 	if live.agent.Refused == refused {
 		live.agent.Refused = models.Refusal{}
 	}
-	live.show()
+	s.show(live, time.Now())
 	s.polled.add(live)
 	live.mu.Unlock()
 	live.offers.broadcast()
@@ -656,26 +692,18 @@ type Query struct {
 	Hostname string // a * at its end stands for anything
 	After    int64  // Seq of the last agent of the page before
 	Limit    int
-
-	host *hostPattern // Hostname, nil for any
 }
 
-// matches reports whether an agent is asked for.
-func (q *Query) matches(row *row, outlook models.Outlook) bool {
-	v := row.health(outlook.Now)
-	if q.Applied != 0 && v.Applied != q.Applied {
+// matches reports whether agents that are alike are asked for, on any host.
+func (q *Query) matches(k groupKey, plan *models.Plan) bool {
+	if q.Applied != 0 && k.Applied != q.Applied || q.Hears != "" && k.transport != q.Hears {
 		return false
 	}
-	if q.Hears != "" && row.hears() != q.Hears {
-		return false
+	status := plan.Status(k.Health)
+	if q.Status != "" {
+		return status == q.Status
 	}
-	switch status := outlook.Status(v); {
-	case q.Status == "" && status == models.Inactive && !q.All:
-		return false
-	case q.Status != "" && status != q.Status:
-		return false
-	}
-	return q.host == nil || q.host.matches(row)
+	return q.All || status != models.Inactive
 }
 
 // Page is some of the agents, in the order of registration.
@@ -685,32 +713,73 @@ type Page struct {
 	More   bool // there is a page after this one
 }
 
+// fewAgents is how many agents a list sorts, rather than to look for them in the order
+// of registration.
+const fewAgents = 4096
+
 // List returns a page of the agents as they are now.
-func (s *Agents) List(q Query, outlook models.Outlook) (page Page) {
-	outlook.InactiveAfter = s.inactiveAfter
+func (s *Agents) List(q Query, plan *models.Plan, now time.Time) (page Page) {
 	if q.Hostname != "" {
-		q.host = newHostPattern(q.Hostname)
+		s.index.age(now)
+		return s.listHost(q, plan)
 	}
-	for row := range s.table.all() {
-		if !q.matches(row, outlook) {
-			continue
+	var few []*Agent
+	s.index.each(now, func(g *group) {
+		if !q.matches(g.groupKey, plan) {
+			return
 		}
-		page.Total++
-		switch {
-		case row.seq <= q.After:
-		case len(page.Agents) < q.Limit:
-			page.Agents = append(page.Agents, row.live.snapshot())
-		default:
-			page.More = true
+		if page.Total += g.count; page.Total <= fewAgents {
+			few = append(few, g.some(g.count)...)
+		}
+	})
+	if page.Total <= fewAgents {
+		for _, live := range earliest(few, len(few)) {
+			if live.seq > q.After && !page.add(live, q.Limit) {
+				break
+			}
+		}
+		return page
+	}
+	for row := range s.table.after(q.After) {
+		if row.live.matches(&q, plan) && !page.add(row.live, q.Limit) {
+			break
 		}
 	}
 	return page
 }
 
-// StatusOf tells how an agent is.
-func (s *Agents) StatusOf(a *models.Agent, outlook models.Outlook) models.Status {
-	outlook.InactiveAfter = s.inactiveAfter
-	return outlook.StatusOf(a)
+// listHost is List of a query for hosts.
+func (s *Agents) listHost(q Query, plan *models.Plan) (page Page) {
+	pattern := newHostPattern(q.Hostname)
+	for row := range s.table.after(0) {
+		if !pattern.matches(row) || !row.live.matches(&q, plan) {
+			continue
+		}
+		page.Total++
+		if row.seq > q.After && !page.More {
+			page.add(row.live, q.Limit)
+		}
+	}
+	return page
+}
+
+// add adds an agent to a page, and reports whether there is room for one more.
+func (p *Page) add(live *Agent, limit int) bool {
+	if p.More = len(p.Agents) == limit; p.More {
+		return false
+	}
+	p.Agents = append(p.Agents, live.snapshot())
+	return true
+}
+
+func (a *Agent) matches(q *Query, plan *models.Plan) bool {
+	g := a.group.Load()
+	return g != nil && q.matches(g.groupKey, plan) // nil: it was removed meanwhile
+}
+
+// StatusOf returns how an agent is.
+func (s *Agents) StatusOf(a *models.Agent, plan *models.Plan, now time.Time) models.Status {
+	return plan.Status(a.Health(models.AgeOf(now.Sub(a.Seen()), a.PollInterval, s.inactiveAfter)))
 }
 
 // ID is the agent's id.
@@ -724,7 +793,9 @@ func (a *Agent) Deregistered() bool {
 }
 
 func newAgent(a models.Agent) *Agent {
-	return &Agent{id: a.ID, seq: a.Seq, agent: a, measured: a.Applied}
+	live := &Agent{id: a.ID, seq: a.Seq, agent: a, measured: a.Applied}
+	live.due.Store(never)
+	return live
 }
 
 func (a *Agent) snapshot() models.Agent {
@@ -733,24 +804,40 @@ func (a *Agent) snapshot() models.Agent {
 	return a.agent
 }
 
-func (a *Agent) release() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.agent.Held > 0 {
-		a.agent.Held = models.Released
-		a.show()
+// add makes a new agent known to all.
+func (s *Agents) add(live *Agent, now time.Time) {
+	s.table.add(live)
+	live.mu.Lock()
+	defer live.mu.Unlock()
+	s.index.place(live, now)
+}
+
+// show brings what counts and lists read of an agent up to date. The caller holds the
+// agent's lock.
+func (s *Agents) show(live *Agent, now time.Time) {
+	live.show()
+	s.index.place(live, now)
+}
+
+func (s *Agents) release(live *Agent, now time.Time) {
+	live.mu.Lock()
+	defer live.mu.Unlock()
+	if live.agent.Held > 0 {
+		live.agent.Held = models.Released
+		s.show(live, now)
 	}
 }
 
-// reregister takes over what a registration changes, and leaves the presence
-// that polls may have brought in the meantime.
-func (a *Agent) reregister(fresh models.Agent) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	fresh.Presence, fresh.Held, fresh.Mismatch = a.agent.Presence, a.agent.Held, a.agent.Mismatch
-	fresh.PushError = a.agent.PushError
-	a.agent = fresh
-	a.show()
-	a.tokenUsed, a.duplicateSeen = false, false
-	a.checked = weak.Pointer[x509.Certificate]{}
+// reregister takes over what a registration changes, and leaves what polls may have
+// said in the meantime.
+func (s *Agents) reregister(live *Agent, fresh models.Agent) {
+	live.mu.Lock()
+	defer live.mu.Unlock()
+	was := &live.agent
+	fresh.Presence, fresh.Held, fresh.Unknown, fresh.Mismatch = was.Presence, was.Held, was.Unknown, was.Mismatch
+	fresh.PushError = was.PushError
+	live.agent = fresh
+	s.show(live, time.Now())
+	live.tokenUsed, live.duplicateSeen = false, false
+	live.checked = weak.Pointer[x509.Certificate]{}
 }

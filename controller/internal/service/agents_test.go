@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,13 +23,25 @@ const inactiveAfter = 7 * 24 * time.Hour
 
 func openAgents(t *testing.T, store service.AgentStore) (*service.Agents, *logtest.Hook) {
 	t.Helper()
+	return openAgentsOf(t, store, noPlan())
+}
+
+func openAgentsOf(
+	t *testing.T, store service.AgentStore, plan *atomic.Pointer[models.Plan],
+) (*service.Agents, *logtest.Hook) {
+	t.Helper()
 	log, hook := logtest.NewNullLogger()
 	log.SetLevel(logrus.DebugLevel)
-	agents, err := service.OpenAgents(t.Context(), store, service.AgentOptions{Reserved: []string{"admin", "agent"}, InactiveAfter: inactiveAfter}, log)
+	agents, err := service.OpenAgents(t.Context(), store, plan, service.AgentOptions{Reserved: []string{"admin", "agent"}, InactiveAfter: inactiveAfter}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return agents, hook
+}
+
+func openCounted(store service.AgentStore, plan *atomic.Pointer[models.Plan]) (*service.Agents, error) {
+	log, _ := logtest.NewNullLogger()
+	return service.OpenAgents(context.Background(), store, plan, service.AgentOptions{InactiveAfter: inactiveAfter}, log)
 }
 
 func newAgents(t *testing.T) *service.Agents {
@@ -37,9 +50,31 @@ func newAgents(t *testing.T) *service.Agents {
 	return agents
 }
 
-// asOf is what agents are judged against at a moment, without a conflict.
-func asOf(now time.Time, desired int64) models.Outlook {
-	return models.Outlook{Now: now, Desired: desired, InactiveAfter: inactiveAfter}
+// noPlan is the plan before the first publish.
+func noPlan() *atomic.Pointer[models.Plan] {
+	var plan atomic.Pointer[models.Plan]
+	plan.Store(newest(0))
+	return &plan
+}
+
+// newest is a plan whose newest version that is, 0 for none.
+func newest(version int64) *models.Plan {
+	if version == 0 {
+		return &models.Plan{DefaultInterval: defaultInterval}
+	}
+	return &models.Plan{Newest: &models.Release{Config: &models.Config{Version: version}}}
+}
+
+// offers reports whether an agent that polls is offered the newest version, where that
+// is version.
+func offers(live *service.Agent, version int64) bool {
+	release, _ := newest(version).For(live.Traits(false, version))
+	return release != nil
+}
+
+// statusOf is how an agent is at a moment.
+func statusOf(a *models.Agent, plan *models.Plan, now time.Time) models.Status {
+	return plan.Status(a.Health(models.AgeOf(now.Sub(a.Seen()), a.PollInterval, inactiveAfter)))
 }
 
 var byAdmin = models.Origin{Actor: "admin", SourceIP: "192.0.2.1"}
@@ -80,7 +115,7 @@ func TestRegister_IsIdempotentById(t *testing.T) {
 	if err != nil || isNew || again != id || newToken == token {
 		t.Errorf("the same agent again: got %q, new %v, %v, want id %q and another token", again, isNew, err, id)
 	}
-	page := agents.List(service.Query{Limit: 10}, asOf(time.Now(), 0))
+	page := agents.List(service.Query{Limit: 10}, newest(0), time.Now())
 	if page.Total != 1 || page.Agents[0].Hostname != "web-2" || string(page.Agents[0].Metadata) != `{"a":1}` {
 		t.Errorf("the list: got %+v, want one agent with its new hostname and metadata", page)
 	}
@@ -189,7 +224,7 @@ func TestPoll_IsSeenAtOnce(t *testing.T) {
 	at := time.Now().UTC()
 	live := login(t, agents, id, token)
 	agents.Poll(live, models.Poll{At: at, Interval: 5 * time.Second, Runs: 2})
-	if !agents.Offers(live, 3) {
+	if !offers(live, 3) {
 		t.Error("version 3 is not offered")
 	}
 	got, err := agents.Agent(id)
@@ -207,26 +242,26 @@ func TestReport_Failed_NotOfferedUntilANewerVersion(t *testing.T) {
 	report(t, agents, live, models.Attempt{Version: 1, Status: models.Applied, At: now})
 	report(t, agents, live, models.Attempt{Version: 2, Status: models.Failed, Error: "host not allowed", At: now})
 	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1})
-	if agents.Offers(live, 2) {
+	if offers(live, 2) {
 		t.Error("the refused version is offered again")
 	}
 	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1})
-	if !agents.Offers(live, 3) {
+	if !offers(live, 3) {
 		t.Error("a newer version is not offered")
 	}
 	// A restarted agent tells again what it runs; the refusal stands.
 	got, _ := agents.Agent(id)
 	report(t, agents, live, models.Attempt{Version: 1, Status: models.Applied, At: now})
 	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1})
-	if agents.Offers(live, 2) {
+	if offers(live, 2) {
 		t.Error("the refused version is offered again after a restart of the agent")
 	}
 	report(t, agents, live, models.Attempt{Version: 2, Status: models.Applied, At: now})
 	agents.Poll(live, models.Poll{At: now, Interval: time.Second})
-	if !agents.Offers(live, 2) {
+	if !offers(live, 2) {
 		t.Error("a version that runs after all is not offered")
 	}
-	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || asOf(now, 2).StatusOf(&got) != models.Refused || asOf(now, 3).StatusOf(&got) != models.Online {
+	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || statusOf(&got, newest(2), now) != models.Refused || statusOf(&got, newest(3), now) != models.Online {
 		t.Errorf("got %+v, want version 1 applied, 2 failed", got)
 	}
 }
@@ -267,7 +302,7 @@ func TestStatus(t *testing.T) {
 			if row.lastPoll != 0 {
 				a.LastPoll = registered.Add(row.lastPoll)
 			}
-			if got := asOf(registered.Add(row.now), 1).StatusOf(&a); got != row.want {
+			if got := statusOf(&a, newest(1), registered.Add(row.now)); got != row.want {
 				t.Errorf("got %s, want %s", got, row.want)
 			}
 		})
@@ -293,9 +328,8 @@ func TestStatus_Degraded_Precedence(t *testing.T) {
 				LastPoll: now.Add(-row.unseen), PollInterval: 10 * time.Second, Applied: row.applied,
 				Refused: models.Refusal{Version: row.fails}, Degraded: "connection refused",
 			}}
-			outlook := asOf(now, 2)
-			outlook.Conflict = true
-			if got := outlook.StatusOf(&a); got != row.want {
+			plan := newest(2).Observe(3)
+			if got := statusOf(&a, plan, now); got != row.want {
 				t.Errorf("got %s, want %s", got, row.want)
 			}
 		})
@@ -331,7 +365,7 @@ func TestList_Pages(t *testing.T) {
 			q := row.query
 			q.Limit = limit
 			for more := true; more; {
-				page := agents.List(q, asOf(time.Now(), 1))
+				page := agents.List(q, newest(1), time.Now())
 				if page.Total != len(row.want) || len(page.Agents) > limit {
 					t.Fatalf("%s, %d a page: got %d of %d, want a total of %d", name, limit, len(page.Agents), page.Total, len(row.want))
 				}
@@ -370,7 +404,7 @@ func TestDecommission_RevokesTheToken(t *testing.T) {
 	closeDB()
 	db, _ = openStore(t, path)
 	agents, _ = openAgents(t, db)
-	if page := agents.List(service.Query{Limit: 10}, asOf(time.Now(), 0)); page.Total != 0 {
+	if page := agents.List(service.Query{Limit: 10}, newest(0), time.Now()); page.Total != 0 {
 		t.Errorf("after a restart there are %d agents, want none", page.Total)
 	}
 	if _, _, isNew, err := agents.Register(t.Context(), service.Registration{ID: id, Hostname: "h", Metadata: []byte("{}")}); err != nil || !isNew {
@@ -402,7 +436,7 @@ func TestPresence_SurvivesARestart(t *testing.T) {
 	}
 	live := login(t, agents, id, token)
 	agents.Poll(live, models.Poll{At: at, Interval: time.Minute, Runs: 1})
-	if agents.Offers(live, 2) {
+	if offers(live, 2) {
 		t.Error("the refused version is offered again after a restart")
 	}
 }
@@ -525,7 +559,7 @@ func TestAgents_UnderManyCallersAtOnce(t *testing.T) {
 						t.Errorf("Report: %v", err)
 					}
 				}
-				agents.List(service.Query{Limit: 5, Status: models.Online}, asOf(time.Now(), 1))
+				agents.List(service.Query{Limit: 5, Status: models.Online}, newest(1), time.Now())
 				own, _ := register(t, agents, fmt.Sprintf("a%d", i))
 				if n%5 == 0 {
 					_ = agents.Decommission(t.Context(), own, byAdmin)
@@ -569,7 +603,7 @@ func TestRun_LargeFleet_PrunedInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &batches{}
 		log, _ := logtest.NewNullLogger()
-		agents, err := service.OpenAgents(t.Context(), store, service.AgentOptions{PruneAfter: time.Hour}, log)
+		agents, err := service.OpenAgents(t.Context(), store, noPlan(), service.AgentOptions{PruneAfter: time.Hour}, log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -621,7 +655,7 @@ func TestDecommission_TwiceWithARegistrationBetween_RemovesOneAgent(t *testing.T
 			t.Errorf("got %v, %v, %d removals, want one, and ErrNotFound", first, second, store.removed)
 		}
 		_, err := agents.Agent("a1")
-		if page := agents.List(service.Query{Limit: 10}, asOf(time.Now(), 0)); err != nil || page.Total != 1 {
+		if page := agents.List(service.Query{Limit: 10}, newest(0), time.Now()); err != nil || page.Total != 1 {
 			t.Errorf("the new agent: got %v, %d listed, want it to stay", err, page.Total)
 		}
 	})
@@ -632,7 +666,7 @@ func TestRun_PollAfterPruneScan_AgentStays(t *testing.T) {
 		const pruneAfter = 24 * time.Hour
 		store := &slowRemovals{permits: make(chan struct{}, 2)}
 		log, _ := logtest.NewNullLogger()
-		agents, err := service.OpenAgents(t.Context(), store, service.AgentOptions{PruneAfter: pruneAfter}, log)
+		agents, err := service.OpenAgents(t.Context(), store, noPlan(), service.AgentOptions{PruneAfter: pruneAfter}, log)
 		if err != nil {
 			t.Fatal(err)
 		}

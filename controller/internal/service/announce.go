@@ -63,12 +63,12 @@ func (a *Announcements) Lost() error {
 // Run announces each version until ctx ends; the current one too, which a crash
 // may have kept from it.
 func (a *Announcements) Run(ctx context.Context) error {
-	var announced *models.Config
+	var announced *models.Release
 	var again <-chan time.Time // nil: the last one need not be said again
 	var repeat time.Duration   // until it is, after the next that is taken; 0 for never
 	for {
 		published := a.configs.changes.wait() // before the look: what changes after it wakes
-		if current := a.configs.Current(); current != announced {
+		if current := a.configs.Plan().Newest; current != announced {
 			again = nil
 			if err := a.announce(ctx, current); err != nil {
 				again, repeat = time.After(announceAgain+rand.N(announceAgain)), repeatFirst
@@ -89,10 +89,10 @@ func (a *Announcements) Run(ctx context.Context) error {
 	}
 }
 
-func (a *Announcements) announce(ctx context.Context, cfg *models.Config) error {
+func (a *Announcements) announce(ctx context.Context, cfg *models.Release) error {
 	bounded, cancel := context.WithTimeout(ctx, announceTimeout)
 	defer cancel()
-	spread := time.Duration(a.fleet.Targets(a.configs.Outlook())) * time.Second / time.Duration(a.pace)
+	spread := time.Duration(a.fleet.Targets(time.Now())) * time.Second / time.Duration(a.pace)
 	err := a.announcer.Announce(bounded, models.Announcement{Version: cfg.Version, ETag: cfg.ETag, Spread: spread})
 	if err != nil && ctx.Err() != nil {
 		return err // the controller stops: that is nobody's fault

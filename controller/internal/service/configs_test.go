@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
@@ -44,24 +43,33 @@ func newStore(t *testing.T) *database.DB {
 // nobody is a fleet of none.
 type nobody struct{}
 
-func (nobody) Figures(*models.Config, models.Outlook) models.Figures { return models.Figures{} }
-func (nobody) Targets(models.Outlook) int                            { return 0 }
-func (nobody) Held(int64) int                                        { return 0 }
-func (nobody) Release()                                              {}
+func (nobody) Figures(*models.Plan, time.Time) models.Figures { return models.Figures{} }
+func (nobody) Targets(time.Time) int                          { return 0 }
+func (nobody) Held(int64, time.Time) int                      { return 0 }
+func (nobody) Release()                                       {}
 
-func openConfigs(t *testing.T, store service.Store, tags models.Tags) *service.Configs {
+func openConfigs(t *testing.T, store service.ConfigStore, tags models.Tags) *service.Configs {
 	t.Helper()
 	log, _ := logtest.NewNullLogger()
-	return openConfigsOf(t, store, nobody{}, tags, log)
+	return service.NewConfigs(store, loadPlan(t, store), nobody{}, service.ConfigOptions{Tags: tags}, log)
 }
 
-func openConfigsOf(t *testing.T, store service.Store, fleet service.Fleet, tags models.Tags, log logrus.FieldLogger) *service.Configs {
+func loadPlan(t testing.TB, store service.ConfigStore) *atomic.Pointer[models.Plan] {
 	t.Helper()
-	configs, err := service.OpenConfigs(t.Context(), store, fleet, service.ConfigOptions{Tags: tags, DefaultInterval: defaultInterval}, log)
+	plan, err := service.LoadPlan(t.Context(), store, defaultInterval)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return configs
+	return plan
+}
+
+// observed is what the store has of versions above its own.
+func observed(ctx context.Context, db *database.DB) (models.Observed, error) {
+	plan, err := db.Plan(ctx)
+	if err != nil {
+		return models.Observed{}, err
+	}
+	return plan.Observed, nil
 }
 
 func draft(url string) models.Draft {
@@ -79,8 +87,8 @@ func publish(t *testing.T, configs *service.Configs, d models.Draft) *models.Con
 
 func TestPublish_NewContent_IsTheNextVersion(t *testing.T) {
 	configs := openConfigs(t, newStore(t), models.Tags{Epoch: "epoch"})
-	if configs.Current() != nil || configs.PollInterval() != defaultInterval {
-		t.Errorf("before the first publish: got %v, %v", configs.Current(), configs.PollInterval())
+	if configs.Plan().Config() != nil || configs.Plan().PollInterval() != defaultInterval {
+		t.Errorf("before the first publish: got %v, %v", configs.Plan().Config(), configs.Plan().PollInterval())
 	}
 	for version := int64(1); version <= 3; version++ {
 		outcome, err := configs.Publish(t.Context(), draft(fmt.Sprintf("http://target/%d", version)))
@@ -88,7 +96,7 @@ func TestPublish_NewContent_IsTheNextVersion(t *testing.T) {
 		if err != nil || !changed || cfg.Version != version {
 			t.Fatalf("publish %d: got %+v, %v, %v", version, cfg, changed, err)
 		}
-		if got := configs.Current(); got != cfg {
+		if got := configs.Plan().Config(); got != cfg {
 			t.Errorf("current after publish %d: got %v, want %v", version, got, cfg)
 		}
 	}
@@ -114,7 +122,7 @@ func TestPublish_FieldsLeftOut_Kept(t *testing.T) {
 		t.Errorf("interval alone: got %+v, want %+v as version 2", cfg, want)
 	}
 	cfg = publish(t, configs, draft("http://b/"))
-	if want := (models.Content{URL: "http://b/", PollInterval: interval}); cfg.Content != want || configs.PollInterval() != interval {
+	if want := (models.Content{URL: "http://b/", PollInterval: interval}); cfg.Content != want || configs.Plan().PollInterval() != interval {
 		t.Errorf("URL alone: got %+v, want %+v", cfg.Content, want)
 	}
 }
@@ -129,7 +137,7 @@ func TestPublish_SameContent_Unchanged(t *testing.T) {
 	if err != nil || changed || cfg.Version != 1 || cfg.ETag != first.ETag || cfg.Message != "" {
 		t.Errorf("got %+v, %v, %v, want version 1 as it was", cfg, changed, err)
 	}
-	if configs.Current() != first {
+	if configs.Plan().Config() != first {
 		t.Error("what is current was replaced, which wakes the whole fleet")
 	}
 }
@@ -139,8 +147,8 @@ func TestPublish_FirstWithoutURL_Invalid(t *testing.T) {
 	interval := 5 * time.Second
 	_, err := configs.Publish(t.Context(), models.Draft{PollInterval: &interval})
 	var bad *models.InvalidError
-	if !errors.As(err, &bad) || bad.Field != "url" || configs.Current() != nil {
-		t.Errorf("got %v, %v, want an error that names url, and nothing current", err, configs.Current())
+	if !errors.As(err, &bad) || bad.Field != "url" || configs.Plan().Config() != nil {
+		t.Errorf("got %v, %v, want an error that names url, and nothing current", err, configs.Plan().Config())
 	}
 }
 
@@ -158,8 +166,8 @@ func TestPublish_Precondition_Checked(t *testing.T) {
 	if diff := cmp.Diff([]string{"", first.ETag}, asked); diff != "" {
 		t.Errorf("asked about, -want +got:\n%s", diff)
 	}
-	if configs.Current() != first {
-		t.Errorf("current: got %v, want %v", configs.Current(), first)
+	if configs.Plan().Config() != first {
+		t.Errorf("current: got %v, want %v", configs.Plan().Config(), first)
 	}
 }
 
@@ -170,7 +178,7 @@ func TestPublish_SurvivesARestart(t *testing.T) {
 	closeDB()
 	db, _ = openStore(t, path)
 	configs := openConfigs(t, db, db.Tags())
-	if diff := cmp.Diff(want, configs.Current()); diff != "" {
+	if diff := cmp.Diff(want, configs.Plan().Config()); diff != "" {
 		t.Errorf("current after a restart, -want +got:\n%s", diff)
 	}
 	if next := publish(t, configs, draft("http://b/")); next.Version != 2 {
@@ -184,13 +192,13 @@ type slow struct {
 	begun, finish chan struct{}
 }
 
-func (s *slow) Append(ctx context.Context, next func(*models.Config) (*models.Change, error)) error {
+func (s *slow) Append(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) (*models.Plan, error) {
 	s.begun <- struct{}{}
 	<-s.finish
 	if err := ctx.Err(); err != nil {
-		return err
+		return nil, err
 	}
-	return s.DB.Append(ctx, next)
+	return s.DB.Append(ctx, rule)
 }
 
 // watched is a store that calls during before each commit.
@@ -199,9 +207,9 @@ type watched struct {
 	during func()
 }
 
-func (w *watched) Append(ctx context.Context, next func(*models.Config) (*models.Change, error)) error {
-	return w.DB.Append(ctx, func(newest *models.Config) (*models.Change, error) {
-		change, err := next(newest)
+func (w *watched) Append(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) (*models.Plan, error) {
+	return w.DB.Append(ctx, func(plan *models.Plan) (*models.Change, error) {
+		change, err := rule(plan)
 		w.during()
 		return change, err
 	})
@@ -213,7 +221,7 @@ func TestPublish_BeforeTheCommit_NotCurrent(t *testing.T) {
 	configs := openConfigs(t, store, models.Tags{Epoch: "epoch"})
 	for i := range int64(3) {
 		store.during = func() {
-			got := configs.Current()
+			got := configs.Plan().Config()
 			if got == nil && i == 0 || got != nil && got.Version == i {
 				return
 			}
@@ -251,7 +259,7 @@ func TestPublish_ClientDisconnects_NothingStored(t *testing.T) {
 				t.Errorf("one whose caller had disconnected before: got %v, want it given up", err)
 			}
 		}
-		if got := configs.Current(); got == nil || got.URL != "http://begun/" || got.Version != 1 {
+		if got := configs.Plan().Config(); got == nil || got.URL != "http://begun/" || got.Version != 1 {
 			t.Errorf("current: got %+v", got)
 		}
 	})
@@ -263,19 +271,9 @@ type leaving struct {
 	leave func()
 }
 
-func (l *leaving) Append(ctx context.Context, next func(*models.Config) (*models.Change, error)) error {
+func (l *leaving) Append(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) (*models.Plan, error) {
 	l.leave()
-	return l.DB.Append(ctx, next)
-}
-
-func (l *leaving) SaveFreeze(ctx context.Context, f *models.Freeze, entry models.Entry) error {
-	l.leave()
-	return l.DB.SaveFreeze(ctx, f, entry)
-}
-
-func (l *leaving) SaveReported(ctx context.Context, r models.Reported, entries ...models.Entry) error {
-	l.leave()
-	return l.DB.SaveReported(ctx, r, entries...)
+	return l.DB.Append(ctx, rule)
 }
 
 func (l *leaving) SaveAgent(ctx context.Context, a models.Agent, entries ...models.Entry) (int64, error) {
@@ -315,16 +313,16 @@ func TestWrites_CallerDisconnects_Finished(t *testing.T) {
 			return f.configs.Freeze(ctx, models.Freeze{Reason: "sale"}, byAdmin, always)
 		},
 		"resume": func(ctx context.Context, f *fleet, _ *service.Agent, _ *service.Trail) error {
-			f.configs.ObserveTag(f.later(9))
+			f.configs.ObserveTag(f.configs.Plan(), f.later(9))
 			_, err := f.configs.Resume(ctx, byAdmin, func(string) bool { return true })
 			return err
 		},
 		"reported versions": func(ctx context.Context, f *fleet, _ *service.Agent, _ *service.Trail) error {
-			f.configs.ObserveTag(f.later(9))
+			f.configs.ObserveTag(f.configs.Plan(), f.later(9))
 			if err := f.configs.Run(ctx); err != nil {
 				return err
 			}
-			r, err := f.db.Reported(t.Context())
+			r, err := observed(t.Context(), f.db)
 			if err == nil && r.Highest != 9 {
 				return fmt.Errorf("the highest reported version: got %d, want 9", r.Highest)
 			}
@@ -360,7 +358,8 @@ func TestWrites_CallerDisconnects_Finished(t *testing.T) {
 			store := &leaving{DB: newStore(t), leave: func() {}}
 			log, _ := logtest.NewNullLogger()
 			agents, _ := openAgents(t, store)
-			f := &fleet{db: store.DB, agents: agents, configs: openConfigsOf(t, store, agents, store.Tags(), log)}
+			configs := service.NewConfigs(store, loadPlan(t, store), agents, service.ConfigOptions{Tags: store.Tags()}, log)
+			f := &fleet{db: store.DB, agents: agents, configs: configs}
 			publish(t, f.configs, draft("http://a/"))
 			live := f.join(t, 1)[0]
 			ctx, leave := context.WithCancel(t.Context())
@@ -379,9 +378,8 @@ func TestRegister_PollMeanwhile_Kept(t *testing.T) {
 	id, token := register(t, agents, "a1")
 	live := login(t, agents, id, token)
 	store.leave = func() {
-		agents.Holds(live, 9, 1)
 		agents.Poll(live, models.Poll{
-			At: models.Now(), Interval: time.Second, Runs: 9, Foreign: true, Mismatch: true, PushError: "the broker is down",
+			At: models.Now(), Interval: time.Second, Runs: 9, Foreign: true, Newest: 1, Mismatch: true, PushError: "the broker is down",
 		})
 	}
 	register(t, agents, "a1")
@@ -424,7 +422,7 @@ func TestPublish_Concurrent_NoGaps(t *testing.T) {
 					return
 				}
 				cfg := outcome.Config
-				if current := configs.Current().Version; cfg.Version <= last || current < cfg.Version {
+				if current := configs.Plan().Config().Version; cfg.Version <= last || current < cfg.Version {
 					t.Errorf("publish gave version %d after %d, current is %d", cfg.Version, last, current)
 				}
 				last = cfg.Version
@@ -453,23 +451,15 @@ type lossy struct {
 
 var errDisk = errors.New("input/output error")
 
-func (l *lossy) Append(ctx context.Context, next func(*models.Config) (*models.Change, error)) error {
-	if l.stores {
-		if err := l.DB.Append(ctx, next); err != nil {
-			return err
-		}
+func (l *lossy) Append(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) (*models.Plan, error) {
+	if l.fails.Load() && !l.stores {
+		return nil, errDisk
 	}
-	if l.fails.Load() {
-		return errDisk
+	plan, err := l.DB.Append(ctx, rule)
+	if err == nil && l.fails.Load() {
+		return nil, errDisk
 	}
-	return nil
-}
-
-func (l *lossy) SaveReported(ctx context.Context, r models.Reported, entries ...models.Entry) error {
-	if l.fails.Load() {
-		return errDisk
-	}
-	return l.DB.SaveReported(ctx, r, entries...)
+	return plan, err
 }
 
 func TestPublish_CommitFails_FollowsTheStore(t *testing.T) {
@@ -484,13 +474,13 @@ func TestPublish_CommitFails_FollowsTheStore(t *testing.T) {
 			store := &lossy{DB: newStore(t), stores: true}
 			configs := openConfigs(t, store, models.Tags{Epoch: "epoch"})
 			publish(t, configs, draft("http://a/"))
-			before := configs.Current()
+			before := configs.Plan().Config()
 			store.stores = row.stored
 			store.fails.Store(true)
 			if _, err := configs.Publish(t.Context(), draft("http://b/")); !errors.Is(err, errDisk) {
 				t.Errorf("got %v, want the error of the disk", err)
 			}
-			if got := configs.Current(); got.Version != row.want || (got == before) == row.stored {
+			if got := configs.Plan().Config(); got.Version != row.want || (got == before) == row.stored {
 				t.Errorf("current: got version %d, want %d; the same one unless another was stored", got.Version, row.want)
 			}
 		})

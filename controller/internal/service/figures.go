@@ -2,8 +2,10 @@ package service
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
@@ -27,138 +29,179 @@ const (
 	offline
 )
 
-func partOf(v models.Health, version int64, outlook models.Outlook) part {
-	status := outlook.Status(v)
+func partOf(k groupKey, version int64) part {
 	switch {
-	case status == models.Inactive:
+	case k.Age == models.AgeInactive:
 		return none
-	case v.Applied == version && !v.Mismatch: // a poll brings one with another content back to the version
+	case k.Applied == version && !k.mismatch: // a poll brings one with another content back to the version
 		return applied
-	case v.Refused == version:
+	case k.Refused.Version == version:
 		return failed
-	case status == models.Offline:
+	case k.Age == models.AgeOffline:
 		return offline
 	}
 	return pending
 }
 
 // count counts the parts of a rollout, and nothing else.
-func (s *Agents) count(version int64, outlook models.Outlook) (f models.Figures) {
-	outlook.InactiveAfter = s.inactiveAfter
-	for row := range s.table.all() {
-		tally(&f, partOf(row.health(outlook.Now), version, outlook))
-	}
+func (s *Agents) count(version int64, now time.Time) (f models.Figures) {
+	s.index.each(now, func(g *group) { tally(&f, partOf(g.groupKey, version), g.count) })
 	return f
 }
 
-// Targets is how many agents should run what is current.
-func (s *Agents) Targets(outlook models.Outlook) int {
-	return s.count(outlook.Desired, outlook).Targets
-}
+// Targets is how many agents should run the newest version: all but the inactive ones.
+func (s *Agents) Targets(now time.Time) int { return s.count(0, now).Targets }
 
-func tally(f *models.Figures, p part) {
+func tally(f *models.Figures, p part, n int) {
 	switch p {
 	case none:
 		return
 	case applied:
-		f.Applied++
+		f.Applied += n
 	case failed:
-		f.Failed++
+		f.Failed += n
 	case pending:
-		f.Pending++
+		f.Pending += n
 	case offline:
-		f.Offline++
+		f.Offline += n
 	}
-	f.Targets++
+	f.Targets += n
 }
 
-// Figures tell how far a configuration has spread among the agents.
-func (s *Agents) Figures(cfg *models.Config, outlook models.Outlook) (f models.Figures) {
-	outlook.InactiveAfter = s.inactiveAfter
+// Figures tell how far the newest version of a plan has spread among the agents.
+func (s *Agents) Figures(plan *models.Plan, now time.Time) (f models.Figures) {
 	var (
-		committed = cfg.PublishedAt.UnixMicro()
-		first     = int64(math.MaxInt64)
-		latencies []int64 // microseconds
-		failures  = map[string]*models.Failure{}
-		downtime  []models.Straggler
+		version    = plan.Version()
+		failures   = map[string]*failure{}
+		late, away []*Agent
 	)
-	for row := range s.table.all() {
-		v := row.health(outlook.Now)
-		p := partOf(v, cfg.Version, outlook)
-		tally(&f, p)
+	s.index.each(now, func(g *group) {
+		p := partOf(g.groupKey, version)
+		tally(&f, p, g.count)
 		switch p {
 		case applied:
-			if outlook.Status(v) == models.Degraded {
-				f.Degraded++
-			}
-			at := row.appliedAt.Load()
-			if at == 0 {
-				continue // stored by a controller older than this build
-			}
-			if first = min(first, at); row.registeredAt.Load() <= committed {
-				latencies = append(latencies, max(0, at-committed))
+			if plan.Status(g.Health) == models.Degraded {
+				f.Degraded += g.count
 			}
 		case failed:
-			addFailure(failures, row.live)
+			addFailure(failures, g)
 		case pending:
-			if len(f.Stragglers) < maxStragglers {
-				f.Stragglers = append(f.Stragglers, row.straggler(outlook))
-			}
+			late = append(late, g.some(maxStragglers)...)
 		case offline:
-			if len(downtime) < maxStragglers {
-				downtime = append(downtime, row.straggler(outlook))
-			}
+			away = append(away, g.some(maxStragglers)...)
 		case none:
 		}
-	}
-	if first != math.MaxInt64 {
-		f.FirstAppliedAt = time.UnixMicro(first).UTC()
-	}
-	f.Latency = latency(latencies)
+	})
+	f.FirstAppliedAt, f.Latency = s.spread.figures(version)
 	f.Failures = mostFrequent(failures)
-	f.Stragglers = append(f.Stragglers, downtime[:min(len(downtime), maxStragglers-len(f.Stragglers))]...)
+	for _, live := range append(earliest(late, maxStragglers), earliest(away, maxStragglers)...) {
+		if len(f.Stragglers) < maxStragglers {
+			f.Stragglers = append(f.Stragglers, s.straggler(live, plan, now))
+		}
+	}
 	return f
 }
 
-func addFailure(failures map[string]*models.Failure, live *Agent) {
-	words := live.snapshot().Refused.Error
-	f := failures[words]
-	if f == nil {
-		f = &models.Failure{Error: words}
-		failures[words] = f
-	}
-	if f.Count++; len(f.Samples) < maxSamples {
-		f.Samples = append(f.Samples, live.id)
-	}
+// failure is an error message of workers, and some of the agents that reported it.
+type failure struct {
+	models.Failure
+	agents []*Agent
 }
 
-func mostFrequent(failures map[string]*models.Failure) []models.Failure {
-	all := make([]models.Failure, 0, len(failures))
-	for _, f := range failures {
-		all = append(all, *f)
+func addFailure(failures map[string]*failure, g *group) {
+	f := failures[g.Refused.Error]
+	if f == nil {
+		f = &failure{Failure: models.Failure{Error: g.Refused.Error}}
+		failures[g.Refused.Error] = f
 	}
-	slices.SortFunc(all, func(a, b models.Failure) int {
+	f.Count += g.count
+	f.agents = append(f.agents, g.some(maxSamples)...)
+}
+
+func mostFrequent(failures map[string]*failure) []models.Failure {
+	sorted := slices.SortedFunc(maps.Values(failures), func(a, b *failure) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Error, b.Error))
 	})
-	return all[:min(len(all), maxFailures)]
+	all := make([]models.Failure, 0, min(len(sorted), maxFailures))
+	for _, f := range sorted[:min(len(sorted), maxFailures)] {
+		for _, live := range earliest(f.agents, maxSamples) {
+			f.Samples = append(f.Samples, live.id)
+		}
+		all = append(all, f.Failure)
+	}
+	return all
 }
 
-func (r *row) straggler(outlook models.Outlook) models.Straggler {
-	a := r.live.snapshot()
-	return models.Straggler{ID: a.ID, Hostname: a.Hostname, Status: outlook.StatusOf(&a), Applied: a.Applied, LastPoll: a.LastPoll}
+func (s *Agents) straggler(live *Agent, plan *models.Plan, now time.Time) models.Straggler {
+	a := live.snapshot()
+	return models.Straggler{ID: a.ID, Hostname: a.Hostname, Status: s.StatusOf(&a, plan, now), Applied: a.Applied, LastPoll: a.LastPoll}
 }
 
-// latency takes the percentiles by the nearest rank.
-func latency(microseconds []int64) (l models.Latency) {
-	n := len(microseconds)
+// spread measures how long one version, the newest that an agent has applied, takes to
+// reach the agents. An agent counts once, when it first runs the version.
+type spread struct {
+	mu        sync.Mutex // guards the rest
+	version   int64
+	first     time.Time       // when the first agent ran it
+	latencies []time.Duration // from the commit, in ascending order
+}
+
+// add counts an agent that has applied a release.
+func (s *spread) add(release *models.Release, a *models.Agent) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.version != release.Version {
+		s.version, s.first, s.latencies = release.Version, time.Time{}, nil
+	}
+	if s.first.IsZero() || a.AppliedAt.Before(s.first) {
+		s.first = a.AppliedAt
+	}
+	if a.RegisteredAt.After(release.PublishedAt) {
+		return
+	}
+	took := latencyOf(release, a)
+	at, _ := slices.BinarySearch(s.latencies, took) // nearly always the end
+	s.latencies = slices.Insert(s.latencies, at, took)
+}
+
+// load counts the agents that had applied a release when the controller started.
+func (s *spread) load(release *models.Release, agents []models.Agent) {
+	for i := range agents {
+		a := &agents[i]
+		if a.Applied != release.Version || a.AppliedAt.IsZero() { // unknown to a controller older than this build
+			continue
+		}
+		if s.first.IsZero() || a.AppliedAt.Before(s.first) {
+			s.first = a.AppliedAt
+		}
+		if !a.RegisteredAt.After(release.PublishedAt) {
+			s.latencies = append(s.latencies, latencyOf(release, a))
+		}
+	}
+	s.version = release.Version
+	slices.Sort(s.latencies)
+}
+
+func latencyOf(release *models.Release, a *models.Agent) time.Duration {
+	return max(0, a.AppliedAt.Sub(release.PublishedAt)).Truncate(time.Microsecond)
+}
+
+// figures are those of a version: when the first agent ran it, and the percentiles by
+// the nearest rank.
+func (s *spread) figures(version int64) (first time.Time, l models.Latency) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(s.latencies)
+	if s.version != version {
+		return first, l
+	}
 	if n == 0 {
-		return l
+		return s.first, l
 	}
-	slices.Sort(microseconds)
 	rank := func(share float64) time.Duration {
-		return time.Duration(microseconds[max(1, int(math.Ceil(share*float64(n))))-1]) * time.Microsecond
+		return s.latencies[max(1, int(math.Ceil(share*float64(n))))-1]
 	}
-	return models.Latency{Agents: n, P50: rank(0.5), P90: rank(0.9), P99: rank(0.99), Max: rank(1)}
+	return s.first, models.Latency{Agents: n, P50: rank(0.5), P90: rank(0.9), P99: rank(0.99), Max: rank(1)}
 }
 
 // Summary counts the agents.
@@ -170,20 +213,18 @@ type Summary struct {
 	ByTransport map[models.Transport]int // by how they hear of a newer version; empty for unknown
 }
 
-// Summary counts the agents by status, by what they run, and by how they hear of
-// a newer version.
-func (s *Agents) Summary(outlook models.Outlook) Summary {
-	outlook.InactiveAfter = s.inactiveAfter
+// Summary counts the agents by status, by what they run, and by how they receive hints
+// of a newer version.
+func (s *Agents) Summary(plan *models.Plan, now time.Time) Summary {
 	out := Summary{ByStatus: map[models.Status]int{}, ByApplied: map[int64]int{}, ByTransport: map[models.Transport]int{}}
-	for row := range s.table.all() {
-		v := row.health(outlook.Now)
-		status := outlook.Status(v)
-		out.Total++
-		out.ByStatus[status]++
+	s.index.each(now, func(g *group) {
+		status := plan.Status(g.Health)
+		out.Total += g.count
+		out.ByStatus[status] += g.count
 		if status != models.Inactive {
-			out.ByApplied[v.Applied]++
-			out.ByTransport[row.hears()]++
+			out.ByApplied[g.Applied] += g.count
+			out.ByTransport[g.transport] += g.count
 		}
-	}
+	})
 	return out
 }

@@ -16,7 +16,6 @@ import (
 )
 
 func TestStatus_AgentSeen_ByWhatItRuns(t *testing.T) {
-	now := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
 	for name, row := range map[string]struct {
 		unseen, interval time.Duration
 		applied, refused int64
@@ -35,13 +34,19 @@ func TestStatus_AgentSeen_ByWhatItRuns(t *testing.T) {
 		"unseen for longer":                      {inactiveAfter + 1, time.Second, 5, 0, false, models.Inactive},
 		"polls every three days, and is on time": {3 * inactiveAfter / 2, inactiveAfter / 2, 5, 0, false, models.Online},
 	} {
-		o := models.Outlook{Now: now, Desired: 5, Conflict: row.conflict, InactiveAfter: inactiveAfter}
-		v := models.Health{Unseen: row.unseen, Interval: row.interval, Applied: row.applied, Refused: row.refused}
-		if got := o.Status(v); got != row.want {
+		plan := newest(5)
+		if row.conflict {
+			plan = plan.Observe(9)
+		}
+		h := models.Health{
+			Age:     models.AgeOf(row.unseen, row.interval, inactiveAfter),
+			Applied: row.applied, Refused: models.Refusal{Version: row.refused},
+		}
+		if got := plan.Status(h); got != row.want {
 			t.Errorf("%s: got %s, want %s", name, got, row.want)
 		}
 	}
-	if got := (models.Outlook{Now: now, InactiveAfter: inactiveAfter}).Status(models.Health{}); got != models.Online {
+	if got := newest(0).Status(models.Health{}); got != models.Online {
 		t.Errorf("while nothing was published: got %s, want online", got)
 	}
 }
@@ -58,7 +63,7 @@ func TestList_HostnamesOfAnyLength_Found(t *testing.T) {
 		"a": 1, "A": 1, "a*": 5, "ab*": 1, "abc*": 0, "a-name-that-is-longer-th": 1, "a-name-that-is-longer-tha": 0, "a-name-that-is-longer-th*": 3,
 		"a-name-that-is-longer-than*": 2, long: 1, long + "*": 1, long + ".": 0, "A-NAME-THAT-IS-LONGER-THAN-*": 1, "münchen": 1, "m*": 1, "*": 7, "a*b": 0,
 	} {
-		if got := agents.List(service.Query{Hostname: pattern, Limit: 10}, asOf(time.Now(), 0)).Total; got != want {
+		if got := agents.List(service.Query{Hostname: pattern, Limit: 10}, newest(0), time.Now()).Total; got != want {
 			t.Errorf("%s: got %d, want %d", pattern, got, want)
 		}
 	}
@@ -97,7 +102,7 @@ func TestList_InactiveHidden_HostsFound(t *testing.T) {
 			"a host, not by that": {service.Query{Hostname: "db-1", Applied: 2}, nil},
 		} {
 			row.query.Limit = 10
-			page := agents.List(row.query, asOf(time.Now(), 1))
+			page := agents.List(row.query, newest(1), time.Now())
 			var got []string
 			for _, a := range page.Agents {
 				got = append(got, a.ID)
@@ -109,7 +114,7 @@ func TestList_InactiveHidden_HostsFound(t *testing.T) {
 		want := service.Summary{
 			Total: 4, ByStatus: map[models.Status]int{models.Online: 3, models.Inactive: 1}, ByApplied: map[int64]int{1: 3}, ByTransport: map[models.Transport]int{models.NATS: 3},
 		}
-		if diff := cmp.Diff(want, agents.Summary(asOf(time.Now(), 1))); diff != "" {
+		if diff := cmp.Diff(want, agents.Summary(newest(1), time.Now())); diff != "" {
 			t.Errorf("the summary, -want +got:\n%s", diff)
 		}
 	})
@@ -126,7 +131,7 @@ func TestTable_AgentsAddedAndRemoved_ListedOnce(t *testing.T) {
 		defer close(looked)
 		for range 200 {
 			agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Hour, Runs: 1})
-			if page := agents.List(service.Query{Applied: 1, Limit: 1}, asOf(time.Now(), 1)); page.Total != 1 {
+			if page := agents.List(service.Query{Applied: 1, Limit: 1}, newest(1), time.Now()); page.Total != 1 {
 				t.Errorf("got %d agents that run version 1, want one", page.Total)
 			}
 		}
@@ -141,12 +146,12 @@ func TestTable_AgentsAddedAndRemoved_ListedOnce(t *testing.T) {
 		}
 	}
 	<-looked
-	page := agents.List(service.Query{Limit: 100}, asOf(time.Now(), 1))
+	page := agents.List(service.Query{Limit: 100}, newest(1), time.Now())
 	if page.Total != 51 || page.Agents[0].ID != "stays" || page.Agents[50].ID != "a4900" {
 		t.Errorf("got %d agents, want 51 in the order of registration", page.Total)
 	}
 	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Hour, Runs: 2})
-	if page := agents.List(service.Query{Applied: 2, Limit: 1}, asOf(time.Now(), 2)); page.Total != 1 {
+	if page := agents.List(service.Query{Applied: 2, Limit: 1}, newest(2), time.Now()); page.Total != 1 {
 		t.Errorf("a poll after it all: got %d agents that run version 2, want one", page.Total)
 	}
 }
@@ -159,7 +164,7 @@ func TestRun_AgentUnseenForPruneAfter_Removed(t *testing.T) {
 		register(t, before, "gone")
 		time.Sleep(3 * pruneAfter) // the controller is away: nobody is to blame
 		log, _ := logtest.NewNullLogger()
-		agents, err := service.OpenAgents(t.Context(), db, service.AgentOptions{InactiveAfter: inactiveAfter, PruneAfter: pruneAfter}, log)
+		agents, err := service.OpenAgents(t.Context(), db, noPlan(), service.AgentOptions{InactiveAfter: inactiveAfter, PruneAfter: pruneAfter}, log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +237,7 @@ func TestAgents_PruneAcrossRestarts(t *testing.T) {
 		const day = 24 * time.Hour
 		log, _ := logtest.NewNullLogger()
 		open := func() *service.Agents {
-			agents, err := service.OpenAgents(t.Context(), db, service.AgentOptions{InactiveAfter: inactiveAfter, PruneAfter: 10 * day}, log)
+			agents, err := service.OpenAgents(t.Context(), db, noPlan(), service.AgentOptions{InactiveAfter: inactiveAfter, PruneAfter: 10 * day}, log)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -49,13 +49,15 @@ func (w *world) open(t *rapid.T) {
 	if w.db, err = database.Open(t.Context(), w.path); err != nil {
 		t.Fatalf("open: %v", err)
 	}
-	if w.agents, err = service.OpenAgents(t.Context(), w.db, service.AgentOptions{InactiveAfter: inactiveAfter}, log); err != nil {
-		t.Fatalf("open: %v", err)
-	}
-	w.configs, err = service.OpenConfigs(t.Context(), w.db, w.agents, service.ConfigOptions{Tags: w.db.Tags(), DefaultInterval: defaultInterval}, log)
+	plan, err := service.LoadPlan(t.Context(), w.db, defaultInterval)
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
+	w.agents, err = service.OpenAgents(t.Context(), w.db, plan, service.AgentOptions{InactiveAfter: inactiveAfter}, log)
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	w.configs = service.NewConfigs(w.db, plan, w.agents, service.ConfigOptions{Tags: w.db.Tags()}, log)
 	w.rollout = service.NewRollouts(w.configs, w.agents, w.db)
 }
 
@@ -103,7 +105,7 @@ func (w *world) publish(t *rapid.T) {
 	url := rapid.SampledFrom([]string{"http://a/", "http://b/", "http://c/"}).Draw(t, "url")
 	want := models.Content{URL: url, PollInterval: defaultInterval}
 	if rapid.Bool().Draw(t, "dry") {
-		if _, err := w.configs.PreviewPublish(draft(url)); (err != nil) != w.frozen {
+		if _, err := w.configs.PreviewPublish(t.Context(), draft(url)); (err != nil) != w.frozen {
 			t.Fatalf("preview: %v", err)
 		}
 		return // check sees that nothing was stored
@@ -125,7 +127,7 @@ func (w *world) rollback(t *rapid.T) {
 // worker what it is offered, and reports, or crashes before it can.
 func (w *world) poll(t *rapid.T) {
 	i := rapid.IntRange(0, len(w.fleet)-1).Draw(t, "agent")
-	m, live, current := &w.fleet[i], w.live(t, i), w.configs.Current()
+	m, live, current := &w.fleet[i], w.live(t, i), w.configs.Plan().Config()
 	desired, runs := int64(0), int64(0)
 	if current != nil {
 		if desired = current.Version; m.runs == desired {
@@ -133,7 +135,7 @@ func (w *world) poll(t *rapid.T) {
 		}
 	}
 	w.agents.Poll(live, models.Poll{At: time.Now(), Interval: defaultInterval, Runs: runs})
-	offer := w.agents.Offers(live, desired)
+	offer := offers(live, desired)
 	if current == nil {
 		return
 	}
@@ -215,7 +217,7 @@ func (w *world) check(t *rapid.T) {
 		t.Fatalf("%d versions are stored, %d were acknowledged", len(history), len(w.published))
 	}
 	// Law 7: what was acknowledged last is authoritative.
-	if diff := cmp.Diff(w.newest(), w.configs.Current(), cmpopts.EquateEmpty()); diff != "" {
+	if diff := cmp.Diff(w.newest(), w.configs.Plan().Config(), cmpopts.EquateEmpty()); diff != "" {
 		t.Fatalf("current, -want +got:\n%s", diff)
 	}
 	for i := range w.fleet {

@@ -5,8 +5,9 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
-	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -23,8 +24,6 @@ type Metrics struct {
 	announcements *prometheus.CounterVec
 	propagation   prometheus.Histogram
 	flushed       prometheus.Gauge
-
-	spreading atomic.Pointer[models.Config] // the current one, whose propagation is measured; nil while there is none
 }
 
 // The outcomes of a publish.
@@ -103,16 +102,8 @@ func (m *Metrics) published(outcome models.Outcome, err error) {
 	m.publishes.Count(label)
 }
 
-// applied measures how long the current version took to an agent, if it is what its
-// worker runs now. The caller holds the agent's lock.
-func (m *Metrics) applied(live *Agent) {
-	current, a := m.spreading.Load(), &live.agent
-	if current == nil || a.Applied != current.Version || live.measured == a.Applied || a.RegisteredAt.After(current.PublishedAt) {
-		return
-	}
-	live.measured = a.Applied
-	m.propagation.Observe(max(0, a.AppliedAt.Sub(current.PublishedAt)).Seconds())
-}
+// propagated measures how long the newest version took to an agent.
+func (m *Metrics) propagated(took time.Duration) { m.propagation.Observe(took.Seconds()) }
 
 // reported counts an outcome that an agent reported.
 func (m *Metrics) reported(status models.AttemptStatus) {
@@ -195,8 +186,8 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
 		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
-	outlook := c.configs.Outlook()
-	summary := c.agents.Summary(outlook)
+	plan, now := c.configs.Plan(), time.Now()
+	summary := c.agents.Summary(plan, now)
 	for _, status := range models.Statuses {
 		gauge(agentsDesc, float64(summary.ByStatus[status]), string(status))
 	}
@@ -204,13 +195,13 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 		gauge(transportsDesc, float64(summary.ByTransport[transport]), string(transport))
 	}
 	gauge(transportsDesc, float64(summary.ByTransport[""]), "unknown")
-	for label, n := range versionCounts(summary.ByApplied, outlook.Desired) {
+	for label, n := range versionCounts(summary.ByApplied, plan.Version()) {
 		gauge(versionsDesc, float64(n), label)
 	}
-	gauge(desiredDesc, float64(outlook.Desired))
-	gauge(lastPublishDesc, lastPublish(c.configs.Current()))
-	gauge(conflictDesc, metrics.Truth(outlook.Conflict))
-	gauge(frozenDesc, metrics.Truth(c.configs.Frozen() != nil))
+	gauge(desiredDesc, float64(plan.Version()))
+	gauge(lastPublishDesc, lastPublish(plan.Config()))
+	gauge(conflictDesc, metrics.Truth(plan.Conflict()))
+	gauge(frozenDesc, metrics.Truth(plan.FrozenAt(now) != nil))
 	waiting, most := 0, 0
 	if c.waiters != nil {
 		waiting, most = c.waiters.Waiting(), c.waiters.most
@@ -247,6 +238,8 @@ func versionCounts(byApplied map[int64]int, desired int64) map[string]int {
 	}
 	return counts
 }
+
+func format(version int64) string { return strconv.FormatInt(version, 10) }
 
 func lastPublish(current *models.Config) float64 {
 	if current == nil {

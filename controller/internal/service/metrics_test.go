@@ -37,12 +37,11 @@ func newMeasured(t *testing.T, db *database.DB) *measured {
 	m.metrics = service.NewMetrics(m.reg)
 	var err error
 	m.db = db
-	if m.agents, err = service.OpenAgents(t.Context(), db, service.AgentOptions{InactiveAfter: inactiveAfter, Metrics: m.metrics}, log); err != nil {
+	plan := loadPlan(t, db)
+	if m.agents, err = service.OpenAgents(t.Context(), db, plan, service.AgentOptions{InactiveAfter: inactiveAfter, Metrics: m.metrics}, log); err != nil {
 		t.Fatal(err)
 	}
-	if m.configs, err = service.OpenConfigs(t.Context(), db, m.agents, service.ConfigOptions{Tags: db.Tags(), DefaultInterval: defaultInterval, Metrics: m.metrics}, log); err != nil {
-		t.Fatal(err)
-	}
+	m.configs = service.NewConfigs(db, plan, m.agents, service.ConfigOptions{Tags: db.Tags(), Metrics: m.metrics}, log)
 	m.waiters = service.NewWaiters(m.configs, 1000, 77)
 	m.announcements = service.NewAnnouncements(m.configs, m.agents, m.metrics.Announcing(models.NATS, m.broker), 10, log)
 	m.reg.MustRegister(service.NewCollector(m.configs, m.agents, m.waiters, m.announcements))
@@ -258,7 +257,7 @@ func TestMetrics_LastFlush_Set(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, _ := logtest.NewNullLogger()
 		store, reg := &batches{}, prometheus.NewRegistry()
-		agents, err := service.OpenAgents(t.Context(), store, service.AgentOptions{InactiveAfter: inactiveAfter, Metrics: service.NewMetrics(reg)}, log)
+		agents, err := service.OpenAgents(t.Context(), store, noPlan(), service.AgentOptions{InactiveAfter: inactiveAfter, Metrics: service.NewMetrics(reg)}, log)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -360,7 +359,7 @@ fleetconf_controller_waiters_limit 77
 		m.want(t, "a fleet", "desired_version", map[string]float64{"": 1})
 		m.want(t, "a fleet", "last_publish_timestamp_seconds", map[string]float64{"": float64(cfg.PublishedAt.UnixMicro()) / 1e6})
 
-		m.configs.ObserveTag(m.later(9))
+		m.configs.ObserveTag(m.configs.Plan(), m.later(9))
 		poll(lives[4], 9, models.Polling)
 		if err := m.configs.Freeze(t.Context(), models.Freeze{Reason: "r"}, byAdmin, func(*models.Freeze) bool { return true }); err != nil {
 			t.Fatal(err)
@@ -409,7 +408,7 @@ func (m *many) Agents(context.Context) ([]models.Agent, error) {
 func collectorOf(t testing.TB, n int) prometheus.Collector {
 	t.Helper()
 	log, _ := logtest.NewNullLogger()
-	agents, err := service.OpenAgents(t.Context(), &many{n: n}, service.AgentOptions{InactiveAfter: inactiveAfter}, log)
+	agents, err := service.OpenAgents(t.Context(), &many{n: n}, noPlan(), service.AgentOptions{InactiveAfter: inactiveAfter}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -418,10 +417,7 @@ func collectorOf(t testing.TB, n int) prometheus.Collector {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = db.Close() })
-	configs, err := service.OpenConfigs(t.Context(), db, agents, service.ConfigOptions{DefaultInterval: time.Minute}, log)
-	if err != nil {
-		t.Fatal(err)
-	}
+	configs := service.NewConfigs(db, loadPlan(t, db), agents, service.ConfigOptions{}, log)
 	for i := range 3 {
 		if _, err := configs.Publish(t.Context(), draft(fmt.Sprintf("http://a/%d", i))); err != nil {
 			t.Fatal(err)

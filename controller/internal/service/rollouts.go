@@ -35,9 +35,8 @@ const betweenLooks = 50 * time.Millisecond
 
 // Rollout returns how far a version has spread, or models.ErrNotFound.
 func (r *Rollouts) Rollout(ctx context.Context, version int64) (*models.Rollout, error) {
-	current := r.configs.Current()
-	if current != nil && version == current.Version {
-		return &models.Rollout{Config: current, Figures: r.agents.Figures(current, r.configs.Outlook())}, nil
+	if plan := r.configs.Plan(); plan.Newest != nil && version == plan.Version() {
+		return &models.Rollout{Config: plan.Config(), Figures: r.agents.Figures(plan, time.Now())}, nil
 	}
 	cfg, err := r.configs.Version(ctx, version)
 	if err != nil {
@@ -90,12 +89,11 @@ func (r *Rollouts) Wait(ctx context.Context, version int64, share float64, wait 
 	}
 }
 
-// spreading reports whether version is current, and has not reached share.
+// spreading reports whether version is the newest, and has not reached share.
 func (r *Rollouts) spreading(version int64, share float64) bool {
-	current := r.configs.Current()
-	if current == nil || current.Version != version {
+	if plan := r.configs.Plan(); plan.Newest == nil || plan.Version() != version {
 		return false
 	}
-	count := r.agents.count(version, r.configs.Outlook())
+	count := r.agents.count(version, time.Now())
 	return count.Share() < share
 }

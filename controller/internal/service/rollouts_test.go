@@ -31,8 +31,9 @@ type fleet struct {
 func newFleet(t *testing.T, store service.RolloutStore, db *database.DB) *fleet {
 	t.Helper()
 	log, hook := logtest.NewNullLogger()
-	agents, _ := openAgents(t, db)
-	configs := openConfigsOf(t, db, agents, db.Tags(), log)
+	plan := loadPlan(t, db)
+	agents, _ := openAgentsOf(t, db, plan)
+	configs := service.NewConfigs(db, plan, agents, service.ConfigOptions{Tags: db.Tags()}, log)
 	return &fleet{db: db, agents: agents, configs: configs, rollouts: service.NewRollouts(configs, agents, store), logged: hook}
 }
 
@@ -300,11 +301,11 @@ func TestReport_IsDurableWhenItReturns(t *testing.T) {
 		})
 	}
 	group.Wait()
-	want := f.agents.List(service.Query{Limit: 100}, asOf(time.Now(), 1)).Agents
+	want := f.agents.List(service.Query{Limit: 100}, newest(1), time.Now()).Agents
 	closeDB() // and no flush
 	db, _ = openStore(t, path)
 	f = newFleet(t, db, db)
-	if diff := cmp.Diff(want, f.agents.List(service.Query{Limit: 100}, asOf(time.Now(), 1)).Agents); diff != "" {
+	if diff := cmp.Diff(want, f.agents.List(service.Query{Limit: 100}, newest(1), time.Now()).Agents); diff != "" {
 		t.Errorf("after a crash, -want +got:\n%s", diff)
 	}
 }
@@ -382,7 +383,7 @@ func TestReport_StoreFails_KeptInMemory(t *testing.T) {
 		t.Errorf("got %v, want the store's error, in doubt: memory has it, and the agent is to say it again", err)
 	}
 	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second})
-	if agents.Offers(live, 1) {
+	if offers(live, 1) {
 		t.Error("the refused version is offered again: memory forgot it")
 	}
 	store.fail(false)
@@ -406,7 +407,7 @@ func TestRetry_OffersTheRefusedVersionAgain(t *testing.T) {
 		t.Errorf("an agent that is none: got %v, want ErrNotFound", err)
 	}
 	f.agents.Poll(live, models.Poll{At: time.Now(), Interval: defaultInterval})
-	if !f.agents.Offers(live, 1) {
+	if !offers(live, 1) {
 		t.Error("the version is not offered again")
 	}
 	entries, err := db.Audit(t.Context(), models.ActionRetry, 0, 10)

@@ -2,12 +2,9 @@ package service
 
 import (
 	"iter"
-	"slices"
+	"sort"
 	"sync"
 	"sync/atomic"
-	"time"
-
-	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
 // table finds an agent by its id, and reads all of them from end to end, a
@@ -36,12 +33,6 @@ type row struct {
 	deregistered atomic.Bool
 	hostname     atomic.Pointer[string]
 	head         hostnameHead
-
-	registeredAt, seen, applied, appliedAt, refused atomic.Int64 // times in microseconds since 1970 UTC, 0 for unknown
-	interval                                        atomic.Int64 // nanoseconds
-	transport                                       atomic.Int64 // 1 + its place in models.Transports; 0 for unknown
-	held                                            atomic.Int64 // as models.Agent.Held
-	degraded, mismatch                              atomic.Bool
 }
 
 func newTable(size int) table { return table{byID: make(map[string]*Agent, size)} }
@@ -59,11 +50,12 @@ func (r *table) count() int {
 	return len(r.byID)
 }
 
-// all gives the row of each agent that is there now.
-func (r *table) all() iter.Seq[*row] {
+// after returns the row of each agent that is there now and registered after the one
+// of a seq, in the order of registration.
+func (r *table) after(seq int64) iter.Seq[*row] {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.rows.all()
+	return r.rows.after(seq)
 }
 
 // add puts a new agent at the end.
@@ -94,7 +86,7 @@ func (r *table) remove(live *Agent) {
 // own: who reads the old ones is not disturbed. The caller holds mu.
 func (r *table) compact() {
 	var kept rows
-	for row := range r.rows.all() {
+	for row := range r.rows.after(0) {
 		row.live.mu.Lock()
 		kept.add(row.live)
 		row.live.mu.Unlock()
@@ -116,10 +108,11 @@ func (r *rows) add(live *Agent) {
 
 func (r rows) at(i int) *row { return &r.chunks[i/chunkRows][i%chunkRows] }
 
-// all gives each row but those that are gone.
-func (r rows) all() iter.Seq[*row] {
+// after returns each row behind that of a seq, but those that are gone.
+func (r rows) after(seq int64) iter.Seq[*row] {
+	first := sort.Search(r.n, func(i int) bool { return r.at(i).seq > seq })
 	return func(yield func(*row) bool) {
-		for i := range r.n {
+		for i := first; i < r.n; i++ {
 			if row := r.at(i); !row.deregistered.Load() && !yield(row) {
 				return
 			}
@@ -129,24 +122,8 @@ func (r rows) all() iter.Seq[*row] {
 
 // show brings the agent's row up to date. The caller holds the agent's lock.
 func (a *Agent) show() {
-	appliedAt := int64(0)
-	if !a.agent.AppliedAt.IsZero() {
-		appliedAt = a.agent.AppliedAt.UnixMicro()
-	}
-	set(&a.row.registeredAt, a.agent.RegisteredAt.UnixMicro())
-	set(&a.row.seen, a.agent.Seen().UnixMicro())
-	set(&a.row.interval, int64(a.agent.PollInterval))
-	set(&a.row.applied, a.agent.Applied)
-	set(&a.row.appliedAt, appliedAt)
-	set(&a.row.refused, a.agent.Refused.Version)
-	set(&a.row.held, a.agent.Held)
-	if degraded := a.agent.Degraded != ""; a.row.degraded.Load() != degraded {
-		a.row.degraded.Store(degraded)
-	}
-	if a.row.mismatch.Load() != a.agent.Mismatch {
-		a.row.mismatch.Store(a.agent.Mismatch)
-	}
-	set(&a.row.transport, int64(1+slices.Index(models.Transports, a.agent.Transport)))
+	set(&a.seen, a.agent.Seen().UnixMicro())
+	set(&a.interval, int64(a.agent.PollInterval))
 	if shown := a.row.hostname.Load(); shown == nil || *shown != a.agent.Hostname {
 		hostname := a.agent.Hostname
 		a.row.hostname.Store(&hostname)
@@ -159,25 +136,5 @@ func (a *Agent) show() {
 func set(a *atomic.Int64, v int64) {
 	if a.Load() != v {
 		a.Store(v)
-	}
-}
-
-// hears is how the agent hears of a newer version; empty for unknown.
-func (r *row) hears() models.Transport {
-	if i := r.transport.Load(); i > 0 {
-		return models.Transports[i-1]
-	}
-	return ""
-}
-
-func (r *row) health(now time.Time) models.Health {
-	return models.Health{
-		Unseen:   time.Duration(now.UnixMicro()-r.seen.Load()) * time.Microsecond,
-		Interval: time.Duration(r.interval.Load()),
-		Applied:  r.applied.Load(),
-		Refused:  r.refused.Load(),
-		Held:     r.held.Load(),
-		Degraded: r.degraded.Load(),
-		Mismatch: r.mismatch.Load(),
 	}
 }

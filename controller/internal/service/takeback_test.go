@@ -74,7 +74,7 @@ func TestPreview_NothingStored(t *testing.T) {
 	f.join(t, 3)
 	publish(t, f.configs, draft("http://a/"))
 	publish(t, f.configs, draft("http://b/"))
-	outcome, err := f.configs.PreviewPublish(draft("http://c/"))
+	outcome, err := f.configs.PreviewPublish(t.Context(), draft("http://c/"))
 	if err != nil || !outcome.Changed || outcome.Config.Version != 3 || outcome.Before.Version != 2 || outcome.Targets != 3 {
 		t.Errorf("a publish: got %+v, %v", outcome, err)
 	}
@@ -82,14 +82,14 @@ func TestPreview_NothingStored(t *testing.T) {
 	if err != nil || !outcome.Changed || outcome.Config.URL != "http://a/" || outcome.Targets != 3 {
 		t.Errorf("a rollback: got %+v, %v", outcome, err)
 	}
-	if outcome, err = f.configs.PreviewPublish(draft("http://b/")); err != nil || outcome.Changed || outcome.Config.Version != 2 || outcome.Targets != 3 {
+	if outcome, err = f.configs.PreviewPublish(t.Context(), draft("http://b/")); err != nil || outcome.Changed || outcome.Config.Version != 2 || outcome.Targets != 3 {
 		t.Errorf("the same again: got %+v, %v", outcome, err)
 	}
-	if _, err = f.configs.PreviewPublish(models.Draft{Terms: models.Terms{Allowed: func(string) bool { return false }}}); !errors.Is(err, models.ErrPrecondition) {
+	if _, err = f.configs.PreviewPublish(t.Context(), models.Draft{Terms: models.Terms{Allowed: func(string) bool { return false }}}); !errors.Is(err, models.ErrPrecondition) {
 		t.Errorf("with a precondition that fails: got %v, want ErrPrecondition", err)
 	}
-	if newest, err := f.db.Newest(t.Context()); err != nil || newest.Version != 2 || f.configs.Current().Version != 2 {
-		t.Errorf("the store has version %+v, %v, want 2", newest, err)
+	if stored, err := f.db.Plan(t.Context()); err != nil || stored.Version() != 2 || f.configs.Plan().Config().Version != 2 {
+		t.Errorf("the store has version %+v, %v, want 2", stored, err)
 	}
 	if n := len(actions(t, f.db)); n != 3+2 {
 		t.Errorf("got %d entries in the audit trail, want the registrations and the two publishes", n)
@@ -144,12 +144,12 @@ func TestFreeze_EndsByItself(t *testing.T) {
 		if err := f.configs.Freeze(t.Context(), models.Freeze{Reason: "lunch", Until: time.Now().Add(time.Hour)}, byAdmin, always); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.configs.Publish(t.Context(), draft("http://a/")); err == nil || f.configs.Frozen() == nil {
+		if _, err := f.configs.Publish(t.Context(), draft("http://a/")); err == nil || f.configs.Plan().FrozenAt(time.Now()) == nil {
 			t.Errorf("at once: got %v, want it frozen", err)
 		}
 		time.Sleep(time.Hour)
 		publish(t, f.configs, draft("http://a/"))
-		if f.configs.Frozen() != nil {
+		if f.configs.Plan().FrozenAt(time.Now()) != nil {
 			t.Error("after its end it is still told of")
 		}
 	})
@@ -165,15 +165,15 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 	if f.configs.ObserveReport(2+1_000_001, "") {
 		t.Error("a version from nowhere is believed")
 	}
-	if ahead, _ := f.configs.ObserveTag(f.later(2)); ahead != 0 || !f.configs.ObserveReport(1, "") || !f.configs.ObserveReport(2, f.later(2)) {
+	if _, ahead, _ := f.configs.ObserveTag(f.configs.Plan(), f.later(2)); ahead != 0 || !f.configs.ObserveReport(1, "") || !f.configs.ObserveReport(2, f.later(2)) {
 		t.Error("the store's own versions are not believed")
 	}
-	if _, conflict := f.configs.Conflict(); conflict {
+	if f.configs.Plan().Conflict() {
 		t.Error("there is a conflict over nothing")
 	}
 	for _, version := range []int64{8, 9, 7} {
-		if ahead, verified := f.configs.ObserveTag(f.later(version)); ahead != version || !verified {
-			t.Errorf("version %d: got %d, %v, want it believed", version, ahead, verified)
+		if _, ahead, foreign := f.configs.ObserveTag(f.configs.Plan(), f.later(version)); ahead != version || foreign {
+			t.Errorf("version %d: got %d, foreign %v, want it believed", version, ahead, foreign)
 		}
 	}
 	run := func() {
@@ -181,7 +181,7 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- f.configs.Run(ctx) }()
 		for {
-			r, err := f.db.Reported(t.Context())
+			r, err := observed(t.Context(), f.db)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -201,7 +201,7 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 	closeDB()
 	db, _ = openStore(t, path)
 	f = newFleet(t, db, db)
-	if highest, conflict := f.configs.Conflict(); !conflict || highest != 9 {
+	if highest, conflict := conflictOf(f); !conflict || highest != 9 {
 		t.Errorf("after a restart: got %d, %v, want a conflict up to 9", highest, conflict)
 	}
 
@@ -215,12 +215,12 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 	if resumed, err := f.configs.Resume(t.Context(), byAdmin, allow); resumed || err != nil {
 		t.Errorf("once more: got %v, %v, want nothing to resume", resumed, err)
 	}
-	f.configs.ObserveTag(f.later(9)) // an agent that has not followed yet
-	if _, conflict := f.configs.Conflict(); conflict {
+	f.configs.ObserveTag(f.configs.Plan(), f.later(9)) // an agent that has not followed yet
+	if f.configs.Plan().Conflict() {
 		t.Error("what was resumed is a conflict again")
 	}
 	f.configs.ObserveReport(11, f.later(11))
-	if highest, conflict := f.configs.Conflict(); !conflict || highest != 11 {
+	if highest, conflict := conflictOf(f); !conflict || highest != 11 {
 		t.Errorf("a later one still: got %d, %v, want a conflict up to 11", highest, conflict)
 	}
 
@@ -229,7 +229,7 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 	if err != nil || !outcome.Changed || outcome.Config.Version != 12 {
 		t.Errorf("publish: got %+v, %v, want version 12", outcome, err)
 	}
-	if _, conflict := f.configs.Conflict(); conflict {
+	if f.configs.Plan().Conflict() {
 		t.Error("after the publish there is still a conflict")
 	}
 	if next := publish(t, f.configs, draft("http://c/")); next.Version != 13 {
@@ -247,13 +247,13 @@ func TestConflict_StoreFails_SavedLater(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- configs.Run(ctx) }()
-		configs.ObserveTag(db.Tags().Of(9, models.Content{URL: "http://later/"}))
+		configs.ObserveTag(configs.Plan(), db.Tags().Of(9, models.Content{URL: "http://later/"}))
 		time.Sleep(2 * service.FlushInterval)
 		synctest.Wait()
 		store.fails.Store(false)
 		time.Sleep(service.FlushInterval)
 		synctest.Wait()
-		if r, err := db.Reported(t.Context()); err != nil || r.Highest != 9 {
+		if r, err := observed(t.Context(), db); err != nil || r.Highest != 9 {
 			t.Errorf("when the store can be written again: got %+v, %v, want up to 9", r, err)
 		}
 		stop()
@@ -261,6 +261,21 @@ func TestConflict_StoreFails_SavedLater(t *testing.T) {
 			t.Errorf("Run: %v", err)
 		}
 	})
+}
+
+// keeps reports whether an agent keeps version 9, which the store did not make.
+func keeps(f *fleet, live *service.Agent) bool {
+	plan := f.configs.Plan()
+	traits := live.Traits(true, plan.Version())
+	traits.Runs = 9
+	release, _ := plan.For(traits)
+	return release == nil
+}
+
+// conflictOf is whether there is a conflict, and the highest observed version.
+func conflictOf(f *fleet) (highest int64, conflict bool) {
+	plan := f.configs.Plan()
+	return plan.Observed.Highest, plan.Conflict()
 }
 
 // later is the ETag of a version that this store made, and has no more.
@@ -281,15 +296,15 @@ func TestObserve_ForeignTag_NoConflict(t *testing.T) {
 		"of another version":      strings.Replace(f.later(9), `"9-`, `"900001-`, 1),
 		"above what can be there": strings.Replace(f.later(9), `"9-`, `"9000000000000-`, 1),
 	} {
-		ahead, verified := f.configs.ObserveTag(tag)
-		if ahead != models.VersionOf(tag) || ahead < 900_001 || verified {
-			t.Errorf("%s: got %d, %v, want its version, not verified", name, ahead, verified)
+		_, ahead, foreign := f.configs.ObserveTag(f.configs.Plan(), tag)
+		if ahead != models.VersionOf(tag) || ahead < 900_001 || !foreign {
+			t.Errorf("%s: got %d, %v, want its version, foreign", name, ahead, foreign)
 		}
 		f.configs.ObserveReport(900_001, tag)
 	}
 	f.configs.ObserveReport(900_001, "")
 	f.configs.ObserveReport(900_001, f.later(9)) // of another version than the report
-	if highest, conflict := f.configs.Conflict(); conflict || highest != 0 {
+	if highest, conflict := conflictOf(f); conflict || highest != 0 {
 		t.Errorf("got a conflict up to %d, want none", highest)
 	}
 	if cfg := publish(t, f.configs, draft("http://b/")); cfg.Version != 2 {
@@ -329,10 +344,9 @@ func TestHolds_UntilAnAdminDecides(t *testing.T) {
 	f := openFleet(t)
 	publish(t, f.configs, draft("http://a/"))
 	lives := f.join(t, 2)
-	foreign := models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 9, Foreign: true}
 	hold := func(live *service.Agent, newest int64) bool {
-		held := f.agents.Holds(live, 9, newest)
-		f.agents.Poll(live, foreign)
+		held := keeps(f, live)
+		f.agents.Poll(live, models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 9, Foreign: true, Newest: newest})
 		return held
 	}
 	status := func() models.Status {
@@ -340,15 +354,15 @@ func TestHolds_UntilAnAdminDecides(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return f.agents.StatusOf(&a, f.configs.Outlook())
+		return f.agents.StatusOf(&a, f.configs.Plan(), time.Now())
 	}
 	first, again := hold(lives[0], 1), hold(lives[0], 1)
-	if !first || !again || f.agents.Held(1) != 1 || status() != models.Ahead {
-		t.Errorf("at first: %d held, status %s, want one, in conflict", f.agents.Held(1), status())
+	if !first || !again || f.agents.Held(1, time.Now()) != 1 || status() != models.Ahead {
+		t.Errorf("at first: %d held, status %s, want one, in conflict", f.agents.Held(1, time.Now()), status())
 	}
 	publish(t, f.configs, draft("http://b/"))
-	if hold(lives[0], 2) || f.agents.Held(2) != 0 || status() == models.Ahead {
-		t.Errorf("after a publish: %d held, status %s", f.agents.Held(2), status())
+	if hold(lives[0], 2) || f.agents.Held(2, time.Now()) != 0 || status() == models.Ahead {
+		t.Errorf("after a publish: %d held, status %s", f.agents.Held(2, time.Now()), status())
 	}
 	if !hold(lives[1], 2) {
 		t.Error("the next, which comes later, is not held")
@@ -361,8 +375,8 @@ func TestHolds_UntilAnAdminDecides(t *testing.T) {
 		}
 		return resumed
 	}
-	if !resume() || hold(lives[1], 2) || f.agents.Held(2) != 0 {
-		t.Errorf("after a resume: %d held, want none", f.agents.Held(2))
+	if !resume() || hold(lives[1], 2) || f.agents.Held(2, time.Now()) != 0 {
+		t.Errorf("after a resume: %d held, want none", f.agents.Held(2, time.Now()))
 	}
 	if resume() {
 		t.Error("there was something to resume once more")
@@ -386,10 +400,9 @@ func TestHolds_SameContentPublished_Released(t *testing.T) {
 			f := openFleet(t)
 			publish(t, f.configs, draft("http://a/"))
 			live := f.join(t, 1)[0]
-			f.agents.Holds(live, 9, 1)
-			f.agents.Poll(live, models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 9, Foreign: true})
-			if got := again(f); got.Version != 2 || f.agents.Held(2) != 0 || f.agents.Holds(live, 9, 2) {
-				t.Errorf("got version %d, %d held, want version 2 and none", got.Version, f.agents.Held(2))
+			f.agents.Poll(live, models.Poll{At: time.Now(), Interval: defaultInterval, Runs: 9, Foreign: true, Newest: 1})
+			if got := again(f); got.Version != 2 || f.agents.Held(2, time.Now()) != 0 || keeps(f, live) {
+				t.Errorf("got version %d, %d held, want version 2 and none", got.Version, f.agents.Held(2, time.Now()))
 			}
 			if got := again(f); got.Version != 2 {
 				t.Errorf("with none held: got version %d, want no change", got.Version)

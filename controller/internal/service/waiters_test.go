@@ -32,10 +32,10 @@ type lounge struct {
 // fill lets n wait, one after the other.
 func (l *lounge) fill(ctx context.Context, n int, d time.Duration) {
 	l.left = map[int]time.Time{}
-	seen := l.configs.Current()
+	seen := l.configs.Plan().Config()
 	for i := range n {
 		l.drop.Go(func() {
-			l.Wait(ctx, d, nil, func() bool { return l.configs.Current() != seen })
+			l.Wait(ctx, d, nil, func() bool { return l.configs.Plan().Config() != seen })
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			l.left[i] = time.Now()
@@ -131,9 +131,9 @@ func TestWaiters_PublishDuringRelease_NotMissed(t *testing.T) {
 		began := time.Now()
 		publish(t, l.configs, draft("http://a/"))
 		time.Sleep(time.Second / 2)
-		seen := l.configs.Current()
+		seen := l.configs.Plan().Config()
 		l.drop.Go(func() {
-			l.Wait(t.Context(), time.Hour, nil, func() bool { return l.configs.Current() != seen })
+			l.Wait(t.Context(), time.Hour, nil, func() bool { return l.configs.Plan().Config() != seen })
 			if took := time.Since(began); took > 5*time.Second {
 				t.Errorf("it was released after %s, want when the others were", took)
 			}
@@ -161,10 +161,7 @@ func TestWindow_LastsAsLongAsTheFleetFetches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db := newStore(t)
 		agents, _ := openAgents(t, db)
-		configs, err := service.OpenConfigs(t.Context(), db, agents, service.ConfigOptions{DefaultInterval: defaultInterval, Pace: 100}, logrus.New())
-		if err != nil {
-			t.Fatal(err)
-		}
+		configs := service.NewConfigs(db, loadPlan(t, db), agents, service.ConfigOptions{Pace: 100}, logrus.New())
 		for i := range 50 {
 			register(t, agents, fmt.Sprint("a", i))
 		}
@@ -172,7 +169,7 @@ func TestWindow_LastsAsLongAsTheFleetFetches(t *testing.T) {
 			if after == 0 {
 				publish(t, configs, draft("http://a/"))
 			}
-			if got := configs.Window(); got != want {
+			if got := configs.Plan().SpreadAt(time.Now()); got != want {
 				t.Errorf("%d ms after a publish: a rush of %s, want %s for 50 agents at 100 a second", 1200*after, got, want)
 			}
 			time.Sleep(1200 * time.Millisecond)
@@ -284,9 +281,9 @@ func TestWaiters_ClientDisconnects_Removed(t *testing.T) {
 func TestWaiters_PublishBetweenLookAndWait_NotMissed(t *testing.T) {
 	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
 		for i := range 50 {
-			seen, began, looks := l.configs.Current(), time.Now(), 0
+			seen, began, looks := l.configs.Plan().Config(), time.Now(), 0
 			l.Wait(t.Context(), time.Hour, nil, func() bool {
-				newer := l.configs.Current() != seen
+				newer := l.configs.Plan().Config() != seen
 				if looks++; looks == 1 {
 					publish(t, l.configs, draft(fmt.Sprint("http://", i, "/")))
 				}
@@ -309,7 +306,7 @@ func TestWaiters_CommitInDoubt_Released(t *testing.T) {
 		var running sync.WaitGroup
 		running.Go(func() { _ = waiters.Run(ctx) })
 		began := time.Now()
-		running.Go(func() { waiters.Wait(ctx, time.Hour, nil, func() bool { return configs.Current() != nil }) })
+		running.Go(func() { waiters.Wait(ctx, time.Hour, nil, func() bool { return configs.Plan().Config() != nil }) })
 		synctest.Wait()
 		store.fails.Store(true)
 		if _, err := configs.Publish(t.Context(), draft("http://a/")); !errors.Is(err, errDisk) {
@@ -434,7 +431,7 @@ func TestAnnouncements(t *testing.T) {
 				if diff := cmp.Diff(row.want, row.broker.versions()); diff != "" || announcements.Lost() != nil {
 					t.Errorf("%v; announced, -want +got:\n%s", announcements.Lost(), diff)
 				}
-				if last := row.broker.taken[len(row.broker.taken)-1]; last.Spread != 5*time.Second || last.ETag != f.configs.Current().ETag {
+				if last := row.broker.taken[len(row.broker.taken)-1]; last.Spread != 5*time.Second || last.ETag != f.configs.Plan().Config().ETag {
 					t.Errorf("announced %+v, want 50 agents at 10 a second spread over 5 s, and the ETag", last)
 				}
 				warnings, infos := 0, 0
