@@ -17,7 +17,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/config"
-	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/auth"
@@ -75,7 +75,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return serve(ctx, set, stderr)
 }
 
-// admin, agents ──▶ api ──▶ service.Rollouts ─────────────▶ database.DB (SQLite)
+// admin, agents ──▶ api ──▶ service.Rollouts ─────────────▶ sqlite.DB (SQLite)
 //
 //	│ │        │  └──▶ service.Agents ──────▲  (presence, in batches)
 //	│ │        └─────▶ service.Configs ─────┤  (each publish at once)
@@ -101,7 +101,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	registry := metrics.NewRegistry()
 	metrics.Log(registry, func() float64 { return logger.Lost(log) })
 	measures := service.NewMetrics(registry)
-	db, err := database.OpenMeasured(ctx, set.DBPath, database.NewMetrics(registry))
+	db, err := sqlite.OpenMeasured(ctx, set.DBPath, sqlite.NewMetrics(registry))
 	if err != nil {
 		return err
 	}
@@ -135,7 +135,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	announcements := service.NewAnnouncements(configs, agents, out, set.PushRate, log)
 	waiters := service.NewWaiters(configs, set.PushRate, maxWaiting(set, limits(set).Connections, log))
 	metrics.Certificate(registry, program.Name, files.NotAfter)
-	registry.MustRegister(database.NewCollector(db), service.NewCollector(configs, agents, holding(set, waiters), announcements))
+	registry.MustRegister(sqlite.NewCollector(db), service.NewCollector(configs, agents, holding(set, waiters), announcements))
 	handler := api.New(api.Options{
 		Configs:        configs,
 		Agents:         agents,

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/archive"
-	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
@@ -28,7 +28,7 @@ const between = 2 * time.Second
 
 func backup(ctx context.Context, path, to string, stdout, stderr io.Writer) error {
 	told := time.Now()
-	made, err := database.Backup(ctx, path, to, func(done, total int) {
+	made, err := sqlite.Backup(ctx, path, to, func(done, total int) {
 		if time.Since(told) >= between {
 			told = time.Now()
 			_, _ = fmt.Fprintf(stderr, "%d %% of %d pages copied\n", 100*done/max(1, total), total)
@@ -43,7 +43,7 @@ func backup(ctx context.Context, path, to string, stdout, stderr io.Writer) erro
 }
 
 func export(ctx context.Context, path, to string, stdout, stderr io.Writer) (err error) {
-	snapshot, err := database.OpenSnapshot(ctx, path)
+	snapshot, err := sqlite.OpenSnapshot(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -80,13 +80,13 @@ func importFrom(ctx context.Context, path, from string, stdin io.Reader, stdout 
 		defer func() { _ = file.Close() }()
 		in = file
 	}
-	db, err := database.Open(ctx, path)
+	db, err := sqlite.Open(ctx, path)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	var counts archive.Counts
-	err = db.Fill(ctx, func(filling *database.Filling) (err error) {
+	err = db.Fill(ctx, func(filling *sqlite.Filling) (err error) {
 		counts, err = archive.Read(ctx, in, filling)
 		return err
 	})

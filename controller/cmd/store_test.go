@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 )
 
 // store makes a database, which DB_PATH names.
@@ -17,7 +17,7 @@ func store(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	path := filepath.Join(dir, "controller.db")
-	db, err := database.Open(t.Context(), path)
+	db, err := sqlite.Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/controller/docs"
 	"github.com/fleetconf/fleetconf/controller/internal/api"
-	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	"github.com/fleetconf/fleetconf/pkg/auth"
@@ -43,7 +43,7 @@ type system struct {
 	handler  http.Handler
 	configs  *service.Configs
 	agents   *service.Agents
-	db       *database.DB
+	db       *sqlite.DB
 	logged   *logtest.Hook
 	draining chan struct{} // to be closed by a test that stops the controller
 	waiters  *service.Waiters
@@ -61,7 +61,7 @@ func newSystem(t testing.TB) *system {
 func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *system {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "controller.db")
-	db, err := database.Open(t.Context(), path)
+	db, err := sqlite.Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}

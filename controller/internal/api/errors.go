@@ -10,6 +10,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
@@ -24,12 +25,12 @@ var statuses = []struct {
 	{models.ErrNotFound, http.StatusNotFound},
 	{models.ErrCertificate, http.StatusForbidden},
 	{models.ErrPrecondition, http.StatusPreconditionFailed},
-	{models.ErrBusy, http.StatusServiceUnavailable},
-	{models.ErrReadOnly, http.StatusServiceUnavailable},
-	{models.ErrFull, http.StatusInsufficientStorage},
-	{models.ErrIO, http.StatusServiceUnavailable},
-	{models.ErrCorrupt, http.StatusServiceUnavailable},
-	{models.ErrMoved, http.StatusServiceUnavailable},
+	{database.ErrBusy, http.StatusServiceUnavailable},
+	{database.ErrReadOnly, http.StatusServiceUnavailable},
+	{database.ErrFull, http.StatusInsufficientStorage},
+	{database.ErrIO, http.StatusServiceUnavailable},
+	{database.ErrCorrupt, http.StatusServiceUnavailable},
+	{database.ErrMoved, http.StatusServiceUnavailable},
 }
 
 // A caller whose request the store could not take may try again after a time
@@ -111,7 +112,7 @@ func (c *call) aftermath(err error) string {
 	switch {
 	case c.Request.Method == http.MethodGet, c.Request.Method == http.MethodHead:
 		return ""
-	case !errors.Is(err, models.ErrInDoubt):
+	case !errors.Is(err, database.ErrInDoubt):
 		return "; nothing was changed"
 	}
 	return "; it may or may not have been done: send it again, the same content makes no second version"

@@ -16,7 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/api"
-	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
@@ -624,7 +624,7 @@ func TestRegister_Metadata_Bounded(t *testing.T) {
 
 func TestRegister_AboveMaxAgents_507(t *testing.T) {
 	s := newLimited(t, plenty, func(o *api.Options) {
-		db := o.Store.(*database.DB)
+		db := o.Store.(*sqlite.DB)
 		plan, err := service.LoadPlan(t.Context(), db, time.Minute)
 		if err != nil {
 			t.Fatal(err)

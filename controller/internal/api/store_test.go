@@ -12,13 +12,17 @@ import (
 
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // failing is a store that fails in one way.
-type failing struct{ with error }
+type failing struct {
+	database.Store
+	with error
+}
 
 func (f failing) Figures(context.Context, int64) (models.Figures, int64, error) {
 	return models.Figures{}, 0, fmt.Errorf("%w: the words of SQLite", f.with)
@@ -26,10 +30,10 @@ func (f failing) Figures(context.Context, int64) (models.Figures, int64, error) 
 
 func TestAnswer_KindsOfStoreFailure(t *testing.T) {
 	for err, want := range map[error]int{
-		models.ErrBusy: 503, models.ErrReadOnly: 503, models.ErrIO: 503, models.ErrCorrupt: 503, models.ErrMoved: 503, models.ErrFull: 507,
+		database.ErrBusy: 503, database.ErrReadOnly: 503, database.ErrIO: 503, database.ErrCorrupt: 503, database.ErrMoved: 503, database.ErrFull: 507,
 	} {
 		s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) {
-			o.Rollouts = service.NewRollouts(o.Configs, o.Agents, failing{err})
+			o.Rollouts = service.NewRollouts(o.Configs, o.Agents, failing{with: err})
 		})
 		s.publish("http://a/")
 		s.publish("http://b/")
@@ -44,7 +48,7 @@ func TestAnswer_KindsOfStoreFailure(t *testing.T) {
 
 // uncertain is a store whose commits are in doubt while it is set.
 type uncertain struct {
-	*database.DB
+	*sqlite.DB
 	before, after error // of the commit
 }
 
@@ -60,7 +64,7 @@ func (u *uncertain) Append(ctx context.Context, rule func(*models.Plan) (*models
 func TestPublish_CommitInDoubt_DoesNotClaimThatNothingChanged(t *testing.T) {
 	store := &uncertain{}
 	s := newLimited(t, plenty, func(o *api.Options) {
-		store.DB = o.Store.(*database.DB)
+		store.DB = o.Store.(*sqlite.DB)
 		plan, err := service.LoadPlan(t.Context(), store, 30*time.Second)
 		if err != nil {
 			t.Fatal(err)
@@ -69,11 +73,11 @@ func TestPublish_CommitInDoubt_DoesNotClaimThatNothingChanged(t *testing.T) {
 	})
 	s.publish("http://a/")
 	const document = `{"url":"http://b/"}`
-	store.before = fmt.Errorf("%w: a read failed", models.ErrIO)
+	store.before = fmt.Errorf("%w: a read failed", database.ErrIO)
 	if body := text(t, s.call(admin, "POST", "/api/v1/config", document)); !strings.Contains(body, "nothing was changed") {
 		t.Errorf("before the commit: got %s, want that nothing was changed", body)
 	}
-	store.before, store.after = nil, fmt.Errorf("%w: %w", models.ErrInDoubt, models.ErrIO)
+	store.before, store.after = nil, fmt.Errorf("%w: %w", database.ErrInDoubt, database.ErrIO)
 	resp := s.call(admin, "POST", "/api/v1/config", document)
 	body := text(t, resp)
 	if resp.StatusCode != 503 || strings.Contains(body, "nothing") || !strings.Contains(body, "may or may not") || !strings.Contains(body, "no second version") {

@@ -15,14 +15,14 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/fleetconf/fleetconf/controller/internal/archive"
-	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 )
 
-func open(t *testing.T, path string) *database.DB {
+func open(t *testing.T, path string) *sqlite.DB {
 	t.Helper()
-	db, err := database.Open(t.Context(), path)
+	db, err := sqlite.Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,13 +31,13 @@ func open(t *testing.T, path string) *database.DB {
 }
 
 // appendChange is db.Append, for its error alone.
-func appendChange(ctx context.Context, db *database.DB, rule func(*models.Plan) (*models.Change, error)) error {
+func appendChange(ctx context.Context, db *sqlite.DB, rule func(*models.Plan) (*models.Change, error)) error {
 	_, err := db.Append(ctx, rule)
 	return err
 }
 
 // newestOf is the newest version, or models.ErrNotFound.
-func newestOf(ctx context.Context, db *database.DB) (*models.Config, error) {
+func newestOf(ctx context.Context, db *sqlite.DB) (*models.Config, error) {
 	plan, err := db.Plan(ctx)
 	if err == nil && plan.Newest == nil {
 		err = models.ErrNotFound
@@ -105,7 +105,7 @@ func full(t *testing.T) string {
 
 func export(t *testing.T, path string) string {
 	t.Helper()
-	snapshot, err := database.OpenSnapshot(t.Context(), path)
+	snapshot, err := sqlite.OpenSnapshot(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,9 +117,9 @@ func export(t *testing.T, path string) string {
 	return out.String()
 }
 
-func fill(t *testing.T, db *database.DB, text string) (counts archive.Counts, err error) {
+func fill(t *testing.T, db *sqlite.DB, text string) (counts archive.Counts, err error) {
 	t.Helper()
-	err = db.Fill(t.Context(), func(f *database.Filling) (err error) {
+	err = db.Fill(t.Context(), func(f *sqlite.Filling) (err error) {
 		counts, err = archive.Read(t.Context(), strings.NewReader(text), f)
 		return err
 	})
@@ -143,7 +143,7 @@ func TestArchive_ExportImport_RoundTrip(t *testing.T) {
 	if key := `"etag_key":"`; !strings.Contains(text, key) {
 		t.Errorf("there is no %s in it", key)
 	}
-	if _, err := fill(t, db, text); !errors.Is(err, database.ErrNotEmpty) {
+	if _, err := fill(t, db, text); !errors.Is(err, sqlite.ErrNotEmpty) {
 		t.Errorf("once more: got %v, want it refused", err)
 	}
 	agents, err := db.Agents(t.Context())

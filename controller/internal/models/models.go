@@ -14,16 +14,7 @@ import (
 var (
 	ErrNotFound     = errors.New("not found")
 	ErrPrecondition = errors.New("the current configuration is not one that If-Match or If-None-Match allows")
-	ErrBusy         = errors.New("the database is locked by another process, or too many writes wait for it")
-	ErrFull         = errors.New("the disk or the database is full")
-	ErrReadOnly     = errors.New("the database cannot be written")
-	ErrIO           = errors.New("the disk under the database fails; look at the kernel's log")
-	ErrCorrupt      = errors.New("the file is damaged or is no SQLite database; restore a backup, or move the file away to begin anew")
-	ErrMoved        = errors.New("the database file or a journal of it was removed or replaced while it is open")
 	ErrDraining     = errors.New("the controller is stopping")
-	// ErrInDoubt accompanies another error: the write failed when it was committed, and
-	// may be on the disk all the same. Without it a write that failed changed nothing.
-	ErrInDoubt = errors.New("the write may or may not be on the disk")
 	// ErrSecret: a registration of a known id came without the secret of that agent.
 	ErrSecret = errors.New("an agent with this agent_id exists and agent_secret is not its own")
 	// ErrCertificate: the TLS certificate of the connection is not that of the agent.

@@ -15,6 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
 
+	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/limit"
@@ -24,27 +25,10 @@ import (
 // crash loses of it, the next polls bring back.
 const FlushInterval = 5 * time.Second
 
-// AgentStore keeps the agents.
-type AgentStore interface {
-	// Agents returns every agent in the order of registration.
-	Agents(ctx context.Context) ([]models.Agent, error)
-	// SaveAgent stores a new agent, or the known one of that id anew, and the
-	// entries with it in one transaction, and returns its place in the order of
-	// registration.
-	SaveAgent(ctx context.Context, a models.Agent, entries ...models.Entry) (seq int64, err error)
-	// DeleteAgents removes agents, and adds the entry to the audit trail.
-	DeleteAgents(ctx context.Context, ids []string, entry models.Entry) error
-	// SavePresence stores the presence of agents, and the entries with it, in
-	// one transaction. An agent that is unknown by now is passed over.
-	SavePresence(ctx context.Context, batch map[string]models.Presence, entries ...models.Entry) error
-	// SaveReports is SavePresence of agents that wait for it.
-	SaveReports(ctx context.Context, batch map[string]models.Presence) error
-}
-
 // Agents knows every agent. All of it is in memory, so that neither a poll nor
 // a list reads the database; the store has it for the next start.
 type Agents struct {
-	store         AgentStore
+	store         database.Store
 	plan          *atomic.Pointer[models.Plan]
 	reserved      []string // names that no agent may take for its id
 	inactiveAfter time.Duration
@@ -55,8 +39,8 @@ type Agents struct {
 	began         time.Time
 	downtime      time.Duration // how long before began no agent was seen: the controller did not run
 
-	saving   semaphore // one registration or removal at a time, memory and store together
-	settling semaphore // one batch of reports at a time
+	saving   database.Lock // one registration or removal at a time, memory and store together
+	settling database.Lock // one batch of reports at a time
 	table    table
 	index    index // its lock is taken after that of an agent
 	spread   spread
@@ -113,7 +97,7 @@ type AgentOptions struct {
 
 // OpenAgents reads every agent from store. The agents follow plan, which holds one.
 func OpenAgents(
-	ctx context.Context, store AgentStore, plan *atomic.Pointer[models.Plan], o AgentOptions, log logrus.FieldLogger,
+	ctx context.Context, store database.Store, plan *atomic.Pointer[models.Plan], o AgentOptions, log logrus.FieldLogger,
 ) (*Agents, error) {
 	stored, err := store.Agents(ctx)
 	if err != nil {
@@ -125,7 +109,7 @@ func OpenAgents(
 	now := time.Now()
 	s := &Agents{
 		store: store, plan: plan, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter, maxAgents: o.MaxAgents,
-		metrics: o.Metrics, log: log, began: now, saving: newSemaphore(), settling: newSemaphore(), table: newTable(len(stored)), index: newIndex(o.InactiveAfter, now),
+		metrics: o.Metrics, log: log, began: now, saving: database.NewLock(), settling: database.NewLock(), table: newTable(len(stored)), index: newIndex(o.InactiveAfter, now),
 		holding:   rate.Sometimes{First: 1, Interval: time.Minute},
 		rejecting: rate.Sometimes{First: 1, Interval: time.Minute},
 		polled: batch{
@@ -181,10 +165,10 @@ func (s *Agents) Register(ctx context.Context, r Registration) (id, token string
 	}
 	token = auth.NewToken()
 
-	if err := s.saving.acquire(ctx); err != nil {
+	if err := s.saving.Acquire(ctx); err != nil {
 		return "", "", false, err
 	}
-	defer s.saving.release()
+	defer s.saving.Release()
 	ctx = context.WithoutCancel(ctx) // what is stored is also remembered
 	live := s.table.find([]byte(r.ID))
 	isNew = live == nil
@@ -293,12 +277,12 @@ func mayRegister(r *Registration, agent *models.Agent, live *Agent) error {
 
 // Reset lets an agent be registered once with the shared credentials, whatever
 // its secret was. Its token stays good. It returns models.ErrNotFound if there is
-// no agent of that id, models.ErrBusy if its turn does not come.
+// no agent of that id, database.ErrBusy if its turn does not come.
 func (s *Agents) Reset(ctx context.Context, id string, origin models.Origin) error {
-	if err := s.saving.acquire(ctx); err != nil {
+	if err := s.saving.Acquire(ctx); err != nil {
 		return err
 	}
-	defer s.saving.release()
+	defer s.saving.Release()
 	live, err := s.known(id)
 	if err != nil {
 		return err
@@ -462,7 +446,7 @@ func (s *Agents) Disconnected(live *Agent, poll models.Poll, interval time.Durat
 // Report takes the outcome of an agent's last attempt, and tells whether it is
 // news: the same said again is none, unless an admin had the agent try again. When
 // err is nil the outcome is durable; with an error it is in memory only, and the
-// agent is to say it again. err is models.ErrBusy if its turn does not come.
+// agent is to say it again. err is database.ErrBusy if its turn does not come.
 func (s *Agents) Report(ctx context.Context, live *Agent, attempt models.Attempt) (news bool, err error) {
 	live.mu.Lock()
 	last := live.agent.Attempt
@@ -479,7 +463,7 @@ func (s *Agents) Report(ctx context.Context, live *Agent, attempt models.Attempt
 		s.metrics.reported(attempt.Status)
 	}
 	if err := s.settle(ctx, live); err != nil {
-		return news, fmt.Errorf("%w: %w", models.ErrInDoubt, err) // the next flush may store it
+		return news, fmt.Errorf("%w: %w", database.ErrInDoubt, err) // the next flush may store it
 	}
 	return news, nil
 }
@@ -487,10 +471,10 @@ func (s *Agents) Report(ctx context.Context, live *Agent, attempt models.Attempt
 // settle stores what was reported, by this agent and by all that have reported
 // meanwhile: whoever's turn it is writes for those who wait.
 func (s *Agents) settle(ctx context.Context, live *Agent) error {
-	if err := s.settling.acquire(ctx); err != nil {
+	if err := s.settling.Acquire(ctx); err != nil {
 		return err
 	}
-	defer s.settling.release()
+	defer s.settling.Release()
 	if !s.reported.holds(live) {
 		return nil // somebody has
 	}
@@ -598,7 +582,7 @@ func (s *Agents) known(id string) (*Agent, error) {
 }
 
 // Decommission forgets an agent and revokes its tokens. It returns
-// models.ErrNotFound if there is none of that id, models.ErrBusy if its turn
+// models.ErrNotFound if there is none of that id, database.ErrBusy if its turn
 // does not come.
 func (s *Agents) Decommission(ctx context.Context, id string, origin models.Origin) error {
 	live, err := s.known(id)
@@ -629,10 +613,10 @@ func (s *Agents) Decommission(ctx context.Context, id string, origin models.Orig
 func (s *Agents) remove(
 	ctx context.Context, choose func() []*Agent, entry func([]*Agent) models.Entry,
 ) ([]*Agent, error) {
-	if err := s.saving.acquire(ctx); err != nil {
+	if err := s.saving.Acquire(ctx); err != nil {
 		return nil, err
 	}
-	defer s.saving.release()
+	defer s.saving.Release()
 	agents := choose()
 	if len(agents) == 0 {
 		return nil, nil
@@ -655,12 +639,12 @@ func (s *Agents) remove(
 
 // Retry lets an agent be offered the version that its worker refused once
 // more. It returns models.ErrNotFound if there is no agent of that id,
-// models.ErrBusy if its turn does not come.
+// database.ErrBusy if its turn does not come.
 func (s *Agents) Retry(ctx context.Context, id string, origin models.Origin) error {
-	if err := s.settling.acquire(ctx); err != nil { // no report may come in between
+	if err := s.settling.Acquire(ctx); err != nil { // no report may come in between
 		return err
 	}
-	defer s.settling.release()
+	defer s.settling.Release()
 	live, err := s.known(id)
 	if err != nil {
 		return err

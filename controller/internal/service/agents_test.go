@@ -15,19 +15,20 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
+	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 )
 
 const inactiveAfter = 7 * 24 * time.Hour
 
-func openAgents(t *testing.T, store service.AgentStore) (*service.Agents, *logtest.Hook) {
+func openAgents(t *testing.T, store database.Store) (*service.Agents, *logtest.Hook) {
 	t.Helper()
 	return openAgentsOf(t, store, noPlan())
 }
 
 func openAgentsOf(
-	t *testing.T, store service.AgentStore, plan *atomic.Pointer[models.Plan],
+	t *testing.T, store database.Store, plan *atomic.Pointer[models.Plan],
 ) (*service.Agents, *logtest.Hook) {
 	t.Helper()
 	log, hook := logtest.NewNullLogger()
@@ -39,7 +40,7 @@ func openAgentsOf(
 	return agents, hook
 }
 
-func openCounted(store service.AgentStore, plan *atomic.Pointer[models.Plan]) (*service.Agents, error) {
+func openCounted(store database.Store, plan *atomic.Pointer[models.Plan]) (*service.Agents, error) {
 	log, _ := logtest.NewNullLogger()
 	return service.OpenAgents(context.Background(), store, plan, service.AgentOptions{InactiveAfter: inactiveAfter}, log)
 }
@@ -443,6 +444,8 @@ func TestPresence_SurvivesARestart(t *testing.T) {
 
 // batches is a store that counts what is written to it, and fails while told to.
 type batches struct {
+	database.Store // nil: no other method is called
+
 	mu       sync.Mutex
 	batches  []int
 	removals []int
@@ -465,7 +468,7 @@ func (b *batches) SavePresence(_ context.Context, batch map[string]models.Presen
 	defer b.mu.Unlock()
 	b.batches = append(b.batches, len(batch))
 	if b.fails {
-		return models.ErrFull
+		return database.ErrFull
 	}
 	return nil
 }

@@ -8,17 +8,9 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
-
-// AuditStore keeps the audit trail, for ever.
-type AuditStore interface {
-	AppendAudit(ctx context.Context, entries ...models.Entry) error
-	// Audit returns up to limit entries before the one of that Seq, newest
-	// first; 0 begins with the newest. An action that is not empty leaves out
-	// all others.
-	Audit(ctx context.Context, action models.Action, before int64, limit int) ([]models.Entry, error)
-}
 
 // Refused logins go to the store together, so that who guesses passwords fills
 // neither the disk nor the queue of writes.
@@ -31,7 +23,7 @@ const (
 // stored with the deed itself, in one transaction; here it is read, and the
 // refused logins are counted.
 type Trail struct {
-	store AuditStore
+	store database.Store
 	log   logrus.FieldLogger
 
 	mu      sync.Mutex // guards the rest
@@ -47,7 +39,7 @@ type logins struct {
 }
 
 // NewTrail returns the trail in store.
-func NewTrail(store AuditStore, log logrus.FieldLogger) *Trail {
+func NewTrail(store database.Store, log logrus.FieldLogger) *Trail {
 	return &Trail{store: store, log: log, refused: map[models.Origin]*logins{}}
 }
 

@@ -11,6 +11,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 )
@@ -74,8 +75,8 @@ func BenchmarkAgents_OfAMillion(b *testing.B) {
 // many times longer that with a million takes.
 func BenchmarkPublish_MillionToNone(b *testing.B) {
 	log, _ := logtest.NewNullLogger()
-	open := func(agents service.AgentStore) *service.Configs {
-		db, err := database.Open(b.Context(), filepath.Join(b.TempDir(), "controller.db"))
+	open := func(agents database.Store) *service.Configs {
+		db, err := sqlite.Open(b.Context(), filepath.Join(b.TempDir(), "controller.db"))
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -11,22 +11,9 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
-
-// ConfigStore keeps the plan and every version, forever.
-type ConfigStore interface {
-	// Plan returns the plan as it is stored.
-	Plan(ctx context.Context) (*models.Plan, error)
-	// Append stores, as one durable transaction, the change that rule makes of the plan
-	// as it is then, and returns the plan after it. Nothing is stored if rule returns nil
-	// or an error, which Append returns as it is.
-	Append(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) (*models.Plan, error)
-	// Config returns a version, or models.ErrNotFound.
-	Config(ctx context.Context, version int64) (*models.Config, error)
-	// Configs returns up to limit versions below before, newest first.
-	Configs(ctx context.Context, before int64, limit int) ([]*models.Config, error)
-}
 
 // Fleet is the agents that a configuration is published to.
 type Fleet interface {
@@ -42,7 +29,7 @@ type Fleet interface {
 }
 
 // LoadPlan reads the plan from store, into the one place that all read it from.
-func LoadPlan(ctx context.Context, store ConfigStore, defaultInterval time.Duration) (*atomic.Pointer[models.Plan], error) {
+func LoadPlan(ctx context.Context, store database.Store, defaultInterval time.Duration) (*atomic.Pointer[models.Plan], error) {
 	stored, err := store.Plan(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the current configuration: %w", err)
@@ -56,7 +43,7 @@ func LoadPlan(ctx context.Context, store ConfigStore, defaultInterval time.Durat
 // Configs is the one writer of the plan: it publishes, freezes and resumes. The rules are
 // functions of the plan that the store's transaction has read.
 type Configs struct {
-	store   ConfigStore
+	store   database.Store
 	plan    *atomic.Pointer[models.Plan] // as of the last transaction, and what was observed since
 	tags    models.Tags
 	pace    int // agents a second
@@ -64,7 +51,7 @@ type Configs struct {
 	metrics *Metrics
 	log     logrus.FieldLogger
 
-	publishing semaphore     // one transaction at a time, so that the plan never steps back
+	publishing database.Lock // one transaction at a time, so that the plan never steps back
 	observed   chan struct{} // to Run: a version above the store's was observed
 	changes    signal        // what agents are offered has changed
 }
@@ -78,14 +65,14 @@ type ConfigOptions struct {
 
 // NewConfigs returns the writer of plan, which LoadPlan read from store.
 func NewConfigs(
-	store ConfigStore, plan *atomic.Pointer[models.Plan], fleet Fleet, o ConfigOptions, log logrus.FieldLogger,
+	store database.Store, plan *atomic.Pointer[models.Plan], fleet Fleet, o ConfigOptions, log logrus.FieldLogger,
 ) *Configs {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics(nil)
 	}
 	return &Configs{
 		store: store, plan: plan, tags: o.Tags, pace: o.Pace, fleet: fleet, metrics: o.Metrics, log: log,
-		publishing: newSemaphore(), observed: make(chan struct{}, 1),
+		publishing: database.NewLock(), observed: make(chan struct{}, 1),
 	}
 }
 
@@ -96,7 +83,7 @@ func (c *Configs) Plan() *models.Plan { return c.plan.Load() }
 // content is current already; then nothing was stored. A publish that returned is
 // durable. Once it has begun it is finished, also if ctx ends: its outcome would be in
 // doubt. It returns a *models.FrozenError, a *models.InvalidError,
-// models.ErrPrecondition, or models.ErrBusy if the writes before it take too long.
+// models.ErrPrecondition, or database.ErrBusy if the writes before it take too long.
 func (c *Configs) Publish(ctx context.Context, d models.Draft) (models.Outcome, error) {
 	return c.publish(ctx, d.Proposal())
 }
@@ -158,7 +145,7 @@ func (c *Configs) decide(plan *models.Plan, p models.Proposal) (*models.Change, 
 
 // Freeze lets nothing be published until the freeze ends or is lifted. allowed checks
 // the preconditions of the caller against the freeze that is in force, nil for none. It
-// returns models.ErrPrecondition if that fails, and models.ErrBusy if the writes before
+// returns models.ErrPrecondition if that fails, and database.ErrBusy if the writes before
 // it take too long.
 func (c *Configs) Freeze(ctx context.Context, f models.Freeze, origin models.Origin, allowed func(*models.Freeze) bool) error {
 	f.By, f.At = origin.Actor, models.Now()
@@ -177,7 +164,7 @@ func (c *Configs) Unfreeze(ctx context.Context, origin models.Origin, allowed fu
 // Resume ends a conflict, and releases the agents that are held each for itself: they
 // are offered what this store has, older or not. It reports whether there was anything
 // to end. allowed checks the preconditions of the caller against the ETag of the newest
-// version. It returns models.ErrPrecondition, or models.ErrBusy if the writes before it
+// version. It returns models.ErrPrecondition, or database.ErrBusy if the writes before it
 // take too long.
 func (c *Configs) Resume(ctx context.Context, origin models.Origin, allowed func(etag string) bool) (resumed bool, err error) {
 	err = c.write(ctx, func(plan *models.Plan) (*models.Change, error) {
@@ -197,10 +184,10 @@ func (c *Configs) Resume(ctx context.Context, origin models.Origin, allowed func
 // write stores the change that rule makes of the plan, and makes the plan after it the
 // one that all read.
 func (c *Configs) write(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) error {
-	if err := c.publishing.acquire(ctx); err != nil {
+	if err := c.publishing.Acquire(ctx); err != nil {
 		return err
 	}
-	defer c.publishing.release()
+	defer c.publishing.Release()
 	ctx = context.WithoutCancel(ctx)
 	var refusal error
 	plan, err := c.store.Append(ctx, func(stored *models.Plan) (change *models.Change, _ error) {

@@ -15,6 +15,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 )
@@ -23,9 +24,9 @@ const defaultInterval = 30 * time.Second
 
 // openStore opens a real database; the returned function closes it, so that a
 // test may open it anew, as a restarted controller does.
-func openStore(t *testing.T, path string) (*database.DB, func()) {
+func openStore(t *testing.T, path string) (*sqlite.DB, func()) {
 	t.Helper()
-	db, err := database.Open(t.Context(), path)
+	db, err := sqlite.Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +35,7 @@ func openStore(t *testing.T, path string) (*database.DB, func()) {
 	return db, closeOnce
 }
 
-func newStore(t *testing.T) *database.DB {
+func newStore(t *testing.T) *sqlite.DB {
 	t.Helper()
 	db, _ := openStore(t, filepath.Join(t.TempDir(), "controller.db"))
 	return db
@@ -48,13 +49,13 @@ func (nobody) Targets(time.Time) int                          { return 0 }
 func (nobody) Held(int64, time.Time) int                      { return 0 }
 func (nobody) Release()                                       {}
 
-func openConfigs(t *testing.T, store service.ConfigStore, tags models.Tags) *service.Configs {
+func openConfigs(t *testing.T, store database.Store, tags models.Tags) *service.Configs {
 	t.Helper()
 	log, _ := logtest.NewNullLogger()
 	return service.NewConfigs(store, loadPlan(t, store), nobody{}, service.ConfigOptions{Tags: tags}, log)
 }
 
-func loadPlan(t testing.TB, store service.ConfigStore) *atomic.Pointer[models.Plan] {
+func loadPlan(t testing.TB, store database.Store) *atomic.Pointer[models.Plan] {
 	t.Helper()
 	plan, err := service.LoadPlan(t.Context(), store, defaultInterval)
 	if err != nil {
@@ -64,7 +65,7 @@ func loadPlan(t testing.TB, store service.ConfigStore) *atomic.Pointer[models.Pl
 }
 
 // observed is what the store has of versions above its own.
-func observed(ctx context.Context, db *database.DB) (models.Observed, error) {
+func observed(ctx context.Context, db *sqlite.DB) (models.Observed, error) {
 	plan, err := db.Plan(ctx)
 	if err != nil {
 		return models.Observed{}, err
@@ -188,7 +189,7 @@ func TestPublish_SurvivesARestart(t *testing.T) {
 
 // slow is a store whose transactions take their time.
 type slow struct {
-	*database.DB
+	*sqlite.DB
 	begun, finish chan struct{}
 }
 
@@ -203,7 +204,7 @@ func (s *slow) Append(ctx context.Context, rule func(*models.Plan) (*models.Chan
 
 // watched is a store that calls during before each commit.
 type watched struct {
-	*database.DB
+	*sqlite.DB
 	during func()
 }
 
@@ -267,7 +268,7 @@ func TestPublish_ClientDisconnects_NothingStored(t *testing.T) {
 
 // leaving is a store that calls leave when a write begins.
 type leaving struct {
-	*database.DB
+	*sqlite.DB
 	leave func()
 }
 
@@ -400,7 +401,7 @@ func TestPublish_StoreHangs_Busy(t *testing.T) {
 			_, _ = configs.Publish(context.Background(), draft("http://hangs/"))
 		}()
 		<-store.begun
-		if _, err := configs.Publish(t.Context(), draft("http://waits/")); !errors.Is(err, models.ErrBusy) {
+		if _, err := configs.Publish(t.Context(), draft("http://waits/")); !errors.Is(err, database.ErrBusy) {
 			t.Errorf("got %v, want ErrBusy", err)
 		}
 		close(store.finish)
@@ -444,7 +445,7 @@ func TestPublish_Concurrent_NoGaps(t *testing.T) {
 // lossy is a store whose commit may reach the disk and report an error all the
 // same, as a disk does that fails at the wrong moment.
 type lossy struct {
-	*database.DB
+	*sqlite.DB
 	stores bool
 	fails  atomic.Bool
 }

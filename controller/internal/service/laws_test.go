@@ -12,7 +12,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 	"pgregory.net/rapid"
 
-	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 )
@@ -21,7 +21,7 @@ import (
 // it: a few slices, whatever happens.
 type world struct {
 	path    string
-	db      *database.DB
+	db      *sqlite.DB
 	configs *service.Configs
 	agents  *service.Agents
 	rollout *service.Rollouts
@@ -46,7 +46,7 @@ func (m *member) name(i int) string { return fmt.Sprint("a", i) }
 func (w *world) open(t *rapid.T) {
 	var err error
 	log, _ := logtest.NewNullLogger()
-	if w.db, err = database.Open(t.Context(), w.path); err != nil {
+	if w.db, err = sqlite.Open(t.Context(), w.path); err != nil {
 		t.Fatalf("open: %v", err)
 	}
 	plan, err := service.LoadPlan(t.Context(), w.db, defaultInterval)

@@ -78,7 +78,7 @@ const subsystem = "controller"
 func statusLabel(status models.AttemptStatus) string { return strings.ToLower(string(status)) }
 
 // published counts what a publish came to. One whose caller left before it was its
-// semaphore came to nothing.
+// database.Lock came to nothing.
 func (m *Metrics) published(outcome models.Outcome, err error) {
 	var (
 		frozen  *models.FrozenError

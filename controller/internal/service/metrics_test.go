@@ -15,7 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
-	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 )
@@ -30,7 +30,7 @@ type measured struct {
 	broker        *broker
 }
 
-func newMeasured(t *testing.T, db *database.DB) *measured {
+func newMeasured(t *testing.T, db *sqlite.DB) *measured {
 	t.Helper()
 	log, _ := logtest.NewNullLogger()
 	m := &measured{reg: prometheus.NewPedanticRegistry(), broker: &broker{began: time.Now()}}
@@ -412,7 +412,7 @@ func collectorOf(t testing.TB, n int) prometheus.Collector {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := database.Open(t.Context(), filepath.Join(t.TempDir(), "controller.db"))
+	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "controller.db"))
 	if err != nil {
 		t.Fatal(err)
 	}

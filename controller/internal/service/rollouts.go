@@ -6,14 +6,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
-
-// RolloutStore keeps the last figures of versions that were superseded.
-type RolloutStore interface {
-	// Figures returns them, and the version after, or models.ErrNotFound.
-	Figures(ctx context.Context, version int64) (figures models.Figures, supersededBy int64, err error)
-}
 
 // Rollouts tells how far a version has spread. The figures of the current one
 // are counted from the agents each time: there is no counter to fall out of
@@ -21,11 +16,11 @@ type RolloutStore interface {
 type Rollouts struct {
 	configs *Configs
 	agents  *Agents
-	store   RolloutStore
+	store   database.Store
 }
 
 // NewRollouts returns the rollouts of configs among agents.
-func NewRollouts(configs *Configs, agents *Agents, store RolloutStore) *Rollouts {
+func NewRollouts(configs *Configs, agents *Agents, store database.Store) *Rollouts {
 	return &Rollouts{configs: configs, agents: agents, store: store}
 }
 

@@ -15,20 +15,21 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 )
 
 // fleet is the rules of a whole controller on a real store.
 type fleet struct {
-	db       *database.DB
+	db       *sqlite.DB
 	agents   *service.Agents
 	configs  *service.Configs
 	rollouts *service.Rollouts
 	logged   *logtest.Hook
 }
 
-func newFleet(t *testing.T, store service.RolloutStore, db *database.DB) *fleet {
+func newFleet(t *testing.T, store database.Store, db *sqlite.DB) *fleet {
 	t.Helper()
 	log, hook := logtest.NewNullLogger()
 	plan := loadPlan(t, db)
@@ -173,7 +174,7 @@ type verdict struct {
 
 // counting counts what is asked of a store while somebody waits.
 type counting struct {
-	*database.DB
+	*sqlite.DB
 	asked int
 }
 
@@ -379,7 +380,7 @@ func TestReport_StoreFails_KeptInMemory(t *testing.T) {
 	live := login(t, agents, id, token)
 	store.fail(true)
 	attempt := models.Attempt{Version: 1, Status: models.Failed, Error: "no", At: models.Now()}
-	if _, err := agents.Report(t.Context(), live, attempt); !errors.Is(err, models.ErrFull) || !errors.Is(err, models.ErrInDoubt) {
+	if _, err := agents.Report(t.Context(), live, attempt); !errors.Is(err, database.ErrFull) || !errors.Is(err, database.ErrInDoubt) {
 		t.Errorf("got %v, want the store's error, in doubt: memory has it, and the agent is to say it again", err)
 	}
 	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second})

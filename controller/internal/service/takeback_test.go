@@ -11,12 +11,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/service"
 )
 
-func actions(t *testing.T, db *database.DB) (actions []models.Action) {
+func actions(t *testing.T, db *sqlite.DB) (actions []models.Action) {
 	t.Helper()
 	entries, err := db.Audit(t.Context(), "", 0, 100)
 	if err != nil {

@@ -1,4 +1,4 @@
-package database
+package sqlite
 
 import (
 	"context"
@@ -9,7 +9,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-// Plan returns the plan, or models.ErrMoved: what is in a file that is no longer at its
+// Plan returns the plan, or database.ErrMoved: what is in a file that is no longer at its
 // name was not acknowledged.
 func (db *DB) Plan(ctx context.Context) (plan *models.Plan, err error) {
 	defer db.metrics.ended(reading, time.Now(), &err)

@@ -1,4 +1,4 @@
-package database_test
+package sqlite_test
 
 import (
 	"context"
@@ -18,12 +18,13 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-func open(t *testing.T, path string) *database.DB {
+func open(t *testing.T, path string) *sqlite.DB {
 	t.Helper()
-	db, err := database.Open(t.Context(), path)
+	db, err := sqlite.Open(t.Context(), path)
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
@@ -34,20 +35,20 @@ func open(t *testing.T, path string) *database.DB {
 func newPath(t *testing.T) string { return filepath.Join(t.TempDir(), "controller.db") }
 
 // append1 stores the next version with a URL.
-func append1(db *database.DB, url string) error {
+func append1(db *sqlite.DB, url string) error {
 	return appendChange(context.Background(), db, func(plan *models.Plan) (*models.Change, error) {
 		return &models.Change{Config: config(plan.Version()+1, url)}, nil
 	})
 }
 
 // appendChange is db.Append, for its error alone.
-func appendChange(ctx context.Context, db *database.DB, rule func(*models.Plan) (*models.Change, error)) error {
+func appendChange(ctx context.Context, db *sqlite.DB, rule func(*models.Plan) (*models.Change, error)) error {
 	_, err := db.Append(ctx, rule)
 	return err
 }
 
 // newestOf is the newest version, or models.ErrNotFound.
-func newestOf(ctx context.Context, db *database.DB) (*models.Config, error) {
+func newestOf(ctx context.Context, db *sqlite.DB) (*models.Config, error) {
 	plan, err := db.Plan(ctx)
 	if err == nil && plan.Newest == nil {
 		err = models.ErrNotFound
@@ -59,7 +60,7 @@ func newestOf(ctx context.Context, db *database.DB) (*models.Config, error) {
 }
 
 // observed is what is stored of versions above the store's own.
-func observed(ctx context.Context, db *database.DB) (models.Observed, error) {
+func observed(ctx context.Context, db *sqlite.DB) (models.Observed, error) {
 	plan, err := db.Plan(ctx)
 	if err != nil {
 		return models.Observed{}, err
@@ -141,7 +142,7 @@ func TestOpen_AnotherStoreHasAnotherEpoch(t *testing.T) {
 // it had made by then.
 func TestOpen_MigratesToKeyedETags(t *testing.T) {
 	path := newPath(t)
-	database.MakeAtSchema(t, path, 3, `INSERT INTO store (only_row, epoch) VALUES (1, 'e')`,
+	sqlite.MakeAtSchema(t, path, 3, `INSERT INTO store (only_row, epoch) VALUES (1, 'e')`,
 		`INSERT INTO configs (version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip)
 			VALUES (1, 'http://a/', 30, '"1-AAAAAAAAAAAAAAAAAAAAAA"', '', 'admin', 1, ''), (2, 'http://b/', 30, '"2-AAAAAAAAAAAAAAAAAAAAAA"', '', 'admin', 1, '')`)
 	db := open(t, path)
@@ -226,9 +227,9 @@ func TestAppend_OnAFullDisk(t *testing.T) {
 	if err := append1(db, "http://a/"); err != nil {
 		t.Fatal(err)
 	}
-	restore := database.LimitPages(t, db) // SQLite's own quota gives the error of a full disk
+	restore := sqlite.LimitPages(t, db) // SQLite's own quota gives the error of a full disk
 	err := append1(db, "http://b/"+strings.Repeat("b", 20_000))
-	if !errors.Is(err, models.ErrFull) {
+	if !errors.Is(err, database.ErrFull) {
 		t.Fatalf("got %v, want ErrFull", err)
 	}
 	if newest, err := newestOf(t.Context(), db); err != nil || newest.Version != 1 {
@@ -275,11 +276,11 @@ func TestAppend_CommitFails_InDoubt(t *testing.T) {
 	restore := failWrites(t)
 	err := append1(db, "http://a/")
 	restore()
-	if !errors.Is(err, models.ErrIO) || !errors.Is(err, models.ErrInDoubt) {
+	if !errors.Is(err, database.ErrIO) || !errors.Is(err, database.ErrInDoubt) {
 		t.Errorf("got %v, want ErrIO, in doubt", err)
 	}
 	full := sqlite3.Error{Code: sqlite3.ErrFull}
-	if got := database.CommitError(full); !errors.Is(got, full) || errors.Is(got, models.ErrInDoubt) {
+	if got := sqlite.CommitError(full); !errors.Is(got, full) || errors.Is(got, database.ErrInDoubt) {
 		t.Errorf("on a full disk: got %v, want that error alone", got)
 	}
 }
@@ -287,12 +288,12 @@ func TestAppend_CommitFails_InDoubt(t *testing.T) {
 func TestAppend_WhileAnotherProcessHoldsTheLock(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
-	database.ShortenBusyTimeout(t, db)
+	sqlite.ShortenBusyTimeout(t, db)
 	tx, err := outside(t, path).BeginTx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := append1(db, "http://a/"); !errors.Is(err, models.ErrBusy) {
+	if err := append1(db, "http://a/"); !errors.Is(err, database.ErrBusy) {
 		t.Errorf("got %v, want ErrBusy", err)
 	}
 	if err := tx.Rollback(); err != nil {
@@ -389,7 +390,7 @@ func TestOpen_Refuses(t *testing.T) {
 			row.prepare(t, path)
 			before, _ := os.ReadFile(path)
 			opened := make(chan error, 1)
-			go func() { _, err := database.Open(t.Context(), path); opened <- err }()
+			go func() { _, err := sqlite.Open(t.Context(), path); opened <- err }()
 			var err error
 			select {
 			case err = <-opened:
@@ -432,15 +433,15 @@ func TestPing_Failure_SaysWhy(t *testing.T) {
 	if err := db.Ping(t.Context()); err != nil {
 		t.Errorf("when all is well: %v", err)
 	}
-	restore := database.LimitPages(t, db)
-	if err := append1(db, "http://a/"+strings.Repeat("a", 20_000)); !errors.Is(err, models.ErrFull) {
+	restore := sqlite.LimitPages(t, db)
+	if err := append1(db, "http://a/"+strings.Repeat("a", 20_000)); !errors.Is(err, database.ErrFull) {
 		t.Fatalf("got %v, want ErrFull", err)
 	}
 	for range 2 {
-		if err := db.Ping(t.Context()); !errors.Is(err, models.ErrFull) {
+		if err := db.Ping(t.Context()); !errors.Is(err, database.ErrFull) {
 			t.Errorf("while publishes fail: got %v, want ErrFull", err)
 		}
-		database.ForgetProbe(db)
+		sqlite.ForgetProbe(db)
 	}
 	restore()
 	if err := db.Ping(t.Context()); err != nil {
@@ -450,17 +451,17 @@ func TestPing_Failure_SaysWhy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	database.ShortenBusyTimeout(t, db)
-	if err := append1(db, "http://a/"); !errors.Is(err, models.ErrBusy) {
+	sqlite.ShortenBusyTimeout(t, db)
+	if err := append1(db, "http://a/"); !errors.Is(err, database.ErrBusy) {
 		t.Fatalf("got %v, want ErrBusy", err)
 	}
-	if err := db.Ping(t.Context()); !errors.Is(err, models.ErrBusy) {
+	if err := db.Ping(t.Context()); !errors.Is(err, database.ErrBusy) {
 		t.Errorf("while it is locked: got %v, want ErrBusy", err)
 	}
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}
-	database.ForgetProbe(db)
+	sqlite.ForgetProbe(db)
 	if err := db.Ping(t.Context()); err != nil {
 		t.Errorf("with the lock free again: %v", err)
 	}
@@ -570,13 +571,13 @@ func TestOpen_SchemaThree_KeepsAgents(t *testing.T) {
 func TestPing_AfterAFailedWrite(t *testing.T) {
 	nothing := func(*models.Plan) (*models.Change, error) { return nil, nil }
 	for name, row := range map[string]struct {
-		write func(*database.DB) error
+		write func(*sqlite.DB) error
 		ready bool
 	}{
-		"a publish that changes nothing":  {func(db *database.DB) error { return appendChange(t.Context(), db, nothing) }, false},
-		"a flush of agents that are gone": {func(db *database.DB) error { return flush(t, db, "gone") }, false},
-		"a flush that changes an agent":   {func(db *database.DB) error { return flush(t, db, "a1") }, true},
-		"a publish":                       {func(db *database.DB) error { return append1(db, "http://b/") }, true},
+		"a publish that changes nothing":  {func(db *sqlite.DB) error { return appendChange(t.Context(), db, nothing) }, false},
+		"a flush of agents that are gone": {func(db *sqlite.DB) error { return flush(t, db, "gone") }, false},
+		"a flush that changes an agent":   {func(db *sqlite.DB) error { return flush(t, db, "a1") }, true},
+		"a publish":                       {func(db *sqlite.DB) error { return append1(db, "http://b/") }, true},
 		"a row that a trigger refuses":    {nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -589,11 +590,11 @@ func TestPing_AfterAFailedWrite(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			database.ShortenBusyTimeout(t, db)
-			if err := append1(db, "http://a/"); !errors.Is(err, models.ErrBusy) {
+			sqlite.ShortenBusyTimeout(t, db)
+			if err := append1(db, "http://a/"); !errors.Is(err, database.ErrBusy) {
 				t.Fatalf("got %v, want ErrBusy", err)
 			}
-			if err := db.Ping(t.Context()); !errors.Is(err, models.ErrBusy) { // and no probe for the next second
+			if err := db.Ping(t.Context()); !errors.Is(err, database.ErrBusy) { // and no probe for the next second
 				t.Errorf("got %v, want ErrBusy", err)
 			}
 			if err := tx.Rollback(); err != nil {
@@ -611,7 +612,7 @@ func TestPing_AfterAFailedWrite(t *testing.T) {
 	}
 }
 
-func flush(t *testing.T, db *database.DB, id string) error {
+func flush(t *testing.T, db *sqlite.DB, id string) error {
 	t.Helper()
 	return db.SavePresence(t.Context(), map[string]models.Presence{id: {LastPoll: models.Now()}})
 }
@@ -645,7 +646,7 @@ func TestPing_AfterARefusedWrite(t *testing.T) {
 			t.Errorf("a write whose caller disconnected: got %v, want that error alone", err)
 		}
 	}
-	database.ShortenBusyTimeout(t, db)
+	sqlite.ShortenBusyTimeout(t, db)
 	tx, err := raw.BeginTx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -659,7 +660,7 @@ func TestPing_AfterARefusedWrite(t *testing.T) {
 func TestPing_ProbeLeavesNothing(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
-	restore := database.LimitPages(t, db)
+	restore := sqlite.LimitPages(t, db)
 	_ = append1(db, "http://a/"+strings.Repeat("a", 20_000))
 	restore()
 	before := size(t, path+"-wal")
@@ -699,13 +700,13 @@ func TestWrite_FileMoved_IsNotAcknowledged(t *testing.T) {
 				}
 			}
 			away()
-			if err := append1(db, "http://b/"); !errors.Is(err, models.ErrMoved) || errors.Is(err, models.ErrInDoubt) {
+			if err := append1(db, "http://b/"); !errors.Is(err, database.ErrMoved) || errors.Is(err, database.ErrInDoubt) {
 				t.Errorf("a publish: got %v, want ErrMoved", err)
 			}
-			if _, err := db.SaveAgent(t.Context(), models.Agent{ID: "a1", Metadata: []byte("{}")}); !errors.Is(err, models.ErrMoved) {
+			if _, err := db.SaveAgent(t.Context(), models.Agent{ID: "a1", Metadata: []byte("{}")}); !errors.Is(err, database.ErrMoved) {
 				t.Errorf("a registration: got %v, want ErrMoved", err)
 			}
-			if err := db.Ping(t.Context()); !errors.Is(err, models.ErrMoved) {
+			if err := db.Ping(t.Context()); !errors.Is(err, database.ErrMoved) {
 				t.Errorf("readiness: got %v, want ErrMoved", err)
 			}
 			if err := os.Rename(path+suffix+".away", path+suffix); err != nil {
@@ -718,10 +719,10 @@ func TestWrite_FileMoved_IsNotAcknowledged(t *testing.T) {
 				away() // between the first check and the commit
 				return &models.Change{Config: config(plan.Version()+1, "http://d/")}, nil
 			})
-			if !errors.Is(err, models.ErrMoved) || !errors.Is(err, models.ErrInDoubt) {
+			if !errors.Is(err, database.ErrMoved) || !errors.Is(err, database.ErrInDoubt) {
 				t.Errorf("a publish that was under way: got %v, want ErrMoved, in doubt", err)
 			}
-			if newest, err := newestOf(t.Context(), db); !errors.Is(err, models.ErrMoved) {
+			if newest, err := newestOf(t.Context(), db); !errors.Is(err, database.ErrMoved) {
 				t.Errorf("its version: got %v, %v, want ErrMoved: the fleet must not get it", newest, err)
 			}
 		})
@@ -730,15 +731,15 @@ func TestWrite_FileMoved_IsNotAcknowledged(t *testing.T) {
 
 func TestOpen_EveryConnectionIsDurable(t *testing.T) {
 	db := open(t, newPath(t))
-	durable := database.Durability{Journal: "wal", Synchronous: 2, ForeignKeys: true, BusyTimeout: 3000}
+	durable := sqlite.Durability{Journal: "wal", Synchronous: 2, ForeignKeys: true, BusyTimeout: 3000}
 	for _, reopen := range []bool{false, true} {
-		writers, readers := database.Connections(t, db, reopen)
-		if diff := cmp.Diff([]database.Durability{durable}, writers); diff != "" {
+		writers, readers := sqlite.Connections(t, db, reopen)
+		if diff := cmp.Diff([]sqlite.Durability{durable}, writers); diff != "" {
 			t.Errorf("writers, opened anew: %v, -want +got:\n%s", reopen, diff)
 		}
 		reading := durable
 		reading.QueryOnly = true
-		if diff := cmp.Diff([]database.Durability{reading, reading, reading, reading}, readers); diff != "" {
+		if diff := cmp.Diff([]sqlite.Durability{reading, reading, reading, reading}, readers); diff != "" {
 			t.Errorf("readers, opened anew: %v, -want +got:\n%s", reopen, diff)
 		}
 		if err := append1(db, "http://a/"); err != nil {
@@ -774,7 +775,7 @@ func TestPing_DiskHangs(t *testing.T) {
 func TestPing_CheckHangs_Ends(t *testing.T) {
 	db := open(t, newPath(t))
 	synctest.Test(t, func(t *testing.T) {
-		finish := database.HangCheck(db)
+		finish := sqlite.HangCheck(db)
 		began := time.Now()
 		err := db.Ping(context.WithoutCancel(t.Context()))
 		if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took != 5*time.Second {
@@ -787,7 +788,7 @@ func TestPing_CheckHangs_Ends(t *testing.T) {
 // A connection that is opened later makes the files anew that somebody has removed,
 // and without one that stays open SQLite removes its journals.
 func TestOpen_OpensAllReaders(t *testing.T) {
-	if open, pinned := database.Readers(open(t, newPath(t))); open != 5 || pinned != 1 {
+	if open, pinned := sqlite.Readers(open(t, newPath(t))); open != 5 || pinned != 1 {
 		t.Errorf("got %d connections that read, %d of them kept, want 5 and 1", open, pinned)
 	}
 }

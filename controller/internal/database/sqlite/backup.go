@@ -1,4 +1,4 @@
-package database
+package sqlite
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 	"github.com/mattn/go-sqlite3"
 	"github.com/pressly/goose/v3"
 
-	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 )
 
@@ -220,7 +220,7 @@ func verify(ctx context.Context, source *sql.DB, path string) (c Contents, err e
 		return c, err
 	}
 	if verdict != "ok" {
-		return c, fmt.Errorf("%w: %s", models.ErrCorrupt, strings.ReplaceAll(verdict, "\n", " "))
+		return c, fmt.Errorf("%w: %s", database.ErrCorrupt, strings.ReplaceAll(verdict, "\n", " "))
 	}
 	var table string
 	if err := db.QueryRowContext(ctx, `SELECT "table" FROM pragma_foreign_key_check`).Scan(&table); !errors.Is(err, sql.ErrNoRows) {

@@ -1,4 +1,4 @@
-package database_test
+package sqlite_test
 
 import (
 	"errors"
@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
@@ -49,7 +49,7 @@ func TestBackup_DuringWrites_Consistent(t *testing.T) {
 			t.Fatal(err)
 		}
 		to := filepath.Join(t.TempDir(), "saved.db")
-		made, err := database.Backup(t.Context(), path, to, silent)
+		made, err := sqlite.Backup(t.Context(), path, to, silent)
 		if err != nil {
 			t.Fatalf("backup %d: %v", n, err)
 		}
@@ -86,7 +86,7 @@ func TestBackup_ClosedDatabase_Copied(t *testing.T) {
 	if err := os.Symlink(path, link); err != nil {
 		t.Fatal(err)
 	}
-	if made, err := database.Backup(t.Context(), link, filepath.Join(t.TempDir(), "saved.db"), silent); err != nil || made.Newest != 1 {
+	if made, err := sqlite.Backup(t.Context(), link, filepath.Join(t.TempDir(), "saved.db"), silent); err != nil || made.Newest != 1 {
 		t.Errorf("got %+v, %v, want version 1", made, err)
 	}
 }
@@ -112,7 +112,7 @@ func TestBackup_HarmfulTarget_Rejected(t *testing.T) {
 		"of nothing":                  {filepath.Join(dir, "none.db"), filepath.Join(dir, "saved.db"), "DB_PATH"},
 		"of what is no database":      {other, filepath.Join(dir, "saved.db"), "is no SQLite database"},
 	} {
-		_, err := database.Backup(t.Context(), row.from, row.to, silent)
+		_, err := sqlite.Backup(t.Context(), row.from, row.to, silent)
 		if err == nil || !strings.Contains(err.Error(), row.words) {
 			t.Errorf("%s: got %v, want %q", name, err, row.words)
 		}

@@ -1,4 +1,4 @@
-package database_test
+package sqlite_test
 
 import (
 	"bytes"
@@ -6,14 +6,14 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 )
 
 // A database file of which some bytes are not what they were is opened or refused;
 // a refused one is left as it was.
 func FuzzOpen_DamagedFile(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "controller.db")
-	db, err := database.Open(f.Context(), path)
+	db, err := sqlite.Open(f.Context(), path)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func FuzzOpen_DamagedFile(f *testing.F) {
 		if err := os.WriteFile(path, content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		db, err := database.Open(t.Context(), path)
+		db, err := sqlite.Open(t.Context(), path)
 		if err == nil {
 			_ = db.Ping(t.Context())
 			if err := db.Close(); err != nil {

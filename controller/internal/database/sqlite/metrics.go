@@ -1,4 +1,4 @@
-package database
+package sqlite
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
-	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 )
 
@@ -35,7 +35,7 @@ var kinds = []struct {
 	label string
 	kind  error
 }{
-	{"busy", models.ErrBusy}, {"full", models.ErrFull}, {"readonly", models.ErrReadOnly}, {"io", models.ErrIO}, {"corrupt", models.ErrCorrupt},
+	{"busy", database.ErrBusy}, {"full", database.ErrFull}, {"readonly", database.ErrReadOnly}, {"io", database.ErrIO}, {"corrupt", database.ErrCorrupt},
 }
 
 const anyOther = "other"

@@ -1,4 +1,4 @@
-package database_test
+package sqlite_test
 
 import (
 	"context"
@@ -15,14 +15,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-func openMeasured(t *testing.T, path string) (*database.DB, *prometheus.Registry) {
+func openMeasured(t *testing.T, path string) (*sqlite.DB, *prometheus.Registry) {
 	t.Helper()
 	reg := prometheus.NewPedanticRegistry()
-	db, err := database.OpenMeasured(t.Context(), path, database.NewMetrics(reg))
+	db, err := sqlite.OpenMeasured(t.Context(), path, sqlite.NewMetrics(reg))
 	if err != nil {
 		t.Fatalf("OpenMeasured: %v", err)
 	}
@@ -50,7 +50,7 @@ func operations(t *testing.T, reg prometheus.Gatherer) map[string]uint64 {
 }
 
 // change stores a change.
-func change(ctx context.Context, db *database.DB, c *models.Change) error {
+func change(ctx context.Context, db *sqlite.DB, c *models.Change) error {
 	return appendChange(ctx, db, func(*models.Plan) (*models.Change, error) { return c, nil })
 }
 
@@ -125,7 +125,7 @@ func TestMetrics_Errors_ByKind(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		database.ShortenBusyTimeout(t, db)
+		sqlite.ShortenBusyTimeout(t, db)
 		do()
 		_ = tx.Rollback()
 	}
@@ -144,14 +144,14 @@ func TestMetrics_Errors_ByKind(t *testing.T) {
 			return db.AppendAudit(gone, models.Entry{})
 		}},
 		{"busy", func() (err error) { locked(func() { err = append1(db, "http://a/") }); return err }},
-		{"full", func() error { defer database.LimitPages(t, db)(); return append1(db, long) }},
+		{"full", func() error { defer sqlite.LimitPages(t, db)(); return append1(db, long) }},
 		{"io", func() error { defer failWrites(t)(); return append1(db, "http://a/") }},
 		{"other", func() error {
 			exec(t, outside(t, path), `DROP TABLE audit`)
 			return db.AppendAudit(t.Context(), models.Entry{})
 		}},
 		{"other", func() error { _, err := db.Audit(t.Context(), "", 0, 1); return err }},
-		{"readonly", func() error { database.MakeReadOnly(t, db); return append1(db, "http://a/") }},
+		{"readonly", func() error { sqlite.MakeReadOnly(t, db); return append1(db, "http://a/") }},
 	} {
 		if err := row.do(); err == nil {
 			t.Fatalf("%q: no error", row.kind)
@@ -215,7 +215,7 @@ func tellsOfTheFiles(t *testing.T) {
 	if err := append1(db, "http://a/"); err != nil {
 		t.Fatal(err)
 	}
-	collector := database.NewCollector(db)
+	collector := sqlite.NewCollector(db)
 	value := func(name, file string) float64 {
 		t.Helper()
 		reg := prometheus.NewPedanticRegistry()
