@@ -8,7 +8,7 @@ RELEASE_TAGS := $(TAGS),plainswagger
 FUZZTIME ?= 10s
 
 # The packages that hold the rules, each of which tests must cover to COVER_MIN %.
-RULES     := controller/internal/service agent/internal/poller agent/internal/cache worker/internal/proxy pkg/auth
+RULES     := $(addprefix controller/internal/,audit poll publish registry rollout) agent/internal/poller agent/internal/cache worker/internal/proxy pkg/auth
 COVER_MIN := 85
 
 # What GET /version answers. The date is that of the commit, so that the same
@@ -78,7 +78,7 @@ check: static test cover ## Static checks, tests with -race, coverage of the rul
 HISTORIES ?= 2000
 .PHONY: check-long
 check-long: ## Play HISTORIES (2000) random histories of the controller and of the agent, with -race
-	go test -race -count=1 -timeout 60m -tags $(TAGS) -run AnyHistory ./controller/internal/service ./agent/internal/poller \
+	go test -race -count=1 -timeout 60m -tags $(TAGS) -run AnyHistory ./controller/internal/registry ./controller/internal/fleettest ./agent/internal/poller \
 		-rapid.checks=$(HISTORIES)
 
 # The four systems have ports of their own, so they run side by side.

@@ -16,10 +16,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fleetconf/fleetconf/controller/internal/api"
+	"github.com/fleetconf/fleetconf/controller/internal/audit"
 	"github.com/fleetconf/fleetconf/controller/internal/config"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/controller/internal/poll"
+	"github.com/fleetconf/fleetconf/controller/internal/publish"
+	"github.com/fleetconf/fleetconf/controller/internal/registry"
+	"github.com/fleetconf/fleetconf/controller/internal/rollout"
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/logger"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
@@ -75,16 +79,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return serve(ctx, set, stderr)
 }
 
-// admin, agents ──▶ api ──▶ service.Rollouts ─────────────▶ sqlite.DB (SQLite)
+// admin, agents ──▶ api ──▶ rollout.Rollouts ─────────────▶ database.Store (SQLite)
 //
-//	│ │        │  └──▶ service.Agents ──────▲  (presence, in batches)
-//	│ │        └─────▶ service.Configs ─────┤  (each publish at once)
-//	│ │                    │ changes        │
-//	│ └◀ service.Waiters ◀─┴─▶ service.Announcements ──▶ notify.Announcer (Redis, NATS)
-//	└────────────────▶ service.Trail ───────┘  (audit)
+//	│ │        │  └──▶ registry.Registry ───▲  (presence, in batches)
+//	│ │        └─────▶ publish.Publisher ───┤  (each publish immediately)
+//	│ │                    │ plan, changed  │
+//	│ └◀ poll.Waiters ◀────┴─▶ publish.Announcements ──▶ notify.Announcer (Redis, NATS)
+//	└────────────────▶ audit.Log ───────────┘
 //
-// tlsfiles.Files (certificates) ──▶ server ──alive──▶ systemd. What is measured goes
-// to the metrics registry, which api shows.
+// All read one models.Plan. tlsfiles.Files (certificates) ──▶ server ──alive──▶ systemd.
 func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	log, err := logger.New(stderr, set.LogLevel, set.LogFormat)
 	if err != nil {
@@ -98,31 +101,31 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	registry := metrics.NewRegistry()
-	metrics.Log(registry, func() float64 { return logger.Lost(log) })
-	measures := service.NewMetrics(registry)
-	db, err := sqlite.OpenMeasured(ctx, set.DBPath, sqlite.NewMetrics(registry))
+	measured := metrics.NewRegistry()
+	metrics.Log(measured, func() float64 { return logger.Lost(log) })
+	db, err := sqlite.OpenMeasured(ctx, set.DBPath, sqlite.NewMetrics(measured))
 	if err != nil {
 		return err
 	}
 	defer func() { _ = db.Close() }()
-	plan, err := service.LoadPlan(ctx, db, set.PollInterval())
+	plan, err := publish.Load(ctx, db, set.PollInterval())
 	if err != nil {
 		return err
 	}
-	agents, err := service.OpenAgents(ctx, db, plan, service.AgentOptions{
+	agents, err := registry.Open(ctx, db, plan, registry.Options{
 		Reserved:      append([]string{set.AdminUsername, set.AgentUsername}, api.Names...),
 		InactiveAfter: set.InactiveAfter,
 		PruneAfter:    set.PruneAfter,
 		MaxAgents:     set.MaxAgents,
-		Metrics:       measures,
+		Metrics:       registry.NewMetrics(measured),
 	}, log)
 	if err != nil {
 		return err
 	}
-	configs := service.NewConfigs(db, plan, agents, service.ConfigOptions{Tags: db.Tags(), Pace: set.PushRate, Metrics: measures}, log)
-	trail := service.NewTrail(db, log)
-	if err := publishInitial(ctx, configs, set.InitialURL, log); err != nil {
+	published := publish.NewMetrics(measured)
+	publisher := publish.New(db, plan, agents, publish.Options{Tags: db.Tags(), Pace: set.PushRate, Metrics: published}, log)
+	auditLog := audit.New(db, log)
+	if err := publishInitial(ctx, publisher, set.InitialURL, log); err != nil {
 		return err
 	}
 	announcer, broker, err := announcer(set, log)
@@ -131,17 +134,17 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	}
 	defer func() { _ = broker.Close() }()
 	fleet := cmp.Or(set.FleetID, db.Tags().Fleet())
-	out := announcing(set, fleet, announcer, measures, log)
-	announcements := service.NewAnnouncements(configs, agents, out, set.PushRate, log)
-	waiters := service.NewWaiters(configs, set.PushRate, maxWaiting(set, limits(set).Connections, log))
-	metrics.Certificate(registry, program.Name, files.NotAfter)
-	registry.MustRegister(sqlite.NewCollector(db), service.NewCollector(configs, agents, holding(set, waiters), announcements))
+	out := announcing(set, fleet, announcer, published, log)
+	announcements := publish.NewAnnouncements(publisher, out, set.PushRate, log)
+	waiters := poll.NewWaiters(publisher.Changed, set.PushRate, maxWaiting(set, limits(set).Connections, log))
+	metrics.Certificate(measured, program.Name, files.NotAfter)
+	measured.MustRegister(sqlite.NewCollector(db), agents, publisher, waiters, announcements)
 	handler := api.New(api.Options{
-		Configs:        configs,
+		Configs:        publisher,
 		Agents:         agents,
-		Rollouts:       service.NewRollouts(configs, agents, db),
-		Trail:          trail,
-		Waiters:        holding(set, waiters),
+		Rollouts:       rollout.New(publisher, agents, db),
+		Trail:          auditLog,
+		Waiters:        waiters,
 		Announcements:  announcements,
 		Fleet:          fleet,
 		Transport:      models.Transport(set.Transport),
@@ -156,8 +159,8 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		AdminName:      set.AdminUsername,
 		AdminAccount:   auth.NewAccount(set.AdminUsername, set.AdminPassword.Reveal()),
 		Log:            log,
-		Metrics:        api.NewMetrics(registry),
-		Scrape:         metrics.Handler(registry),
+		Metrics:        api.NewMetrics(measured),
+		Scrape:         metrics.Handler(measured),
 	})
 	// No keep-alive probes: thousands of connections that only wait would cost more
 	// than all else. Every wait has an end, and so has a peer that is gone.
@@ -173,8 +176,8 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return agents.Run(serving) })
-	group.Go(func() error { return configs.Run(serving) })
-	group.Go(func() error { return trail.Run(serving) })
+	group.Go(func() error { return publisher.Run(serving) })
+	group.Go(func() error { return auditLog.Run(serving) })
 	group.Go(func() error { return files.Run(ctx) })
 	group.Go(func() error { return waiters.Run(ctx) })
 	group.Go(func() error { return announcements.Run(ctx) })
@@ -199,8 +202,11 @@ func limits(set config.Settings) server.Limits {
 }
 
 // maxWaiting is LIMIT_WAITING, but leaves a quarter of the connections to requests
-// that are answered immediately.
+// that are answered immediately. It is 0 if push is switched off: then no poll is held.
 func maxWaiting(set config.Settings, connections int, log logrus.FieldLogger) int {
+	if set.Transport == settings.PushNone {
+		return 0
+	}
 	most := connections - connections/4
 	if set.LimitWaiting <= most {
 		return set.LimitWaiting
@@ -212,11 +218,11 @@ func maxWaiting(set config.Settings, connections int, log logrus.FieldLogger) in
 
 // publishInitial publishes the URL of the settings where nothing was ever
 // published.
-func publishInitial(ctx context.Context, configs *service.Configs, url string, log logrus.FieldLogger) error {
+func publishInitial(ctx context.Context, publisher *publish.Publisher, url string, log logrus.FieldLogger) error {
 	if url == "" {
 		return nil
 	}
-	cfg, published, err := configs.PublishFirst(ctx, url)
+	cfg, published, err := publisher.PublishFirst(ctx, url)
 	if err != nil {
 		return fmt.Errorf("publish INITIAL_URL: %w", err)
 	}

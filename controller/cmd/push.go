@@ -10,7 +10,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/broker"
 	"github.com/fleetconf/fleetconf/controller/internal/config"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/controller/internal/publish"
 	"github.com/fleetconf/fleetconf/pkg/notify"
 	"github.com/fleetconf/fleetconf/pkg/notify/natsnotify"
 	"github.com/fleetconf/fleetconf/pkg/notify/redisnotify"
@@ -34,18 +34,10 @@ func announcer(set config.Settings, log logrus.FieldLogger) (notify.Announcer, i
 	return notify.Nop{}, notify.Nop{}, nil
 }
 
-// holding gives the waiters, unless push is switched off: then no poll is held.
-func holding(set config.Settings, waiters *service.Waiters) *service.Waiters {
-	if set.Transport == settings.PushNone {
-		return nil
-	}
-	return waiters
-}
-
 // announcing counts what goes out over a broker, where there is one.
 func announcing(
-	set config.Settings, fleet string, a notify.Announcer, m *service.Metrics, log logrus.FieldLogger,
-) service.Announcer {
+	set config.Settings, fleet string, a notify.Announcer, m *publish.Metrics, log logrus.FieldLogger,
+) publish.Announcer {
 	out := messages{Announcer: a, log: log}
 	for _, subject := range []string{notify.SubjectOf(fleet), notify.Subject} {
 		out.subjects = append(out.subjects, &target{name: subject})

@@ -19,7 +19,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/broker"
 	"github.com/fleetconf/fleetconf/controller/internal/config"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/controller/internal/publish"
 	"github.com/fleetconf/fleetconf/pkg/notify"
 	"github.com/fleetconf/fleetconf/pkg/notify/natsnotify"
 	"github.com/fleetconf/fleetconf/pkg/notify/redisnotify"
@@ -79,7 +79,7 @@ func TestAnnouncing_CountsWhatGoesOverABroker(t *testing.T) {
 		t.Run(push, func(t *testing.T) {
 			t.Setenv("PUSH", push)
 			reg := prometheus.NewRegistry()
-			announcer := announcing(pushSettings(t), "f", notify.Nop{}, service.NewMetrics(reg), nil) // says nothing
+			announcer := announcing(pushSettings(t), "f", notify.Nop{}, publish.NewMetrics(reg), nil) // says nothing
 			if err := announcer.Announce(t.Context(), models.Announcement{Version: 1}); err != nil {
 				t.Fatal(err)
 			}
@@ -126,7 +126,7 @@ func TestAnnouncing_SubjectDenied_FailsOnlyIfNoneIsTaken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			log, lines := test.NewNullLogger()
 			broker := told{map[string]int{}, row.denied}
-			announcer := announcing(pushSettings(t), "f", broker, service.NewMetrics(nil), log)
+			announcer := announcing(pushSettings(t), "f", broker, publish.NewMetrics(nil), log)
 			for range 3 {
 				if err := announcer.Announce(t.Context(), models.Announcement{Version: 1}); !errors.Is(err, row.err) {
 					t.Errorf("got %v, want %v", err, row.err)

@@ -11,7 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
@@ -63,7 +63,7 @@ func (a *API) register(c *call) error {
 		registration.Token = auth.DigestOf(token)
 	}
 	if a.Mutual {
-		registration.Certificate = service.CertificateName(certificate(c.Request))
+		registration.Certificate = registry.CertificateName(certificate(c.Request))
 	}
 	id, token, isNew, err := a.Agents.Register(c.Request.Context(), registration)
 	if errors.Is(err, models.ErrSecret) || errors.Is(err, models.ErrCertificate) {
@@ -129,7 +129,7 @@ func (a *API) agents(c *call) error {
 // allStatuses asks for agents in any state, the inactive ones too.
 const allStatuses models.Status = "all"
 
-func agentQuery(c *call) (q service.Query, err error) {
+func agentQuery(c *call) (q registry.Query, err error) {
 	limit, err := number(c, "limit", defaultLimit, maxLimit)
 	if err != nil {
 		return q, err
@@ -323,7 +323,7 @@ func (a *API) report(c *call) error {
 	}
 	attempt := fromReport(req, time.Now().UTC())
 	news, err := a.Agents.Report(c.Request.Context(), c.self, attempt)
-	if news && attempt.Status == models.Failed && a.Agents.Allow(c.self, service.Logging) == nil {
+	if news && attempt.Status == models.Failed && a.Agents.Allow(c.self, registry.Logging) == nil {
 		a.event(c).WithFields(logrus.Fields{"version": attempt.Version, "error": attempt.Error}).
 			Warn("Worker refused a version")
 	}

@@ -47,8 +47,12 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
 
+	"github.com/fleetconf/fleetconf/controller/internal/audit"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/controller/internal/poll"
+	"github.com/fleetconf/fleetconf/controller/internal/publish"
+	"github.com/fleetconf/fleetconf/controller/internal/registry"
+	"github.com/fleetconf/fleetconf/controller/internal/rollout"
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/limit"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
@@ -58,11 +62,11 @@ import (
 
 // Options is what the API is made of.
 type Options struct {
-	Configs       *service.Configs
-	Agents        *service.Agents
-	Rollouts      *service.Rollouts
-	Trail         *service.Trail
-	Waiters       *service.Waiters                         // nil: no poll is held
+	Configs       *publish.Publisher
+	Agents        *registry.Registry
+	Rollouts      *rollout.Rollouts
+	Trail         *audit.Log
+	Waiters       *poll.Waiters                            // nil: no poll is held
 	Announcements interface{ Lost() error }                // asked by /ready; nil where nothing is announced
 	Store         interface{ Ping(context.Context) error } // asked by /ready
 	Draining      <-chan struct{}                          // closed when held answers are to be let go

@@ -25,9 +25,13 @@ import (
 
 	"github.com/fleetconf/fleetconf/controller/docs"
 	"github.com/fleetconf/fleetconf/controller/internal/api"
+	"github.com/fleetconf/fleetconf/controller/internal/audit"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/controller/internal/poll"
+	"github.com/fleetconf/fleetconf/controller/internal/publish"
+	"github.com/fleetconf/fleetconf/controller/internal/registry"
+	"github.com/fleetconf/fleetconf/controller/internal/rollout"
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
@@ -41,12 +45,12 @@ type system struct {
 	path     string // of the database
 	t        testing.TB
 	handler  http.Handler
-	configs  *service.Configs
-	agents   *service.Agents
+	configs  *publish.Publisher
+	agents   *registry.Registry
 	db       *sqlite.DB
 	logged   *logtest.Hook
 	draining chan struct{} // to be closed by a test that stops the controller
-	waiters  *service.Waiters
+	waiters  *poll.Waiters
 	drain    func()               // lets them go for good
 	lost     error                // why nothing is announced
 	registry *prometheus.Registry // what the API measures
@@ -67,26 +71,26 @@ func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *sy
 	}
 	t.Cleanup(func() { _ = db.Close() })
 	log, hook := logtest.NewNullLogger()
-	plan, err := service.LoadPlan(t.Context(), db, 30*time.Second)
+	plan, err := publish.Load(t.Context(), db, 30*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
-	agents, err := service.OpenAgents(t.Context(), db, plan, service.AgentOptions{
+	agents, err := registry.Open(t.Context(), db, plan, registry.Options{
 		Reserved: append([]string{"admin", "agent"}, api.Names...), InactiveAfter: 7 * 24 * time.Hour,
 	}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	configs := service.NewConfigs(db, plan, agents, service.ConfigOptions{Tags: db.Tags(), Pace: 200}, log)
+	configs := publish.New(db, plan, agents, publish.Options{Tags: db.Tags(), Pace: 200}, log)
 	draining := make(chan struct{})
-	waiters := service.NewWaiters(configs, 20_000, 2000)
+	waiters := poll.NewWaiters(configs.Changed, 20_000, 2000)
 	waiting, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = waiters.Run(waiting) }() // ends with the test, or when that drains it
 	t.Cleanup(func() { stop(); <-ended })
 	s := &system{t: t, path: path, registry: prometheus.NewRegistry(), db: db, configs: configs, agents: agents, logged: hook, draining: draining, waiters: waiters, drain: stop}
 	options := api.Options{
-		Configs: configs, Agents: agents, Rollouts: service.NewRollouts(configs, agents, db), Trail: service.NewTrail(db, log), Store: db,
+		Configs: configs, Agents: agents, Rollouts: rollout.New(configs, agents, db), Trail: audit.New(db, log), Store: db,
 		Waiters: waiters, Transport: models.NATS, SweepInterval: 5 * time.Minute, Announcements: announced{s},
 		Fleet: "fleet-1", Draining: draining, Limits: limits, AgentName: "agent", AdminName: "admin",
 		AdminAccount: auth.NewAccount("admin", "admin123"), AgentAccount: auth.NewAccount("agent", "secret123"), Log: log,

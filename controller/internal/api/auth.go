@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/limit"
 	"github.com/fleetconf/fleetconf/pkg/problem"
@@ -71,12 +71,12 @@ func (a *API) admit(c *call, d access) error {
 
 // allow rejects what an agent does too often: before the class is charged, so that
 // one agent takes nothing from the others.
-func (a *API) allow(self *service.Agent, d access) error {
+func (a *API) allow(self *registry.Agent, d access) error {
 	switch {
 	case self != nil && d == enrolling:
-		return a.Agents.Allow(self, service.Registering)
+		return a.Agents.Allow(self, registry.Registering)
 	case d == reporting:
-		return a.Agents.Allow(self, service.Reporting)
+		return a.Agents.Allow(self, registry.Reporting)
 	}
 	return nil
 }
@@ -143,7 +143,7 @@ var errUncertified = errors.New("agents come with a TLS certificate of their own
 // agent registered over. Only another one is a sign of an intruder.
 func checkCertificate(c *call) error {
 	err := c.self.CheckCertificate(certificate(c.Request))
-	if errors.Is(err, service.ErrUnbound) {
+	if errors.Is(err, registry.ErrUnbound) {
 		return problem.New(http.StatusForbidden, "%v", err)
 	}
 	return err
@@ -158,7 +158,7 @@ func certified(r *http.Request) bool {
 	return r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && time.Now().Before(certificate(r).NotAfter)
 }
 
-func (a *API) name(who caller, self *service.Agent) string {
+func (a *API) name(who caller, self *registry.Agent) string {
 	switch who {
 	case agent:
 		return self.ID()
@@ -211,7 +211,7 @@ var errWrong = errors.New("the user name, the password or the token is wrong")
 // identify finds out whose credentials these are. Agents come first: they are
 // the many, and no agent has an account's name. Their tokens are random and too long
 // to be guessed; passwords are not, so guesses of these are limited.
-func (a *API) identify(c *call) (caller, *service.Agent, error) {
+func (a *API) identify(c *call) (caller, *registry.Agent, error) {
 	basic := credentials.Get().(*auth.Basic)
 	defer credentials.Put(basic)
 	if err := basic.Read(c.GetHeader("Authorization")); err != nil {

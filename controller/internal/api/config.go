@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/pkg/etag"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
@@ -56,7 +56,7 @@ func (a *API) config(c *call) error {
 	if err != nil {
 		return err
 	}
-	p := poll{a: a, self: c.self, held: c.Request.Header["If-None-Match"], applied: appliedOf(c.Request.Header)}
+	p := pollRequest{a: a, self: c.self, held: c.Request.Header["If-None-Match"], applied: appliedOf(c.Request.Header)}
 	p.visit = models.Poll{
 		At: time.Now().UTC(), Transport: a.transportOf(c.Request.Header, wait),
 		Degraded: headerText(c.Request.Header, wire.HeaderWorkerError),
@@ -93,7 +93,7 @@ func (a *API) wait(c *call) (time.Duration, error) {
 	if !ok || wait < 0 {
 		return 0, wire.Bad("wait", "must be a duration such as 30s")
 	}
-	if a.Waiters == nil || a.Waiters.Full() {
+	if a.Waiters.Full() {
 		return 0, nil
 	}
 	wait = min(wait, wire.MaxWait)
@@ -103,7 +103,7 @@ func (a *API) wait(c *call) (time.Duration, error) {
 
 // hold keeps a poll until there is something to say that is worth it, or the wait
 // is over.
-func (a *API) hold(c *call, wait time.Duration, p *poll) (err error) {
+func (a *API) hold(c *call, wait time.Duration, p *pollRequest) (err error) {
 	extend(c, wait)
 	ctx := c.Request.Context()
 	back := c.releaseWhileHeld()
@@ -155,11 +155,11 @@ func (a *API) broker() models.Transport {
 	return ""
 }
 
-// poll is a poll, and what there is to say to it at this moment.
-type poll struct {
+// pollRequest is a poll, and what there is to say to it at this moment.
+type pollRequest struct {
 	a       *API
-	self    *service.Agent // nil for who is no agent
-	held    []string       // the lines of If-None-Match
+	self    *registry.Agent // nil for who is no agent
+	held    []string        // the lines of If-None-Match
 	applied applied
 	visit   models.Poll // what it tells of the agent
 
@@ -175,7 +175,7 @@ type poll struct {
 }
 
 // due reports whether there is something to say that is not to be delayed.
-func (p *poll) due() bool { return p.status == http.StatusOK && !p.unchanged }
+func (p *pollRequest) due() bool { return p.status == http.StatusOK && !p.unchanged }
 
 // applied is what a caller says that it runs, in words that no gateway changes. The
 // zero applied is nothing.
@@ -197,7 +197,7 @@ func appliedOf(h http.Header) applied {
 }
 
 // decide finds what the caller should run by a plan, and the status of the response.
-func (p *poll) decide(plan *models.Plan) {
+func (p *pollRequest) decide(plan *models.Plan) {
 	current, newest := plan.Newest, plan.Version()
 	names := current != nil && etag.NoneMatch(p.held, current.ETag)
 	p.plan, p.release, p.reason, p.unchanged = plan, current, models.Reason{}, false
@@ -237,7 +237,7 @@ func (p *poll) decide(plan *models.Plan) {
 // mismatch reports whether what the agent holds is not the content of the version that
 // it says it runs. names says that it sent the current ETag. Of an earlier version its
 // ETag tells the content.
-func (p *poll) mismatch(names bool) bool {
+func (p *pollRequest) mismatch(names bool) bool {
 	switch {
 	case p.applied == applied{}:
 		return false
@@ -251,7 +251,7 @@ func (p *poll) mismatch(names bool) bool {
 
 // note remembers that the agent was here, and what it runs. The answer is to be
 // held for wait.
-func (p *poll) note(wait time.Duration) {
+func (p *pollRequest) note(wait time.Duration) {
 	if p.self == nil {
 		return
 	}
@@ -265,7 +265,7 @@ func (p *poll) note(wait time.Duration) {
 
 // observe finds out which version an agent runs, and returns the plan that follows from
 // it. names says that the agent sent the ETag of the newest version.
-func (p *poll) observe(names bool) *models.Plan {
+func (p *pollRequest) observe(names bool) *models.Plan {
 	v, newest := &p.visit, p.plan.Version()
 	v.Runs, v.Newest, v.Unknown, v.Foreign, v.Mismatch = p.applied.version, newest, false, false, false
 	if names {
@@ -290,7 +290,7 @@ func (p *poll) observe(names bool) *models.Plan {
 }
 
 // answer writes the response.
-func (p *poll) answer(c *call) error {
+func (p *pollRequest) answer(c *call) error {
 	h := c.Writer.Header()
 	h[wire.HeaderFleet] = p.a.fleet
 	if p.visit.Transport == p.a.broker() {
@@ -337,7 +337,7 @@ var (
 
 // because is why the agent is offered an older version than the one that it says it
 // runs. Where its ETag is the current one it runs no later one: its cache was edited.
-func (p *poll) because() []string {
+func (p *pollRequest) because() []string {
 	if etag.NoneMatch(p.held, p.plan.ETag()) || p.visit.Foreign && !p.resumed {
 		return byPublish
 	}
@@ -345,7 +345,7 @@ func (p *poll) because() []string {
 }
 
 // keeps is the response to an agent that is offered nothing, and sent no ETag.
-func (p *poll) keeps() error {
+func (p *pollRequest) keeps() error {
 	version := p.plan.Version()
 	if p.reason.Kind == models.ReasonRefused {
 		return problem.New(http.StatusNotFound, "this agent's worker refused version %d, and nothing newer was published", version)

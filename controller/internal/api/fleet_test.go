@@ -18,7 +18,8 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/controller/internal/publish"
+	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
@@ -625,11 +626,11 @@ func TestRegister_Metadata_Bounded(t *testing.T) {
 func TestRegister_AboveMaxAgents_507(t *testing.T) {
 	s := newLimited(t, plenty, func(o *api.Options) {
 		db := o.Store.(*sqlite.DB)
-		plan, err := service.LoadPlan(t.Context(), db, time.Minute)
+		plan, err := publish.Load(t.Context(), db, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
-		agents, err := service.OpenAgents(t.Context(), db, plan, service.AgentOptions{MaxAgents: 2}, o.Log)
+		agents, err := registry.Open(t.Context(), db, plan, registry.Options{MaxAgents: 2}, o.Log)
 		if err != nil {
 			t.Fatal(err)
 		}

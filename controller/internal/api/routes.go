@@ -7,16 +7,16 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
 // call is a request that was let in.
 type call struct {
 	*gin.Context
-	class *class         // where it has a place, nil where it is counted nowhere
-	self  *service.Agent // the agent that calls, nil for anybody else
-	by    string         // the name of who calls, "" for anybody at an open door
+	class *class          // where it has a place, nil where it is counted nowhere
+	self  *registry.Agent // the agent that calls, nil for anybody else
+	by    string          // the name of who calls, "" for anybody at an open door
 
 	api      *API
 	measured *measured

@@ -14,7 +14,8 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/controller/internal/publish"
+	"github.com/fleetconf/fleetconf/controller/internal/rollout"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
@@ -33,7 +34,7 @@ func TestAnswer_KindsOfStoreFailure(t *testing.T) {
 		database.ErrBusy: 503, database.ErrReadOnly: 503, database.ErrIO: 503, database.ErrCorrupt: 503, database.ErrMoved: 503, database.ErrFull: 507,
 	} {
 		s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) {
-			o.Rollouts = service.NewRollouts(o.Configs, o.Agents, failing{with: err})
+			o.Rollouts = rollout.New(o.Configs, o.Agents, failing{with: err})
 		})
 		s.publish("http://a/")
 		s.publish("http://b/")
@@ -65,11 +66,11 @@ func TestPublish_CommitInDoubt_DoesNotClaimThatNothingChanged(t *testing.T) {
 	store := &uncertain{}
 	s := newLimited(t, plenty, func(o *api.Options) {
 		store.DB = o.Store.(*sqlite.DB)
-		plan, err := service.LoadPlan(t.Context(), store, 30*time.Second)
+		plan, err := publish.Load(t.Context(), store, 30*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
-		o.Configs = service.NewConfigs(store, plan, o.Agents, service.ConfigOptions{Tags: store.Tags(), Pace: 200}, o.Log)
+		o.Configs = publish.New(store, plan, o.Agents, publish.Options{Tags: store.Tags(), Pace: 200}, o.Log)
 	})
 	s.publish("http://a/")
 	const document = `{"url":"http://b/"}`

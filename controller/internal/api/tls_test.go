@@ -15,7 +15,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/api"
-	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/pkg/certs"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/server"
@@ -238,7 +238,7 @@ func TestCertificate_OtherName_Rejected(t *testing.T) {
 // is no sign of an intruder.
 func TestCertificate_AgentRegisteredWithoutOne(t *testing.T) {
 	s := newMutual(t)
-	before := service.Registration{ID: "a1", Hostname: "h", Metadata: []byte("{}"), Secret: secretA}
+	before := registry.Registration{ID: "a1", Hostname: "h", Metadata: []byte("{}"), Secret: secretA}
 	_, token, _, err := s.agents.Register(t.Context(), before)
 	if err != nil {
 		t.Fatal(err)

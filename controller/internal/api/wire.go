@@ -9,7 +9,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
@@ -40,16 +40,16 @@ func fromPublish(r wire.PublishRequest) models.Draft {
 	return d
 }
 
-func fromRegister(r wire.RegisterRequest) (service.Registration, error) {
+func fromRegister(r wire.RegisterRequest) (registry.Registration, error) {
 	metadata := jsontext.Value("{}")
 	if len(r.Metadata) > 0 {
 		metadata = r.Metadata
 	}
 	if err := metadata.Compact(); err != nil {
-		return service.Registration{}, err
+		return registry.Registration{}, err
 	}
 	// As it is now, and without the room that the body took.
-	return service.Registration{ID: r.AgentID, Hostname: r.Hostname, Metadata: bytes.Clone(metadata), Secret: r.AgentSecret}, nil
+	return registry.Registration{ID: r.AgentID, Hostname: r.Hostname, Metadata: bytes.Clone(metadata), Secret: r.AgentSecret}, nil
 }
 
 func fromReport(r wire.Report, now time.Time) models.Attempt {
@@ -80,7 +80,7 @@ func orNull[T comparable](v T) *T {
 	return &v
 }
 
-func toSummary(s service.Summary, desired int64) wire.AgentSummary {
+func toSummary(s registry.Summary, desired int64) wire.AgentSummary {
 	out := wire.AgentSummary{
 		Total: s.Total, DesiredVersion: orNull(desired), ByStatus: map[wire.AgentStatus]int{}, ByAppliedVersion: []wire.VersionCount{},
 		ByTransport: map[wire.Transport]int{},

@@ -17,7 +17,8 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/archive"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/controller/internal/service"
+	"github.com/fleetconf/fleetconf/controller/internal/publish"
+	"github.com/fleetconf/fleetconf/controller/internal/registry"
 )
 
 func open(t *testing.T, path string) *sqlite.DB {
@@ -260,15 +261,15 @@ func TestArchive_ImportedAgentRegisters_KeepsItsID(t *testing.T) {
 		t.Fatal(err)
 	}
 	log, _ := logtest.NewNullLogger()
-	plan, err := service.LoadPlan(t.Context(), db, time.Minute)
+	plan, err := publish.Load(t.Context(), db, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
-	agents, err := service.OpenAgents(t.Context(), db, plan, service.AgentOptions{}, log)
+	agents, err := registry.Open(t.Context(), db, plan, registry.Options{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again := service.Registration{ID: "a1", Hostname: "web", Metadata: []byte("{}"), Secret: strings.Repeat("s", 43)}
+	again := registry.Registration{ID: "a1", Hostname: "web", Metadata: []byte("{}"), Secret: strings.Repeat("s", 43)}
 	for range 2 {
 		if id, _, isNew, err := agents.Register(t.Context(), again); err != nil || isNew || id != "a1" {
 			t.Errorf("got %q, new %v, %v, want the agent of before", id, isNew, err)
@@ -278,7 +279,7 @@ func TestArchive_ImportedAgentRegisters_KeepsItsID(t *testing.T) {
 	if _, _, _, err := agents.Register(t.Context(), again); !errors.Is(err, models.ErrSecret) {
 		t.Errorf("with another secret: got %v, want ErrSecret", err)
 	}
-	if page := agents.List(service.Query{All: true, Limit: 10}, plan.Load(), time.Now()); page.Total != 3 {
+	if page := agents.List(registry.Query{All: true, Limit: 10}, plan.Load(), time.Now()); page.Total != 3 {
 		t.Errorf("got %d agents, want the three of before", page.Total)
 	}
 }

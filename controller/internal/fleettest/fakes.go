@@ -1,0 +1,138 @@
+package fleettest
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+)
+
+// Batches is a store that only counts what is written to it.
+type Batches struct {
+	database.Store // nil: no other method is called
+
+	mu       sync.Mutex
+	batches  []int
+	removals []int
+	fails    bool
+}
+
+// Agents implements database.Store.
+func (b *Batches) Agents(context.Context) ([]models.Agent, error) { return nil, nil }
+
+// SaveAgent implements database.Store.
+func (b *Batches) SaveAgent(_ context.Context, a models.Agent, _ ...models.Entry) (int64, error) {
+	return max(a.Seq, time.Now().UnixNano()), nil
+}
+
+// DeleteAgents implements database.Store.
+func (b *Batches) DeleteAgents(_ context.Context, ids []string, _ models.Entry) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.removals = append(b.removals, len(ids))
+	return nil
+}
+
+// SavePresence implements database.Store.
+func (b *Batches) SavePresence(_ context.Context, batch map[string]models.Presence, _ ...models.Entry) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.batches = append(b.batches, len(batch))
+	if b.fails {
+		return database.ErrFull
+	}
+	return nil
+}
+
+// SaveReports implements database.Store.
+func (b *Batches) SaveReports(ctx context.Context, batch map[string]models.Presence) error {
+	return b.SavePresence(ctx, batch)
+}
+
+// Written returns the sizes of the batches of presence.
+func (b *Batches) Written() []int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]int(nil), b.batches...)
+}
+
+// Fail has every write of presence fail, or none.
+func (b *Batches) Fail(fails bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fails = fails
+}
+
+// Removals returns how many agents each removal removed.
+func (b *Batches) Removals() []int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return append([]int(nil), b.removals...)
+}
+
+// Lossy is a store whose commit may reach the disk and report an error all the
+// same, as a disk does that fails at the wrong moment.
+type Lossy struct {
+	*sqlite.DB
+	Stores bool
+	Fails  atomic.Bool
+}
+
+// ErrDisk is the error of a commit to a Lossy store.
+var ErrDisk = errors.New("input/output error")
+
+// Append implements database.Store.
+func (l *Lossy) Append(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) (*models.Plan, error) {
+	if l.Fails.Load() && !l.Stores {
+		return nil, ErrDisk
+	}
+	plan, err := l.DB.Append(ctx, rule)
+	if err == nil && l.Fails.Load() {
+		return nil, ErrDisk
+	}
+	return plan, err
+}
+
+// Broker takes announcements as these fields say at the time.
+type Broker struct {
+	Down, Hanging time.Duration // until then, since it began
+	Began         time.Time
+
+	mu    sync.Mutex // guards the rest
+	Calls int
+	Taken []models.Announcement
+}
+
+// ErrDown is the error of a broker that is down.
+var ErrDown = errors.New("nothing listens there")
+
+// Announce implements publish.Announcer.
+func (b *Broker) Announce(ctx context.Context, a models.Announcement) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.Calls++
+	switch since := time.Since(b.Began); {
+	case since < b.Hanging:
+		<-ctx.Done()
+		return ctx.Err()
+	case since < b.Down:
+		return ErrDown
+	}
+	b.Taken = append(b.Taken, a)
+	return nil
+}
+
+// Versions returns the versions that were announced.
+func (b *Broker) Versions() (all []int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, a := range b.Taken {
+		all = append(all, a.Version)
+	}
+	return all
+}

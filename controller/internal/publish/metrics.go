@@ -1,0 +1,138 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/pkg/metrics"
+)
+
+const subsystem = "controller"
+
+// Metrics are the outcomes of publishes and of announcements.
+type Metrics struct {
+	publishes     metrics.Outcomes
+	announcements *prometheus.CounterVec
+}
+
+// The outcomes of a publish.
+const (
+	outcomeChanged      = "changed"
+	outcomeUnchanged    = "unchanged"
+	outcomeFrozen       = "frozen"
+	outcomePrecondition = "precondition"
+	outcomeInvalid      = "invalid"
+	outcomeFailed       = "failed" // of an announcement too
+	outcomeTaken        = "taken"  // of an announcement
+)
+
+// NewMetrics returns the metrics of one controller; reg may be nil.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	return &Metrics{
+		publishes: metrics.NewOutcomes(reg, prometheus.CounterOpts{
+			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "publishes_total",
+			Help: "Publishes and rollbacks, by outcome.",
+		}, outcomeChanged, outcomeUnchanged, outcomeFrozen, outcomePrecondition, outcomeInvalid, outcomeFailed),
+		announcements: promauto.With(reg).NewCounterVec(prometheus.CounterOpts{
+			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "announcements_total",
+			Help: "Announcements over a broker, by transport and outcome.",
+		}, []string{"transport", "outcome"}),
+	}
+}
+
+// published counts the outcome of a publish. One whose client disconnected before it
+// began has none.
+func (m *Metrics) published(outcome models.Outcome, err error) {
+	var (
+		frozen  *models.FrozenError
+		invalid *models.InvalidError
+		label   = outcomeUnchanged
+	)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return
+	case errors.As(err, &frozen):
+		label = outcomeFrozen
+	case errors.As(err, &invalid):
+		label = outcomeInvalid
+	case errors.Is(err, models.ErrPrecondition):
+		label = outcomePrecondition
+	case err != nil:
+		label = outcomeFailed
+	case outcome.Changed:
+		label = outcomeChanged
+	}
+	m.publishes.Count(label)
+}
+
+// Announcing returns the announcer, whose announcements are counted as going out
+// over a transport.
+func (m *Metrics) Announcing(over models.Transport, announcer Announcer) Announcer {
+	return counted{
+		announcer,
+		m.announcements.WithLabelValues(string(over), outcomeTaken),
+		m.announcements.WithLabelValues(string(over), outcomeFailed),
+	}
+}
+
+type counted struct {
+	Announcer
+	taken, failed prometheus.Counter
+}
+
+// Announce counts what comes of it, unless the controller stops.
+func (c counted) Announce(ctx context.Context, a models.Announcement) error {
+	err := c.Announcer.Announce(ctx, a)
+	switch {
+	case err == nil:
+		c.taken.Inc()
+	case !errors.Is(ctx.Err(), context.Canceled):
+		c.failed.Inc()
+	}
+	return err
+}
+
+var (
+	desiredDesc     = metrics.Describe(subsystem, "desired_version", "The version that agents should run; 0 before the first publish.")
+	lastPublishDesc = metrics.Describe(subsystem, "last_publish_timestamp_seconds",
+		"When the current version was published; 0 before the first publish.")
+	conflictDesc = metrics.Describe(subsystem, "conflict",
+		"Whether agents run versions above the store's, and no admin has decided yet: 1 or 0.")
+	frozenDesc     = metrics.Describe(subsystem, "frozen", "Whether publishing is frozen: 1 or 0.")
+	brokerLostDesc = metrics.Describe(subsystem, "broker_lost", "Whether the broker does not take announcements: 1 or 0.")
+)
+
+// Describe implements prometheus.Collector.
+func (c *Publisher) Describe(to chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{desiredDesc, lastPublishDesc, conflictDesc, frozenDesc} {
+		to <- desc
+	}
+}
+
+// Collect implements prometheus.Collector: the plan.
+func (c *Publisher) Collect(to chan<- prometheus.Metric) {
+	gauge := func(desc *prometheus.Desc, value float64) {
+		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value)
+	}
+	plan, published := c.Plan(), 0.0
+	if plan.Newest != nil {
+		published = metrics.Timestamp(plan.Newest.PublishedAt)
+	}
+	gauge(desiredDesc, float64(plan.Version()))
+	gauge(lastPublishDesc, published)
+	gauge(conflictDesc, metrics.Truth(plan.Conflict()))
+	gauge(frozenDesc, metrics.Truth(plan.FrozenAt(time.Now()) != nil))
+}
+
+// Describe implements prometheus.Collector.
+func (a *Announcements) Describe(to chan<- *prometheus.Desc) { to <- brokerLostDesc }
+
+// Collect implements prometheus.Collector.
+func (a *Announcements) Collect(to chan<- prometheus.Metric) {
+	to <- prometheus.MustNewConstMetric(brokerLostDesc, prometheus.GaugeValue, metrics.Truth(a.Lost() != nil))
+}

@@ -1,0 +1,230 @@
+package registry
+
+import (
+	"cmp"
+	"maps"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+)
+
+// How many of each the figures name.
+const (
+	maxFailures   = 20
+	maxSamples    = 5
+	maxStragglers = 20
+)
+
+// part is what an agent is in a rollout.
+type part int
+
+const (
+	none part = iota // not a target
+	applied
+	failed
+	pending
+	offline
+)
+
+func partOf(k groupKey, version int64) part {
+	switch {
+	case k.Age == models.AgeInactive:
+		return none
+	case k.Applied == version && !k.mismatch: // a poll brings one with another content back to the version
+		return applied
+	case k.Refused.Version == version:
+		return failed
+	case k.Age == models.AgeOffline:
+		return offline
+	}
+	return pending
+}
+
+// Count is Figures of any version, but for its counts alone.
+func (s *Registry) Count(version int64, now time.Time) (f models.Figures) {
+	s.index.each(now, func(g *group) { tally(&f, partOf(g.groupKey, version), g.count) })
+	return f
+}
+
+// Targets is how many agents should run the newest version: all but the inactive ones.
+func (s *Registry) Targets(now time.Time) int { return s.Count(0, now).Targets }
+
+func tally(f *models.Figures, p part, n int) {
+	switch p {
+	case none:
+		return
+	case applied:
+		f.Applied += n
+	case failed:
+		f.Failed += n
+	case pending:
+		f.Pending += n
+	case offline:
+		f.Offline += n
+	}
+	f.Targets += n
+}
+
+// Figures tell how far the newest version of a plan has spread among the agents.
+func (s *Registry) Figures(plan *models.Plan, now time.Time) (f models.Figures) {
+	var (
+		version    = plan.Version()
+		failures   = map[string]*failure{}
+		late, away []*Agent
+	)
+	s.index.each(now, func(g *group) {
+		p := partOf(g.groupKey, version)
+		tally(&f, p, g.count)
+		switch p {
+		case applied:
+			if plan.Status(g.Health) == models.Degraded {
+				f.Degraded += g.count
+			}
+		case failed:
+			addFailure(failures, g)
+		case pending:
+			late = append(late, g.some(maxStragglers)...)
+		case offline:
+			away = append(away, g.some(maxStragglers)...)
+		case none:
+		}
+	})
+	f.FirstAppliedAt, f.Latency = s.spread.figures(version)
+	f.Failures = mostFrequent(failures)
+	for _, live := range append(earliest(late, maxStragglers), earliest(away, maxStragglers)...) {
+		if len(f.Stragglers) < maxStragglers {
+			f.Stragglers = append(f.Stragglers, s.straggler(live, plan, now))
+		}
+	}
+	return f
+}
+
+// failure is an error message of workers, and some of the agents that reported it.
+type failure struct {
+	models.Failure
+	agents []*Agent
+}
+
+func addFailure(failures map[string]*failure, g *group) {
+	f := failures[g.Refused.Error]
+	if f == nil {
+		f = &failure{Failure: models.Failure{Error: g.Refused.Error}}
+		failures[g.Refused.Error] = f
+	}
+	f.Count += g.count
+	f.agents = append(f.agents, g.some(maxSamples)...)
+}
+
+func mostFrequent(failures map[string]*failure) []models.Failure {
+	sorted := slices.SortedFunc(maps.Values(failures), func(a, b *failure) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Error, b.Error))
+	})
+	all := make([]models.Failure, 0, min(len(sorted), maxFailures))
+	for _, f := range sorted[:min(len(sorted), maxFailures)] {
+		for _, live := range earliest(f.agents, maxSamples) {
+			f.Samples = append(f.Samples, live.id)
+		}
+		all = append(all, f.Failure)
+	}
+	return all
+}
+
+func (s *Registry) straggler(live *Agent, plan *models.Plan, now time.Time) models.Straggler {
+	a := live.snapshot()
+	return models.Straggler{ID: a.ID, Hostname: a.Hostname, Status: s.StatusOf(&a, plan, now), Applied: a.Applied, LastPoll: a.LastPoll}
+}
+
+// spread measures how long one version, the newest that an agent has applied, takes to
+// reach the agents. An agent counts once, when it first runs the version.
+type spread struct {
+	mu        sync.Mutex // guards the rest
+	version   int64
+	first     time.Time       // when the first agent ran it
+	latencies []time.Duration // from the commit, in ascending order
+}
+
+// add counts an agent that has applied a release.
+func (s *spread) add(release *models.Release, a *models.Agent) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.version != release.Version {
+		s.version, s.first, s.latencies = release.Version, time.Time{}, nil
+	}
+	if s.first.IsZero() || a.AppliedAt.Before(s.first) {
+		s.first = a.AppliedAt
+	}
+	if a.RegisteredAt.After(release.PublishedAt) {
+		return
+	}
+	took := latencyOf(release, a)
+	at, _ := slices.BinarySearch(s.latencies, took) // nearly always the end
+	s.latencies = slices.Insert(s.latencies, at, took)
+}
+
+// load counts the agents that had applied a release when the controller started.
+func (s *spread) load(release *models.Release, agents []models.Agent) {
+	for i := range agents {
+		a := &agents[i]
+		if a.Applied != release.Version || a.AppliedAt.IsZero() { // unknown to a controller older than this build
+			continue
+		}
+		if s.first.IsZero() || a.AppliedAt.Before(s.first) {
+			s.first = a.AppliedAt
+		}
+		if !a.RegisteredAt.After(release.PublishedAt) {
+			s.latencies = append(s.latencies, latencyOf(release, a))
+		}
+	}
+	s.version = release.Version
+	slices.Sort(s.latencies)
+}
+
+func latencyOf(release *models.Release, a *models.Agent) time.Duration {
+	return max(0, a.AppliedAt.Sub(release.PublishedAt)).Truncate(time.Microsecond)
+}
+
+// figures are those of a version: when the first agent ran it, and the percentiles by
+// the nearest rank.
+func (s *spread) figures(version int64) (first time.Time, l models.Latency) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(s.latencies)
+	if s.version != version {
+		return first, l
+	}
+	if n == 0 {
+		return s.first, l
+	}
+	rank := func(share float64) time.Duration {
+		return s.latencies[max(1, int(math.Ceil(share*float64(n))))-1]
+	}
+	return s.first, models.Latency{Agents: n, P50: rank(0.5), P90: rank(0.9), P99: rank(0.99), Max: rank(1)}
+}
+
+// Summary counts the agents.
+type Summary struct {
+	Total    int
+	ByStatus map[models.Status]int
+	// The inactive ones are left out of these two.
+	ByApplied   map[int64]int            // by the version that they run, 0 for none
+	ByTransport map[models.Transport]int // by how they hear of a newer version; empty for unknown
+}
+
+// Summary counts the agents by status, by what they run, and by how they receive hints
+// of a newer version.
+func (s *Registry) Summary(plan *models.Plan, now time.Time) Summary {
+	out := Summary{ByStatus: map[models.Status]int{}, ByApplied: map[int64]int{}, ByTransport: map[models.Transport]int{}}
+	s.index.each(now, func(g *group) {
+		status := plan.Status(g.Health)
+		out.Total += g.count
+		out.ByStatus[status] += g.count
+		if status != models.Inactive {
+			out.ByApplied[g.Applied] += g.count
+			out.ByTransport[g.transport] += g.count
+		}
+	})
+	return out
+}

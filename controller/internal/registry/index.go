@@ -1,0 +1,213 @@
+package registry
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+)
+
+// index groups the agents that are alike in all that counts ask for. A count looks at
+// the groups, which are few, and not at the agents. A publish moves no agent: which
+// version is desired is no part of a group.
+type index struct {
+	inactiveAfter time.Duration
+
+	mu     sync.Mutex // guards the rest, and each agent's group, previous and next
+	groups map[groupKey]*group
+	due    map[int64][]*Agent // by Agent.due
+	aged   int64              // due has no second before this one
+}
+
+// groupKey is what the agents of a group have in common.
+type groupKey struct {
+	models.Health
+	transport models.Transport
+	mismatch  bool
+}
+
+// group is the agents with one groupKey, in the order in which they joined it.
+type group struct {
+	groupKey
+	count       int
+	first, last *Agent
+}
+
+func newIndex(inactiveAfter time.Duration, now time.Time) index {
+	return index{inactiveAfter: inactiveAfter, groups: map[groupKey]*group{}, due: map[int64][]*Agent{}, aged: now.Unix()}
+}
+
+// place puts an agent, whose lock the caller holds, into its group. Where it is in that
+// group already, and is looked at in time, this takes no lock of the index.
+func (x *index) place(live *Agent, now time.Time) {
+	if live.deregistered {
+		return
+	}
+	agent := &live.agent
+	age := models.AgeOf(now.Sub(agent.Seen()), agent.PollInterval, x.inactiveAfter)
+	key := groupKey{Health: agent.Health(age), transport: agent.Transport, mismatch: agent.Mismatch}
+	due := dueAt(agent.Seen(), age, agent.PollInterval, x.inactiveAfter)
+	if g := live.group.Load(); g != nil && g.groupKey == key && live.due.Load() <= due {
+		return
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.move(live, key)
+	x.schedule(live, due)
+}
+
+// remove takes an agent out.
+func (x *index) remove(live *Agent) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.leave(live)
+	live.due.Store(never)
+}
+
+// move puts an agent into the group of a key. The caller holds mu.
+func (x *index) move(live *Agent, key groupKey) {
+	if g := live.group.Load(); g != nil && g.groupKey == key {
+		return
+	}
+	x.leave(live)
+	g := x.groups[key]
+	if g == nil {
+		g = &group{groupKey: key}
+		x.groups[key] = g
+	}
+	live.previous = g.last
+	live.group.Store(g)
+	if g.last == nil {
+		g.first = live
+	} else {
+		g.last.next = live
+	}
+	g.last = live
+	g.count++
+}
+
+// leave takes an agent out of its group, if it has one. The caller holds mu.
+func (x *index) leave(live *Agent) {
+	g := live.group.Load()
+	if g == nil {
+		return
+	}
+	if live.previous == nil {
+		g.first = live.next
+	} else {
+		live.previous.next = live.next
+	}
+	if live.next == nil {
+		g.last = live.previous
+	} else {
+		live.next.previous = live.previous
+	}
+	live.previous, live.next = nil, nil
+	live.group.Store(nil)
+	if g.count--; g.count == 0 {
+		delete(x.groups, g.groupKey)
+	}
+}
+
+// never is Agent.due of an agent whose age does not change any more.
+const never = math.MaxInt64
+
+// dueAt is the second, since 1970, in which an agent leaves an age if it does not poll.
+func dueAt(seen time.Time, age models.Age, interval, inactiveAfter time.Duration) int64 {
+	unseen, leaves := models.NextAge(age, interval, inactiveAfter)
+	if !leaves {
+		return never
+	}
+	return seen.Add(unseen).Unix()
+}
+
+// schedule has advance look at an agent in a second, unless it does so earlier: then it
+// schedules the agent again. The caller holds mu.
+func (x *index) schedule(live *Agent, due int64) {
+	due = max(due, x.aged)
+	if due >= live.due.Load() {
+		return
+	}
+	live.due.Store(due)
+	x.due[due] = append(x.due[due], live)
+}
+
+// advance moves the agents whose age has changed by now. The caller holds mu.
+func (x *index) advance(now time.Time) {
+	second := now.Unix()
+	if second-x.aged <= int64(len(x.due)) {
+		for ; x.aged < second; x.aged++ {
+			x.ageAll(x.aged, now)
+		}
+	} else { // rarely looked at
+		x.aged = second
+		for at := range x.due {
+			if at < second {
+				x.ageAll(at, now)
+			}
+		}
+	}
+	x.ageAll(second, now)
+}
+
+// ageAll looks at the agents that are due in a second. The caller holds mu.
+func (x *index) ageAll(at int64, now time.Time) {
+	agents := x.due[at]
+	delete(x.due, at)
+	for _, live := range agents {
+		if live.due.Load() != at {
+			continue // it polled with another interval since, or was removed
+		}
+		live.due.Store(never)
+		x.schedule(live, x.ageOne(live, now))
+	}
+}
+
+// ageOne moves an agent to the group of its age, and returns when it is due again. The
+// caller holds mu.
+func (x *index) ageOne(live *Agent, now time.Time) (due int64) {
+	key := live.group.Load().groupKey
+	for {
+		micros, interval := live.seen.Load(), time.Duration(live.interval.Load())
+		seen := time.UnixMicro(micros)
+		key.Age = models.AgeOf(now.Sub(seen), interval, x.inactiveAfter)
+		x.move(live, key)
+		if live.seen.Load() == micros { // else it polled, and may have seen the group before
+			return dueAt(seen, key.Age, interval, x.inactiveAfter)
+		}
+	}
+}
+
+// age moves the agents whose age has changed by now.
+func (x *index) age(now time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.advance(now)
+}
+
+// each visits every group as it is now. It holds mu meanwhile.
+func (x *index) each(now time.Time, visit func(*group)) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.advance(now)
+	for _, g := range x.groups {
+		visit(g)
+	}
+}
+
+// some returns up to n agents of a group. The caller holds mu of the index.
+func (g *group) some(n int) (agents []*Agent) {
+	for live := g.first; live != nil && len(agents) < n; live = live.next {
+		agents = append(agents, live)
+	}
+	return agents
+}
+
+// earliest sorts agents by their registration, and returns the first n.
+func earliest(agents []*Agent, n int) []*Agent {
+	slices.SortFunc(agents, func(a, b *Agent) int { return cmp.Compare(a.seq, b.seq) })
+	return agents[:min(n, len(agents))]
+}

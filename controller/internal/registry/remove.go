@@ -1,0 +1,64 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+)
+
+// Decommission forgets an agent and revokes its tokens. It returns
+// models.ErrNotFound if there is none of that id, database.ErrBusy if its turn
+// does not come.
+func (s *Registry) Decommission(ctx context.Context, id string, origin models.Origin) error {
+	live, err := s.known(id)
+	if err != nil {
+		return err
+	}
+	removed, err := s.remove(ctx, func() []*Agent {
+		if s.table.find([]byte(id)) != live { // another request removed it
+			return nil
+		}
+		return []*Agent{live}
+	}, func([]*Agent) models.Entry {
+		agent := live.snapshot()
+		return models.NewEntry(origin, models.ActionDecommission, agent.Applied, "agent "+id+" on "+agent.Hostname)
+	})
+	if err == nil && len(removed) == 0 {
+		err = models.ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("decommission agent %s: %w", id, err)
+	}
+	return nil
+}
+
+// remove removes the agents that choose returns, from memory and store, and returns
+// them. choose runs while no other agent is registered or removed; entry makes the
+// audit log's entry of them, and is not called for none.
+func (s *Registry) remove(
+	ctx context.Context, choose func() []*Agent, entry func([]*Agent) models.Entry,
+) ([]*Agent, error) {
+	if err := s.saving.Acquire(ctx); err != nil {
+		return nil, err
+	}
+	defer s.saving.Release()
+	agents := choose()
+	if len(agents) == 0 {
+		return nil, nil
+	}
+	ids := make([]string, len(agents))
+	for i, live := range agents {
+		ids[i] = live.id
+	}
+	if err := s.store.DeleteAgents(context.WithoutCancel(ctx), ids, entry(agents)); err != nil {
+		return nil, err
+	}
+	for _, live := range agents {
+		s.table.remove(live)
+		s.index.remove(live)
+		live.offers.Send()
+	}
+	s.changes.Send()
+	return agents, nil
+}

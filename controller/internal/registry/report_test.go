@@ -1,0 +1,158 @@
+package registry_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/registry"
+)
+
+// What an agent was told is noted is on the disk.
+func TestReport_IsDurableWhenItReturns(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "controller.db")
+	db, closeDB := fleettest.OpenStore(t, path)
+	f := fleettest.New(t, db, db)
+	lives := f.Join(t, 30)
+	var group sync.WaitGroup
+	for i, live := range lives {
+		group.Go(func() {
+			attempt := models.Attempt{Version: 1, Status: models.Applied, At: models.Now()}
+			if i%3 == 0 {
+				attempt.Status, attempt.Error = models.Failed, "no room"
+			}
+			if _, err := f.Agents.Report(t.Context(), live, attempt); err != nil {
+				t.Errorf("Report: %v", err)
+			}
+		})
+	}
+	group.Wait()
+	want := f.Agents.List(registry.Query{Limit: 100}, fleettest.Newest(1), time.Now()).Agents
+	closeDB() // and no flush
+	db, _ = fleettest.OpenStore(t, path)
+	f = fleettest.New(t, db, db)
+	if diff := cmp.Diff(want, f.Agents.List(registry.Query{Limit: 100}, fleettest.Newest(1), time.Now()).Agents); diff != "" {
+		t.Errorf("after a crash, -want +got:\n%s", diff)
+	}
+}
+
+// slowBatches is a store that takes a second to write reports.
+type slowBatches struct{ fleettest.Batches }
+
+func (s *slowBatches) SaveReports(ctx context.Context, batch map[string]models.Presence) error {
+	time.Sleep(time.Second)
+	return s.Batches.SaveReports(ctx, batch)
+}
+
+// Reports that come together are written together.
+func TestReport_Concurrent_FewWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slowBatches{}
+		agents, _ := fleettest.OpenAgents(t, store)
+		var group sync.WaitGroup
+		for i := range 200 {
+			time.Sleep(time.Millisecond)
+			id, token := fleettest.Register(t, agents, fmt.Sprint("a", i))
+			live := fleettest.Login(t, agents, id, token)
+			group.Go(func() {
+				if _, err := agents.Report(t.Context(), live, models.Attempt{Version: 1, Status: models.Applied, At: models.Now()}); err != nil {
+					t.Errorf("Report: %v", err)
+				}
+			})
+		}
+		group.Wait()
+		written := 0
+		for _, n := range store.Written() {
+			written += n
+		}
+		if len(store.Written()) > 3 || written != 200 {
+			t.Errorf("got batches of %v, want all 200 in at most 3", store.Written())
+		}
+	})
+}
+
+// A report that was stored with that of another waits for no further write, and does
+// not fail with it.
+func TestReport_StoredByAnother_Returns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &slowBatches{}
+		agents, _ := fleettest.OpenAgents(t, store)
+		var group sync.WaitGroup
+		var errs [4]error
+		began := time.Now()
+		for i, at := range []time.Duration{0, 100, 200, 1500} { // the first writes, the second for the third too
+			time.Sleep(at*time.Millisecond - time.Since(began))
+			id, token := fleettest.Register(t, agents, fmt.Sprint("a", i))
+			live := fleettest.Login(t, agents, id, token)
+			group.Go(func() {
+				attempt := models.Attempt{Version: 1, Status: models.Applied, At: models.Now()}
+				_, errs[i] = agents.Report(t.Context(), live, attempt)
+			})
+		}
+		time.Sleep(2500*time.Millisecond - time.Since(began))
+		store.Fail(true) // what the last one writes
+		group.Wait()
+		if err := errors.Join(errs[:3]...); err != nil || errs[3] == nil || len(store.Written()) != 3 {
+			t.Errorf("got %v and %v in %v, want the last of three writes failed", err, errs[3], store.Written())
+		}
+	})
+}
+
+func TestReport_StoreFails_KeptInMemory(t *testing.T) {
+	store := &fleettest.Batches{}
+	agents, _ := fleettest.OpenAgents(t, store)
+	id, token := fleettest.Register(t, agents, "a1")
+	live := fleettest.Login(t, agents, id, token)
+	store.Fail(true)
+	attempt := models.Attempt{Version: 1, Status: models.Failed, Error: "no", At: models.Now()}
+	if _, err := agents.Report(t.Context(), live, attempt); !errors.Is(err, database.ErrFull) || !errors.Is(err, database.ErrInDoubt) {
+		t.Errorf("got %v, want the store's error, in doubt: memory has it, and the agent is to say it again", err)
+	}
+	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second})
+	if fleettest.Offers(live, 1) {
+		t.Error("the refused version is offered again: memory forgot it")
+	}
+	store.Fail(false)
+	fleettest.Report(t, agents, live, attempt)
+	if n := len(store.Written()); n != 2 {
+		t.Errorf("got %d writes, want the one that failed and another", n)
+	}
+}
+
+func TestRetry_OffersTheRefusedVersionAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "controller.db")
+	db, closeDB := fleettest.OpenStore(t, path)
+	f := fleettest.New(t, db, db)
+	live := f.Join(t, 1)[0]
+	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
+	fleettest.Report(t, f.Agents, live, models.Attempt{Version: 1, Status: models.Failed, Error: "no", At: models.Now()})
+	if err := f.Agents.Retry(t.Context(), "a0", fleettest.ByAdmin); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Agents.Retry(t.Context(), "nobody", fleettest.ByAdmin); !errors.Is(err, models.ErrNotFound) {
+		t.Errorf("an agent that is none: got %v, want ErrNotFound", err)
+	}
+	f.Agents.Poll(live, models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval})
+	if !fleettest.Offers(live, 1) {
+		t.Error("the version is not offered again")
+	}
+	entries, err := db.Audit(t.Context(), models.ActionRetry, 0, 10)
+	if err != nil || len(entries) != 1 || entries[0].Origin != fleettest.ByAdmin || entries[0].Version != 1 {
+		t.Errorf("the audit trail: got %+v, %v", entries, err)
+	}
+	closeDB()
+	db, _ = fleettest.OpenStore(t, path)
+	if got, _ := fleettest.New(t, db, db).Agents.Agent("a0"); got.Refuses(1) {
+		t.Error("after a crash it is refused again")
+	}
+}
