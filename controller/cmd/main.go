@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
@@ -27,6 +26,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/logger"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/pkg/settings"
 	"github.com/fleetconf/fleetconf/pkg/systemd"
@@ -187,10 +187,6 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	return group.Wait()
 }
 
-// keepFor is how long an idle connection of an agent is kept: from one of its
-// sweeps to the next, unless somebody sets SWEEP_INTERVAL to more.
-const keepFor = 8 * time.Minute
-
 // limits shares the files that may be open between the API and the embedded NATS
 // server.
 func limits(set config.Settings) server.Limits {
@@ -198,7 +194,7 @@ func limits(set config.Settings) server.Limits {
 	if set.Transport == settings.PushNATS && set.Embedded() {
 		each = 2
 	}
-	return server.Limits{Connections: server.MaxConnections(each), Keep: keepFor}
+	return server.Limits{Connections: server.MaxConnections(each), Keep: wire.KeepAlive}
 }
 
 // maxWaiting is LIMIT_WAITING, but leaves a quarter of the connections to requests

@@ -19,6 +19,7 @@ const (
 	MaxMessageBytes  = 1024             // why a version was published
 	MaxErrorBytes    = 1024             // a worker's own words in a report
 	MaxETagBytes     = 256              //
+	MaxHintBytes     = 1 << 10          // an announcement
 	MaxHostnameBytes = 253              // RFC 1035 §2.3.4
 	MaxHeaderText    = 256              // a text in a header
 	MaxMetadataBytes = 4 << 10          // what an agent says of itself
@@ -29,6 +30,14 @@ const (
 	MaxPollInterval  = 24 * time.Hour   //
 	ConfigPath       = "/api/v1/config" // where a configuration is fetched and published
 )
+
+// KeepAlive is how long an agent and its controller keep an idle connection: longer than
+// the default SWEEP_INTERVAL, so that one resync reuses the connection of the last.
+const KeepAlive = 8 * time.Minute
+
+// WaitSlack returns how much longer than wait a controller may hold a response, so that
+// long polls that start together end apart.
+func WaitSlack(wait time.Duration) time.Duration { return wait / 16 }
 
 // Headers of the contract that no RFC names.
 const (

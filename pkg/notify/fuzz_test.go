@@ -27,7 +27,7 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		if h.Version < 1 || len(h.ETag) > models.MaxETagBytes || h.Spread() < 0 || h.Spread() > models.MaxWait || len(message) > notify.MaxBytes {
+		if h.Version < 1 || len(h.ETag) > models.MaxETagBytes || h.Spread() < 0 || h.Spread() > models.MaxWait || len(message) > models.MaxHintBytes {
 			t.Fatalf("%q: got %+v, which is out of bounds", message, h)
 		}
 		again, err := h.Encode()

@@ -27,9 +27,6 @@ func SubjectOf(fleet string) string {
 	return Subject + "." + fleet
 }
 
-// MaxBytes is the longest message that is read as a hint.
-const MaxBytes = 1 << 10
-
 // Hint says that a version exists.
 type Hint struct {
 	Version int64  `json:"version"`
@@ -39,14 +36,10 @@ type Hint struct {
 	SpreadMS int64 `json:"spread_ms"`
 }
 
-// Spread is SpreadMS as a duration, whatever was said for it.
+// Spread returns SpreadMS as a duration from 0 to models.MaxWait.
 func (h Hint) Spread() time.Duration {
-	return time.Duration(min(max(h.SpreadMS, 0), maxSpread.Milliseconds())) * time.Millisecond
+	return time.Duration(min(max(h.SpreadMS, 0), models.MaxWait.Milliseconds())) * time.Millisecond
 }
-
-// maxSpread is the longest that a hint can spread the fetches of a fleet: the
-// time between two sweeps, which need no hint.
-const maxSpread = 5 * time.Minute
 
 // Encode writes a hint as a message.
 func (h Hint) Encode() ([]byte, error) { return models.Encode(h) }
@@ -54,8 +47,8 @@ func (h Hint) Encode() ([]byte, error) { return models.Encode(h) }
 // Decode reads a message. The error is a *models.Invalid that says why it is no
 // hint. Members that a newer controller may have added are passed over.
 func Decode(message []byte) (Hint, error) {
-	if len(message) > MaxBytes {
-		return Hint{}, models.Bad("", "message is longer than %d bytes", MaxBytes)
+	if len(message) > models.MaxHintBytes {
+		return Hint{}, models.Bad("", "message is longer than %d bytes", models.MaxHintBytes)
 	}
 	h, err := models.DecodeOpen[Hint](message)
 	switch {

@@ -24,8 +24,6 @@ import (
 const (
 	// timeout is how long one answer may take.
 	timeout = 10 * time.Second
-	// keepFor is more than the time between two sweeps, unless somebody sets more.
-	keepFor = 8 * time.Minute
 	// deregisterTimeout is how long an agent that ends is kept by saying so.
 	deregisterTimeout = 5 * time.Second
 	// maxSpread is the longest that a report is put off for others.
@@ -66,7 +64,7 @@ type Options struct {
 func New(o Options) *Client {
 	var keep httpclient.KeepAlive
 	if o.Pushed {
-		keep = httpclient.KeepAlive{Idle: keepFor, Probe: -1}
+		keep = httpclient.KeepAlive{Idle: wire.KeepAlive, Probe: -1}
 	}
 	secure := httpclient.TLS{Config: o.TLS, CA: "CONTROLLER_CA_FILE", Certificate: "CONTROLLER_CERT_FILE"}
 	client := httpclient.New("the controller", o.URL, keep, secure, o.Proxy)
@@ -191,9 +189,8 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 	return result, c.outage(answer, request)
 }
 
-// timeoutOf returns the timeout of an answer that the controller holds for wait, or for up
-// to a sixteenth longer.
-func timeoutOf(wait time.Duration) time.Duration { return timeout + wait + wait/16 }
+// timeoutOf returns the timeout of a response that the controller may hold for wait.
+func timeoutOf(wait time.Duration) time.Duration { return timeout + wait + wire.WaitSlack(wait) }
 
 // setText sets a header to text as one line, unless it is empty.
 func setText(h http.Header, name, text string) {

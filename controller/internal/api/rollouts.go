@@ -88,5 +88,5 @@ func duration(text string) (d time.Duration, ok bool) {
 // extend gives an answer that is held for wait more time than the server gives
 // all others. A writer without deadlines is not a server's.
 func extend(c *call, wait time.Duration) {
-	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Now().Add(wait + wait/16 + server.WriteTimeout))
+	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Now().Add(wait + wire.WaitSlack(wait) + server.WriteTimeout))
 }
