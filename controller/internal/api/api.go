@@ -39,7 +39,6 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -96,8 +95,7 @@ type API struct {
 	rejectedCallers *limit.Table // the requests of a class that may not pass, by source
 	churn           *limit.Table // new agents and removals of agents by themselves, by source
 	guesses         *limit.Guesses
-	sweep           []string       // SweepInterval as a header value
-	fleet           []string       // Fleet as one
+	polls           *poll.Service
 	refused         rate.Sometimes // how often refused credentials are worth a warning
 }
 
@@ -116,10 +114,21 @@ func newAPI(o Options) *API {
 	}
 	a := &API{
 		Options: o, classes: newClasses(o.Limits), rejectedCallers: limit.NewTable(), churn: limit.NewTable(), guesses: limit.NewGuesses(),
-		sweep: []string{strconv.Itoa(seconds(o.SweepInterval))}, fleet: []string{o.Fleet}, refused: rate.Sometimes{First: 1, Interval: time.Minute},
+		polls: poll.New(poll.Options{
+			Publisher: o.Configs, Agents: o.Agents, Waiters: o.Waiters, Fleet: o.Fleet, Broker: broker(o.Transport), SweepInterval: o.SweepInterval,
+		}),
+		refused: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 	a.Metrics.limits(a.classes[enrolling], a.classes[reading], a.classes[reporting], a.classes[administering])
 	return a
+}
+
+// broker is the broker among the transports that versions are announced over, "" for none.
+func broker(over models.Transport) models.Transport {
+	if over == models.Redis || over == models.NATS {
+		return over
+	}
+	return ""
 }
 
 // handler answers these routes, and errors for all else.

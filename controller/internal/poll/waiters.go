@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
-
-	"github.com/fleetconf/fleetconf/controller/internal/registry"
 )
 
 const (
@@ -19,9 +17,6 @@ const (
 	// where the pace is slow.
 	cohortSize  = 64
 	cohortShare = 100
-	// waitJitter is the part of a wait by which it may last longer, so that polls
-	// that began together do not end together.
-	waitJitter = 16
 	// drainTime is how long letting all of them go takes at the end. It is less
 	// than the server gives its requests to end.
 	drainTime = 8 * time.Second
@@ -30,12 +25,10 @@ const (
 	drainRate = 100
 )
 
-// Waiters are the polls that are held until there may be something newer. Those
-// who came after one another form a cohort, which shares one wake-up. Cohorts are
-// let go at a pace that the controller can serve, in an order that is drawn anew
-// each time: nobody is always the last.
-//
-// To whoever polls this type is all that there is to waiting.
+// Waiters are the polls that are held until there may be something newer. Those that
+// began after one another form a cohort, which is woken together. Cohorts are released
+// at a pace that the controller can serve, in random order, so that no poll is always
+// the last.
 type Waiters struct {
 	changed func() <-chan struct{}
 	pace    rate.Limit // waiters a second
@@ -43,15 +36,23 @@ type Waiters struct {
 
 	mu      sync.Mutex // guards the rest
 	cohorts map[*cohort]struct{}
-	open    *cohort // the one that who comes next joins; nil for none
+	open    *cohort // the one that the next waiter joins; nil for none
 	waiting int
-	ending  bool // nobody waits any more
+	ending  bool // no poll is held any more
 }
 
-// cohort is waiters that are let go together.
+// cohort is waiters that are woken together. Waiters.mu guards it.
 type cohort struct {
-	wake    chan struct{} // closed by Waiters, when they are let go
-	members int           // Waiters.mu guards it
+	waiters []*waiter // nil where one has left
+	size    int       // those that have not
+}
+
+// waiter is one poll that is held, or was.
+type waiter struct {
+	wake func() // must not block
+
+	cohort *cohort // nil while it waits for nothing; Waiters.mu guards it and place
+	place  int     // in cohort.waiters
 }
 
 // NewWaiters returns up to limit waiters. They are released at pace, in waiters a
@@ -60,49 +61,18 @@ func NewWaiters(changed func() <-chan struct{}, pace, limit int) *Waiters {
 	return &Waiters{changed: changed, pace: rate.Limit(pace), limit: limit, cohorts: map[*cohort]struct{}{}}
 }
 
-// Wait returns when newer reports true, else when d and up to a sixteenth of it
-// are over, ctx ends, or nobody may wait any more. It asks newer immediately, and
-// whenever the answer may have changed: for all by a publish, for self alone, which
-// is nil where no agent waits, by its retry or removal.
-func (w *Waiters) Wait(ctx context.Context, d time.Duration, self *registry.Agent, newer func() bool) {
-	var offered <-chan struct{}
-	over := time.NewTimer(d + rand.N(d/waitJitter+1))
-	defer over.Stop()
-	for {
-		joined := w.join() // before the look: what changes after it wakes
-		if self != nil {
-			offered = self.Offered()
-		}
-		if newer() || joined == nil {
-			w.leave(joined)
-			return
-		}
-		select {
-		case <-joined.wake:
-			continue
-		case <-offered:
-			w.leave(joined)
-			continue
-		case <-over.C:
-		case <-ctx.Done():
-		}
-		w.leave(joined)
-		return
-	}
-}
-
-// Full reports whether nobody more may wait now.
+// Full reports whether no more polls may be held now.
 func (w *Waiters) Full() bool { return w.Waiting() >= w.limit }
 
-// Waiting is how many wait now.
+// Waiting is how many polls are held now.
 func (w *Waiters) Waiting() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.waiting
 }
 
-// Run lets the waiters go whenever there may be something newer, until ctx ends;
-// then for good, spread over what the end may take.
+// Run releases the waiters whenever there may be something newer, until ctx ends; then
+// all of them for good, spread over drainTime.
 func (w *Waiters) Run(ctx context.Context) error {
 	for {
 		published := w.changed()
@@ -121,7 +91,7 @@ func (w *Waiters) Run(ctx context.Context) error {
 	}
 }
 
-// release lets all go who wait now, unless ctx ends.
+// release wakes all that wait now, at a pace, unless ctx ends.
 func (w *Waiters) release(ctx context.Context, pace rate.Limit) {
 	limiter := rate.NewLimiter(pace, cohortSize)
 	for _, c := range w.shuffled() {
@@ -132,8 +102,7 @@ func (w *Waiters) release(ctx context.Context, pace rate.Limit) {
 	}
 }
 
-// shuffled is the cohorts of now, in an order of no meaning. Who comes next joins
-// none of them.
+// shuffled returns the current cohorts in random order, and closes the open one.
 func (w *Waiters) shuffled() []*cohort {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -149,46 +118,59 @@ func (w *Waiters) shuffled() []*cohort {
 func (w *Waiters) size(c *cohort) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return c.members
+	return c.size
 }
 
 func (w *Waiters) wake(c *cohort) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.waiting -= c.members
+	w.waiting -= c.size
 	delete(w.cohorts, c)
-	close(c.wake)
+	for _, x := range c.waiters {
+		if x != nil {
+			x.cohort = nil
+		}
+	}
+	w.mu.Unlock()
+	for _, x := range c.waiters { // which nothing changes any more
+		if x != nil {
+			x.wake()
+		}
+	}
 }
 
-// join makes the caller a waiter; nil where nobody may wait any more.
-func (w *Waiters) join() *cohort {
+// join has a waiter woken by the next release. It reports whether one will come.
+func (w *Waiters) join(x *waiter) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ending {
-		return nil
+		return false
 	}
 	if w.open == nil {
-		w.open = &cohort{wake: make(chan struct{})}
+		w.open = &cohort{}
 		w.cohorts[w.open] = struct{}{}
 	}
-	joined := w.open
-	joined.members++
+	c := w.open
+	x.cohort, x.place = c, len(c.waiters)
+	c.waiters = append(c.waiters, x)
+	c.size++
 	w.waiting++
-	if joined.members >= min(cohortSize, max(1, int(w.pace)/cohortShare)) {
+	if len(c.waiters) >= min(cohortSize, max(1, int(w.pace)/cohortShare)) {
 		w.open = nil
 	}
-	return joined
+	return true
 }
 
-// leave takes a waiter out that was not let go.
-func (w *Waiters) leave(c *cohort) {
+// leave takes a waiter out, if no release has woken it since it joined.
+func (w *Waiters) leave(x *waiter) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, waits := w.cohorts[c]; !waits {
+	c := x.cohort
+	if c == nil {
 		return
 	}
+	x.cohort, c.waiters[x.place] = nil, nil
 	w.waiting--
-	if c.members--; c.members == 0 && c != w.open {
+	if c.size--; c.size == 0 && c != w.open {
 		delete(w.cohorts, c)
 	}
 }

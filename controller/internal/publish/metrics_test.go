@@ -364,13 +364,13 @@ fleetconf_controller_waiters_limit 77
 		time.Sleep(3*fleettest.DefaultInterval + time.Second)
 		lives := m.Join(t, 6)
 		cfg := fleettest.Publish(t, m.Publisher, fleettest.Draft("http://a/"))
-		poll := func(live *registry.Agent, runs int64, over models.Transport) {
+		polled := func(live *registry.Agent, runs int64, over models.Transport) {
 			m.Agents.Poll(live, models.Poll{At: models.Now(), Interval: fleettest.DefaultInterval, Runs: runs, Transport: over})
 		}
-		poll(lives[0], 1, models.LongPoll)
-		poll(lives[1], 1, models.NATS)
-		poll(lives[2], 0, models.Redis)
-		poll(lives[3], 0, models.Polling)
+		polled(lives[0], 1, models.LongPoll)
+		polled(lives[1], 1, models.NATS)
+		polled(lives[2], 0, models.Redis)
+		polled(lives[3], 0, models.Polling)
 		m.Agents.Poll(lives[5], models.Poll{At: models.Now(), Interval: fleettest.DefaultInterval, Degraded: "not reached"})
 		fleettest.Report(t, m.Agents, lives[3], models.Attempt{Version: 1, Status: models.Failed, At: models.Now()})
 		m.want(t, "a fleet", "agents", map[string]float64{"online": 4, "degraded": 1, "failed": 1, "stale": 1, "offline": 1, "inactive": 1, "conflict": 0})
@@ -380,12 +380,13 @@ fleetconf_controller_waiters_limit 77
 		m.want(t, "a fleet", "last_publish_timestamp_seconds", map[string]float64{"": float64(cfg.PublishedAt.UnixMicro()) / 1e6})
 
 		m.Publisher.ObserveTag(m.Publisher.Plan(), m.Later(9))
-		poll(lives[4], 9, models.Polling)
+		polled(lives[4], 9, models.Polling)
 		if err := m.Publisher.Freeze(t.Context(), models.Freeze{Reason: "r"}, fleettest.ByAdmin, func(*models.Freeze) bool { return true }); err != nil {
 			t.Fatal(err)
 		}
-		go m.waiters.Wait(t.Context(), time.Minute, nil, func() bool { return false })
-		synctest.Wait()
+		polls := poll.New(poll.Options{Publisher: m.Publisher, Agents: m.Agents, Waiters: m.waiters})
+		header := map[string][]string{"If-None-Match": {cfg.ETag}}
+		polls.Begin(poll.Request{Header: header, Wait: time.Minute, OnWake: func() {}, StartedAt: time.Now()})
 		m.want(t, "a conflict", "agents", map[string]float64{"online": 3, "degraded": 1, "failed": 1, "stale": 1, "offline": 1, "inactive": 1, "conflict": 1})
 		m.want(t, "a conflict", "conflict", map[string]float64{"": 1})
 		m.want(t, "a freeze", "frozen", map[string]float64{"": 1})

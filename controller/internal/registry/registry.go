@@ -188,9 +188,9 @@ func (s *Registry) StatusOf(a *models.Agent, plan *models.Plan, now time.Time) m
 // version, or is removed.
 func (s *Registry) Changed() <-chan struct{} { return s.changes.Next() }
 
-// Offered returns a channel that is closed when the agent is offered another version
-// than before though none was published, or is removed.
-func (a *Agent) Offered() <-chan struct{} { return a.offers.Next() }
+// OnOffer has f called, which must not block, whenever the agent is offered another
+// version than before though none was published, or is removed, until stop is called.
+func (a *Agent) OnOffer(f func()) (stop func()) { return a.offers.Notify(f) }
 
 // ID is the agent's id.
 func (a *Agent) ID() string { return a.id }

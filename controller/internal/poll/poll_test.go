@@ -1,0 +1,193 @@
+package poll_test
+
+import (
+	"context"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
+	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/poll"
+	"github.com/fleetconf/fleetconf/controller/internal/registry"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+// polls is a service in fake time, and its fleet.
+type polls struct {
+	*fleettest.Fleet
+	*poll.Service
+	waiters *poll.Waiters
+	etag    string // of the newest version
+}
+
+// inPolls tells a story of polls in fake time; stop ends the controller.
+func inPolls(t *testing.T, limit int, story func(t *testing.T, p *polls, live *registry.Agent, stop func())) {
+	t.Helper()
+	db := fleettest.NewStore(t)
+	synctest.Test(t, func(t *testing.T) {
+		p := &polls{Fleet: fleettest.New(t, db, db)}
+		p.waiters = poll.NewWaiters(p.Publisher.Changed, 1000, limit)
+		p.Service = poll.New(poll.Options{Publisher: p.Publisher, Agents: p.Agents, Waiters: p.waiters, Fleet: "fleet-1"})
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { defer close(ended); _ = p.waiters.Run(ctx) }()
+		p.etag = fleettest.Publish(t, p.Publisher, fleettest.Draft("http://a/")).ETag
+		story(t, p, p.Join(t, 1)[0], stop)
+		stop()
+		<-ended
+	})
+}
+
+// request is a poll of an agent that runs what etag names.
+func (p *polls) request(live *registry.Agent, etag string, wait time.Duration, onWake func()) poll.Request {
+	h := map[string][]string{}
+	if etag != "" {
+		h["If-None-Match"] = []string{etag}
+	}
+	return poll.Request{Self: live, Header: h, Wait: wait, OnWake: onWake, StartedAt: time.Now().UTC()}
+}
+
+func TestBegin_AnsweredImmediately(t *testing.T) {
+	inPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, _ func()) {
+		for name, row := range map[string]struct {
+			etag   string
+			wait   time.Duration
+			status int
+			said   string // X-Wait-Seconds
+		}{
+			"unchanged, without a wait": {p.etag, -1, poll.StatusNotModified, ""},
+			"unchanged, a wait of 0":    {p.etag, 0, poll.StatusNotModified, "0"},
+			"runs nothing":              {"", -1, poll.StatusOK, ""},
+			"runs nothing, with a wait": {"", time.Minute, poll.StatusOK, "60"},
+		} {
+			got, ticket := p.Begin(p.request(live, row.etag, row.wait, func() {}))
+			h := map[string][]string{}
+			if got.Status == 0 {
+				t.Fatalf("%s: got no response, want it immediately", name)
+			}
+			got.SetHeader(h)
+			said := ""
+			if v := h[wire.HeaderWait]; v != nil {
+				said = v[0]
+			}
+			if ticket != nil || got.Status != row.status || said != row.said || h[wire.HeaderFleet][0] != "fleet-1" || h["Etag"][0] != p.etag {
+				t.Errorf("%s: got %d, held %v, headers %v, want %d, wait %q", name, got.Status, ticket != nil, h, row.status, row.said)
+			}
+			if hasBody := len(got.Body) > 0; hasBody != (row.status == poll.StatusOK) {
+				t.Errorf("%s: got the body %q", name, got.Body)
+			}
+		}
+	})
+}
+
+func TestTicket_Woken_Resumes(t *testing.T) {
+	for name, row := range map[string]struct {
+		during func(t *testing.T, p *polls, stop func())
+		status int
+		after  time.Duration
+	}{
+		"a version is published": {func(t *testing.T, p *polls, _ func()) {
+			fleettest.Publish(t, p.Publisher, fleettest.Draft("http://b/"))
+		}, poll.StatusOK, time.Second},
+		"the wait is over": {func(*testing.T, *polls, func()) {}, poll.StatusNotModified, time.Minute},
+		"the agent is removed": {func(t *testing.T, p *polls, _ func()) {
+			if err := p.Agents.Decommission(t.Context(), "a0", fleettest.ByAdmin); err != nil {
+				t.Error(err)
+			}
+		}, poll.StatusUnauthorized, time.Second},
+		"the controller stops": {func(_ *testing.T, _ *polls, stop func()) { stop() }, poll.StatusNotModified, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, stop func()) {
+				woken := make(chan struct{}, 100)
+				began := time.Now()
+				_, ticket := p.Begin(p.request(live, p.etag, time.Minute, func() { woken <- struct{}{} }))
+				if ticket == nil || p.waiters.Waiting() != 1 {
+					t.Fatalf("%d wait, want one", p.waiters.Waiting())
+				}
+				time.Sleep(time.Second)
+				row.during(t, p, stop)
+				for range woken {
+					got, done := ticket.Resume()
+					if !done {
+						continue
+					}
+					if got.Status != row.status {
+						t.Errorf("got %d, want %d", got.Status, row.status)
+					}
+					break
+				}
+				if took := time.Since(began); took < row.after || took > row.after+wire.WaitSlack(row.after)+time.Second/10 {
+					t.Errorf("answered after %s, want %s", took, row.after)
+				}
+				if n := p.waiters.Waiting(); n != 0 {
+					t.Errorf("%d wait after it, want none", n)
+				}
+			})
+		})
+	}
+}
+
+// The retry of a refused version wakes the agent's own poll.
+func TestTicket_Retry_OffersTheRefusedVersion(t *testing.T) {
+	inPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, _ func()) {
+		fleettest.Report(t, p.Agents, live, models.Attempt{Version: 1, Status: models.Failed, Error: "no", At: time.Now()})
+		woken := make(chan struct{}, 100)
+		_, ticket := p.Begin(p.request(live, "", time.Minute, func() { woken <- struct{}{} }))
+		if ticket == nil {
+			t.Fatal("got a response, want it held")
+		}
+		if err := p.Agents.Retry(t.Context(), "a0", fleettest.ByAdmin); err != nil {
+			t.Fatal(err)
+		}
+		<-woken
+		if got, done := ticket.Resume(); !done || got.Status != poll.StatusOK {
+			t.Errorf("got %d, done %v, want the version", got.Status, done)
+		}
+	})
+}
+
+func TestTicket_Disconnect_PollsAgainInTime(t *testing.T) {
+	inPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, _ func()) {
+		_, ticket := p.Begin(p.request(live, p.etag, time.Hour, func() {}))
+		if a, _ := p.Agents.Agent("a0"); a.Transport != models.LongPoll || a.PollInterval != time.Hour {
+			t.Errorf("while it waits: got %s every %s, want longpoll every hour", a.Transport, a.PollInterval)
+		}
+		ticket.Disconnect()
+		if a, _ := p.Agents.Agent("a0"); a.Transport != models.Polling || a.PollInterval != fleettest.DefaultInterval {
+			t.Errorf("after it: got %s every %s, want poll in its interval", a.Transport, a.PollInterval)
+		}
+		if n := p.waiters.Waiting(); n != 0 {
+			t.Errorf("%d wait, want none", n)
+		}
+	})
+}
+
+// A poll that waits is data, not a goroutine.
+func TestTicket_Held_NeedsNoGoroutine(t *testing.T) {
+	inPolls(t, 1000, func(t *testing.T, p *polls, _ *registry.Agent, _ func()) {
+		lives := p.Join(t, 100)
+		before := runtime.NumGoroutine()
+		var woken atomic.Int64
+		tickets := make([]*poll.Ticket, len(lives))
+		for i, live := range lives {
+			_, tickets[i] = p.Begin(p.request(live, p.etag, time.Hour, func() { woken.Add(1) }))
+		}
+		if after := runtime.NumGoroutine(); after > before {
+			t.Errorf("got %d goroutines, and %d before 100 polls are held", after, before)
+		}
+		fleettest.Publish(t, p.Publisher, fleettest.Draft("http://b/"))
+		time.Sleep(time.Second)
+		if n := woken.Load(); n != 100 {
+			t.Errorf("%d of 100 were woken", n)
+		}
+		for _, ticket := range tickets {
+			if got, done := ticket.Resume(); !done || got.Status != poll.StatusOK {
+				t.Fatalf("got %d, done %v, want the new version", got.Status, done)
+			}
+		}
+	})
+}
