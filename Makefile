@@ -8,7 +8,8 @@ RELEASE_TAGS := $(TAGS),plainswagger
 FUZZTIME ?= 10s
 
 # The packages that hold the rules, each of which tests must cover to COVER_MIN %.
-RULES     := $(addprefix controller/internal/,audit poll publish registry rollout) agent/internal/poller agent/internal/cache worker/internal/proxy pkg/auth
+RULES     := $(addprefix controller/internal/,audit poll publish registry rollout) \
+	$(addprefix agent/internal/,cache pace poller reconcile state) worker/internal/proxy pkg/auth
 COVER_MIN := 85
 
 # What GET /version answers. The date is that of the commit, so that the same

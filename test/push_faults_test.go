@@ -155,7 +155,7 @@ func TestBroker_Hangs_AgentsResync(t *testing.T) {
 					Msg     string
 					Version int64
 				}
-				if json.Unmarshal([]byte(line), &event) == nil && event.Msg == "Hint heard" && event.Version == version {
+				if json.Unmarshal([]byte(line), &event) == nil && event.Msg == "Hint received" && event.Version == version {
 					return nil
 				}
 			}

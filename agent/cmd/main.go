@@ -17,6 +17,7 @@ import (
 	"github.com/fleetconf/fleetconf/agent/internal/config"
 	"github.com/fleetconf/fleetconf/agent/internal/controller"
 	"github.com/fleetconf/fleetconf/agent/internal/poller"
+	"github.com/fleetconf/fleetconf/agent/internal/state"
 	"github.com/fleetconf/fleetconf/agent/internal/status"
 	"github.com/fleetconf/fleetconf/agent/internal/worker"
 	"github.com/fleetconf/fleetconf/pkg/buildinfo"
@@ -93,18 +94,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			URL: s.ControllerURL, Username: s.ControllerUsername, Password: s.ControllerPassword.Reveal(),
 			Pushed: s.Transport != settings.PushNone, TLS: files.Client, Proxy: s.ControllerProxy(),
 		}),
-		Sink:  worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
-		Cache: file,
-		Self:  self(os.Hostname()),
-		Log:   log,
-
-		Transport: transports[s.Transport],
-		Hints:     hints,
-		Fleet:     s.FleetID,
+		Sink:   worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
+		Cache:  file,
+		Config: state.Config{Self: self(os.Hostname()), Transport: transports[s.Transport], Fleet: s.FleetID},
+		Hints:  hints,
+		Log:    log,
 
 		Ephemeral: s.Ephemeral,
-
-		Metrics: poller.NewMetrics(registry),
+		Metrics:   poller.NewMetrics(registry),
 	})
 	log.AddHook(agentIDHook{agent.AgentID})
 	answers := status.Handler(status.Parts{

@@ -16,7 +16,8 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/agent/internal/cache"
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
+	"github.com/fleetconf/fleetconf/agent/internal/state"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
@@ -34,9 +35,9 @@ func BenchmarkStart(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	err = file.Save(models.State{
-		Identity: models.Identity{AgentID: "agent-7", AgentToken: "token"},
-		LastGood: &models.Release{ETag: `"e7"`, Config: wire.Config{Version: 7, Data: wire.Data{URL: target.URL}, PollIntervalSeconds: 30}, FetchedAt: time.Now()},
+	err = file.Save(state.Stored{
+		Identity: protocol.Identity{AgentID: "agent-7", AgentToken: "token"},
+		LastGood: &protocol.Release{ETag: `"e7"`, Config: wire.Config{Version: 7, Data: wire.Data{URL: target.URL}, PollIntervalSeconds: 30}, FetchedAt: time.Now()},
 	})
 	if err := errors.Join(err, file.Close()); err != nil {
 		b.Fatal(err)

@@ -29,7 +29,8 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
+	"github.com/fleetconf/fleetconf/agent/internal/state"
 	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
@@ -86,28 +87,28 @@ func (f *File) Close() error {
 // Load returns what the file holds: the zero State, and no error, if there is
 // no file. With an error the State holds what can still be trusted, which may
 // be nothing; it is never one that must not be run.
-func (f *File) Load() (models.State, error) {
+func (f *File) Load() (state.Stored, error) {
 	f.removeLeftovers()
 	file, err := f.open()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return models.State{}, nil
+		return state.Stored{}, nil
 	case err != nil:
-		return models.State{}, fmt.Errorf("%w: %w", ErrBroken, err)
+		return state.Stored{}, fmt.Errorf("%w: %w", ErrBroken, err)
 	}
 	defer func() { _ = file.Close() }() // it was only read
-	state, err := read(file)
+	stored, err := read(file)
 	if err != nil {
-		return state, fmt.Errorf("read %s: %w", f.path, err)
+		return stored, fmt.Errorf("read %s: %w", f.path, err)
 	}
-	return state, nil
+	return stored, nil
 }
 
-// Save replaces what the file holds by state. When it returns nil, state
+// Save replaces what the file holds by stored. When it returns nil, stored
 // outlives a power cut; when it returns an error, the file holds what it held
-// before, or all of state: never a part.
-func (f *File) Save(state models.State) error {
-	document, err := encode(state)
+// before, or all of stored: never a part.
+func (f *File) Save(stored state.Stored) error {
+	data, err := encode(stored)
 	if err != nil {
 		return err
 	}
@@ -123,7 +124,7 @@ func (f *File) Save(state models.State) error {
 		return fmt.Errorf("create cache: %w", err)
 	}
 	defer pending.Discard() // does nothing once it is replaced
-	if _, err := pending.Write(document); err != nil {
+	if _, err := pending.Write(data); err != nil {
 		return fmt.Errorf("write cache: %w", err)
 	}
 	if err := pending.Commit(); err != nil {
@@ -148,16 +149,16 @@ func (f *File) removeLeftovers() {
 	}
 }
 
-func encode(state models.State) ([]byte, error) {
-	payload, err := wire.Encode(state)
+func encode(stored state.Stored) ([]byte, error) {
+	payload, err := wire.Encode(stored)
 	if err != nil {
 		return nil, err
 	}
-	document := append(header(payload), payload...)
-	if len(document) > maxBytes {
-		return nil, fmt.Errorf("state of %d bytes is larger than a cache may be", len(document))
+	data := append(header(payload), payload...)
+	if len(data) > maxBytes {
+		return nil, fmt.Errorf("state of %d bytes is larger than a cache may be", len(data))
 	}
-	return document, nil
+	return data, nil
 }
 
 func header(payload []byte) []byte {
@@ -167,34 +168,34 @@ func header(payload []byte) []byte {
 
 // read is Load without the file. A configuration that this build would not run
 // is left out and named in the error; the rest stands.
-func read(r io.Reader) (models.State, error) {
-	document, err := io.ReadAll(io.LimitReader(r, maxBytes+1))
+func read(r io.Reader) (state.Stored, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxBytes+1))
 	switch {
 	case err != nil:
-		return models.State{}, err
-	case len(document) > maxBytes:
-		return models.State{}, fmt.Errorf("%w: longer than %d bytes", ErrBroken, maxBytes)
+		return state.Stored{}, err
+	case len(data) > maxBytes:
+		return state.Stored{}, fmt.Errorf("%w: longer than %d bytes", ErrBroken, maxBytes)
 	}
-	line, payload, _ := bytes.Cut(document, []byte("\n"))
+	line, payload, _ := bytes.Cut(data, []byte("\n"))
 	fields := strings.Fields(string(line))
 	switch {
 	case len(fields) != 3 || fields[0] != magic:
-		return models.State{}, fmt.Errorf("%w: it does not begin as one", ErrBroken)
+		return state.Stored{}, fmt.Errorf("%w: it does not begin as one", ErrBroken)
 	case fields[1] != format:
-		return models.State{}, fmt.Errorf("%w: format %.20q; this build reads %s", ErrBroken, fields[1], format)
-	case !bytes.HasPrefix(document, header(payload)):
-		return models.State{}, fmt.Errorf("%w: the checksum does not fit", ErrBroken)
+		return state.Stored{}, fmt.Errorf("%w: format %.20q; this build reads %s", ErrBroken, fields[1], format)
+	case !bytes.HasPrefix(data, header(payload)):
+		return state.Stored{}, fmt.Errorf("%w: the checksum does not fit", ErrBroken)
 	}
 	return decode(payload)
 }
 
-// stored is a models.State as it is read: the configurations are judged one by one.
-type stored struct {
-	Identity   models.Identity `json:"identity"`
-	Registered string          `json:"registered"`
-	Fleet      string          `json:"fleet"`
-	Candidate  *storedRelease  `json:"candidate"`
-	LastGood   *storedRelease  `json:"last_good"`
+// document is a state.Stored as it is read: each configuration is validated by itself.
+type document struct {
+	Identity   protocol.Identity `json:"identity"`
+	Registered string            `json:"registered"`
+	Fleet      string            `json:"fleet"`
+	Candidate  *storedRelease    `json:"candidate"`
+	LastGood   *storedRelease    `json:"last_good"`
 }
 
 type storedRelease struct {
@@ -205,30 +206,30 @@ type storedRelease struct {
 
 // decode reads the JSON of a state. What a newer agent has added around a
 // configuration is passed over, but half a configuration is not run.
-func decode(payload []byte) (models.State, error) {
-	var s stored
-	if err := json.Unmarshal(payload, &s); err != nil {
-		return models.State{}, fmt.Errorf("%w: %w", ErrBroken, err)
+func decode(payload []byte) (state.Stored, error) {
+	var d document
+	if err := json.Unmarshal(payload, &d); err != nil {
+		return state.Stored{}, fmt.Errorf("%w: %w", ErrBroken, err)
 	}
-	state := models.State{Identity: s.Identity, Registered: s.Registered}
-	if wire.IsFleet(s.Fleet) {
-		state.Fleet = s.Fleet
+	stored := state.Stored{Identity: d.Identity, Registered: d.Registered}
+	if wire.IsFleet(d.Fleet) {
+		stored.Fleet = d.Fleet
 	}
 	var faults [3]error
-	if id := state.Identity.AgentID; id != "" {
-		self := wire.RegisterRequest{Hostname: "cache", AgentID: id, AgentSecret: state.Identity.AgentSecret}
+	if id := stored.Identity.AgentID; id != "" {
+		self := wire.RegisterRequest{Hostname: "cache", AgentID: id, AgentSecret: stored.Identity.AgentSecret}
 		faults[0] = self.Validate()
 	}
 	if faults[0] != nil {
-		state.Identity = models.Identity{} // the agent registers as another
+		stored.Identity = protocol.Identity{} // the agent registers as another
 	}
-	state.Candidate, faults[1] = s.Candidate.release("candidate")
-	state.LastGood, faults[2] = s.LastGood.release("last good")
-	return state, errors.Join(faults[:]...)
+	stored.Candidate, faults[1] = d.Candidate.release("candidate")
+	stored.LastGood, faults[2] = d.LastGood.release("last good")
+	return stored, errors.Join(faults[:]...)
 }
 
 // release returns a configuration that may be run, or why it must not be.
-func (s *storedRelease) release(name string) (*models.Release, error) {
+func (s *storedRelease) release(name string) (*protocol.Release, error) {
 	if s == nil {
 		return nil, nil
 	}
@@ -236,5 +237,5 @@ func (s *storedRelease) release(name string) (*models.Release, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s configuration: %w", name, err)
 	}
-	return &models.Release{ETag: s.ETag, Config: config, FetchedAt: s.FetchedAt}, nil
+	return &protocol.Release{ETag: s.ETag, Config: config, FetchedAt: s.FetchedAt}, nil
 }

@@ -17,20 +17,21 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
+	"github.com/fleetconf/fleetconf/agent/internal/state"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-func state(v int64) models.State {
-	release := func(v int64) *models.Release {
-		return &models.Release{
+func version(v int64) state.Stored {
+	release := func(v int64) *protocol.Release {
+		return &protocol.Release{
 			ETag:      fmt.Sprintf(`W/"v%d"`, v),
 			Config:    wire.Config{Version: v, Data: wire.Data{URL: "http://target/?a=1&b=2"}, PollIntervalSeconds: 30},
 			FetchedAt: time.Unix(1_700_000_000+v, 0).UTC(),
 		}
 	}
-	return models.State{
-		Identity:  models.Identity{AgentID: "agent-7", AgentToken: "tok/en+1"},
+	return state.Stored{
+		Identity:  protocol.Identity{AgentID: "agent-7", AgentToken: "tok/en+1"},
 		Candidate: release(v + 1), LastGood: release(v),
 	}
 }
@@ -46,7 +47,7 @@ func opened(t *testing.T, path string) *File {
 	return f
 }
 
-func saved(t *testing.T, s models.State) (*File, string) {
+func saved(t *testing.T, s state.Stored) (*File, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "agent.cache")
 	f := opened(t, path)
@@ -56,7 +57,7 @@ func saved(t *testing.T, s models.State) (*File, string) {
 	return f, path
 }
 
-func load(t *testing.T, f *File) models.State {
+func load(t *testing.T, f *File) state.Stored {
 	t.Helper()
 	s, err := f.Load()
 	if err != nil {
@@ -66,8 +67,8 @@ func load(t *testing.T, f *File) models.State {
 }
 
 func TestFile_SaveLoad_SameState(t *testing.T) {
-	f, _ := saved(t, state(1))
-	for _, want := range []models.State{state(2), {}, {Identity: state(1).Identity}, {LastGood: state(4).LastGood}} {
+	f, _ := saved(t, version(1))
+	for _, want := range []state.Stored{version(2), {}, {Identity: version(1).Identity}, {LastGood: version(4).LastGood}} {
 		if err := f.Save(want); err != nil {
 			t.Fatalf("Save: %v", err)
 		}
@@ -79,7 +80,7 @@ func TestFile_SaveLoad_SameState(t *testing.T) {
 
 // Every field of a state is saved and loaded, one that is added later too.
 func TestFile_RoundTrip_EveryField(t *testing.T) {
-	want := state(1)
+	want := version(1)
 	want.Identity.AgentSecret = strings.Repeat("s", 43)
 	want.Registered, want.Fleet = "digest", "fleet-7"
 	want.Candidate.Config.Data.Probe, want.LastGood.Config.Data.Probe = true, true
@@ -107,7 +108,7 @@ func filled(t *testing.T, name string, v reflect.Value) {
 
 // The fleet names a broker's subject: another text in its place is left out.
 func TestLoad_InvalidFleet_Dropped(t *testing.T) {
-	want := state(1)
+	want := version(1)
 	want.Fleet = "fleet.>"
 	f, _ := saved(t, want)
 	want.Fleet = ""
@@ -118,19 +119,19 @@ func TestLoad_InvalidFleet_Dropped(t *testing.T) {
 
 func TestLoad_NoFile_ZeroState(t *testing.T) {
 	f := opened(t, filepath.Join(t.TempDir(), "none"))
-	if diff := cmp.Diff(models.State{}, load(t, f)); diff != "" {
+	if diff := cmp.Diff(state.Stored{}, load(t, f)); diff != "" {
 		t.Errorf("state (-want +got):\n%s", diff)
 	}
 }
 
 func TestSave_Mode_OwnerOnly(t *testing.T) {
-	f, path := saved(t, state(1))
+	f, path := saved(t, version(1))
 	if err := os.Chmod(path, 0o644); err != nil { // as an older agent, or a hand, may have left it
 		t.Fatal(err)
 	}
 	old := syscall.Umask(0)
 	defer syscall.Umask(old)
-	if err := f.Save(state(2)); err != nil {
+	if err := f.Save(version(2)); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(path)
@@ -154,20 +155,20 @@ func TestSave_NoFolder_Created(t *testing.T) {
 	f := opened(t, filepath.Join(dir, "b", "agent.cache"))
 	check("Open")
 	must(t, os.RemoveAll(dir))
-	must(t, f.Save(state(1)))
+	must(t, f.Save(version(1)))
 	check("Save")
 	load(t, f)
 }
 
 // A state that is larger than what Load reads is not saved.
 func TestSave_TooLarge_KeepsOldState(t *testing.T) {
-	f, _ := saved(t, state(1))
-	large := state(2)
+	f, _ := saved(t, version(1))
+	large := version(2)
 	large.LastGood.ETag = strings.Repeat("x", maxBytes)
 	if err := f.Save(large); err == nil {
 		t.Error("Save: got no error")
 	}
-	if diff := cmp.Diff(state(1), load(t, f)); diff != "" {
+	if diff := cmp.Diff(version(1), load(t, f)); diff != "" {
 		t.Errorf("state (-before +after):\n%s", diff)
 	}
 }
@@ -183,7 +184,7 @@ func TestSave_Unwritable_Fails(t *testing.T) {
 		"nothing may be there": "/proc/agent.cache",
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := (&File{path: path}).Save(state(1)); err == nil {
+			if err := (&File{path: path}).Save(version(1)); err == nil {
 				t.Error("Save: got no error")
 			}
 		})
@@ -201,36 +202,36 @@ func TestSave_FullDisk_KeepsOldState(t *testing.T) {
 	defer func() { _ = syscall.Unmount(dir, 0) }()
 	f := opened(t, filepath.Join(dir, "agent.cache"))
 	defer func() { _ = f.Close() }() // before the disk goes
-	if err := f.Save(state(1)); err != nil {
+	if err := f.Save(version(1)); err != nil {
 		t.Fatalf("Save: %v", err)
 	}
 	filler := filepath.Join(dir, "filler")
 	if err := os.WriteFile(filler, make([]byte, 64<<10), 0o600); !errors.Is(err, syscall.ENOSPC) {
 		t.Fatalf("fill the disk: %v", err)
 	}
-	if err := f.Save(state(2)); !errors.Is(err, syscall.ENOSPC) {
+	if err := f.Save(version(2)); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("Save on a full disk: got %v, want no space left", err)
 	}
-	if diff := cmp.Diff(state(1), load(t, f)); diff != "" {
+	if diff := cmp.Diff(version(1), load(t, f)); diff != "" {
 		t.Errorf("state (-before +after):\n%s", diff)
 	}
 	if err := os.Remove(filler); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Save(state(3)); err != nil {
+	if err := f.Save(version(3)); err != nil {
 		t.Errorf("Save with room again: %v", err)
 	}
 }
 
 func TestLoad_Unreadable_Fails(t *testing.T) {
-	f, path := saved(t, state(1))
+	f, path := saved(t, version(1))
 	if err := os.Chmod(path, 0); err != nil {
 		t.Fatal(err)
 	}
 	if os.Geteuid() == 0 {
 		t.Skip("root may read everything")
 	}
-	if s, err := f.Load(); err == nil || s != (models.State{}) {
+	if s, err := f.Load(); err == nil || s != (state.Stored{}) {
 		t.Errorf("got %+v and %v, want an error and nothing else", s, err)
 	}
 }
@@ -242,7 +243,7 @@ func TestLoad_NotAFile_Refused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{dir, fifo, "/dev/zero"} {
-		if s, err := (&File{path: path}).Load(); !errors.Is(err, ErrBroken) || s != (models.State{}) {
+		if s, err := (&File{path: path}).Load(); !errors.Is(err, ErrBroken) || s != (state.Stored{}) {
 			t.Errorf("%s: got %+v and %v, want ErrBroken and nothing else", path, s, err)
 		}
 	}
@@ -253,7 +254,7 @@ func TestLoad_NotAFile_Refused(t *testing.T) {
 
 // Any cut, and any flipped bit, is a fresh start: no half is believed.
 func TestLoad_TornFile_Refused(t *testing.T) {
-	f, path := saved(t, state(1))
+	f, path := saved(t, version(1))
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -264,7 +265,7 @@ func TestLoad_TornFile_Refused(t *testing.T) {
 			t.Fatal(err)
 		}
 		s, err := f.Load()
-		if !errors.Is(err, ErrBroken) || s != (models.State{}) {
+		if !errors.Is(err, ErrBroken) || s != (state.Stored{}) {
 			t.Errorf("%s: got %+v and %v, want ErrBroken and nothing else", what, s, err)
 		} else if !strings.Contains(err.Error(), words) {
 			t.Errorf("%s: error %q does not say %q", what, err, words)
@@ -294,14 +295,14 @@ func TestRead_EndlessFile_Bounded(t *testing.T) {
 }
 
 func TestLoad_BadConfiguration_DroppedAndNamed(t *testing.T) {
-	bad := state(1)
+	bad := version(1)
 	bad.Candidate.Config.Data.URL = "file:///etc/passwd"
 	f, _ := saved(t, bad)
 	got, err := f.Load()
 	if err == nil || !strings.Contains(err.Error(), "candidate configuration: data.url") {
 		t.Errorf("error %v does not name the field", err)
 	}
-	want := state(1)
+	want := version(1)
 	want.Candidate = nil
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("state (-want +got): what is well must stay:\n%s", diff)
@@ -309,21 +310,21 @@ func TestLoad_BadConfiguration_DroppedAndNamed(t *testing.T) {
 }
 
 func TestLoad_BadIdentity_Dropped(t *testing.T) {
-	for _, identity := range []models.Identity{
+	for _, identity := range []protocol.Identity{
 		{AgentID: "a:b", AgentToken: "token"}, {AgentID: "agent-7", AgentToken: "token", AgentSecret: "short"},
 	} {
-		bad := state(1)
+		bad := version(1)
 		bad.Identity = identity
 		f, _ := saved(t, bad)
 		got, err := f.Load()
-		if err == nil || got.Identity != (models.Identity{}) || got.LastGood == nil {
+		if err == nil || got.Identity != (protocol.Identity{}) || got.LastGood == nil {
 			t.Errorf("got %+v and %v, want no identity, an error, and the configuration", got, err)
 		}
 	}
 }
 
 func TestLoad_LeftoverTempFiles_Removed(t *testing.T) {
-	f, path := saved(t, state(1))
+	f, path := saved(t, version(1))
 	dir := filepath.Dir(path)
 	for _, name := range []string{".agent.cache12345", ".agent.cache", ".agent.cache12x", "agent.cache1", ".other.cache1"} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
@@ -391,7 +392,7 @@ func TestSave_Child(t *testing.T) {
 	}
 	f := &File{path: path}
 	for v := int64(1); ; v++ {
-		if err := f.Save(state(v)); err != nil {
+		if err := f.Save(version(v)); err != nil {
 			t.Fatal(err)
 		}
 		fmt.Println(v)
@@ -399,7 +400,7 @@ func TestSave_Child(t *testing.T) {
 }
 
 func FuzzRead(f *testing.F) {
-	for _, s := range []models.State{{}, state(1), {Identity: state(1).Identity}} {
+	for _, s := range []state.Stored{{}, version(1), {Identity: version(1).Identity}} {
 		document, err := encode(s)
 		if err != nil {
 			f.Fatal(err)
@@ -415,7 +416,7 @@ func FuzzRead(f *testing.F) {
 		// As it is, and with a sum that fits, or the fuzzer would never get past it.
 		for _, d := range [][]byte{document, append(header(document), document...)} {
 			got, err := read(bytes.NewReader(d))
-			for _, r := range []*models.Release{got.Candidate, got.LastGood} {
+			for _, r := range []*protocol.Release{got.Candidate, got.LastGood} {
 				if r != nil && r.Config.Validate() != nil {
 					t.Fatalf("gave a configuration that must not run: %+v", r)
 				}

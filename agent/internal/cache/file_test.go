@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/state"
 )
 
 // must ends the test on an error.
@@ -59,32 +59,32 @@ func TestOpen_NotRegularFile_Refused(t *testing.T) {
 }
 
 func TestOpen_WritableByOthers_Refused(t *testing.T) {
-	f, path := saved(t, state(1))
+	f, path := saved(t, version(1))
 	must(t, f.Close())
 	for _, mode := range []fs.FileMode{0o660, 0o602, 0o666} {
 		must(t, os.Chmod(path, mode))
 		if _, err := Open(path); err == nil || !strings.Contains(err.Error(), "others may write") {
 			t.Errorf("mode %o: got %v, want it refused", mode, err)
 		}
-		if s, err := f.Load(); !errors.Is(err, ErrBroken) || s != (models.State{}) {
+		if s, err := f.Load(); !errors.Is(err, ErrBroken) || s != (state.Stored{}) {
 			t.Errorf("mode %o, changed since Open: got %+v and %v, want ErrBroken and nothing else", mode, s, err)
 		}
 	}
 	must(t, os.Chmod(path, 0o644)) // others may read it: the next Save ends that
-	must(t, opened(t, path).Save(state(2)))
+	must(t, opened(t, path).Save(version(2)))
 }
 
 func TestOpen_FileOfAnotherUser_Refused(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give a file away")
 	}
-	f, path := saved(t, state(1))
+	f, path := saved(t, version(1))
 	must(t, f.Close())
 	must(t, os.Chown(path, 12345, -1))
 	if _, err := Open(path); err == nil || !strings.Contains(err.Error(), "belongs to user id 12345") {
 		t.Errorf("got %v, want it refused", err)
 	}
-	if s, err := f.Load(); !errors.Is(err, ErrBroken) || s != (models.State{}) {
+	if s, err := f.Load(); !errors.Is(err, ErrBroken) || s != (state.Stored{}) {
 		t.Errorf("given away since Open: got %+v and %v, want ErrBroken and nothing else", s, err)
 	}
 }
@@ -99,7 +99,7 @@ func TestOpen_Symlink_SaveReplacesTarget(t *testing.T) {
 	for round := range int64(2) { // at first the file is not there
 		f, err := Open(filepath.Join(dir, "two"))
 		must(t, err)
-		must(t, f.Save(state(round+1)))
+		must(t, f.Save(version(round+1)))
 		must(t, f.Close())
 		for _, link := range []string{"one", "two", "folder"} {
 			if info, err := os.Lstat(filepath.Join(dir, link)); err != nil || info.Mode()&fs.ModeSymlink == 0 {
@@ -107,7 +107,7 @@ func TestOpen_Symlink_SaveReplacesTarget(t *testing.T) {
 			}
 		}
 		got := load(t, &File{path: filepath.Join(dir, "disk", "agent.cache")})
-		if diff := cmp.Diff(state(round+1), got); diff != "" {
+		if diff := cmp.Diff(version(round+1), got); diff != "" {
 			t.Errorf("state (-saved +loaded):\n%s", diff)
 		}
 	}
@@ -115,7 +115,7 @@ func TestOpen_Symlink_SaveReplacesTarget(t *testing.T) {
 
 // What is put in the file's place after Open is neither believed nor replaced.
 func TestFile_SwappedSinceOpen_Refused(t *testing.T) {
-	f, path := saved(t, state(1))
+	f, path := saved(t, version(1))
 	elsewhere := filepath.Join(t.TempDir(), "another's")
 	must(t, os.Rename(path, elsewhere))
 	for name, put := range map[string]func() error{
@@ -125,10 +125,10 @@ func TestFile_SwappedSinceOpen_Refused(t *testing.T) {
 		must(t, put())
 		before, err := os.Lstat(path)
 		must(t, err)
-		if s, err := f.Load(); !errors.Is(err, ErrBroken) || s != (models.State{}) {
+		if s, err := f.Load(); !errors.Is(err, ErrBroken) || s != (state.Stored{}) {
 			t.Errorf("%s: Load: got %+v and %v, want ErrBroken and nothing else", name, s, err)
 		}
-		if err := f.Save(state(2)); err == nil || !strings.Contains(err.Error(), path) {
+		if err := f.Save(version(2)); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: Save: got %v, want an error that names it", name, err)
 		}
 		if after, err := os.Lstat(path); err != nil || !os.SameFile(before, after) {
@@ -143,15 +143,15 @@ func TestFile_SwappedSinceOpen_Refused(t *testing.T) {
 func TestLoad_SwappedDuringOpen_Refused(t *testing.T) {
 	dir := t.TempDir()
 	elsewhere, open := filepath.Join(dir, "another's"), filepath.Join(dir, "anybody's")
-	must(t, opened(t, elsewhere).Save(state(7)))
-	must(t, opened(t, open).Save(state(7)))
+	must(t, opened(t, elsewhere).Save(version(7)))
+	must(t, opened(t, open).Save(version(7)))
 	must(t, os.Chmod(open, 0o666))
 	for name, put := range map[string]func(path string) error{
 		"a link":                       func(path string) error { return os.Symlink(elsewhere, path) },
 		"a file that others may write": func(path string) error { return os.Link(open, path) },
 		"a pipe":                       func(path string) error { return syscall.Mkfifo(path, 0o600) },
 	} {
-		f, path := saved(t, state(1))
+		f, path := saved(t, version(1))
 		other, mine := path+".other", path+".mine"
 		must(t, put(other))
 		must(t, os.Link(path, mine))
@@ -167,7 +167,7 @@ func TestLoad_SwappedDuringOpen_Refused(t *testing.T) {
 			close(swapped)
 		}()
 		for done := false; !done; {
-			if s, _ := f.Load(); s != (models.State{}) && s.LastGood.Config.Version != 1 {
+			if s, _ := f.Load(); s != (state.Stored{}) && s.LastGood.Config.Version != 1 {
 				t.Errorf("%s: read version %d", name, s.LastGood.Config.Version)
 			}
 			select {
@@ -181,7 +181,7 @@ func TestLoad_SwappedDuringOpen_Refused(t *testing.T) {
 }
 
 func TestOpen_SecondAgent_Refused(t *testing.T) {
-	f, path := saved(t, state(1))
+	f, path := saved(t, version(1))
 	link := filepath.Join(t.TempDir(), "link")
 	must(t, os.Symlink(path, link))
 	for _, name := range []string{path, link} {
@@ -190,7 +190,7 @@ func TestOpen_SecondAgent_Refused(t *testing.T) {
 			t.Errorf("%s: got %v, want it refused", name, err)
 		}
 	}
-	must(t, f.Save(state(2))) // replaces the file, not the lock
+	must(t, f.Save(version(2))) // replaces the file, not the lock
 	if _, err := Open(path); err == nil {
 		t.Error("after a save: got no error")
 	}
@@ -203,10 +203,10 @@ func TestOpen_SecondAgent_Refused(t *testing.T) {
 func TestOpen_LockCannotBeMade_NoLock(t *testing.T) {
 	for _, path := range []string{"/proc/none/agent.cache", "/proc/agent.cache"} { // its folder, or the lock itself
 		f := opened(t, path)
-		if diff := cmp.Diff(models.State{}, load(t, f)); diff != "" {
+		if diff := cmp.Diff(state.Stored{}, load(t, f)); diff != "" {
 			t.Errorf("%s: state (-want +got):\n%s", path, diff)
 		}
-		if err := f.Save(state(1)); err == nil {
+		if err := f.Save(version(1)); err == nil {
 			t.Errorf("%s: Save: got no error", path)
 		}
 	}
@@ -249,29 +249,29 @@ func newer(t *testing.T, path string, change ...string) {
 }
 
 func TestLoad_FieldsOfANewerAgent_KeepsIdentityAndConfiguration(t *testing.T) {
-	f, path := saved(t, state(1))
+	f, path := saved(t, version(1))
 	newer(t, path,
 		`{"identity":{`, `{"pins":[1],"hint":null,"identity":{"key":"k",`,
 		`"config":{`, `"source":"x","config":{"labels":{},`)
 	got := load(t, f)
-	if diff := cmp.Diff(state(1), got); diff != "" {
+	if diff := cmp.Diff(version(1), got); diff != "" {
 		t.Errorf("state (-want +got):\n%s", diff)
 	}
 	must(t, f.Save(got)) // drops what is not known
-	if diff := cmp.Diff(state(1), load(t, f)); diff != "" {
+	if diff := cmp.Diff(version(1), load(t, f)); diff != "" {
 		t.Errorf("state after a save (-want +got):\n%s", diff)
 	}
 }
 
 // Half of what a configuration says is not run.
 func TestLoad_ConfigurationOfANewerAgent_KeepsIdentity(t *testing.T) {
-	f, path := saved(t, state(1))
+	f, path := saved(t, version(1))
 	newer(t, path, `"data":{`, `"data":{"headers":{},`)
 	got, err := f.Load()
 	if err == nil || !strings.Contains(err.Error(), "last good configuration: data.headers") {
 		t.Errorf("got %v, want an error that names the field", err)
 	}
-	if diff := cmp.Diff(models.State{Identity: state(1).Identity}, got); diff != "" {
+	if diff := cmp.Diff(state.Stored{Identity: version(1).Identity}, got); diff != "" {
 		t.Errorf("state (-want +got):\n%s", diff)
 	}
 }

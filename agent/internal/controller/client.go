@@ -1,6 +1,6 @@
 // Package controller is the agent's side of the controller's HTTP API: it
 // registers, fetches and reports, and turns the answers' status codes into the
-// errors of models.
+// errors of protocol.
 package controller
 
 import (
@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/agent/internal/httpclient"
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 	"github.com/fleetconf/fleetconf/pkg/etag"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
@@ -73,11 +73,11 @@ func New(o Options) *Client {
 
 // Register tells the controller who is there, and learns who the controller
 // takes it for. It authenticates as an agent, or with the shared credentials if as
-// has no token. models.ErrUnauthorized: the credentials are wrong, or the id is
+// has no token. protocol.ErrUnauthorized: the credentials are wrong, or the id is
 // another agent's.
 func (c *Client) Register(
-	ctx context.Context, as models.Identity, self wire.RegisterRequest,
-) (models.Registration, error) {
+	ctx context.Context, as protocol.Identity, self wire.RegisterRequest,
+) (protocol.Registration, error) {
 	request := httpclient.Request{
 		Method: http.MethodPost, Path: "/api/v1/register",
 		User: c.username, Password: c.password, Body: self, Secret: self.AgentSecret,
@@ -88,33 +88,33 @@ func (c *Client) Register(
 	}
 	answer, err := c.http.Do(ctx, timeout, request)
 	if err != nil {
-		return models.Registration{}, err
+		return protocol.Registration{}, err
 	}
 	unexpected := c.http.Unexpected(answer, request)
 	switch {
 	case answer.Status == http.StatusOK, answer.Status == http.StatusCreated:
 	case answer.Status == http.StatusForbidden: // the credentials are known, and the answer says what is wrong
-		return models.Registration{}, fmt.Errorf("%w: %w", models.ErrForbidden, unexpected)
+		return protocol.Registration{}, fmt.Errorf("%w: %w", protocol.ErrForbidden, unexpected)
 	case answer.Status == http.StatusUnauthorized:
-		return models.Registration{}, fmt.Errorf("%w: %s%w", models.ErrUnauthorized, advice, unexpected)
+		return protocol.Registration{}, fmt.Errorf("%w: %s%w", protocol.ErrUnauthorized, advice, unexpected)
 	case answer.Status == http.StatusConflict && answer.IsProblem(): // agent_id has another agent_secret
-		return models.Registration{}, fmt.Errorf("%w: %w", models.ErrUnauthorized, unexpected)
+		return protocol.Registration{}, fmt.Errorf("%w: %w", protocol.ErrUnauthorized, unexpected)
 	default:
-		return models.Registration{}, c.outage(answer, request)
+		return protocol.Registration{}, c.outage(answer, request)
 	}
 	registered, err := decodeRegistration(answer)
 	if err != nil {
-		return models.Registration{}, errors.Join(c.http.Foreign(answer, "a controller", "CONTROLLER_URL"), err)
+		return protocol.Registration{}, errors.Join(c.http.Foreign(answer, "a controller", "CONTROLLER_URL"), err)
 	}
-	return models.Registration{
-		Identity:     models.Identity{AgentID: registered.AgentID, AgentToken: registered.AgentToken},
+	return protocol.Registration{
+		Identity:     protocol.Identity{AgentID: registered.AgentID, AgentToken: registered.AgentToken},
 		PollInterval: clampInterval(registered.PollIntervalSeconds),
 	}, nil
 }
 
-// Fetch asks for the release that id should run. The error is one of models' or
+// Fetch asks for the release that id should run. The error is one of package protocol's or
 // an outage; the answer's intervals may be set with an error too.
-func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
+func (c *Client) Fetch(ctx context.Context, id protocol.Identity, q protocol.Query) (protocol.Answer, error) {
 	request := httpclient.Request{
 		Method: http.MethodGet, Path: wire.ConfigPath,
 		User: id.AgentID, Password: id.AgentToken, IfNoneMatch: q.ETag,
@@ -135,14 +135,14 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 	}
 	answer, err := c.http.Do(ctx, timeoutOf(q.Wait), request)
 	if err != nil {
-		return models.Answer{}, err
+		return protocol.Answer{}, err
 	}
 	fleet := answer.Header.Get(wire.HeaderFleet)
 	if !wire.IsFleet(fleet) {
 		fleet = ""
 	}
 	c.etags.Store(fleet != "")
-	result := models.Answer{
+	result := protocol.Answer{
 		Fleet:          fleet,
 		PollInterval:   headerInterval(answer.Header, wire.HeaderPollInterval),
 		ResyncInterval: headerInterval(answer.Header, wire.HeaderSweepInterval),
@@ -154,7 +154,7 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 	case http.StatusOK:
 		config, err := wire.DecodeConfig(answer.Body)
 		if err != nil {
-			return result, fmt.Errorf("%w: %w", models.ErrInvalidConfig, err)
+			return result, fmt.Errorf("%w: %w", protocol.ErrInvalidConfig, err)
 		}
 		if result.PollInterval == 0 {
 			result.PollInterval = config.PollInterval()
@@ -163,28 +163,28 @@ func (c *Client) Fetch(ctx context.Context, id models.Identity, q models.Query) 
 			result.Spread = min(time.Duration(ms)*time.Millisecond, maxSpread)
 		}
 		result.OlderBecause = answer.Header.Get(wire.HeaderOlderBecause)
-		result.Release = &models.Release{ETag: usableETag(answer.Header), Config: config, FetchedAt: time.Now().UTC()}
+		result.Release = &protocol.Release{ETag: usableETag(answer.Header), Config: config, FetchedAt: time.Now().UTC()}
 		return result, nil
 	case http.StatusNotModified:
 		if q.ETag == "" {
 			return result, c.http.Foreign(answer, "a controller", "CONTROLLER_URL")
 		}
-		return result, models.ErrNotModified
+		return result, protocol.ErrNotModified
 	case http.StatusNotFound:
 		if result.PollInterval == 0 && !answer.IsProblem() {
 			return result, c.http.Foreign(answer, "a controller", "CONTROLLER_URL")
 		}
-		return result, models.ErrNothingPublished
+		return result, protocol.ErrNothingPublished
 	case http.StatusUnauthorized:
-		return result, fmt.Errorf("%w: %w", models.ErrUnauthorized, c.http.Unexpected(answer, request))
+		return result, fmt.Errorf("%w: %w", protocol.ErrUnauthorized, c.http.Unexpected(answer, request))
 	case http.StatusForbidden:
-		return result, fmt.Errorf("%w: %w", models.ErrForbidden, c.http.Unexpected(answer, request))
+		return result, fmt.Errorf("%w: %w", protocol.ErrForbidden, c.http.Unexpected(answer, request))
 	}
 	if q.Wait > 0 && answer.Status >= 400 && !answer.IsProblem() { // a proxy's, not the controller's
 		if answer.Status == http.StatusRequestTimeout || answer.Status == http.StatusGatewayTimeout {
-			return result, fmt.Errorf("%w: %w", models.ErrCut, c.http.Unexpected(answer, request))
+			return result, fmt.Errorf("%w: %w", protocol.ErrCut, c.http.Unexpected(answer, request))
 		}
-		return result, fmt.Errorf("%w: %w", models.ErrProxy, c.outage(answer, request))
+		return result, fmt.Errorf("%w: %w", protocol.ErrProxy, c.outage(answer, request))
 	}
 	return result, c.outage(answer, request)
 }
@@ -199,9 +199,9 @@ func setText(h http.Header, name, text string) {
 	}
 }
 
-// Report tells the outcome of an attempt. models.ErrUnwanted: it need not be
+// Report tells the outcome of an attempt. protocol.ErrUnwanted: it need not be
 // sent again.
-func (c *Client) Report(ctx context.Context, id models.Identity, report wire.Report) error {
+func (c *Client) Report(ctx context.Context, id protocol.Identity, report wire.Report) error {
 	if !c.etags.Load() {
 		report.ETag = ""
 	}
@@ -216,19 +216,19 @@ func (c *Client) Report(ctx context.Context, id models.Identity, report wire.Rep
 	case answer.Status >= 200 && answer.Status < 300:
 		return nil
 	case answer.Status == http.StatusUnauthorized, answer.Status == http.StatusForbidden:
-		return fmt.Errorf("%w: %w", models.ErrUnauthorized, c.http.Unexpected(answer, request))
+		return fmt.Errorf("%w: %w", protocol.ErrUnauthorized, c.http.Unexpected(answer, request))
 	case !answer.IsProblem(): // a proxy's page, not the controller's word
 		return c.outage(answer, request)
 	case answer.Status == http.StatusBadRequest, answer.Status == http.StatusNotFound,
 		answer.Status == http.StatusMethodNotAllowed, answer.Status == http.StatusConflict, answer.Status == http.StatusUnprocessableEntity:
-		return fmt.Errorf("%w: %w", models.ErrUnwanted, c.http.Unexpected(answer, request))
+		return fmt.Errorf("%w: %w", protocol.ErrUnwanted, c.http.Unexpected(answer, request))
 	}
 	return c.outage(answer, request)
 }
 
 // Deregister takes the agent off the controller's list. Not to be there any more is
 // no error.
-func (c *Client) Deregister(ctx context.Context, id models.Identity) error {
+func (c *Client) Deregister(ctx context.Context, id protocol.Identity) error {
 	request := httpclient.Request{
 		Method: http.MethodDelete, Path: "/api/v1/agents/" + url.PathEscape(id.AgentID),
 		User: id.AgentID, Password: id.AgentToken,
@@ -249,7 +249,7 @@ func (c *Client) Deregister(ctx context.Context, id models.Identity) error {
 func (c *Client) outage(answer httpclient.Answer, request httpclient.Request) error {
 	err := c.http.Unexpected(answer, request)
 	if after := retryAfter(answer.Header); after > 0 {
-		return &models.RetryLater{After: after, Err: err}
+		return &protocol.RetryLater{After: after, Err: err}
 	}
 	return err
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"go.uber.org/goleak"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 )
@@ -32,7 +32,7 @@ const (
 	document = `{"version":8,"data":{"url":"http://target/8"},"poll_interval_seconds":15}`
 )
 
-var self = models.Identity{AgentID: "agent-7", AgentToken: token}
+var self = protocol.Identity{AgentID: "agent-7", AgentToken: token}
 
 // serve answers every request by handle and returns a client for it.
 func serve(t *testing.T, handle http.HandlerFunc) *Client {
@@ -63,7 +63,7 @@ func TestFetch_Identity_SentWithETag(t *testing.T) {
 		answer(200, document, "ETag", `"e8"`)(w, r)
 	})
 	for _, etag := range []string{"", `"e7"`, `W/"e7"`} {
-		if _, err := c.Fetch(t.Context(), self, models.Query{ETag: etag}); err != nil {
+		if _, err := c.Fetch(t.Context(), self, protocol.Query{ETag: etag}); err != nil {
 			t.Fatal(err)
 		}
 		user, pass, _ := got.BasicAuth()
@@ -83,14 +83,14 @@ func TestFetch_Applied_SentInHeaders(t *testing.T) {
 	})
 	seven := wire.Config{Version: 7, Data: wire.Data{URL: "http://target/7"}, PollIntervalSeconds: 15}
 	for _, row := range []struct {
-		query                       models.Query
+		query                       protocol.Query
 		version, content, transport string
 	}{
-		{models.Query{Transport: wire.Polling}, "", "", ""},
-		{models.Query{Applied: &seven}, "7", seven.ContentHash(), ""},
-		{models.Query{Transport: wire.NATS}, "", "", "nats"},
-		{models.Query{Transport: wire.LongPoll, MayWait: true, Wait: time.Second}, "", "", ""},
-		{models.Query{Transport: wire.Polling, MayWait: true, Wait: time.Second}, "", "", "poll"},
+		{protocol.Query{Transport: wire.Polling}, "", "", ""},
+		{protocol.Query{Applied: &seven}, "7", seven.ContentHash(), ""},
+		{protocol.Query{Transport: wire.NATS}, "", "", "nats"},
+		{protocol.Query{Transport: wire.LongPoll, MayWait: true, Wait: time.Second}, "", "", ""},
+		{protocol.Query{Transport: wire.Polling, MayWait: true, Wait: time.Second}, "", "", "poll"},
 	} {
 		if _, err := c.Fetch(t.Context(), self, row.query); err != nil {
 			t.Fatal(err)
@@ -120,7 +120,7 @@ func TestReport_ETag_SentToControllersThatNameAFleet(t *testing.T) {
 		if want {
 			fleet = "f"
 		}
-		if _, err := c.Fetch(t.Context(), self, models.Query{}); err != nil {
+		if _, err := c.Fetch(t.Context(), self, protocol.Query{}); err != nil {
 			t.Fatal(err)
 		}
 		if err := c.Report(t.Context(), self, wire.Report{Version: 8, Status: wire.Applied, ETag: `"e8"`}); err != nil {
@@ -133,56 +133,56 @@ func TestReport_ETag_SentToControllersThatNameAFleet(t *testing.T) {
 }
 
 func TestFetch_EachStatus_MapsToItsError(t *testing.T) {
-	eight := &models.Release{ETag: `"e8"`, Config: wire.Config{Version: 8, Data: wire.Data{URL: "http://target/8"}, PollIntervalSeconds: 15}}
+	eight := &protocol.Release{ETag: `"e8"`, Config: wire.Config{Version: 8, Data: wire.Data{URL: "http://target/8"}, PollIntervalSeconds: 15}}
 	bare := *eight
 	bare.ETag = ""
 	const interval = "X-Poll-Interval-Seconds"
 	for name, tt := range map[string]struct {
 		handle http.HandlerFunc
-		want   models.Answer
+		want   protocol.Answer
 		kind   error  // what it must be
 		words  string // what it must say
 	}{
-		"document":                  {handle: answer(200, document, "ETag", `"e8"`), want: models.Answer{Release: eight, PollInterval: 15 * time.Second}},
-		"header before document":    {handle: answer(200, document, "ETag", `"e8"`, interval, "20"), want: models.Answer{Release: eight, PollInterval: 20 * time.Second}},
-		"interval too small":        {handle: answer(200, document, "ETag", `"e8"`, interval, "-5"), want: models.Answer{Release: eight, PollInterval: time.Second}},
-		"interval too large":        {handle: answer(200, document, "ETag", `"e8"`, interval, "99999999"), want: models.Answer{Release: eight, PollInterval: 24 * time.Hour}},
-		"interval no number":        {handle: answer(200, document, "ETag", `"e8"`, interval, "soon"), want: models.Answer{Release: eight, PollInterval: 15 * time.Second}},
-		"fields of a newer one":     {handle: answer(200, document[:len(document)-1]+`,"more":[1]}`, "ETag", `"e8"`), want: models.Answer{Release: eight, PollInterval: 15 * time.Second}},
-		"no ETag":                   {handle: answer(200, document), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},
-		"weak ETag":                 {handle: answer(200, document, "ETag", `W/"e8"`), want: models.Answer{Release: eight, PollInterval: 15 * time.Second}},
-		"ETag of Apache's gzip":     {handle: answer(200, document, "ETag", `"e8-gzip"`), want: models.Answer{Release: eight, PollInterval: 15 * time.Second}},
-		"older, and why":            {handle: answer(200, document, "ETag", `"e8"`, "X-Older-Because", "resume"), want: models.Answer{Release: eight, PollInterval: 15 * time.Second, OlderBecause: "resume"}},
-		"ETag unquoted":             {handle: answer(200, document, "ETag", `e8`), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},
-		"ETag with a quote within":  {handle: answer(200, document, "ETag", `"e"8"`), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},
-		"ETag with a space":         {handle: answer(200, document, "ETag", `"e 8"`), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},
-		"ETag outside ASCII":        {handle: answer(200, document, "ETag", "\"e\xff8\""), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},
-		"ETag of 10 kB":             {handle: answer(200, document, "ETag", `"`+strings.Repeat("e", 10_000)+`"`), want: models.Answer{Release: &bare, PollInterval: 15 * time.Second}},
-		"not modified":              {handle: answer(304, "", interval, "40"), want: models.Answer{PollInterval: 40 * time.Second}, kind: models.ErrNotModified},
-		"nothing published":         {handle: answer(404, `{"detail":"nothing"}`, "Content-Type", problemJSON, interval, "40"), want: models.Answer{PollInterval: 40 * time.Second}, kind: models.ErrNothingPublished},
-		"404, a gateway's page":     {handle: answer(404, "<html>", interval, "40"), want: models.Answer{PollInterval: 40 * time.Second}, kind: models.ErrNothingPublished},
-		"a fleet of wildcards":      {handle: answer(200, document, "ETag", `"e8"`, wire.HeaderFleet, "fleet.>"), want: models.Answer{Release: eight, PollInterval: 15 * time.Second}},
+		"document":                  {handle: answer(200, document, "ETag", `"e8"`), want: protocol.Answer{Release: eight, PollInterval: 15 * time.Second}},
+		"header before document":    {handle: answer(200, document, "ETag", `"e8"`, interval, "20"), want: protocol.Answer{Release: eight, PollInterval: 20 * time.Second}},
+		"interval too small":        {handle: answer(200, document, "ETag", `"e8"`, interval, "-5"), want: protocol.Answer{Release: eight, PollInterval: time.Second}},
+		"interval too large":        {handle: answer(200, document, "ETag", `"e8"`, interval, "99999999"), want: protocol.Answer{Release: eight, PollInterval: 24 * time.Hour}},
+		"interval no number":        {handle: answer(200, document, "ETag", `"e8"`, interval, "soon"), want: protocol.Answer{Release: eight, PollInterval: 15 * time.Second}},
+		"fields of a newer one":     {handle: answer(200, document[:len(document)-1]+`,"more":[1]}`, "ETag", `"e8"`), want: protocol.Answer{Release: eight, PollInterval: 15 * time.Second}},
+		"no ETag":                   {handle: answer(200, document), want: protocol.Answer{Release: &bare, PollInterval: 15 * time.Second}},
+		"weak ETag":                 {handle: answer(200, document, "ETag", `W/"e8"`), want: protocol.Answer{Release: eight, PollInterval: 15 * time.Second}},
+		"ETag of Apache's gzip":     {handle: answer(200, document, "ETag", `"e8-gzip"`), want: protocol.Answer{Release: eight, PollInterval: 15 * time.Second}},
+		"older, and why":            {handle: answer(200, document, "ETag", `"e8"`, "X-Older-Because", "resume"), want: protocol.Answer{Release: eight, PollInterval: 15 * time.Second, OlderBecause: "resume"}},
+		"ETag unquoted":             {handle: answer(200, document, "ETag", `e8`), want: protocol.Answer{Release: &bare, PollInterval: 15 * time.Second}},
+		"ETag with a quote within":  {handle: answer(200, document, "ETag", `"e"8"`), want: protocol.Answer{Release: &bare, PollInterval: 15 * time.Second}},
+		"ETag with a space":         {handle: answer(200, document, "ETag", `"e 8"`), want: protocol.Answer{Release: &bare, PollInterval: 15 * time.Second}},
+		"ETag outside ASCII":        {handle: answer(200, document, "ETag", "\"e\xff8\""), want: protocol.Answer{Release: &bare, PollInterval: 15 * time.Second}},
+		"ETag of 10 kB":             {handle: answer(200, document, "ETag", `"`+strings.Repeat("e", 10_000)+`"`), want: protocol.Answer{Release: &bare, PollInterval: 15 * time.Second}},
+		"not modified":              {handle: answer(304, "", interval, "40"), want: protocol.Answer{PollInterval: 40 * time.Second}, kind: protocol.ErrNotModified},
+		"nothing published":         {handle: answer(404, `{"detail":"nothing"}`, "Content-Type", problemJSON, interval, "40"), want: protocol.Answer{PollInterval: 40 * time.Second}, kind: protocol.ErrNothingPublished},
+		"404, a gateway's page":     {handle: answer(404, "<html>", interval, "40"), want: protocol.Answer{PollInterval: 40 * time.Second}, kind: protocol.ErrNothingPublished},
+		"a fleet of wildcards":      {handle: answer(200, document, "ETag", `"e8"`, wire.HeaderFleet, "fleet.>"), want: protocol.Answer{Release: eight, PollInterval: 15 * time.Second}},
 		"404 of another server":     {handle: answer(404, "<html>not found", "Content-Type", "text/html"), words: "check CONTROLLER_URL"},
-		"token refused":             {handle: answer(401, `{"detail":"the token is wrong"}`, "Content-Type", problemJSON), kind: models.ErrUnauthorized, words: "the token is wrong"},
-		"wrong door":                {handle: answer(403, `{"detail":"not you"}`), kind: models.ErrUnauthorized, words: "403 Forbidden: not you"},
+		"token refused":             {handle: answer(401, `{"detail":"the token is wrong"}`, "Content-Type", problemJSON), kind: protocol.ErrUnauthorized, words: "the token is wrong"},
+		"wrong door":                {handle: answer(403, `{"detail":"not you"}`), kind: protocol.ErrUnauthorized, words: "403 Forbidden: not you"},
 		"broken":                    {handle: answer(500, "oops"), words: "500 Internal Server Error: oops"},
-		"busy":                      {handle: answer(429, "", "Retry-After", "7", interval, "40"), want: models.Answer{PollInterval: 40 * time.Second}, words: "asked to wait 7s"},
+		"busy":                      {handle: answer(429, "", "Retry-After", "7", interval, "40"), want: protocol.Answer{PollInterval: 40 * time.Second}, words: "asked to wait 7s"},
 		"busy, not saying how long": {handle: answer(503, ""), words: "503"},
 		"a gateway's, for how long": {handle: answer(502, "", "Retry-After", "7"), words: "asked to wait 7s"},
 		"a status of no meaning":    {handle: answer(299, document), words: "299"},
-		"HTML":                      {handle: answer(200, "<html>hello</html>", "Content-Type", "text/html"), kind: models.ErrInvalidConfig},
-		"empty":                     {handle: answer(200, ""), kind: models.ErrInvalidConfig, words: "empty"},
-		"half a document":           {handle: answer(200, document[:40]), kind: models.ErrInvalidConfig},
-		"two documents":             {handle: answer(200, document+document), kind: models.ErrInvalidConfig},
-		"unknown data":              {handle: answer(200, `{"version":8,"data":{"url":"http://t/","x":1},"poll_interval_seconds":15}`), kind: models.ErrInvalidConfig, words: "data.x"},
-		"URL not to be fetched":     {handle: answer(200, `{"version":8,"data":{"url":"file:///"},"poll_interval_seconds":15}`), kind: models.ErrInvalidConfig, words: "data.url"},
+		"HTML":                      {handle: answer(200, "<html>hello</html>", "Content-Type", "text/html"), kind: protocol.ErrInvalidConfig},
+		"empty":                     {handle: answer(200, ""), kind: protocol.ErrInvalidConfig, words: "empty"},
+		"half a document":           {handle: answer(200, document[:40]), kind: protocol.ErrInvalidConfig},
+		"two documents":             {handle: answer(200, document+document), kind: protocol.ErrInvalidConfig},
+		"unknown data":              {handle: answer(200, `{"version":8,"data":{"url":"http://t/","x":1},"poll_interval_seconds":15}`), kind: protocol.ErrInvalidConfig, words: "data.x"},
+		"URL not to be fetched":     {handle: answer(200, `{"version":8,"data":{"url":"file:///"},"poll_interval_seconds":15}`), kind: protocol.ErrInvalidConfig, words: "data.url"},
 		"huge":                      {handle: answer(200, strings.Repeat(" ", wire.MaxBodyBytes+1)), words: "sent more than 65536 bytes"},
 		"endless":                   {handle: endless, words: "sent more than 65536 bytes"},
 		"cut":                       {handle: cut, words: "cut the connection"},
 		"redirect":                  {handle: answer(302, "", "Location", "http://u:p@elsewhere/?secret=1"), words: "redirects to http://elsewhere,"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := serve(t, tt.handle).Fetch(t.Context(), self, models.Query{ETag: `"e7"`})
+			got, err := serve(t, tt.handle).Fetch(t.Context(), self, protocol.Query{ETag: `"e7"`})
 			if (err == nil) != (tt.kind == nil && tt.words == "") || tt.kind != nil && !errors.Is(err, tt.kind) {
 				t.Fatalf("error: got %v, want %v", err, tt.kind)
 			}
@@ -190,13 +190,13 @@ func TestFetch_EachStatus_MapsToItsError(t *testing.T) {
 				t.Errorf("error %q does not say %q", err, tt.words)
 			}
 			if tt.words != "" && tt.kind == nil {
-				for _, kind := range []error{models.ErrNotModified, models.ErrNothingPublished, models.ErrUnauthorized, models.ErrInvalidConfig} {
+				for _, kind := range []error{protocol.ErrNotModified, protocol.ErrNothingPublished, protocol.ErrUnauthorized, protocol.ErrInvalidConfig} {
 					if errors.Is(err, kind) {
 						t.Errorf("an outage is taken for %v", kind)
 					}
 				}
 			}
-			if diff := cmp.Diff(tt.want, got, cmpopts.IgnoreFields(models.Release{}, "FetchedAt")); diff != "" {
+			if diff := cmp.Diff(tt.want, got, cmpopts.IgnoreFields(protocol.Release{}, "FetchedAt")); diff != "" {
 				t.Errorf("answer (-want +got):\n%s", diff)
 			}
 		})
@@ -219,8 +219,8 @@ func endless(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestFetch_NotModifiedWithoutIfNoneMatch_Foreign(t *testing.T) {
-	_, err := serve(t, answer(304, "")).Fetch(t.Context(), self, models.Query{})
-	if err == nil || errors.Is(err, models.ErrNotModified) {
+	_, err := serve(t, answer(304, "")).Fetch(t.Context(), self, protocol.Query{})
+	if err == nil || errors.Is(err, protocol.ErrNotModified) {
 		t.Errorf("got %v, want an outage: nothing was named that could be unmodified", err)
 	}
 }
@@ -229,7 +229,7 @@ func TestFetch_Redirect_NotFollowed(t *testing.T) {
 	visited := false
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { visited = true }))
 	defer elsewhere.Close()
-	_, err := serve(t, answer(307, "", "Location", elsewhere.URL)).Fetch(t.Context(), self, models.Query{})
+	_, err := serve(t, answer(307, "", "Location", elsewhere.URL)).Fetch(t.Context(), self, protocol.Query{})
 	if err == nil || visited {
 		t.Errorf("got %v, visited %v; the credentials must not go elsewhere", err, visited)
 	}
@@ -242,7 +242,7 @@ func TestFetch_NothingListens_SaysSo(t *testing.T) {
 	}
 	url := "http://" + ln.Addr().String()
 	_ = ln.Close()
-	_, err = New(Options{URL: url}).Fetch(t.Context(), self, models.Query{})
+	_, err = New(Options{URL: url}).Fetch(t.Context(), self, protocol.Query{})
 	if err == nil || err.Error() != "the controller at "+url+" cannot be reached: nothing listens there" {
 		t.Errorf("got %v", err)
 	}
@@ -250,7 +250,7 @@ func TestFetch_NothingListens_SaysSo(t *testing.T) {
 		{"http://host.invalid", "cannot be found"},
 		{strings.Replace(serveURL(t), "http:", "https:", 1), "does not speak TLS"},
 	} {
-		_, err = New(Options{URL: tt.url}).Fetch(t.Context(), self, models.Query{})
+		_, err = New(Options{URL: tt.url}).Fetch(t.Context(), self, protocol.Query{})
 		if err == nil || !strings.Contains(err.Error(), tt.words) {
 			t.Errorf("%s: got %v, want %q", tt.url, err, tt.words)
 		}
@@ -285,7 +285,7 @@ func TestFetch_NotHTTP_SaysSo(t *testing.T) {
 		}
 	}()
 	client := New(Options{URL: "http://" + ln.Addr().String()})
-	_, err = client.Fetch(t.Context(), models.Identity{AgentID: "agent-7", AgentToken: token}, models.Query{})
+	_, err = client.Fetch(t.Context(), protocol.Identity{AgentID: "agent-7", AgentToken: token}, protocol.Query{})
 	if err == nil || !strings.Contains(err.Error(), `"[secret]"`) {
 		t.Errorf("got %v, want what it said without the token", err)
 	}
@@ -295,7 +295,7 @@ func TestFetch_ContextCanceled_ReturnsCanceled(t *testing.T) {
 	c := serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(20*time.Millisecond, cancel)
-	_, err := c.Fetch(ctx, self, models.Query{})
+	_, err := c.Fetch(ctx, self, protocol.Query{})
 	if want := context.Canceled; !errors.Is(err, want) || err.Error() != want.Error() {
 		t.Errorf("got %v, want %v", err, want)
 	}
@@ -369,10 +369,10 @@ func FuzzRetryAfter(f *testing.F) {
 
 func TestRegister_EachStatus_MapsToItsError(t *testing.T) {
 	const good = `{"agent_id":"agent-7","agent_token":"` + token + `","poll_url":"/api/v1/config","poll_interval_seconds":30,"more":1}`
-	want := models.Registration{Identity: self, PollInterval: 30 * time.Second}
+	want := protocol.Registration{Identity: self, PollInterval: 30 * time.Second}
 	for name, tt := range map[string]struct {
 		handle http.HandlerFunc
-		want   models.Registration
+		want   protocol.Registration
 		kind   error
 		words  string
 	}{
@@ -380,15 +380,15 @@ func TestRegister_EachStatus_MapsToItsError(t *testing.T) {
 		"known": {handle: answer(200, good), want: want},
 		"a long interval": {
 			handle: answer(200, strings.Replace(good, `"poll_interval_seconds":30`, `"poll_interval_seconds":99999999`, 1)),
-			want:   models.Registration{Identity: self, PollInterval: wire.MaxPollInterval},
+			want:   protocol.Registration{Identity: self, PollInterval: wire.MaxPollInterval},
 		},
-		"wrong password": {handle: answer(401, `{"detail":"wrong"}`), kind: models.ErrUnauthorized, words: "set CONTROLLER_USERNAME and CONTROLLER_PASSWORD"},
+		"wrong password": {handle: answer(401, `{"detail":"wrong"}`), kind: protocol.ErrUnauthorized, words: "set CONTROLLER_USERNAME and CONTROLLER_PASSWORD"},
 		"wrong certificate": {
-			handle: answer(403, `{"detail":"not here"}`), kind: models.ErrForbidden,
+			handle: answer(403, `{"detail":"not here"}`), kind: protocol.ErrForbidden,
 			words: "credentials refused for this connection: the controller at",
 		},
 		"another agent's id": {
-			handle: answer(409, `{"detail":"another secret"}`, "Content-Type", problemJSON), kind: models.ErrUnauthorized,
+			handle: answer(409, `{"detail":"another secret"}`, "Content-Type", problemJSON), kind: protocol.ErrUnauthorized,
 			words: "another secret",
 		},
 		"a proxy's conflict":         {handle: answer(409, "<html>"), words: "answered 409"},
@@ -402,8 +402,8 @@ func TestRegister_EachStatus_MapsToItsError(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			request := wire.RegisterRequest{Hostname: "host", AgentID: "agent-7"}
-			got, err := serve(t, tt.handle).Register(t.Context(), models.Identity{}, request)
-			if (err == nil) != (tt.words == "") || errors.Is(err, models.ErrUnauthorized) != (tt.kind != nil) ||
+			got, err := serve(t, tt.handle).Register(t.Context(), protocol.Identity{}, request)
+			if (err == nil) != (tt.words == "") || errors.Is(err, protocol.ErrUnauthorized) != (tt.kind != nil) ||
 				tt.kind != nil && !errors.Is(err, tt.kind) {
 				t.Fatalf("error: got %v, want %v", err, tt.kind)
 			}
@@ -429,7 +429,7 @@ func TestRegister_Shared_SendsIdentity(t *testing.T) {
 		}
 		answer(200, `{"agent_id":"agent-7","agent_token":"t"}`)(w, r)
 	})
-	if _, err := c.Register(t.Context(), models.Identity{}, want); err != nil {
+	if _, err := c.Register(t.Context(), protocol.Identity{}, want); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -442,7 +442,7 @@ func TestRegister_OwnToken_Authenticates(t *testing.T) {
 		answer(401, `{"detail":"wrong"}`)(w, r)
 	})
 	_, err := c.Register(t.Context(), self, wire.RegisterRequest{Hostname: "host", AgentID: self.AgentID})
-	if !errors.Is(err, models.ErrUnauthorized) || strings.Contains(err.Error(), "CONTROLLER_PASSWORD") {
+	if !errors.Is(err, protocol.ErrUnauthorized) || strings.Contains(err.Error(), "CONTROLLER_PASSWORD") {
 		t.Errorf("got %v, want the token refused and no advice on the password", err)
 	}
 }
@@ -451,8 +451,8 @@ func TestReport_EachStatus_MapsToItsError(t *testing.T) {
 	report := wire.Report{Version: 8, Status: wire.Failed, Error: "no"}
 	for status, want := range map[int]error{
 		200: nil, 204: nil,
-		400: models.ErrUnwanted, 404: models.ErrUnwanted, 405: models.ErrUnwanted, 409: models.ErrUnwanted, 422: models.ErrUnwanted,
-		401: models.ErrUnauthorized, 403: models.ErrUnauthorized,
+		400: protocol.ErrUnwanted, 404: protocol.ErrUnwanted, 405: protocol.ErrUnwanted, 409: protocol.ErrUnwanted, 422: protocol.ErrUnwanted,
+		401: protocol.ErrUnauthorized, 403: protocol.ErrUnauthorized,
 	} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -469,17 +469,17 @@ func TestReport_EachStatus_MapsToItsError(t *testing.T) {
 			if err := c.Report(t.Context(), self, report); !errors.Is(err, want) {
 				t.Errorf("got %v, want %v", err, want)
 			}
-			if !errors.Is(want, models.ErrUnwanted) {
+			if !errors.Is(want, protocol.ErrUnwanted) {
 				return
 			}
 			err := serve(t, answer(status, "<html>no backend</html>")).Report(t.Context(), self, report)
-			if err == nil || errors.Is(err, models.ErrUnwanted) {
+			if err == nil || errors.Is(err, protocol.ErrUnwanted) {
 				t.Errorf("a proxy's page: got %v, want an outage", err)
 			}
 		})
 	}
 	err := serve(t, answer(429, "", "Retry-After", "30")).Report(t.Context(), self, report)
-	if models.Floor(err) != 30*time.Second || errors.Is(err, models.ErrUnwanted) {
+	if protocol.Floor(err) != 30*time.Second || errors.Is(err, protocol.ErrUnwanted) {
 		t.Errorf("429: got %v, want an outage of 30 s", err)
 	}
 	if err := serve(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }).Report(t.Context(), self, report); err == nil {
@@ -498,9 +498,9 @@ func TestErrors_SecretEchoed_Redacted(t *testing.T) {
 			w.Header().Set("Location", "http://"+user+":"+pass+"@elsewhere/?"+pass)
 			answer(status, user+" "+pass+" "+r.Header.Get("Authorization"))(w, r)
 		})
-		_, fetch := c.Fetch(t.Context(), self, models.Query{})
+		_, fetch := c.Fetch(t.Context(), self, protocol.Query{})
 		request := wire.RegisterRequest{Hostname: "host", AgentID: self.AgentID, AgentSecret: secret}
-		_, register := c.Register(t.Context(), models.Identity{}, request)
+		_, register := c.Register(t.Context(), protocol.Identity{}, request)
 		_, renewal := c.Register(t.Context(), self, request)
 		report := c.Report(t.Context(), self, wire.Report{Version: 1, Status: wire.Applied})
 		for _, err := range []error{fetch, register, renewal, report} {

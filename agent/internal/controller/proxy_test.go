@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 	"github.com/fleetconf/fleetconf/pkg/certs"
 )
 
@@ -75,7 +75,7 @@ func TestFetch_Proxy_Used(t *testing.T) {
 	for _, base := range []string{over, "http://controller.invalid:8080"} {
 		proxy, connected := forwardProxy(t, http.StatusOK)
 		c := New(Options{URL: base, TLS: files(t, ours, nil, certs.Leaf{}), Proxy: proxy})
-		got, err := c.Fetch(t.Context(), self, models.Query{})
+		got, err := c.Fetch(t.Context(), self, protocol.Query{})
 		if err != nil || got.Release == nil || connected.Load() != 1 {
 			t.Errorf("%s: got %+v, %v, by %d connections, want the document by one", base, got, err, connected.Load())
 		}
@@ -83,7 +83,7 @@ func TestFetch_Proxy_Used(t *testing.T) {
 	// The proxy's end of the connection is not the controller's.
 	proxy, _ := forwardProxy(t, http.StatusOK)
 	stranger := New(Options{URL: over, TLS: files(t, authority(t, "others"), nil, certs.Leaf{}), Proxy: proxy})
-	_, err := stranger.Fetch(t.Context(), self, models.Query{})
+	_, err := stranger.Fetch(t.Context(), self, protocol.Query{})
 	if err == nil || !strings.Contains(err.Error(), "is not trusted") {
 		t.Errorf("got %v, want the controller's certificate checked", err)
 	}
@@ -104,7 +104,7 @@ func TestFetch_ProxyRefuses_NamedInError(t *testing.T) {
 		"the proxy answered 407 Proxy Authentication Required": unknown,
 		"nothing listens there":                                away,
 	} {
-		_, err := New(Options{URL: "https://controller.invalid", Proxy: proxy}).Fetch(t.Context(), self, models.Query{})
+		_, err := New(Options{URL: "https://controller.invalid", Proxy: proxy}).Fetch(t.Context(), self, protocol.Query{})
 		if err == nil {
 			t.Fatalf("got nil, want %q", words)
 		}

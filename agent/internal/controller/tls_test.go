@@ -16,7 +16,7 @@ import (
 
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 	"github.com/fleetconf/fleetconf/pkg/certs"
 	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
@@ -115,7 +115,7 @@ func TestFetch_TLS_VerifiesAndAuthenticates(t *testing.T) {
 			c := New(Options{URL: url, TLS: files(t, row.trusts, row.by, row.own)})
 			var said string
 			for range 5 {
-				got, err := c.Fetch(t.Context(), self, models.Query{})
+				got, err := c.Fetch(t.Context(), self, protocol.Query{})
 				if row.words == "" {
 					if err != nil || got.Release == nil {
 						t.Fatalf("got %v, want the document", err)
@@ -150,15 +150,15 @@ func TestFetch_CAReplaced_UsedByNextConnection(t *testing.T) {
 	url := secure(t, ours, certs.Leaf{Hosts: []string{"127.0.0.1"}, NotAfter: time.Now().Add(day)}, &tls.Config{}, state)
 	trusted := x509.NewCertPool()
 	c := New(Options{URL: url, TLS: func() *tls.Config { return &tls.Config{RootCAs: trusted} }})
-	if _, err := c.Fetch(t.Context(), self, models.Query{}); err == nil {
+	if _, err := c.Fetch(t.Context(), self, protocol.Query{}); err == nil {
 		t.Fatal("got no error of who is not trusted")
 	}
 	trusted = ours.Pool()
-	if _, err := c.Fetch(t.Context(), self, models.Query{}); err != nil {
+	if _, err := c.Fetch(t.Context(), self, protocol.Query{}); err != nil {
 		t.Errorf("got %v, want it trusted now", err)
 	}
 	trusted = ours.Pool()
-	if _, err := c.Fetch(t.Context(), self, models.Query{}); err != nil {
+	if _, err := c.Fetch(t.Context(), self, protocol.Query{}); err != nil {
 		t.Errorf("got %v, want it still trusted", err)
 	}
 	select {
@@ -173,7 +173,7 @@ func TestFetch_TLSToPlainServer_SaysSo(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(s.Close)
 	c := New(Options{URL: strings.Replace(s.URL, "http:", "https:", 1), TLS: files(t, authority(t, "ours"), nil, certs.Leaf{})})
-	if _, err := c.Fetch(t.Context(), self, models.Query{}); err == nil || !strings.Contains(err.Error(), "does not speak TLS") {
+	if _, err := c.Fetch(t.Context(), self, protocol.Query{}); err == nil || !strings.Contains(err.Error(), "does not speak TLS") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -11,20 +11,20 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 func TestFetch_Wait_SentAsQuery(t *testing.T) {
 	for name, row := range map[string]struct {
-		query     models.Query
+		query     protocol.Query
 		want      string
 		transport string
 	}{
-		"polling":              {models.Query{Transport: wire.Polling}, "/api/v1/config", ""},
-		"a broker is heard":    {models.Query{Transport: wire.NATS}, "/api/v1/config", "nats"},
-		"long-poll":            {models.Query{Transport: wire.LongPoll, MayWait: true, Wait: 55 * time.Second}, "/api/v1/config?wait=55s", ""},
-		"long-poll, answer me": {models.Query{MayWait: true}, "/api/v1/config?wait=0s", ""},
+		"polling":              {protocol.Query{Transport: wire.Polling}, "/api/v1/config", ""},
+		"a broker is heard":    {protocol.Query{Transport: wire.NATS}, "/api/v1/config", "nats"},
+		"long-poll":            {protocol.Query{Transport: wire.LongPoll, MayWait: true, Wait: 55 * time.Second}, "/api/v1/config?wait=55s", ""},
+		"long-poll, answer me": {protocol.Query{MayWait: true}, "/api/v1/config?wait=0s", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got *http.Request
@@ -33,7 +33,7 @@ func TestFetch_Wait_SentAsQuery(t *testing.T) {
 				answer(404, "{}", "Content-Type", problemJSON)(w, r)
 			})
 			_, err := c.Fetch(t.Context(), self, row.query)
-			if !errors.Is(err, models.ErrNothingPublished) {
+			if !errors.Is(err, protocol.ErrNothingPublished) {
 				t.Fatalf("Fetch: %v", err)
 			}
 			if got.URL.RequestURI() != row.want || got.Header.Get(wire.HeaderTransport) != row.transport || got.ContentLength != 0 || len(got.TransferEncoding) > 0 {
@@ -45,25 +45,25 @@ func TestFetch_Wait_SentAsQuery(t *testing.T) {
 }
 
 func TestFetch_WaitHeader_ReturnedAsHeld(t *testing.T) {
-	asked := models.Query{ETag: `"e"`, MayWait: true, Wait: time.Minute}
+	asked := protocol.Query{ETag: `"e"`, MayWait: true, Wait: time.Minute}
 	for name, row := range map[string]struct {
-		query models.Query
+		query protocol.Query
 		head  []string
-		want  models.Answer
+		want  protocol.Answer
 	}{
-		"it was":                 {asked, []string{wire.HeaderWait, "60", wire.HeaderSweepInterval, "300"}, models.Answer{Holds: true, Held: time.Minute, ResyncInterval: 5 * time.Minute}},
-		"for less":               {asked, []string{wire.HeaderWait, "20"}, models.Answer{Holds: true, Held: 20 * time.Second}},
-		"for more than asked":    {asked, []string{wire.HeaderWait, "9223372037"}, models.Answer{Holds: true, Held: time.Minute}},
-		"it would be":            {models.Query{ETag: `"e"`, MayWait: true}, []string{wire.HeaderWait, "0"}, models.Answer{Holds: true}},
-		"not where none asked":   {models.Query{ETag: `"e"`}, []string{wire.HeaderWait, "60"}, models.Answer{}},
-		"nobody says so":         {asked, nil, models.Answer{}},
-		"rubbish":                {asked, []string{wire.HeaderWait, "-1", wire.HeaderSweepInterval, "x"}, models.Answer{}},
-		"a sweep out of bounds":  {asked, []string{wire.HeaderSweepInterval, "999999999"}, models.Answer{ResyncInterval: wire.MaxPollInterval}},
-		"a sweep of no interval": {asked, []string{wire.HeaderSweepInterval, "0"}, models.Answer{}},
+		"it was":                 {asked, []string{wire.HeaderWait, "60", wire.HeaderSweepInterval, "300"}, protocol.Answer{Holds: true, Held: time.Minute, ResyncInterval: 5 * time.Minute}},
+		"for less":               {asked, []string{wire.HeaderWait, "20"}, protocol.Answer{Holds: true, Held: 20 * time.Second}},
+		"for more than asked":    {asked, []string{wire.HeaderWait, "9223372037"}, protocol.Answer{Holds: true, Held: time.Minute}},
+		"it would be":            {protocol.Query{ETag: `"e"`, MayWait: true}, []string{wire.HeaderWait, "0"}, protocol.Answer{Holds: true}},
+		"not where none asked":   {protocol.Query{ETag: `"e"`}, []string{wire.HeaderWait, "60"}, protocol.Answer{}},
+		"nobody says so":         {asked, nil, protocol.Answer{}},
+		"rubbish":                {asked, []string{wire.HeaderWait, "-1", wire.HeaderSweepInterval, "x"}, protocol.Answer{}},
+		"a sweep out of bounds":  {asked, []string{wire.HeaderSweepInterval, "999999999"}, protocol.Answer{ResyncInterval: wire.MaxPollInterval}},
+		"a sweep of no interval": {asked, []string{wire.HeaderSweepInterval, "0"}, protocol.Answer{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := serve(t, answer(304, "", row.head...)).Fetch(t.Context(), self, row.query)
-			if !errors.Is(err, models.ErrNotModified) {
+			if !errors.Is(err, protocol.ErrNotModified) {
 				t.Fatalf("Fetch: %v", err)
 			}
 			if diff := cmp.Diff(row.want, got); diff != "" {
@@ -85,7 +85,7 @@ func TestTimeoutOf_Wait_AddsItsSlack(t *testing.T) {
 
 func TestFetch_SpreadHeader_Returned(t *testing.T) {
 	for said, want := range map[string]time.Duration{"250": 250 * time.Millisecond, "99999999999": maxSpread, "-1": 0, "x": 0, "": 0} {
-		got, err := serve(t, answer(200, document, "ETag", `"e"`, wire.HeaderSpread, said)).Fetch(t.Context(), self, models.Query{})
+		got, err := serve(t, answer(200, document, "ETag", `"e"`, wire.HeaderSpread, said)).Fetch(t.Context(), self, protocol.Query{})
 		if err != nil || got.Spread != want {
 			t.Errorf("%q: got %s, %v, want %s", said, got.Spread, err, want)
 		}
@@ -95,9 +95,9 @@ func TestFetch_SpreadHeader_Returned(t *testing.T) {
 // Proxies have no patience, and say so; the controller's own answers are none of
 // that.
 func TestFetch_ProxyErrorWhileWaiting_IsCut(t *testing.T) {
-	waiting := models.Query{ETag: `"e"`, MayWait: true, Wait: time.Minute}
+	waiting := protocol.Query{ETag: `"e"`, MayWait: true, Wait: time.Minute}
 	for name, row := range map[string]struct {
-		query   models.Query
+		query   protocol.Query
 		handler http.HandlerFunc
 		cut     bool
 	}{
@@ -110,10 +110,10 @@ func TestFetch_ProxyErrorWhileWaiting_IsCut(t *testing.T) {
 		"the controller's 503":   {waiting, answer(503, "{}", "Content-Type", problemJSON, "Retry-After", "5"), false},
 		"a redirect":             {waiting, answer(302, "", "Location", "/login"), false},
 		"the controller's":       {waiting, answer(504, "{}", "Content-Type", problemJSON), false},
-		"504 though it was none": {models.Query{}, answer(504, "<html>"), false},
+		"504 though it was none": {protocol.Query{}, answer(504, "<html>"), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := serve(t, row.handler).Fetch(t.Context(), self, row.query); err == nil || errors.Is(err, models.ErrCut) != row.cut {
+			if _, err := serve(t, row.handler).Fetch(t.Context(), self, row.query); err == nil || errors.Is(err, protocol.ErrCut) != row.cut {
 				t.Errorf("got %v, want a cut: %v", err, row.cut)
 			}
 		})
@@ -135,8 +135,8 @@ func TestFetch_WaitBroken_NotResent(t *testing.T) {
 	}))
 	defer s.Close()
 	c := New(Options{URL: s.URL, Pushed: true})
-	_, _ = c.Fetch(t.Context(), self, models.Query{}) // the connection is a used one now
-	if _, err := c.Fetch(t.Context(), self, models.Query{MayWait: true, Wait: time.Minute}); err == nil {
+	_, _ = c.Fetch(t.Context(), self, protocol.Query{}) // the connection is a used one now
+	if _, err := c.Fetch(t.Context(), self, protocol.Query{MayWait: true, Wait: time.Minute}); err == nil {
 		t.Error("a connection that broke was no error")
 	}
 	if got := waits.Load(); got != 1 {
@@ -159,8 +159,8 @@ func TestFetch_WorkerAndPushErrors_SentInHeaders(t *testing.T) {
 			}
 			w.WriteHeader(http.StatusNotModified)
 		})
-		query := models.Query{ETag: `"e"`, WorkerError: said, PushError: said}
-		if _, err := c.Fetch(t.Context(), self, query); !errors.Is(err, models.ErrNotModified) {
+		query := protocol.Query{ETag: `"e"`, WorkerError: said, PushError: said}
+		if _, err := c.Fetch(t.Context(), self, query); !errors.Is(err, protocol.ErrNotModified) {
 			t.Errorf("got %v, want ErrNotModified", err)
 		}
 	}

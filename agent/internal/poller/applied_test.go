@@ -1,7 +1,6 @@
 package poller
 
 import (
-	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -9,7 +8,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/state"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
@@ -114,43 +113,12 @@ func TestRun_OlderVersionWithoutReason_Refused(t *testing.T) {
 	}
 }
 
-// Queries name what the worker runs. While it refuses even that, they name nothing.
-func TestQuery_Applied_UnlessRefused(t *testing.T) {
-	one := release(1, 30)
-	p := New(Parts{})
-	f := &follower{Poller: p}
-	if _, q := f.query(); q.Applied != nil {
-		t.Errorf("before anything runs: got %+v", q.Applied)
-	}
-	p.state.LastGood = &one
-	if _, q := f.query(); q.Applied == nil || *q.Applied != one.Config {
-		t.Errorf("got %+v, want what runs", q.Applied)
-	}
-	p.refusedLastGood = &one
-	if _, q := f.query(); q.Applied != nil || q.ETag != one.ETag {
-		t.Errorf("while the worker refuses it: got %+v", q)
-	}
-}
-
-// Where the worker runs nothing, no version is older than what it runs.
-func TestOlder_WorkerRefusesLastGood_Accepted(t *testing.T) {
-	f := &follower{Poller: New(Parts{})}
-	f.state.LastGood = ptr(release(2, 30))
-	older := models.Answer{Release: ptr(release(1, 30))}
-	if err := f.older(models.Query{Applied: &f.state.LastGood.Config}, older); !errors.Is(err, models.ErrOlder) {
-		t.Errorf("while version 2 runs: got %v, want %v", err, models.ErrOlder)
-	}
-	if err := f.older(models.Query{}, older); err != nil {
-		t.Errorf("while nothing runs: got %v", err)
-	}
-}
-
 // What comes without its ETag, through a gateway that is new, is known by its content.
 func TestRun_ETagDroppedLater_KeepsKnownETag(t *testing.T) {
 	one := release(1, 30)
 	play(t, scenario{
 		controller: &fakeController{dropsETags: true, old: true, publications: []publication{{0, one}}},
-		cache:      &fakeCache{state: models.State{Identity: known, LastGood: &one}},
+		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: &one}},
 	}, func(t *testing.T, w *world) {
 		pass(10 * time.Minute)
 		if held := w.cache.held(); held.Candidate != nil || held.LastGood.ETag != one.ETag {
@@ -184,7 +152,7 @@ func TestRun_CacheEdited_Replaced(t *testing.T) {
 			transport: wire.LongPoll,
 			controller: &fakeController{publications: []publication{{0, one}}, dropsETags: drops, compares: true,
 				slowReports: 25 * time.Millisecond, slowFetches: 15 * time.Millisecond}, // the worker is done while a poll is on its way
-			cache:  &fakeCache{state: models.State{Identity: known, LastGood: &edited}},
+			cache:  &fakeCache{stored: state.Stored{Identity: known, LastGood: &edited}},
 			worker: &fakeWorker{slow: 20 * time.Millisecond},
 		}, func(t *testing.T, w *world) {
 			pass(time.Minute)

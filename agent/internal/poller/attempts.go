@@ -8,18 +8,18 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/requestid"
 )
 
-// attempts are those of one loop at an exchange with a neighbour, one after the
-// other. Each has an id, which the neighbour logs too.
+// attempts are the requests of one loop, one after the other. Each has an id that the
+// receiver logs too.
 type attempts struct {
-	to  logrus.FieldLogger
-	log logrus.FieldLogger // of what comes of the attempt that was begun last
+	base logrus.FieldLogger
+	log  logrus.FieldLogger // with the id of the last attempt
 }
 
-func newAttempts(log logrus.FieldLogger) attempts { return attempts{to: log, log: log} }
+func newAttempts(log logrus.FieldLogger) attempts { return attempts{base: log, log: log} }
 
-// begin begins another. The id goes along in the context.
+// begin returns the context of a new attempt, which carries its id.
 func (a *attempts) begin(ctx context.Context) context.Context {
 	id := requestid.New()
-	a.log = a.to.WithField("request_id", id)
+	a.log = a.base.WithField("request_id", id)
 	return requestid.With(ctx, id)
 }

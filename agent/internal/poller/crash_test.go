@@ -11,7 +11,8 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
+	"github.com/fleetconf/fleetconf/agent/internal/state"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
@@ -54,21 +55,21 @@ func around[T any](m *mortal, call func() (T, error)) (T, error) {
 }
 
 func (m *mortal) Register(
-	ctx context.Context, as models.Identity, self wire.RegisterRequest,
-) (models.Registration, error) {
-	return around(m, func() (models.Registration, error) { return m.controller.Register(ctx, as, self) })
+	ctx context.Context, as protocol.Identity, self wire.RegisterRequest,
+) (protocol.Registration, error) {
+	return around(m, func() (protocol.Registration, error) { return m.controller.Register(ctx, as, self) })
 }
 
-func (m *mortal) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
-	return around(m, func() (models.Answer, error) { return m.controller.Fetch(ctx, id, q) })
+func (m *mortal) Fetch(ctx context.Context, id protocol.Identity, q protocol.Query) (protocol.Answer, error) {
+	return around(m, func() (protocol.Answer, error) { return m.controller.Fetch(ctx, id, q) })
 }
 
-func (m *mortal) Report(ctx context.Context, id models.Identity, report wire.Report) error {
+func (m *mortal) Report(ctx context.Context, id protocol.Identity, report wire.Report) error {
 	_, err := around(m, func() (struct{}, error) { return struct{}{}, m.controller.Report(ctx, id, report) })
 	return err
 }
 
-func (m *mortal) Deregister(ctx context.Context, id models.Identity) error {
+func (m *mortal) Deregister(ctx context.Context, id protocol.Identity) error {
 	_, err := around(m, func() (struct{}, error) { return struct{}{}, m.controller.Deregister(ctx, id) })
 	return err
 }
@@ -82,10 +83,10 @@ func (m *mortal) Push(ctx context.Context, config wire.WorkerConfig) error {
 	return err
 }
 
-func (m *mortal) Load() (models.State, error) { return around(m, m.cache.Load) }
+func (m *mortal) Load() (state.Stored, error) { return around(m, m.cache.Load) }
 
-func (m *mortal) Save(state models.State) error {
-	_, err := around(m, func() (struct{}, error) { return struct{}{}, m.cache.Save(state) })
+func (m *mortal) Save(stored state.Stored) error {
+	_, err := around(m, func() (struct{}, error) { return struct{}{}, m.cache.Save(stored) })
 	return err
 }
 

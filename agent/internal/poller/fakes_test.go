@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -15,7 +16,8 @@ import (
 	"github.com/sirupsen/logrus"
 	logrustest "github.com/sirupsen/logrus/hooks/test"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
+	"github.com/fleetconf/fleetconf/agent/internal/state"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
@@ -39,8 +41,8 @@ type clock struct{ began time.Time }
 func (c clock) now() time.Duration { return time.Since(c.began) }
 
 // release is version v with interval seconds, as the fake controller serves it.
-func release(v int64, interval int) models.Release {
-	return models.Release{
+func release(v int64, interval int) protocol.Release {
+	return protocol.Release{
 		ETag:   fmt.Sprintf(`"v%d-%d"`, v, interval),
 		Config: wire.Config{Version: v, Data: wire.Data{URL: fmt.Sprintf("http://target/%d", v)}, PollIntervalSeconds: interval},
 	}
@@ -49,7 +51,7 @@ func release(v int64, interval int) models.Release {
 // publication is what is current from at on.
 type publication struct {
 	at time.Duration
-	models.Release
+	protocol.Release
 }
 
 func published(at time.Duration, v int64) publication { return publication{at, release(v, 30)} }
@@ -126,7 +128,7 @@ func (c *fakeController) record(what, etag string) {
 }
 
 // told records the worker's error of a poll where it differs from the last one.
-func (c *fakeController) told(q models.Query) {
+func (c *fakeController) told(q protocol.Query) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n := len(c.degraded); n == 0 && q.WorkerError != "" || n > 0 && c.degraded[n-1].what != q.WorkerError {
@@ -175,14 +177,14 @@ func (c *fakeController) reachable(ctx context.Context) error {
 		return errOutage
 	}
 	if within(c.busy, c.now()) {
-		return &models.RetryLater{After: c.retryAfter, Err: errOutage}
+		return &protocol.RetryLater{After: c.retryAfter, Err: errOutage}
 	}
 	return ctx.Err()
 }
 
 // authentic reports whether the token is the one of the last registration,
 // and the controller has not forgotten it since.
-func (c *fakeController) authentic(id models.Identity) bool {
+func (c *fakeController) authentic(id protocol.Identity) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	lost := func(at time.Duration) bool { return c.tokenAt < at && at <= c.now() }
@@ -192,19 +194,19 @@ func (c *fakeController) authentic(id models.Identity) bool {
 }
 
 func (c *fakeController) Register(
-	ctx context.Context, as models.Identity, self wire.RegisterRequest,
-) (models.Registration, error) {
+	ctx context.Context, as protocol.Identity, self wire.RegisterRequest,
+) (protocol.Registration, error) {
 	c.record("register", as.AgentToken)
 	if err := c.reachable(ctx); err != nil {
-		return models.Registration{}, err
+		return protocol.Registration{}, err
 	}
 	switch {
 	case as.AgentToken != "" && !c.authentic(as):
-		return models.Registration{}, fmt.Errorf("%w: token", models.ErrUnauthorized)
+		return protocol.Registration{}, fmt.Errorf("%w: token", protocol.ErrUnauthorized)
 	case as.AgentToken == "" && within(c.noEnrolment, c.now()):
-		return models.Registration{}, fmt.Errorf("%w: shared credentials", models.ErrUnauthorized)
+		return protocol.Registration{}, fmt.Errorf("%w: shared credentials", protocol.ErrUnauthorized)
 	case as.AgentToken == "" && within(c.conflicts, c.now()):
-		return models.Registration{}, fmt.Errorf("%w: another secret", models.ErrUnauthorized)
+		return protocol.Registration{}, fmt.Errorf("%w: another secret", protocol.ErrUnauthorized)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -216,15 +218,15 @@ func (c *fakeController) Register(
 	c.token, c.tokenAt, c.previous = fmt.Sprintf("token-%d", c.tokens), c.now(), c.token
 	c.rebound = c.rebound || as.AgentToken != ""
 	if within(c.loses, c.now()) {
-		return models.Registration{}, errOutage
+		return protocol.Registration{}, errOutage
 	}
-	return models.Registration{
-		Identity:     models.Identity{AgentID: self.AgentID, AgentToken: c.token},
+	return protocol.Registration{
+		Identity:     protocol.Identity{AgentID: self.AgentID, AgentToken: c.token},
 		PollInterval: 30 * time.Second,
 	}, nil
 }
 
-func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
+func (c *fakeController) Fetch(ctx context.Context, id protocol.Identity, q protocol.Query) (protocol.Answer, error) {
 	c.record("fetch", q.ETag)
 	c.told(q)
 	c.mu.Lock()
@@ -234,22 +236,22 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 	if c.dropsETags {
 		etag = ""
 	}
-	unchanged := func(current *models.Release) bool {
+	unchanged := func(current *protocol.Release) bool {
 		return current != nil && !c.old && q.Applied != nil && *q.Applied == current.Config
 	}
 	if err := c.reachable(ctx); err != nil {
-		return models.Answer{}, err
+		return protocol.Answer{}, err
 	}
 	if !sleep(ctx, c.slowFetches) {
-		return models.Answer{}, ctx.Err()
+		return protocol.Answer{}, ctx.Err()
 	}
 	if !c.authentic(id) {
-		return models.Answer{}, fmt.Errorf("%w: token", models.ErrUnauthorized)
+		return protocol.Answer{}, fmt.Errorf("%w: token", protocol.ErrUnauthorized)
 	}
 	if within(c.uncertified, c.now()) && !c.rebound {
-		return models.Answer{}, fmt.Errorf("%w: certificate", models.ErrForbidden)
+		return protocol.Answer{}, fmt.Errorf("%w: certificate", protocol.ErrForbidden)
 	}
-	answer := models.Answer{PollInterval: 30 * time.Second}
+	answer := protocol.Answer{PollInterval: 30 * time.Second}
 	for _, m := range c.fleets {
 		if m.at <= c.now() {
 			answer.Fleet = m.fleet
@@ -264,7 +266,7 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 			answer.Held = c.says(q.Wait)
 		} else if current := c.current(); q.Wait > 0 && (current == nil || c.withheld(current) || etag != "" && etag == current.ETag && !c.compares || unchanged(current)) {
 			if err := c.hold(ctx, q.Wait); err != nil {
-				return models.Answer{}, err
+				return protocol.Answer{}, err
 			}
 		}
 	}
@@ -275,11 +277,11 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 	withheld := c.withheld(current)
 	switch {
 	case within(c.invalid, c.now()):
-		return answer, fmt.Errorf("%w: data.url is missing", models.ErrInvalidConfig)
+		return answer, fmt.Errorf("%w: data.url is missing", protocol.ErrInvalidConfig)
 	case current == nil, withheld && etag == "":
-		return answer, models.ErrNothingPublished
+		return answer, protocol.ErrNothingPublished
 	case etag != "" && etag == current.ETag && (!c.compares || unchanged(current)), withheld:
-		return answer, models.ErrNotModified
+		return answer, protocol.ErrNotModified
 	}
 	fetched := *current
 	fetched.FetchedAt = time.Now()
@@ -293,8 +295,8 @@ func (c *fakeController) Fetch(ctx context.Context, id models.Identity, q models
 	return answer, nil
 }
 
-func (c *fakeController) current() *models.Release {
-	var current *models.Release
+func (c *fakeController) current() *protocol.Release {
+	var current *protocol.Release
 	for i := range c.publications {
 		if c.publications[i].at <= c.now() {
 			current = &c.publications[i].Release
@@ -304,7 +306,7 @@ func (c *fakeController) current() *models.Release {
 }
 
 // withheld reports whether a release is not offered: its worker refused it.
-func (c *fakeController) withheld(current *models.Release) bool {
+func (c *fakeController) withheld(current *protocol.Release) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.withholds && current != nil && c.failed == current.Config.Version
@@ -314,7 +316,7 @@ func (c *fakeController) withheld(current *models.Release) bool {
 // error of what ends it.
 func (c *fakeController) hold(ctx context.Context, wait time.Duration) error {
 	now := c.now()
-	end, cut := now+wait+jitter(wait/16), error(nil)
+	end, cut := now+wait+rand.N(wait/16+1), error(nil)
 	sooner := func(at time.Duration, err error) {
 		if now < at && at < end {
 			end, cut = at, err
@@ -330,7 +332,7 @@ func (c *fakeController) hold(ctx context.Context, wait time.Duration) error {
 		sooner(s.from, cmp.Or(c.lost, errOutage))
 	}
 	if c.cutsAfter > 0 {
-		err := models.ErrCut
+		err := protocol.ErrCut
 		if c.cutError != nil {
 			err = c.cutError
 		}
@@ -342,12 +344,12 @@ func (c *fakeController) hold(ctx context.Context, wait time.Duration) error {
 	return cut
 }
 
-func (c *fakeController) Deregister(ctx context.Context, id models.Identity) error {
+func (c *fakeController) Deregister(ctx context.Context, id protocol.Identity) error {
 	c.record("leave", id.AgentID)
 	return c.reachable(ctx)
 }
 
-func (c *fakeController) Report(ctx context.Context, id models.Identity, report wire.Report) error {
+func (c *fakeController) Report(ctx context.Context, id protocol.Identity, report wire.Report) error {
 	c.record("report", fmt.Sprint(report.Version, " ", report.Status))
 	if err := c.reachable(ctx); err != nil {
 		return err
@@ -357,13 +359,13 @@ func (c *fakeController) Report(ctx context.Context, id models.Identity, report 
 	}
 	switch {
 	case within(c.busyReports, c.now()):
-		return &models.RetryLater{After: c.retryAfter, Err: errOutage}
+		return &protocol.RetryLater{After: c.retryAfter, Err: errOutage}
 	case within(c.takesNoReport, c.now()):
 		return errOutage
 	case c.unwanted:
-		return models.ErrUnwanted
+		return protocol.ErrUnwanted
 	case !c.authentic(id):
-		return models.ErrUnauthorized
+		return protocol.ErrUnauthorized
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -443,11 +445,11 @@ func (w *fakeWorker) state() (wire.WorkerState, error) {
 	running, since := w.running, w.since
 	for _, t := range w.tampered {
 		if since < t.at && t.at <= w.now() {
-			running, since = t.Push(), t.at
+			running, since = t.WorkerConfig(), t.at
 		}
 	}
 	if running.Version == 0 || since < started || w.forgetsPushes {
-		return wire.WorkerState{}, models.ErrNothingRuns
+		return wire.WorkerState{}, protocol.ErrNothingRuns
 	}
 	return wire.WorkerState{URL: running.URL, Version: running.Version, Instance: fmt.Sprint("instance-", n)}, nil
 }
@@ -462,7 +464,7 @@ func (w *fakeWorker) Push(ctx context.Context, config wire.WorkerConfig) error {
 	}
 	if err == nil && w.refuses != nil {
 		if words := w.refuses(config.Version, w.now()); words != "" {
-			err = &models.Refused{Message: words}
+			err = &protocol.Refused{Message: words}
 		}
 	}
 	w.mu.Lock()
@@ -501,6 +503,14 @@ func (w *fakeWorker) readTimes() []time.Duration {
 	return slices.Clone(w.reads)
 }
 
+// sleep waits for d, and reports whether ctx goes on.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d > 0 {
+		pause(ctx, d, nil)
+	}
+	return ctx.Err() == nil
+}
+
 // fakeCache is a file in memory.
 type fakeCache struct {
 	clock
@@ -510,18 +520,18 @@ type fakeCache struct {
 	slow       time.Duration // how long a write lasts
 	proceed    chan struct{}
 
-	mu    sync.Mutex
-	state models.State
-	saves []models.State
+	mu     sync.Mutex
+	stored state.Stored
+	saves  []state.Stored
 }
 
-func (c *fakeCache) Load() (models.State, error) {
+func (c *fakeCache) Load() (state.Stored, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.state, c.loadError
+	return c.stored, c.loadError
 }
 
-func (c *fakeCache) Save(state models.State) error {
+func (c *fakeCache) Save(stored state.Stored) error {
 	if within(c.hanging, c.now()) {
 		<-c.proceed
 	}
@@ -531,15 +541,15 @@ func (c *fakeCache) Save(state models.State) error {
 	if within(c.unwritable, c.now()) {
 		return errors.New("no space left on device")
 	}
-	c.state = state
-	c.saves = append(c.saves, state)
+	c.stored = stored
+	c.saves = append(c.saves, stored)
 	return nil
 }
 
-func (c *fakeCache) held() models.State {
+func (c *fakeCache) held() state.Stored {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.state
+	return c.stored
 }
 
 // world is a poller among fakes.
@@ -603,14 +613,17 @@ func (s scenario) world() *world {
 	if source == nil {
 		source = s.controller
 	}
+	if s.metrics == nil {
+		s.metrics = NewMetrics(nil)
+	}
 	log, hook := logrustest.NewNullLogger()
 	log.SetOutput(io.Discard)
 	log.SetLevel(logrus.DebugLevel)
 	return &world{
 		Poller: New(Parts{
 			Source: source, Sink: s.worker, Cache: s.cache,
-			Self: wire.RegisterRequest{Hostname: "host"}, Log: log, Ephemeral: s.ephemeral,
-			Transport: s.transport, Hints: s.hints, Fleet: s.fleet, Metrics: s.metrics,
+			Config: state.Config{Self: wire.RegisterRequest{Hostname: "host"}, Transport: s.transport, Fleet: s.fleet},
+			Log:    log, Ephemeral: s.ephemeral, Hints: s.hints, Metrics: s.metrics,
 		}),
 		controller: s.controller, worker: s.worker, cache: s.cache, log: hook,
 	}
@@ -626,7 +639,7 @@ func pass(d time.Duration) {
 func (w *world) runs(t *testing.T, v int64) {
 	t.Helper()
 	got, err := w.worker.state()
-	if v == 0 && errors.Is(err, models.ErrNothingRuns) {
+	if v == 0 && errors.Is(err, protocol.ErrNothingRuns) {
 		return
 	}
 	if err != nil || got.Version != v {

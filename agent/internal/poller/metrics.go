@@ -8,7 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/pace"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
@@ -34,15 +35,6 @@ const (
 	denied  = "denied"  // the credentials are refused
 	limited = "limited" // come again later
 	failed  = "failed"  // no answer, or not one of the controller
-)
-
-// What becomes of a hint.
-const (
-	hintFollowed = "followed"
-	hintDelayed  = "delayed" // followed, but later: others came to nothing
-	hintOld      = "old"     // of what the agent has, or older
-	hintIgnored  = "ignored" // the one that came to nothing, again
-	hintInvalid  = "invalid"
 )
 
 // NewMetrics returns the metrics of a Poller.
@@ -73,37 +65,39 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 
 // initHints has the hints of a transport be there from the start.
 func (m *Metrics) initHints(transport wire.Transport) {
-	for _, outcome := range []string{hintFollowed, hintDelayed, hintOld, hintIgnored, hintInvalid} {
-		m.hints.WithLabelValues(string(transport), outcome)
+	for _, outcome := range []pace.Outcome{
+		pace.HintFollowed, pace.HintDelayed, pace.HintOld, pace.HintIgnored, pace.HintInvalid,
+	} {
+		m.hints.WithLabelValues(string(transport), string(outcome))
 	}
 }
 
 // countHint counts a hint by what became of it.
-func (m *Metrics) countHint(transport wire.Transport, outcome string) {
-	m.hints.WithLabelValues(string(transport), outcome).Inc()
+func (m *Metrics) countHint(transport wire.Transport, outcome pace.Outcome) {
+	m.hints.WithLabelValues(string(transport), string(outcome)).Inc()
 }
 
 // fetched counts a fetch by the error that it ended with.
-func (m *Metrics) fetched(q models.Query, answer models.Answer, err error, took time.Duration) {
+func (m *Metrics) fetched(q protocol.Query, answer protocol.Answer, err error, took time.Duration) {
 	if errors.Is(err, context.Canceled) {
 		return
 	}
-	if err == nil && unchanged(q, answer) {
-		err = models.ErrNotModified
+	if err == nil && answer.Unchanged(q) {
+		err = protocol.ErrNotModified
 	}
-	nothingNew := errors.Is(err, models.ErrNotModified) || errors.Is(err, models.ErrNothingPublished)
+	nothingNew := errors.Is(err, protocol.ErrNotModified) || errors.Is(err, protocol.ErrNothingPublished)
 	switch {
 	case err == nil:
 		m.fetches.Count("changed")
 	case nothingNew && q.Wait > 0:
 		m.fetches.Count("wait_over")
-	case errors.Is(err, models.ErrNotModified):
+	case errors.Is(err, protocol.ErrNotModified):
 		m.fetches.Count("unchanged")
-	case errors.Is(err, models.ErrNothingPublished):
+	case errors.Is(err, protocol.ErrNothingPublished):
 		m.fetches.Count("nothing_published")
-	case errors.Is(err, models.ErrInvalidConfig), errors.Is(err, models.ErrOlder):
+	case errors.Is(err, protocol.ErrInvalidConfig), errors.Is(err, protocol.ErrOlder):
 		m.fetches.Count("invalid")
-	case errors.Is(err, models.ErrCut):
+	case errors.Is(err, protocol.ErrCut):
 		m.fetches.Count("cut")
 	default:
 		m.fetches.Count(failure(err))
@@ -127,7 +121,7 @@ func (m *Metrics) reported(err error) {
 	switch {
 	case err == nil:
 		m.reports.Count("taken")
-	case errors.Is(err, models.ErrUnwanted):
+	case errors.Is(err, protocol.ErrUnwanted):
 		m.reports.Count("unwanted")
 	default:
 		m.reports.Count(failure(err))
@@ -139,9 +133,9 @@ func failure(err error) string {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return ""
-	case errors.Is(err, models.ErrUnauthorized):
+	case errors.Is(err, protocol.ErrUnauthorized):
 		return denied
-	case models.Floor(err) > 0:
+	case protocol.Floor(err) > 0:
 		return limited
 	}
 	return failed
@@ -149,7 +143,7 @@ func failure(err error) string {
 
 // pushed counts a push by the error that it ended with.
 func (m *Metrics) pushed(err error, took time.Duration) {
-	var refused *models.Refused
+	var refused *protocol.Refused
 	switch {
 	case err == nil:
 		m.pushes.Count("applied")

@@ -12,8 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	logrustest "github.com/sirupsen/logrus/hooks/test"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
-	"github.com/fleetconf/fleetconf/pkg/backoff"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
+	"github.com/fleetconf/fleetconf/agent/internal/state"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/notify"
 	"github.com/fleetconf/fleetconf/pkg/requestid"
@@ -141,7 +141,7 @@ func TestMetrics_WorkerRestart_CountedOnce(t *testing.T) {
 
 func TestMetrics_ReportUnauthorized_CountedAsDenied(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	NewMetrics(reg).reported(fmt.Errorf("%w: token", models.ErrUnauthorized))
+	NewMetrics(reg).reported(fmt.Errorf("%w: token", protocol.ErrUnauthorized))
 	if got := figures(t, reg); got["reports_total denied"] != 1 {
 		t.Errorf("got %v, want it counted as denied", got)
 	}
@@ -151,7 +151,7 @@ func TestMetrics_ReportUnauthorized_CountedAsDenied(t *testing.T) {
 func TestMetrics_Canceled_NotCounted(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := NewMetrics(reg)
-	m.fetched(models.Query{}, models.Answer{}, context.Canceled, time.Second)
+	m.fetched(protocol.Query{}, protocol.Answer{}, context.Canceled, time.Second)
 	m.registered(context.Canceled)
 	m.reported(context.Canceled)
 	m.pushed(context.Canceled, time.Second)
@@ -162,7 +162,7 @@ func TestMetrics_Canceled_NotCounted(t *testing.T) {
 
 func TestMetrics_LongPoll_NotTimed(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	NewMetrics(reg).fetched(models.Query{Wait: time.Minute}, models.Answer{}, nil, time.Minute)
+	NewMetrics(reg).fetched(protocol.Query{Wait: time.Minute}, protocol.Answer{}, nil, time.Minute)
 	if got := figures(t, reg); got["fetches_total changed"] != 1 || got["fetch_duration_seconds"] != 0 {
 		t.Errorf("got %v, want it counted and not timed", got)
 	}
@@ -176,9 +176,11 @@ func (quiet) Run(ctx context.Context, _ string, _ notify.Receiver) error { <-ctx
 func TestMetrics_Hints_CountedByOutcome(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	synctest.Test(t, func(t *testing.T) {
-		w := scenario{transport: wire.NATS, hints: quiet{}, metrics: NewMetrics(reg)}.world()
-		good := release(5, 30)
-		w.state.LastGood = &good
+		w := scenario{
+			transport: wire.NATS, hints: quiet{}, metrics: NewMetrics(reg),
+			cache: &fakeCache{stored: state.Stored{LastGood: ptr(release(5, 30))}},
+		}.world()
+		w.load()
 		l := listener{w.Poller}
 		say := func(version int64, etag string) {
 			message, err := notify.Hint{Version: version, ETag: etag}.Encode()
@@ -190,7 +192,10 @@ func TestMetrics_Hints_CountedByOutcome(t *testing.T) {
 		l.Received([]byte("nonsense"))
 		say(4, `"x"`)
 		say(6, `"x"`)
-		w.noteHintResult(w.takeHint(), false) // nothing came of it
+		w.handle(w.Log, func(m *state.Machine, now time.Time) {
+			_, q := m.Querying(now)
+			_ = m.Fetched(now, q, protocol.Answer{}, protocol.ErrNotModified) // the hint was unfounded
+		})
 		say(6, `"x"`)
 		say(7, `"x"`)
 	})
@@ -206,7 +211,7 @@ func TestMetrics_Hints_CountedByOutcome(t *testing.T) {
 func TestMetrics_HintSeries_ExistFromTheStart(t *testing.T) {
 	for hints, want := range map[Hints]int{nil: 0, quiet{}: 5} {
 		reg := prometheus.NewRegistry()
-		New(Parts{Hints: hints, Transport: wire.Redis, Metrics: NewMetrics(reg)})
+		New(Parts{Hints: hints, Config: state.Config{Transport: wire.Redis}, Metrics: NewMetrics(reg)})
 		families, err := reg.Gather()
 		if err != nil {
 			t.Fatal(err)
@@ -276,18 +281,18 @@ type naming struct {
 }
 
 func (n naming) Register(
-	ctx context.Context, as models.Identity, self wire.RegisterRequest,
-) (models.Registration, error) {
+	ctx context.Context, as protocol.Identity, self wire.RegisterRequest,
+) (protocol.Registration, error) {
 	n.seen(ctx)
 	return n.fakeController.Register(ctx, as, self)
 }
 
-func (n naming) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
+func (n naming) Fetch(ctx context.Context, id protocol.Identity, q protocol.Query) (protocol.Answer, error) {
 	n.seen(ctx)
 	return n.fakeController.Fetch(ctx, id, q)
 }
 
-func (n naming) Deregister(ctx context.Context, id models.Identity) error {
+func (n naming) Deregister(ctx context.Context, id protocol.Identity) error {
 	n.seen(ctx)
 	return n.fakeController.Deregister(ctx, id)
 }
@@ -315,11 +320,12 @@ func TestRun_EachRequest_HasItsOwnID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := scenario{controller: source, worker: sink}.world()
 		w.Source, w.Sink = naming{source, seen}, namingWorker{sink, seen}
-		go w.saver(t.Context()) // ends with the test
-		f := newFollower(w.Poller)
-		f.turn(t.Context())
-		r := &reconciler{Poller: w.Poller, attempts: newAttempts(w.Log), retry: backoff.New(retryFirst, pushLimit)}
-		if r.cycle(t.Context()) {
+		go w.runSaver(t.Context()) // ends with the test
+		a := newAttempts(w.Log)
+		for range 3 { // identify, register, fetch
+			w.step(t.Context(), &a)
+		}
+		if w.observe(t.Context(), &a) {
 			t.Error("got something else to do, want one push")
 		}
 		w.deregister(t.Context())

@@ -5,24 +5,23 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 	"go.uber.org/goleak"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
-	"github.com/fleetconf/fleetconf/pkg/backoff"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
+	"github.com/fleetconf/fleetconf/agent/internal/state"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // known is the identity of an agent that has registered before.
-var known = models.Identity{AgentID: "agent-7", AgentToken: "token-0"}
+var known = protocol.Identity{AgentID: "agent-7", AgentToken: "token-0"}
 
-func ptr(r models.Release) *models.Release { return &r }
+func ptr(r protocol.Release) *protocol.Release { return &r }
 
 // gaps are the times between moments.
 func gaps(at []time.Duration) (between []time.Duration) {
@@ -170,7 +169,7 @@ func TestRun_WorkerRestarted_RestoredInOneCycle(t *testing.T) {
 func TestRun_WorkerChangedByHand_Restored(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 3)}},
-		worker:     &fakeWorker{tampered: []publication{{time.Minute, release(9, 30)}, {2 * time.Minute, models.Release{Config: wire.Config{Version: 3, Data: wire.Data{URL: "http://elsewhere/"}}}}}},
+		worker:     &fakeWorker{tampered: []publication{{time.Minute, release(9, 30)}, {2 * time.Minute, protocol.Release{Config: wire.Config{Version: 3, Data: wire.Data{URL: "http://elsewhere/"}}}}}},
 	}, func(t *testing.T, w *world) {
 		pass(2 * time.Minute)
 		w.runs(t, 3)
@@ -204,7 +203,7 @@ func TestRun_WorkerAwayAtStart_PushedWhenBack(t *testing.T) {
 func TestRun_ControllerAwayAtStart_RunsFromCache(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 8)}, down: []span{{0, 12 * time.Hour}}},
-		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
+		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(0)
 		w.runs(t, 7)
@@ -239,7 +238,7 @@ func TestRun_BothAwayAtStart_Recovers(t *testing.T) {
 func TestRun_SlowWorker_PushedBeforeRegistration(t *testing.T) {
 	play(t, scenario{
 		worker: &fakeWorker{hanging: []span{{0, time.Second / 2}}},
-		cache:  &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
+		cache:  &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Second - 1)
 		if n := len(w.controller.times("register")); n != 0 {
@@ -255,7 +254,7 @@ func TestRun_SlowWorker_PushedBeforeRegistration(t *testing.T) {
 func TestRun_EmptyWorker_GetsLastGoodBeforeCandidate(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{down: always},
-		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30)), Candidate: ptr(release(8, 30))}},
+		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30)), Candidate: ptr(release(8, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(0)
 		if got := w.worker.taken(); !slices.Equal(got, []int64{7, 8}) {
@@ -272,8 +271,8 @@ func TestRun_CandidateAlreadyRuns_PromotedWithoutPush(t *testing.T) {
 	eight := release(8, 30)
 	play(t, scenario{
 		controller: &fakeController{down: always},
-		worker:     &fakeWorker{running: eight.Push(), since: 0},
-		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30)), Candidate: &eight}},
+		worker:     &fakeWorker{running: eight.WorkerConfig(), since: 0},
+		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30)), Candidate: &eight}},
 	}, func(t *testing.T, w *world) {
 		pass(0)
 		if got := w.worker.taken(); len(got) != 0 {
@@ -346,7 +345,7 @@ func TestRun_TwoAgentsWithOneID_BothRun(t *testing.T) {
 func TestRun_SharedPasswordChanged_OwnTokenWorks(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 8)}, noEnrolment: always, token: known.AgentToken, tokenAt: 0},
-		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
+		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Minute)
 		w.runs(t, 8) // its own token is as good as before
@@ -436,7 +435,7 @@ func TestRun_NothingPublished_KeepsPolling(t *testing.T) {
 func TestRun_NothingPublished_KeepsLastGood(t *testing.T) {
 	play(t, scenario{
 		worker: &fakeWorker{restarts: []time.Duration{time.Minute}},
-		cache:  &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
+		cache:  &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(2 * time.Minute)
 		w.runs(t, 7)
@@ -452,7 +451,7 @@ func TestRun_InvalidConfiguration_NotApplied(t *testing.T) {
 		if got := w.Status().LastError; !strings.Contains(got, "data.url") {
 			t.Errorf("last error %q does not name the field", got)
 		}
-		if n := w.logged(logrus.WarnLevel, "Configuration not usable"); n != 1 {
+		if n := w.logged(logrus.WarnLevel, "Configuration unusable"); n != 1 {
 			t.Errorf("%d warnings, want 1", n)
 		}
 		if n := len(w.controller.times("fetch")); n > 140 {
@@ -466,7 +465,7 @@ func TestRun_InvalidConfiguration_NotApplied(t *testing.T) {
 func TestRun_OlderVersionWithReason_Applied(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{because: wire.OlderResume, publications: []publication{published(0, 3), published(time.Minute, 2)}},
-		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(9, 30))}},
+		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(9, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Minute - 1)
 		w.runs(t, 3)
@@ -481,7 +480,7 @@ func TestRun_OlderVersionWithReason_Applied(t *testing.T) {
 func TestRun_CandidateWithdrawn_Dropped(t *testing.T) {
 	for name, back := range map[string]publication{
 		"by a 304":                {2 * time.Minute, release(1, 30)},
-		"by a document once more": {2 * time.Minute, models.Release{Config: release(1, 30).Config}},
+		"by a document once more": {2 * time.Minute, protocol.Release{Config: release(1, 30).Config}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			first := back
@@ -576,7 +575,7 @@ func TestRun_RefusedVersionOnEmptyWorker_KeepsLastGood(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 2)}},
 		worker:     &fakeWorker{refuses: refuse(2)},
-		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(1, 30)), Candidate: ptr(release(2, 30))}},
+		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(1, 30)), Candidate: ptr(release(2, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(0)
 		w.runs(t, 1)
@@ -607,7 +606,7 @@ func refusesLastGood(t *testing.T, controller *fakeController) {
 			}
 			return ""
 		}},
-		cache: &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(1, 30))}},
+		cache: &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(1, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour - 1)
 		if pushes, fetches := len(w.worker.pushTimes()), len(w.controller.times("fetch")); pushes > fetches+1 {
@@ -631,7 +630,7 @@ func TestRun_WorkerForgetsPushes_BacksOff(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 2)}},
 		worker:     &fakeWorker{forgetsPushes: true},
-		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(1, 30)), Candidate: ptr(release(2, 30))}},
+		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(1, 30)), Candidate: ptr(release(2, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour)
 		if n := len(w.worker.pushTimes()); n > 500 {
@@ -644,7 +643,7 @@ func TestRun_FetchHangs_KeepsReconciling(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{hanging: always},
 		worker:     &fakeWorker{restarts: []time.Duration{100*time.Second + 1}},
-		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
+		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(102 * time.Second)
 		w.runs(t, 7)
@@ -799,47 +798,6 @@ func TestRun_WorkerRestarted_PushBackoffEnds(t *testing.T) {
 	})
 }
 
-// The back-off of pushes ends when the worker runs what it should, and when it is
-// another one.
-func TestCycle_BackOff_Ends(t *testing.T) {
-	for name, end := range map[string]func(*world, *reconciler){
-		"it runs what it should": func(w *world, r *reconciler) {
-			w.worker.failsPushes = nil
-			time.Sleep(pushLimit)
-			r.cycle(t.Context()) // pushes
-			r.cycle(t.Context())
-			w.worker.running.Version = 99
-		},
-		"it was restarted": func(w *world, _ *reconciler) { w.worker.restarts = []time.Duration{w.worker.now()} },
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := scenario{
-					worker: &fakeWorker{failsPushes: always, running: wire.WorkerConfig{Version: 99}},
-					cache:  &fakeCache{state: models.State{LastGood: ptr(release(1, 30))}},
-				}.world()
-				w.load()
-				r := newReconciler(w.Poller)
-				for range 20 {
-					r.cycle(t.Context())
-					time.Sleep(pushLimit)
-				}
-				r.cycle(t.Context())
-				end(w, r)
-				w.worker.failsPushes = always
-				pushes := len(w.worker.pushTimes())
-				r.cycle(t.Context())
-				if n := len(w.worker.pushTimes()) - pushes; n != 1 {
-					t.Errorf("%d pushes in the next cycle, want 1", n)
-				}
-				if wait := time.Until(r.notBefore); wait > retryFirst {
-					t.Errorf("the next push is due in %s, want it within %s", wait, retryFirst)
-				}
-			})
-		})
-	}
-}
-
 func TestRun_LastGoodRefused_TriedOnRestartedWorker(t *testing.T) {
 	const at = time.Hour
 	play(t, scenario{
@@ -850,7 +808,7 @@ func TestRun_LastGoodRefused_TriedOnRestartedWorker(t *testing.T) {
 			}
 			return ""
 		}},
-		cache: &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(1, 30))}},
+		cache: &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(1, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(at)
 		if n := len(w.worker.pushTimes()); n != 1 {
@@ -880,7 +838,7 @@ func TestRun_CacheUnwritable_RunsAndSavesLater(t *testing.T) {
 		if status := w.Status(); status.Cache.Writable || !strings.Contains(status.LastError, "no space left") {
 			t.Errorf("status says writable %v, error %q", status.Cache.Writable, status.LastError)
 		}
-		if n := w.logged(logrus.WarnLevel, "Cache cannot be written"); n != 1 {
+		if n := w.logged(logrus.WarnLevel, "Cache unwritable"); n != 1 {
 			t.Errorf("%d warnings, want 1", n)
 		}
 		pass(time.Minute + 2*time.Second)
@@ -900,7 +858,7 @@ func TestRun_CacheUnreadable_StartsEmpty(t *testing.T) {
 	}, func(t *testing.T, w *world) {
 		pass(time.Second)
 		w.runs(t, 1)
-		if w.logged(logrus.WarnLevel, "Cache cannot be used") != 1 {
+		if w.logged(logrus.WarnLevel, "Cache unusable") != 1 {
 			t.Error("the log does not say that the cache is broken")
 		}
 	})
@@ -914,7 +872,7 @@ func TestRun_NoETag_PushedOnce(t *testing.T) {
 		if n := len(w.worker.pushTimes()); n != 1 {
 			t.Errorf("%d pushes of one configuration without an ETag, want 1", n)
 		}
-		if n := w.logged(logrus.WarnLevel, "Configuration came without a usable ETag"); n != 1 {
+		if n := w.logged(logrus.WarnLevel, "Configuration without usable ETag"); n != 1 {
 			t.Errorf("%d warnings, want 1", n)
 		}
 		if n := len(w.cache.saves); n != 4 {
@@ -923,61 +881,11 @@ func TestRun_NoETag_PushedOnce(t *testing.T) {
 	})
 }
 
-func TestStatus_BeforeAnything_ZeroValues(t *testing.T) {
-	w := scenario{}.world()
-	want := models.Status{Transport: "poll", Push: models.PushStatus{Transport: "poll"}, PollIntervalSeconds: 30, Cache: models.CacheStatus{Writable: true}}
-	if diff := cmp.Diff(want, w.Status()); diff != "" {
-		t.Errorf("status (-want +got):\n%s", diff)
-	}
-}
-
-func TestLoad_Cache_RestoresIdentityAndRelease(t *testing.T) {
-	state := registered()
-	state.LastGood = ptr(release(7, 3600))
-	w := scenario{cache: &fakeCache{state: state}}.world()
-	w.load()
-	if got := w.Status(); w.AgentID() != "agent-7" || got.PollIntervalSeconds != 3600 || *got.AppliedVersion != 7 {
-		t.Errorf("got the id %q and the status %+v", w.AgentID(), got)
-	}
-	if got := newFollower(w.Poller).self(t.Context()); got.AgentSecret != state.Identity.AgentSecret {
-		t.Error("it registers without the secret that the cache holds")
-	}
-}
-
 func TestStatus_CacheAge_SinceFetch(t *testing.T) {
 	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
 		pass(90 * time.Minute)
 		if got := *w.Status().CacheAgeSeconds; got != 5400 {
 			t.Errorf("the cache is %d s old, want 5400", got)
-		}
-	})
-}
-
-// A report that is taken shows that the controller is back, minutes before the
-// back-off would; one that asked for time is left alone.
-func TestEarly_RetryAfter_NoEarlyWake(t *testing.T) {
-	c := make(chan struct{}, 1)
-	if early(c, errOutage) == nil || early(c, &models.RetryLater{After: time.Second, Err: errOutage}) != nil {
-		t.Error("want a wake-up after an outage, none before the time that was asked for")
-	}
-	synctest.Test(t, func(t *testing.T) {
-		w := scenario{controller: &fakeController{down: always}}.world()
-		f := &follower{Poller: w.Poller, attempts: newAttempts(w.Log), retry: backoff.New(time.Hour, time.Hour)}
-		if f.cut(t.Context(), &models.RetryLater{After: time.Second, Err: models.ErrProxy}, time.Minute).early != nil {
-			t.Error("want no wake-up before the time that a proxy asked for")
-		}
-		for _, err := range []error{errOutage, models.ErrProxy} {
-			wake(w.reportTaken) // from before the wait was cut
-			if r := f.cut(t.Context(), err, time.Minute); r.early == nil || len(w.reportTaken) > 0 {
-				t.Errorf("%v: want a wake-up by the next report that is taken", err)
-			}
-		}
-		wake(w.reportTaken) // from before the outage: it says nothing of now
-		r := f.outage(t.Context(), errOutage)
-		began := time.Now()
-		time.AfterFunc(time.Second, func() { w.acknowledged(w.Log, wire.Report{Version: 1}, nil); wake(w.reportTaken) })
-		if !f.rest(t.Context(), rest{wait: time.Hour, early: r.early}) || time.Since(began) != time.Second {
-			t.Errorf("waited %s, want until the report was taken", time.Since(began))
 		}
 	})
 }
@@ -1044,61 +952,4 @@ func TestRun_LastGoodPushedAgain_NotProbed(t *testing.T) {
 			t.Errorf("probes asked for (-want +got):\n%s", diff)
 		}
 	})
-}
-
-// Each tenth of the time over which a fleet spreads gets about a tenth of it: a
-// constant has the same mean and bounds.
-func TestJitter_EachWait_IsUniform(t *testing.T) {
-	const interval, rounds = 30 * time.Second, 4000
-	type draw = func(f *follower) time.Duration
-	cut := func(err error) draw {
-		return func(f *follower) time.Duration { return f.cut(t.Context(), err, time.Minute).wait }
-	}
-	for name, row := range map[string]struct {
-		draw     draw
-		from, to time.Duration
-	}{
-		"jitter": {func(*follower) time.Duration { return jitter(interval) }, 0, interval},
-		"spread": {func(*follower) time.Duration { return jittered(interval) }, 27 * time.Second, 33 * time.Second},
-		"the poll that reports a worker": {func(f *follower) time.Duration {
-			f.push.due = time.Time{}
-			f.pollSoon()
-			return time.Until(f.push.due)
-		}, 0, interval / 2},
-		"the poll after a broker is lost": {func(f *follower) time.Duration {
-			f.push.healthy, f.push.due = true, time.Time{}
-			listener{f.Poller}.Lost(errOutage)
-			return time.Until(f.push.due)
-		}, 0, interval},
-		"the poll after a broker is back": {func(f *follower) time.Duration {
-			f.push.due = time.Time{}
-			listener{f.Poller}.Subscribed()
-			return time.Until(f.push.due)
-		}, 0, interval},
-		"the resync while a broker is received": {func(f *follower) time.Duration {
-			f.push.healthy = true
-			return f.untilNext()
-		}, firstResync, firstResync * 3 / 2},
-		"a broken connection":        {cut(errOutage), 0, interval},
-		"the Retry-After of a proxy": {cut(&models.RetryLater{After: interval, Err: models.ErrProxy}), interval, 2 * interval},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				f := newFollower(scenario{transport: wire.NATS}.world().Poller)
-				var tenths [10]int
-				for range rounds {
-					wait := row.draw(f)
-					if wait < row.from || wait > row.to {
-						t.Fatalf("got %s, want %s to %s", wait, row.from, row.to)
-					}
-					tenths[min(int(10*(wait-row.from)/(row.to-row.from)), 9)]++
-				}
-				for i, n := range tenths {
-					if n < 280 || n > 520 { // 400 each, with a standard deviation of 19
-						t.Errorf("%d of %d waits are in tenth %d, want about %d: %v", n, rounds, i, rounds/10, tenths)
-					}
-				}
-			})
-		})
-	}
 }

@@ -15,9 +15,17 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
+	"github.com/fleetconf/fleetconf/agent/internal/state"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/notify"
+)
+
+// Bounds that package pace keeps.
+const (
+	minWait   = 5 * time.Second
+	maxWait   = wire.MaxWait
+	maxPrompt = 4
 )
 
 // fakeBroker announces and fails as these fields say at the time.
@@ -34,7 +42,7 @@ type message struct {
 }
 
 // hint is what a controller announces of release.
-func hint(at time.Duration, r models.Release, spread time.Duration) message {
+func hint(at time.Duration, r protocol.Release, spread time.Duration) message {
 	text, err := notify.Hint{Version: r.Config.Version, ETag: r.ETag, SpreadMS: spread.Milliseconds()}.Encode()
 	if err != nil {
 		panic(err)
@@ -119,80 +127,6 @@ func TestRun_LongPoll_LateReport_KeepsWaiting(t *testing.T) {
 	}
 }
 
-// The verdict on an earlier version does not end the waiting for that on this one.
-func TestTurn_LongPoll_EarlierVerdictForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := scenario{
-			transport: wire.LongPoll, controller: follows("token-0", 8), cache: &fakeCache{state: registered()},
-		}.world()
-		w.load()
-		go w.saver(t.Context()) // ends with the test
-		wake(w.verdictReceived)
-		r := newFollower(w.Poller).turn(t.Context())
-		if r.early == nil || len(w.verdictReceived) > 0 {
-			t.Errorf("got %d verdicts, to rest until one: %v", len(w.verdictReceived), r.early != nil)
-		}
-	})
-}
-
-// rejecting answers polls with an error, immediately.
-type rejecting struct {
-	*fakeController
-	err error
-}
-
-func (r rejecting) Fetch(context.Context, models.Identity, models.Query) (models.Answer, error) {
-	return models.Answer{}, r.err
-}
-
-// A poll that is rejected immediately was not cut. The next one asks for no wait.
-func TestTurn_LongPoll_RejectedImmediately_IsNotCut(t *testing.T) {
-	for _, by := range []error{models.ErrProxy, errOutage} {
-		synctest.Test(t, func(t *testing.T) {
-			controller := follows("token-0", 8)
-			w := scenario{
-				transport: wire.LongPoll, controller: controller, cache: &fakeCache{state: registered()},
-				source: rejecting{controller, &models.RetryLater{After: time.Minute, Err: by}},
-			}.world()
-			w.load()
-			f := newFollower(w.Poller)
-			f.lastFetchFailed = false
-			f.turn(t.Context())
-			if f.waits.cuts != 0 || !f.lastFetchFailed {
-				t.Errorf("%v: got %d cuts, lost %v, want none and a loss", by, f.waits.cuts, f.lastFetchFailed)
-			}
-		})
-	}
-}
-
-// A verdict ends the waiting if it is on what was fetched last, and if the controller will
-// not offer that again.
-func TestSettles_Reports_AreVerdicts(t *testing.T) {
-	for _, row := range []struct {
-		report wire.Report
-		err    error
-		want   bool
-	}{
-		{wire.Report{Version: 2, Status: wire.Applied}, nil, true},
-		{wire.Report{Version: 2, Status: wire.Applied}, errOutage, true}, // the next poll says so
-		{wire.Report{Version: 2, Status: wire.Failed}, nil, true},
-		{wire.Report{Version: 2, Status: wire.Failed}, errOutage, false},
-		{wire.Report{Version: 2, Status: wire.Applying}, nil, false},
-		{wire.Report{Version: 1, Status: wire.Applied}, nil, false},
-	} {
-		w := scenario{}.world()
-		w.fetched = 2
-		if got := w.isVerdict(row.report, row.err); got != row.want {
-			t.Errorf("%+v, %v: got %v, want %v", row.report, row.err, got, row.want)
-		}
-		w.acked = row.report // so it is not said again
-		w.queueReport(row.report)
-		if got, want := len(w.verdictReceived) == 1, row.report == (wire.Report{Version: 2, Status: wire.Applied}); got != want {
-			t.Errorf("%+v, acknowledged before: a verdict: %v, want %v", row.report, got, want)
-		}
-	}
-}
-
 // What nobody cuts is waited for longer and longer, and costs next to nothing.
 func TestRun_LongPoll_NothingCut_WaitGrows(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
@@ -210,7 +144,7 @@ func TestRun_LongPoll_NothingCut_WaitGrows(t *testing.T) {
 }
 
 func TestRun_LongPoll_WaitsCut_AsksForLess(t *testing.T) {
-	later := &models.RetryLater{After: 5 * time.Second, Err: models.ErrProxy}
+	later := &protocol.RetryLater{After: 5 * time.Second, Err: protocol.ErrProxy}
 	for name, row := range map[string]struct {
 		cutsAfter      time.Duration
 		cutError       error
@@ -224,7 +158,7 @@ func TestRun_LongPoll_WaitsCut_AsksForLess(t *testing.T) {
 		"one that answers 504 after 3 s":      {3 * time.Second, nil, 140, 33 * time.Second},
 		"Varnish: 503, come back in 5 s":      {60 * time.Second, later, 90, 30 * time.Second},
 		"503, come back in 5 s, after 20 s":   {20 * time.Second, later, 240, 30 * time.Second},
-		"one that answers 502 after 60 s":     {60 * time.Second, models.ErrProxy, 90, 30 * time.Second},
+		"one that answers 502 after 60 s":     {60 * time.Second, protocol.ErrProxy, 90, 30 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
@@ -251,7 +185,7 @@ func TestRun_LongPoll_WaitsCut_AsksForLess(t *testing.T) {
 func TestRun_LongPoll_ProxyErrorDuringOutage_WaitUnchangedAfterwards(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
 		publications: []publication{published(0, 1)},
-		down:         []span{{3 * time.Hour, 3*time.Hour + 2*time.Minute}}, lost: models.ErrProxy,
+		down:         []span{{3 * time.Hour, 3*time.Hour + 2*time.Minute}}, lost: protocol.ErrProxy,
 	}}, func(t *testing.T, w *world) {
 		pass(4 * time.Hour)
 		for _, gap := range gaps(w.fetches(3*time.Hour + 5*time.Minute)) {
@@ -260,63 +194,6 @@ func TestRun_LongPoll_ProxyErrorDuringOutage_WaitUnchangedAfterwards(t *testing.
 			}
 		}
 	})
-}
-
-// Once what cuts is taken away, waits grow again.
-func TestWaits_AfterCut_GrowAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWaits()
-		w.cut(50*time.Second, false)
-		if got := w.wait(); got != firstWait {
-			t.Errorf("after a connection that broke: %s, want what it was", got)
-		}
-		w.cut(50*time.Second, false)
-		if got := w.wait(); got != 37500*time.Millisecond {
-			t.Errorf("after a cut at 50 s: %s, want three quarters", got)
-		}
-		for range 10 {
-			time.Sleep(w.wait())
-			w.through(w.next)
-		}
-		if got := w.wait(); got != 37500*time.Millisecond {
-			t.Errorf("soon after the cut: %s, want no more than before", got)
-		}
-		time.Sleep(growAgain)
-		for range 10 {
-			w.through(w.next)
-		}
-		if got := w.wait(); got != maxWait {
-			t.Errorf("long after the cut: %s, want %s", got, maxWait)
-		}
-		w.cut(2*time.Second, true)
-		w.cut(2*time.Second, false)
-		if got := w.wait(); got != maxWait {
-			t.Errorf("after two cuts at 2 s: %s, want what it was", got)
-		}
-		w.cut(2*time.Second, false)
-		if got := w.wait(); got != 0 {
-			t.Errorf("after three cuts at 2 s: %s, want no wait", got)
-		}
-		time.Sleep(waitAgain)
-		if got := w.wait(); got != minWait {
-			t.Errorf("some time after that: %s, want %s", got, minWait)
-		}
-	})
-}
-
-// A connection that breaks shortens the wait step by step, and never lengthens it.
-func TestWaits_BrokenConnections_ShortenTheWait(t *testing.T) {
-	w := newWaits()
-	for i, want := range []time.Duration{firstWait, firstWait / 2, 7500 * time.Millisecond} {
-		if w.cut(10*time.Second, false); w.next != want {
-			t.Errorf("after %d cuts at 10 s: got %s, want %s", i+1, w.next, want)
-		}
-	}
-	w.through(w.next)
-	w.cut(7*time.Second, false)
-	if w.cut(7*time.Second, false); w.next != 7500*time.Millisecond {
-		t.Errorf("after two more at 7 s: got %s, want what it was", w.next)
-	}
 }
 
 // Whatever a controller answers, an agent does not ask again and again.
@@ -399,7 +276,7 @@ func TestRun_LongPoll_VersionRefused_ReportsBeforeWaiting(t *testing.T) {
 // Versions that come one after the other, none of them immediately, are all followed.
 func TestRun_LongPoll_ManyPublishes_AllFollowed(t *testing.T) {
 	var publications []publication
-	for v := range int64(3 * maxImmediate) {
+	for v := range int64(3 * maxPrompt) {
 		publications = append(publications, published(time.Duration(v)*10*time.Second, v+1))
 	}
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: publications}},
@@ -429,7 +306,7 @@ func TestRun_LongPoll_RefusedVersionOfferedAgain_WaitsAnInterval(t *testing.T) {
 // A controller that stops lets its waiters go; they look for it, or for another.
 func TestRun_LongPoll_Released_PollsAgainSoon(t *testing.T) {
 	drains := []time.Duration{time.Minute}
-	for i := range time.Duration(2 * maxImmediate) { // with waits in between that are held to their end
+	for i := range time.Duration(2 * maxPrompt) { // with waits in between that are held to their end
 		drains = append(drains, (i+1)*time.Hour)
 	}
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
@@ -440,7 +317,7 @@ func TestRun_LongPoll_Released_PollsAgainSoon(t *testing.T) {
 		if got := w.logged(logrus.WarnLevel, "Controller lost"); got != 0 {
 			t.Errorf("%d warnings, want none", got)
 		}
-		pass(2 * maxImmediate * time.Hour)
+		pass(2 * maxPrompt * time.Hour)
 		if got := w.Status(); got.Transport != wire.LongPoll {
 			t.Errorf("the transport is %s, push %+v, want waits that are held to be long-poll", got.Transport, got.Push)
 		}
@@ -659,7 +536,7 @@ func TestRun_ControllerNamesFleet_SubscribesToIt(t *testing.T) {
 			broker := &subjects{}
 			play(t, scenario{transport: wire.NATS, hints: broker,
 				controller: &fakeController{publications: []publication{published(0, 1)}, fleets: row.fleets},
-				cache:      &fakeCache{state: models.State{Identity: known, Fleet: row.cached}},
+				cache:      &fakeCache{stored: state.Stored{Identity: known, Fleet: row.cached}},
 			}, func(t *testing.T, w *world) {
 				pass(2 * time.Hour)
 				broker.mu.Lock()
@@ -891,14 +768,14 @@ type disagreeing struct {
 	answers int
 }
 
-func (d *disagreeing) Fetch(ctx context.Context, _ models.Identity, q models.Query) (models.Answer, error) {
+func (d *disagreeing) Fetch(ctx context.Context, _ protocol.Identity, q protocol.Query) (protocol.Answer, error) {
 	d.record("fetch", q.ETag)
 	d.answers++
 	if !sleep(ctx, time.Millisecond) {
-		return models.Answer{}, ctx.Err()
+		return protocol.Answer{}, ctx.Err()
 	}
 	r := release(int64(1+d.answers%2), 30)
-	return models.Answer{Release: &r, Holds: true, Held: q.Wait, PollInterval: 30 * time.Second}, nil
+	return protocol.Answer{Release: &r, Holds: true, Held: q.Wait, PollInterval: 30 * time.Second}, nil
 }
 
 func TestRun_LongPoll_ControllersDisagree_BacksOff(t *testing.T) {
@@ -962,21 +839,6 @@ func TestRun_LongPoll_WaitsAlwaysCut_Polls(t *testing.T) {
 		})
 }
 
-// What forgets idle connections without a word is found out once, and not waited
-// for again and again.
-func TestWaits_IdleTimeoutWithoutReset(t *testing.T) {
-	w := newWaits()
-	for range 3 {
-		w.through(w.next)
-	}
-	for w.next > 220*time.Second {
-		w.cut(w.next*17/16+10*time.Second, false)
-	}
-	if w.next != 220*time.Second || w.cuts != 1 {
-		t.Errorf("after %d cuts: %s, want what came through before, after one", w.cuts, w.next)
-	}
-}
-
 func TestRun_RegistrationRefused_BacksOff(t *testing.T) {
 	play(t, scenario{controller: &fakeController{publications: []publication{{0, release(1, 1)}}, noEnrolment: always, denies: always}}, func(t *testing.T, w *world) {
 		pass(time.Hour)
@@ -998,63 +860,8 @@ func TestRun_LongInterval_ResyncsNoMoreOften(t *testing.T) {
 func TestStatus_Polling_NoPush(t *testing.T) {
 	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
 		pass(time.Minute)
-		if diff := cmp.Diff(models.PushStatus{Transport: wire.Polling}, w.Status().Push); diff != "" || w.Status().Transport != wire.Polling {
+		if diff := cmp.Diff(protocol.PushStatus{Transport: wire.Polling}, w.Status().Push); diff != "" || w.Status().Transport != wire.Polling {
 			t.Errorf("without push (-want +got):\n%s", diff)
 		}
 	})
-}
-
-// The next fetch is only ever brought forward.
-func TestPollBy_Later_ChangesNothing(t *testing.T) {
-	var h pushState
-	now := time.Now()
-	for _, row := range [][2]time.Duration{{10, 10}, {20, 10}, {5, 5}} {
-		if h.pollBy(now.Add(row[0])); !h.due.Equal(now.Add(row[1])) {
-			t.Errorf("by %d: due in %d, want %d", row[0], h.due.Sub(now), row[1])
-		}
-	}
-}
-
-// A hint is followed unless it names what the agent has, or an older version.
-func TestHintOutcome_Versions(t *testing.T) {
-	two, four := release(2, 30), release(4, 30)
-	for _, row := range []struct {
-		candidate *models.Release
-		version   int64
-		etag      string
-		want      string
-	}{
-		{nil, 1, "", hintOld}, {nil, 2, two.ETag, hintOld}, {nil, 2, "another", hintFollowed}, {nil, 3, "", hintFollowed},
-		{&four, 3, "", hintOld}, {&four, 4, four.ETag, hintOld}, {&four, 5, "", hintFollowed},
-	} {
-		w := scenario{transport: wire.NATS}.world()
-		w.state = models.State{LastGood: &two, Candidate: row.candidate}
-		if got := w.hintOutcome(notify.Hint{Version: row.version, ETag: row.etag}, time.Now()); got != row.want {
-			t.Errorf("version %d %s, a candidate %v: got %s, want %s", row.version, row.etag, row.candidate != nil, got, row.want)
-		}
-	}
-}
-
-// What comes after news is followed immediately, however many lies came before it.
-func TestHintResult_News_EndsIgnoringHints(t *testing.T) {
-	w := scenario{transport: wire.NATS}.world()
-	for i := range 20 {
-		w.noteHintResult(notify.Hint{Version: int64(100 + i)}, false)
-	}
-	w.push.pollBy(time.Now()) // a hint that came during the fetch for a lie
-	w.noteHintResult(notify.Hint{Version: 120}, false)
-	if !w.push.due.Equal(w.push.ignoreUntil) {
-		t.Errorf("the next fetch is due at %s, want %s", w.push.due, w.push.ignoreUntil)
-	}
-	if got := w.hintOutcome(notify.Hint{Version: 5}, time.Now()); got != hintDelayed {
-		t.Errorf("after 20 lies: got %s, want %s", got, hintDelayed)
-	}
-	w.noteHintResult(notify.Hint{Version: 4}, true)
-	if got := w.hintOutcome(notify.Hint{Version: 5}, time.Now()); got != hintFollowed {
-		t.Errorf("after news: got %s, want %s", got, hintFollowed)
-	}
-	w.noteHintResult(notify.Hint{Version: 121}, false)
-	if wait := time.Until(w.push.ignoreUntil); wait > retryFirst {
-		t.Errorf("after the next lie: hints are ignored for %s, want %s at most", wait, retryFirst)
-	}
 }

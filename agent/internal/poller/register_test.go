@@ -11,19 +11,20 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
+	"github.com/fleetconf/fleetconf/agent/internal/state"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // registered is the state of an agent that has registered as host with a secret.
-func registered() models.State {
-	identity := models.Identity{AgentID: "agent-7", AgentToken: "token-0", AgentSecret: strings.Repeat("s", 43)}
+func registered() state.Stored {
+	identity := protocol.Identity{AgentID: "agent-7", AgentToken: "token-0", AgentSecret: strings.Repeat("s", 43)}
 	self := wire.RegisterRequest{Hostname: "host", AgentID: identity.AgentID, AgentSecret: identity.AgentSecret}
-	return models.State{Identity: identity, Registered: digestOf(self), LastGood: ptr(release(7, 30))}
+	return state.Stored{Identity: identity, Registered: protocol.Digest(self), LastGood: ptr(release(7, 30))}
 }
 
 // first is the state that was saved first.
-func (c *fakeCache) first() models.State {
+func (c *fakeCache) first() state.Stored {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.saves[0]
@@ -57,7 +58,7 @@ func (c *fakeController) what() (kinds []string) {
 func TestRun_CachedToken_PollsAndDoesNotRegister(t *testing.T) {
 	play(t, scenario{
 		controller: follows("token-0", 8),
-		cache:      &fakeCache{state: registered()},
+		cache:      &fakeCache{stored: registered()},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour)
 		w.runs(t, 8)
@@ -76,7 +77,7 @@ func TestRun_CachedToken_RegistrationsRateLimited(t *testing.T) {
 	changed.Registered = "of another hostname"
 	limited := &limitedRegistrations{follows("token-0", 8)}
 	play(t, scenario{
-		controller: limited.fakeController, source: limited, cache: &fakeCache{state: changed},
+		controller: limited.fakeController, source: limited, cache: &fakeCache{stored: changed},
 	}, func(t *testing.T, w *world) {
 		pass(time.Minute)
 		w.runs(t, 8)
@@ -98,7 +99,7 @@ func TestRun_ChangedHostname_RegistersWithItsToken(t *testing.T) {
 	changed.Registered = "of another hostname"
 	play(t, scenario{
 		controller: follows("token-0", 7),
-		cache:      &fakeCache{state: changed},
+		cache:      &fakeCache{stored: changed},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour)
 		if got := w.controller.what()[:2]; !slices.Equal(got, []string{"fetch", "register"}) {
@@ -121,7 +122,7 @@ func TestRun_ChangedHostname_RegistersWithItsToken(t *testing.T) {
 func TestRun_CacheOfOlderBuild_SetsItsSecret(t *testing.T) {
 	play(t, scenario{
 		controller: follows("token-0", 7),
-		cache:      &fakeCache{state: models.State{Identity: known, LastGood: ptr(release(7, 30))}},
+		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour)
 		held := w.cache.held().Identity
@@ -141,7 +142,7 @@ func TestRun_CacheOfOlderBuild_SetsItsSecret(t *testing.T) {
 func TestRun_RefusedToken_RegistersWithItsSecret(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 7)}},
-		cache:      &fakeCache{state: registered()},
+		cache:      &fakeCache{stored: registered()},
 	}, func(t *testing.T, w *world) {
 		pass(time.Minute)
 		if got := w.controller.what()[:3]; !slices.Equal(got, []string{"fetch", "register", "fetch"}) {
@@ -173,7 +174,7 @@ func TestRun_RefusedToken_ReportsBeforeWaiting(t *testing.T) {
 func TestRun_RefusedCertificate_RegistersWithItsToken(t *testing.T) {
 	controller := follows("token-0", 8)
 	controller.uncertified = always
-	play(t, scenario{controller: controller, cache: &fakeCache{state: registered()}}, func(t *testing.T, w *world) {
+	play(t, scenario{controller: controller, cache: &fakeCache{stored: registered()}}, func(t *testing.T, w *world) {
 		pass(time.Minute)
 		w.runs(t, 8)
 		if got := w.controller.what()[:3]; !slices.Equal(got, []string{"fetch", "register", "fetch"}) {
@@ -188,7 +189,7 @@ func TestRun_RefusedCertificate_RegistersWithItsToken(t *testing.T) {
 // The id is another agent's by now, as far as the controller knows.
 func TestRun_SecretRefused_KeepsItsConfiguration(t *testing.T) {
 	controller := &fakeController{publications: []publication{published(0, 8)}, conflicts: []span{{0, 12 * time.Hour}}}
-	play(t, scenario{controller: controller, cache: &fakeCache{state: registered()}}, func(t *testing.T, w *world) {
+	play(t, scenario{controller: controller, cache: &fakeCache{stored: registered()}}, func(t *testing.T, w *world) {
 		pass(11 * time.Hour)
 		w.runs(t, 7)
 		if status := w.Status(); status.Registered || !strings.Contains(status.LastError, "another secret") {
@@ -230,7 +231,7 @@ func TestRun_CacheUnwritable_SecretNotSent(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 7)}, token: "token-0"},
 		cache: &fakeCache{
-			state: models.State{Identity: known, LastGood: ptr(release(7, 30))}, unwritable: []span{{0, time.Hour}},
+			stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30))}, unwritable: []span{{0, time.Hour}},
 		},
 	}, func(t *testing.T, w *world) {
 		pass(59 * time.Minute)
@@ -251,26 +252,26 @@ func TestRun_CacheUnwritable_SecretNotSent(t *testing.T) {
 
 // A registration is not repeated because the polls after it fail.
 func TestRun_PollsFailAfterRegistration_RegistersOnce(t *testing.T) {
-	later := &models.RetryLater{After: 10 * time.Second, Err: errOutage}
+	later := &protocol.RetryLater{After: 10 * time.Second, Err: errOutage}
 	for name, test := range map[string]struct {
 		refused error // of the shared credentials, or of the certificate
 		after   error // of the polls after the registration
 	}{
-		"token refused, then 429":             {models.ErrUnauthorized, later},
-		"token refused, then no connection":   {models.ErrUnauthorized, errOutage},
-		"token refused, then invalid":         {models.ErrUnauthorized, models.ErrInvalidConfig},
-		"token refused, then an older one":    {models.ErrUnauthorized, models.ErrOlder},
-		"certificate refused, then 429":       {models.ErrForbidden, later},
-		"certificate refused, then a timeout": {models.ErrForbidden, context.DeadlineExceeded},
+		"token refused, then 429":             {protocol.ErrUnauthorized, later},
+		"token refused, then no connection":   {protocol.ErrUnauthorized, errOutage},
+		"token refused, then invalid":         {protocol.ErrUnauthorized, protocol.ErrInvalidConfig},
+		"token refused, then an older one":    {protocol.ErrUnauthorized, protocol.ErrOlder},
+		"certificate refused, then 429":       {protocol.ErrForbidden, later},
+		"certificate refused, then a timeout": {protocol.ErrForbidden, context.DeadlineExceeded},
 	} {
 		t.Run(name, func(t *testing.T) {
 			controller := &fakeController{publications: []publication{published(0, 8)}}
-			if errors.Is(test.refused, models.ErrForbidden) {
+			if errors.Is(test.refused, protocol.ErrForbidden) {
 				controller = follows("token-0", 8)
 			}
 			source := &failingPolls{controller, test.refused, test.after, []span{{0, time.Hour}}}
 			play(t, scenario{
-				controller: controller, source: source, cache: &fakeCache{state: registered()},
+				controller: controller, source: source, cache: &fakeCache{stored: registered()},
 			}, func(t *testing.T, w *world) {
 				pass(59 * time.Minute)
 				if n := len(controller.times("register")); n != 1 {
@@ -290,7 +291,7 @@ func TestRun_PollsFailAfterRegistration_RegistersOnce(t *testing.T) {
 func TestRun_RegistrationRefusedTokenAccepted_InvalidAnswer(t *testing.T) {
 	controller := follows("token-0", 8)
 	controller.denies, controller.invalid = []span{{0, time.Second}}, []span{{0, time.Hour}}
-	play(t, scenario{controller: controller, cache: &fakeCache{state: registered()}}, func(t *testing.T, w *world) {
+	play(t, scenario{controller: controller, cache: &fakeCache{stored: registered()}}, func(t *testing.T, w *world) {
 		pass(59 * time.Minute)
 		if n := len(controller.times("register")); n > 10 {
 			t.Errorf("tried to register %d times, want it only while the token is refused", n)
@@ -307,7 +308,7 @@ type failingPolls struct {
 	fails          []span
 }
 
-func (p *failingPolls) Fetch(ctx context.Context, id models.Identity, q models.Query) (models.Answer, error) {
+func (p *failingPolls) Fetch(ctx context.Context, id protocol.Identity, q protocol.Query) (protocol.Answer, error) {
 	var err error
 	switch {
 	case len(p.registrations()) == 0:
@@ -318,15 +319,15 @@ func (p *failingPolls) Fetch(ctx context.Context, id models.Identity, q models.Q
 		return p.fakeController.Fetch(ctx, id, q)
 	}
 	p.record("fetch", q.ETag)
-	return models.Answer{}, err
+	return protocol.Answer{}, err
 }
 
 // limitedRegistrations answers 429 to registrations alone.
 type limitedRegistrations struct{ *fakeController }
 
 func (l *limitedRegistrations) Register(
-	context.Context, models.Identity, wire.RegisterRequest,
-) (models.Registration, error) {
+	context.Context, protocol.Identity, wire.RegisterRequest,
+) (protocol.Registration, error) {
 	l.record("register", "")
-	return models.Registration{}, &models.RetryLater{After: time.Minute, Err: errOutage}
+	return protocol.Registration{}, &protocol.RetryLater{After: time.Minute, Err: errOutage}
 }

@@ -3,49 +3,57 @@ package poller
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
+	"github.com/fleetconf/fleetconf/agent/internal/state"
 	"github.com/fleetconf/fleetconf/pkg/backoff"
 )
 
-// saveTimeout is how long the loops wait for the cache. A disk may hang forever:
-// then the agent goes on in memory, and says so.
-const saveTimeout = 2 * time.Second
+const (
+	// saveTimeout is how long the loops wait for the cache. If a disk hangs, the agent
+	// goes on in memory, and says so.
+	saveTimeout = 2 * time.Second
 
-// saving is the progress of the saver. Poller.mu guards it, and is never held
-// while the cache writes.
-type saving struct {
-	wanted  int           // number of changes of the state
-	saved   int           // how many of them the cache has
-	tried   int           // how many of them Save has returned for, also with an error
-	attempt int           // the number of the Save in progress, or of the last one
-	running bool          // a Save is in progress
-	hanging bool          // it has taken longer than saveTimeout
+	saveRetryFirst = time.Second
+	saveRetryLimit = time.Minute
+)
+
+var errHangs = fmt.Errorf("the disk did not answer within %s", saveTimeout)
+
+// saver is the progress of saving. Revisions are those of state.Machine.
+type saver struct {
+	wake  chan struct{} // holds one wake-up at most
+	saved int           // the revision that the cache holds; runSaver alone uses it
+
+	mu      sync.Mutex    // guards the rest; never held while the cache writes
+	tried   int           // the newest revision for which Save has returned, also with an error
+	attempt int           // number of the Save under way, or of the last one
+	running bool          // a Save is under way
+	hanging bool          // for longer than saveTimeout
 	changed chan struct{} // closed and replaced when tried or hanging changes
 }
 
-func (s *saving) broadcast() {
+// progress returns whether a revision is not waited for any more, and what is closed
+// when that may change.
+func (s *saver) progress(revision int) (done bool, changed <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tried >= revision || s.hanging, s.changed
+}
+
+func (s *saver) broadcast() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
 
-// save has the saver write the state. The caller holds mu, and calls persist
-// without it before it does what must not happen before the state is saved.
-func (p *Poller) save() {
-	p.saving.wanted++
-	wake(p.saveNeeded)
-}
-
-// persist waits until the cache has the state of this moment, or has failed to
-// write it, or hangs. It returns immediately if there is nothing to write.
+// persist waits until the cache holds the state of this moment, or has failed to write
+// it, or hangs. Call it before what must not happen before the state is saved.
 func (p *Poller) persist(ctx context.Context) {
-	p.mu.Lock()
-	wanted := p.saving.wanted
-	p.mu.Unlock()
+	var revision int
+	p.ask(func(m *state.Machine, _ time.Time) { _, revision = m.Stored() })
 	for {
-		p.mu.Lock()
-		done, changed := p.saving.tried >= wanted || p.saving.hanging, p.saving.changed
-		p.mu.Unlock()
+		done, changed := p.saver.progress(revision)
 		if done {
 			return
 		}
@@ -57,65 +65,65 @@ func (p *Poller) persist(ctx context.Context) {
 	}
 }
 
-// saver writes the newest state to the cache whenever it changes, and again after
-// a failure, until ctx ends; what is then unsaved it writes once more.
-func (p *Poller) saver(ctx context.Context) {
-	again, retry := backoff.New(retryFirst, saveLimit), (<-chan time.Time)(nil)
+// runSaver writes the newest state to the cache whenever it changes, and again after a
+// failure, until ctx ends. Then it writes once more what is not saved.
+func (p *Poller) runSaver(ctx context.Context) {
+	backOff, retry := backoff.New(saveRetryFirst, saveRetryLimit), (<-chan time.Time)(nil)
 	for ended := false; !ended; {
 		select {
-		case <-p.saveNeeded:
+		case <-p.saver.wake:
 		case <-retry:
 		case <-ctx.Done():
 			ended = true
 		}
 		retry = nil
 		if p.saveNewest() {
-			again.Reset()
+			backOff.Reset()
 		} else {
-			retry = time.After(again.Next(0))
+			retry = time.After(backOff.Next(0))
 		}
 	}
 }
 
-// saveNewest writes the state if it has changed, and reports whether the cache has
-// it.
+// saveNewest writes the state if it has changed, and reports whether the cache holds it.
 func (p *Poller) saveNewest() bool {
-	p.mu.Lock()
-	if p.saving.saved == p.saving.wanted {
-		p.mu.Unlock()
+	s := &p.saver
+	var stored state.Stored
+	var revision int
+	p.ask(func(m *state.Machine, _ time.Time) { stored, revision = m.Stored() })
+	if revision == s.saved {
 		return true
 	}
-	p.saving.attempt++
-	p.saving.running = true
-	state, number, attempt := p.state, p.saving.wanted, p.saving.attempt
-	p.mu.Unlock()
-	watch := time.AfterFunc(saveTimeout, func() { p.hangs(attempt) })
-	err := p.Cache.Save(state)
+	s.mu.Lock()
+	s.attempt++
+	s.running = true
+	attempt := s.attempt
+	s.mu.Unlock()
+	watch := time.AfterFunc(saveTimeout, func() { p.saveHangs(attempt, stored) })
+	err := p.Cache.Save(stored)
 	watch.Stop()
 	p.Metrics.saved(err)
 
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.saving.tried, p.saving.running, p.saving.hanging = number, false, false
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if err == nil {
-		p.saving.saved = number
-		p.secretSafe = state.Identity.AgentSecret != ""
+		s.saved = revision
 	}
-	p.cacheErr.note(p.Log, err, "Cache cannot be written", "Cache can be written again")
-	p.saving.broadcast()
+	p.handle(p.Log, func(m *state.Machine, _ time.Time) { m.Saved(stored, err) }) // before anyone goes on
+	s.tried, s.running, s.hanging = revision, false, false
+	s.broadcast()
 	return err == nil
 }
 
-// hangs notes that an attempt to write has not ended yet.
-func (p *Poller) hangs(attempt int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.saving.running || p.saving.attempt != attempt {
-		return // it has ended just now
+// saveHangs records that an attempt to save has not ended yet.
+func (p *Poller) saveHangs(attempt int, stored state.Stored) {
+	s := &p.saver
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.running || s.attempt != attempt {
+		return // it has just ended
 	}
-	p.saving.hanging = true
-	p.cacheErr.note(p.Log, errHangs, "Cache cannot be written", "")
-	p.saving.broadcast()
+	p.handle(p.Log, func(m *state.Machine, _ time.Time) { m.Saved(stored, errHangs) })
+	s.hanging = true
+	s.broadcast()
 }
-
-var errHangs = fmt.Errorf("the disk did not answer within %s", saveTimeout)

@@ -43,7 +43,7 @@ func TestRun_CacheHangs_DelaysNothing(t *testing.T) {
 		pass(10*time.Minute - w.worker.now())
 		pass(34 * time.Second) // a poll interval and its spread
 		w.runs(t, 3)
-		if n := w.logged(logrus.WarnLevel, "Cache cannot be written"); n != 1 {
+		if n := w.logged(logrus.WarnLevel, "Cache unwritable"); n != 1 {
 			t.Errorf("%d warnings, want 1", n)
 		}
 		if held := w.cache.held(); held.LastGood.Config.Version != 1 {

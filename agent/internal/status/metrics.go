@@ -5,7 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
@@ -19,7 +19,7 @@ type Metrics struct {
 
 // NewMetrics returns the metrics of the requests. With reg, how the agent is goes
 // there too: what current says at the time that it is read.
-func NewMetrics(reg prometheus.Registerer, current func() models.Status) *Metrics {
+func NewMetrics(reg prometheus.Registerer, current func() protocol.Status) *Metrics {
 	if reg != nil {
 		reg.MustRegister(gauges{current})
 	}
@@ -28,7 +28,7 @@ func NewMetrics(reg prometheus.Registerer, current func() models.Status) *Metric
 }
 
 // gauges is a Status as Prometheus reads it.
-type gauges struct{ current func() models.Status }
+type gauges struct{ current func() protocol.Status }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
 	return metrics.Describe(subsystem, name, help, labels...)

@@ -11,16 +11,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	logrustest "github.com/sirupsen/logrus/hooks/test"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // gathered is what Prometheus reads of an agent in a status, without its comments.
-func gathered(t *testing.T, s models.Status) string {
+func gathered(t *testing.T, s protocol.Status) string {
 	t.Helper()
 	reg := prometheus.NewRegistry()
-	NewMetrics(reg, func() models.Status { return s })
+	NewMetrics(reg, func() protocol.Status { return s })
 	page := httptest.NewRecorder()
 	metrics.Handler(reg).ServeHTTP(page, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	var lines []string
@@ -34,10 +34,10 @@ func gathered(t *testing.T, s models.Status) string {
 
 func TestMetrics_Status_AsGauges(t *testing.T) {
 	for name, row := range map[string]struct {
-		status models.Status
+		status protocol.Status
 		want   string
 	}{
-		"just started": {models.Status{Transport: wire.Polling, Push: models.PushStatus{Transport: wire.LongPoll}}, `
+		"just started": {protocol.Status{Transport: wire.Polling, Push: protocol.PushStatus{Transport: wire.LongPoll}}, `
 applied_version 0
 cache_lost 0
 controller_lost 0
@@ -52,9 +52,9 @@ transport{transport="poll"} 1
 transport{transport="redis"} 0
 worker_lost 0
 `},
-		"all is well": {models.Status{
+		"all is well": {protocol.Status{
 			Registered: true, InSync: true, DesiredVersion: new(int64(8)), AppliedVersion: new(int64(7)), CacheAgeSeconds: new(int64(90)),
-			Transport: wire.NATS, Push: models.PushStatus{Transport: wire.NATS, Healthy: true}, LastFetch: new(time.Unix(1000, 500_000_000)),
+			Transport: wire.NATS, Push: protocol.PushStatus{Transport: wire.NATS, Healthy: true}, LastFetch: new(time.Unix(1000, 500_000_000)),
 		}, `
 applied_version 7
 cache_age_seconds 90
@@ -71,9 +71,9 @@ transport{transport="poll"} 0
 transport{transport="redis"} 0
 worker_lost 0
 `},
-		"nothing is well": {models.Status{
-			Transport: wire.Polling, Push: models.PushStatus{Transport: wire.Polling},
-			ControllerError: "x", Worker: models.WorkerStatus{Error: "x"}, Cache: models.CacheStatus{Error: "x"},
+		"nothing is well": {protocol.Status{
+			Transport: wire.Polling, Push: protocol.PushStatus{Transport: wire.Polling},
+			ControllerError: "x", Worker: protocol.WorkerStatus{Error: "x"}, Cache: protocol.CacheStatus{Error: "x"},
 		}, `
 applied_version 0
 cache_lost 1
@@ -101,7 +101,7 @@ worker_lost 1
 func TestMetrics_Requests_CountedByRouteClassAndCode(t *testing.T) {
 	log, _ := logrustest.NewNullLogger()
 	reg := prometheus.NewRegistry()
-	current := func() models.Status { return models.Status{} }
+	current := func() protocol.Status { return protocol.Status{} }
 	handler := Handler(Parts{Current: current, Log: log, Metrics: NewMetrics(reg, current), Scrape: metrics.Handler(reg)})
 	for _, path := range []string{"/status", "/health", "/ready", "/version", "/metrics", "/nothing", "/else"} {
 		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "http://localhost:8081"+path, nil))

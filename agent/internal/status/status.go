@@ -8,7 +8,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
@@ -17,22 +17,16 @@ import (
 
 // Parts are what a Handler is made of.
 type Parts struct {
-	Current func() models.Status
-	Hosts   []string     // names, besides localhost and IP addresses, that /status may be asked by
-	Metrics *Metrics     // nil: nobody measures
-	Scrape  http.Handler // answers GET /metrics; nil: nobody does
+	Current func() protocol.Status
+	Hosts   []string // names, besides localhost and IP addresses, that /status may be asked by
+	Metrics *Metrics
+	Scrape  http.Handler // answers GET /metrics
 	Log     logrus.FieldLogger
 }
 
 // Handler answers from what Current says at the time.
 func Handler(p Parts) http.Handler {
 	m, current, log := p.Metrics, p.Current, p.Log
-	if m == nil {
-		m = NewMetrics(nil, current)
-	}
-	if p.Scrape == nil {
-		p.Scrape = http.NotFoundHandler()
-	}
 	routes := map[string]http.Handler{
 		"/":        of(m.probe, index),
 		"/status":  of(m.status, func(w http.ResponseWriter, r *http.Request) { status(w, r, current(), p.Hosts) }),
@@ -71,7 +65,7 @@ func of(class *metrics.Class, answer http.HandlerFunc) http.Handler {
 
 // status refuses a Host that may be rebound to this machine by DNS: a page of another
 // site would read the answer.
-func status(w http.ResponseWriter, r *http.Request, s models.Status, hosts []string) {
+func status(w http.ResponseWriter, r *http.Request, s protocol.Status, hosts []string) {
 	if !server.HostAllowed(r, hosts) {
 		problem.Write(w, problem.New(http.StatusForbidden,
 			"the Host must be an IP address, localhost or a name in ALLOWED_HOSTS, not %q", r.Host))
@@ -90,7 +84,7 @@ type readiness struct {
 
 // ready answers 200 when the agent can do its work: the controller knows it,
 // or the worker runs what the cache holds while the controller is away.
-func ready(w http.ResponseWriter, r *http.Request, s models.Status) {
+func ready(w http.ResponseWriter, r *http.Request, s protocol.Status) {
 	var faults []wire.FieldError
 	add := func(field, detail, fallback string) {
 		if detail == "" {

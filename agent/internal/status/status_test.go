@@ -12,13 +12,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 	logrustest "github.com/sirupsen/logrus/hooks/test"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 )
 
-func ask(t *testing.T, s models.Status, method, path string) (*http.Response, string) {
+func ask(t *testing.T, s protocol.Status, method, path string) (*http.Response, string) {
 	t.Helper()
 	log, _ := logrustest.NewNullLogger()
-	server := httptest.NewServer(Handler(Parts{Current: func() models.Status { return s }, Log: log}))
+	current := func() protocol.Status { return s }
+	server := httptest.NewServer(Handler(Parts{
+		Current: current, Log: log, Metrics: NewMetrics(nil, current), Scrape: http.NotFoundHandler(),
+	}))
 	defer server.Close()
 	req, err := http.NewRequestWithContext(t.Context(), method, server.URL+path, nil)
 	if err != nil {
@@ -37,7 +40,7 @@ func ask(t *testing.T, s models.Status, method, path string) (*http.Response, st
 }
 
 func TestStatus_BeforeAnything_ZeroValues(t *testing.T) {
-	_, got := ask(t, models.Status{Transport: "poll", PollIntervalSeconds: 30}, "GET", "/status")
+	_, got := ask(t, protocol.Status{Transport: "poll", PollIntervalSeconds: 30}, "GET", "/status")
 	want := `{"agent_id":"","registered":false,"desired_version":null,"applied_version":null,"transport":"poll","push":{"transport":"","healthy":false,"error":""},"poll_interval_seconds":30,` +
 		`"last_fetch":null,"last_error":"","cache_age_seconds":null,"worker":{"reachable":false,"version":null,"instance":"","error":""},"cache":{"writable":false,"error":""}}` + "\n"
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -46,10 +49,10 @@ func TestStatus_BeforeAnything_ZeroValues(t *testing.T) {
 }
 
 func TestStatus_AllSet_AsJSON(t *testing.T) {
-	full := models.Status{
+	full := protocol.Status{
 		AgentID: "agent-7", Registered: true, DesiredVersion: new(int64(8)), AppliedVersion: new(int64(7)), Transport: "poll", PollIntervalSeconds: 30,
 		LastFetch: new(time.Date(2026, 11, 24, 3, 0, 0, 0, time.UTC)), LastError: "x", CacheAgeSeconds: new(int64(9)),
-		Worker: models.WorkerStatus{Reachable: true, Version: new(int64(7)), Instance: "i"}, Cache: models.CacheStatus{Writable: true},
+		Worker: protocol.WorkerStatus{Reachable: true, Version: new(int64(7)), Instance: "i"}, Cache: protocol.CacheStatus{Writable: true},
 		ControllerError: "not shown twice",
 	}
 	resp, got := ask(t, full, "GET", "/status")
@@ -71,18 +74,18 @@ func TestStatus_AllSet_AsJSON(t *testing.T) {
 
 func TestReady_EachState_Answers(t *testing.T) {
 	for name, tt := range map[string]struct {
-		status models.Status
+		status protocol.Status
 		code   int
 		words  []string
 	}{
-		"just started":                 {models.Status{}, 503, []string{"not registered yet"}},
-		"controller away, no cache":    {models.Status{ControllerError: "cannot be reached", Worker: models.WorkerStatus{Error: "is gone"}}, 503, []string{`"field":"controller"`, "cannot be reached", `"field":"worker"`, "is gone"}},
-		"runs from the cache":          {models.Status{ControllerError: "cannot be reached", InSync: true, AppliedVersion: new(int64(7)), DesiredVersion: new(int64(7))}, 200, []string{`"status":"ready"`, "cannot be reached"}},
-		"all is well":                  {models.Status{Registered: true, InSync: true, AppliedVersion: new(int64(7)), DesiredVersion: new(int64(7))}, 200, []string{`{"status":"ready"}`}},
-		"nothing published":            {models.Status{Registered: true, InSync: true}, 200, []string{`{"status":"ready"}`}},
-		"worker behind":                {models.Status{Registered: true, DesiredVersion: new(int64(7))}, 200, []string{"does not run the desired version yet"}},
-		"worker behind, no controller": {models.Status{DesiredVersion: new(int64(7))}, 503, []string{"not registered yet", "does not run the desired version yet"}},
-		"cache unwritable":             {models.Status{Registered: true, InSync: true, Cache: models.CacheStatus{Error: "no space left"}}, 200, []string{`"field":"cache"`, "no space left"}},
+		"just started":                 {protocol.Status{}, 503, []string{"not registered yet"}},
+		"controller away, no cache":    {protocol.Status{ControllerError: "cannot be reached", Worker: protocol.WorkerStatus{Error: "is gone"}}, 503, []string{`"field":"controller"`, "cannot be reached", `"field":"worker"`, "is gone"}},
+		"runs from the cache":          {protocol.Status{ControllerError: "cannot be reached", InSync: true, AppliedVersion: new(int64(7)), DesiredVersion: new(int64(7))}, 200, []string{`"status":"ready"`, "cannot be reached"}},
+		"all is well":                  {protocol.Status{Registered: true, InSync: true, AppliedVersion: new(int64(7)), DesiredVersion: new(int64(7))}, 200, []string{`{"status":"ready"}`}},
+		"nothing published":            {protocol.Status{Registered: true, InSync: true}, 200, []string{`{"status":"ready"}`}},
+		"worker behind":                {protocol.Status{Registered: true, DesiredVersion: new(int64(7))}, 200, []string{"does not run the desired version yet"}},
+		"worker behind, no controller": {protocol.Status{DesiredVersion: new(int64(7))}, 503, []string{"not registered yet", "does not run the desired version yet"}},
+		"cache unwritable":             {protocol.Status{Registered: true, InSync: true, Cache: protocol.CacheStatus{Error: "no space left"}}, 200, []string{`"field":"cache"`, "no space left"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			resp, body := ask(t, tt.status, "GET", "/ready")
@@ -102,7 +105,10 @@ func TestReady_EachState_Answers(t *testing.T) {
 // that asks by any name gets its answers.
 func TestStatus_Rebinding_Refused(t *testing.T) {
 	log, _ := logrustest.NewNullLogger()
-	handler := Handler(Parts{Current: func() models.Status { return models.Status{AgentID: "canary"} }, Hosts: []string{"agent-1"}, Log: log})
+	current := func() protocol.Status { return protocol.Status{AgentID: "canary"} }
+	handler := Handler(Parts{
+		Current: current, Hosts: []string{"agent-1"}, Log: log, Metrics: NewMetrics(nil, current), Scrape: http.NotFoundHandler(),
+	})
 	for _, tt := range []struct {
 		path, host string
 		code       int
@@ -147,7 +153,7 @@ func TestHandler_EachRoute_Answers(t *testing.T) {
 		{"POST", "/config", 404, "", "application/problem+json"},
 	} {
 		t.Run(tt.method+" "+tt.path, func(t *testing.T) {
-			resp, _ := ask(t, models.Status{}, tt.method, tt.path)
+			resp, _ := ask(t, protocol.Status{}, tt.method, tt.path)
 			if resp.StatusCode != tt.code || resp.Header.Get("Allow") != tt.allow || resp.Header.Get("Content-Type") != tt.kind {
 				t.Errorf("got %d %v, want %d, Allow %q, %s", resp.StatusCode, resp.Header, tt.code, tt.allow, tt.kind)
 			}

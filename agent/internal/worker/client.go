@@ -1,6 +1,6 @@
 // Package worker is the agent's side of the worker's HTTP API: it asks what
 // runs and pushes what should, and turns the answers' status codes into the
-// errors of models.
+// errors of protocol.
 package worker
 
 import (
@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/agent/internal/httpclient"
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
@@ -36,7 +36,7 @@ func New(baseURL, token string) *Client {
 	return &Client{http: httpclient.New("the worker", baseURL, httpclient.KeepAlive{}, httpclient.TLS{}, nil), token: token}
 }
 
-// Running is what the worker runs. models.ErrNothingRuns: nothing yet.
+// Running is what the worker runs. protocol.ErrNothingRuns: nothing yet.
 func (c *Client) Running(ctx context.Context) (wire.WorkerState, error) {
 	request := httpclient.Request{Method: http.MethodGet, Path: path, Bearer: c.token}
 	answer, err := c.http.Do(ctx, readTimeout, request)
@@ -51,7 +51,7 @@ func (c *Client) Running(ctx context.Context) (wire.WorkerState, error) {
 		}
 		return state, nil
 	case answer.Status == http.StatusNotFound && answer.IsProblem():
-		return wire.WorkerState{}, models.ErrNothingRuns
+		return wire.WorkerState{}, protocol.ErrNothingRuns
 	case answer.Status == http.StatusNotFound:
 		return wire.WorkerState{}, c.http.Foreign(answer, "a worker", "WORKER_URL")
 	}
@@ -59,7 +59,7 @@ func (c *Client) Running(ctx context.Context) (wire.WorkerState, error) {
 }
 
 // Push makes the worker run config. nil: it says that it runs exactly that
-// version. *models.Refused: it will not run it. Any other error: it could not
+// version. *protocol.Refused: it will not run it. Any other error: it could not
 // be asked, or was not a worker.
 func (c *Client) Push(ctx context.Context, config wire.WorkerConfig) error {
 	request := httpclient.Request{Method: http.MethodPost, Path: path, Bearer: c.token, Body: config}
@@ -82,7 +82,7 @@ func (c *Client) Push(ctx context.Context, config wire.WorkerConfig) error {
 		if p.Detail == "" {
 			p.Detail = p.Error()
 		}
-		return &models.Refused{Message: p.Detail}
+		return &protocol.Refused{Message: p.Detail}
 	}
 	return c.advise(answer, request)
 }

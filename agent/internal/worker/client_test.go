@@ -13,7 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/fleetconf/fleetconf/agent/internal/models"
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
@@ -53,7 +53,7 @@ func TestRunning_EachStatus_MapsToItsError(t *testing.T) {
 		words  string
 	}{
 		"runs":              {handle: answer(200, jsonType, `{"url":"http://target/8","version":8,"instance":"i1","more":true}`), want: state},
-		"runs nothing":      {handle: answer(404, problemType, `{"detail":"nothing"}`), kind: models.ErrNothingRuns, words: "no configuration"},
+		"runs nothing":      {handle: answer(404, problemType, `{"detail":"nothing"}`), kind: protocol.ErrNothingRuns, words: "no configuration"},
 		"another's 404":     {handle: answer(404, htmlType, "<html>"), words: "check WORKER_URL"},
 		"another's page":    {handle: answer(200, htmlType, "<html>"), words: "check WORKER_URL"},
 		"no instance":       {handle: answer(200, jsonType, `{"url":"http://target/8","version":8}`), words: "check WORKER_URL"},
@@ -69,7 +69,7 @@ func TestRunning_EachStatus_MapsToItsError(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := serve(t, tt.handle).Running(t.Context())
-			if (err == nil) != (tt.words == "") || errors.Is(err, models.ErrNothingRuns) != (tt.kind != nil) {
+			if (err == nil) != (tt.words == "") || errors.Is(err, protocol.ErrNothingRuns) != (tt.kind != nil) {
 				t.Fatalf("error: got %v, want %v", err, tt.kind)
 			}
 			if err != nil && !strings.Contains(err.Error(), tt.words) {
@@ -105,7 +105,7 @@ func TestPush_EachStatus_MapsToItsError(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := serve(t, tt.handle).Push(t.Context(), eight)
-			var refused *models.Refused
+			var refused *protocol.Refused
 			switch {
 			case errors.As(err, &refused) != (tt.refused != ""), (err == nil) != (tt.refused == "" && tt.words == ""):
 				t.Fatalf("got %v", err)
@@ -123,7 +123,7 @@ func TestPush_EachStatus_MapsToItsError(t *testing.T) {
 func TestPush_ShortTokenInError_Redacted(t *testing.T) {
 	s := httptest.NewServer(answer(422, problemType, `{"detail":"`+strings.Repeat(`\u006e`, wire.MaxErrorBytes)+`"}`))
 	defer s.Close()
-	var refused *models.Refused
+	var refused *protocol.Refused
 	err := New(s.URL, "n").Push(t.Context(), eight)
 	if !errors.As(err, &refused) || len(refused.Message) > wire.MaxErrorBytes || strings.Contains(refused.Message, "nn") {
 		t.Errorf("got %v, want %d bytes at most", err, wire.MaxErrorBytes)

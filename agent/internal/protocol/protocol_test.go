@@ -1,4 +1,4 @@
-package models
+package protocol
 
 import (
 	"errors"
@@ -11,7 +11,7 @@ import (
 func TestIdentity_Printed_HidesToken(t *testing.T) {
 	id := Identity{AgentID: "agent-7", AgentToken: "secret"}
 	for _, format := range []string{"%v", "%+v", "%#v", "%s"} {
-		for _, v := range []any{id, &id, State{Identity: id}, Registration{Identity: id}} {
+		for _, v := range []any{id, &id, Registration{Identity: id}} {
 			if text := fmt.Sprintf(format, v); strings.Contains(text, "secret") {
 				t.Errorf("%s of %T is %q", format, v, text)
 			}

@@ -1,0 +1,190 @@
+package pace
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
+
+var (
+	errOutage = errors.New("connection refused")
+	start     = time.Unix(1_700_000_000, 0)
+)
+
+// Each tenth of the time over which a fleet spreads gets about a tenth of it: a
+// constant has the same mean and bounds.
+func TestJitter_EachWait_IsUniform(t *testing.T) {
+	const interval, rounds = 30 * time.Second, 4000
+	cut := func(err error) func(*Pace) time.Duration {
+		return func(p *Pace) time.Duration { return p.Cut(start, err, time.Minute).Until.Sub(start) }
+	}
+	for name, row := range map[string]struct {
+		wait     func(p *Pace) time.Duration
+		from, to time.Duration
+	}{
+		"jitter":   {func(*Pace) time.Duration { return jitter(interval) }, 0, interval},
+		"jittered": {func(*Pace) time.Duration { return jittered(interval) }, 27 * time.Second, 33 * time.Second},
+		"the poll that reports a worker": {func(p *Pace) time.Duration {
+			p.hints.due = time.Time{}
+			p.Soon(start)
+			return p.hints.due.Sub(start)
+		}, 0, interval / 2},
+		"the poll after a broker is lost": {func(p *Pace) time.Duration {
+			p.push.Healthy, p.hints.due = true, time.Time{}
+			p.Unsubscribed(start, errOutage)
+			return p.hints.due.Sub(start)
+		}, 0, interval},
+		"the poll after a broker is back": {func(p *Pace) time.Duration {
+			p.hints.due = time.Time{}
+			p.Subscribed(start)
+			return p.hints.due.Sub(start)
+		}, 0, interval},
+		"the resync while a broker is received": {func(p *Pace) time.Duration {
+			p.push.Healthy = true
+			return p.Answered(start, Answer{}).Until.Sub(start)
+		}, firstResync, firstResync * 3 / 2},
+		"a broken connection": {cut(errOutage), 0, interval},
+		"the Retry-After of a proxy": {
+			cut(&protocol.RetryLater{After: interval, Err: protocol.ErrProxy}), interval, 2 * interval,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := New(wire.NATS)
+			var tenths [10]int
+			for range rounds {
+				wait := row.wait(&p)
+				if wait < row.from || wait > row.to {
+					t.Fatalf("got %s, want %s to %s", wait, row.from, row.to)
+				}
+				tenths[min(int(10*(wait-row.from)/(row.to-row.from)), 9)]++
+			}
+			for i, n := range tenths {
+				if n < 280 || n > 520 { // 400 each, with a standard deviation of 19
+					t.Errorf("%d of %d waits are in tenth %d, want about %d: %v", n, rounds, i, rounds/10, tenths)
+				}
+			}
+		})
+	}
+}
+
+// A report that is taken shows that the controller is back, minutes before the back-off
+// would. After a Retry-After it changes nothing.
+func TestRest_Failure_EndsWithTheNextReport(t *testing.T) {
+	later := func(err error) error { return &protocol.RetryLater{After: time.Second, Err: err} }
+	for _, row := range []struct {
+		err         error
+		cut, failed bool
+	}{
+		{errOutage, true, true},
+		{protocol.ErrProxy, true, true},
+		{protocol.ErrCut, false, true},
+		{later(protocol.ErrProxy), false, false},
+		{later(errOutage), true, false},
+		{protocol.ErrUnauthorized, true, true},
+	} {
+		p := New(wire.LongPoll)
+		if got := p.Cut(start, row.err, time.Minute).OnReport; got != row.cut {
+			t.Errorf("%v cuts a long poll: got %v, want %v", row.err, got, row.cut)
+		}
+		if got := p.Failed(start, row.err).OnReport; got != row.failed {
+			t.Errorf("%v: got %v, want %v", row.err, got, row.failed)
+		}
+	}
+}
+
+// A poll that is rejected immediately was not cut.
+func TestIsCut_RejectedImmediately_IsNotCut(t *testing.T) {
+	later := func(err error) error { return &protocol.RetryLater{After: time.Minute, Err: err} }
+	for _, row := range []struct {
+		wait time.Duration
+		err  error
+		took time.Duration
+		want bool
+	}{
+		{time.Minute, errOutage, 0, true},
+		{time.Minute, protocol.ErrCut, time.Second, true},
+		{time.Minute, later(errOutage), time.Minute, false},
+		{time.Minute, later(protocol.ErrProxy), 0, false},
+		{time.Minute, later(protocol.ErrProxy), prompt, true},
+		{0, errOutage, time.Minute, false},
+	} {
+		if got := IsCut(row.wait, row.err, row.took); got != row.want {
+			t.Errorf("a wait of %s ended by %v after %s: got %v, want %v", row.wait, row.err, row.took, got, row.want)
+		}
+	}
+}
+
+// The answer to a long poll decides when the next one is sent.
+func TestAnswered_LongPoll_Rests(t *testing.T) {
+	full := Answer{Wait: firstWait, Held: firstWait, Took: firstWait, Holds: true}
+	for name, row := range map[string]struct {
+		answer  Answer
+		healthy bool
+		want    Rest // Until is only compared to zero
+	}{
+		"the whole wait":              {full, true, Rest{}},
+		"no support":                  {Answer{}, false, Rest{Until: start}},
+		"a release":                   {Answer{Holds: true, New: true}, true, Rest{Until: start, OnVerdict: true}},
+		"a release that is judged":    {Answer{Holds: true, New: true, Judged: true}, true, Rest{}},
+		"a refused release again":     {Answer{Holds: true, New: true, RefusedAgain: true}, true, Rest{Until: start}},
+		"the first after a failure":   {Answer{Holds: true}, true, Rest{}},
+		"held for less than a moment": {Answer{Wait: firstWait, Holds: true, Held: time.Second}, false, Rest{Until: start}},
+	} {
+		p := New(wire.LongPoll)
+		got := p.Answered(start, row.answer)
+		if got.Until.IsZero() != row.want.Until.IsZero() || got.OnVerdict != row.want.OnVerdict || got.OnHint || got.OnReport {
+			t.Errorf("%s: got %+v, want %+v", name, got, row.want)
+		}
+		if p.Push().Healthy != row.healthy {
+			t.Errorf("%s: got %+v, want healthy %v", name, p.Push(), row.healthy)
+		}
+	}
+}
+
+// A failure makes the next poll ask for no wait, and an outage right after a cut shows
+// that nothing was cut.
+func TestFailed_AfterCut_RestoresTheWait(t *testing.T) {
+	p := New(wire.LongPoll)
+	p.Answered(start, Answer{Holds: true})
+	if got := p.Wait(start); got != firstWait {
+		t.Fatalf("after an answer: got a wait of %s, want %s", got, firstWait)
+	}
+	p.Cut(start, protocol.ErrCut, 40*time.Second)
+	if got := p.Wait(start); got != 0 || p.NextWait() != 30*time.Second {
+		t.Errorf("after a cut: got waits of %s and then %s, want none and then 30s", got, p.NextWait())
+	}
+	p.Failed(start, errOutage)
+	if p.NextWait() != firstWait {
+		t.Errorf("after an outage: got a wait of %s, want %s", p.NextWait(), firstWait)
+	}
+	p.Cut(start, protocol.ErrCut, 40*time.Second)
+	p.Answered(start, Answer{Holds: true})
+	p.Failed(start, errOutage)
+	if p.NextWait() != 30*time.Second {
+		t.Errorf("after a cut, an answer and an outage: got a wait of %s, want 30s", p.NextWait())
+	}
+}
+
+// A token that is refused again soon is backed off, one that is refused rarely is not.
+func TestDenied_AgainSoon_BacksOff(t *testing.T) {
+	p := New(wire.Polling)
+	now, sum := start, time.Duration(0)
+	for i := range 100 {
+		rest := p.Denied(now, protocol.ErrUnauthorized)
+		if i == 0 && !rest.Until.IsZero() {
+			t.Errorf("the first: got a rest until %s, want none", rest.Until)
+		}
+		if i > 0 {
+			sum += rest.Until.Sub(now)
+		}
+	}
+	if mean := sum / 99; mean < time.Minute || mean > RetryLimit {
+		t.Errorf("got %s on average, want about %s", mean, RetryLimit/2)
+	}
+	if rest := p.Denied(now.Add(deniedWindow), protocol.ErrUnauthorized); !rest.Until.IsZero() {
+		t.Errorf("after %s: got a rest until %s, want none", deniedWindow, rest.Until)
+	}
+}
