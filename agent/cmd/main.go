@@ -71,7 +71,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	program.LogStart(log, &s, logrus.Fields{
-		"listen": settings.Address(s.Host, s.Port), "controller": s.ControllerURL, "worker": s.WorkerURL, "cache": s.CacheFile, "transport": s.Transport,
+		"listen": settings.Address(s.Host, s.Port), "controller": s.ControllerURL, "worker": s.WorkerURL,
+		"cache": s.CacheFile, "transport": s.Transport,
 	})
 	hints, err := subscriber(s)
 	if err != nil {

@@ -57,12 +57,16 @@ func TestMain_ExitCodes(t *testing.T) {
 		code  int
 		words []string
 	}{
-		"help":              {args: []string{"--help"}, words: []string{"CONTROLLER_URL", "WORKER_TOKEN_FILE", "CACHE_FILE"}},
+		"help": {
+			args: []string{"--help"}, words: []string{"CONTROLLER_URL", "WORKER_TOKEN_FILE", "CACHE_FILE"},
+		},
 		"version":           {args: []string{"--version"}, words: []string{"agent dev"}},
 		"unknown flag":      {args: []string{"--nope"}, code: 2, words: []string{"--help"}},
 		"every bad setting": {env: []string{"PORT=abc", "CONTROLLER_URL=nope"}, code: 2, words: []string{"PORT"}},
-		"default password":  {env: []string{"HOST=0.0.0.0"}, code: 2, words: []string{"set CONTROLLER_PASSWORD to a secret of your own"}},
-		"port taken":        {env: []string{"PORT=" + port}, code: 1, words: []string{"HOST and PORT"}},
+		"default password": {
+			env: []string{"HOST=0.0.0.0"}, code: 2, words: []string{"set CONTROLLER_PASSWORD to a secret of your own"},
+		},
+		"port taken": {env: []string{"PORT=" + port}, code: 1, words: []string{"HOST and PORT"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cmd := agent(t, tt.env...)
@@ -236,7 +240,10 @@ func echo(t *testing.T) (controller, worker string) {
 				return
 			}
 			w.Header().Set("ETag", fmt.Sprintf(`"e%d"`, poll))
-			_, _ = fmt.Fprintf(w, `{"version":%d,"data":{"url":"http://target/?key=url-0123456789abcdef"},"poll_interval_seconds":1}`, poll)
+			_, _ = fmt.Fprintf(
+				w, `{"version":%d,"data":{"url":"http://target/?key=url-0123456789abcdef"},"poll_interval_seconds":1}`,
+				poll,
+			)
 		default:
 			leak(w, r, 503)
 		}
@@ -274,9 +281,15 @@ func TestRun_Settings_ReachStatus(t *testing.T) {
 	log, ended := &lines{}, make(chan error)
 	go func() { ended <- run(ctx, nil, io.Discard, log) }() // ends with stop
 	addr := log.addr(t)
-	eventually(t, "version 1 is applied", func() bool { return strings.Contains(read(t, "http://"+addr+"/status"), `"applied_version":1`) })
+	eventually(
+		t, "version 1 is applied",
+		func() bool { return strings.Contains(read(t, "http://"+addr+"/status"), `"applied_version":1`) },
+	)
 	eventually(t, "the controller was lost", func() bool { return strings.Contains(log.String(), "Controller lost") })
-	eventually(t, "version 3 is applied", func() bool { return strings.Contains(read(t, "http://"+addr+"/status"), `"applied_version":3`) })
+	eventually(
+		t, "version 3 is applied",
+		func() bool { return strings.Contains(read(t, "http://"+addr+"/status"), `"applied_version":3`) },
+	)
 	shown := read(t, "http://"+addr+"/status") + read(t, "http://"+addr+"/ready")
 	stop()
 	if err := <-ended; err != nil {

@@ -26,7 +26,8 @@ func subscriber(set config.Settings) (notify.Subscriber, error) {
 
 // transports are the values of PUSH.
 var transports = map[string]models.Transport{
-	settings.PushLongPoll: models.LongPoll, settings.PushRedis: models.Redis, settings.PushNATS: models.NATS, settings.PushNone: models.Polling,
+	settings.PushLongPoll: models.LongPoll, settings.PushRedis: models.Redis, settings.PushNATS: models.NATS,
+	settings.PushNone: models.Polling,
 }
 
 // used names the setting that a driver cannot use.

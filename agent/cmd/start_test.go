@@ -28,7 +28,11 @@ import (
 func BenchmarkStart(b *testing.B) {
 	dir := b.TempDir()
 	agentBinary, workerBinary := build(b, dir, "agent"), build(b, dir, "worker")
-	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }))
+	target := httptest.NewServer(http.HandlerFunc(func(
+		w http.ResponseWriter, _ *http.Request,
+	) {
+		_, _ = io.WriteString(w, "hello")
+	}))
 	defer target.Close()
 	cacheFile := filepath.Join(dir, "cache")
 	file, err := cache.Open(cacheFile)
@@ -37,7 +41,10 @@ func BenchmarkStart(b *testing.B) {
 	}
 	err = file.Save(state.Stored{
 		Identity: protocol.Identity{AgentID: "agent-7", AgentToken: "token"},
-		LastGood: &protocol.Release{ETag: `"e7"`, Config: wire.Config{Version: 7, Data: wire.Data{URL: target.URL}, PollIntervalSeconds: 30}, FetchedAt: time.Now()},
+		LastGood: &protocol.Release{
+			ETag: `"e7"`, Config: wire.Config{Version: 7, Data: wire.Data{URL: target.URL}, PollIntervalSeconds: 30},
+			FetchedAt: time.Now(),
+		},
 	})
 	if err := errors.Join(err, file.Close()); err != nil {
 		b.Fatal(err)
@@ -49,7 +56,10 @@ func BenchmarkStart(b *testing.B) {
 		worker = start(b, workerBinary, "PORT="+workerPort)
 		wait(b, hit, http.StatusServiceUnavailable) // it listens and runs nothing
 		began := time.Now()
-		agent = start(b, agentBinary, "PORT=0", "CONTROLLER_URL=http://127.0.0.1:1", "WORKER_URL=http://127.0.0.1:"+workerPort, "CACHE_FILE="+cacheFile)
+		agent = start(
+			b, agentBinary, "PORT=0", "CONTROLLER_URL=http://127.0.0.1:1", "WORKER_URL=http://127.0.0.1:"+workerPort,
+			"CACHE_FILE="+cacheFile,
+		)
 		wait(b, hit, http.StatusOK)
 		return agent, worker, time.Since(began)
 	}
@@ -77,7 +87,9 @@ func BenchmarkStart(b *testing.B) {
 func build(b *testing.B, dir, module string) string {
 	b.Helper()
 	binary := filepath.Join(dir, module)
-	cmd := exec.Command("go", "build", "-trimpath", "-tags", "nomsgpack,osusergo,netgo", "-ldflags", "-s -w", "-o", binary, "./cmd")
+	cmd := exec.Command(
+		"go", "build", "-trimpath", "-tags", "nomsgpack,osusergo,netgo", "-ldflags", "-s -w", "-o", binary, "./cmd",
+	)
 	cmd.Dir = filepath.Join("..", "..", module)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		b.Fatalf("build %s: %v\n%s", module, err, out)

@@ -14,7 +14,10 @@ import (
 // which may be none, and warns where the way to the controller is an open book.
 func secure(s config.Settings, log logrus.FieldLogger) (*tlsfiles.Files, error) {
 	if host := s.PlainHost(); host != "" && !settings.IsLoopback(host) {
-		log.WithFields(logrus.Fields{"controller": s.ControllerURL, "advice": "set CONTROLLER_URL to https://, and TLS_CERT_FILE of the controller"}).
+		log.WithFields(logrus.Fields{
+			"controller": s.ControllerURL,
+			"advice":     "set CONTROLLER_URL to https://, and TLS_CERT_FILE of the controller",
+		}).
 			Warn("CONTROLLER_URL is http:// to another machine; the password can be read on the way")
 	}
 	files, err := tlsfiles.Open(tlsfiles.Paths{

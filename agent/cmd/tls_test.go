@@ -25,7 +25,8 @@ func TestSecure_PlainHTTP_Warns(t *testing.T) {
 		if _, err := secure(config.Settings{ControllerURL: url}, log); err != nil {
 			t.Fatal(err)
 		}
-		if got := lines.AllEntries(); (len(got) == 1) != warned || warned && !strings.Contains(got[0].Data["advice"].(string), "https://") {
+		if got := lines.AllEntries(); (len(got) == 1) != warned ||
+			warned && !strings.Contains(got[0].Data["advice"].(string), "https://") {
 			t.Errorf("%s: logged %v, want a warning: %v", url, got, warned)
 		}
 	}
@@ -47,11 +48,14 @@ func TestRun_ClientCertificate_ExpiryMeasured(t *testing.T) {
 	}
 	dir := t.TempDir()
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	if err := authority.Write(certs.Leaf{Name: "agent", Client: true, NotAfter: time.Unix(4_000_000_000, 0)}, cert, key); err != nil {
+	if err := authority.Write(
+		certs.Leaf{Name: "agent", Client: true, NotAfter: time.Unix(4_000_000_000, 0)}, cert, key,
+	); err != nil {
 		t.Fatal(err)
 	}
 	for name, value := range map[string]string{
-		"PORT": "0", "CONTROLLER_URL": "https://127.0.0.1:1", "WORKER_URL": "http://127.0.0.1:1", "CACHE_FILE": filepath.Join(dir, "cache"),
+		"PORT": "0", "CONTROLLER_URL": "https://127.0.0.1:1", "WORKER_URL": "http://127.0.0.1:1",
+		"CACHE_FILE":           filepath.Join(dir, "cache"),
 		"CONTROLLER_CERT_FILE": cert, "CONTROLLER_KEY_FILE": key,
 	} {
 		t.Setenv(name, value)

@@ -68,7 +68,9 @@ func load(t *testing.T, f *File) state.Stored {
 
 func TestFile_SaveLoad_SameState(t *testing.T) {
 	f, _ := saved(t, version(1))
-	for _, want := range []state.Stored{version(2), {}, {Identity: version(1).Identity}, {LastGood: version(4).LastGood}} {
+	for _, want := range []state.Stored{
+		version(2), {}, {Identity: version(1).Identity}, {LastGood: version(4).LastGood},
+	} {
 		if err := f.Save(want); err != nil {
 			t.Fatalf("Save: %v", err)
 		}
@@ -281,7 +283,10 @@ func TestLoad_TornFile_Refused(t *testing.T) {
 	}
 	check("more behind it", append(bytes.Clone(whole), '\n'), "the checksum does not fit")
 	check("too long", append(bytes.Clone(whole), make([]byte, maxBytes)...), "longer than 65536 bytes")
-	check("another format", bytes.Replace(whole, []byte(magic+" 1"), []byte(magic+" 0"), 1), `format "0"; this build reads 1`)
+	check(
+		"another format", bytes.Replace(whole, []byte(magic+" 1"), []byte(magic+" 0"), 1),
+		`format "0"; this build reads 1`,
+	)
 	check("another program's", bytes.Replace(whole, []byte(magic), []byte("magic"), 1), "does not begin as one")
 	check("JSON without a header", whole[bytes.IndexByte(whole, '\n')+1:], "does not begin as one")
 }
@@ -326,7 +331,9 @@ func TestLoad_BadIdentity_Dropped(t *testing.T) {
 func TestLoad_LeftoverTempFiles_Removed(t *testing.T) {
 	f, path := saved(t, version(1))
 	dir := filepath.Dir(path)
-	for _, name := range []string{".agent.cache12345", ".agent.cache", ".agent.cache12x", "agent.cache1", ".other.cache1"} {
+	for _, name := range []string{
+		".agent.cache12345", ".agent.cache", ".agent.cache12x", "agent.cache1", ".other.cache1",
+	} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -341,7 +348,10 @@ func TestLoad_LeftoverTempFiles_Removed(t *testing.T) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
-	want := []string{".agent.cache", ".agent.cache12x", ".agent.cache6", ".other.cache1", "agent.cache", "agent.cache.lock", "agent.cache1"}
+	want := []string{
+		".agent.cache", ".agent.cache12x", ".agent.cache6", ".other.cache1", "agent.cache", "agent.cache.lock",
+		"agent.cache1",
+	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
@@ -408,7 +418,10 @@ func FuzzRead(f *testing.F) {
 		f.Add(document)
 		f.Add(document[:len(document)/2])
 	}
-	for _, payload := range []string{"", "{}", "null", "[]", `{"identity":{"agent_id":"a:b"}}`, `{"last_good":{"etag":"","config":{"version":1}}}`, `{"surplus":1}`, "{}{}"} {
+	for _, payload := range []string{
+		"", "{}", "null", "[]", `{"identity":{"agent_id":"a:b"}}`, `{"last_good":{"etag":"","config":{"version":1}}}`,
+		`{"surplus":1}`, "{}{}",
+	} {
 		f.Add(append(header([]byte(payload)), payload...))
 	}
 	f.Add([]byte(magic + " 2 00\n{}"))

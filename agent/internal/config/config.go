@@ -50,7 +50,10 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults.CheckHosts("ALLOWED_HOSTS", s.AllowedHosts)
 	faults.Check(strings.TrimSpace(s.CacheFile) != "", "CACHE_FILE", "is empty; name a file that this agent may write")
 	faults = append(faults, s.Push.Validate()...)
-	faults.Check(!s.Embedded(), "NATS_URL", "is embedded, which is for controllers; set it to the controller's NATS_LISTEN, such as nats://controller.example.com:4222")
+	faults.Check(
+		!s.Embedded(), "NATS_URL",
+		"is embedded, which is for controllers; set it to the controller's NATS_LISTEN, such as nats://controller.example.com:4222",
+	)
 	faults = append(faults, s.Diagnosis.Validate()...)
 	return faults
 }
@@ -65,8 +68,14 @@ func (l *Listener) Validate() (faults settings.Faults) {
 func (s *Settings) checkTLS(faults *settings.Faults) {
 	faults.CheckPair("CONTROLLER_CERT_FILE", s.ControllerCertFile, "CONTROLLER_KEY_FILE", s.ControllerKeyFile)
 	plain := s.PlainHost() != ""
-	faults.Check(s.ControllerCAFile == "" || !plain, "CONTROLLER_CA_FILE", "is set, and CONTROLLER_URL is http://, which is no TLS; set it to https://")
-	faults.CheckOnce(s.ControllerCertFile == "" || !plain, "CONTROLLER_CERT_FILE", "is set, and CONTROLLER_URL is http://, which is no TLS; set it to https://")
+	faults.Check(
+		s.ControllerCAFile == "" || !plain, "CONTROLLER_CA_FILE",
+		"is set, and CONTROLLER_URL is http://, which is no TLS; set it to https://",
+	)
+	faults.CheckOnce(
+		s.ControllerCertFile == "" || !plain, "CONTROLLER_CERT_FILE",
+		"is set, and CONTROLLER_URL is http://, which is no TLS; set it to https://",
+	)
 }
 
 // ControllerProxy is the proxy by which the controller is reached, nil for none.

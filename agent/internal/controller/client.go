@@ -148,7 +148,9 @@ func (c *Client) Fetch(ctx context.Context, id protocol.Identity, q protocol.Que
 		ResyncInterval: headerInterval(answer.Header, wire.HeaderSweepInterval),
 	}
 	if held, err := strconv.Atoi(answer.Header.Get(wire.HeaderWait)); err == nil && held >= 0 && q.MayWait {
-		result.Holds, result.Held = true, min(q.Wait, time.Duration(min(held, int(wire.MaxWait/time.Second)))*time.Second)
+		result.Holds, result.Held = true, min(
+			q.Wait, time.Duration(min(held, int(wire.MaxWait/time.Second)))*time.Second,
+		)
 	}
 	switch answer.Status {
 	case http.StatusOK:

@@ -67,7 +67,8 @@ func TestFetch_Identity_SentWithETag(t *testing.T) {
 			t.Fatal(err)
 		}
 		user, pass, _ := got.BasicAuth()
-		if user != self.AgentID || pass != token || got.Header.Get("If-None-Match") != etag || got.URL.Path != "/api/v1/config" || got.Header.Get("Cookie") != "" {
+		if user != self.AgentID || pass != token || got.Header.Get("If-None-Match") != etag ||
+			got.URL.Path != "/api/v1/config" || got.Header.Get("Cookie") != "" {
 			t.Errorf("sent %s as %s with %v", got.URL, user, got.Header)
 		}
 	}
@@ -96,7 +97,8 @@ func TestFetch_Applied_SentInHeaders(t *testing.T) {
 			t.Fatal(err)
 		}
 		h := got.Header
-		if h.Get(wire.HeaderAppliedVersion) != row.version || h.Get(wire.HeaderAppliedContent) != row.content || h.Get(wire.HeaderTransport) != row.transport {
+		if h.Get(wire.HeaderAppliedVersion) != row.version || h.Get(wire.HeaderAppliedContent) != row.content ||
+			h.Get(wire.HeaderTransport) != row.transport {
 			t.Errorf("%+v: sent %v", row.query, h)
 		}
 		if got := h["Accept-Encoding"]; len(got) != 1 || got[0] != "identity" {
@@ -133,7 +135,9 @@ func TestReport_ETag_SentToControllersThatNameAFleet(t *testing.T) {
 }
 
 func TestFetch_EachStatus_MapsToItsError(t *testing.T) {
-	eight := &protocol.Release{ETag: `"e8"`, Config: wire.Config{Version: 8, Data: wire.Data{URL: "http://target/8"}, PollIntervalSeconds: 15}}
+	eight := &protocol.Release{
+		ETag: `"e8"`, Config: wire.Config{Version: 8, Data: wire.Data{URL: "http://target/8"}, PollIntervalSeconds: 15},
+	}
 	bare := *eight
 	bare.ETag = ""
 	const interval = "X-Poll-Interval-Seconds"
@@ -143,43 +147,123 @@ func TestFetch_EachStatus_MapsToItsError(t *testing.T) {
 		kind   error  // what it must be
 		words  string // what it must say
 	}{
-		"document":                  {handle: answer(200, document, "ETag", `"e8"`), want: protocol.Answer{Release: eight, PollInterval: 15 * time.Second}},
-		"header before document":    {handle: answer(200, document, "ETag", `"e8"`, interval, "20"), want: protocol.Answer{Release: eight, PollInterval: 20 * time.Second}},
-		"interval too small":        {handle: answer(200, document, "ETag", `"e8"`, interval, "-5"), want: protocol.Answer{Release: eight, PollInterval: time.Second}},
-		"interval too large":        {handle: answer(200, document, "ETag", `"e8"`, interval, "99999999"), want: protocol.Answer{Release: eight, PollInterval: 24 * time.Hour}},
-		"interval no number":        {handle: answer(200, document, "ETag", `"e8"`, interval, "soon"), want: protocol.Answer{Release: eight, PollInterval: 15 * time.Second}},
-		"fields of a newer one":     {handle: answer(200, document[:len(document)-1]+`,"more":[1]}`, "ETag", `"e8"`), want: protocol.Answer{Release: eight, PollInterval: 15 * time.Second}},
-		"no ETag":                   {handle: answer(200, document), want: protocol.Answer{Release: &bare, PollInterval: 15 * time.Second}},
-		"weak ETag":                 {handle: answer(200, document, "ETag", `W/"e8"`), want: protocol.Answer{Release: eight, PollInterval: 15 * time.Second}},
-		"ETag of Apache's gzip":     {handle: answer(200, document, "ETag", `"e8-gzip"`), want: protocol.Answer{Release: eight, PollInterval: 15 * time.Second}},
-		"older, and why":            {handle: answer(200, document, "ETag", `"e8"`, "X-Older-Because", "resume"), want: protocol.Answer{Release: eight, PollInterval: 15 * time.Second, OlderBecause: "resume"}},
-		"ETag unquoted":             {handle: answer(200, document, "ETag", `e8`), want: protocol.Answer{Release: &bare, PollInterval: 15 * time.Second}},
-		"ETag with a quote within":  {handle: answer(200, document, "ETag", `"e"8"`), want: protocol.Answer{Release: &bare, PollInterval: 15 * time.Second}},
-		"ETag with a space":         {handle: answer(200, document, "ETag", `"e 8"`), want: protocol.Answer{Release: &bare, PollInterval: 15 * time.Second}},
-		"ETag outside ASCII":        {handle: answer(200, document, "ETag", "\"e\xff8\""), want: protocol.Answer{Release: &bare, PollInterval: 15 * time.Second}},
-		"ETag of 10 kB":             {handle: answer(200, document, "ETag", `"`+strings.Repeat("e", 10_000)+`"`), want: protocol.Answer{Release: &bare, PollInterval: 15 * time.Second}},
-		"not modified":              {handle: answer(304, "", interval, "40"), want: protocol.Answer{PollInterval: 40 * time.Second}, kind: protocol.ErrNotModified},
-		"nothing published":         {handle: answer(404, `{"detail":"nothing"}`, "Content-Type", problemJSON, interval, "40"), want: protocol.Answer{PollInterval: 40 * time.Second}, kind: protocol.ErrNothingPublished},
-		"404, a gateway's page":     {handle: answer(404, "<html>", interval, "40"), want: protocol.Answer{PollInterval: 40 * time.Second}, kind: protocol.ErrNothingPublished},
-		"a fleet of wildcards":      {handle: answer(200, document, "ETag", `"e8"`, wire.HeaderFleet, "fleet.>"), want: protocol.Answer{Release: eight, PollInterval: 15 * time.Second}},
-		"404 of another server":     {handle: answer(404, "<html>not found", "Content-Type", "text/html"), words: "check CONTROLLER_URL"},
-		"token refused":             {handle: answer(401, `{"detail":"the token is wrong"}`, "Content-Type", problemJSON), kind: protocol.ErrUnauthorized, words: "the token is wrong"},
-		"wrong door":                {handle: answer(403, `{"detail":"not you"}`), kind: protocol.ErrUnauthorized, words: "403 Forbidden: not you"},
-		"broken":                    {handle: answer(500, "oops"), words: "500 Internal Server Error: oops"},
-		"busy":                      {handle: answer(429, "", "Retry-After", "7", interval, "40"), want: protocol.Answer{PollInterval: 40 * time.Second}, words: "asked to wait 7s"},
+		"document": {
+			handle: answer(200, document, "ETag", `"e8"`),
+			want:   protocol.Answer{Release: eight, PollInterval: 15 * time.Second},
+		},
+		"header before document": {
+			handle: answer(200, document, "ETag", `"e8"`, interval, "20"),
+			want:   protocol.Answer{Release: eight, PollInterval: 20 * time.Second},
+		},
+		"interval too small": {
+			handle: answer(200, document, "ETag", `"e8"`, interval, "-5"),
+			want:   protocol.Answer{Release: eight, PollInterval: time.Second},
+		},
+		"interval too large": {
+			handle: answer(200, document, "ETag", `"e8"`, interval, "99999999"),
+			want:   protocol.Answer{Release: eight, PollInterval: 24 * time.Hour},
+		},
+		"interval no number": {
+			handle: answer(200, document, "ETag", `"e8"`, interval, "soon"),
+			want:   protocol.Answer{Release: eight, PollInterval: 15 * time.Second},
+		},
+		"fields of a newer one": {
+			handle: answer(200, document[:len(document)-1]+`,"more":[1]}`, "ETag", `"e8"`),
+			want:   protocol.Answer{Release: eight, PollInterval: 15 * time.Second},
+		},
+		"no ETag": {
+			handle: answer(200, document), want: protocol.Answer{Release: &bare, PollInterval: 15 * time.Second},
+		},
+		"weak ETag": {
+			handle: answer(200, document, "ETag", `W/"e8"`),
+			want:   protocol.Answer{Release: eight, PollInterval: 15 * time.Second},
+		},
+		"ETag of Apache's gzip": {
+			handle: answer(200, document, "ETag", `"e8-gzip"`),
+			want:   protocol.Answer{Release: eight, PollInterval: 15 * time.Second},
+		},
+		"older, and why": {
+			handle: answer(200, document, "ETag", `"e8"`, "X-Older-Because", "resume"),
+			want:   protocol.Answer{Release: eight, PollInterval: 15 * time.Second, OlderBecause: "resume"},
+		},
+		"ETag unquoted": {
+			handle: answer(200, document, "ETag", `e8`),
+			want:   protocol.Answer{Release: &bare, PollInterval: 15 * time.Second},
+		},
+		"ETag with a quote within": {
+			handle: answer(200, document, "ETag", `"e"8"`),
+			want:   protocol.Answer{Release: &bare, PollInterval: 15 * time.Second},
+		},
+		"ETag with a space": {
+			handle: answer(200, document, "ETag", `"e 8"`),
+			want:   protocol.Answer{Release: &bare, PollInterval: 15 * time.Second},
+		},
+		"ETag outside ASCII": {
+			handle: answer(200, document, "ETag", "\"e\xff8\""),
+			want:   protocol.Answer{Release: &bare, PollInterval: 15 * time.Second},
+		},
+		"ETag of 10 kB": {
+			handle: answer(200, document, "ETag", `"`+strings.Repeat("e", 10_000)+`"`),
+			want:   protocol.Answer{Release: &bare, PollInterval: 15 * time.Second},
+		},
+		"not modified": {
+			handle: answer(304, "", interval, "40"), want: protocol.Answer{PollInterval: 40 * time.Second},
+			kind: protocol.ErrNotModified,
+		},
+		"nothing published": {
+			handle: answer(404, `{"detail":"nothing"}`, "Content-Type", problemJSON, interval, "40"),
+			want:   protocol.Answer{PollInterval: 40 * time.Second}, kind: protocol.ErrNothingPublished,
+		},
+		"404, a gateway's page": {
+			handle: answer(404, "<html>", interval, "40"), want: protocol.Answer{PollInterval: 40 * time.Second},
+			kind: protocol.ErrNothingPublished,
+		},
+		"a fleet of wildcards": {
+			handle: answer(200, document, "ETag", `"e8"`, wire.HeaderFleet, "fleet.>"),
+			want:   protocol.Answer{Release: eight, PollInterval: 15 * time.Second},
+		},
+		"404 of another server": {
+			handle: answer(404, "<html>not found", "Content-Type", "text/html"), words: "check CONTROLLER_URL",
+		},
+		"token refused": {
+			handle: answer(401, `{"detail":"the token is wrong"}`, "Content-Type", problemJSON),
+			kind:   protocol.ErrUnauthorized, words: "the token is wrong",
+		},
+		"wrong door": {
+			handle: answer(403, `{"detail":"not you"}`), kind: protocol.ErrUnauthorized,
+			words: "403 Forbidden: not you",
+		},
+		"broken": {handle: answer(500, "oops"), words: "500 Internal Server Error: oops"},
+		"busy": {
+			handle: answer(429, "", "Retry-After", "7", interval, "40"),
+			want:   protocol.Answer{PollInterval: 40 * time.Second}, words: "asked to wait 7s",
+		},
 		"busy, not saying how long": {handle: answer(503, ""), words: "503"},
 		"a gateway's, for how long": {handle: answer(502, "", "Retry-After", "7"), words: "asked to wait 7s"},
 		"a status of no meaning":    {handle: answer(299, document), words: "299"},
-		"HTML":                      {handle: answer(200, "<html>hello</html>", "Content-Type", "text/html"), kind: protocol.ErrInvalidConfig},
-		"empty":                     {handle: answer(200, ""), kind: protocol.ErrInvalidConfig, words: "empty"},
-		"half a document":           {handle: answer(200, document[:40]), kind: protocol.ErrInvalidConfig},
-		"two documents":             {handle: answer(200, document+document), kind: protocol.ErrInvalidConfig},
-		"unknown data":              {handle: answer(200, `{"version":8,"data":{"url":"http://t/","x":1},"poll_interval_seconds":15}`), kind: protocol.ErrInvalidConfig, words: "data.x"},
-		"URL not to be fetched":     {handle: answer(200, `{"version":8,"data":{"url":"file:///"},"poll_interval_seconds":15}`), kind: protocol.ErrInvalidConfig, words: "data.url"},
-		"huge":                      {handle: answer(200, strings.Repeat(" ", wire.MaxBodyBytes+1)), words: "sent more than 65536 bytes"},
-		"endless":                   {handle: endless, words: "sent more than 65536 bytes"},
-		"cut":                       {handle: cut, words: "cut the connection"},
-		"redirect":                  {handle: answer(302, "", "Location", "http://u:p@elsewhere/?secret=1"), words: "redirects to http://elsewhere,"},
+		"HTML": {
+			handle: answer(200, "<html>hello</html>", "Content-Type", "text/html"), kind: protocol.ErrInvalidConfig,
+		},
+		"empty":           {handle: answer(200, ""), kind: protocol.ErrInvalidConfig, words: "empty"},
+		"half a document": {handle: answer(200, document[:40]), kind: protocol.ErrInvalidConfig},
+		"two documents":   {handle: answer(200, document+document), kind: protocol.ErrInvalidConfig},
+		"unknown data": {
+			handle: answer(200, `{"version":8,"data":{"url":"http://t/","x":1},"poll_interval_seconds":15}`),
+			kind:   protocol.ErrInvalidConfig, words: "data.x",
+		},
+		"URL not to be fetched": {
+			handle: answer(200, `{"version":8,"data":{"url":"file:///"},"poll_interval_seconds":15}`),
+			kind:   protocol.ErrInvalidConfig, words: "data.url",
+		},
+		"huge": {
+			handle: answer(200, strings.Repeat(" ", wire.MaxBodyBytes+1)), words: "sent more than 65536 bytes",
+		},
+		"endless": {handle: endless, words: "sent more than 65536 bytes"},
+		"cut":     {handle: cut, words: "cut the connection"},
+		"redirect": {
+			handle: answer(302, "", "Location", "http://u:p@elsewhere/?secret=1"),
+			words:  "redirects to http://elsewhere,",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := serve(t, tt.handle).Fetch(t.Context(), self, protocol.Query{ETag: `"e7"`})
@@ -190,7 +274,10 @@ func TestFetch_EachStatus_MapsToItsError(t *testing.T) {
 				t.Errorf("error %q does not say %q", err, tt.words)
 			}
 			if tt.words != "" && tt.kind == nil {
-				for _, kind := range []error{protocol.ErrNotModified, protocol.ErrNothingPublished, protocol.ErrUnauthorized, protocol.ErrInvalidConfig} {
+				for _, kind := range []error{
+					protocol.ErrNotModified, protocol.ErrNothingPublished, protocol.ErrUnauthorized,
+					protocol.ErrInvalidConfig,
+				} {
 					if errors.Is(err, kind) {
 						t.Errorf("an outage is taken for %v", kind)
 					}
@@ -307,19 +394,27 @@ func TestRetryAfter_SecondsAndDates_Parsed(t *testing.T) {
 		retry, date string
 		want        time.Duration
 	}{
-		"seconds":              {retry: "120", want: 2 * time.Minute},
-		"spaces":               {retry: " 5 ", want: 5 * time.Second},
-		"missing":              {},
-		"zero":                 {retry: "0"},
-		"negative":             {retry: "-5"},
-		"fraction":             {retry: "1.5"},
-		"longer than an hour":  {retry: "86400", want: time.Hour},
-		"number without end":   {retry: strings.Repeat("9", 40), want: time.Hour},
-		"more than 32 bits":    {retry: "4294967296", want: time.Hour},
-		"a sign":               {retry: "+5"},
-		"date":                 {retry: date.Add(90 * time.Second).Format(http.TimeFormat), date: date.Format(http.TimeFormat), want: 90 * time.Second},
-		"date past":            {retry: date.Add(-time.Hour).Format(http.TimeFormat), date: date.Format(http.TimeFormat)},
-		"date far":             {retry: date.Add(9000 * time.Hour).Format(http.TimeFormat), date: date.Format(http.TimeFormat), want: time.Hour},
+		"seconds":             {retry: "120", want: 2 * time.Minute},
+		"spaces":              {retry: " 5 ", want: 5 * time.Second},
+		"missing":             {},
+		"zero":                {retry: "0"},
+		"negative":            {retry: "-5"},
+		"fraction":            {retry: "1.5"},
+		"longer than an hour": {retry: "86400", want: time.Hour},
+		"number without end":  {retry: strings.Repeat("9", 40), want: time.Hour},
+		"more than 32 bits":   {retry: "4294967296", want: time.Hour},
+		"a sign":              {retry: "+5"},
+		"date": {
+			retry: date.Add(90 * time.Second).Format(http.TimeFormat), date: date.Format(http.TimeFormat),
+			want: 90 * time.Second,
+		},
+		"date past": {
+			retry: date.Add(-time.Hour).Format(http.TimeFormat), date: date.Format(http.TimeFormat),
+		},
+		"date far": {
+			retry: date.Add(9000 * time.Hour).Format(http.TimeFormat), date: date.Format(http.TimeFormat),
+			want: time.Hour,
+		},
 		"date, our clock":      {retry: time.Now().Add(10 * time.Hour).UTC().Format(http.TimeFormat), want: time.Hour},
 		"date without a clock": {retry: "Tuesday"},
 	} {
@@ -339,8 +434,10 @@ func TestRetryAfter_SecondsAndDates_Parsed(t *testing.T) {
 func FuzzRetryAfter(f *testing.F) {
 	const date = "Tue, 24 Nov 2026 03:00:00 GMT"
 	for _, text := range []string{
-		"", "0", "1", "3600", "3601", "00005", " 7 ", "4294967296", "18446744073709551616", "1.5", "-1", "+1", "1e3", "0x10", "1_000", "12s", "\u0663",
-		date, "Tue, 24 Nov 2026 03:00:09 GMT", "Tuesday, 24-Nov-26 03:00:09 GMT", "Tue Nov 24 03:00:09 2026", "Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT",
+		"", "0", "1", "3600", "3601", "00005", " 7 ", "4294967296", "18446744073709551616", "1.5", "-1", "+1", "1e3",
+		"0x10", "1_000", "12s", "\u0663",
+		date, "Tue, 24 Nov 2026 03:00:09 GMT", "Tuesday, 24-Nov-26 03:00:09 GMT", "Tue Nov 24 03:00:09 2026",
+		"Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT",
 	} {
 		f.Add(text, date)
 		f.Add(text, "")
@@ -379,26 +476,39 @@ func TestRegister_EachStatus_MapsToItsError(t *testing.T) {
 		"new":   {handle: answer(201, good), want: want},
 		"known": {handle: answer(200, good), want: want},
 		"a long interval": {
-			handle: answer(200, strings.Replace(good, `"poll_interval_seconds":30`, `"poll_interval_seconds":99999999`, 1)),
-			want:   protocol.Registration{Identity: self, PollInterval: wire.MaxPollInterval},
+			handle: answer(
+				200, strings.Replace(good, `"poll_interval_seconds":30`, `"poll_interval_seconds":99999999`, 1),
+			),
+			want: protocol.Registration{Identity: self, PollInterval: wire.MaxPollInterval},
 		},
-		"wrong password": {handle: answer(401, `{"detail":"wrong"}`), kind: protocol.ErrUnauthorized, words: "set CONTROLLER_USERNAME and CONTROLLER_PASSWORD"},
+		"wrong password": {
+			handle: answer(401, `{"detail":"wrong"}`), kind: protocol.ErrUnauthorized,
+			words: "set CONTROLLER_USERNAME and CONTROLLER_PASSWORD",
+		},
 		"wrong certificate": {
 			handle: answer(403, `{"detail":"not here"}`), kind: protocol.ErrForbidden,
 			words: "credentials refused for this connection: the controller at",
 		},
 		"another agent's id": {
-			handle: answer(409, `{"detail":"another secret"}`, "Content-Type", problemJSON), kind: protocol.ErrUnauthorized,
-			words: "another secret",
+			handle: answer(409, `{"detail":"another secret"}`, "Content-Type", problemJSON),
+			kind:   protocol.ErrUnauthorized,
+			words:  "another secret",
 		},
-		"a proxy's conflict":         {handle: answer(409, "<html>"), words: "answered 409"},
-		"busy":                       {handle: answer(503, "", "Retry-After", "9"), words: "asked to wait 9s"},
-		"bad":                        {handle: answer(400, `{"detail":"hostname is missing"}`), words: "hostname is missing"},
+		"a proxy's conflict": {handle: answer(409, "<html>"), words: "answered 409"},
+		"busy":               {handle: answer(503, "", "Retry-After", "9"), words: "asked to wait 9s"},
+		"bad": {
+			handle: answer(400, `{"detail":"hostname is missing"}`), words: "hostname is missing",
+		},
 		"HTML":                       {handle: answer(200, "<html>"), words: "check CONTROLLER_URL"},
 		"no token":                   {handle: answer(200, `{"agent_id":"a"}`), words: "agent_token"},
 		"an id that is no user name": {handle: answer(200, `{"agent_id":"a:b","agent_token":"t"}`), words: "agent_id"},
-		"a token of 1 kB":            {handle: answer(200, `{"agent_id":"a","agent_token":"`+strings.Repeat("t", 1024)+`"}`), words: "agent_token"},
-		"nobody":                     {handle: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, words: "cut the connection"},
+		"a token of 1 kB": {
+			handle: answer(200, `{"agent_id":"a","agent_token":"`+strings.Repeat("t", 1024)+`"}`), words: "agent_token",
+		},
+		"nobody": {
+			handle: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+			words:  "cut the connection",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			request := wire.RegisterRequest{Hostname: "host", AgentID: "agent-7"}
@@ -424,7 +534,8 @@ func TestRegister_Shared_SendsIdentity(t *testing.T) {
 		if err := json.NewDecoder(r.Body).Decode(&got); err != nil || !cmp.Equal(want, got) {
 			t.Errorf("sent %+v (%v), want %+v", got, err, want)
 		}
-		if user, pass, _ := r.BasicAuth(); user != "agent" || pass != password || r.Header.Get("Content-Type") != "application/json" || r.Method != "POST" {
+		if user, pass, _ := r.BasicAuth(); user != "agent" || pass != password ||
+			r.Header.Get("Content-Type") != "application/json" || r.Method != "POST" {
 			t.Errorf("sent as %s, %v", user, r.Header)
 		}
 		answer(200, `{"agent_id":"agent-7","agent_token":"t"}`)(w, r)
@@ -451,13 +562,15 @@ func TestReport_EachStatus_MapsToItsError(t *testing.T) {
 	report := wire.Report{Version: 8, Status: wire.Failed, Error: "no"}
 	for status, want := range map[int]error{
 		200: nil, 204: nil,
-		400: protocol.ErrUnwanted, 404: protocol.ErrUnwanted, 405: protocol.ErrUnwanted, 409: protocol.ErrUnwanted, 422: protocol.ErrUnwanted,
+		400: protocol.ErrUnwanted, 404: protocol.ErrUnwanted, 405: protocol.ErrUnwanted, 409: protocol.ErrUnwanted,
+		422: protocol.ErrUnwanted,
 		401: protocol.ErrUnauthorized, 403: protocol.ErrUnauthorized,
 	} {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 				var got wire.Report
-				if err := json.NewDecoder(r.Body).Decode(&got); err != nil || got != report || r.URL.Path != "/api/v1/agents/agent-7/status" {
+				if err := json.NewDecoder(r.Body).Decode(&got); err != nil || got != report ||
+					r.URL.Path != "/api/v1/agents/agent-7/status" {
 					t.Errorf("sent %+v to %s (%v)", got, r.URL, err)
 				}
 				if status >= 400 {
@@ -482,7 +595,9 @@ func TestReport_EachStatus_MapsToItsError(t *testing.T) {
 	if protocol.Floor(err) != 30*time.Second || errors.Is(err, protocol.ErrUnwanted) {
 		t.Errorf("429: got %v, want an outage of 30 s", err)
 	}
-	if err := serve(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }).Report(t.Context(), self, report); err == nil {
+	if err := serve(
+		t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+	).Report(t.Context(), self, report); err == nil {
 		t.Error("a cut connection is taken for a report")
 	}
 }
@@ -519,17 +634,22 @@ func TestDeregister_EachStatus_MapsToItsError(t *testing.T) {
 		handle http.HandlerFunc
 		left   bool
 	}{
-		"gone":                     {answer(204, ""), true},
-		"was gone already":         {answer(404, `{"status":404,"detail":"agent agent-7: not found"}`, "Content-Type", problemJSON), true},
+		"gone": {answer(204, ""), true},
+		"was gone already": {
+			answer(404, `{"status":404,"detail":"agent agent-7: not found"}`, "Content-Type", problemJSON), true,
+		},
 		"its token went before it": {answer(401, `{"status":401,"detail":"wrong"}`, "Content-Type", problemJSON), true},
 		"a page of a proxy":        {answer(404, "<html>"), false},
-		"an older controller":      {answer(403, `{"status":403,"detail":"for the admin"}`, "Content-Type", problemJSON), false},
-		"a busy one":               {answer(503, ""), false},
+		"an older controller": {
+			answer(403, `{"status":403,"detail":"for the admin"}`, "Content-Type", problemJSON), false,
+		},
+		"a busy one": {answer(503, ""), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 				user, pass, _ := r.BasicAuth()
-				if r.Method != http.MethodDelete || r.URL.Path != "/api/v1/agents/agent-7" || user != self.AgentID || pass != token {
+				if r.Method != http.MethodDelete || r.URL.Path != "/api/v1/agents/agent-7" || user != self.AgentID ||
+					pass != token {
 					t.Errorf("sent %s %s as %s", r.Method, r.URL, user)
 				}
 				row.handle(w, r)

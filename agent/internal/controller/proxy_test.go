@@ -104,12 +104,15 @@ func TestFetch_ProxyRefuses_NamedInError(t *testing.T) {
 		"the proxy answered 407 Proxy Authentication Required": unknown,
 		"nothing listens there":                                away,
 	} {
-		_, err := New(Options{URL: "https://controller.invalid", Proxy: proxy}).Fetch(t.Context(), self, protocol.Query{})
+		_, err := New(Options{URL: "https://controller.invalid", Proxy: proxy}).Fetch(
+			t.Context(), self, protocol.Query{},
+		)
 		if err == nil {
 			t.Fatalf("got nil, want %q", words)
 		}
 		said := err.Error()
-		if !strings.Contains(said, words) || !strings.Contains(said, "by the proxy at "+proxy.Host) || strings.Contains(said, "hunter2") {
+		if !strings.Contains(said, words) || !strings.Contains(said, "by the proxy at "+proxy.Host) ||
+			strings.Contains(said, "hunter2") {
 			t.Errorf("got %v, want %q and the proxy, without its password", err, words)
 		}
 	}

@@ -93,19 +93,61 @@ func TestFetch_TLS_VerifiesAndAuthenticates(t *testing.T) {
 		own    certs.Leaf
 		words  string
 	}{
-		"all is well":                 {server: ours, leaf: here, trusts: ours},
-		"all is well, both ways":      {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ours.Pool()}, trusts: ours, by: ours, own: agent},
-		"signed by others":            {server: others, leaf: here, trusts: ours, words: "is not trusted: its certificate is signed by an authority that is not known here (see CONTROLLER_CA_FILE)"},
-		"signed by a namesake":        {server: namesake, leaf: here, trusts: ours, words: "is not trusted: its certificate is signed by an authority that is not known here (see CONTROLLER_CA_FILE)"},
-		"expired":                     {server: ours, leaf: certs.Leaf{Hosts: here.Hosts, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1, 0)}, trusts: ours, words: "is not trusted: its certificate is valid from 1970-01-01T00:00:00Z to 1970-01-01T00:00:01Z only"},
-		"of another name":             {server: ours, leaf: certs.Leaf{Hosts: []string{"elsewhere"}, NotAfter: here.NotAfter}, trusts: ours, words: "is not trusted: its certificate is not for 127.0.0.1"},
-		"of no name but a common one": {server: ours, leaf: certs.Leaf{Name: "127.0.0.1", NotAfter: here.NotAfter}, trusts: ours, words: "is not trusted: its certificate has no subject alternative name (SAN), as it must for 127.0.0.1"},
-		"of old versions alone":       {server: ours, leaf: here, config: &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}, trusts: ours, words: "refuses TLS with this agent: protocol version not supported"},
-		"that wants a certificate":    {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ours.Pool()}, trusts: ours, words: "does not take this agent's certificate (see CONTROLLER_CERT_FILE): certificate required"},
-		"that wants others'":          {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: others.Pool()}, trusts: ours, by: ours, own: agent, words: "not signed by an authority which the server takes"},
-		"that wants ours in time":     {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ours.Pool()}, trusts: ours, by: ours, own: certs.Leaf{Client: true, NotAfter: time.Now().Add(-time.Second)}, words: "is valid from"},
-		"that wants a namesake's":     {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: namesake.Pool()}, trusts: ours, by: ours, own: agent, words: "does not take this agent's certificate (see CONTROLLER_CERT_FILE): "},
-		"that asks, and may not have": {server: ours, leaf: here, config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: others.Pool()}, trusts: ours},
+		"all is well": {server: ours, leaf: here, trusts: ours},
+		"all is well, both ways": {
+			server: ours, leaf: here,
+			config: &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ours.Pool()}, trusts: ours,
+			by: ours, own: agent,
+		},
+		"signed by others": {
+			server: others, leaf: here, trusts: ours,
+			words: "is not trusted: its certificate is signed by an authority that is not known here (see CONTROLLER_CA_FILE)",
+		},
+		"signed by a namesake": {
+			server: namesake, leaf: here, trusts: ours,
+			words: "is not trusted: its certificate is signed by an authority that is not known here (see CONTROLLER_CA_FILE)",
+		},
+		"expired": {
+			server: ours, leaf: certs.Leaf{Hosts: here.Hosts, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1, 0)},
+			trusts: ours,
+			words:  "is not trusted: its certificate is valid from 1970-01-01T00:00:00Z to 1970-01-01T00:00:01Z only",
+		},
+		"of another name": {
+			server: ours, leaf: certs.Leaf{Hosts: []string{"elsewhere"}, NotAfter: here.NotAfter}, trusts: ours,
+			words: "is not trusted: its certificate is not for 127.0.0.1",
+		},
+		"of no name but a common one": {
+			server: ours, leaf: certs.Leaf{Name: "127.0.0.1", NotAfter: here.NotAfter}, trusts: ours,
+			words: "is not trusted: its certificate has no subject alternative name (SAN), as it must for 127.0.0.1",
+		},
+		"of old versions alone": {
+			server: ours, leaf: here, config: &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10},
+			trusts: ours, words: "refuses TLS with this agent: protocol version not supported",
+		},
+		"that wants a certificate": {
+			server: ours, leaf: here,
+			config: &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ours.Pool()}, trusts: ours,
+			words: "does not take this agent's certificate (see CONTROLLER_CERT_FILE): certificate required",
+		},
+		"that wants others'": {
+			server: ours, leaf: here,
+			config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: others.Pool()}, trusts: ours,
+			by: ours, own: agent, words: "not signed by an authority which the server takes",
+		},
+		"that wants ours in time": {
+			server: ours, leaf: here,
+			config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: ours.Pool()}, trusts: ours,
+			by: ours, own: certs.Leaf{Client: true, NotAfter: time.Now().Add(-time.Second)}, words: "is valid from",
+		},
+		"that wants a namesake's": {
+			server: ours, leaf: here,
+			config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: namesake.Pool()}, trusts: ours,
+			by: ours, own: agent, words: "does not take this agent's certificate (see CONTROLLER_CERT_FILE): ",
+		},
+		"that asks, and may not have": {
+			server: ours, leaf: here,
+			config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: others.Pool()}, trusts: ours,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if row.config == nil {
@@ -122,7 +164,8 @@ func TestFetch_TLS_VerifiesAndAuthenticates(t *testing.T) {
 					}
 					continue
 				}
-				if err == nil || !strings.Contains(err.Error(), row.words) || !strings.Contains(err.Error(), "the controller at "+url) {
+				if err == nil || !strings.Contains(err.Error(), row.words) ||
+					!strings.Contains(err.Error(), "the controller at "+url) {
 					t.Fatalf("got %v, want %q", err, row.words)
 				}
 				if said != "" && err.Error() != said {
@@ -147,7 +190,9 @@ func TestFetch_CAReplaced_UsedByNextConnection(t *testing.T) {
 			close(closed)
 		}
 	}
-	url := secure(t, ours, certs.Leaf{Hosts: []string{"127.0.0.1"}, NotAfter: time.Now().Add(day)}, &tls.Config{}, state)
+	url := secure(
+		t, ours, certs.Leaf{Hosts: []string{"127.0.0.1"}, NotAfter: time.Now().Add(day)}, &tls.Config{}, state,
+	)
 	trusted := x509.NewCertPool()
 	c := New(Options{URL: url, TLS: func() *tls.Config { return &tls.Config{RootCAs: trusted} }})
 	if _, err := c.Fetch(t.Context(), self, protocol.Query{}); err == nil {
@@ -172,8 +217,11 @@ func TestFetch_CAReplaced_UsedByNextConnection(t *testing.T) {
 func TestFetch_TLSToPlainServer_SaysSo(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(s.Close)
-	c := New(Options{URL: strings.Replace(s.URL, "http:", "https:", 1), TLS: files(t, authority(t, "ours"), nil, certs.Leaf{})})
-	if _, err := c.Fetch(t.Context(), self, protocol.Query{}); err == nil || !strings.Contains(err.Error(), "does not speak TLS") {
+	c := New(Options{
+		URL: strings.Replace(s.URL, "http:", "https:", 1), TLS: files(t, authority(t, "ours"), nil, certs.Leaf{}),
+	})
+	if _, err := c.Fetch(t.Context(), self, protocol.Query{}); err == nil ||
+		!strings.Contains(err.Error(), "does not speak TLS") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -21,9 +21,12 @@ func TestFetch_Wait_SentAsQuery(t *testing.T) {
 		want      string
 		transport string
 	}{
-		"polling":              {protocol.Query{Transport: wire.Polling}, "/api/v1/config", ""},
-		"a broker is heard":    {protocol.Query{Transport: wire.NATS}, "/api/v1/config", "nats"},
-		"long-poll":            {protocol.Query{Transport: wire.LongPoll, MayWait: true, Wait: 55 * time.Second}, "/api/v1/config?wait=55s", ""},
+		"polling":           {protocol.Query{Transport: wire.Polling}, "/api/v1/config", ""},
+		"a broker is heard": {protocol.Query{Transport: wire.NATS}, "/api/v1/config", "nats"},
+		"long-poll": {
+			protocol.Query{Transport: wire.LongPoll, MayWait: true, Wait: 55 * time.Second}, "/api/v1/config?wait=55s",
+			"",
+		},
 		"long-poll, answer me": {protocol.Query{MayWait: true}, "/api/v1/config?wait=0s", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -36,7 +39,8 @@ func TestFetch_Wait_SentAsQuery(t *testing.T) {
 			if !errors.Is(err, protocol.ErrNothingPublished) {
 				t.Fatalf("Fetch: %v", err)
 			}
-			if got.URL.RequestURI() != row.want || got.Header.Get(wire.HeaderTransport) != row.transport || got.ContentLength != 0 || len(got.TransferEncoding) > 0 {
+			if got.URL.RequestURI() != row.want || got.Header.Get(wire.HeaderTransport) != row.transport ||
+				got.ContentLength != 0 || len(got.TransferEncoding) > 0 {
 				t.Errorf("sent %s with the transport %q and %d bytes, want %s with %q and none",
 					got.URL.RequestURI(), got.Header.Get(wire.HeaderTransport), got.ContentLength, row.want, row.transport)
 			}
@@ -51,14 +55,28 @@ func TestFetch_WaitHeader_ReturnedAsHeld(t *testing.T) {
 		head  []string
 		want  protocol.Answer
 	}{
-		"it was":                 {asked, []string{wire.HeaderWait, "60", wire.HeaderSweepInterval, "300"}, protocol.Answer{Holds: true, Held: time.Minute, ResyncInterval: 5 * time.Minute}},
-		"for less":               {asked, []string{wire.HeaderWait, "20"}, protocol.Answer{Holds: true, Held: 20 * time.Second}},
-		"for more than asked":    {asked, []string{wire.HeaderWait, "9223372037"}, protocol.Answer{Holds: true, Held: time.Minute}},
-		"it would be":            {protocol.Query{ETag: `"e"`, MayWait: true}, []string{wire.HeaderWait, "0"}, protocol.Answer{Holds: true}},
-		"not where none asked":   {protocol.Query{ETag: `"e"`}, []string{wire.HeaderWait, "60"}, protocol.Answer{}},
-		"nobody says so":         {asked, nil, protocol.Answer{}},
-		"rubbish":                {asked, []string{wire.HeaderWait, "-1", wire.HeaderSweepInterval, "x"}, protocol.Answer{}},
-		"a sweep out of bounds":  {asked, []string{wire.HeaderSweepInterval, "999999999"}, protocol.Answer{ResyncInterval: wire.MaxPollInterval}},
+		"it was": {
+			asked, []string{wire.HeaderWait, "60", wire.HeaderSweepInterval, "300"},
+			protocol.Answer{Holds: true, Held: time.Minute, ResyncInterval: 5 * time.Minute},
+		},
+		"for less": {
+			asked, []string{wire.HeaderWait, "20"}, protocol.Answer{Holds: true, Held: 20 * time.Second},
+		},
+		"for more than asked": {
+			asked, []string{wire.HeaderWait, "9223372037"}, protocol.Answer{Holds: true, Held: time.Minute},
+		},
+		"it would be": {
+			protocol.Query{ETag: `"e"`, MayWait: true}, []string{wire.HeaderWait, "0"}, protocol.Answer{Holds: true},
+		},
+		"not where none asked": {protocol.Query{ETag: `"e"`}, []string{wire.HeaderWait, "60"}, protocol.Answer{}},
+		"nobody says so":       {asked, nil, protocol.Answer{}},
+		"rubbish": {
+			asked, []string{wire.HeaderWait, "-1", wire.HeaderSweepInterval, "x"}, protocol.Answer{},
+		},
+		"a sweep out of bounds": {
+			asked, []string{wire.HeaderSweepInterval, "999999999"},
+			protocol.Answer{ResyncInterval: wire.MaxPollInterval},
+		},
 		"a sweep of no interval": {asked, []string{wire.HeaderSweepInterval, "0"}, protocol.Answer{}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -84,8 +102,12 @@ func TestTimeoutOf_Wait_AddsItsSlack(t *testing.T) {
 }
 
 func TestFetch_SpreadHeader_Returned(t *testing.T) {
-	for said, want := range map[string]time.Duration{"250": 250 * time.Millisecond, "99999999999": maxSpread, "-1": 0, "x": 0, "": 0} {
-		got, err := serve(t, answer(200, document, "ETag", `"e"`, wire.HeaderSpread, said)).Fetch(t.Context(), self, protocol.Query{})
+	for said, want := range map[string]time.Duration{
+		"250": 250 * time.Millisecond, "99999999999": maxSpread, "-1": 0, "x": 0, "": 0,
+	} {
+		got, err := serve(
+			t, answer(200, document, "ETag", `"e"`, wire.HeaderSpread, said),
+		).Fetch(t.Context(), self, protocol.Query{})
 		if err != nil || got.Spread != want {
 			t.Errorf("%q: got %s, %v, want %s", said, got.Spread, err, want)
 		}
@@ -113,7 +135,8 @@ func TestFetch_ProxyErrorWhileWaiting_IsCut(t *testing.T) {
 		"504 though it was none": {protocol.Query{}, answer(504, "<html>"), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := serve(t, row.handler).Fetch(t.Context(), self, row.query); err == nil || errors.Is(err, protocol.ErrCut) != row.cut {
+			if _, err := serve(t, row.handler).Fetch(t.Context(), self, row.query); err == nil ||
+				errors.Is(err, protocol.ErrCut) != row.cut {
 				t.Errorf("got %v, want a cut: %v", err, row.cut)
 			}
 		})

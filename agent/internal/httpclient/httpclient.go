@@ -259,7 +259,8 @@ func (c *Client) explain(err error, r Request, timeout time.Duration) error {
 		return c.tlsError(err)
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("%s does not speak TLS; is it http rather than https?", c.server)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET),
+		errors.Is(err, syscall.EPIPE):
 		return fmt.Errorf("%s cut the connection before its answer was whole", c.server)
 	case errors.As(err, &errno):
 		return fmt.Errorf("%s cannot be reached: %w", c.server, errno)
@@ -300,7 +301,9 @@ func (c *Client) tlsError(err error) error {
 	case errors.As(err, &remote) && remote.Op == "remote error":
 		alert := strings.TrimPrefix(remote.Err.Error(), "tls: ")
 		if strings.Contains(alert, "certificate") {
-			return fmt.Errorf("%s does not take this agent's certificate%s: %s", c.server, settingHint(c.tls.Certificate), alert)
+			return fmt.Errorf(
+				"%s does not take this agent's certificate%s: %s", c.server, settingHint(c.tls.Certificate), alert,
+			)
 		}
 		return fmt.Errorf("%s refuses TLS with this agent: %s", c.server, alert)
 	}
@@ -318,11 +321,17 @@ func (c *Client) certificateError(err error) error {
 	case errors.As(err, &unknown):
 		return fmt.Errorf("its certificate is signed by an authority that is not known here%s", settingHint(c.tls.CA))
 	case errors.As(err, &name) && tlsfiles.NamesNoHost(name):
-		return fmt.Errorf("its certificate has no subject alternative name (SAN), as it must for %s; its common name does not count", name.Host)
+		return fmt.Errorf(
+			"its certificate has no subject alternative name (SAN), as it must for %s; its common name does not count",
+			name.Host,
+		)
 	case errors.As(err, &name):
 		return fmt.Errorf("its certificate is not for %s", name.Host)
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fmt.Errorf("its certificate is valid from %s to %s only", invalid.Cert.NotBefore.Format(time.RFC3339), invalid.Cert.NotAfter.Format(time.RFC3339))
+		return fmt.Errorf(
+			"its certificate is valid from %s to %s only", invalid.Cert.NotBefore.Format(time.RFC3339),
+			invalid.Cert.NotAfter.Format(time.RFC3339),
+		)
 	}
 	return err
 }
@@ -370,7 +379,9 @@ func (c *Client) Unexpected(a Answer, r Request) error {
 		if u, err := url.Parse(a.Header.Get("Location")); err == nil && u.Host != "" {
 			to = u.Scheme + "://" + u.Host // the rest may hold what it was sent
 		}
-		return fmt.Errorf("%s redirects to %s, which is not followed: set its URL to where it really is", c.server, wire.Trim(to))
+		return fmt.Errorf(
+			"%s redirects to %s, which is not followed: set its URL to where it really is", c.server, wire.Trim(to),
+		)
 	}
 	return fmt.Errorf("%s answered %w", c.server, a.Problem(r))
 }

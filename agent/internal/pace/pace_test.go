@@ -125,17 +125,20 @@ func TestAnswered_LongPoll_Rests(t *testing.T) {
 		healthy bool
 		want    Rest // Until is only compared to zero
 	}{
-		"the whole wait":              {full, true, Rest{}},
-		"no support":                  {Answer{}, false, Rest{Until: start}},
-		"a release":                   {Answer{Holds: true, New: true}, true, Rest{Until: start, OnVerdict: true}},
-		"a release that is judged":    {Answer{Holds: true, New: true, Judged: true}, true, Rest{}},
-		"a refused release again":     {Answer{Holds: true, New: true, RefusedAgain: true}, true, Rest{Until: start}},
-		"the first after a failure":   {Answer{Holds: true}, true, Rest{}},
-		"held for less than a moment": {Answer{Wait: firstWait, Holds: true, Held: time.Second}, false, Rest{Until: start}},
+		"the whole wait":            {full, true, Rest{}},
+		"no support":                {Answer{}, false, Rest{Until: start}},
+		"a release":                 {Answer{Holds: true, New: true}, true, Rest{Until: start, OnVerdict: true}},
+		"a release that is judged":  {Answer{Holds: true, New: true, Judged: true}, true, Rest{}},
+		"a refused release again":   {Answer{Holds: true, New: true, RefusedAgain: true}, true, Rest{Until: start}},
+		"the first after a failure": {Answer{Holds: true}, true, Rest{}},
+		"held for less than a moment": {
+			Answer{Wait: firstWait, Holds: true, Held: time.Second}, false, Rest{Until: start},
+		},
 	} {
 		p := New(wire.LongPoll)
 		got := p.Answered(start, row.answer)
-		if got.Until.IsZero() != row.want.Until.IsZero() || got.OnVerdict != row.want.OnVerdict || got.OnHint || got.OnReport {
+		if got.Until.IsZero() != row.want.Until.IsZero() || got.OnVerdict != row.want.OnVerdict || got.OnHint ||
+			got.OnReport {
 			t.Errorf("%s: got %+v, want %+v", name, got, row.want)
 		}
 		if p.Push().Healthy != row.healthy {

@@ -18,10 +18,13 @@ func TestRun_ETagsDropped_FollowsAllVersions(t *testing.T) {
 	for _, transport := range []wire.Transport{wire.Polling, wire.LongPoll} {
 		t.Run(string(transport), func(t *testing.T) {
 			play(t, scenario{transport: transport,
-				controller: &fakeController{dropsETags: true, publications: []publication{published(0, 1), published(time.Hour, 2)}},
+				controller: &fakeController{
+					dropsETags: true, publications: []publication{published(0, 1), published(time.Hour, 2)},
+				},
 			}, func(t *testing.T, w *world) {
 				pass(time.Hour - time.Second)
-				if s := w.Status(); s.Transport != transport || s.LastError != "" || s.Push.Error != "" && transport == wire.LongPoll {
+				if s := w.Status(); s.Transport != transport || s.LastError != "" ||
+					s.Push.Error != "" && transport == wire.LongPoll {
 					t.Errorf("after an hour: got %+v", s)
 				}
 				if n := len(w.fetches(0)); transport == wire.LongPoll && n > 20 {
@@ -44,7 +47,9 @@ func TestRun_ETagsDropped_FollowsAllVersions(t *testing.T) {
 // Behind such a gateway an older controller holds nothing. The agent polls, and says so.
 func TestRun_LongPoll_NeverHeld_Polls(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll,
-		controller: &fakeController{dropsETags: true, old: true, publications: []publication{published(0, 1), published(time.Hour, 2)}},
+		controller: &fakeController{
+			dropsETags: true, old: true, publications: []publication{published(0, 1), published(time.Hour, 2)},
+		},
 	}, func(t *testing.T, w *world) {
 		pass(20 * time.Minute)
 		s := w.Status()
@@ -91,12 +96,15 @@ func TestRun_OlderVersionWithoutReason_Refused(t *testing.T) {
 		for _, transport := range []wire.Transport{wire.Polling, wire.LongPoll} {
 			t.Run(string(transport)+" "+because, func(t *testing.T) {
 				play(t, scenario{transport: transport,
-					controller: &fakeController{because: because, publications: []publication{published(0, 5), published(time.Hour, 3), published(3*time.Hour, 6)}},
+					controller: &fakeController{because: because, publications: []publication{
+						published(0, 5), published(time.Hour, 3), published(3*time.Hour, 6),
+					}},
 				}, func(t *testing.T, w *world) {
 					pass(2 * time.Hour)
 					w.runs(t, want)
 					s := w.Status()
-					if refused := strings.Contains(s.LastError, "older"); refused != (because == "") || *s.AppliedVersion != want || *s.DesiredVersion != want {
+					if refused := strings.Contains(s.LastError, "older"); refused != (because == "") ||
+						*s.AppliedVersion != want || *s.DesiredVersion != want {
 						t.Errorf("the status: got %+v", s)
 					}
 					if n := len(w.fetches(time.Hour + time.Minute)); n > 130 {
@@ -130,12 +138,15 @@ func TestRun_ETagDroppedLater_KeepsKnownETag(t *testing.T) {
 func TestRun_Reports_NameTheETag(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2)}},
-		worker:     &fakeWorker{refuses: func(v int64, _ time.Duration) string { return strings.Repeat("no", int(v-1)) }},
+		worker: &fakeWorker{
+			refuses: func(v int64, _ time.Duration) string { return strings.Repeat("no", int(v-1)) },
+		},
 	}, func(t *testing.T, w *world) {
 		pass(2 * time.Minute)
 		w.controller.mu.Lock()
 		defer w.controller.mu.Unlock()
-		if want := []string{release(1, 30).ETag, release(2, 30).ETag}; len(w.controller.outcomeTags) < 2 || !slices.Equal(w.controller.outcomeTags[:2], want) {
+		if want := []string{release(1, 30).ETag, release(2, 30).ETag}; len(w.controller.outcomeTags) < 2 ||
+			!slices.Equal(w.controller.outcomeTags[:2], want) {
 			t.Errorf("got %v, want %v", w.controller.outcomeTags, want)
 		}
 	})
@@ -151,7 +162,8 @@ func TestRun_CacheEdited_Replaced(t *testing.T) {
 		play(t, scenario{
 			transport: wire.LongPoll,
 			controller: &fakeController{publications: []publication{{0, one}}, dropsETags: drops, compares: true,
-				slowReports: 25 * time.Millisecond, slowFetches: 15 * time.Millisecond}, // the worker is done while a poll is on its way
+				// the worker is done while a poll is on its way
+				slowReports: 25 * time.Millisecond, slowFetches: 15 * time.Millisecond},
 			cache:  &fakeCache{stored: state.Stored{Identity: known, LastGood: &edited}},
 			worker: &fakeWorker{slow: 20 * time.Millisecond},
 		}, func(t *testing.T, w *world) {

@@ -130,8 +130,10 @@ func drawHistory(t *rapid.T) history {
 // play lives through h and says which law was broken, "" if none was.
 func (h history) play() (fault string) {
 	s := scenario{
-		controller: &fakeController{because: wire.OlderResume, publications: h.publications, down: h.outages, withholds: true},
-		worker:     &fakeWorker{restarts: h.restarts, failsPushes: h.failsPushes, refuses: refuse(h.refused)},
+		controller: &fakeController{
+			because: wire.OlderResume, publications: h.publications, down: h.outages, withholds: true,
+		},
+		worker: &fakeWorker{restarts: h.restarts, failsPushes: h.failsPushes, refuses: refuse(h.refused)},
 	}
 	w := s.world()
 	lives := append(slices.Clone(h.crashes), 0)
@@ -191,14 +193,17 @@ func (h history) unhealed(w *world) string {
 			return "law 15: the worker runs what it refused"
 		}
 		if good := w.cache.held().LastGood; good != nil && running.Version != good.Config.Version {
-			return fmt.Sprintf("law 5: the worker runs version %d, last good is %d", running.Version, good.Config.Version)
+			return fmt.Sprintf(
+				"law 5: the worker runs version %d, last good is %d", running.Version, good.Config.Version,
+			)
 		}
 		return ""
 	}
 	if err != nil || running.Version != current {
 		return fmt.Sprintf("law 5: the worker runs version %d (%v), current is %d", running.Version, err, current)
 	}
-	if held := w.cache.held(); held.Candidate != nil || held.LastGood == nil || held.LastGood.Config.Version != current {
+	if held := w.cache.held(); held.Candidate != nil || held.LastGood == nil ||
+		held.LastGood.Config.Version != current {
 		return fmt.Sprintf("cache holds %+v, current is %d", held, current)
 	}
 	// A controller that went back to what runs cannot be told from one that
@@ -230,7 +235,9 @@ func TestRun_AnyHistory_Converges(t *testing.T) {
 func TestRun_CrashAtEveryStep_Converges(t *testing.T) {
 	for die := 1; die <= 60; die++ {
 		synctest.Test(t, func(t *testing.T) {
-			h := history{publications: []publication{published(0, 1), published(20*time.Second, 2)}, crashes: []int{die, die}}
+			h := history{
+				publications: []publication{published(0, 1), published(20*time.Second, 2)}, crashes: []int{die, die},
+			}
 			if fault := h.play(); fault != "" {
 				t.Errorf("crash at step %d: %s", die, fault)
 			}

@@ -43,8 +43,10 @@ func (c clock) now() time.Duration { return time.Since(c.began) }
 // release is version v with interval seconds, as the fake controller serves it.
 func release(v int64, interval int) protocol.Release {
 	return protocol.Release{
-		ETag:   fmt.Sprintf(`"v%d-%d"`, v, interval),
-		Config: wire.Config{Version: v, Data: wire.Data{URL: fmt.Sprintf("http://target/%d", v)}, PollIntervalSeconds: interval},
+		ETag: fmt.Sprintf(`"v%d-%d"`, v, interval),
+		Config: wire.Config{
+			Version: v, Data: wire.Data{URL: fmt.Sprintf("http://target/%d", v)}, PollIntervalSeconds: interval,
+		},
 	}
 }
 
@@ -61,35 +63,36 @@ type fakeController struct {
 	clock
 	publications  []publication
 	down, hanging []span
-	invalid       []span                                 // answers with a document that is none
-	busy          []span                                 // 429 with retryAfter
-	retryAfter    time.Duration                          //
-	takesNoReport []span                                 //
-	denies        []span                                 // refuses every token
-	noEnrolment   []span                                 // refuses the shared credentials
-	uncertified   []span                                 // 403 to polls, until the agent re-registers with its token
-	conflicts     []span                                 // does not accept the agent's secret
-	loses         []span                                 // its answers to registrations are lost
-	busyReports   []span                                 // 429 with retryAfter to reports alone
-	slowReports   time.Duration                          // how long taking a report lasts
-	slowFetches   time.Duration                          // how long answering a poll lasts at least
-	unwanted      bool                                   // answers reports as a controller that does not know them
-	forgets       []time.Duration                        // loses all its agents
-	rivals        []time.Duration                        // another agent registers with the same id
-	withholds     bool                                   // does not offer a version that was reported FAILED
-	holdsNothing  bool                                   // as PUSH=none
-	otherBroker   bool                                   // announces over another broker than the agent hears
-	cutsAfter     time.Duration                          // something on the way cuts what is held for longer; 0: nothing does
-	lost          error                                  // what ends a wait when it goes down; nil: errOutage
-	cutError      error                                  // what it ends them with; nil: 504
-	drains        []time.Duration                        // lets go all that it holds
-	dropsETags    bool                                   // something on the way does, of requests and of answers
-	compares      bool                                   // answers 200 where the content that is applied is another
-	old           bool                                   // does not know the headers of what is applied
-	fleets        []namedFleet                           // the id that it names from then on
-	because       string                                 // why it offers an older version than the applied one
-	spread        time.Duration                          // what it says that the whole fleet takes to fetch
-	says          func(wait time.Duration) time.Duration // what it says it held for; nil: the truth
+	invalid       []span          // answers with a document that is none
+	busy          []span          // 429 with retryAfter
+	retryAfter    time.Duration   //
+	takesNoReport []span          //
+	denies        []span          // refuses every token
+	noEnrolment   []span          // refuses the shared credentials
+	uncertified   []span          // 403 to polls, until the agent re-registers with its token
+	conflicts     []span          // does not accept the agent's secret
+	loses         []span          // its answers to registrations are lost
+	busyReports   []span          // 429 with retryAfter to reports alone
+	slowReports   time.Duration   // how long taking a report lasts
+	slowFetches   time.Duration   // how long answering a poll lasts at least
+	unwanted      bool            // answers reports as a controller that does not know them
+	forgets       []time.Duration // loses all its agents
+	rivals        []time.Duration // another agent registers with the same id
+	withholds     bool            // does not offer a version that was reported FAILED
+	holdsNothing  bool            // as PUSH=none
+	otherBroker   bool            // announces over another broker than the agent hears
+	// something on the way cuts what is held for longer; 0: nothing does
+	cutsAfter  time.Duration
+	lost       error                                  // what ends a wait when it goes down; nil: errOutage
+	cutError   error                                  // what it ends them with; nil: 504
+	drains     []time.Duration                        // lets go all that it holds
+	dropsETags bool                                   // something on the way does, of requests and of answers
+	compares   bool                                   // answers 200 where the content that is applied is another
+	old        bool                                   // does not know the headers of what is applied
+	fleets     []namedFleet                           // the id that it names from then on
+	because    string                                 // why it offers an older version than the applied one
+	spread     time.Duration                          // what it says that the whole fleet takes to fetch
+	says       func(wait time.Duration) time.Duration // what it says it held for; nil: the truth
 
 	mu          sync.Mutex // guards the records below
 	calls       []call
@@ -264,7 +267,8 @@ func (c *fakeController) Fetch(ctx context.Context, id protocol.Identity, q prot
 		answer.Holds, answer.Held = true, q.Wait
 		if c.says != nil {
 			answer.Held = c.says(q.Wait)
-		} else if current := c.current(); q.Wait > 0 && (current == nil || c.withheld(current) || etag != "" && etag == current.ETag && !c.compares || unchanged(current)) {
+		} else if current := c.current(); q.Wait > 0 && (current == nil || c.withheld(current) ||
+			etag != "" && etag == current.ETag && !c.compares || unchanged(current)) {
 			if err := c.hold(ctx, q.Wait); err != nil {
 				return protocol.Answer{}, err
 			}

@@ -51,15 +51,27 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return &Metrics{
 		fetches: metrics.NewOutcomes(reg, counter("fetches_total", "Fetches, by outcome."),
 			"changed", "unchanged", "wait_over", "nothing_published", "invalid", "cut", denied, limited, failed),
-		fetchSeconds:  seconds("fetch_duration_seconds", "Time of a fetch that the controller was not asked to hold."),
-		registrations: metrics.NewOutcomes(reg, counter("registrations_total", "Registrations, by outcome."), "registered", denied, limited, failed),
-		reports:       metrics.NewOutcomes(reg, counter("reports_total", "Reports to the controller, by outcome."), "taken", "unwanted", denied, limited, failed),
-		pushes:        metrics.NewOutcomes(reg, counter("pushes_total", "Pushes to the worker, by outcome."), "applied", "refused", failed),
-		pushSeconds:   seconds("push_duration_seconds", "Time of a push, with the worker's judgement."),
+		fetchSeconds: seconds("fetch_duration_seconds", "Time of a fetch that the controller was not asked to hold."),
+		registrations: metrics.NewOutcomes(
+			reg, counter("registrations_total", "Registrations, by outcome."), "registered", denied, limited, failed,
+		),
+		reports: metrics.NewOutcomes(
+			reg, counter("reports_total", "Reports to the controller, by outcome."), "taken", "unwanted", denied,
+			limited, failed,
+		),
+		pushes: metrics.NewOutcomes(
+			reg, counter("pushes_total", "Pushes to the worker, by outcome."), "applied", "refused", failed,
+		),
+		pushSeconds: seconds("push_duration_seconds", "Time of a push, with the worker's judgement."),
 		workerRestarts: factory.NewCounter(
 			counter("worker_restarts_total", "Times that the worker was found to be another process than before.")),
-		cacheWrites: metrics.NewOutcomes(reg, counter("cache_writes_total", "Writes to the cache, by outcome."), "written", failed),
-		hints:       factory.NewCounterVec(counter("hints_total", "Hints that a broker brought, by transport and outcome."), []string{"transport", "outcome"}),
+		cacheWrites: metrics.NewOutcomes(
+			reg, counter("cache_writes_total", "Writes to the cache, by outcome."), "written", failed,
+		),
+		hints: factory.NewCounterVec(
+			counter("hints_total", "Hints that a broker brought, by transport and outcome."),
+			[]string{"transport", "outcome"},
+		),
 	}
 }
 

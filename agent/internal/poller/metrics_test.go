@@ -52,7 +52,9 @@ func measured(t *testing.T, s scenario, d time.Duration) map[string]float64 {
 }
 
 func TestMetrics_ChangeApplied_Counted(t *testing.T) {
-	got := measured(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, 40*time.Second)
+	got := measured(
+		t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, 40*time.Second,
+	)
 	want := map[string]float64{
 		"registrations_total registered": 1,
 		"fetches_total changed":          1, "fetches_total unchanged": 1, "fetch_duration_seconds": 2,
@@ -71,28 +73,68 @@ func TestMetrics_Failures_CountedByOutcome(t *testing.T) {
 		after    time.Duration
 		want     []string // series that count something
 	}{
-		"nothing published":   {scenario{}, 5 * time.Second, []string{"fetches_total nothing_published"}},
-		"a wait is over":      {scenario{transport: wire.LongPoll}, 90 * time.Second, []string{"fetches_total wait_over"}},
-		"no configuration":    {scenario{controller: &fakeController{invalid: always}}, 5 * time.Second, []string{"fetches_total invalid"}},
-		"a token refused":     {scenario{controller: &fakeController{denies: always}}, 5 * time.Second, []string{"fetches_total denied"}},
-		"a proxy cuts":        {scenario{transport: wire.LongPoll, controller: &fakeController{cutsAfter: 10 * time.Second}}, time.Minute, []string{"fetches_total cut"}},
-		"busy":                {scenario{controller: &fakeController{busy: []span{{4 * time.Second, forever}}, retryAfter: time.Second}}, 40 * time.Second, []string{"fetches_total limited"}},
-		"busy from the start": {scenario{controller: &fakeController{busy: always, retryAfter: time.Second}}, 5 * time.Second, []string{"registrations_total limited"}},
-		"away":                {scenario{controller: &fakeController{down: []span{{4 * time.Second, forever}}}}, 40 * time.Second, []string{"fetches_total failed"}},
-		"away from the start": {scenario{controller: &fakeController{down: always}}, 5 * time.Second, []string{"registrations_total failed"}},
-		"a wrong password":    {scenario{controller: &fakeController{noEnrolment: always}}, 5 * time.Second, []string{"registrations_total denied"}},
-		"reports are lost":    {scenario{controller: &fakeController{publications: []publication{published(0, 1)}, takesNoReport: always}}, 5 * time.Second, []string{"reports_total failed"}},
-		"reports are shed":    {scenario{controller: &fakeController{publications: []publication{published(0, 1)}, busyReports: always, retryAfter: time.Second}}, 5 * time.Second, []string{"reports_total limited"}},
-		"reports unwanted":    {scenario{controller: &fakeController{publications: []publication{published(0, 1)}, unwanted: true}}, 5 * time.Second, []string{"reports_total unwanted"}},
+		"nothing published": {scenario{}, 5 * time.Second, []string{"fetches_total nothing_published"}},
+		"a wait is over": {
+			scenario{transport: wire.LongPoll}, 90 * time.Second, []string{"fetches_total wait_over"},
+		},
+		"no configuration": {
+			scenario{controller: &fakeController{invalid: always}}, 5 * time.Second, []string{"fetches_total invalid"},
+		},
+		"a token refused": {
+			scenario{controller: &fakeController{denies: always}}, 5 * time.Second, []string{"fetches_total denied"},
+		},
+		"a proxy cuts": {
+			scenario{transport: wire.LongPoll, controller: &fakeController{cutsAfter: 10 * time.Second}}, time.Minute,
+			[]string{"fetches_total cut"},
+		},
+		"busy": {
+			scenario{controller: &fakeController{busy: []span{{4 * time.Second, forever}}, retryAfter: time.Second}},
+			40 * time.Second, []string{"fetches_total limited"},
+		},
+		"busy from the start": {
+			scenario{controller: &fakeController{busy: always, retryAfter: time.Second}}, 5 * time.Second,
+			[]string{"registrations_total limited"},
+		},
+		"away": {
+			scenario{controller: &fakeController{down: []span{{4 * time.Second, forever}}}}, 40 * time.Second,
+			[]string{"fetches_total failed"},
+		},
+		"away from the start": {
+			scenario{controller: &fakeController{down: always}}, 5 * time.Second,
+			[]string{"registrations_total failed"},
+		},
+		"a wrong password": {
+			scenario{controller: &fakeController{noEnrolment: always}}, 5 * time.Second,
+			[]string{"registrations_total denied"},
+		},
+		"reports are lost": {
+			scenario{controller: &fakeController{publications: []publication{published(0, 1)}, takesNoReport: always}},
+			5 * time.Second, []string{"reports_total failed"},
+		},
+		"reports are shed": {scenario{controller: &fakeController{
+			publications: []publication{published(0, 1)}, busyReports: always, retryAfter: time.Second,
+		}}, 5 * time.Second, []string{"reports_total limited"}},
+		"reports unwanted": {
+			scenario{controller: &fakeController{publications: []publication{published(0, 1)}, unwanted: true}},
+			5 * time.Second, []string{"reports_total unwanted"},
+		},
 		"a worker refuses": {
-			scenario{controller: &fakeController{publications: []publication{published(0, 1)}}, worker: &fakeWorker{refuses: func(int64, time.Duration) string { return "no" }}},
+			scenario{
+				controller: &fakeController{publications: []publication{published(0, 1)}},
+				worker:     &fakeWorker{refuses: func(int64, time.Duration) string { return "no" }},
+			},
 			5 * time.Second, []string{"pushes_total refused", "push_duration_seconds"},
 		},
 		"a worker is deaf": {
-			scenario{controller: &fakeController{publications: []publication{published(0, 1)}}, worker: &fakeWorker{failsPushes: always}},
+			scenario{
+				controller: &fakeController{publications: []publication{published(0, 1)}},
+				worker:     &fakeWorker{failsPushes: always},
+			},
 			5 * time.Second, []string{"pushes_total failed", "push_duration_seconds"},
 		},
-		"a full disk": {scenario{cache: &fakeCache{unwritable: always}}, 5 * time.Second, []string{"cache_writes_total failed"}},
+		"a full disk": {
+			scenario{cache: &fakeCache{unwritable: always}}, 5 * time.Second, []string{"cache_writes_total failed"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := measured(t, row.scenario, row.after)
@@ -111,16 +153,28 @@ func TestMetrics_WorkerRestart_CountedOnce(t *testing.T) {
 		worker *fakeWorker
 		want   float64
 	}{
-		"between two looks":        {&fakeWorker{restarts: []time.Duration{5 * time.Second}}, 1},
-		"down for a few looks":     {&fakeWorker{restarts: []time.Duration{5 * time.Second}, down: down(5*time.Second, 8*time.Second)}, 1},
-		"fed by somebody else":     {&fakeWorker{restarts: []time.Duration{5 * time.Second}, down: down(5*time.Second, 8*time.Second), tampered: []publication{published(6*time.Second, 1)}}, 1},
-		"twice":                    {&fakeWorker{restarts: []time.Duration{5 * time.Second, 12 * time.Second}, down: down(5*time.Second, 8*time.Second)}, 2},
+		"between two looks": {&fakeWorker{restarts: []time.Duration{5 * time.Second}}, 1},
+		"down for a few looks": {
+			&fakeWorker{restarts: []time.Duration{5 * time.Second}, down: down(5*time.Second, 8*time.Second)}, 1,
+		},
+		"fed by somebody else": {&fakeWorker{
+			restarts: []time.Duration{5 * time.Second}, down: down(5*time.Second, 8*time.Second),
+			tampered: []publication{published(6*time.Second, 1)},
+		}, 1},
+		"twice": {&fakeWorker{
+			restarts: []time.Duration{5 * time.Second, 12 * time.Second}, down: down(5*time.Second, 8*time.Second),
+		}, 2},
 		"away, and the same again": {&fakeWorker{down: down(5*time.Second, 8*time.Second)}, 0},
-		"down when the agent was":  {&fakeWorker{restarts: []time.Duration{2 * time.Second}, down: down(0, 3*time.Second)}, 0},
+		"down when the agent was": {
+			&fakeWorker{restarts: []time.Duration{2 * time.Second}, down: down(0, 3*time.Second)}, 0,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			reg := prometheus.NewRegistry()
-			play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}, worker: row.worker, metrics: NewMetrics(reg)}, func(t *testing.T, w *world) {
+			play(t, scenario{
+				controller: &fakeController{publications: []publication{published(0, 1)}}, worker: row.worker,
+				metrics: NewMetrics(reg),
+			}, func(t *testing.T, w *world) {
 				pass(20 * time.Second)
 				logged := 0.0
 				for _, line := range w.log.AllEntries() {
@@ -264,7 +318,8 @@ func TestRun_Exchanges_LogRequestIDs(t *testing.T) {
 			found[line.Message] = found[line.Message] || line.Data["request_id"] != nil
 		}
 		for _, message := range []string{
-			"Registered", "Configuration fetched", "Configuration pushed", "Configuration applied", "Configuration refused",
+			"Registered", "Configuration fetched", "Configuration pushed", "Configuration applied",
+			"Configuration refused",
 			"Reported", "Polled", "Controller lost", "Controller back",
 		} {
 			if !found[message] {

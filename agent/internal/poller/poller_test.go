@@ -32,7 +32,9 @@ func gaps(at []time.Duration) (between []time.Duration) {
 }
 
 func TestRun_Start_PollsImmediately(t *testing.T) {
-	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}},
+	}, func(t *testing.T, w *world) {
 		pass(0)
 		if got := w.controller.times("fetch"); !slices.Equal(got, []time.Duration{0}) {
 			t.Errorf("polled at %v, want at 0 s", got)
@@ -49,7 +51,9 @@ func TestRun_Start_PollsImmediately(t *testing.T) {
 }
 
 func TestRun_Interval_Jittered(t *testing.T) {
-	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}},
+	}, func(t *testing.T, w *world) {
 		pass(3 * time.Hour)
 		between := gaps(w.controller.times("fetch"))
 		if len(between) < 320 {
@@ -105,9 +109,15 @@ func TestRun_PushFails_IfNoneMatchStaysApplied(t *testing.T) {
 		}
 		status := w.Status()
 		if *status.DesiredVersion != 2 || *status.AppliedVersion != 1 || status.InSync {
-			t.Errorf("status says desired %d, applied %d, in sync %v", *status.DesiredVersion, *status.AppliedVersion, status.InSync)
+			t.Errorf(
+				"status says desired %d, applied %d, in sync %v", *status.DesiredVersion, *status.AppliedVersion,
+				status.InSync,
+			)
 		}
-		if diff := cmp.Diff([]wire.Report{{Version: 1, Status: wire.Applied}, {Version: 2, Status: wire.Applying}}, w.controller.reports()); diff != "" {
+		if diff := cmp.Diff(
+			[]wire.Report{{Version: 1, Status: wire.Applied}, {Version: 2, Status: wire.Applying}},
+			w.controller.reports(),
+		); diff != "" {
 			t.Errorf("reports (-want +got):\n%s", diff)
 		}
 		if n := w.logged(logrus.WarnLevel, "Worker lost"); n != 1 {
@@ -169,7 +179,10 @@ func TestRun_WorkerRestarted_RestoredInOneCycle(t *testing.T) {
 func TestRun_WorkerChangedByHand_Restored(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 3)}},
-		worker:     &fakeWorker{tampered: []publication{{time.Minute, release(9, 30)}, {2 * time.Minute, protocol.Release{Config: wire.Config{Version: 3, Data: wire.Data{URL: "http://elsewhere/"}}}}}},
+		worker: &fakeWorker{tampered: []publication{{time.Minute, release(9, 30)}, {
+			2 * time.Minute,
+			protocol.Release{Config: wire.Config{Version: 3, Data: wire.Data{URL: "http://elsewhere/"}}},
+		}}},
 	}, func(t *testing.T, w *world) {
 		pass(2 * time.Minute)
 		w.runs(t, 3)
@@ -209,7 +222,10 @@ func TestRun_ControllerAwayAtStart_RunsFromCache(t *testing.T) {
 		w.runs(t, 7)
 		pass(11 * time.Hour)
 		if status := w.Status(); !status.InSync || status.Registered || status.ControllerError == "" {
-			t.Errorf("status says in sync %v, registered %v, error %q", status.InSync, status.Registered, status.ControllerError)
+			t.Errorf(
+				"status says in sync %v, registered %v, error %q", status.InSync, status.Registered,
+				status.ControllerError,
+			)
 		}
 		if n := w.logged(logrus.WarnLevel, "Controller lost"); n != 1 {
 			t.Errorf("%d warnings of one outage, want 1", n)
@@ -254,7 +270,9 @@ func TestRun_SlowWorker_PushedBeforeRegistration(t *testing.T) {
 func TestRun_EmptyWorker_GetsLastGoodBeforeCandidate(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{down: always},
-		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30)), Candidate: ptr(release(8, 30))}},
+		cache: &fakeCache{
+			stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30)), Candidate: ptr(release(8, 30))},
+		},
 	}, func(t *testing.T, w *world) {
 		pass(0)
 		if got := w.worker.taken(); !slices.Equal(got, []int64{7, 8}) {
@@ -289,7 +307,8 @@ func TestRun_RefusedToken_RegistersAgainWithSameID(t *testing.T) {
 		publications: []publication{published(0, 1)}, forgets: []time.Duration{time.Hour},
 	}}, func(t *testing.T, w *world) {
 		pass(2 * time.Hour)
-		if len(w.controller.selves) != 2 || w.controller.selves[0].AgentID == "" || w.controller.selves[1].AgentID != w.controller.selves[0].AgentID {
+		if len(w.controller.selves) != 2 || w.controller.selves[0].AgentID == "" ||
+			w.controller.selves[1].AgentID != w.controller.selves[0].AgentID {
 			t.Fatalf("registered as %+v, want twice and with the id kept", w.controller.selves)
 		}
 		registered, polls := w.controller.times("register")[1], 0
@@ -330,7 +349,9 @@ func TestRun_TwoAgentsWithOneID_BothRun(t *testing.T) {
 	for at := 15 * time.Second; at < 24*time.Hour; at += 30 * time.Second {
 		rivals = append(rivals, at)
 	}
-	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}, rivals: rivals}}, func(t *testing.T, w *world) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}, rivals: rivals},
+	}, func(t *testing.T, w *world) {
 		pass(24 * time.Hour)
 		w.runs(t, 1)
 		if n := len(w.controller.times("fetch")); n > 3000 {
@@ -344,8 +365,10 @@ func TestRun_TwoAgentsWithOneID_BothRun(t *testing.T) {
 
 func TestRun_SharedPasswordChanged_OwnTokenWorks(t *testing.T) {
 	play(t, scenario{
-		controller: &fakeController{publications: []publication{published(0, 8)}, noEnrolment: always, token: known.AgentToken, tokenAt: 0},
-		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30))}},
+		controller: &fakeController{
+			publications: []publication{published(0, 8)}, noEnrolment: always, token: known.AgentToken, tokenAt: 0,
+		},
+		cache: &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Minute)
 		w.runs(t, 8) // its own token is as good as before
@@ -357,7 +380,9 @@ func TestRun_SharedPasswordChanged_OwnTokenWorks(t *testing.T) {
 
 func TestRun_LongOutage_RetriesNeverStop(t *testing.T) {
 	const back = 24 * time.Hour
-	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}, down: []span{{0, back}}}}, func(t *testing.T, w *world) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}, down: []span{{0, back}}},
+	}, func(t *testing.T, w *world) {
 		pass(back - 1)
 		tries := w.controller.times("register")
 		between := gaps(tries)
@@ -396,14 +421,17 @@ func backsOffAnew(t *testing.T, controller *fakeController) {
 				second = append(second, at)
 			}
 		}
-		if between := gaps(second); between[0] > time.Second || between[1] > 2*time.Second || between[2] > 4*time.Second {
+		if between := gaps(second); between[0] > time.Second || between[1] > 2*time.Second ||
+			between[2] > 4*time.Second {
 			t.Errorf("retries of the second outage are %v apart, want them to begin at 1 s", between[:3])
 		}
 	})
 }
 
 func TestRun_RetryAfter_IsMinimum(t *testing.T) {
-	play(t, scenario{controller: &fakeController{busy: []span{{0, 12 * time.Hour}}, retryAfter: 2 * time.Minute}}, func(t *testing.T, w *world) {
+	play(t, scenario{
+		controller: &fakeController{busy: []span{{0, 12 * time.Hour}}, retryAfter: 2 * time.Minute},
+	}, func(t *testing.T, w *world) {
 		pass(10 * time.Hour)
 		between := gaps(w.controller.times("register"))
 		if low := slices.Min(between); low < 2*time.Minute {
@@ -420,7 +448,8 @@ func TestRun_NothingPublished_KeepsPolling(t *testing.T) {
 		controller: &fakeController{publications: []publication{published(time.Hour, 1)}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour - 1)
-		if status := w.Status(); status.LastError != "" || status.DesiredVersion != nil || !status.InSync || status.LastFetch == nil {
+		if status := w.Status(); status.LastError != "" || status.DesiredVersion != nil || !status.InSync ||
+			status.LastFetch == nil {
 			t.Errorf("status says %+v while nothing is published", status)
 		}
 		if n := len(w.controller.times("fetch")); n < 105 || n > 135 {
@@ -444,7 +473,10 @@ func TestRun_NothingPublished_KeepsLastGood(t *testing.T) {
 
 func TestRun_InvalidConfiguration_NotApplied(t *testing.T) {
 	play(t, scenario{
-		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2)}, invalid: []span{{time.Minute, time.Hour}}},
+		controller: &fakeController{
+			publications: []publication{published(0, 1), published(time.Minute, 2)},
+			invalid:      []span{{time.Minute, time.Hour}},
+		},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour - 1)
 		w.runs(t, 1)
@@ -464,8 +496,10 @@ func TestRun_InvalidConfiguration_NotApplied(t *testing.T) {
 
 func TestRun_OlderVersionWithReason_Applied(t *testing.T) {
 	play(t, scenario{
-		controller: &fakeController{because: wire.OlderResume, publications: []publication{published(0, 3), published(time.Minute, 2)}},
-		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(9, 30))}},
+		controller: &fakeController{
+			because: wire.OlderResume, publications: []publication{published(0, 3), published(time.Minute, 2)},
+		},
+		cache: &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(9, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Minute - 1)
 		w.runs(t, 3)
@@ -521,12 +555,17 @@ func refuse(bad int64) func(int64, time.Duration) string {
 
 func TestRun_RefusedVersion_KeepsLastGoodAndReports(t *testing.T) {
 	play(t, scenario{
-		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2), published(time.Hour, 3)}, withholds: true},
-		worker:     &fakeWorker{refuses: refuse(2), restarts: []time.Duration{10 * time.Minute}},
+		controller: &fakeController{
+			publications: []publication{published(0, 1), published(time.Minute, 2), published(time.Hour, 3)},
+			withholds:    true,
+		},
+		worker: &fakeWorker{refuses: refuse(2), restarts: []time.Duration{10 * time.Minute}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour - 1)
 		w.runs(t, 1)
-		want := []wire.Report{{Version: 1, Status: wire.Applied}, {Version: 2, Status: wire.Failed, Error: "host not allowed here"}}
+		want := []wire.Report{
+			{Version: 1, Status: wire.Applied}, {Version: 2, Status: wire.Failed, Error: "host not allowed here"},
+		}
 		if diff := cmp.Diff(want, w.controller.reports()); diff != "" {
 			t.Errorf("reports (-want +got):\n%s", diff)
 		}
@@ -575,7 +614,9 @@ func TestRun_RefusedVersionOnEmptyWorker_KeepsLastGood(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 2)}},
 		worker:     &fakeWorker{refuses: refuse(2)},
-		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(1, 30)), Candidate: ptr(release(2, 30))}},
+		cache: &fakeCache{
+			stored: state.Stored{Identity: known, LastGood: ptr(release(1, 30)), Candidate: ptr(release(2, 30))},
+		},
 	}, func(t *testing.T, w *world) {
 		pass(0)
 		w.runs(t, 1)
@@ -630,7 +671,9 @@ func TestRun_WorkerForgetsPushes_BacksOff(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 2)}},
 		worker:     &fakeWorker{forgetsPushes: true},
-		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(1, 30)), Candidate: ptr(release(2, 30))}},
+		cache: &fakeCache{
+			stored: state.Stored{Identity: known, LastGood: ptr(release(1, 30)), Candidate: ptr(release(2, 30))},
+		},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour)
 		if n := len(w.worker.pushTimes()); n > 500 {
@@ -715,8 +758,10 @@ func TestRun_OutcomeDuringReport_Reported(t *testing.T) {
 
 func TestRun_CandidateWithdrawnDuringPush_RevertsToLastGood(t *testing.T) {
 	play(t, scenario{
-		controller: &fakeController{publications: []publication{{0, release(1, 1)}, {time.Minute, release(2, 1)}, {62 * time.Second, release(1, 1)}}},
-		worker:     &fakeWorker{slow: 4 * time.Second},
+		controller: &fakeController{publications: []publication{
+			{0, release(1, 1)}, {time.Minute, release(2, 1)}, {62 * time.Second, release(1, 1)},
+		}},
+		worker: &fakeWorker{slow: 4 * time.Second},
 	}, func(t *testing.T, w *world) {
 		pass(2 * time.Minute)
 		w.runs(t, 1)
@@ -752,8 +797,10 @@ func TestRun_RefusedWhileAnotherDesired_ReportsTheOther(t *testing.T) {
 
 func TestRun_NewerCandidateDuringPush_PushedNext(t *testing.T) {
 	play(t, scenario{
-		controller: &fakeController{publications: []publication{{0, release(1, 1)}, {time.Minute, release(2, 1)}, {62 * time.Second, release(3, 600)}}},
-		worker:     &fakeWorker{slow: 4 * time.Second},
+		controller: &fakeController{publications: []publication{
+			{0, release(1, 1)}, {time.Minute, release(2, 1)}, {62 * time.Second, release(3, 600)},
+		}},
+		worker: &fakeWorker{slow: 4 * time.Second},
 	}, func(t *testing.T, w *world) {
 		pass(63 * time.Second)
 		if w.Status().InSync {
@@ -820,7 +867,9 @@ func TestRun_LastGoodRefused_TriedOnRestartedWorker(t *testing.T) {
 }
 
 func TestRun_ReportUnwanted_Dropped(t *testing.T) {
-	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}, unwanted: true}}, func(t *testing.T, w *world) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}, unwanted: true},
+	}, func(t *testing.T, w *world) {
 		pass(time.Hour)
 		if n := len(w.controller.times("report")); n != 1 {
 			t.Errorf("%d reports to a controller that wants none, want 1", n)
@@ -842,7 +891,8 @@ func TestRun_CacheUnwritable_RunsAndSavesLater(t *testing.T) {
 			t.Errorf("%d warnings, want 1", n)
 		}
 		pass(time.Minute + 2*time.Second)
-		if held := w.cache.held(); held.LastGood == nil || held.LastGood.Config.Version != 1 || held.Identity.AgentID != w.controller.selves[0].AgentID {
+		if held := w.cache.held(); held.LastGood == nil || held.LastGood.Config.Version != 1 ||
+			held.Identity.AgentID != w.controller.selves[0].AgentID {
 			t.Errorf("cache holds %+v once it can be written, want all", held)
 		}
 		if !w.Status().Cache.Writable {
@@ -867,7 +917,9 @@ func TestRun_CacheUnreadable_StartsEmpty(t *testing.T) {
 func TestRun_NoETag_PushedOnce(t *testing.T) {
 	bare := release(1, 30)
 	bare.ETag = ""
-	play(t, scenario{controller: &fakeController{publications: []publication{{0, bare}}}}, func(t *testing.T, w *world) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{{0, bare}}},
+	}, func(t *testing.T, w *world) {
 		pass(time.Hour)
 		if n := len(w.worker.pushTimes()); n != 1 {
 			t.Errorf("%d pushes of one configuration without an ETag, want 1", n)
@@ -882,7 +934,9 @@ func TestRun_NoETag_PushedOnce(t *testing.T) {
 }
 
 func TestStatus_CacheAge_SinceFetch(t *testing.T) {
-	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}},
+	}, func(t *testing.T, w *world) {
 		pass(90 * time.Minute)
 		if got := *w.Status().CacheAgeSeconds; got != 5400 {
 			t.Errorf("the cache is %d s old, want 5400", got)
@@ -915,7 +969,10 @@ func TestRun_Ephemeral_DeregistersAtEnd(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			controller := &fakeController{publications: []publication{published(0, 1)}, down: row.down}
-			play(t, scenario{controller: controller, ephemeral: row.ephemeral}, func(*testing.T, *world) { pass(2 * time.Minute) })
+			play(
+				t, scenario{controller: controller, ephemeral: row.ephemeral},
+				func(*testing.T, *world) { pass(2 * time.Minute) },
+			)
 			if got := controller.times("leave"); len(got) != row.want {
 				t.Errorf("it left at %v, want %d times", got, row.want)
 			}
@@ -941,7 +998,9 @@ func TestRun_LastGoodPushedAgain_NotProbed(t *testing.T) {
 	probed := published(0, 1)
 	probed.Config.Data.Probe = true
 	worker := &fakeWorker{restarts: []time.Duration{time.Minute}}
-	play(t, scenario{controller: &fakeController{publications: []publication{probed}}, worker: worker}, func(t *testing.T, w *world) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{probed}}, worker: worker,
+	}, func(t *testing.T, w *world) {
 		pass(2 * time.Minute)
 		w.runs(t, 1)
 		var got []bool

@@ -106,7 +106,8 @@ func TestRun_LongPoll_Publish_FollowedImmediately(t *testing.T) {
 		w.runs(t, 3)
 		pass(time.Hour - 90*time.Second - 1)
 		w.runs(t, 4)
-		if n := w.logged(logrus.InfoLevel, "Push healthy"); n != 1 || w.logged(logrus.WarnLevel, "Push lost; polling") != 0 {
+		if n := w.logged(logrus.InfoLevel, "Push healthy"); n != 1 ||
+			w.logged(logrus.WarnLevel, "Push lost; polling") != 0 {
 			t.Errorf("%d lines say that push is healthy, want 1, and none that it was lost", n)
 		}
 	})
@@ -117,8 +118,12 @@ func TestRun_LongPoll_Publish_FollowedImmediately(t *testing.T) {
 func TestRun_LongPoll_LateReport_KeepsWaiting(t *testing.T) {
 	at := func(t time.Duration, v int64) publication { return publication{t, release(v, 3600)} }
 	for range 20 {
-		play(t, scenario{transport: wire.LongPoll, worker: &fakeWorker{slow: 3 * time.Second}, controller: &fakeController{
-			publications:  []publication{at(0, 1), at(10*time.Second, 2), at(10*time.Second+1, 3), at(30*time.Second, 4)},
+		play(t, scenario{transport: wire.LongPoll, worker: &fakeWorker{
+			slow: 3 * time.Second,
+		}, controller: &fakeController{
+			publications: []publication{
+				at(0, 1), at(10*time.Second, 2), at(10*time.Second+1, 3), at(30*time.Second, 4),
+			},
 			takesNoReport: []span{{12 * time.Second, 13*time.Second + time.Millisecond}},
 		}}, func(t *testing.T, w *world) {
 			pass(40 * time.Second)
@@ -129,7 +134,9 @@ func TestRun_LongPoll_LateReport_KeepsWaiting(t *testing.T) {
 
 // What nobody cuts is waited for longer and longer, and costs next to nothing.
 func TestRun_LongPoll_NothingCut_WaitGrows(t *testing.T) {
-	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
+	play(t, scenario{
+		transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)}},
+	}, func(t *testing.T, w *world) {
 		pass(3 * time.Hour)
 		between := gaps(w.fetches(0))
 		if between[1] < 55*time.Second || between[1] > 59*time.Second {
@@ -162,7 +169,8 @@ func TestRun_LongPoll_WaitsCut_AsksForLess(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
-				publications: []publication{published(0, 1), published(2*time.Hour, 2)}, cutsAfter: row.cutsAfter, cutError: row.cutError,
+				publications: []publication{published(0, 1), published(2*time.Hour, 2)}, cutsAfter: row.cutsAfter,
+				cutError: row.cutError,
 			}}, func(t *testing.T, w *world) {
 				pass(time.Hour)
 				if n := len(w.fetches(0)); n > row.most {
@@ -170,7 +178,10 @@ func TestRun_LongPoll_WaitsCut_AsksForLess(t *testing.T) {
 				}
 				if row.cutsAfter > 2*minWait {
 					if got := w.Status(); got.Transport != wire.LongPoll || got.LastError != "" {
-						t.Errorf("after an hour: the transport is %s, %q, want it to wait for less, and all well", got.Transport, got.LastError)
+						t.Errorf(
+							"after an hour: the transport is %s, %q, want it to wait for less, and all well",
+							got.Transport, got.LastError,
+						)
 					}
 				}
 				pass(time.Hour + row.setLongPollErr)
@@ -205,26 +216,40 @@ func TestRun_LongPoll_OddControllers_NeverSpins(t *testing.T) {
 		worker     *fakeWorker
 		most       int // requests in an hour
 	}{
-		"one that holds nothing": {&fakeController{publications: []publication{published(0, 1)}, holdsNothing: true}, nil, 135},
+		"one that holds nothing": {
+			&fakeController{publications: []publication{published(0, 1)}, holdsNothing: true}, nil, 135,
+		},
 		"one that only says so": {&fakeController{publications: []publication{published(0, 1)},
 			says: func(wait time.Duration) time.Duration { return wait }}, nil, 180},
 		"one that says less": {&fakeController{publications: []publication{published(0, 1)},
 			says: func(time.Duration) time.Duration { return 0 }}, nil, 160},
-		"one that says nothing is published": {&fakeController{says: func(time.Duration) time.Duration { return 0 }}, nil, 160},
-		"one that gives no ETag":             {&fakeController{publications: []publication{{0, twice}}}, nil, 160},
-		"one that is down":                   {&fakeController{down: always}, nil, 160},
-		"one that denies":                    {&fakeController{publications: []publication{published(0, 1)}, denies: always}, nil, 60},
-		"one whose documents are none":       {&fakeController{publications: []publication{published(0, 1)}, invalid: always}, nil, 135},
-		"one that takes no report": {&fakeController{publications: []publication{published(0, 1)}, takesNoReport: always},
+		"one that says nothing is published": {
+			&fakeController{says: func(time.Duration) time.Duration { return 0 }}, nil, 160,
+		},
+		"one that gives no ETag": {&fakeController{publications: []publication{{0, twice}}}, nil, 160},
+		"one that is down":       {&fakeController{down: always}, nil, 160},
+		"one that denies": {
+			&fakeController{publications: []publication{published(0, 1)}, denies: always}, nil, 60,
+		},
+		"one whose documents are none": {
+			&fakeController{publications: []publication{published(0, 1)}, invalid: always}, nil, 135,
+		},
+		"one that takes no report": {&fakeController{
+			publications: []publication{published(0, 1)}, takesNoReport: always,
+		},
 			&fakeWorker{refuses: func(int64, time.Duration) string { return "no" }}, 160},
 		"one that wants no report": {&fakeController{publications: []publication{published(0, 1)}, unwanted: true},
 			&fakeWorker{refuses: func(int64, time.Duration) string { return "no" }}, 160},
 		"one that offers what was refused": {&fakeController{publications: []publication{published(0, 1)}},
 			&fakeWorker{refuses: func(int64, time.Duration) string { return "no" }}, 160},
-		"one whose worker is away": {&fakeController{publications: []publication{published(0, 1)}}, &fakeWorker{down: always}, 160},
+		"one whose worker is away": {
+			&fakeController{publications: []publication{published(0, 1)}}, &fakeWorker{down: always}, 160,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			play(t, scenario{transport: wire.LongPoll, controller: row.controller, worker: row.worker}, func(t *testing.T, w *world) {
+			play(t, scenario{
+				transport: wire.LongPoll, controller: row.controller, worker: row.worker,
+			}, func(t *testing.T, w *world) {
 				pass(time.Hour)
 				if n := len(w.fetches(0)); n > row.most {
 					t.Errorf("%d requests in an hour, want %d at most", n, row.most)
@@ -239,7 +264,8 @@ func TestRun_LongPoll_ControllerHoldsNothing_Polls(t *testing.T) {
 		publications: []publication{published(0, 1), published(time.Hour, 2)}, holdsNothing: true,
 	}}, func(t *testing.T, w *world) {
 		pass(time.Hour)
-		if got := w.Status(); got.Transport != wire.Polling || got.Push.Healthy || !strings.Contains(got.Push.Error, "PUSH") {
+		if got := w.Status(); got.Transport != wire.Polling || got.Push.Healthy ||
+			!strings.Contains(got.Push.Error, "PUSH") {
 			t.Errorf("got the transport %s, push %+v, want polling and the reason", got.Transport, got.Push)
 		}
 		if n := w.logged(logrus.WarnLevel, "Push lost; polling"); n != 1 {
@@ -254,8 +280,11 @@ func TestRun_LongPoll_ControllerHoldsNothing_Polls(t *testing.T) {
 // offered again; the next one is followed at once.
 func TestRun_LongPoll_VersionRefused_ReportsBeforeWaiting(t *testing.T) {
 	play(t, scenario{
-		transport:  wire.LongPoll,
-		controller: &fakeController{publications: []publication{published(0, 1), published(time.Minute, 2), published(2*time.Minute, 3)}, withholds: true},
+		transport: wire.LongPoll,
+		controller: &fakeController{
+			publications: []publication{published(0, 1), published(time.Minute, 2), published(2*time.Minute, 3)},
+			withholds:    true,
+		},
 		worker: &fakeWorker{refuses: func(v int64, _ time.Duration) string {
 			if v == 2 {
 				return "no"
@@ -326,8 +355,10 @@ func TestRun_LongPoll_Released_PollsAgainSoon(t *testing.T) {
 
 func TestRun_LongPoll_Outage_WaitUnchangedAfterwards(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
-		publications: []publication{published(0, 1), published(70*time.Minute, 2), published(80*time.Minute+7*time.Second, 3)},
-		down:         []span{{time.Hour, time.Hour + time.Minute}},
+		publications: []publication{
+			published(0, 1), published(70*time.Minute, 2), published(80*time.Minute+7*time.Second, 3),
+		},
+		down: []span{{time.Hour, time.Hour + time.Minute}},
 	}}, func(t *testing.T, w *world) {
 		pass(time.Hour + 59*time.Second)
 		if got := w.Status(); got.Transport != wire.Polling || got.Push.Error == "" {
@@ -337,7 +368,9 @@ func TestRun_LongPoll_Outage_WaitUnchangedAfterwards(t *testing.T) {
 		w.runs(t, 2)
 		pass(10*time.Minute + 8*time.Second)
 		w.runs(t, 3)
-		if lost, back := w.logged(logrus.WarnLevel, "Push lost; polling"), w.logged(logrus.InfoLevel, "Push healthy"); lost != 1 || back != 2 {
+		if lost, back := w.logged(
+			logrus.WarnLevel, "Push lost; polling",
+		), w.logged(logrus.InfoLevel, "Push healthy"); lost != 1 || back != 2 {
 			t.Errorf("%d lines say that push was lost and %d that it is healthy, want 1 and 2", lost, back)
 		}
 		pass(30 * time.Minute)
@@ -356,7 +389,9 @@ func TestRun_Spread_ReportsAfterwards(t *testing.T) {
 		pass(time.Minute)
 		w.runs(t, 2)
 		pass(time.Minute)
-		if diff := cmp.Diff([]time.Duration{400 * time.Millisecond, time.Minute + 400*time.Millisecond}, w.controller.outcomeAt); diff != "" {
+		if diff := cmp.Diff(
+			[]time.Duration{400 * time.Millisecond, time.Minute + 400*time.Millisecond}, w.controller.outcomeAt,
+		); diff != "" {
 			t.Errorf("reports came at (-want +got):\n%s", diff)
 		}
 		if got := w.fetches(time.Minute); len(got) == 0 || got[0] != time.Minute+400*time.Millisecond {
@@ -384,7 +419,10 @@ func TestRun_Hint_FollowedWithinItsSpread(t *testing.T) {
 	}
 	slices.Sort(at)
 	if at[0] > 4*time.Second || at[len(at)-1] < 6*time.Second || at[15] < 2*time.Second || at[15] > 8*time.Second {
-		t.Errorf("fetches %s to %s after the hint, half of them by %s, want them spread over 10 s", at[0], at[len(at)-1], at[15])
+		t.Errorf(
+			"fetches %s to %s after the hint, half of them by %s, want them spread over 10 s", at[0], at[len(at)-1],
+			at[15],
+		)
 	}
 }
 
@@ -412,8 +450,12 @@ func TestRun_BrokerReceived_ResyncsSlowly(t *testing.T) {
 // controller, was away for a minute.
 func TestRun_LongInterval_RecoversSoonAfterOutage(t *testing.T) {
 	const day = 24 * 60 * 60
-	for transport, hints := range map[wire.Transport]Hints{wire.NATS: &fakeBroker{down: []span{{time.Hour, time.Hour + time.Minute}}}, wire.LongPoll: nil} {
-		controller := &fakeController{publications: []publication{{0, release(1, day)}, {time.Hour + 30*time.Second, release(2, day)}}}
+	for transport, hints := range map[wire.Transport]Hints{
+		wire.NATS: &fakeBroker{down: []span{{time.Hour, time.Hour + time.Minute}}}, wire.LongPoll: nil,
+	} {
+		controller := &fakeController{
+			publications: []publication{{0, release(1, day)}, {time.Hour + 30*time.Second, release(2, day)}},
+		}
 		if hints == nil {
 			controller.down = []span{{time.Hour, time.Hour + time.Second}}
 		}
@@ -445,7 +487,9 @@ func TestRun_BrokerLost_Polls(t *testing.T) {
 			if got := w.fetches(2 * time.Hour); len(got) == 0 || got[0] > 2*time.Hour+30*time.Second {
 				t.Errorf("fetches at %v after it subscribed again, want one within an interval", got)
 			}
-			if lost, back := w.logged(logrus.WarnLevel, "Push lost; polling"), w.logged(logrus.InfoLevel, "Push healthy"); lost != 1 || back != 2 {
+			if lost, back := w.logged(
+				logrus.WarnLevel, "Push lost; polling",
+			), w.logged(logrus.InfoLevel, "Push healthy"); lost != 1 || back != 2 {
 				t.Errorf("%d lines say that push was lost and %d that it is healthy, want 1 and 2", lost, back)
 			}
 		})
@@ -483,10 +527,14 @@ func TestRun_BrokerNeverReachable_Polls(t *testing.T) {
 func TestRun_HintsWithoutNews_NotFollowed(t *testing.T) {
 	one, two := release(1, 30), release(2, 30)
 	for name, says := range map[string][]message{
-		"an older version":      {hint(time.Hour, one, 0)},
-		"the one that runs":     {hint(time.Hour, two, 0), hint(time.Hour, two, 0), hint(time.Hour+time.Second, two, 0)},
-		"no JSON":               {{time.Hour, "hello"}, {time.Hour, ""}, {time.Hour, "null"}},
-		"no version":            {{time.Hour, `{"etag":"x","spread_ms":0}`}, {time.Hour, `{"version":-1}`}, {time.Hour, `{"version":1e9}`}},
+		"an older version": {hint(time.Hour, one, 0)},
+		"the one that runs": {
+			hint(time.Hour, two, 0), hint(time.Hour, two, 0), hint(time.Hour+time.Second, two, 0),
+		},
+		"no JSON": {{time.Hour, "hello"}, {time.Hour, ""}, {time.Hour, "null"}},
+		"no version": {
+			{time.Hour, `{"etag":"x","spread_ms":0}`}, {time.Hour, `{"version":-1}`}, {time.Hour, `{"version":1e9}`},
+		},
 		"longer than a hint is": {{time.Hour, `{"version":9,"etag":"` + strings.Repeat("x", 1<<20) + `"}`}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -526,11 +574,15 @@ func TestRun_ControllerNamesFleet_SubscribesToIt(t *testing.T) {
 		fleets []namedFleet
 		want   []string
 	}{
-		"an older controller":       {"", nil, []string{"fleetconf.config"}},
-		"learned":                   {"", []namedFleet{{0, "a"}}, []string{"fleetconf.config", "fleetconf.config.a"}},
-		"remembered":                {"a", []namedFleet{{0, "a"}}, []string{"fleetconf.config.a"}},
-		"another controller":        {"a", []namedFleet{{0, "a"}, {time.Hour, "b"}}, []string{"fleetconf.config.a", "fleetconf.config.b"}},
-		"an older controller again": {"a", []namedFleet{{0, "a"}, {time.Hour, ""}}, []string{"fleetconf.config.a", "fleetconf.config"}},
+		"an older controller": {"", nil, []string{"fleetconf.config"}},
+		"learned":             {"", []namedFleet{{0, "a"}}, []string{"fleetconf.config", "fleetconf.config.a"}},
+		"remembered":          {"a", []namedFleet{{0, "a"}}, []string{"fleetconf.config.a"}},
+		"another controller": {
+			"a", []namedFleet{{0, "a"}, {time.Hour, "b"}}, []string{"fleetconf.config.a", "fleetconf.config.b"},
+		},
+		"an older controller again": {
+			"a", []namedFleet{{0, "a"}, {time.Hour, ""}}, []string{"fleetconf.config.a", "fleetconf.config"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			broker := &subjects{}
@@ -569,10 +621,13 @@ func TestRun_FleetIDOfAnotherFleet_Polls(t *testing.T) {
 	} {
 		broker := &subjects{}
 		play(t, scenario{transport: wire.NATS, hints: broker, fleet: "mine",
-			controller: &fakeController{publications: []publication{published(0, 1), published(time.Hour, 2)}, fleets: row.named},
+			controller: &fakeController{
+				publications: []publication{published(0, 1), published(time.Hour, 2)}, fleets: row.named,
+			},
 		}, func(t *testing.T, w *world) {
 			pass(time.Hour - 1)
-			if s := w.Status(); s.Transport != row.want || strings.Contains(s.Push.Error, "FLEET_ID") != (row.want == wire.Polling) {
+			if s := w.Status(); s.Transport != row.want ||
+				strings.Contains(s.Push.Error, "FLEET_ID") != (row.want == wire.Polling) {
 				t.Errorf("the controller names %v: got %+v, want %s", row.named, s.Push, row.want)
 			}
 			broker.mu.Lock()
@@ -633,11 +688,19 @@ func TestRun_HintsDuringOutage_KeepBackoff(t *testing.T) {
 		says = append(says, hint(time.Minute+time.Duration(i)*time.Second, r, 0))
 	}
 	for name, controller := range map[string]*fakeController{
-		"down": {publications: []publication{published(0, 1), {time.Minute, two}}, down: []span{{time.Minute, 11 * time.Minute}}},
-		"busy": {publications: []publication{published(0, 1), {time.Minute, two}}, busy: []span{{time.Minute, 11 * time.Minute}}, retryAfter: time.Minute},
+		"down": {
+			publications: []publication{published(0, 1), {time.Minute, two}},
+			down:         []span{{time.Minute, 11 * time.Minute}},
+		},
+		"busy": {
+			publications: []publication{published(0, 1), {time.Minute, two}},
+			busy:         []span{{time.Minute, 11 * time.Minute}}, retryAfter: time.Minute,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			play(t, scenario{transport: wire.NATS, hints: &fakeBroker{says: says}, controller: controller}, func(t *testing.T, w *world) {
+			play(t, scenario{
+				transport: wire.NATS, hints: &fakeBroker{says: says}, controller: controller,
+			}, func(t *testing.T, w *world) {
 				pass(11 * time.Minute)
 				if n := len(w.fetches(time.Minute)); n > 40 {
 					t.Errorf("%d fetches in ten minutes of outage, want a back-off", n)
@@ -662,10 +725,18 @@ func TestRun_ReconnectStorm_IsSpread(t *testing.T) {
 		transport wire.Transport
 		gone      func(*fakeController, *fakeBroker)
 	}{
-		"long-poll, the controller dies":     {wire.LongPoll, func(c *fakeController, _ *fakeBroker) { c.down = []span{{died, died + away}} }},
-		"long-poll, it is restarted at once": {wire.LongPoll, func(c *fakeController, _ *fakeBroker) { c.down = []span{{died, died + 1}} }},
-		"a broker dies":                      {wire.NATS, func(_ *fakeController, b *fakeBroker) { b.down = []span{{died, died + away}} }},
-		"a broker is restarted at once":      {wire.NATS, func(_ *fakeController, b *fakeBroker) { b.down = []span{{died, died + 1}} }},
+		"long-poll, the controller dies": {
+			wire.LongPoll, func(c *fakeController, _ *fakeBroker) { c.down = []span{{died, died + away}} },
+		},
+		"long-poll, it is restarted at once": {
+			wire.LongPoll, func(c *fakeController, _ *fakeBroker) { c.down = []span{{died, died + 1}} },
+		},
+		"a broker dies": {
+			wire.NATS, func(_ *fakeController, b *fakeBroker) { b.down = []span{{died, died + away}} },
+		},
+		"a broker is restarted at once": {
+			wire.NATS, func(_ *fakeController, b *fakeBroker) { b.down = []span{{died, died + 1}} },
+		},
 		"a broker, and the controller with it": {wire.Redis, func(c *fakeController, b *fakeBroker) {
 			c.down = []span{{died, died + away}}
 			b.down = c.down
@@ -679,7 +750,10 @@ func TestRun_ReconnectStorm_IsSpread(t *testing.T) {
 				worlds := make([]*world, fleet)
 				var running sync.WaitGroup
 				for i := range worlds {
-					s := scenario{transport: row.transport, controller: &fakeController{publications: []publication{published(0, 1), two}}}
+					s := scenario{
+						transport:  row.transport,
+						controller: &fakeController{publications: []publication{published(0, 1), two}},
+					}
 					broker := &fakeBroker{clock: began, says: []message{hint(two.at, two.Release, time.Second)}}
 					row.gone(s.controller, broker)
 					if row.transport != wire.LongPoll {
@@ -705,14 +779,18 @@ func TestRun_ReconnectStorm_IsSpread(t *testing.T) {
 				}
 				worst := 0
 				for at, n := range asked {
-					if at >= died-away && (at < two.at || at > two.at+window) { // when they are to come, spread as it says
+					// when they are to come, spread as it says
+					if at >= died-away && (at < two.at || at > two.at+window) {
 						worst = max(worst, n)
 					}
 				}
-				healthDelay := fleet * int(window) / int(interval)
-				t.Logf("at most %d requests in %s; a fleet that polls sends %d", worst, window, healthDelay)
-				if worst > 3*healthDelay {
-					t.Errorf("%d requests in %s, want %d at most, which is three times what a fleet sends that polls", worst, window, 3*healthDelay)
+				polling := fleet * int(window) / int(interval)
+				t.Logf("at most %d requests in %s; a fleet that polls sends %d", worst, window, polling)
+				if worst > 3*polling {
+					t.Errorf(
+						"%d requests in %s, want %d at most, which is three times what a fleet sends that polls", worst,
+						window, 3*polling,
+					)
 				}
 			})
 		})
@@ -746,11 +824,19 @@ func TestRun_BrokerWithoutAnnouncements_Polls(t *testing.T) {
 // takes late, keep no agent from waiting for the next version.
 func TestRun_LongPoll_WorkerOrReportLate_KeepsWaiting(t *testing.T) {
 	at := 100 * time.Second
-	publications := []publication{{0, release(1, 3600)}, {at, release(2, 3600)}, {at + 6*time.Second, release(3, 3600)}, {at + time.Minute, release(4, 3600)}}
+	publications := []publication{
+		{0, release(1, 3600)}, {at, release(2, 3600)}, {at + 6*time.Second, release(3, 3600)},
+		{at + time.Minute, release(4, 3600)},
+	}
 	for name, s := range map[string]scenario{
-		"the worker is away": {worker: &fakeWorker{down: []span{{at - time.Second, at + 3*time.Second}}}, controller: &fakeController{publications: publications}},
+		"the worker is away": {
+			worker:     &fakeWorker{down: []span{{at - time.Second, at + 3*time.Second}}},
+			controller: &fakeController{publications: publications},
+		},
 		"a report comes late": {worker: &fakeWorker{slow: 5 * time.Second},
-			controller: &fakeController{publications: publications, busyReports: []span{{at, at + 6*time.Second}}, retryAfter: 2 * time.Second}},
+			controller: &fakeController{
+				publications: publications, busyReports: []span{{at, at + 6*time.Second}}, retryAfter: 2 * time.Second,
+			}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.transport = wire.LongPoll
@@ -801,7 +887,8 @@ func TestRun_LongPoll_ReleasedAfterOutage_PollsAgainSoon(t *testing.T) {
 	for range 10 {
 		play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
 			publications: []publication{published(0, 1), published(15*time.Minute, 2)},
-			down:         []span{{10 * time.Minute, 11*time.Minute + 30*time.Second}}, drains: []time.Duration{15*time.Minute - time.Second},
+			down:         []span{{10 * time.Minute, 11*time.Minute + 30*time.Second}},
+			drains:       []time.Duration{15*time.Minute - time.Second},
 		}}, func(t *testing.T, w *world) {
 			pass(16 * time.Minute)
 			w.runs(t, 2)
@@ -818,8 +905,13 @@ func TestRun_LongPoll_ReleasedAfterOutage_PollsAgainSoon(t *testing.T) {
 // A controller that crashes a few times is no proxy without patience.
 func TestRun_LongPoll_ControllerCrashes_WaitUnchangedAfterwards(t *testing.T) {
 	for range 6 {
-		play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)},
-			down: []span{{20 * time.Second, 22 * time.Second}, {48 * time.Second, 50 * time.Second}, {75 * time.Second, 77 * time.Second}},
+		play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{
+			published(0, 1),
+		},
+			down: []span{
+				{20 * time.Second, 22 * time.Second}, {48 * time.Second, 50 * time.Second},
+				{75 * time.Second, 77 * time.Second},
+			},
 		}}, func(t *testing.T, w *world) {
 			pass(3 * time.Hour)
 			if n := len(w.fetches(2 * time.Hour)); n > 60 {
@@ -830,7 +922,10 @@ func TestRun_LongPoll_ControllerCrashes_WaitUnchangedAfterwards(t *testing.T) {
 }
 
 func TestRun_LongPoll_WaitsAlwaysCut_Polls(t *testing.T) {
-	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)}, cutsAfter: 3 * time.Second}},
+	play(t, scenario{
+		transport:  wire.LongPoll,
+		controller: &fakeController{publications: []publication{published(0, 1)}, cutsAfter: 3 * time.Second},
+	},
 		func(t *testing.T, w *world) {
 			pass(5 * time.Minute)
 			if got := w.Status(); got.Transport != wire.Polling || got.Push.Healthy || got.Push.Error == "" {
@@ -840,7 +935,9 @@ func TestRun_LongPoll_WaitsAlwaysCut_Polls(t *testing.T) {
 }
 
 func TestRun_RegistrationRefused_BacksOff(t *testing.T) {
-	play(t, scenario{controller: &fakeController{publications: []publication{{0, release(1, 1)}}, noEnrolment: always, denies: always}}, func(t *testing.T, w *world) {
+	play(t, scenario{controller: &fakeController{
+		publications: []publication{{0, release(1, 1)}}, noEnrolment: always, denies: always,
+	}}, func(t *testing.T, w *world) {
 		pass(time.Hour)
 		if n := len(w.controller.times("register")); n > 60 {
 			t.Errorf("%d registrations in an hour, want few", n)
@@ -849,7 +946,10 @@ func TestRun_RegistrationRefused_BacksOff(t *testing.T) {
 }
 
 func TestRun_LongInterval_ResyncsNoMoreOften(t *testing.T) {
-	play(t, scenario{transport: wire.NATS, hints: &fakeBroker{}, controller: &fakeController{publications: []publication{{0, release(1, 3600)}}}}, func(t *testing.T, w *world) {
+	play(t, scenario{
+		transport: wire.NATS, hints: &fakeBroker{},
+		controller: &fakeController{publications: []publication{{0, release(1, 3600)}}},
+	}, func(t *testing.T, w *world) {
 		pass(9 * time.Hour)
 		if n := len(w.fetches(0)); n > 14 {
 			t.Errorf("%d requests in nine hours with an interval of one, want about nine", n)
@@ -858,9 +958,12 @@ func TestRun_LongInterval_ResyncsNoMoreOften(t *testing.T) {
 }
 
 func TestStatus_Polling_NoPush(t *testing.T) {
-	play(t, scenario{controller: &fakeController{publications: []publication{published(0, 1)}}}, func(t *testing.T, w *world) {
+	play(t, scenario{
+		controller: &fakeController{publications: []publication{published(0, 1)}},
+	}, func(t *testing.T, w *world) {
 		pass(time.Minute)
-		if diff := cmp.Diff(protocol.PushStatus{Transport: wire.Polling}, w.Status().Push); diff != "" || w.Status().Transport != wire.Polling {
+		if diff := cmp.Diff(protocol.PushStatus{Transport: wire.Polling}, w.Status().Push); diff != "" ||
+			w.Status().Transport != wire.Polling {
 			t.Errorf("without push (-want +got):\n%s", diff)
 		}
 	})

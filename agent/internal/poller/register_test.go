@@ -161,7 +161,8 @@ func TestRun_RefusedToken_RegistersWithItsSecret(t *testing.T) {
 // An agent reports to a controller that has lost its agents before it sends a long poll.
 func TestRun_RefusedToken_ReportsBeforeWaiting(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
-		publications: []publication{published(0, 1)}, forgets: []time.Duration{time.Hour}, slowFetches: time.Millisecond,
+		publications: []publication{published(0, 1)}, forgets: []time.Duration{time.Hour},
+		slowFetches: time.Millisecond,
 	}}, func(t *testing.T, w *world) {
 		pass(2 * time.Hour)
 		want := w.controller.times("register")

@@ -35,7 +35,8 @@ func TestRun_CacheHangs_DelaysNothing(t *testing.T) {
 			t.Errorf("the last report is %+v, want version 2 applied", last)
 		}
 		s := w.Status()
-		if s.Cache.Writable || *s.AppliedVersion != 2 || !strings.Contains(s.LastError, "the disk did not answer within 2s") {
+		if s.Cache.Writable || *s.AppliedVersion != 2 ||
+			!strings.Contains(s.LastError, "the disk did not answer within 2s") {
 			t.Errorf("status is %+v, want version 2 and a cache that hangs", s)
 		}
 		pass(5*time.Minute - w.worker.now() + 5*time.Second)

@@ -17,7 +17,9 @@ var (
 
 func release(v int64) *protocol.Release {
 	url := fmt.Sprintf("http://target/%d", v)
-	return &protocol.Release{ETag: fmt.Sprintf(`"v%d"`, v), Config: wire.Config{Version: v, Data: wire.Data{URL: url, Probe: true}}}
+	return &protocol.Release{
+		ETag: fmt.Sprintf(`"v%d"`, v), Config: wire.Config{Version: v, Data: wire.Data{URL: url, Probe: true}},
+	}
 }
 
 // runs is a worker that runs a version.
@@ -64,7 +66,8 @@ func TestObserved_EachState_PushesOrNot(t *testing.T) {
 		if o.Runs != nil {
 			runs = o.Runs.Config.Version
 		}
-		if push != row.push || isNew != row.isNew || probe != row.isNew || runs != row.runs || o.Idle != (push == 0 && runs == 0) {
+		if push != row.push || isNew != row.isNew || probe != row.isNew || runs != row.runs ||
+			o.Idle != (push == 0 && runs == 0) {
 			t.Errorf("%s: got a push of %d (new %v, probed %v), %d runs, idle %v; want a push of %d (new and probed %v), %d runs",
 				name, push, isNew, probe, runs, o.Idle, row.push, row.isNew, row.runs)
 		}

@@ -101,7 +101,9 @@ func (m *Machine) restFor(rest pace.Rest) {
 // 304 forever.
 func (m *Machine) Querying(now time.Time) (protocol.Identity, protocol.Query) {
 	m.following.began, m.following.hint = now, m.pace.TakeHint()
-	q := protocol.Query{MayWait: m.config.Transport == wire.LongPoll, Wait: m.pace.Wait(now), WorkerError: m.worker.Reported}
+	q := protocol.Query{
+		MayWait: m.config.Transport == wire.LongPoll, Wait: m.pace.Wait(now), WorkerError: m.worker.Reported,
+	}
 	q.Transport, q.PushError = m.pace.Transport()
 	if good := m.stored.LastGood; good != nil {
 		q.ETag = good.ETag

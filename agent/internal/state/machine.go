@@ -107,7 +107,10 @@ func (m *Machine) Loaded(stored Stored, err error) {
 	}
 	if desired := stored.Desired(); desired != nil {
 		m.pace.SetInterval(desired.Config.PollInterval())
-		m.log(logrus.InfoLevel, "Cache loaded", logrus.Fields{"agent": stored.Identity.AgentID, "version": desired.Config.Version})
+		m.log(
+			logrus.InfoLevel, "Cache loaded",
+			logrus.Fields{"agent": stored.Identity.AgentID, "version": desired.Config.Version},
+		)
 	}
 }
 
@@ -164,7 +167,10 @@ func (m *Machine) Hinted(now time.Time, hint notify.Hint) pace.Outcome {
 	}
 	outcome := m.pace.Hint(now, hint, old)
 	if outcome == pace.HintFollowed || outcome == pace.HintDelayed {
-		m.log(logrus.DebugLevel, "Hint received", logrus.Fields{"version": hint.Version, "spread": hint.Spread().String()})
+		m.log(
+			logrus.DebugLevel, "Hint received",
+			logrus.Fields{"version": hint.Version, "spread": hint.Spread().String()},
+		)
 		m.actions.Follow = true
 	}
 	return outcome

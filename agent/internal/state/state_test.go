@@ -24,7 +24,9 @@ var (
 func release(v int64) *protocol.Release {
 	return &protocol.Release{
 		ETag: fmt.Sprintf(`"v%d"`, v), FetchedAt: start,
-		Config: wire.Config{Version: v, Data: wire.Data{URL: fmt.Sprintf("http://target/%d", v)}, PollIntervalSeconds: 30},
+		Config: wire.Config{
+			Version: v, Data: wire.Data{URL: fmt.Sprintf("http://target/%d", v)}, PollIntervalSeconds: 30,
+		},
 	}
 }
 
@@ -130,8 +132,11 @@ func TestNext_NewAgent_RegistersAndPolls(t *testing.T) {
 	if m.AgentID() != "" {
 		t.Errorf("the id before the registration: got %q, want none", m.AgentID())
 	}
-	m.Registered(start, self, protocol.Registration{Identity: protocol.Identity{AgentID: "agent-1", AgentToken: "token-1"}}, nil)
-	if stored, _ := m.Stored(); stored.Identity.AgentToken != "token-1" || stored.Identity.AgentSecret != "secret" || m.AgentID() != "agent-1" {
+	m.Registered(
+		start, self, protocol.Registration{Identity: protocol.Identity{AgentID: "agent-1", AgentToken: "token-1"}}, nil,
+	)
+	if stored, _ := m.Stored(); stored.Identity.AgentToken != "token-1" || stored.Identity.AgentSecret != "secret" ||
+		m.AgentID() != "agent-1" {
 		t.Errorf("stored %#v, want the token beside the secret", stored.Identity)
 	}
 	step(t, m, start, Fetch)
@@ -153,10 +158,14 @@ func TestNext_CredentialsRefused_RegistersAgain(t *testing.T) {
 		registrations int
 		want          Step
 	}{
-		"token refused":                  {protocol.ErrUnauthorized, shared, []error{nil}, 1, Fetch},
-		"certificate refused":            {protocol.ErrForbidden, own, []error{nil}, 1, Fetch},
-		"certificate and token refused":  {protocol.ErrForbidden, own, []error{protocol.ErrUnauthorized, nil}, 2, Fetch},
-		"token and password refused":     {protocol.ErrUnauthorized, shared, []error{protocol.ErrUnauthorized}, 1, Fetch},
+		"token refused":       {protocol.ErrUnauthorized, shared, []error{nil}, 1, Fetch},
+		"certificate refused": {protocol.ErrForbidden, own, []error{nil}, 1, Fetch},
+		"certificate and token refused": {
+			protocol.ErrForbidden, own, []error{protocol.ErrUnauthorized, nil}, 2, Fetch,
+		},
+		"token and password refused": {
+			protocol.ErrUnauthorized, shared, []error{protocol.ErrUnauthorized}, 1, Fetch,
+		},
 		"certificate refused both times": {protocol.ErrForbidden, own, []error{protocol.ErrForbidden}, 1, Fetch},
 		"token refused, then an outage":  {protocol.ErrUnauthorized, shared, []error{errOutage}, 1, Rest},
 	} {
@@ -173,7 +182,10 @@ func TestNext_CredentialsRefused_RegistersAgain(t *testing.T) {
 				if i == 0 && as != row.as {
 					t.Errorf("registers as %q, want %q", as.AgentToken, row.as.AgentToken)
 				}
-				m.Registered(start, self, protocol.Registration{Identity: protocol.Identity{AgentID: "agent-7", AgentToken: "token-1"}}, err)
+				m.Registered(
+					start, self,
+					protocol.Registration{Identity: protocol.Identity{AgentID: "agent-7", AgentToken: "token-1"}}, err,
+				)
 			}
 			step(t, m, start, row.want)
 		})
@@ -193,7 +205,8 @@ func TestNext_RegistrationOutdated_RenewedAfterPoll(t *testing.T) {
 		t.Errorf("registers with the token %q, want its own", as.AgentToken)
 	}
 	m.Registered(start, self, protocol.Registration{}, &protocol.RetryLater{After: time.Minute, Err: errOutage})
-	if n := logged(m.Actions().Log, logrus.WarnLevel, "Registration not renewed"); n != 1 || m.Status(start).LastError != "" {
+	if n := logged(m.Actions().Log, logrus.WarnLevel, "Registration not renewed"); n != 1 ||
+		m.Status(start).LastError != "" {
 		t.Errorf("%d warnings and the error %q, want one warning and no error", n, m.Status(start).LastError)
 	}
 	_, now := m.Next(start)
@@ -281,10 +294,13 @@ func TestAssess_WorkerAway_ReportedSoon(t *testing.T) {
 		now := away.Add(5 * time.Second)
 		m.Assess(now)
 		actions := m.Actions()
-		if at := actions.Interrupt; (transport == wire.LongPoll) != (!at.Before(now) && !at.After(now.Add(15*time.Second))) {
+		if at := actions.Interrupt; (transport == wire.LongPoll) != (!at.Before(now) && !at.After(
+			now.Add(15*time.Second),
+		)) {
 			t.Errorf("%s: interrupts at %s", transport, at)
 		}
-		if _, until := m.Next(now); transport == wire.Polling && until.After(now.Add(15*time.Second)) || !actions.Follow {
+		if _, until := m.Next(now); transport == wire.Polling && until.After(now.Add(15*time.Second)) ||
+			!actions.Follow {
 			t.Errorf("%s: the next poll is in %s", transport, until.Sub(now))
 		}
 		if _, q := m.Querying(now); q.WorkerError != errOutage.Error() {
@@ -375,10 +391,16 @@ func TestHinted_Versions_Outcome(t *testing.T) {
 	} {
 		m := machine(wire.NATS, Stored{LastGood: two, Candidate: row.candidate})
 		if got := m.Hinted(start, notify.Hint{Version: row.version, ETag: row.etag}); got != row.want {
-			t.Errorf("version %d %s, a candidate %v: got %s, want %s", row.version, row.etag, row.candidate != nil, got, row.want)
+			t.Errorf(
+				"version %d %s, a candidate %v: got %s, want %s", row.version, row.etag, row.candidate != nil, got,
+				row.want,
+			)
 		}
 		if got := m.Actions().Follow; got != (row.want == pace.HintFollowed) {
-			t.Errorf("version %d %s, a candidate %v: wakes the follow loop: %v", row.version, row.etag, row.candidate != nil, got)
+			t.Errorf(
+				"version %d %s, a candidate %v: wakes the follow loop: %v", row.version, row.etag, row.candidate != nil,
+				got,
+			)
 		}
 	}
 }
@@ -394,7 +416,8 @@ func TestPushed_Outcomes_Stored(t *testing.T) {
 	}{
 		"applied": {nil, 0, 8, wire.Report{Version: 8, Status: wire.Applied, ETag: `"v8"`}, false, ""},
 		"refused": {
-			&protocol.Refused{Message: "no"}, 0, 7, wire.Report{Version: 8, Status: wire.Failed, Error: "no", ETag: `"v8"`}, true,
+			&protocol.Refused{Message: "no"}, 0, 7,
+			wire.Report{Version: 8, Status: wire.Failed, Error: "no", ETag: `"v8"`}, true,
 			"the worker refused version 8: no",
 		},
 		"failed": {
@@ -498,7 +521,10 @@ func TestFetched_Fleet_Subscribes(t *testing.T) {
 		m.Subscribed(start)
 		_ = fetch(m, start, protocol.Answer{Fleet: "theirs", ResyncInterval: 5 * time.Minute}, protocol.ErrNotModified)
 		if actions := m.Actions(); m.Fleet() != want || actions.Subscribe != (own == "") || !actions.Save {
-			t.Errorf("FLEET_ID %q: the fleet is %q, subscribes %v, saves %v", own, m.Fleet(), actions.Subscribe, actions.Save)
+			t.Errorf(
+				"FLEET_ID %q: the fleet is %q, subscribes %v, saves %v", own, m.Fleet(), actions.Subscribe,
+				actions.Save,
+			)
 		}
 		if push := m.Status(start).Push; push.Healthy != (own == "") {
 			t.Errorf("FLEET_ID %q: push is %+v", own, push)
@@ -523,7 +549,8 @@ func TestActions_PushChanges_LoggedOnce(t *testing.T) {
 			m.Unsubscribed(start, row.err)
 		}
 		lines := m.Actions().Log
-		if row.message == "" && len(lines) != 0 || row.message != "" && (len(lines) != 1 || logged(lines, row.level, row.message) != 1) {
+		if row.message == "" && len(lines) != 0 ||
+			row.message != "" && (len(lines) != 1 || logged(lines, row.level, row.message) != 1) {
 			t.Errorf("change %d: got %+v, want %q", i, lines, row.message)
 		}
 	}

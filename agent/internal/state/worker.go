@@ -84,7 +84,10 @@ func (m *Machine) runs(release *protocol.Release) (again bool) {
 		}
 		m.save()
 		w.Refusal = reconcile.Refusal{}
-		m.log(logrus.InfoLevel, "Configuration applied", logrus.Fields{"agent": m.stored.Identity.AgentID, "version": release.Config.Version})
+		m.log(
+			logrus.InfoLevel, "Configuration applied",
+			logrus.Fields{"agent": m.stored.Identity.AgentID, "version": release.Config.Version},
+		)
 	}
 	if w.Refusal.Version == release.Config.Version {
 		w.Refusal = reconcile.Refusal{} // the worker accepts it now

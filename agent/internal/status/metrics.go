@@ -37,13 +37,20 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 var (
 	registered = describe("registered",
 		"1 once the controller has accepted this agent's token since the start, while it is not refused.")
-	desiredVersion = describe("desired_version", "Version that the worker should run; 0 while nothing was ever fetched.")
+	desiredVersion = describe(
+		"desired_version", "Version that the worker should run; 0 while nothing was ever fetched.",
+	)
 	appliedVersion = describe("applied_version", "Version that the worker accepted last; 0 for none.")
 	inSync         = describe("in_sync", "1 while the worker, when last asked, ran what is desired.")
 	transport      = describe("transport", "1 for how newer versions are heard of now, 0 for the others.", "transport")
 	pushLost       = describe("push_lost", "1 while what PUSH asks for is not heard, so that the agent polls.")
-	lastFetch      = describe("last_fetch_timestamp_seconds", "When the controller last answered a fetch, a 304 too; 0 before the first.")
-	cacheAge       = describe("cache_age_seconds", "Time since the configuration that the cache holds was fetched; absent while it holds none.")
+	lastFetch      = describe(
+		"last_fetch_timestamp_seconds", "When the controller last answered a fetch, a 304 too; 0 before the first.",
+	)
+	cacheAge = describe(
+		"cache_age_seconds",
+		"Time since the configuration that the cache holds was fetched; absent while it holds none.",
+	)
 	controllerLost = describe("controller_lost", "1 while exchanges with the controller fail or are refused.")
 	workerLost     = describe("worker_lost", "1 while the worker cannot be asked or told.")
 	cacheLost      = describe("cache_lost", "1 while the cache cannot be written.")
@@ -55,7 +62,8 @@ var transports = []wire.Transport{wire.LongPoll, wire.Redis, wire.NATS, wire.Pol
 // Describe implements prometheus.Collector.
 func (g gauges) Describe(to chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		registered, desiredVersion, appliedVersion, inSync, transport, pushLost, lastFetch, cacheAge, controllerLost, workerLost, cacheLost,
+		registered, desiredVersion, appliedVersion, inSync, transport, pushLost, lastFetch, cacheAge, controllerLost,
+		workerLost, cacheLost,
 	} {
 		to <- d
 	}

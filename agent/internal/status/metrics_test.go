@@ -53,8 +53,10 @@ transport{transport="redis"} 0
 worker_lost 0
 `},
 		"all is well": {protocol.Status{
-			Registered: true, InSync: true, DesiredVersion: new(int64(8)), AppliedVersion: new(int64(7)), CacheAgeSeconds: new(int64(90)),
-			Transport: wire.NATS, Push: protocol.PushStatus{Transport: wire.NATS, Healthy: true}, LastFetch: new(time.Unix(1000, 500_000_000)),
+			Registered: true, InSync: true, DesiredVersion: new(int64(8)), AppliedVersion: new(int64(7)),
+			CacheAgeSeconds: new(int64(90)),
+			Transport:       wire.NATS, Push: protocol.PushStatus{Transport: wire.NATS, Healthy: true},
+			LastFetch: new(time.Unix(1000, 500_000_000)),
 		}, `
 applied_version 7
 cache_age_seconds 90
@@ -102,9 +104,13 @@ func TestMetrics_Requests_CountedByRouteClassAndCode(t *testing.T) {
 	log, _ := logrustest.NewNullLogger()
 	reg := prometheus.NewRegistry()
 	current := func() protocol.Status { return protocol.Status{} }
-	handler := Handler(Parts{Current: current, Log: log, Metrics: NewMetrics(reg, current), Scrape: metrics.Handler(reg)})
+	handler := Handler(Parts{
+		Current: current, Log: log, Metrics: NewMetrics(reg, current), Scrape: metrics.Handler(reg),
+	})
 	for _, path := range []string{"/status", "/health", "/ready", "/version", "/metrics", "/nothing", "/else"} {
-		handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "http://localhost:8081"+path, nil))
+		handler.ServeHTTP(
+			httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "http://localhost:8081"+path, nil),
+		)
 	}
 	handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/status", nil))
 	const want = `
@@ -116,7 +122,9 @@ fleetconf_agent_http_requests_total{class="probe",code="200"} 3
 fleetconf_agent_http_requests_total{class="probe",code="503"} 1
 fleetconf_agent_http_requests_total{class="status",code="200"} 1
 `
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fleetconf_agent_http_requests_total"); err != nil {
+	if err := testutil.GatherAndCompare(
+		reg, strings.NewReader(want), "fleetconf_agent_http_requests_total",
+	); err != nil {
 		t.Error(err)
 	}
 	page := httptest.NewRecorder()

@@ -43,7 +43,9 @@ func Handler(p Parts) http.Handler {
 		problem.Write(w, problem.New(http.StatusMethodNotAllowed, "this can only be read: use GET"))
 	})
 	return server.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		log.WithFields(logrus.Fields{"request_id": server.RequestID(r), "method": r.Method, "path": r.URL.Path}).Debug("Request")
+		log.WithFields(logrus.Fields{
+			"request_id": server.RequestID(r), "method": r.Method, "path": r.URL.Path,
+		}).Debug("Request")
 		route, found := routes[r.URL.Path]
 		switch {
 		case !found:

@@ -50,9 +50,11 @@ func TestStatus_BeforeAnything_ZeroValues(t *testing.T) {
 
 func TestStatus_AllSet_AsJSON(t *testing.T) {
 	full := protocol.Status{
-		AgentID: "agent-7", Registered: true, DesiredVersion: new(int64(8)), AppliedVersion: new(int64(7)), Transport: "poll", PollIntervalSeconds: 30,
+		AgentID: "agent-7", Registered: true, DesiredVersion: new(int64(8)), AppliedVersion: new(int64(7)),
+		Transport: "poll", PollIntervalSeconds: 30,
 		LastFetch: new(time.Date(2026, 11, 24, 3, 0, 0, 0, time.UTC)), LastError: "x", CacheAgeSeconds: new(int64(9)),
-		Worker: protocol.WorkerStatus{Reachable: true, Version: new(int64(7)), Instance: "i"}, Cache: protocol.CacheStatus{Writable: true},
+		Worker:          protocol.WorkerStatus{Reachable: true, Version: new(int64(7)), Instance: "i"},
+		Cache:           protocol.CacheStatus{Writable: true},
 		ControllerError: "not shown twice",
 	}
 	resp, got := ask(t, full, "GET", "/status")
@@ -61,7 +63,8 @@ func TestStatus_AllSet_AsJSON(t *testing.T) {
 		Desired   int64  `json:"desired_version"`
 		Applied   int64  `json:"applied_version"`
 	}
-	if err := json.Unmarshal([]byte(got), &s); err != nil || s.LastFetch != "2026-11-24T03:00:00Z" || s.Desired != 8 || s.Applied != 7 {
+	if err := json.Unmarshal([]byte(got), &s); err != nil || s.LastFetch != "2026-11-24T03:00:00Z" || s.Desired != 8 ||
+		s.Applied != 7 {
 		t.Errorf("got %s (%v)", got, err)
 	}
 	if strings.Contains(got, "not shown") {
@@ -78,14 +81,33 @@ func TestReady_EachState_Answers(t *testing.T) {
 		code   int
 		words  []string
 	}{
-		"just started":                 {protocol.Status{}, 503, []string{"not registered yet"}},
-		"controller away, no cache":    {protocol.Status{ControllerError: "cannot be reached", Worker: protocol.WorkerStatus{Error: "is gone"}}, 503, []string{`"field":"controller"`, "cannot be reached", `"field":"worker"`, "is gone"}},
-		"runs from the cache":          {protocol.Status{ControllerError: "cannot be reached", InSync: true, AppliedVersion: new(int64(7)), DesiredVersion: new(int64(7))}, 200, []string{`"status":"ready"`, "cannot be reached"}},
-		"all is well":                  {protocol.Status{Registered: true, InSync: true, AppliedVersion: new(int64(7)), DesiredVersion: new(int64(7))}, 200, []string{`{"status":"ready"}`}},
-		"nothing published":            {protocol.Status{Registered: true, InSync: true}, 200, []string{`{"status":"ready"}`}},
-		"worker behind":                {protocol.Status{Registered: true, DesiredVersion: new(int64(7))}, 200, []string{"does not run the desired version yet"}},
-		"worker behind, no controller": {protocol.Status{DesiredVersion: new(int64(7))}, 503, []string{"not registered yet", "does not run the desired version yet"}},
-		"cache unwritable":             {protocol.Status{Registered: true, InSync: true, Cache: protocol.CacheStatus{Error: "no space left"}}, 200, []string{`"field":"cache"`, "no space left"}},
+		"just started": {protocol.Status{}, 503, []string{"not registered yet"}},
+		"controller away, no cache": {
+			protocol.Status{ControllerError: "cannot be reached", Worker: protocol.WorkerStatus{Error: "is gone"}}, 503,
+			[]string{`"field":"controller"`, "cannot be reached", `"field":"worker"`, "is gone"},
+		},
+		"runs from the cache": {protocol.Status{
+			ControllerError: "cannot be reached", InSync: true, AppliedVersion: new(int64(7)),
+			DesiredVersion: new(int64(7)),
+		}, 200, []string{`"status":"ready"`, "cannot be reached"}},
+		"all is well": {protocol.Status{
+			Registered: true, InSync: true, AppliedVersion: new(int64(7)), DesiredVersion: new(int64(7)),
+		}, 200, []string{`{"status":"ready"}`}},
+		"nothing published": {
+			protocol.Status{Registered: true, InSync: true}, 200, []string{`{"status":"ready"}`},
+		},
+		"worker behind": {
+			protocol.Status{Registered: true, DesiredVersion: new(int64(7))}, 200,
+			[]string{"does not run the desired version yet"},
+		},
+		"worker behind, no controller": {
+			protocol.Status{DesiredVersion: new(int64(7))}, 503,
+			[]string{"not registered yet", "does not run the desired version yet"},
+		},
+		"cache unwritable": {
+			protocol.Status{Registered: true, InSync: true, Cache: protocol.CacheStatus{Error: "no space left"}}, 200,
+			[]string{`"field":"cache"`, "no space left"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			resp, body := ask(t, tt.status, "GET", "/ready")
@@ -107,7 +129,8 @@ func TestStatus_Rebinding_Refused(t *testing.T) {
 	log, _ := logrustest.NewNullLogger()
 	current := func() protocol.Status { return protocol.Status{AgentID: "canary"} }
 	handler := Handler(Parts{
-		Current: current, Hosts: []string{"agent-1"}, Log: log, Metrics: NewMetrics(nil, current), Scrape: http.NotFoundHandler(),
+		Current: current, Hosts: []string{"agent-1"}, Log: log, Metrics: NewMetrics(nil, current),
+		Scrape: http.NotFoundHandler(),
 	})
 	for _, tt := range []struct {
 		path, host string
@@ -154,7 +177,8 @@ func TestHandler_EachRoute_Answers(t *testing.T) {
 	} {
 		t.Run(tt.method+" "+tt.path, func(t *testing.T) {
 			resp, _ := ask(t, protocol.Status{}, tt.method, tt.path)
-			if resp.StatusCode != tt.code || resp.Header.Get("Allow") != tt.allow || resp.Header.Get("Content-Type") != tt.kind {
+			if resp.StatusCode != tt.code || resp.Header.Get("Allow") != tt.allow ||
+				resp.Header.Get("Content-Type") != tt.kind {
 				t.Errorf("got %d %v, want %d, Allow %q, %s", resp.StatusCode, resp.Header, tt.code, tt.allow, tt.kind)
 			}
 		})

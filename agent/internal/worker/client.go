@@ -33,7 +33,9 @@ type Client struct {
 // New returns a client of the worker at baseURL. token is the worker's
 // WORKER_TOKEN, "" if it has none.
 func New(baseURL, token string) *Client {
-	return &Client{http: httpclient.New("the worker", baseURL, httpclient.KeepAlive{}, httpclient.TLS{}, nil), token: token}
+	return &Client{
+		http: httpclient.New("the worker", baseURL, httpclient.KeepAlive{}, httpclient.TLS{}, nil), token: token,
+	}
 }
 
 // Running is what the worker runs. protocol.ErrNothingRuns: nothing yet.
@@ -74,7 +76,9 @@ func (c *Client) Push(ctx context.Context, config wire.WorkerConfig) error {
 		case err != nil:
 			return c.http.Foreign(answer, "a worker", "WORKER_URL")
 		case accepted.Version != config.Version:
-			return fmt.Errorf("the worker was pushed version %d and says that it runs %d", config.Version, accepted.Version)
+			return fmt.Errorf(
+				"the worker was pushed version %d and says that it runs %d", config.Version, accepted.Version,
+			)
 		}
 		return nil
 	case answer.Status == http.StatusBadRequest, answer.Status == http.StatusUnprocessableEntity:
@@ -97,7 +101,10 @@ func (c *Client) advise(answer httpclient.Answer, request httpclient.Request) er
 	case answer.Status == http.StatusUnauthorized, answer.Status == http.StatusTooManyRequests && answer.IsProblem():
 		return errToken // one text: a wrong token that is sent often gets both in turns
 	case answer.Status == http.StatusForbidden:
-		return fmt.Errorf("%w; set WORKER_TOKEN on worker and agent, or run the agent on the worker's machine with WORKER_URL on a loopback address", err)
+		return fmt.Errorf(
+			"%w; set WORKER_TOKEN on worker and agent, or run the agent on the worker's machine with WORKER_URL on a loopback address",
+			err,
+		)
 	}
 	return err
 }

@@ -52,20 +52,32 @@ func TestRunning_EachStatus_MapsToItsError(t *testing.T) {
 		kind   error
 		words  string
 	}{
-		"runs":              {handle: answer(200, jsonType, `{"url":"http://target/8","version":8,"instance":"i1","more":true}`), want: state},
-		"runs nothing":      {handle: answer(404, problemType, `{"detail":"nothing"}`), kind: protocol.ErrNothingRuns, words: "no configuration"},
-		"another's 404":     {handle: answer(404, htmlType, "<html>"), words: "check WORKER_URL"},
-		"another's page":    {handle: answer(200, htmlType, "<html>"), words: "check WORKER_URL"},
-		"no instance":       {handle: answer(200, jsonType, `{"url":"http://target/8","version":8}`), words: "check WORKER_URL"},
-		"another's JSON":    {handle: answer(200, jsonType, `{"instance":7}`), words: "check WORKER_URL"},
-		"token wanted":      {handle: answer(401, problemType, `{"detail":"no"}`), words: "set WORKER_TOKEN"},
-		"wrong too often":   {handle: answer(429, problemType, `{"detail":"no"}`), words: "set WORKER_TOKEN"},
-		"another's limit":   {handle: answer(429, htmlType, "<html>"), words: "429 Too Many Requests"},
-		"not from here":     {handle: answer(403, problemType, `{"detail":"not from here"}`), words: "set WORKER_TOKEN"},
-		"broken":            {handle: answer(500, "", "oops"), words: "500 Internal Server Error: oops"},
-		"redirect":          {handle: answer(301, "", ""), words: "redirects"},
-		"a header of 1 MB":  {handle: answer(200, strings.Repeat("x", 1<<20), ""), words: "exceeded 65536 bytes"},
-		"more than we read": {handle: answer(200, jsonType, strings.Repeat(" ", wire.MaxBodyBytes+1)), words: "more than 65536 bytes"},
+		"runs": {
+			handle: answer(200, jsonType, `{"url":"http://target/8","version":8,"instance":"i1","more":true}`),
+			want:   state,
+		},
+		"runs nothing": {
+			handle: answer(404, problemType, `{"detail":"nothing"}`), kind: protocol.ErrNothingRuns,
+			words: "no configuration",
+		},
+		"another's 404":  {handle: answer(404, htmlType, "<html>"), words: "check WORKER_URL"},
+		"another's page": {handle: answer(200, htmlType, "<html>"), words: "check WORKER_URL"},
+		"no instance": {
+			handle: answer(200, jsonType, `{"url":"http://target/8","version":8}`), words: "check WORKER_URL",
+		},
+		"another's JSON":  {handle: answer(200, jsonType, `{"instance":7}`), words: "check WORKER_URL"},
+		"token wanted":    {handle: answer(401, problemType, `{"detail":"no"}`), words: "set WORKER_TOKEN"},
+		"wrong too often": {handle: answer(429, problemType, `{"detail":"no"}`), words: "set WORKER_TOKEN"},
+		"another's limit": {handle: answer(429, htmlType, "<html>"), words: "429 Too Many Requests"},
+		"not from here": {
+			handle: answer(403, problemType, `{"detail":"not from here"}`), words: "set WORKER_TOKEN",
+		},
+		"broken":           {handle: answer(500, "", "oops"), words: "500 Internal Server Error: oops"},
+		"redirect":         {handle: answer(301, "", ""), words: "redirects"},
+		"a header of 1 MB": {handle: answer(200, strings.Repeat("x", 1<<20), ""), words: "exceeded 65536 bytes"},
+		"more than we read": {
+			handle: answer(200, jsonType, strings.Repeat(" ", wire.MaxBodyBytes+1)), words: "more than 65536 bytes",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := serve(t, tt.handle).Running(t.Context())
@@ -90,18 +102,27 @@ func TestPush_EachStatus_MapsToItsError(t *testing.T) {
 	}{
 		"taken":                 {handle: answer(200, jsonType, `{"message":"ok","version":8}`)},
 		"taken, another status": {handle: answer(201, jsonType, `{"version":8}`)},
-		"another version":       {handle: answer(200, jsonType, `{"version":7}`), words: "pushed version 8 and says that it runs 7"},
-		"no version":            {handle: answer(200, jsonType, `{}`), words: "runs 0"},
-		"a page":                {handle: answer(200, htmlType, "<html>welcome"), words: "check WORKER_URL"},
-		"bad":                   {handle: answer(400, problemType, `{"detail":"url has no host"}`), refused: "url has no host"},
-		"refused":               {handle: answer(422, problemType, `{"detail":"host not\nallowed"}`), refused: "host not allowed"},
+		"another version": {
+			handle: answer(200, jsonType, `{"version":7}`), words: "pushed version 8 and says that it runs 7",
+		},
+		"no version": {handle: answer(200, jsonType, `{}`), words: "runs 0"},
+		"a page":     {handle: answer(200, htmlType, "<html>welcome"), words: "check WORKER_URL"},
+		"bad": {
+			handle: answer(400, problemType, `{"detail":"url has no host"}`), refused: "url has no host",
+		},
+		"refused": {
+			handle: answer(422, problemType, `{"detail":"host not\nallowed"}`), refused: "host not allowed",
+		},
 		"refused without words": {handle: answer(422, "", ""), refused: "422 Unprocessable Entity"},
 		"refused at length":     {handle: answer(422, "", strings.Repeat("no ", 2000)), refused: "…"},
 		"token wanted":          {handle: answer(401, problemType, `{"detail":"no"}`), words: "set WORKER_TOKEN"},
 		"not from here":         {handle: answer(403, problemType, `{"detail":"no"}`), words: "loopback"},
 		"broken":                {handle: answer(500, "", ""), words: "500"},
 		"not a worker":          {handle: answer(405, "", ""), words: "405"},
-		"dies over it":          {handle: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, words: "cut the connection"},
+		"dies over it": {
+			handle: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+			words:  "cut the connection",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := serve(t, tt.handle).Push(t.Context(), eight)
@@ -109,7 +130,8 @@ func TestPush_EachStatus_MapsToItsError(t *testing.T) {
 			switch {
 			case errors.As(err, &refused) != (tt.refused != ""), (err == nil) != (tt.refused == "" && tt.words == ""):
 				t.Fatalf("got %v", err)
-			case tt.refused != "" && (!strings.HasSuffix(refused.Message, tt.refused) || len(refused.Message) > wire.MaxErrorBytes):
+			case tt.refused != "" &&
+				(!strings.HasSuffix(refused.Message, tt.refused) || len(refused.Message) > wire.MaxErrorBytes):
 				t.Errorf("words %q, want %q", refused.Message, tt.refused)
 			case err != nil && !strings.Contains(err.Error(), tt.words):
 				t.Errorf("error %q does not say %q", err, tt.words)
@@ -125,7 +147,8 @@ func TestPush_ShortTokenInError_Redacted(t *testing.T) {
 	defer s.Close()
 	var refused *protocol.Refused
 	err := New(s.URL, "n").Push(t.Context(), eight)
-	if !errors.As(err, &refused) || len(refused.Message) > wire.MaxErrorBytes || strings.Contains(refused.Message, "nn") {
+	if !errors.As(err, &refused) || len(refused.Message) > wire.MaxErrorBytes ||
+		strings.Contains(refused.Message, "nn") {
 		t.Errorf("got %v, want %d bytes at most", err, wire.MaxErrorBytes)
 	}
 }
@@ -179,7 +202,8 @@ func TestErrors_SecretEchoed_Redacted(t *testing.T) {
 		c := serve(t, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Location", "http://"+token+"@elsewhere/?"+token)
 			answer(status, "", "you sent "+r.Header.Get("Authorization")+", "+
-				strings.Repeat("x", wire.MaxErrorBytes-len("you sent Bearer , ")-2*len(token)+3)+token)(w, r) // cut in two
+				// cut in two
+				strings.Repeat("x", wire.MaxErrorBytes-len("you sent Bearer , ")-2*len(token)+3)+token)(w, r)
 		})
 		_, read := c.Running(t.Context())
 		for _, err := range []error{read, c.Push(t.Context(), eight)} {
