@@ -2,8 +2,8 @@ package main
 
 import "github.com/sirupsen/logrus"
 
-// agentIDHook has each line of the log say whose it is, once that is known. id must
-// not wait: lines are written under locks.
+// agentIDHook adds the agent's id to each line of the log once it is known. id must not
+// log.
 type agentIDHook struct{ id func() string }
 
 // Levels implements logrus.Hook.

@@ -1,5 +1,5 @@
-// Command agent keeps the worker beside it at the configuration that the
-// controller wants it to run.
+// Command agent makes the worker beside it run the configuration that the controller
+// offers.
 package main
 
 import (
@@ -32,8 +32,8 @@ import (
 var program = settings.Program{
 	Name: "agent",
 	About: `Fetches the configuration from the controller, keeps the last good one on disk,
-and sees to it that the worker beside it runs it: through restarts of the
-worker, and while the controller is away.`,
+and makes the worker beside it run it, also after a restart of the worker and
+while the controller is unavailable.`,
 	Commands: []settings.Command{settings.Health},
 	Examples: `
   agent
@@ -49,9 +49,9 @@ func main() { program.Main(run) }
 //	 tlsfiles.Files
 //	        │ certificates
 //	controller.Client ◀─register, fetch, report─ poller.Poller ─push, read─▶ worker.Client
-//	notify.Subscriber ────────────hints────────▶   ▲     │
-//	                     status.Handler ──what is──┘     └──load, save──▶ cache.File
-//	    systemd ◀──alive───┘        └──figures──▶ metrics registry (the Poller counts there too)
+//	notify.Subscriber ────────────hints────────▶   ▲     │  └──load, save──▶ cache.File
+//	                      status.Handler ──status──┘     └──events, decisions──▶ state.Machine
+//	    systemd ◀──alive───┘        └──gauges──▶ metrics registry (the Poller counts there too)
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var s config.Settings
 	command, _, err := program.ParseCommand(args, func(command string) settings.Validator {
@@ -123,8 +123,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return g.Wait()
 }
 
-// self is what this agent says of itself when it registers, with the name that the
-// kernel has for the machine: any bytes.
+// self returns what this agent registers. hostname is as the kernel has it, which may be
+// any bytes; err is why it could not be read.
 func self(hostname string, err error) models.RegisterRequest {
 	hostname = strings.ToValidUTF8(hostname, "\uFFFD")
 	if err != nil || models.Text("hostname", hostname, models.MaxHostnameBytes) != nil || hostname == "" {

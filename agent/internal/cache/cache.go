@@ -1,15 +1,14 @@
-// Package cache keeps the agent's state in one file, so that a restarted agent
-// is the same agent and can feed its worker while the controller is away.
+// Package cache keeps the agent's state in one file, so that a restarted agent keeps its
+// identity and can configure its worker while the controller is unavailable.
 //
-// The file is replaced as a whole and synced, never written in place: after a
-// crash at any moment it is the old state or the new one. It holds the agent's
-// token, hence mode 0600. A line with the format's version and a SHA-256 sum
-// stands before the JSON, so that a torn, cut or edited file is seen for what
-// it is. Fields that a newer agent has added are passed over, and dropped with the
-// next Save.
+// The file is replaced as a whole and synced, never written in place: after a crash at any
+// moment it holds the old state or the new one. It holds the agent's token, hence mode
+// 0600. The JSON is preceded by a line with the format's version and a SHA-256 sum, so
+// that a torn, truncated or edited file is detected. Fields that a newer agent has added
+// are ignored, and dropped by the next Save.
 //
-// Only a regular file of this user that no other user may write is read or replaced,
-// and only one process at a time has it open.
+// Only a regular file of this user that no other user may write is read or replaced, and
+// only one process at a time has it open.
 package cache
 
 import (
@@ -42,20 +41,19 @@ const (
 	maxBytes = 64 << 10
 )
 
-// ErrBroken is the error of a file that is not, or not wholly, a cache of this
-// format.
+// ErrBroken is the error of a file that is not a complete cache of this format.
 var ErrBroken = errors.New("broken cache")
 
 // File is the cache. It has one owner at a time: the agent's poller.
 type File struct {
-	path string   // without links
-	lock *os.File // nil where none could be made
+	path string   // with symbolic links resolved
+	lock *os.File // nil if none could be made
 }
 
-// Open takes the cache at path for this process. The file need not exist. The error
-// names the file and says why it is refused: no agent has written it, another
-// user could have written it, or another agent has it open. Links on the
-// way to the file are followed once, here.
+// Open opens the cache at path for this process alone. The file need not exist. Symbolic
+// links on the way to it are resolved once, here. The error names the file and says why
+// it is refused: it is not a regular file, another user could have written it, or another
+// agent has it open.
 func Open(path string) (*File, error) {
 	path, err := atomicfile.Resolve(path)
 	if err != nil {
@@ -66,7 +64,7 @@ func Open(path string) (*File, error) {
 	switch {
 	case err == nil:
 		_ = file.Close() // nothing was written
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.EIO): // of a disk that fails Load and Save tell
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.EIO): // Load and Save report a disk that fails
 	default:
 		return nil, err
 	}
@@ -84,9 +82,9 @@ func (f *File) Close() error {
 	return f.lock.Close()
 }
 
-// Load returns what the file holds: the zero State, and no error, if there is
-// no file. With an error the State holds what can still be trusted, which may
-// be nothing; it is never one that must not be run.
+// Load returns what the file holds: the zero Stored, and no error, if there is no file.
+// With an error it returns what can still be trusted, which may be nothing. Every
+// configuration that it returns is valid.
 func (f *File) Load() (state.Stored, error) {
 	f.removeLeftovers()
 	file, err := f.open()
@@ -104,9 +102,8 @@ func (f *File) Load() (state.Stored, error) {
 	return stored, nil
 }
 
-// Save replaces what the file holds by stored. When it returns nil, stored
-// outlives a power cut; when it returns an error, the file holds what it held
-// before, or all of stored: never a part.
+// Save replaces what the file holds by stored. If it returns nil, stored survives a power
+// cut. After an error, the file holds what it held before, or all of stored.
 func (f *File) Save(stored state.Stored) error {
 	data, err := encode(stored)
 	if err != nil {
@@ -133,18 +130,18 @@ func (f *File) Save(stored state.Stored) error {
 	return nil
 }
 
-// removeLeftovers removes what an agent that was killed while it saved has left: the
-// file's own name with a dot before it and digits behind.
+// removeLeftovers removes the temporary files of agents that were killed while they
+// saved. Their names are that of the file, between a dot and digits.
 func (f *File) removeLeftovers() {
 	prefix := "." + filepath.Base(f.path)
 	entries, err := os.ReadDir(filepath.Dir(f.path))
 	if err != nil {
-		return // Save will meet the same and say so
+		return // Save reports it
 	}
 	for _, e := range entries {
 		digits, ok := strings.CutPrefix(e.Name(), prefix)
 		if ok && digits != "" && strings.Trim(digits, "0123456789") == "" && e.Type().IsRegular() {
-			_ = os.Remove(filepath.Join(filepath.Dir(f.path), e.Name())) // it only takes room
+			_ = os.Remove(filepath.Join(filepath.Dir(f.path), e.Name())) // it only takes space
 		}
 	}
 }
@@ -166,8 +163,8 @@ func header(payload []byte) []byte {
 	return fmt.Appendf(nil, "%s %s %s\n", magic, format, hex.EncodeToString(sum[:]))
 }
 
-// read is Load without the file. A configuration that this build would not run
-// is left out and named in the error; the rest stands.
+// read is Load without the file. A configuration that is not valid is left out and named
+// in the error; the rest is returned.
 func read(r io.Reader) (state.Stored, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxBytes+1))
 	switch {
@@ -180,11 +177,11 @@ func read(r io.Reader) (state.Stored, error) {
 	fields := strings.Fields(string(line))
 	switch {
 	case len(fields) != 3 || fields[0] != magic:
-		return state.Stored{}, fmt.Errorf("%w: it does not begin as one", ErrBroken)
+		return state.Stored{}, fmt.Errorf("%w: it does not start with its header", ErrBroken)
 	case fields[1] != format:
 		return state.Stored{}, fmt.Errorf("%w: format %.20q; this build reads %s", ErrBroken, fields[1], format)
 	case !bytes.HasPrefix(data, header(payload)):
-		return state.Stored{}, fmt.Errorf("%w: the checksum does not fit", ErrBroken)
+		return state.Stored{}, fmt.Errorf("%w: the checksum does not match", ErrBroken)
 	}
 	return decode(payload)
 }
@@ -204,8 +201,8 @@ type storedRelease struct {
 	FetchedAt time.Time      `json:"fetched_at"`
 }
 
-// decode reads the JSON of a state. What a newer agent has added around a
-// configuration is passed over, but half a configuration is not run.
+// decode reads the JSON of a state. Unknown fields are ignored, except within a
+// configuration, which would then be run in part.
 func decode(payload []byte) (state.Stored, error) {
 	var d document
 	if err := json.Unmarshal(payload, &d); err != nil {
@@ -221,14 +218,14 @@ func decode(payload []byte) (state.Stored, error) {
 		faults[0] = self.Validate()
 	}
 	if faults[0] != nil {
-		stored.Identity = protocol.Identity{} // the agent registers as another
+		stored.Identity = protocol.Identity{} // the agent registers with a new one
 	}
 	stored.Candidate, faults[1] = d.Candidate.release("candidate")
 	stored.LastGood, faults[2] = d.LastGood.release("last good")
 	return stored, errors.Join(faults[:]...)
 }
 
-// release returns a configuration that may be run, or why it must not be.
+// release returns a valid configuration, or why it is not valid.
 func (s *storedRelease) release(name string) (*protocol.Release, error) {
 	if s == nil {
 		return nil, nil

@@ -281,14 +281,14 @@ func TestLoad_TornFile_Refused(t *testing.T) {
 		flipped[at] ^= 1
 		check(fmt.Sprintf("bit flipped at %d", at), flipped, "")
 	}
-	check("more behind it", append(bytes.Clone(whole), '\n'), "the checksum does not fit")
+	check("more behind it", append(bytes.Clone(whole), '\n'), "the checksum does not match")
 	check("too long", append(bytes.Clone(whole), make([]byte, maxBytes)...), "longer than 65536 bytes")
 	check(
 		"another format", bytes.Replace(whole, []byte(magic+" 1"), []byte(magic+" 0"), 1),
 		`format "0"; this build reads 1`,
 	)
-	check("another program's", bytes.Replace(whole, []byte(magic), []byte("magic"), 1), "does not begin as one")
-	check("JSON without a header", whole[bytes.IndexByte(whole, '\n')+1:], "does not begin as one")
+	check("another program's", bytes.Replace(whole, []byte(magic), []byte("magic"), 1), "does not start with its header")
+	check("JSON without a header", whole[bytes.IndexByte(whole, '\n')+1:], "does not start with its header")
 }
 
 // What is longer than a cache is not read to its end.

@@ -11,15 +11,15 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 )
 
-// open opens the file to read it, and checks the open file: no other user could have
-// written it. Its errors name the file.
+// open opens the file for reading, and checks that no other user could have written it.
+// Its errors name the file.
 func (f *File) open() (*os.File, error) {
 	before, err := os.Lstat(f.path)
 	if err != nil {
 		return nil, err
 	}
 	if err := trusted(f.path, before); err != nil {
-		return nil, err // not even opened: a device may do something
+		return nil, err // before it is opened, which has effects on a device
 	}
 	file, err := os.OpenFile(f.path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -27,7 +27,7 @@ func (f *File) open() (*os.File, error) {
 	}
 	opened, err := file.Stat()
 	if err == nil {
-		err = trusted(f.path, opened) // it may have been replaced in between
+		err = trusted(f.path, opened) // it may have been replaced since
 	}
 	if err != nil {
 		_ = file.Close()
@@ -36,7 +36,8 @@ func (f *File) open() (*os.File, error) {
 	return file, nil
 }
 
-// trusted reports why another user could have written a file, nil if none could.
+// trusted returns nil if no other user could have written a file, and otherwise why one
+// could.
 func trusted(path string, info fs.FileInfo) error {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	switch mode := info.Mode(); {
@@ -44,19 +45,18 @@ func trusted(path string, info fs.FileInfo) error {
 		return fmt.Errorf("is %s, which is %s; set it to a file of its own, which need not exist",
 			path, atomicfile.Kind(mode))
 	case ok && int(stat.Uid) != os.Geteuid():
-		return fmt.Errorf("is %s, which belongs to user id %d and not to this one, %d; run the agent as its owner, or remove the file",
-			path, stat.Uid, os.Geteuid())
+		return fmt.Errorf("is %s, which belongs to user id %d and not to this one, %d; "+
+			"run the agent as its owner, or remove the file", path, stat.Uid, os.Geteuid())
 	case mode.Perm()&0o022 != 0:
-		return fmt.Errorf("is %s, which others may write (mode %04o); look at what it holds, then chmod 600 it, or remove it",
-			path, mode.Perm())
+		return fmt.Errorf("is %s, which others may write (mode %04o); "+
+			"look at what it holds, then chmod 600 it, or remove it", path, mode.Perm())
 	}
 	return nil
 }
 
-// lock takes the lock of the cache at path until the file that it returns is closed,
-// or the process ends however that may be. It is a file of its own, because the
-// cache is replaced. Where it cannot be made, the cache cannot be saved either: then
-// it returns nil.
+// lock locks the cache at path until the returned file is closed or the process ends. The
+// lock is on a file of its own, because the cache itself is replaced. If that file cannot
+// be made, neither can the cache: then lock returns nil.
 func lock(path string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, nil

@@ -1,5 +1,5 @@
-// Package config is the agent's manual: every setting, its default and what it
-// must be. Nothing else in the agent reads the environment.
+// Package config defines the agent's settings: their names, defaults and rules. No other
+// package of the agent reads the environment.
 package config
 
 import (
@@ -19,19 +19,19 @@ type Settings struct {
 	ControllerUsername string          `setting:"CONTROLLER_USERNAME" default:"agent" mistaken:"AGENT_USERNAME" usage:"user name that all agents register with"`
 	ControllerPassword settings.Secret `setting:"CONTROLLER_PASSWORD" default:"secret123" mistaken:"AGENT_PASSWORD" usage:"password that all agents register with"`
 	ControllerCAFile   string          `setting:"CONTROLLER_CA_FILE" usage:"file of the certificates to trust as the controller's, instead of those of the system"`
-	ControllerCertFile string          `setting:"CONTROLLER_CERT_FILE" usage:"file of the certificate that the controller knows its agents by, if it has TLS_CLIENT_CA_FILE"`
+	ControllerCertFile string          `setting:"CONTROLLER_CERT_FILE" usage:"file of the client certificate, if the controller has TLS_CLIENT_CA_FILE"`
 	ControllerKeyFile  string          `setting:"CONTROLLER_KEY_FILE" usage:"file of its key"`
 	settings.Proxy     `group:"Proxy to the controller"`
-	WorkerURL          string          `group:"Worker" setting:"WORKER_URL" default:"http://localhost:8082" usage:"the worker that this agent feeds"`
+	WorkerURL          string          `group:"Worker" setting:"WORKER_URL" default:"http://localhost:8082" usage:"the worker that this agent configures"`
 	WorkerToken        settings.Secret `setting:"WORKER_TOKEN" usage:"the worker's own WORKER_TOKEN; may stay empty for a worker on this machine"`
 	CacheFile          string          `group:"Agent" setting:"CACHE_FILE" default:"./agent_config.cache" usage:"file that keeps this agent's identity and the last good configuration"`
-	AllowedHosts       []string        `setting:"ALLOWED_HOSTS" usage:"names, besides localhost and IP addresses, that /status may be asked by, with commas between"`
+	AllowedHosts       []string        `setting:"ALLOWED_HOSTS" usage:"host names, separated by commas, that requests for /status may name besides localhost and IP addresses"`
 	settings.Push      `group:"Push"`
-	Ephemeral          bool `group:"Lifetime" setting:"EPHEMERAL" default:"false" usage:"true for an agent that will not come back: it takes itself off the controller's list when it ends"`
+	Ephemeral          bool `group:"Lifetime" setting:"EPHEMERAL" default:"false" usage:"true for an agent that will not return: it deregisters when it ends"`
 	settings.Diagnosis `group:"Logs and profiles"`
 }
 
-// Listener is where the agent answers: all that the command health needs to know.
+// Listener is where the agent listens. The command health needs no other setting.
 type Listener struct {
 	Host string `setting:"HOST" default:"127.0.0.1" usage:"address to listen on for /status and the other probes; 0.0.0.0 is every interface"`
 	Port int    `setting:"PORT" default:"8081" usage:"TCP port to listen on; 0 picks a free one"`
@@ -52,7 +52,8 @@ func (s *Settings) Validate() (faults settings.Faults) {
 	faults = append(faults, s.Push.Validate()...)
 	faults.Check(
 		!s.Embedded(), "NATS_URL",
-		"is embedded, which is for controllers; set it to the controller's NATS_LISTEN, such as nats://controller.example.com:4222",
+		"is embedded, which is for controllers; set it to the controller's NATS_LISTEN, "+
+			"such as nats://controller.example.com:4222",
 	)
 	faults = append(faults, s.Diagnosis.Validate()...)
 	return faults
@@ -64,7 +65,7 @@ func (l *Listener) Validate() (faults settings.Faults) {
 	return faults
 }
 
-// checkTLS adds the faults of files that CONTROLLER_URL has no use for.
+// checkTLS adds the faults of TLS files, which CONTROLLER_URL must make use of.
 func (s *Settings) checkTLS(faults *settings.Faults) {
 	faults.CheckPair("CONTROLLER_CERT_FILE", s.ControllerCertFile, "CONTROLLER_KEY_FILE", s.ControllerKeyFile)
 	plain := s.PlainHost() != ""
@@ -78,7 +79,7 @@ func (s *Settings) checkTLS(faults *settings.Faults) {
 	)
 }
 
-// ControllerProxy is the proxy by which the controller is reached, nil for none.
+// ControllerProxy returns the proxy through which the controller is reached, nil for none.
 func (s *Settings) ControllerProxy() *url.URL {
 	u, err := url.Parse(s.ControllerURL)
 	if err != nil {
@@ -87,11 +88,10 @@ func (s *Settings) ControllerProxy() *url.URL {
 	return s.ProxyFor(u)
 }
 
-// PlainHost is the host that CONTROLLER_URL leads to without TLS, "" where it
-// leads there with TLS.
+// PlainHost returns the host of CONTROLLER_URL if it is reached without TLS, else "".
 func (s *Settings) PlainHost() string {
 	u, err := url.Parse(s.ControllerURL)
-	if err != nil || u.Scheme != "http" { // Parse writes it small
+	if err != nil || u.Scheme != "http" { // Parse lowers its case
 		return ""
 	}
 	return u.Hostname()

@@ -1,6 +1,5 @@
-// Package controller is the agent's side of the controller's HTTP API: it
-// registers, fetches and reports, and turns the answers' status codes into the
-// errors of protocol.
+// Package controller is the client of the controller's HTTP API. It registers, fetches and
+// reports, and maps status codes to the errors of package protocol.
 package controller
 
 import (
@@ -22,41 +21,39 @@ import (
 )
 
 const (
-	// timeout is how long one answer may take.
-	timeout = 10 * time.Second
-	// deregisterTimeout is how long an agent that ends is kept by saying so.
-	deregisterTimeout = 5 * time.Second
-	// maxSpread is the longest that a report is put off for others.
-	maxSpread = time.Second
-	// maxRetryAfter is the longest that the controller can keep an agent away.
+	timeout           = 10 * time.Second // of one answer
+	deregisterTimeout = 5 * time.Second  // which delays the end of the agent
+
+	// Bounds on what the controller asks for.
+	maxSpread     = time.Second // before a report
 	maxRetryAfter = time.Hour
 )
 
-// Client speaks to one controller.
+// Client is a client of one controller.
 type Client struct {
 	http               *httpclient.Client
 	username, password string // shared by all agents: to register
 
-	// etags says that the controller takes ETags in reports, as one does that names its
-	// fleet. Builds before that refuse them.
+	// etags says that the controller takes ETags in reports. A controller that names its
+	// fleet does; older builds reject them.
 	etags atomic.Bool
 }
 
-// Options say where the controller is, and how to come to it.
+// Options say where the controller is, and how to reach it.
 type Options struct {
 	URL                string
 	Username, Password string // what all agents register with
 
-	// Pushed says that polls are far apart, or held for long, because newer versions
-	// are heard of between them: then the connection is kept from one to the next,
-	// and is not probed, which would cost more than all the rest. Should it have died
-	// without a word, the time limit of a fetch shows it.
+	// Pushed says that polls are long, or far apart, because the agent learns of newer
+	// versions between them. Then the connection is kept from one to the next without
+	// TCP keep-alive probes, which would cost more than all the rest. The timeout of a
+	// fetch detects a connection that is dead.
 	Pushed bool
 
-	// TLS is the configuration of the next connection; nil: the system's.
+	// TLS returns the configuration of the next connection; nil: the system's.
 	TLS func() *tls.Config
 
-	// Proxy is the forward proxy on the way there; nil: none.
+	// Proxy is the forward proxy to use; nil: none.
 	Proxy *url.URL
 }
 
@@ -71,10 +68,9 @@ func New(o Options) *Client {
 	return &Client{http: client, username: o.Username, password: o.Password}
 }
 
-// Register tells the controller who is there, and learns who the controller
-// takes it for. It authenticates as an agent, or with the shared credentials if as
-// has no token. protocol.ErrUnauthorized: the credentials are wrong, or the id is
-// another agent's.
+// Register registers the agent, and returns its identity. It authenticates with the token
+// of as, or with the shared credentials if there is none. It returns
+// protocol.ErrUnauthorized if the credentials are wrong, or if the id is another agent's.
 func (c *Client) Register(
 	ctx context.Context, as protocol.Identity, self wire.RegisterRequest,
 ) (protocol.Registration, error) {
@@ -93,7 +89,7 @@ func (c *Client) Register(
 	unexpected := c.http.Unexpected(answer, request)
 	switch {
 	case answer.Status == http.StatusOK, answer.Status == http.StatusCreated:
-	case answer.Status == http.StatusForbidden: // the credentials are known, and the answer says what is wrong
+	case answer.Status == http.StatusForbidden: // the credentials are valid, and the answer says what is wrong
 		return protocol.Registration{}, fmt.Errorf("%w: %w", protocol.ErrForbidden, unexpected)
 	case answer.Status == http.StatusUnauthorized:
 		return protocol.Registration{}, fmt.Errorf("%w: %s%w", protocol.ErrUnauthorized, advice, unexpected)
@@ -112,8 +108,8 @@ func (c *Client) Register(
 	}, nil
 }
 
-// Fetch asks for the release that id should run. The error is one of package protocol's or
-// an outage; the answer's intervals may be set with an error too.
+// Fetch asks for the release that id should run. The error is one of package protocol's,
+// or an outage. The answer's intervals may be set with an error too.
 func (c *Client) Fetch(ctx context.Context, id protocol.Identity, q protocol.Query) (protocol.Answer, error) {
 	request := httpclient.Request{
 		Method: http.MethodGet, Path: wire.ConfigPath,
@@ -121,7 +117,7 @@ func (c *Client) Fetch(ctx context.Context, id protocol.Identity, q protocol.Que
 	}
 	if q.MayWait {
 		request.Path += "?wait=" + strconv.Itoa(int(q.Wait/time.Second)) + "s"
-		request.Once = q.Wait > 0 // what breaks it may have broken it for the whole fleet
+		request.Once = q.Wait > 0 // the whole fleet may have lost its connections
 	}
 	request.Header = http.Header{}
 	setText(request.Header, wire.HeaderWorkerError, q.WorkerError)
@@ -182,7 +178,7 @@ func (c *Client) Fetch(ctx context.Context, id protocol.Identity, q protocol.Que
 	case http.StatusForbidden:
 		return result, fmt.Errorf("%w: %w", protocol.ErrForbidden, c.http.Unexpected(answer, request))
 	}
-	if q.Wait > 0 && answer.Status >= 400 && !answer.IsProblem() { // a proxy's, not the controller's
+	if q.Wait > 0 && answer.Status >= 400 && !answer.IsProblem() { // of a proxy, not of the controller
 		if answer.Status == http.StatusRequestTimeout || answer.Status == http.StatusGatewayTimeout {
 			return result, fmt.Errorf("%w: %w", protocol.ErrCut, c.http.Unexpected(answer, request))
 		}
@@ -191,7 +187,8 @@ func (c *Client) Fetch(ctx context.Context, id protocol.Identity, q protocol.Que
 	return result, c.outage(answer, request)
 }
 
-// timeoutOf returns the timeout of a response that the controller may hold for wait.
+// timeoutOf returns the timeout of a long poll, which the controller may delay for wait and
+// wire.WaitSlack longer.
 func timeoutOf(wait time.Duration) time.Duration { return timeout + wait + wire.WaitSlack(wait) }
 
 // setText sets a header to text as one line, unless it is empty.
@@ -201,8 +198,8 @@ func setText(h http.Header, name, text string) {
 	}
 }
 
-// Report tells the outcome of an attempt. protocol.ErrUnwanted: it need not be
-// sent again.
+// Report sends the outcome of an attempt. It returns protocol.ErrUnwanted if the report
+// need not be sent again.
 func (c *Client) Report(ctx context.Context, id protocol.Identity, report wire.Report) error {
 	if !c.etags.Load() {
 		report.ETag = ""
@@ -219,17 +216,18 @@ func (c *Client) Report(ctx context.Context, id protocol.Identity, report wire.R
 		return nil
 	case answer.Status == http.StatusUnauthorized, answer.Status == http.StatusForbidden:
 		return fmt.Errorf("%w: %w", protocol.ErrUnauthorized, c.http.Unexpected(answer, request))
-	case !answer.IsProblem(): // a proxy's page, not the controller's word
+	case !answer.IsProblem(): // of a proxy, not of the controller
 		return c.outage(answer, request)
 	case answer.Status == http.StatusBadRequest, answer.Status == http.StatusNotFound,
-		answer.Status == http.StatusMethodNotAllowed, answer.Status == http.StatusConflict, answer.Status == http.StatusUnprocessableEntity:
+		answer.Status == http.StatusMethodNotAllowed, answer.Status == http.StatusConflict,
+		answer.Status == http.StatusUnprocessableEntity:
 		return fmt.Errorf("%w: %w", protocol.ErrUnwanted, c.http.Unexpected(answer, request))
 	}
 	return c.outage(answer, request)
 }
 
-// Deregister takes the agent off the controller's list. Not to be there any more is
-// no error.
+// Deregister removes the agent from the controller. It returns nil if the agent is not
+// there.
 func (c *Client) Deregister(ctx context.Context, id protocol.Identity) error {
 	request := httpclient.Request{
 		Method: http.MethodDelete, Path: "/api/v1/agents/" + url.PathEscape(id.AgentID),
@@ -247,7 +245,7 @@ func (c *Client) Deregister(ctx context.Context, id protocol.Identity) error {
 	return c.http.Unexpected(answer, request)
 }
 
-// outage is the error of an answer that should be another one later.
+// outage returns the error of an answer after which the request is retried.
 func (c *Client) outage(answer httpclient.Answer, request httpclient.Request) error {
 	err := c.http.Unexpected(answer, request)
 	if after := retryAfter(answer.Header); after > 0 {
@@ -256,7 +254,7 @@ func (c *Client) outage(answer httpclient.Answer, request httpclient.Request) er
 	return err
 }
 
-// decodeRegistration reads an identity that can be authenticated with.
+// decodeRegistration reads an identity, and validates it.
 func decodeRegistration(answer httpclient.Answer) (wire.RegisterResponse, error) {
 	r, err := httpclient.Decode[wire.RegisterResponse](answer)
 	if err != nil {
@@ -268,7 +266,8 @@ func decodeRegistration(answer httpclient.Answer) (wire.RegisterResponse, error)
 	return r, wire.RegisterRequest{Hostname: "answer", AgentID: r.AgentID}.Validate()
 }
 
-// headerInterval reads an interval in seconds; 0 if it is missing or no number.
+// headerInterval returns an interval that is given in seconds; 0 if it is missing or not a
+// number.
 func headerInterval(h http.Header, name string) time.Duration {
 	seconds, err := strconv.Atoi(strings.TrimSpace(h.Get(name)))
 	if err != nil {
@@ -277,8 +276,8 @@ func headerInterval(h http.Header, name string) time.Duration {
 	return clampInterval(seconds)
 }
 
-// clampInterval brings what the controller asks for into the contract's
-// bounds. 0 stands for its having asked for nothing.
+// clampInterval returns the interval that the controller asks for, within the bounds of the
+// contract; 0 if it asks for none.
 func clampInterval(seconds int) time.Duration {
 	if seconds == 0 {
 		return 0
@@ -287,8 +286,8 @@ func clampInterval(seconds int) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// usableETag is the ETag as the controller sent it, without what a gateway that
-// compresses makes of it; "" if it is missing or not valid (RFC 9110 §8.8.3).
+// usableETag returns the ETag as the controller sent it, without the suffix that a
+// compressing gateway adds; "" if it is missing or not valid (RFC 9110 §8.8.3).
 func usableETag(h http.Header) string {
 	tag := h.Get("ETag")
 	opaque := strings.TrimPrefix(tag, "W/")
@@ -303,9 +302,9 @@ func usableETag(h http.Header) string {
 	return etag.Original(tag)
 }
 
-// retryAfter reads Retry-After (RFC 9110 §10.2.3): seconds, or a date, which
-// is taken against the answer's own Date where it has one, for the clocks may
-// differ.
+// retryAfter returns the Retry-After (RFC 9110 §10.2.3), which is a number of seconds or a
+// date. A date is compared with the answer's own Date, if there is one, because clocks
+// may differ.
 func retryAfter(h http.Header) time.Duration {
 	text := strings.TrimSpace(h.Get("Retry-After"))
 	seconds, err := strconv.ParseUint(text, 10, 32)

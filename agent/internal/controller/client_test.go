@@ -240,7 +240,7 @@ func TestFetch_EachStatus_MapsToItsError(t *testing.T) {
 		},
 		"busy, not saying how long": {handle: answer(503, ""), words: "503"},
 		"a gateway's, for how long": {handle: answer(502, "", "Retry-After", "7"), words: "asked to wait 7s"},
-		"a status of no meaning":    {handle: answer(299, document), words: "299"},
+		"an unknown status":         {handle: answer(299, document), words: "299"},
 		"HTML": {
 			handle: answer(200, "<html>hello</html>", "Content-Type", "text/html"), kind: protocol.ErrInvalidConfig,
 		},

@@ -1,8 +1,8 @@
-// Package httpclient sends one HTTP request and reads one answer, with the
-// bounds that keep a neighbour from harming the agent: a time limit, at most
-// models.MaxBodyBytes of answer, no redirect followed (it would take the
-// credentials along), no cookie kept. Its errors read the same each time the
-// same thing goes wrong, and hold no credentials: they are logged and shown.
+// Package httpclient sends one HTTP request and reads one answer. It bounds what a server
+// can do to the agent: each request has a timeout, an answer has at most
+// models.MaxBodyBytes, redirects are not followed, because they would receive the
+// credentials, and cookies are not kept. Its errors are logged and shown: they are the
+// same each time that the same goes wrong, and contain no credentials.
 package httpclient
 
 import (
@@ -32,7 +32,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
-// Client talks to one server.
+// Client is a client of one server.
 type Client struct {
 	base   string
 	server string // what errors call it
@@ -40,30 +40,30 @@ type Client struct {
 	http   *http.Client
 }
 
-// TLS is how TLS is spoken. The zero TLS trusts what the system trusts.
+// TLS configures TLS. The zero TLS trusts what the system trusts.
 type TLS struct {
 	Config          func() *tls.Config // of the next connection
-	CA, Certificate string             // the settings that say whom to trust, and with which certificate to come
+	CA, Certificate string             // the settings of the trusted authorities and of the client certificate, for errors
 }
 
-// KeepAlive is how a connection is kept between two requests. The zero KeepAlive does for
-// a server that is asked all the time.
+// KeepAlive is how long an idle connection is kept. The zero KeepAlive is for a server
+// that is asked often.
 type KeepAlive struct {
-	Idle  time.Duration // closed after that; 0: 90 s
+	Idle  time.Duration // until the connection is closed; 0: 90 s
 	Probe time.Duration // between TCP keep-alive probes; 0: 15 s, negative: none
 }
 
-// Bounds on the way to an answer.
 const (
 	dialTimeout      = 5 * time.Second
 	handshakeTimeout = 5 * time.Second
 )
 
-// New returns a client of the server at base, a URL, which is reached by proxy, nil
-// for none. name is what its errors call it: "the worker". It opens no connection.
+// New returns a client of the server at the URL base, which is reached through proxy, nil
+// for none. name is how errors call the server, such as "the worker". New opens no
+// connection.
 //
-// It speaks HTTP/1.1: it has one request at a time to send, and HTTP/2 would cost
-// memory, and frames beside it.
+// The client uses HTTP/1.1: it sends one request at a time, and HTTP/2 would cost more
+// memory and more packets.
 func New(name, base string, keep KeepAlive, secure TLS, proxy *url.URL) *Client {
 	idle, probe := cmp.Or(keep.Idle, 90*time.Second), cmp.Or(keep.Probe, 15*time.Second)
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: probe}
@@ -85,7 +85,7 @@ func New(name, base string, keep KeepAlive, secure TLS, proxy *url.URL) *Client 
 	}}
 	server := name + " at " + base
 	if proxy != nil {
-		server += " (by the proxy at " + proxy.Host + ")" // not its user
+		server += " (by the proxy at " + proxy.Host + ")" // without its credentials
 	}
 	return &Client{
 		base:   strings.TrimRight(base, "/"),
@@ -98,7 +98,7 @@ func New(name, base string, keep KeepAlive, secure TLS, proxy *url.URL) *Client 
 	}
 }
 
-// connected returns an error if a proxy does not connect.
+// connected returns an error if a proxy refuses to connect.
 func connected(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 	if answer.StatusCode == http.StatusOK {
 		return nil
@@ -111,8 +111,8 @@ type notConnectedError string
 
 func (e notConnectedError) Error() string { return string(e) }
 
-// transport is an http.Transport that is replaced when the trusted authorities
-// change, so that the next request opens a connection.
+// transport is an http.Transport that is replaced when the trusted authorities change, so
+// that the next request opens a new connection.
 type transport struct {
 	tls  TLS
 	with func(*tls.Config) *http.Transport
@@ -150,27 +150,28 @@ func (t *transport) current() *http.Transport {
 	return t.now
 }
 
-// Request is what to send.
+// Request is a request to send.
 type Request struct {
 	Method, Path   string
 	User, Password string      // Basic credentials, unless User is empty
 	Bearer         string      // a Bearer token, unless empty
-	Secret         string      // is in Body, and must not be in an error
+	Secret         string      // that Body contains, and that errors must not
 	IfNoneMatch    string      // unless empty
-	Header         http.Header // more of them
-	Once           bool        // not sent again where the connection breaks before an answer
+	Header         http.Header // additional ones
+	Once           bool        // do not resend if the connection breaks before an answer
 	Body           any         // sent as JSON, unless nil
 }
 
-// Answer is what came back, whole.
+// Answer is a complete answer.
 type Answer struct {
 	Status int
 	Header http.Header
 	Body   []byte
 }
 
-// Do sends r and reads the answer, whatever its status, within timeout. The
-// request id of ctx goes along. The error says what is wrong with the server or the way to it.
+// Do sends r with the request id of ctx, and reads the answer within timeout. An answer of
+// any status is not an error. The error says what is wrong with the server, or with the
+// way to it.
 func (c *Client) Do(ctx context.Context, timeout time.Duration, r Request) (Answer, error) {
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -182,7 +183,7 @@ func (c *Client) Do(ctx context.Context, timeout time.Duration, r Request) (Answ
 	if err != nil {
 		return Answer{}, c.explain(err, r, timeout)
 	}
-	defer func() { _ = resp.Body.Close() }() // read to its end, or given up
+	defer func() { _ = resp.Body.Close() }() // it was read to its end, or is not needed
 	body, err := io.ReadAll(io.LimitReader(resp.Body, wire.MaxBodyBytes+1))
 	switch {
 	case err != nil:
@@ -226,15 +227,15 @@ func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) 
 		req.Header.Set("If-None-Match", r.IfNoneMatch)
 	}
 	if r.Once {
-		// net/http takes it for a body that it cannot send twice, and sends none;
-		// TestFetch_WaitBroken_NotResent would show if it did otherwise.
+		// net/http cannot send such a body twice, so that it does not retry, and sends
+		// nothing for it: see TestFetch_WaitBroken_NotResent.
 		req.Body = io.NopCloser(http.NoBody)
 	}
 	return req, nil
 }
 
-// explain puts what can go wrong on the way into words without port numbers
-// and times, which differ at each attempt.
+// explain returns an error for operators. It contains no port number and no time, which
+// would differ from one attempt to the next.
 func (c *Client) explain(err error, r Request, timeout time.Duration) error {
 	var (
 		timedOut interface{ Timeout() bool }
@@ -267,14 +268,14 @@ func (c *Client) explain(err error, r Request, timeout time.Duration) error {
 	case errors.As(err, &wrapped):
 		err = wrapped.Err
 	}
-	if text := err.Error(); r.redact(text) != text { // it quotes what the server sent
+	if text := err.Error(); r.redact(text) != text { // the error quotes what the server sent
 		err = errors.New(r.redact(text))
 	}
 	return fmt.Errorf("%s does not answer as an HTTP server: %w", c.server, err)
 }
 
-// redact takes out of text what r was authenticated with and the secret in its
-// body, also where they stand in quotes.
+// redact replaces the credentials of r and the secret in its body, also where they are
+// escaped.
 func (r Request) redact(text string) string {
 	for _, secret := range []string{r.Password, r.Bearer, basic(r), r.Secret} {
 		if secret != "" {
@@ -285,8 +286,8 @@ func (r Request) redact(text string) string {
 	return text
 }
 
-// tlsError puts a failed handshake into words, in which no time of this attempt
-// stands; nil if err is of another kind.
+// tlsError returns the error of a failed handshake, without times of this attempt; nil if
+// err is of another kind.
 func (c *Client) tlsError(err error) error {
 	var (
 		untrusted *tls.CertificateVerificationError
@@ -310,7 +311,7 @@ func (c *Client) tlsError(err error) error {
 	return nil
 }
 
-// certificateError says why a certificate is not trusted.
+// certificateError returns why a certificate is not trusted.
 func (c *Client) certificateError(err error) error {
 	var (
 		unknown x509.UnknownAuthorityError
@@ -336,7 +337,7 @@ func (c *Client) certificateError(err error) error {
 	return err
 }
 
-// settingHint points to a setting, if there is one for it.
+// settingHint refers to a setting, unless it is "".
 func settingHint(setting string) string {
 	if setting == "" {
 		return ""
@@ -344,16 +345,16 @@ func settingHint(setting string) string {
 	return " (see " + setting + ")"
 }
 
-// Problem reads an error answer: the server's own problem document, or the
-// beginning of what it sent instead. What r was authenticated with is struck
-// out, should the server have sent it back, as is the secret in its body.
+// Problem returns the problem document of an error answer to r, or one with the beginning
+// of what the server sent instead. The credentials of r and the secret in its body are
+// redacted, in case the server has sent them back.
 func (a Answer) Problem(r Request) *problem.Problem {
-	body := strings.NewReader(r.redact(string(a.Body))) // whole: Read may cut a secret in two
+	body := strings.NewReader(r.redact(string(a.Body))) // before Read, which may truncate a secret
 	p := problem.Read(&http.Response{StatusCode: a.Status, Body: io.NopCloser(body)})
 	if p.Title == "" {
-		p.Title = "a status of no meaning"
+		p.Title = "an unknown status"
 	}
-	p.Detail = wire.Trim(r.redact(p.Detail)) // what JSON had escaped
+	p.Detail = wire.Trim(r.redact(p.Detail)) // which JSON may have escaped
 	return p
 }
 
@@ -366,18 +367,18 @@ func basic(r Request) string {
 	return strings.TrimPrefix(req.Header.Get("Authorization"), "Basic ")
 }
 
-// IsProblem reports whether the answer is one of ours, or could be: a page of
-// some other server is not.
+// IsProblem reports whether the answer is a problem document, as this system's servers
+// send, and not the page of another server.
 func (a Answer) IsProblem() bool {
 	return strings.HasPrefix(a.Header.Get("Content-Type"), problem.ContentType)
 }
 
-// Unexpected is the error of an answer that the caller can do nothing with.
+// Unexpected returns the error of an answer that the caller does not handle.
 func (c *Client) Unexpected(a Answer, r Request) error {
 	if a.Status >= 300 && a.Status < 400 {
 		to := "nowhere"
 		if u, err := url.Parse(a.Header.Get("Location")); err == nil && u.Host != "" {
-			to = u.Scheme + "://" + u.Host // the rest may hold what it was sent
+			to = u.Scheme + "://" + u.Host // the rest may contain credentials
 		}
 		return fmt.Errorf(
 			"%s redirects to %s, which is not followed: set its URL to where it really is", c.server, wire.Trim(to),
@@ -386,13 +387,13 @@ func (c *Client) Unexpected(a Answer, r Request) error {
 	return fmt.Errorf("%s answered %w", c.server, a.Problem(r))
 }
 
-// Foreign is the error of a server that is not of this system.
+// Foreign returns the error of a server that is not one of this system. want is what it
+// should be, such as "a worker".
 func (c *Client) Foreign(a Answer, want, setting string) error {
 	return fmt.Errorf("%s answered %d, but not as %s does: check %s", c.server, a.Status, want, setting)
 }
 
-// Decode reads the JSON document of an answer. Members that a newer server may
-// have added are passed over.
+// Decode returns the JSON document of an answer. Unknown members are ignored.
 func Decode[T any](a Answer) (T, error) {
 	var v T
 	if err := json.Unmarshal(a.Body, &v); err != nil {

@@ -16,11 +16,11 @@ import (
 
 const subsystem = "agent"
 
-// Metrics are what a Poller counts and times. How it is at a moment stands in its
-// Status. An attempt that ends because the agent stops is not counted.
+// Metrics count and time the requests of a Poller. An attempt that ends because the agent
+// stops is not counted.
 type Metrics struct {
 	fetches        metrics.Outcomes
-	fetchSeconds   prometheus.Observer // of those that were not to be held
+	fetchSeconds   prometheus.Observer // without long polls
 	registrations  metrics.Outcomes
 	reports        metrics.Outcomes
 	pushes         metrics.Outcomes
@@ -30,14 +30,14 @@ type Metrics struct {
 	hints          *prometheus.CounterVec
 }
 
-// How an exchange with the controller fails.
+// Outcomes of requests to the controller that fail.
 const (
 	denied  = "denied"  // the credentials are refused
-	limited = "limited" // come again later
-	failed  = "failed"  // no answer, or not one of the controller
+	limited = "limited" // the controller asks to retry later
+	failed  = "failed"  // there is no answer, or not one of the controller
 )
 
-// NewMetrics returns the metrics of a Poller.
+// NewMetrics returns the metrics of a Poller, registered with reg unless that is nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	factory := promauto.With(reg)
 	counter := func(name, help string) prometheus.CounterOpts {
@@ -51,7 +51,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return &Metrics{
 		fetches: metrics.NewOutcomes(reg, counter("fetches_total", "Fetches, by outcome."),
 			"changed", "unchanged", "wait_over", "nothing_published", "invalid", "cut", denied, limited, failed),
-		fetchSeconds: seconds("fetch_duration_seconds", "Time of a fetch that the controller was not asked to hold."),
+		fetchSeconds: seconds("fetch_duration_seconds", "Duration of a fetch that is not a long poll."),
 		registrations: metrics.NewOutcomes(
 			reg, counter("registrations_total", "Registrations, by outcome."), "registered", denied, limited, failed,
 		),
@@ -62,20 +62,20 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		pushes: metrics.NewOutcomes(
 			reg, counter("pushes_total", "Pushes to the worker, by outcome."), "applied", "refused", failed,
 		),
-		pushSeconds: seconds("push_duration_seconds", "Time of a push, with the worker's judgement."),
+		pushSeconds: seconds("push_duration_seconds", "Duration of a push, with the worker's validation."),
 		workerRestarts: factory.NewCounter(
-			counter("worker_restarts_total", "Times that the worker was found to be another process than before.")),
+			counter("worker_restarts_total", "Restarts of the worker that were observed.")),
 		cacheWrites: metrics.NewOutcomes(
 			reg, counter("cache_writes_total", "Writes to the cache, by outcome."), "written", failed,
 		),
 		hints: factory.NewCounterVec(
-			counter("hints_total", "Hints that a broker brought, by transport and outcome."),
+			counter("hints_total", "Hints received from a broker, by transport and outcome."),
 			[]string{"transport", "outcome"},
 		),
 	}
 }
 
-// initHints has the hints of a transport be there from the start.
+// initHints makes the series of a transport exist from the start.
 func (m *Metrics) initHints(transport wire.Transport) {
 	for _, outcome := range []pace.Outcome{
 		pace.HintFollowed, pace.HintDelayed, pace.HintOld, pace.HintIgnored, pace.HintInvalid,
@@ -84,7 +84,7 @@ func (m *Metrics) initHints(transport wire.Transport) {
 	}
 }
 
-// countHint counts a hint by what became of it.
+// countHint counts a hint by its outcome.
 func (m *Metrics) countHint(transport wire.Transport, outcome pace.Outcome) {
 	m.hints.WithLabelValues(string(transport), string(outcome)).Inc()
 }
@@ -140,7 +140,8 @@ func (m *Metrics) reported(err error) {
 	}
 }
 
-// failure is how an exchange with the controller failed, "" if the agent stops.
+// failure returns the outcome of a request to the controller that failed, "" if the agent
+// stops.
 func failure(err error) string {
 	switch {
 	case errors.Is(err, context.Canceled):

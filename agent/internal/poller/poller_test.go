@@ -904,7 +904,7 @@ func TestRun_CacheUnwritable_RunsAndSavesLater(t *testing.T) {
 func TestRun_CacheUnreadable_StartsEmpty(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1)}},
-		cache:      &fakeCache{loadError: errors.New("the checksum does not fit")},
+		cache:      &fakeCache{loadError: errors.New("the checksum does not match")},
 	}, func(t *testing.T, w *world) {
 		pass(time.Second)
 		w.runs(t, 1)

@@ -12,13 +12,13 @@ import (
 
 const subsystem = "agent"
 
-// Metrics are what the requests to the agent are measured by.
+// Metrics measure the requests to the agent.
 type Metrics struct {
 	status, probe, other *metrics.Class
 }
 
-// NewMetrics returns the metrics of the requests. With reg, how the agent is goes
-// there too: what current says at the time that it is read.
+// NewMetrics returns the metrics of the requests. It also registers gauges of the status
+// with reg, unless that is nil; each scrape calls current.
 func NewMetrics(reg prometheus.Registerer, current func() protocol.Status) *Metrics {
 	if reg != nil {
 		reg.MustRegister(gauges{current})
@@ -27,7 +27,7 @@ func NewMetrics(reg prometheus.Registerer, current func() protocol.Status) *Metr
 	return &Metrics{status: requests.Class("status"), probe: requests.Class("probe"), other: requests.Class("other")}
 }
 
-// gauges is a Status as Prometheus reads it.
+// gauges is the prometheus.Collector of a status.
 type gauges struct{ current func() protocol.Status }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -36,27 +36,27 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	registered = describe("registered",
-		"1 once the controller has accepted this agent's token since the start, while it is not refused.")
+		"1 once the controller has accepted this agent's token since the start, and until it refuses it.")
 	desiredVersion = describe(
-		"desired_version", "Version that the worker should run; 0 while nothing was ever fetched.",
+		"desired_version", "Version that the worker should run; 0 before the first fetch.",
 	)
 	appliedVersion = describe("applied_version", "Version that the worker accepted last; 0 for none.")
-	inSync         = describe("in_sync", "1 while the worker, when last asked, ran what is desired.")
-	transport      = describe("transport", "1 for how newer versions are heard of now, 0 for the others.", "transport")
-	pushLost       = describe("push_lost", "1 while what PUSH asks for is not heard, so that the agent polls.")
+	inSync         = describe("in_sync", "1 while the worker runs the desired version.")
+	transport      = describe("transport", "1 for how the agent learns of newer versions now, 0 for the others.", "transport")
+	pushLost       = describe("push_lost", "1 while the transport of PUSH fails, so that the agent polls.")
 	lastFetch      = describe(
-		"last_fetch_timestamp_seconds", "When the controller last answered a fetch, a 304 too; 0 before the first.",
+		"last_fetch_timestamp_seconds", "Time of the last answer to a fetch, 304 included; 0 before the first.",
 	)
 	cacheAge = describe(
 		"cache_age_seconds",
-		"Time since the configuration that the cache holds was fetched; absent while it holds none.",
+		"Age of the configuration in the cache; absent while there is none.",
 	)
-	controllerLost = describe("controller_lost", "1 while exchanges with the controller fail or are refused.")
-	workerLost     = describe("worker_lost", "1 while the worker cannot be asked or told.")
+	controllerLost = describe("controller_lost", "1 while requests to the controller fail or are refused.")
+	workerLost     = describe("worker_lost", "1 while requests to the worker fail.")
 	cacheLost      = describe("cache_lost", "1 while the cache cannot be written.")
 )
 
-// transports are all that the label takes.
+// transports are the values of the label.
 var transports = []wire.Transport{wire.LongPoll, wire.Redis, wire.NATS, wire.Polling}
 
 // Describe implements prometheus.Collector.

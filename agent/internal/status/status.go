@@ -1,6 +1,5 @@
-// Package status answers what an operator and a supervisor ask of an agent:
-// does it live, is it ready, what does it run, which build is it. It changes
-// nothing and tells no secret.
+// Package status is the agent's HTTP API for operators and supervisors: health,
+// readiness, status, version and metrics. It changes nothing and shows no secret.
 package status
 
 import (
@@ -18,13 +17,13 @@ import (
 // Parts are what a Handler is made of.
 type Parts struct {
 	Current func() protocol.Status
-	Hosts   []string // names, besides localhost and IP addresses, that /status may be asked by
+	Hosts   []string // that requests for /status may name besides localhost and IP addresses
 	Metrics *Metrics
 	Scrape  http.Handler // answers GET /metrics
 	Log     logrus.FieldLogger
 }
 
-// Handler answers from what Current says at the time.
+// Handler returns the API. Each request calls Current.
 func Handler(p Parts) http.Handler {
 	m, current, log := p.Metrics, p.Current, p.Log
 	routes := map[string]http.Handler{
@@ -36,11 +35,11 @@ func Handler(p Parts) http.Handler {
 		"/version": of(m.probe, server.Version),
 	}
 	nothing := of(m.other, func(w http.ResponseWriter, _ *http.Request) {
-		problem.Write(w, problem.New(http.StatusNotFound, "there is nothing at this path; GET / says where things are"))
+		problem.Write(w, problem.New(http.StatusNotFound, "there is nothing at this path; GET / lists the paths"))
 	})
 	readOnly := of(m.other, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Allow", "GET, HEAD")
-		problem.Write(w, problem.New(http.StatusMethodNotAllowed, "this can only be read: use GET"))
+		problem.Write(w, problem.New(http.StatusMethodNotAllowed, "only GET and HEAD are allowed"))
 	})
 	return server.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		log.WithFields(logrus.Fields{
@@ -58,15 +57,15 @@ func Handler(p Parts) http.Handler {
 	}), log)
 }
 
-var index = server.IndexOf("agent", server.Link{Href: "status", Title: "what this agent does, and why not"})
+var index = server.IndexOf("agent", server.Link{Href: "status", Title: "what this agent runs, and its errors"})
 
-// of measures what answer answers as of a class.
+// of measures answer under a route class.
 func of(class *metrics.Class, answer http.HandlerFunc) http.Handler {
 	return server.Observed(answer, class.Answered)
 }
 
-// status refuses a Host that may be rebound to this machine by DNS: a page of another
-// site would read the answer.
+// status rejects a Host that DNS may have rebound to this machine, because the page of
+// another site could read the answer.
 func status(w http.ResponseWriter, r *http.Request, s protocol.Status, hosts []string) {
 	if !server.HostAllowed(r, hosts) {
 		problem.Write(w, problem.New(http.StatusForbidden,
@@ -77,15 +76,15 @@ func status(w http.ResponseWriter, r *http.Request, s protocol.Status, hosts []s
 	_ = server.WriteJSON(w, http.StatusOK, s) // a Status can always be encoded
 }
 
-// readiness is the body of a 200. What is wrong and does not keep the agent
-// from its work is a warning: a full disk must not take a serving pod away.
+// readiness is the body of a 200. Faults that do not keep the agent from its work are
+// warnings: a full disk must not stop a pod that serves.
 type readiness struct {
 	server.Status
 	Warnings []wire.FieldError `json:"warnings,omitempty"`
 }
 
-// ready answers 200 when the agent can do its work: the controller knows it,
-// or the worker runs what the cache holds while the controller is away.
+// ready answers 200 if the agent can do its work: it is registered, or the worker runs what
+// the cache holds while the controller is unavailable.
 func ready(w http.ResponseWriter, r *http.Request, s protocol.Status) {
 	var faults []wire.FieldError
 	add := func(field, detail, fallback string) {

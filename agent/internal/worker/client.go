@@ -1,5 +1,5 @@
-// Package worker is the agent's side of the worker's HTTP API: it asks what
-// runs and pushes what should, and turns the answers' status codes into the
+// Package worker is the client of the worker's HTTP API. It asks what the worker runs and
+// pushes what it should run, and maps status codes to the errors of package protocol.
 // errors of protocol.
 package worker
 
@@ -15,8 +15,8 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// Bounds on one answer. A push has longer: the worker may look the host up, for
-// 2 s, and try the URL, for 5 s, first.
+// Timeouts. A push has longer, because the worker may first resolve the host, for up to
+// 2 s, and try the URL, for up to 5 s.
 const (
 	readTimeout = 2 * time.Second
 	pushTimeout = 10 * time.Second
@@ -24,21 +24,21 @@ const (
 
 const path = "/config"
 
-// Client speaks to one worker.
+// Client is a client of one worker.
 type Client struct {
 	http  *httpclient.Client
 	token string
 }
 
-// New returns a client of the worker at baseURL. token is the worker's
-// WORKER_TOKEN, "" if it has none.
+// New returns a client of the worker at baseURL. token is the worker's WORKER_TOKEN, "" if
+// it has none.
 func New(baseURL, token string) *Client {
 	return &Client{
 		http: httpclient.New("the worker", baseURL, httpclient.KeepAlive{}, httpclient.TLS{}, nil), token: token,
 	}
 }
 
-// Running is what the worker runs. protocol.ErrNothingRuns: nothing yet.
+// Running returns what the worker runs, or protocol.ErrNothingRuns.
 func (c *Client) Running(ctx context.Context) (wire.WorkerState, error) {
 	request := httpclient.Request{Method: http.MethodGet, Path: path, Bearer: c.token}
 	answer, err := c.http.Do(ctx, readTimeout, request)
@@ -60,9 +60,9 @@ func (c *Client) Running(ctx context.Context) (wire.WorkerState, error) {
 	return wire.WorkerState{}, c.advise(answer, request)
 }
 
-// Push makes the worker run config. nil: it says that it runs exactly that
-// version. *protocol.Refused: it will not run it. Any other error: it could not
-// be asked, or was not a worker.
+// Push makes the worker run config. It returns nil if the worker says that it runs exactly
+// that version, *protocol.Refused if it will not run it, and another error if it could not
+// be asked, or is not a worker.
 func (c *Client) Push(ctx context.Context, config wire.WorkerConfig) error {
 	request := httpclient.Request{Method: http.MethodPost, Path: path, Bearer: c.token, Body: config}
 	answer, err := c.http.Do(ctx, pushTimeout, request)
@@ -91,19 +91,18 @@ func (c *Client) Push(ctx context.Context, config wire.WorkerConfig) error {
 	return c.advise(answer, request)
 }
 
-var errToken = errors.New("the worker does not take this agent's token; set WORKER_TOKEN to the worker's own")
+var errToken = errors.New("the worker does not accept this agent's token; set WORKER_TOKEN to the worker's own")
 
-// advise is the error of an answer that should be another one later, with what
-// an operator can do about it.
+// advise returns the error of an unexpected answer, with what an operator can do about it.
 func (c *Client) advise(answer httpclient.Answer, request httpclient.Request) error {
 	err := c.http.Unexpected(answer, request)
 	switch {
 	case answer.Status == http.StatusUnauthorized, answer.Status == http.StatusTooManyRequests && answer.IsProblem():
-		return errToken // one text: a wrong token that is sent often gets both in turns
+		return errToken // the same error for both: a wrong token that is sent often gets them in turns
 	case answer.Status == http.StatusForbidden:
 		return fmt.Errorf(
-			"%w; set WORKER_TOKEN on worker and agent, or run the agent on the worker's machine with WORKER_URL on a loopback address",
-			err,
+			"%w; set WORKER_TOKEN on worker and agent, "+
+				"or run the agent on the worker's machine with WORKER_URL on a loopback address", err,
 		)
 	}
 	return err
