@@ -27,7 +27,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// As itself the test binary is a test, as AGENT_TEST_MAIN it is the agent.
+// With AGENT_TEST_MAIN set, the test binary is the agent.
 func TestMain(m *testing.M) {
 	if os.Getenv("AGENT_TEST_MAIN") != "" {
 		main()
@@ -84,7 +84,7 @@ func TestMain_ExitCodes(t *testing.T) {
 	}
 }
 
-// What is no file of this agent's own is refused by its name, and left alone.
+// A cache that is not a regular file of this agent is named in the error, and not changed.
 func TestMain_CacheFileRefused_ExitCode2(t *testing.T) {
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
@@ -114,7 +114,7 @@ func TestMain_CacheFileRefused_ExitCode2(t *testing.T) {
 	if info, err := os.Lstat(pipe); err != nil || info.Mode().Type() != os.ModeNamedPipe {
 		t.Errorf("the pipe is %v (%v) now", info.Mode(), err)
 	}
-	// The lock goes with its process, however that ends.
+	// The lock ends with its process, however that ends.
 	_ = first.Process.Kill()
 	_ = first.Wait()
 	file, err := cache.Open(taken)
@@ -164,7 +164,7 @@ func (l *lines) String() string {
 	return l.text.String()
 }
 
-// addr waits for the line that says where the agent listens.
+// addr waits for the log line with the address that the agent listens on.
 func (l *lines) addr(t *testing.T) string {
 	t.Helper()
 	var found string
@@ -210,8 +210,8 @@ const (
 	agentToken     = "agents-0123456789abcdef"
 )
 
-// echo is a controller and a worker that send back all that they are told, to
-// whom it may concern.
+// echo returns the URLs of a controller and of a worker whose errors contain all that they
+// were sent.
 func echo(t *testing.T) (controller, worker string) {
 	t.Helper()
 	var running struct {
@@ -308,7 +308,7 @@ func TestRun_Settings_ReachStatus(t *testing.T) {
 	}
 }
 
-// HTTP_PROXY, in lower case too, is the way to the controller, and never to the worker.
+// HTTP_PROXY, in lower case too, is used for the controller, and never for the worker.
 func TestRun_ProxyFromEnvironment_Used(t *testing.T) {
 	controller, worker := echo(t)
 	there, err := url.Parse(controller)
@@ -366,8 +366,7 @@ func TestSelf_ThisMachine_IsValid(t *testing.T) {
 	}
 }
 
-// The kernel takes any bytes for the machine's name. An agent of such a machine could
-// not encode its registration, and so never registered.
+// The name of a machine may be any bytes, which JSON cannot encode.
 func TestSelf_HostnameNotUTF8_IsValid(t *testing.T) {
 	for name, want := range map[string]string{
 		"caf\xe9":                             "caf\uFFFD",

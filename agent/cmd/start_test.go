@@ -21,10 +21,9 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// BenchmarkStart measures the real agent and worker: how long it takes from the
-// start of an agent, whose controller is away, until its empty worker answers
-// the first hit out of the cache, and how much memory both hold when nothing
-// happens. The bars are 100 ms and 12 MiB each.
+// BenchmarkStart measures the real agent and worker: the time from the start of an agent
+// whose controller is unavailable until its empty worker answers the first hit from the
+// cache, and the memory of both when idle. The limits are 100 ms and 12 MiB each.
 func BenchmarkStart(b *testing.B) {
 	dir := b.TempDir()
 	agentBinary, workerBinary := build(b, dir, "agent"), build(b, dir, "worker")
@@ -78,12 +77,12 @@ func BenchmarkStart(b *testing.B) {
 
 	agent, worker, _ := pair()
 	defer kill(agent, worker)
-	time.Sleep(10 * time.Second) // ten cycles of nothing
+	time.Sleep(10 * time.Second) // ten idle cycles
 	b.ReportMetric(residentMiB(b, agent), "agent-MiB")
 	b.ReportMetric(residentMiB(b, worker), "worker-MiB")
 }
 
-// build makes the binary of a module as the Makefile does.
+// build builds the binary of a module as the Makefile does.
 func build(b *testing.B, dir, module string) string {
 	b.Helper()
 	binary := filepath.Join(dir, module)
@@ -108,7 +107,7 @@ func start(b *testing.B, binary string, env ...string) *exec.Cmd {
 	return cmd
 }
 
-// kill ends processes; more than once does no harm.
+// kill ends processes. It may be called more than once.
 func kill(cmds ...*exec.Cmd) {
 	for _, cmd := range cmds {
 		_ = cmd.Process.Kill()
@@ -116,7 +115,7 @@ func kill(cmds ...*exec.Cmd) {
 	}
 }
 
-// wait asks for url until it answers with status.
+// wait requests url until the answer has a status.
 func wait(b *testing.B, url string, status int) {
 	b.Helper()
 	transport := &http.Transport{}

@@ -36,7 +36,7 @@ func version(v int64) state.Stored {
 	}
 }
 
-// opened is the cache at path, until the test ends.
+// opened returns the cache at path, open until the test ends.
 func opened(t *testing.T, path string) *File {
 	t.Helper()
 	f, err := Open(path)
@@ -80,7 +80,7 @@ func TestFile_SaveLoad_SameState(t *testing.T) {
 	}
 }
 
-// Every field of a state is saved and loaded, one that is added later too.
+// Every field of a state is saved and loaded, including fields that are added later.
 func TestFile_RoundTrip_EveryField(t *testing.T) {
 	want := version(1)
 	want.Identity.AgentSecret = strings.Repeat("s", 43)
@@ -93,7 +93,7 @@ func TestFile_RoundTrip_EveryField(t *testing.T) {
 	}
 }
 
-// filled fails the test if a field is the zero value: the round trip would not miss it.
+// filled fails the test if a field has its zero value, which a round trip would not miss.
 func filled(t *testing.T, name string, v reflect.Value) {
 	t.Helper()
 	switch _, isTime := v.Interface().(time.Time); {
@@ -108,7 +108,7 @@ func filled(t *testing.T, name string, v reflect.Value) {
 	}
 }
 
-// The fleet names a broker's subject: another text in its place is left out.
+// The fleet is a part of a broker's subject, so that other text is dropped.
 func TestLoad_InvalidFleet_Dropped(t *testing.T) {
 	want := version(1)
 	want.Fleet = "fleet.>"
@@ -128,7 +128,7 @@ func TestLoad_NoFile_ZeroState(t *testing.T) {
 
 func TestSave_Mode_OwnerOnly(t *testing.T) {
 	f, path := saved(t, version(1))
-	if err := os.Chmod(path, 0o644); err != nil { // as an older agent, or a hand, may have left it
+	if err := os.Chmod(path, 0o644); err != nil { // by hand, say
 		t.Fatal(err)
 	}
 	old := syscall.Umask(0)
@@ -162,7 +162,7 @@ func TestSave_NoFolder_Created(t *testing.T) {
 	load(t, f)
 }
 
-// A state that is larger than what Load reads is not saved.
+// A state larger than Load reads is not saved.
 func TestSave_TooLarge_KeepsOldState(t *testing.T) {
 	f, _ := saved(t, version(1))
 	large := version(2)
@@ -203,7 +203,7 @@ func TestSave_FullDisk_KeepsOldState(t *testing.T) {
 	}
 	defer func() { _ = syscall.Unmount(dir, 0) }()
 	f := opened(t, filepath.Join(dir, "agent.cache"))
-	defer func() { _ = f.Close() }() // before the disk goes
+	defer func() { _ = f.Close() }() // before the disk is unmounted
 	if err := f.Save(version(1)); err != nil {
 		t.Fatalf("Save: %v", err)
 	}
@@ -254,7 +254,7 @@ func TestLoad_NotAFile_Refused(t *testing.T) {
 	}
 }
 
-// Any cut, and any flipped bit, is a fresh start: no half is believed.
+// A file that is truncated anywhere, or has any flipped bit, is not used.
 func TestLoad_TornFile_Refused(t *testing.T) {
 	f, path := saved(t, version(1))
 	whole, err := os.ReadFile(path)
@@ -287,11 +287,13 @@ func TestLoad_TornFile_Refused(t *testing.T) {
 		"another format", bytes.Replace(whole, []byte(magic+" 1"), []byte(magic+" 0"), 1),
 		`format "0"; this build reads 1`,
 	)
-	check("another program's", bytes.Replace(whole, []byte(magic), []byte("magic"), 1), "does not start with its header")
+	check(
+		"another program's", bytes.Replace(whole, []byte(magic), []byte("magic"), 1), "does not start with its header",
+	)
 	check("JSON without a header", whole[bytes.IndexByte(whole, '\n')+1:], "does not start with its header")
 }
 
-// What is longer than a cache is not read to its end.
+// A file that is longer than a cache is not read to its end.
 func TestRead_EndlessFile_Bounded(t *testing.T) {
 	endless := io.MultiReader(bytes.NewReader(make([]byte, maxBytes+1)), iotest.ErrReader(errors.New("read further")))
 	if _, err := read(endless); !errors.Is(err, ErrBroken) {
@@ -357,8 +359,8 @@ func TestLoad_LeftoverTempFiles_Removed(t *testing.T) {
 	}
 }
 
-// A process is killed again and again while it saves 1, 2, 3…; what is left is
-// always one of them, whole, and never an older one than it said was safe.
+// A process that saves 1, 2, 3… is killed many times. The file always holds one of them
+// completely, and never an older one than the process said was saved.
 func TestSave_KilledAtAnyMoment_OldOrNewState(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "agent.cache")
 	if os.Getenv("CACHE_TEST_SAVE") != "" {
@@ -380,7 +382,7 @@ func TestSave_KilledAtAnyMoment_OldOrNewState(t *testing.T) {
 		}
 		time.Sleep(time.Duration(round) * 700 * time.Microsecond)
 		_ = child.Process.Kill()
-		for { // what it said before it died
+		for { // what it printed before it was killed
 			var n int64
 			if _, err := fmt.Fscanln(out, &n); err != nil {
 				break
@@ -426,7 +428,7 @@ func FuzzRead(f *testing.F) {
 	}
 	f.Add([]byte(magic + " 2 00\n{}"))
 	f.Fuzz(func(t *testing.T, document []byte) {
-		// As it is, and with a sum that fits, or the fuzzer would never get past it.
+		// As it is, and with a matching sum, which the fuzzer would not find.
 		for _, d := range [][]byte{document, append(header(document), document...)} {
 			got, err := read(bytes.NewReader(d))
 			for _, r := range []*protocol.Release{got.Candidate, got.LastGood} {

@@ -70,7 +70,7 @@ func TestOpen_WritableByOthers_Refused(t *testing.T) {
 			t.Errorf("mode %o, changed since Open: got %+v and %v, want ErrBroken and nothing else", mode, s, err)
 		}
 	}
-	must(t, os.Chmod(path, 0o644)) // others may read it: the next Save ends that
+	must(t, os.Chmod(path, 0o644)) // others may read it, until the next Save
 	must(t, opened(t, path).Save(version(2)))
 }
 
@@ -89,14 +89,14 @@ func TestOpen_FileOfAnotherUser_Refused(t *testing.T) {
 	}
 }
 
-// A link that the operator made stays one: the file that it leads to is replaced.
+// A symbolic link of the operator is kept, and its target is replaced.
 func TestOpen_Symlink_SaveReplacesTarget(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.Mkdir(filepath.Join(dir, "disk"), 0o700))
 	must(t, os.Symlink("disk", filepath.Join(dir, "folder")))
 	must(t, os.Symlink("folder/agent.cache", filepath.Join(dir, "one")))
 	must(t, os.Symlink("one", filepath.Join(dir, "two")))
-	for round := range int64(2) { // at first the file is not there
+	for round := range int64(2) { // in the first round the file does not exist
 		f, err := Open(filepath.Join(dir, "two"))
 		must(t, err)
 		must(t, f.Save(version(round+1)))
@@ -113,7 +113,7 @@ func TestOpen_Symlink_SaveReplacesTarget(t *testing.T) {
 	}
 }
 
-// What is put in the file's place after Open is neither believed nor replaced.
+// What replaces the file after Open is neither read nor replaced.
 func TestFile_SwappedSinceOpen_Refused(t *testing.T) {
 	f, path := saved(t, version(1))
 	elsewhere := filepath.Join(t.TempDir(), "another's")
@@ -138,7 +138,7 @@ func TestFile_SwappedSinceOpen_Refused(t *testing.T) {
 	}
 }
 
-// What comes and goes between the check and the opening is neither followed nor believed
+// What replaces the file between the check and the opening is neither followed, nor read,
 // nor waited for.
 func TestLoad_SwappedDuringOpen_Refused(t *testing.T) {
 	dir := t.TempDir()
@@ -198,10 +198,10 @@ func TestOpen_SecondAgent_Refused(t *testing.T) {
 	load(t, opened(t, path))
 }
 
-// Where no lock can be made nothing can be saved either, and the agent goes on in
-// memory.
+// If no lock file can be made, nothing can be saved either, and the agent goes on in memory.
 func TestOpen_LockCannotBeMade_NoLock(t *testing.T) {
-	for _, path := range []string{"/proc/none/agent.cache", "/proc/agent.cache"} { // its folder, or the lock itself
+	// neither its folder, nor the lock file
+	for _, path := range []string{"/proc/none/agent.cache", "/proc/agent.cache"} {
 		f := opened(t, path)
 		if diff := cmp.Diff(state.Stored{}, load(t, f)); diff != "" {
 			t.Errorf("%s: state (-want +got):\n%s", path, diff)
@@ -212,7 +212,7 @@ func TestOpen_LockCannotBeMade_NoLock(t *testing.T) {
 	}
 }
 
-// Another user may have put something else in the place of the lock.
+// Another user may have put something else where the lock file is.
 func TestOpen_LockNotRegularFile_Refused(t *testing.T) {
 	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
 	for name, put := range map[string]func(lock string) error{
@@ -235,7 +235,7 @@ func TestOpen_LockNotRegularFile_Refused(t *testing.T) {
 	}
 }
 
-// newer is a cache as a newer agent could have written it, of the same format.
+// newer returns a cache that a newer agent could have written in this format.
 func newer(t *testing.T, path string, change ...string) {
 	t.Helper()
 	document, err := os.ReadFile(path)
@@ -257,13 +257,13 @@ func TestLoad_FieldsOfANewerAgent_KeepsIdentityAndConfiguration(t *testing.T) {
 	if diff := cmp.Diff(version(1), got); diff != "" {
 		t.Errorf("state (-want +got):\n%s", diff)
 	}
-	must(t, f.Save(got)) // drops what is not known
+	must(t, f.Save(got)) // drops unknown fields
 	if diff := cmp.Diff(version(1), load(t, f)); diff != "" {
 		t.Errorf("state after a save (-want +got):\n%s", diff)
 	}
 }
 
-// Half of what a configuration says is not run.
+// A configuration with an unknown field is not run.
 func TestLoad_ConfigurationOfANewerAgent_KeepsIdentity(t *testing.T) {
 	f, path := saved(t, version(1))
 	newer(t, path, `"data":{`, `"data":{"headers":{},`)

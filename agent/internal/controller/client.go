@@ -144,7 +144,7 @@ func (c *Client) Fetch(ctx context.Context, id protocol.Identity, q protocol.Que
 		ResyncInterval: headerInterval(answer.Header, wire.HeaderSweepInterval),
 	}
 	if held, err := strconv.Atoi(answer.Header.Get(wire.HeaderWait)); err == nil && held >= 0 && q.MayWait {
-		result.Holds, result.Held = true, min(
+		result.CanWait, result.Waited = true, min(
 			q.Wait, time.Duration(min(held, int(wire.MaxWait/time.Second)))*time.Second,
 		)
 	}

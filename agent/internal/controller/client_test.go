@@ -34,7 +34,7 @@ const (
 
 var self = protocol.Identity{AgentID: "agent-7", AgentToken: token}
 
-// serve answers every request by handle and returns a client for it.
+// serve serves handle, and returns a client for it.
 func serve(t *testing.T, handle http.HandlerFunc) *Client {
 	t.Helper()
 	s := httptest.NewServer(handle)
@@ -42,7 +42,7 @@ func serve(t *testing.T, handle http.HandlerFunc) *Client {
 	return New(Options{URL: s.URL + "/", Username: "agent", Password: password})
 }
 
-// answer is a handler that says always the same. head is pairs of a header and
+// answer returns a handler whose answer is always the same. head is pairs of a header and
 // its value.
 func answer(status int, body string, head ...string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
@@ -74,8 +74,7 @@ func TestFetch_Identity_SentWithETag(t *testing.T) {
 	}
 }
 
-// What a gateway that compresses does to ETags, it does to no other header; and it is
-// asked not to compress.
+// A gateway that compresses changes ETags, but no other header. It is asked not to compress.
 func TestFetch_Applied_SentInHeaders(t *testing.T) {
 	var got *http.Request
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -107,7 +106,7 @@ func TestFetch_Applied_SentInHeaders(t *testing.T) {
 	}
 }
 
-// A controller that does not name its fleet is of a build that refuses an etag.
+// A controller that does not name its fleet is of a build that rejects an etag.
 func TestReport_ETag_SentToControllersThatNameAFleet(t *testing.T) {
 	var body []byte
 	fleet := ""
@@ -229,7 +228,7 @@ func TestFetch_EachStatus_MapsToItsError(t *testing.T) {
 			handle: answer(401, `{"detail":"the token is wrong"}`, "Content-Type", problemJSON),
 			kind:   protocol.ErrUnauthorized, words: "the token is wrong",
 		},
-		"wrong door": {
+		"rejected by an access rule": {
 			handle: answer(403, `{"detail":"not you"}`), kind: protocol.ErrUnauthorized,
 			words: "403 Forbidden: not you",
 		},
@@ -290,7 +289,7 @@ func TestFetch_EachStatus_MapsToItsError(t *testing.T) {
 	}
 }
 
-// cut promises more than it sends.
+// cut sends less than its Content-Length.
 func cut(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Length", "500")
 	_, _ = io.WriteString(w, document)
@@ -308,7 +307,7 @@ func endless(w http.ResponseWriter, r *http.Request) {
 func TestFetch_NotModifiedWithoutIfNoneMatch_Foreign(t *testing.T) {
 	_, err := serve(t, answer(304, "")).Fetch(t.Context(), self, protocol.Query{})
 	if err == nil || errors.Is(err, protocol.ErrNotModified) {
-		t.Errorf("got %v, want an outage: nothing was named that could be unmodified", err)
+		t.Errorf("got %v, want an outage: the request had no If-None-Match", err)
 	}
 }
 
@@ -318,7 +317,7 @@ func TestFetch_Redirect_NotFollowed(t *testing.T) {
 	defer elsewhere.Close()
 	_, err := serve(t, answer(307, "", "Location", elsewhere.URL)).Fetch(t.Context(), self, protocol.Query{})
 	if err == nil || visited {
-		t.Errorf("got %v, visited %v; the credentials must not go elsewhere", err, visited)
+		t.Errorf("got %v, visited %v; the credentials must not be sent elsewhere", err, visited)
 	}
 }
 
@@ -351,8 +350,8 @@ func serveURL(t *testing.T) string {
 	return s.URL
 }
 
-// A server that speaks another protocol is an outage like any other. What it says is
-// quoted in the error, but for the token.
+// A server that speaks another protocol is an outage. The error quotes what it says,
+// without the token.
 func TestFetch_NotHTTP_SaysSo(t *testing.T) {
 	const token = `to"ken\0123`
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -429,8 +428,7 @@ func TestRetryAfter_SecondsAndDates_Parsed(t *testing.T) {
 	}
 }
 
-// Digits are seconds, however many, of which no more than an hour is believed; a date is
-// the time until then; anything else is nothing.
+// Digits are seconds, up to an hour; a date is the time until then; anything else is none.
 func FuzzRetryAfter(f *testing.F) {
 	const date = "Tue, 24 Nov 2026 03:00:00 GMT"
 	for _, text := range []string{
@@ -505,7 +503,7 @@ func TestRegister_EachStatus_MapsToItsError(t *testing.T) {
 		"a token of 1 kB": {
 			handle: answer(200, `{"agent_id":"a","agent_token":"`+strings.Repeat("t", 1024)+`"}`), words: "agent_token",
 		},
-		"nobody": {
+		"a connection that breaks": {
 			handle: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 			words:  "cut the connection",
 		},
@@ -602,7 +600,7 @@ func TestReport_EachStatus_MapsToItsError(t *testing.T) {
 	}
 }
 
-// A server that sends back what it was sent must not bring secrets into the log.
+// A server that echoes secrets must not bring them into the log.
 func TestErrors_SecretEchoed_Redacted(t *testing.T) {
 	secret := strings.Repeat("s3cret", 8)
 	for _, status := range []int{200, 302, 400, 401, 403, 404, 409, 429, 500} {
@@ -634,12 +632,14 @@ func TestDeregister_EachStatus_MapsToItsError(t *testing.T) {
 		handle http.HandlerFunc
 		left   bool
 	}{
-		"gone": {answer(204, ""), true},
-		"was gone already": {
+		"deregistered": {answer(204, ""), true},
+		"deregistered before": {
 			answer(404, `{"status":404,"detail":"agent agent-7: not found"}`, "Content-Type", problemJSON), true,
 		},
-		"its token went before it": {answer(401, `{"status":401,"detail":"wrong"}`, "Content-Type", problemJSON), true},
-		"a page of a proxy":        {answer(404, "<html>"), false},
+		"its token is not valid any more": {
+			answer(401, `{"status":401,"detail":"wrong"}`, "Content-Type", problemJSON), true,
+		},
+		"a page of a proxy": {answer(404, "<html>"), false},
 		"an older controller": {
 			answer(403, `{"status":403,"detail":"for the admin"}`, "Content-Type", problemJSON), false,
 		},
@@ -655,7 +655,7 @@ func TestDeregister_EachStatus_MapsToItsError(t *testing.T) {
 				row.handle(w, r)
 			})
 			if err := c.Deregister(t.Context(), self); (err == nil) != row.left {
-				t.Errorf("got %v, want left %v", err, row.left)
+				t.Errorf("got %v, want deregistered %v", err, row.left)
 			}
 		})
 	}

@@ -16,8 +16,8 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/certs"
 )
 
-// forwardProxy connects to anything for those who know its password, and counts
-// them. It answers requests for http:// URLs by itself.
+// forwardProxy is a proxy that connects to any host for clients that know its password, and
+// counts the connections. It answers requests for http:// URLs itself.
 func forwardProxy(t *testing.T, status int) (at *url.URL, connected *atomic.Int64) {
 	t.Helper()
 	connected = new(atomic.Int64)
@@ -80,7 +80,7 @@ func TestFetch_Proxy_Used(t *testing.T) {
 			t.Errorf("%s: got %+v, %v, by %d connections, want the document by one", base, got, err, connected.Load())
 		}
 	}
-	// The proxy's end of the connection is not the controller's.
+	// TLS ends at the controller, not at the proxy.
 	proxy, _ := forwardProxy(t, http.StatusOK)
 	stranger := New(Options{URL: over, TLS: files(t, authority(t, "others"), nil, certs.Leaf{}), Proxy: proxy})
 	_, err := stranger.Fetch(t.Context(), self, protocol.Query{})

@@ -32,7 +32,7 @@ func authority(t *testing.T, name string) *certs.Authority {
 	return a
 }
 
-// secure answers over TLS, with a certificate of by.
+// secure serves over TLS, with a certificate signed by by.
 func secure(
 	t *testing.T, by *certs.Authority, leaf certs.Leaf, config *tls.Config, state ...func(net.Conn, http.ConnState),
 ) (url string) {
@@ -54,8 +54,8 @@ func secure(
 	return s.URL
 }
 
-// files are those of an agent that trusts, and whose certificate was signed by
-// others.
+// files returns the TLS configuration of an agent: which authority it trusts, and which has
+// signed its certificate.
 func files(t *testing.T, trusts, by *certs.Authority, leaf certs.Leaf) func() *tls.Config {
 	t.Helper()
 	dir := t.TempDir()
@@ -169,7 +169,7 @@ func TestFetch_TLS_VerifiesAndAuthenticates(t *testing.T) {
 					t.Fatalf("got %v, want %q", err, row.words)
 				}
 				if said != "" && err.Error() != said {
-					t.Errorf("it reads %q, and read %q before", err, said)
+					t.Errorf("got %q, and before %q", err, said)
 				}
 				said = err.Error()
 			}
@@ -177,7 +177,8 @@ func TestFetch_TLS_VerifiesAndAuthenticates(t *testing.T) {
 	}
 }
 
-// What is trusted now holds from the next connection on, and the one before is closed.
+// A replaced authority is used from the next connection on, and the earlier connection is
+// closed.
 func TestFetch_CAReplaced_UsedByNextConnection(t *testing.T) {
 	ours := authority(t, "ours")
 	var served atomic.Pointer[net.Conn]
@@ -196,7 +197,7 @@ func TestFetch_CAReplaced_UsedByNextConnection(t *testing.T) {
 	trusted := x509.NewCertPool()
 	c := New(Options{URL: url, TLS: func() *tls.Config { return &tls.Config{RootCAs: trusted} }})
 	if _, err := c.Fetch(t.Context(), self, protocol.Query{}); err == nil {
-		t.Fatal("got no error of who is not trusted")
+		t.Fatal("got no error for an authority that is not trusted")
 	}
 	trusted = ours.Pool()
 	if _, err := c.Fetch(t.Context(), self, protocol.Query{}); err != nil {
@@ -209,11 +210,11 @@ func TestFetch_CAReplaced_UsedByNextConnection(t *testing.T) {
 	select {
 	case <-closed:
 	case <-time.After(30 * time.Second): // its idle timeout is 90 s
-		t.Error("the connection of the authorities before is still open")
+		t.Error("the connection under the earlier authority is still open")
 	}
 }
 
-// A controller that serves plain HTTP where TLS is expected is told apart.
+// The error says that the controller serves plain HTTP.
 func TestFetch_TLSToPlainServer_SaysSo(t *testing.T) {
 	s := httptest.NewServer(http.NotFoundHandler())
 	t.Cleanup(s.Close)

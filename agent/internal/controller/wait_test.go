@@ -21,8 +21,8 @@ func TestFetch_Wait_SentAsQuery(t *testing.T) {
 		want      string
 		transport string
 	}{
-		"polling":           {protocol.Query{Transport: wire.Polling}, "/api/v1/config", ""},
-		"a broker is heard": {protocol.Query{Transport: wire.NATS}, "/api/v1/config", "nats"},
+		"polling":              {protocol.Query{Transport: wire.Polling}, "/api/v1/config", ""},
+		"a broker is received": {protocol.Query{Transport: wire.NATS}, "/api/v1/config", "nats"},
 		"long-poll": {
 			protocol.Query{Transport: wire.LongPoll, MayWait: true, Wait: 55 * time.Second}, "/api/v1/config?wait=55s",
 			"",
@@ -42,13 +42,14 @@ func TestFetch_Wait_SentAsQuery(t *testing.T) {
 			if got.URL.RequestURI() != row.want || got.Header.Get(wire.HeaderTransport) != row.transport ||
 				got.ContentLength != 0 || len(got.TransferEncoding) > 0 {
 				t.Errorf("sent %s with the transport %q and %d bytes, want %s with %q and none",
-					got.URL.RequestURI(), got.Header.Get(wire.HeaderTransport), got.ContentLength, row.want, row.transport)
+					got.URL.RequestURI(), got.Header.Get(wire.HeaderTransport), got.ContentLength,
+					row.want, row.transport)
 			}
 		})
 	}
 }
 
-func TestFetch_WaitHeader_ReturnedAsHeld(t *testing.T) {
+func TestFetch_WaitHeader_Returned(t *testing.T) {
 	asked := protocol.Query{ETag: `"e"`, MayWait: true, Wait: time.Minute}
 	for name, row := range map[string]struct {
 		query protocol.Query
@@ -57,27 +58,27 @@ func TestFetch_WaitHeader_ReturnedAsHeld(t *testing.T) {
 	}{
 		"it was": {
 			asked, []string{wire.HeaderWait, "60", wire.HeaderSweepInterval, "300"},
-			protocol.Answer{Holds: true, Held: time.Minute, ResyncInterval: 5 * time.Minute},
+			protocol.Answer{CanWait: true, Waited: time.Minute, ResyncInterval: 5 * time.Minute},
 		},
 		"for less": {
-			asked, []string{wire.HeaderWait, "20"}, protocol.Answer{Holds: true, Held: 20 * time.Second},
+			asked, []string{wire.HeaderWait, "20"}, protocol.Answer{CanWait: true, Waited: 20 * time.Second},
 		},
 		"for more than asked": {
-			asked, []string{wire.HeaderWait, "9223372037"}, protocol.Answer{Holds: true, Held: time.Minute},
+			asked, []string{wire.HeaderWait, "9223372037"}, protocol.Answer{CanWait: true, Waited: time.Minute},
 		},
 		"it would be": {
-			protocol.Query{ETag: `"e"`, MayWait: true}, []string{wire.HeaderWait, "0"}, protocol.Answer{Holds: true},
+			protocol.Query{ETag: `"e"`, MayWait: true}, []string{wire.HeaderWait, "0"}, protocol.Answer{CanWait: true},
 		},
 		"not where none asked": {protocol.Query{ETag: `"e"`}, []string{wire.HeaderWait, "60"}, protocol.Answer{}},
-		"nobody says so":       {asked, nil, protocol.Answer{}},
+		"no header":            {asked, nil, protocol.Answer{}},
 		"rubbish": {
 			asked, []string{wire.HeaderWait, "-1", wire.HeaderSweepInterval, "x"}, protocol.Answer{},
 		},
-		"a sweep out of bounds": {
+		"a resync out of bounds": {
 			asked, []string{wire.HeaderSweepInterval, "999999999"},
 			protocol.Answer{ResyncInterval: wire.MaxPollInterval},
 		},
-		"a sweep of no interval": {asked, []string{wire.HeaderSweepInterval, "0"}, protocol.Answer{}},
+		"a resync of 0": {asked, []string{wire.HeaderSweepInterval, "0"}, protocol.Answer{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := serve(t, answer(304, "", row.head...)).Fetch(t.Context(), self, row.query)
@@ -114,8 +115,7 @@ func TestFetch_SpreadHeader_Returned(t *testing.T) {
 	}
 }
 
-// Proxies have no patience, and say so; the controller's own answers are none of
-// that.
+// Proxies end long requests with an error. An answer of the controller itself is not a cut.
 func TestFetch_ProxyErrorWhileWaiting_IsCut(t *testing.T) {
 	waiting := protocol.Query{ETag: `"e"`, MayWait: true, Wait: time.Minute}
 	for name, row := range map[string]struct {
@@ -123,16 +123,16 @@ func TestFetch_ProxyErrorWhileWaiting_IsCut(t *testing.T) {
 		handler http.HandlerFunc
 		cut     bool
 	}{
-		"504":                    {waiting, answer(504, "<html>", "Content-Type", "text/html"), true},
-		"408":                    {waiting, answer(408, ""), true},
-		"502":                    {waiting, answer(502, "<html>"), true},
-		"503 of Varnish":         {waiting, answer(503, "<html>", "Retry-After", "5"), true},
-		"429 of a gateway":       {waiting, answer(429, "slow down"), true},
-		"520 of a CDN":           {waiting, answer(520, ""), true},
-		"the controller's 503":   {waiting, answer(503, "{}", "Content-Type", problemJSON, "Retry-After", "5"), false},
-		"a redirect":             {waiting, answer(302, "", "Location", "/login"), false},
-		"the controller's":       {waiting, answer(504, "{}", "Content-Type", problemJSON), false},
-		"504 though it was none": {protocol.Query{}, answer(504, "<html>"), false},
+		"504":                  {waiting, answer(504, "<html>", "Content-Type", "text/html"), true},
+		"408":                  {waiting, answer(408, ""), true},
+		"502":                  {waiting, answer(502, "<html>"), true},
+		"503 of Varnish":       {waiting, answer(503, "<html>", "Retry-After", "5"), true},
+		"429 of a gateway":     {waiting, answer(429, "slow down"), true},
+		"520 of a CDN":         {waiting, answer(520, ""), true},
+		"the controller's 503": {waiting, answer(503, "{}", "Content-Type", problemJSON, "Retry-After", "5"), false},
+		"a redirect":           {waiting, answer(302, "", "Location", "/login"), false},
+		"the controller's":     {waiting, answer(504, "{}", "Content-Type", problemJSON), false},
+		"504 without a wait":   {protocol.Query{}, answer(504, "<html>"), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := serve(t, row.handler).Fetch(t.Context(), self, row.query); err == nil ||
@@ -143,9 +143,8 @@ func TestFetch_ProxyErrorWhileWaiting_IsCut(t *testing.T) {
 	}
 }
 
-// When a controller dies all its waiters break off at once. They must not be
-// back at once too, as net/http would have it, which sends a request again whose
-// connection broke.
+// When a controller dies, the connections of all waiters break at one moment. net/http would
+// immediately resend their requests, which must not happen.
 func TestFetch_WaitBroken_NotResent(t *testing.T) {
 	var waits atomic.Int64
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -158,9 +157,9 @@ func TestFetch_WaitBroken_NotResent(t *testing.T) {
 	}))
 	defer s.Close()
 	c := New(Options{URL: s.URL, Pushed: true})
-	_, _ = c.Fetch(t.Context(), self, protocol.Query{}) // the connection is a used one now
+	_, _ = c.Fetch(t.Context(), self, protocol.Query{}) // so that the connection is reused
 	if _, err := c.Fetch(t.Context(), self, protocol.Query{MayWait: true, Wait: time.Minute}); err == nil {
-		t.Error("a connection that broke was no error")
+		t.Error("no error for a broken connection")
 	}
 	if got := waits.Load(); got != 1 {
 		t.Errorf("it was sent %d times, want once", got)

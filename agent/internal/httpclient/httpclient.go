@@ -42,8 +42,9 @@ type Client struct {
 
 // TLS configures TLS. The zero TLS trusts what the system trusts.
 type TLS struct {
-	Config          func() *tls.Config // of the next connection
-	CA, Certificate string             // the settings of the trusted authorities and of the client certificate, for errors
+	Config func() *tls.Config // of the next connection
+	// the settings of the trusted authorities and of the client certificate, for errors
+	CA, Certificate string
 }
 
 // KeepAlive is how long an idle connection is kept. The zero KeepAlive is for a server

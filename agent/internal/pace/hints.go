@@ -22,8 +22,8 @@ const (
 
 // hints decides which hints are followed, and when. A hint is unfounded if the fetch
 // that follows it brings nothing new. After one, the next is delayed, and each
-// further one doubles the delay, up to a poll interval: whoever can write to the
-// broker cannot make a fleet fetch more often than polling would.
+// further one doubles the delay, up to a poll interval: a client that can write
+// to the broker cannot make a fleet fetch much more often than polling would.
 type hints struct {
 	due         time.Time // of the fetch; zero: none. It is only ever brought forward
 	last        notify.Hint

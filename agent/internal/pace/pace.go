@@ -45,7 +45,8 @@ var (
 		"is its PUSH none, or is it older than this agent?")
 	errNeverHeld = errors.New("long polls are answered immediately although the controller supports them: " +
 		"something in between drops ETags, or the controller is older than this agent")
-	errWaitsCut = errors.New("something between here and the controller cuts connections that are idle for a few seconds")
+	errWaitsCut = errors.New("something between here and the controller " +
+		"cuts connections that are idle for a few seconds")
 )
 
 // Push is how the agent learns of newer versions between two polls.
@@ -200,11 +201,11 @@ func (p *Pace) Announced(polledAs wire.Transport, resync time.Duration, ownFleet
 type Answer struct {
 	Took         time.Duration
 	Wait         time.Duration // that the poll asked for
-	Holds        bool          // the controller supports long polls
-	Held         time.Duration // how long it says that it delayed this answer at most
+	CanWait      bool          // the controller supports long polls
+	Waited       time.Duration // how long it says that it delayed this answer at most
 	New          bool          // a release that the worker does not run
 	RefusedAgain bool          // a release that the worker has refused already
-	Judged       bool          // the worker has decided on the release already
+	Decided      bool          // the worker has decided on the release already
 }
 
 // Answered returns the rest after an answer to a poll. A long poll that lasted for its
@@ -217,7 +218,7 @@ func (p *Pace) Answered(now time.Time, a Answer) Rest {
 		return Rest{Until: now.Add(p.untilNext()), OnHint: true}
 	}
 	switch wait := p.waits.wait(now); {
-	case !a.Holds:
+	case !a.CanWait:
 		p.setPush(errNotHeld)
 	case a.New:
 		p.setPush(p.neverHeld())
@@ -228,9 +229,9 @@ func (p *Pace) Answered(now time.Time, a Answer) Rest {
 		return Rest{}
 	case a.Wait == 0:
 		p.setPush(errWaitsCut)
-	case a.Held < minWait:
+	case a.Waited < minWait:
 		p.setPush(errNotHeld)
-	case a.Took < a.Held: // released early, say because the controller stops
+	case a.Took < a.Waited: // released early, say because the controller stops
 		p.earlyAnswers++
 		err := p.neverHeld()
 		p.setPush(err)
@@ -270,7 +271,7 @@ func (p *Pace) untilVerdict(now time.Time, a Answer) Rest {
 		return Rest{Until: interval}
 	case p.promptReleases > maxPrompt: // say two controllers that disagree
 		return Rest{Until: now.Add(p.backOff())}
-	case a.Judged:
+	case a.Decided:
 		return Rest{}
 	}
 	return Rest{Until: interval, OnVerdict: true}

@@ -119,7 +119,7 @@ func TestIsCut_RejectedImmediately_IsNotCut(t *testing.T) {
 
 // The answer to a long poll decides when the next one is sent.
 func TestAnswered_LongPoll_Rests(t *testing.T) {
-	full := Answer{Wait: firstWait, Held: firstWait, Took: firstWait, Holds: true}
+	full := Answer{Wait: firstWait, Waited: firstWait, Took: firstWait, CanWait: true}
 	for name, row := range map[string]struct {
 		answer  Answer
 		healthy bool
@@ -127,12 +127,12 @@ func TestAnswered_LongPoll_Rests(t *testing.T) {
 	}{
 		"the whole wait":            {full, true, Rest{}},
 		"no support":                {Answer{}, false, Rest{Until: start}},
-		"a release":                 {Answer{Holds: true, New: true}, true, Rest{Until: start, OnVerdict: true}},
-		"a release that is judged":  {Answer{Holds: true, New: true, Judged: true}, true, Rest{}},
-		"a refused release again":   {Answer{Holds: true, New: true, RefusedAgain: true}, true, Rest{Until: start}},
-		"the first after a failure": {Answer{Holds: true}, true, Rest{}},
+		"a release":                 {Answer{CanWait: true, New: true}, true, Rest{Until: start, OnVerdict: true}},
+		"a release that is judged":  {Answer{CanWait: true, New: true, Decided: true}, true, Rest{}},
+		"a refused release again":   {Answer{CanWait: true, New: true, RefusedAgain: true}, true, Rest{Until: start}},
+		"the first after a failure": {Answer{CanWait: true}, true, Rest{}},
 		"held for less than a moment": {
-			Answer{Wait: firstWait, Holds: true, Held: time.Second}, false, Rest{Until: start},
+			Answer{Wait: firstWait, CanWait: true, Waited: time.Second}, false, Rest{Until: start},
 		},
 	} {
 		p := New(wire.LongPoll)
@@ -151,7 +151,7 @@ func TestAnswered_LongPoll_Rests(t *testing.T) {
 // that nothing was cut.
 func TestFailed_AfterCut_RestoresTheWait(t *testing.T) {
 	p := New(wire.LongPoll)
-	p.Answered(start, Answer{Holds: true})
+	p.Answered(start, Answer{CanWait: true})
 	if got := p.Wait(start); got != firstWait {
 		t.Fatalf("after an answer: got a wait of %s, want %s", got, firstWait)
 	}
@@ -164,7 +164,7 @@ func TestFailed_AfterCut_RestoresTheWait(t *testing.T) {
 		t.Errorf("after an outage: got a wait of %s, want %s", p.NextWait(), firstWait)
 	}
 	p.Cut(start, protocol.ErrCut, 40*time.Second)
-	p.Answered(start, Answer{Holds: true})
+	p.Answered(start, Answer{CanWait: true})
 	p.Failed(start, errOutage)
 	if p.NextWait() != 30*time.Second {
 		t.Errorf("after a cut, an answer and an outage: got a wait of %s, want 30s", p.NextWait())

@@ -12,8 +12,8 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// A gateway that compresses may drop ETags. Polls are held all the same, and nothing is
-// pushed twice.
+// A gateway that compresses may drop ETags. Long polls still wait, and nothing is pushed
+// twice.
 func TestRun_ETagsDropped_FollowsAllVersions(t *testing.T) {
 	for _, transport := range []wire.Transport{wire.Polling, wire.LongPoll} {
 		t.Run(string(transport), func(t *testing.T) {
@@ -28,7 +28,7 @@ func TestRun_ETagsDropped_FollowsAllVersions(t *testing.T) {
 					t.Errorf("after an hour: got %+v", s)
 				}
 				if n := len(w.fetches(0)); transport == wire.LongPoll && n > 20 {
-					t.Errorf("%d fetches within an hour, want them held", n)
+					t.Errorf("%d fetches within an hour, want long polls", n)
 				}
 				pass(32 * time.Second)
 				w.runs(t, 2)
@@ -44,7 +44,8 @@ func TestRun_ETagsDropped_FollowsAllVersions(t *testing.T) {
 	}
 }
 
-// Behind such a gateway an older controller holds nothing. The agent polls, and says so.
+// Behind such a gateway an older controller answers long polls immediately. The agent
+// polls, and says so.
 func TestRun_LongPoll_NeverHeld_Polls(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll,
 		controller: &fakeController{
@@ -73,7 +74,7 @@ func TestRun_LongPoll_NeverHeld_Polls(t *testing.T) {
 	})
 }
 
-// A refusal is no error any more once the controller offers again what runs.
+// A refusal is not an error any more once the controller offers the version that runs.
 func TestRun_RefusedVersionWithdrawn_ClearsError(t *testing.T) {
 	play(t, scenario{worker: &fakeWorker{refuses: refuse(2)}, controller: &fakeController{
 		dropsETags: true, old: true,
@@ -90,7 +91,7 @@ func TestRun_RefusedVersionWithdrawn_ClearsError(t *testing.T) {
 	})
 }
 
-// An older version than the applied one needs a reason.
+// A version older than the applied one needs a reason.
 func TestRun_OlderVersionWithoutReason_Refused(t *testing.T) {
 	for because, want := range map[string]int64{"": 5, wire.OlderResume: 3, wire.OlderPublish: 3} {
 		for _, transport := range []wire.Transport{wire.Polling, wire.LongPoll} {
@@ -121,7 +122,7 @@ func TestRun_OlderVersionWithoutReason_Refused(t *testing.T) {
 	}
 }
 
-// What comes without its ETag, through a gateway that is new, is known by its content.
+// A release that lost its ETag in a gateway is recognized by its content.
 func TestRun_ETagDroppedLater_KeepsKnownETag(t *testing.T) {
 	one := release(1, 30)
 	play(t, scenario{
@@ -129,8 +130,8 @@ func TestRun_ETagDroppedLater_KeepsKnownETag(t *testing.T) {
 		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: &one}},
 	}, func(t *testing.T, w *world) {
 		pass(10 * time.Minute)
-		if held := w.cache.held(); held.Candidate != nil || held.LastGood.ETag != one.ETag {
-			t.Errorf("the cache holds %+v, want the ETag that it held", held.LastGood)
+		if held := w.cache.content(); held.Candidate != nil || held.LastGood.ETag != one.ETag {
+			t.Errorf("the cache holds %+v, want the ETag that it had", held.LastGood)
 		}
 	})
 }
@@ -152,8 +153,8 @@ func TestRun_Reports_NameTheETag(t *testing.T) {
 	})
 }
 
-// A cache that was edited holds another configuration under the same ETag. What the
-// controller answers replaces it, and the next poll, which follows at once, says so.
+// An edited cache holds another configuration under the same ETag. The controller's answer
+// replaces it, and the next poll, which follows immediately, says so.
 func TestRun_CacheEdited_Replaced(t *testing.T) {
 	one := release(1, 3600)
 	edited := one
@@ -162,7 +163,7 @@ func TestRun_CacheEdited_Replaced(t *testing.T) {
 		play(t, scenario{
 			transport: wire.LongPoll,
 			controller: &fakeController{publications: []publication{{0, one}}, dropsETags: drops, compares: true,
-				// the worker is done while a poll is on its way
+				// the worker is done during a poll
 				slowReports: 25 * time.Millisecond, slowFetches: 15 * time.Millisecond},
 			cache:  &fakeCache{stored: state.Stored{Identity: known, LastGood: &edited}},
 			worker: &fakeWorker{slow: 20 * time.Millisecond},
@@ -171,7 +172,7 @@ func TestRun_CacheEdited_Replaced(t *testing.T) {
 			if got, err := w.worker.state(); err != nil || got.URL != one.Config.Data.URL {
 				t.Errorf("the worker runs %+v, %v, want %s", got, err, one.Config.Data.URL)
 			}
-			if got := w.cache.held().LastGood; got == nil || got.Config != one.Config {
+			if got := w.cache.content().LastGood; got == nil || got.Config != one.Config {
 				t.Errorf("the cache holds %+v, want what was published", got)
 			}
 			w.controller.mu.Lock()

@@ -16,9 +16,9 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// mortal lets a poller die at its n-th step. A step is the moment before or
-// after the other side took a call: a save that dies at the first leaves the
-// old state, at the second the new one.
+// mortal kills a poller at its n-th step. There is a step before and a step after each
+// call: if the poller dies before a save, the cache holds the old state, after it the new
+// one.
 type mortal struct {
 	*world
 	kill context.CancelFunc
@@ -29,7 +29,7 @@ type mortal struct {
 	dead  bool
 }
 
-// step reports whether the poller lives on. What is dead sends nothing more.
+// step counts a step, and reports whether the poller is alive. A dead one makes no calls.
 func (m *mortal) step() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -90,7 +90,7 @@ func (m *mortal) Save(stored state.Stored) error {
 	return err
 }
 
-// history is a random life of a fleet of one.
+// history is a random sequence of events for one agent.
 type history struct {
 	publications []publication
 	crashes      []int // the step at which each life of the agent ends
@@ -114,20 +114,20 @@ func drawHistory(t *rapid.T) history {
 		crashes:     rapid.SliceOfN(rapid.IntRange(1, 60), 0, 12).Draw(t, "crashes"),
 		restarts:    rapid.SliceOfN(moment, 0, 4).Draw(t, "restarts"),
 		outages:     spans.Draw(t, "outages"),
-		failsPushes: spans.Draw(t, "deaf"),
+		failsPushes: spans.Draw(t, "failsPushes"),
 		refused:     rapid.Int64Range(0, 6).Draw(t, "refused"),
 	}
 	versions := rapid.SliceOfN(rapid.Int64Range(1, 6), 1, 8).Draw(t, "versions")
 	times := rapid.SliceOfN(moment, len(versions), len(versions)).Draw(t, "times")
 	slices.Sort(times)
 	slices.Sort(h.restarts)
-	for i, v := range versions { // lower after higher: a restored controller, and a resume
+	for i, v := range versions { // a lower version after a higher one: a restored controller, and a resume
 		h.publications = append(h.publications, published(times[i], v))
 	}
 	return h
 }
 
-// play lives through h and says which law was broken, "" if none was.
+// play runs an agent through h and returns which law was broken, "" for none.
 func (h history) play() (fault string) {
 	s := scenario{
 		controller: &fakeController{
@@ -158,7 +158,7 @@ func (h history) play() (fault string) {
 	return h.unhealed(w)
 }
 
-// broken checks what must hold at every moment, and so after a crash.
+// broken checks the laws that hold at every moment, and so after a crash.
 func (h history) broken(w *world) string {
 	offered := map[int64]bool{}
 	for _, p := range h.publications {
@@ -178,13 +178,13 @@ func (h history) broken(w *world) string {
 			return fmt.Sprintf("law 4: If-None-Match %s, which the worker never accepted", etag)
 		}
 	}
-	if good := w.cache.held().LastGood; good != nil && !accepted[good.ETag] {
+	if good := w.cache.content().LastGood; good != nil && !accepted[good.ETag] {
 		return fmt.Sprintf("law 15: version %d is last good, and the worker never accepted it", good.Config.Version)
 	}
 	return ""
 }
 
-// unhealed checks what must hold when all has been well for long enough.
+// unhealed checks the laws that hold after some time without faults.
 func (h history) unhealed(w *world) string {
 	current := h.publications[len(h.publications)-1].Config.Version
 	running, err := w.worker.state()
@@ -192,7 +192,7 @@ func (h history) unhealed(w *world) string {
 		if err == nil && running.Version == h.refused {
 			return "law 15: the worker runs what it refused"
 		}
-		if good := w.cache.held().LastGood; good != nil && running.Version != good.Config.Version {
+		if good := w.cache.content().LastGood; good != nil && running.Version != good.Config.Version {
 			return fmt.Sprintf(
 				"law 5: the worker runs version %d, last good is %d", running.Version, good.Config.Version,
 			)
@@ -202,12 +202,12 @@ func (h history) unhealed(w *world) string {
 	if err != nil || running.Version != current {
 		return fmt.Sprintf("law 5: the worker runs version %d (%v), current is %d", running.Version, err, current)
 	}
-	if held := w.cache.held(); held.Candidate != nil || held.LastGood == nil ||
+	if held := w.cache.content(); held.Candidate != nil || held.LastGood == nil ||
 		held.LastGood.Config.Version != current {
 		return fmt.Sprintf("cache holds %+v, current is %d", held, current)
 	}
-	// A controller that went back to what runs cannot be told from one that
-	// withholds what was refused: then the failure stays the last word.
+	// A controller that returned to the version that runs looks like one that does not
+	// offer what was refused: then the failure stays the last report.
 	reports := w.controller.reports()
 	last := reports[len(reports)-1]
 	if last != (wire.Report{Version: current, Status: wire.Applied}) && last.Version != h.refused {
@@ -216,9 +216,9 @@ func (h history) unhealed(w *world) string {
 	return ""
 }
 
-// Whatever happens, and wherever between two steps the agent dies, the worker
-// only gets what the controller published, the cache is the old state or the
-// new, and in the end all agree.
+// Whatever happens, and at whichever step the agent dies, the worker gets only what the
+// controller published, the cache holds the old state or the new one, and in the end the
+// controller, the cache and the worker agree.
 func TestRun_AnyHistory_Converges(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(rt *rapid.T) { // 100 histories; make check-long plays more
@@ -231,7 +231,7 @@ func TestRun_AnyHistory_Converges(t *testing.T) {
 	})
 }
 
-// A crash before and after each single call of a publish, one by one.
+// The agent dies before and after each call that follows a publish.
 func TestRun_CrashAtEveryStep_Converges(t *testing.T) {
 	for die := 1; die <= 60; die++ {
 		synctest.Test(t, func(t *testing.T) {

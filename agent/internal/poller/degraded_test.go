@@ -9,8 +9,8 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// An agent whose worker is away says so within one poll interval, and that it is
-// back too, however newer versions reach it. A short absence is not worth a word.
+// The controller learns within one poll interval that a worker is away, and that it is back,
+// with every transport. A short absence is not reported.
 func TestRun_WorkerAway_IsReported(t *testing.T) {
 	const blip, away, back = 10 * time.Minute, 20 * time.Minute, 30 * time.Minute
 	for _, transport := range []wire.Transport{wire.Polling, wire.LongPoll, wire.NATS} {
@@ -46,8 +46,8 @@ func TestRun_WorkerAway_IsReported(t *testing.T) {
 	}
 }
 
-// A worker that accepts pushes and does not run them is reported as well, and one
-// that refuses the last good configuration.
+// A worker that accepts pushes and does not run them is reported too, and so is one that
+// refuses the last good configuration.
 func TestRun_WorkerDoesNotRunDesired_IsReported(t *testing.T) {
 	for want, s := range map[string]scenario{
 		"the worker accepted version 1 and does not run it": {worker: &fakeWorker{forgetsPushes: true}},

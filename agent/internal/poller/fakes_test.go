@@ -23,7 +23,7 @@ import (
 
 var errOutage = errors.New("connection refused")
 
-// span is a stretch of fake time since the world began: [from, to).
+// span is the fake time [from, to) since the world began.
 type span struct{ from, to time.Duration }
 
 func within(spans []span, t time.Duration) bool {
@@ -32,10 +32,10 @@ func within(spans []span, t time.Duration) bool {
 
 const forever = 1000 * 24 * time.Hour
 
-// always is a span that every moment is in.
+// always contains every moment.
 var always = []span{{0, forever}}
 
-// clock is when a world began.
+// clock measures the fake time since a world began.
 type clock struct{ began time.Time }
 
 func (c clock) now() time.Duration { return time.Since(c.began) }
@@ -50,7 +50,7 @@ func release(v int64, interval int) protocol.Release {
 	}
 }
 
-// publication is what is current from at on.
+// publication is a release that is current from at on.
 type publication struct {
 	at time.Duration
 	protocol.Release
@@ -58,47 +58,46 @@ type publication struct {
 
 func published(at time.Duration, v int64) publication { return publication{at, release(v, 30)} }
 
-// fakeController does what a controller does with these fields at the time.
+// fakeController behaves as its fields say at each time.
 type fakeController struct {
 	clock
 	publications  []publication
 	down, hanging []span
-	invalid       []span          // answers with a document that is none
-	busy          []span          // 429 with retryAfter
-	retryAfter    time.Duration   //
-	takesNoReport []span          //
-	denies        []span          // refuses every token
-	noEnrolment   []span          // refuses the shared credentials
-	uncertified   []span          // 403 to polls, until the agent re-registers with its token
-	conflicts     []span          // does not accept the agent's secret
-	loses         []span          // its answers to registrations are lost
-	busyReports   []span          // 429 with retryAfter to reports alone
-	slowReports   time.Duration   // how long taking a report lasts
-	slowFetches   time.Duration   // how long answering a poll lasts at least
-	unwanted      bool            // answers reports as a controller that does not know them
-	forgets       []time.Duration // loses all its agents
-	rivals        []time.Duration // another agent registers with the same id
-	withholds     bool            // does not offer a version that was reported FAILED
-	holdsNothing  bool            // as PUSH=none
-	otherBroker   bool            // announces over another broker than the agent hears
-	// something on the way cuts what is held for longer; 0: nothing does
-	cutsAfter  time.Duration
-	lost       error                                  // what ends a wait when it goes down; nil: errOutage
-	cutError   error                                  // what it ends them with; nil: 504
-	drains     []time.Duration                        // lets go all that it holds
-	dropsETags bool                                   // something on the way does, of requests and of answers
-	compares   bool                                   // answers 200 where the content that is applied is another
-	old        bool                                   // does not know the headers of what is applied
-	fleets     []namedFleet                           // the id that it names from then on
-	because    string                                 // why it offers an older version than the applied one
-	spread     time.Duration                          // what it says that the whole fleet takes to fetch
-	says       func(wait time.Duration) time.Duration // what it says it held for; nil: the truth
+	invalid       []span                                 // answers with an invalid document
+	busy          []span                                 // 429 with retryAfter
+	retryAfter    time.Duration                          // of busy and busyReports
+	takesNoReport []span                                 // reports fail
+	denies        []span                                 // rejects every token
+	noEnrolment   []span                                 // rejects the shared credentials
+	uncertified   []span                                 // 403 to polls, until the agent re-registers with its token
+	conflicts     []span                                 // rejects the agent's secret
+	loses         []span                                 // responses to registrations are lost
+	busyReports   []span                                 // 429 with retryAfter to reports alone
+	slowReports   time.Duration                          // how long a report takes
+	slowFetches   time.Duration                          // how long a poll takes at least
+	unwanted      bool                                   // rejects reports
+	forgets       []time.Duration                        // loses all its agents
+	rivals        []time.Duration                        // another agent registers with the same id
+	withholds     bool                                   // does not offer a version that was reported FAILED
+	noLongPolls   bool                                   // as PUSH=none
+	otherBroker   bool                                   // announces over another broker than the agent's
+	cutsAfter     time.Duration                          // a proxy cuts longer waits; 0: none does
+	lost          error                                  // what ends a wait when it goes down; nil: errOutage
+	cutError      error                                  // what the proxy ends waits with; nil: 504
+	drains        []time.Duration                        // releases all waiters
+	dropsETags    bool                                   // a gateway drops those of requests and answers
+	compares      bool                                   // answers 200 if the applied content differs
+	old           bool                                   // does not know the headers of the applied version
+	fleets        []namedFleet                           // the ids that it names
+	because       string                                 // why it offers an older version than the applied one
+	spread        time.Duration                          // how long it says that the fleet takes to fetch
+	says          func(wait time.Duration) time.Duration // how long it says that it delayed an answer; nil: the truth
 
 	mu          sync.Mutex // guards the records below
 	calls       []call
-	degraded    []call // the polls that said something else of the worker than the one before
+	degraded    []call // polls whose worker error differs from the one before
 	token       string
-	previous    string // is accepted too
+	previous    string // accepted too
 	rebound     bool   // the agent has re-registered with its token
 	tokenAt     time.Duration
 	tokens      int
@@ -111,13 +110,13 @@ type fakeController struct {
 	selves      []wire.RegisterRequest
 }
 
-// namedFleet is the fleet from a time on.
+// namedFleet is the fleet that the controller names from a time on.
 type namedFleet struct {
 	at    time.Duration
 	fleet string
 }
 
-// call is one request that came, with the ETag or the version that it named.
+// call is a request, with the ETag or the version that it named.
 type call struct {
 	at   time.Duration
 	what string
@@ -130,7 +129,7 @@ func (c *fakeController) record(what, etag string) {
 	c.calls = append(c.calls, call{c.now(), what, etag})
 }
 
-// told records the worker's error of a poll where it differs from the last one.
+// told records the worker error of a poll if it differs from the last one.
 func (c *fakeController) told(q protocol.Query) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -139,7 +138,7 @@ func (c *fakeController) told(q protocol.Query) {
 	}
 }
 
-// times is when requests of a kind came.
+// times returns when requests of a kind came.
 func (c *fakeController) times(what string) (at []time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -168,7 +167,8 @@ func (c *fakeController) reports() []wire.Report {
 	return slices.Clone(c.outcomes)
 }
 
-// reachable waits as long as the real client does for a controller that hangs.
+// reachable returns an error while the controller is unavailable, after the timeout of the
+// real client if it hangs.
 func (c *fakeController) reachable(ctx context.Context) error {
 	if within(c.hanging, c.now()) {
 		if !sleep(ctx, 10*time.Second) {
@@ -185,8 +185,8 @@ func (c *fakeController) reachable(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// authentic reports whether the token is the one of the last registration,
-// and the controller has not forgotten it since.
+// authentic reports whether the token is that of the last registration, and the controller
+// still knows it.
 func (c *fakeController) authentic(id protocol.Identity) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -263,13 +263,13 @@ func (c *fakeController) Fetch(ctx context.Context, id protocol.Identity, q prot
 	if (q.Transport == wire.NATS || q.Transport == wire.Redis) && !c.otherBroker {
 		answer.ResyncInterval = 5 * time.Minute
 	}
-	if q.MayWait && !c.holdsNothing {
-		answer.Holds, answer.Held = true, q.Wait
+	if q.MayWait && !c.noLongPolls {
+		answer.CanWait, answer.Waited = true, q.Wait
 		if c.says != nil {
-			answer.Held = c.says(q.Wait)
+			answer.Waited = c.says(q.Wait)
 		} else if current := c.current(); q.Wait > 0 && (current == nil || c.withheld(current) ||
 			etag != "" && etag == current.ETag && !c.compares || unchanged(current)) {
-			if err := c.hold(ctx, q.Wait); err != nil {
+			if err := c.delay(ctx, q.Wait); err != nil {
 				return protocol.Answer{}, err
 			}
 		}
@@ -309,16 +309,16 @@ func (c *fakeController) current() *protocol.Release {
 	return current
 }
 
-// withheld reports whether a release is not offered: its worker refused it.
+// withheld reports whether a release is not offered because the worker refused it.
 func (c *fakeController) withheld(current *protocol.Release) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.withholds && current != nil && c.failed == current.Config.Version
 }
 
-// hold returns when something is published, when the wait is over, or with the
-// error of what ends it.
-func (c *fakeController) hold(ctx context.Context, wait time.Duration) error {
+// delay returns when something is published or the wait is over, or with the error that ends
+// the wait.
+func (c *fakeController) delay(ctx context.Context, wait time.Duration) error {
 	now := c.now()
 	end, cut := now+wait+rand.N(wait/16+1), error(nil)
 	sooner := func(at time.Duration, err error) {
@@ -383,15 +383,15 @@ func (c *fakeController) Report(ctx context.Context, id protocol.Identity, repor
 	return nil
 }
 
-// fakeWorker does what a worker does with these fields at the time.
+// fakeWorker behaves as its fields say at each time.
 type fakeWorker struct {
 	clock
 	down, hanging []span
 	failsPushes   []span                                // answers reads, but 500 to pushes
 	restarts      []time.Duration                       // loses what it runs
-	refuses       func(v int64, t time.Duration) string // the words of a no; nil: takes all
+	refuses       func(v int64, t time.Duration) string // the error message, "" to accept; nil: accepts all
 	slow          time.Duration                         // how long a push lasts
-	forgetsPushes bool                                  // takes every push and runs none
+	forgetsPushes bool                                  // accepts every push and runs none
 	tampered      []publication                         // someone else pushes these
 
 	mu      sync.Mutex // guards the records below
@@ -401,7 +401,7 @@ type fakeWorker struct {
 	since   time.Duration
 }
 
-// push is one push that came and whether it was taken.
+// push is a push, and whether it was accepted.
 type push struct {
 	at      time.Duration
 	version int64
@@ -422,7 +422,7 @@ func (w *fakeWorker) reachable(ctx context.Context, timeout time.Duration) error
 	return ctx.Err()
 }
 
-// instance counts the restarts until now.
+// instance returns the number of restarts until now, and the time of the last one.
 func (w *fakeWorker) instance() (n int, since time.Duration) {
 	for _, at := range w.restarts {
 		if at <= w.now() {
@@ -467,8 +467,8 @@ func (w *fakeWorker) Push(ctx context.Context, config wire.WorkerConfig) error {
 		err = errors.New("answered 500")
 	}
 	if err == nil && w.refuses != nil {
-		if words := w.refuses(config.Version, w.now()); words != "" {
-			err = &protocol.Refused{Message: words}
+		if message := w.refuses(config.Version, w.now()); message != "" {
+			err = &protocol.Refused{Message: message}
 		}
 	}
 	w.mu.Lock()
@@ -480,7 +480,7 @@ func (w *fakeWorker) Push(ctx context.Context, config wire.WorkerConfig) error {
 	return err
 }
 
-// taken is the versions that the worker took, in order.
+// taken returns the versions that the worker accepted, in order.
 func (w *fakeWorker) taken() (versions []int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -550,7 +550,7 @@ func (c *fakeCache) Save(stored state.Stored) error {
 	return nil
 }
 
-func (c *fakeCache) held() state.Stored {
+func (c *fakeCache) content() state.Stored {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.stored
@@ -565,7 +565,7 @@ type world struct {
 	log        *logrustest.Hook
 }
 
-// scenario is what a world is made of. What is left nil is well and empty.
+// scenario is what a world is made of. Fields that are nil are empty, and without faults.
 type scenario struct {
 	controller *fakeController
 	worker     *fakeWorker
@@ -578,8 +578,7 @@ type scenario struct {
 	metrics    *Metrics
 }
 
-// play runs a poller in a bubble of fake time; story watches it and makes the
-// claims. The poller stops when story returns.
+// play runs a poller in a bubble of fake time until story, which checks it, returns.
 func play(t *testing.T, s scenario, story func(t *testing.T, w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -633,13 +632,13 @@ func (s scenario) world() *world {
 	}
 }
 
-// pass lets d of fake time pass, and what is due by then happen.
+// pass waits for d of fake time, and until all goroutines are idle.
 func pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-// runs fails the test unless the worker runs version v.
+// runs fails the test unless the worker runs version v, or nothing for 0.
 func (w *world) runs(t *testing.T, v int64) {
 	t.Helper()
 	got, err := w.worker.state()

@@ -19,8 +19,8 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/requestid"
 )
 
-// figures are the series of a registry that are not 0, by name and labels:
-// counters by their value, histograms by how much they observed.
+// figures returns the series of a registry that are not 0, by name and labels: the values
+// of counters, and the counts of histograms.
 func figures(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	t.Helper()
 	families, err := reg.Gather()
@@ -42,7 +42,7 @@ func figures(t *testing.T, reg *prometheus.Registry) map[string]float64 {
 	return found
 }
 
-// measured plays a scenario for d, and returns what was measured.
+// measured plays a scenario for d, and returns its figures.
 func measured(t *testing.T, s scenario, d time.Duration) map[string]float64 {
 	t.Helper()
 	reg := prometheus.NewRegistry()
@@ -71,7 +71,7 @@ func TestMetrics_Failures_CountedByOutcome(t *testing.T) {
 	for name, row := range map[string]struct {
 		scenario scenario
 		after    time.Duration
-		want     []string // series that count something
+		want     []string // series that are not 0
 	}{
 		"nothing published": {scenario{}, 5 * time.Second, []string{"fetches_total nothing_published"}},
 		"a wait is over": {
@@ -125,7 +125,7 @@ func TestMetrics_Failures_CountedByOutcome(t *testing.T) {
 			},
 			5 * time.Second, []string{"pushes_total refused", "push_duration_seconds"},
 		},
-		"a worker is deaf": {
+		"pushes fail": {
 			scenario{
 				controller: &fakeController{publications: []publication{published(0, 1)}},
 				worker:     &fakeWorker{failsPushes: always},
@@ -153,11 +153,11 @@ func TestMetrics_WorkerRestart_CountedOnce(t *testing.T) {
 		worker *fakeWorker
 		want   float64
 	}{
-		"between two looks": {&fakeWorker{restarts: []time.Duration{5 * time.Second}}, 1},
-		"down for a few looks": {
+		"between two observations": {&fakeWorker{restarts: []time.Duration{5 * time.Second}}, 1},
+		"down for some observations": {
 			&fakeWorker{restarts: []time.Duration{5 * time.Second}, down: down(5*time.Second, 8*time.Second)}, 1,
 		},
-		"fed by somebody else": {&fakeWorker{
+		"configured by hand": {&fakeWorker{
 			restarts: []time.Duration{5 * time.Second}, down: down(5*time.Second, 8*time.Second),
 			tampered: []publication{published(6*time.Second, 1)},
 		}, 1},
@@ -165,7 +165,7 @@ func TestMetrics_WorkerRestart_CountedOnce(t *testing.T) {
 			restarts: []time.Duration{5 * time.Second, 12 * time.Second}, down: down(5*time.Second, 8*time.Second),
 		}, 2},
 		"away, and the same again": {&fakeWorker{down: down(5*time.Second, 8*time.Second)}, 0},
-		"down when the agent was": {
+		"down when the agent started": {
 			&fakeWorker{restarts: []time.Duration{2 * time.Second}, down: down(0, 3*time.Second)}, 0,
 		},
 	} {
@@ -201,7 +201,7 @@ func TestMetrics_ReportUnauthorized_CountedAsDenied(t *testing.T) {
 	}
 }
 
-// An attempt that ends with the agent is nobody's failure.
+// An attempt that ends because the agent stops is not a failure.
 func TestMetrics_Canceled_NotCounted(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	m := NewMetrics(reg)
@@ -222,7 +222,7 @@ func TestMetrics_LongPoll_NotTimed(t *testing.T) {
 	}
 }
 
-// quiet are hints that never come by themselves.
+// quiet is a broker that sends no hints.
 type quiet struct{}
 
 func (quiet) Run(ctx context.Context, _ string, _ notify.Receiver) error { <-ctx.Done(); return nil }
@@ -282,7 +282,7 @@ func TestMetrics_HintSeries_ExistFromTheStart(t *testing.T) {
 	}
 }
 
-// Each attempt has an id of its own, and the lines of what comes of it carry it.
+// Each attempt has an id of its own, which its log lines contain.
 func TestAttempts_Each_HasItsOwnID(t *testing.T) {
 	log, lines := logrustest.NewNullLogger()
 	a := newAttempts(log)
@@ -298,8 +298,7 @@ func TestAttempts_Each_HasItsOwnID(t *testing.T) {
 	}
 }
 
-// Each line that comes of an exchange can be found under the id that the
-// neighbour logs.
+// Each log line of a request has its id, which the server logs too.
 func TestRun_Exchanges_LogRequestIDs(t *testing.T) {
 	c := &fakeController{
 		publications: []publication{published(0, 1), published(60*time.Second, 2)},
@@ -329,7 +328,7 @@ func TestRun_Exchanges_LogRequestIDs(t *testing.T) {
 	})
 }
 
-// naming tells of the contexts that requests come with.
+// naming passes the contexts of requests to seen.
 type naming struct {
 	*fakeController
 	seen func(context.Context)

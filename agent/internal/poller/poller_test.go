@@ -23,7 +23,7 @@ var known = protocol.Identity{AgentID: "agent-7", AgentToken: "token-0"}
 
 func ptr(r protocol.Release) *protocol.Release { return &r }
 
-// gaps are the times between moments.
+// gaps returns the times between moments.
 func gaps(at []time.Duration) (between []time.Duration) {
 	for i := 1; i < len(at); i++ {
 		between = append(between, at[i]-at[i-1])
@@ -93,8 +93,8 @@ func TestRun_IntervalChanged_Used(t *testing.T) {
 
 func lastOf[T any](s []T, n int) []T { return s[max(0, len(s)-n):] }
 
-// The trap: the version is remembered when it is fetched, the push fails, and
-// the agent is told 304 for ever.
+// If If-None-Match named the version that was fetched, the answer after a failed push would
+// be 304 forever.
 func TestRun_PushFails_IfNoneMatchStaysApplied(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1), published(40*time.Second, 2)}},
@@ -121,7 +121,7 @@ func TestRun_PushFails_IfNoneMatchStaysApplied(t *testing.T) {
 			t.Errorf("reports (-want +got):\n%s", diff)
 		}
 		if n := w.logged(logrus.WarnLevel, "Worker lost"); n != 1 {
-			t.Errorf("%d warnings, want 1 for one trouble", n)
+			t.Errorf("%d warnings, want 1 for one error", n)
 		}
 		pass(2 * time.Minute)
 		w.runs(t, 2)
@@ -129,7 +129,7 @@ func TestRun_PushFails_IfNoneMatchStaysApplied(t *testing.T) {
 		if last := etags[len(etags)-1]; last != `"v2-30"` {
 			t.Errorf("If-None-Match is %s, want that of version 2", last)
 		}
-		if held := w.cache.held(); held.Candidate != nil || held.LastGood.Config.Version != 2 {
+		if held := w.cache.content(); held.Candidate != nil || held.LastGood.Config.Version != 2 {
 			t.Errorf("cache holds %+v, want version 2 as last good", held)
 		}
 		if got := w.Status().LastError; got != "" {
@@ -171,7 +171,7 @@ func TestRun_WorkerRestarted_RestoredInOneCycle(t *testing.T) {
 			t.Errorf("the worker took %v, want version 1 twice", got)
 		}
 		if len(w.cache.saves) != 4 { // id, token, candidate, last good
-			t.Errorf("%d saves: healing a worker must not write", len(w.cache.saves))
+			t.Errorf("%d saves: restoring a worker must not save", len(w.cache.saves))
 		}
 	})
 }
@@ -278,13 +278,13 @@ func TestRun_EmptyWorker_GetsLastGoodBeforeCandidate(t *testing.T) {
 		if got := w.worker.taken(); !slices.Equal(got, []int64{7, 8}) {
 			t.Errorf("the worker took %v, want 7 and then 8", got)
 		}
-		if held := w.cache.held(); held.Candidate != nil || held.LastGood.Config.Version != 8 {
+		if held := w.cache.content(); held.Candidate != nil || held.LastGood.Config.Version != 8 {
 			t.Errorf("cache holds %+v, want 8 as last good", held)
 		}
 	})
 }
 
-// The agent died between the push and the save: the worker has it already.
+// The agent died between the push and the save: the worker runs the candidate.
 func TestRun_CandidateAlreadyRuns_PromotedWithoutPush(t *testing.T) {
 	eight := release(8, 30)
 	play(t, scenario{
@@ -296,7 +296,7 @@ func TestRun_CandidateAlreadyRuns_PromotedWithoutPush(t *testing.T) {
 		if got := w.worker.taken(); len(got) != 0 {
 			t.Errorf("pushed %v to a worker that ran it", got)
 		}
-		if held := w.cache.held(); held.Candidate != nil || held.LastGood.Config.Version != 8 {
+		if held := w.cache.content(); held.Candidate != nil || held.LastGood.Config.Version != 8 {
 			t.Errorf("cache holds %+v, want 8 as last good", held)
 		}
 	})
@@ -318,13 +318,13 @@ func TestRun_RefusedToken_RegistersAgainWithSameID(t *testing.T) {
 			}
 		}
 		if polls != 2 { // the refused one and the next
-			t.Errorf("registered at %s, not at once after the 401", registered)
+			t.Errorf("registered at %s, not immediately after the 401", registered)
 		}
 		reports := w.controller.reports()
 		if len(reports) != 2 || reports[1] != (wire.Report{Version: 1, Status: wire.Applied}) {
 			t.Errorf("reported %+v: a controller that forgot the agent must learn again", reports)
 		}
-		if got := w.cache.held().Identity.AgentToken; got != "token-2" {
+		if got := w.cache.content().Identity.AgentToken; got != "token-2" {
 			t.Errorf("cache holds %q, want the new token", got)
 		}
 	})
@@ -371,7 +371,7 @@ func TestRun_SharedPasswordChanged_OwnTokenWorks(t *testing.T) {
 		cache: &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Minute)
-		w.runs(t, 8) // its own token is as good as before
+		w.runs(t, 8) // its own token is still valid
 		if status := w.Status(); !status.Registered || status.LastError != "" {
 			t.Errorf("status says registered %v, error %q", status.Registered, status.LastError)
 		}
@@ -406,7 +406,7 @@ func TestRun_LongOutage_RetriesNeverStop(t *testing.T) {
 }
 
 func TestRun_OutageAfterSuccess_BackoffRestarts(t *testing.T) {
-	for _, invalid := range [][]span{nil, always} { // an answer that cannot be used is one, too
+	for _, invalid := range [][]span{nil, always} { // an unusable answer is a success too
 		backsOffAnew(t, &fakeController{publications: []publication{published(0, 1)}, invalid: invalid})
 	}
 }
@@ -460,7 +460,7 @@ func TestRun_NothingPublished_KeepsPolling(t *testing.T) {
 	})
 }
 
-// A restored controller that knows nothing must not empty the fleet.
+// A restored controller without versions must not clear the workers.
 func TestRun_NothingPublished_KeepsLastGood(t *testing.T) {
 	play(t, scenario{
 		worker: &fakeWorker{restarts: []time.Duration{time.Minute}},
@@ -487,7 +487,7 @@ func TestRun_InvalidConfiguration_NotApplied(t *testing.T) {
 			t.Errorf("%d warnings, want 1", n)
 		}
 		if n := len(w.controller.times("fetch")); n > 140 {
-			t.Errorf("%d polls in an hour: a bad document made it hurry", n)
+			t.Errorf("%d polls in an hour: an invalid document must not make it poll faster", n)
 		}
 		pass(34 * time.Second)
 		w.runs(t, 2)
@@ -505,7 +505,7 @@ func TestRun_OlderVersionWithReason_Applied(t *testing.T) {
 		w.runs(t, 3)
 		pass(34 * time.Second)
 		w.runs(t, 2)
-		if got := w.cache.held().LastGood.Config.Version; got != 2 {
+		if got := w.cache.content().LastGood.Config.Version; got != 2 {
 			t.Errorf("last good is version %d, want 2", got)
 		}
 	})
@@ -524,7 +524,7 @@ func TestRun_CandidateWithdrawn_Dropped(t *testing.T) {
 				worker:     &fakeWorker{failsPushes: []span{{30 * time.Second, 5 * time.Minute}}},
 			}, func(t *testing.T, w *world) {
 				pass(2*time.Minute - 1)
-				if w.cache.held().Candidate == nil {
+				if w.cache.content().Candidate == nil {
 					t.Fatal("version 2 is not pending")
 				}
 				pass(10 * time.Minute)
@@ -532,7 +532,7 @@ func TestRun_CandidateWithdrawn_Dropped(t *testing.T) {
 				if got := w.worker.taken(); !slices.Equal(got, []int64{1}) {
 					t.Errorf("the worker took %v, want version 1 only", got)
 				}
-				if w.cache.held().Candidate != nil {
+				if w.cache.content().Candidate != nil {
 					t.Error("version 2 is still pending")
 				}
 				reports := w.controller.reports()
@@ -572,7 +572,7 @@ func TestRun_RefusedVersion_KeepsLastGoodAndReports(t *testing.T) {
 		if n := len(w.worker.pushTimes()); n != 3 { // 1, 2 refused, 1 after the restart
 			t.Errorf("%d pushes, want 3", n)
 		}
-		if held := w.cache.held(); held.Candidate != nil || held.LastGood.Config.Version != 1 {
+		if held := w.cache.content(); held.Candidate != nil || held.LastGood.Config.Version != 1 {
 			t.Errorf("cache holds %+v, want version 1 only", held)
 		}
 		if got := w.Status().LastError; got != "the worker refused version 2: host not allowed here" {
@@ -602,7 +602,7 @@ func TestRun_RefusedVersionOfferedAgain_ReportedAgain(t *testing.T) {
 			t.Errorf("%d pushes in %d polls: more than one for each offer", pushes, fetches)
 		}
 		if n := len(w.controller.reports()); n < 100 {
-			t.Errorf("%d reports of about 118 refusals: who offers again wants to know again", n)
+			t.Errorf("%d reports of about 118 refusals: each offer is reported", n)
 		}
 		w.runs(t, 1)
 		pass(34 * time.Second)
@@ -626,8 +626,8 @@ func TestRun_RefusedVersionOnEmptyWorker_KeepsLastGood(t *testing.T) {
 	})
 }
 
-// What the worker ran yesterday it refuses today: there is nothing else to
-// push, so it is tried again when the controller confirms it, not every second.
+// A worker refuses what it accepted before. There is nothing else to push, so it is pushed
+// again when the controller confirms it, not every second.
 func TestRun_LastGoodRefused_RetriedWhenConfirmed(t *testing.T) {
 	for name, controller := range map[string]*fakeController{
 		"confirmed by a 304":                {},
@@ -691,7 +691,7 @@ func TestRun_FetchHangs_KeepsReconciling(t *testing.T) {
 		pass(102 * time.Second)
 		w.runs(t, 7)
 		if high := slices.Max(gaps(w.worker.readTimes())); high > time.Second {
-			t.Errorf("the worker was left alone for %s", high)
+			t.Errorf("the worker was not asked for %s", high)
 		}
 	})
 }
@@ -714,7 +714,7 @@ func TestRun_ReportsFail_SentUntilAcknowledged(t *testing.T) {
 		takesNoReport: []span{{0, time.Hour}},
 	}}, func(t *testing.T, w *world) {
 		pass(time.Hour - 1)
-		w.runs(t, 2) // a report that nobody takes holds up nothing
+		w.runs(t, 2) // a failing report delays nothing
 		if n := len(w.controller.times("report")); n < 60 || n > 200 {
 			t.Errorf("%d attempts in an hour, want about one a poll", n)
 		}
@@ -724,7 +724,7 @@ func TestRun_ReportsFail_SentUntilAcknowledged(t *testing.T) {
 		}
 		pass(time.Hour)
 		if n := len(w.controller.reports()); n != 1 {
-			t.Errorf("%d reports taken, want 1: it is said once", n)
+			t.Errorf("%d reports taken, want 1", n)
 		}
 	})
 }
@@ -739,7 +739,7 @@ func TestRun_ReportRetryAfter_IsMinimum(t *testing.T) {
 			t.Errorf("reported again after %s, was asked to wait 10 min", low)
 		}
 		if n := len(w.controller.times("fetch")); n < 200 {
-			t.Errorf("%d polls in two hours: the reports held them up", n)
+			t.Errorf("%d polls in two hours: the reports delayed them", n)
 		}
 	})
 }
@@ -776,7 +776,7 @@ func TestRun_CandidateWithdrawnDuringPush_RevertsToLastGood(t *testing.T) {
 	})
 }
 
-// A refusal does not hide the outcome of what is wanted by then.
+// A refusal does not hide the outcome of the version that is desired by then.
 func TestRun_RefusedWhileAnotherDesired_ReportsTheOther(t *testing.T) {
 	for _, version := range []int64{3, 1} { // a newer one, and what ran before
 		play(t, scenario{
@@ -832,8 +832,7 @@ func TestRun_WorkerChangedByHandOften_RestoredEachCycle(t *testing.T) {
 	})
 }
 
-// The pushes are backed off when the worker restarts; the new one gets its
-// chance at once.
+// A restarted worker is pushed to immediately, however long the back-off is.
 func TestRun_WorkerRestarted_PushBackoffEnds(t *testing.T) {
 	const at = 10 * time.Minute
 	play(t, scenario{
@@ -891,12 +890,12 @@ func TestRun_CacheUnwritable_RunsAndSavesLater(t *testing.T) {
 			t.Errorf("%d warnings, want 1", n)
 		}
 		pass(time.Minute + 2*time.Second)
-		if held := w.cache.held(); held.LastGood == nil || held.LastGood.Config.Version != 1 ||
+		if held := w.cache.content(); held.LastGood == nil || held.LastGood.Config.Version != 1 ||
 			held.Identity.AgentID != w.controller.selves[0].AgentID {
 			t.Errorf("cache holds %+v once it can be written, want all", held)
 		}
 		if !w.Status().Cache.Writable {
-			t.Error("status does not say that the cache is well again")
+			t.Error("status does not say that the cache is writable again")
 		}
 	})
 }
@@ -944,8 +943,8 @@ func TestStatus_CacheAge_SinceFetch(t *testing.T) {
 	})
 }
 
-// The agent's own token may hold while the shared password has changed: one
-// refusal of the token is no reason not to try it again.
+// After the shared password has changed, the agent's own token may still be valid. It is
+// tried again after it was rejected once.
 func TestRun_EnrolmentRefused_OwnTokenTriedAgain(t *testing.T) {
 	play(t, scenario{controller: &fakeController{
 		publications: []publication{published(0, 1), published(2*time.Hour, 2)},
@@ -974,11 +973,11 @@ func TestRun_Ephemeral_DeregistersAtEnd(t *testing.T) {
 				func(*testing.T, *world) { pass(2 * time.Minute) },
 			)
 			if got := controller.times("leave"); len(got) != row.want {
-				t.Errorf("it left at %v, want %d times", got, row.want)
+				t.Errorf("deregistered at %v, want %d times", got, row.want)
 			}
 			last := slices.Max(controller.times("fetch"))
 			if at := controller.times("leave"); row.want > 0 && at[0] < last {
-				t.Errorf("it polled at %s, after it had left at %s", last, at[0])
+				t.Errorf("polled at %s, after it had deregistered at %s", last, at[0])
 			}
 		})
 	}
@@ -988,12 +987,12 @@ func TestRun_EphemeralNeverRegistered_SendsNothing(t *testing.T) {
 	controller := &fakeController{down: []span{{0, time.Hour}}}
 	play(t, scenario{controller: controller, ephemeral: true}, func(*testing.T, *world) { pass(time.Minute) })
 	if got := controller.times("leave"); len(got) != 0 {
-		t.Errorf("it left at %v, though it never came", got)
+		t.Errorf("deregistered at %v without a registration", got)
 	}
 }
 
-// A target that is away for a moment must not leave a restarted worker with
-// nothing: only what is new is probed.
+// Only new configurations are probed: a target that is away for a moment must not leave a
+// restarted worker without one.
 func TestRun_LastGoodPushedAgain_NotProbed(t *testing.T) {
 	probed := published(0, 1)
 	probed.Config.Data.Probe = true

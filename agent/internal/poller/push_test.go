@@ -21,27 +21,27 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/notify"
 )
 
-// Bounds that package pace keeps.
+// The bounds of package pace.
 const (
 	minWait   = 5 * time.Second
 	maxWait   = wire.MaxWait
 	maxPrompt = 4
 )
 
-// fakeBroker announces and fails as these fields say at the time.
+// fakeBroker behaves as its fields say at each time.
 type fakeBroker struct {
 	clock
 	down []span
 	says []message
 }
 
-// message is what a broker delivers at a time.
+// message is a message that a broker delivers at a time.
 type message struct {
 	at   time.Duration
 	text string
 }
 
-// hint is what a controller announces of release.
+// hint returns the announcement of a release.
 func hint(at time.Duration, r protocol.Release, spread time.Duration) message {
 	text, err := notify.Hint{Version: r.Config.Version, ETag: r.ETag, SpreadMS: spread.Milliseconds()}.Encode()
 	if err != nil {
@@ -50,7 +50,7 @@ func hint(at time.Duration, r protocol.Release, spread time.Duration) message {
 	return message{at, string(text)}
 }
 
-// Run tells r what happens, at the time that it does.
+// Run implements Hints.
 func (b *fakeBroker) Run(ctx context.Context, _ string, r notify.Receiver) error {
 	if b.began.IsZero() {
 		b.began = time.Now()
@@ -83,7 +83,7 @@ func (b *fakeBroker) Run(ctx context.Context, _ string, r notify.Receiver) error
 	return nil
 }
 
-// fetches is when the agent fetched, from a time on.
+// fetches returns when the agent fetched, from a time on.
 func (w *world) fetches(from time.Duration) (at []time.Duration) {
 	for _, t := range w.controller.times("fetch") {
 		if t >= from {
@@ -113,8 +113,8 @@ func TestRun_LongPoll_Publish_FollowedImmediately(t *testing.T) {
 	})
 }
 
-// A report that is taken late, while the worker is judging the next version, does
-// not end the waiting.
+// A report that is taken late, while the worker validates the next version, does not end the
+// wait for a newer one.
 func TestRun_LongPoll_LateReport_KeepsWaiting(t *testing.T) {
 	at := func(t time.Duration, v int64) publication { return publication{t, release(v, 3600)} }
 	for range 20 {
@@ -132,7 +132,7 @@ func TestRun_LongPoll_LateReport_KeepsWaiting(t *testing.T) {
 	}
 }
 
-// What nobody cuts is waited for longer and longer, and costs next to nothing.
+// While nothing cuts long polls, they get longer, and cost few requests.
 func TestRun_LongPoll_NothingCut_WaitGrows(t *testing.T) {
 	play(t, scenario{
 		transport: wire.LongPoll, controller: &fakeController{publications: []publication{published(0, 1)}},
@@ -140,7 +140,9 @@ func TestRun_LongPoll_NothingCut_WaitGrows(t *testing.T) {
 		pass(3 * time.Hour)
 		between := gaps(w.fetches(0))
 		if between[1] < 55*time.Second || between[1] > 59*time.Second {
-			t.Errorf("the first wait took %s, want 55 s, so that it comes through what cuts after a minute", between[1])
+			t.Errorf(
+				"the first wait took %s, want 55 s, so that it survives a proxy that cuts after a minute", between[1],
+			)
 		}
 		for _, gap := range between[4:] {
 			if gap < 300*time.Second || gap > 319*time.Second {
@@ -153,10 +155,10 @@ func TestRun_LongPoll_NothingCut_WaitGrows(t *testing.T) {
 func TestRun_LongPoll_WaitsCut_AsksForLess(t *testing.T) {
 	later := &protocol.RetryLater{After: 5 * time.Second, Err: protocol.ErrProxy}
 	for name, row := range map[string]struct {
-		cutsAfter      time.Duration
-		cutError       error
-		most           int           // requests in an hour
-		setLongPollErr time.Duration // how long it may take at worst to hear again after a cut
+		cutsAfter time.Duration
+		cutError  error
+		most      int           // requests in an hour
+		delay     time.Duration // at most, of a version that is published after the cuts
 	}{
 		"a proxy that answers 504 after 50 s": {50 * time.Second, nil, 105, time.Second},
 		"one that breaks off after 60 s":      {60 * time.Second, errOutage, 90, 30 * time.Second},
@@ -184,15 +186,15 @@ func TestRun_LongPoll_WaitsCut_AsksForLess(t *testing.T) {
 						)
 					}
 				}
-				pass(time.Hour + row.setLongPollErr)
+				pass(time.Hour + row.delay)
 				w.runs(t, 2)
 			})
 		})
 	}
 }
 
-// A proxy that answers for a controller that is away has cut nothing: afterwards
-// the agent waits for as long as before.
+// An error of a proxy during an outage of the controller is not a cut: afterwards long polls
+// are as long as before.
 func TestRun_LongPoll_ProxyErrorDuringOutage_WaitUnchangedAfterwards(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
 		publications: []publication{published(0, 1)},
@@ -207,7 +209,7 @@ func TestRun_LongPoll_ProxyErrorDuringOutage_WaitUnchangedAfterwards(t *testing.
 	})
 }
 
-// Whatever a controller answers, an agent does not ask again and again.
+// Whatever a controller answers, an agent does not poll without a rest.
 func TestRun_LongPoll_OddControllers_NeverSpins(t *testing.T) {
 	twice := release(2, 30)
 	twice.ETag = ""
@@ -217,7 +219,7 @@ func TestRun_LongPoll_OddControllers_NeverSpins(t *testing.T) {
 		most       int // requests in an hour
 	}{
 		"one that holds nothing": {
-			&fakeController{publications: []publication{published(0, 1)}, holdsNothing: true}, nil, 135,
+			&fakeController{publications: []publication{published(0, 1)}, noLongPolls: true}, nil, 135,
 		},
 		"one that only says so": {&fakeController{publications: []publication{published(0, 1)},
 			says: func(wait time.Duration) time.Duration { return wait }}, nil, 180},
@@ -261,7 +263,7 @@ func TestRun_LongPoll_OddControllers_NeverSpins(t *testing.T) {
 
 func TestRun_LongPoll_ControllerHoldsNothing_Polls(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
-		publications: []publication{published(0, 1), published(time.Hour, 2)}, holdsNothing: true,
+		publications: []publication{published(0, 1), published(time.Hour, 2)}, noLongPolls: true,
 	}}, func(t *testing.T, w *world) {
 		pass(time.Hour)
 		if got := w.Status(); got.Transport != wire.Polling || got.Push.Healthy ||
@@ -276,8 +278,8 @@ func TestRun_LongPoll_ControllerHoldsNothing_Polls(t *testing.T) {
 	})
 }
 
-// A refused version is reported before the agent waits on, so that it is not
-// offered again; the next one is followed at once.
+// A refused version is reported before the next long poll, so that it is not offered again.
+// The next version is followed immediately.
 func TestRun_LongPoll_VersionRefused_ReportsBeforeWaiting(t *testing.T) {
 	play(t, scenario{
 		transport: wire.LongPoll,
@@ -302,7 +304,7 @@ func TestRun_LongPoll_VersionRefused_ReportsBeforeWaiting(t *testing.T) {
 	})
 }
 
-// Versions that come one after the other, none of them immediately, are all followed.
+// Versions that are published in a row, at some distance, are all followed.
 func TestRun_LongPoll_ManyPublishes_AllFollowed(t *testing.T) {
 	var publications []publication
 	for v := range int64(3 * maxPrompt) {
@@ -332,10 +334,10 @@ func TestRun_LongPoll_RefusedVersionOfferedAgain_WaitsAnInterval(t *testing.T) {
 	})
 }
 
-// A controller that stops lets its waiters go; they look for it, or for another.
+// A controller that stops releases its waiters, which poll again soon.
 func TestRun_LongPoll_Released_PollsAgainSoon(t *testing.T) {
 	drains := []time.Duration{time.Minute}
-	for i := range time.Duration(2 * maxPrompt) { // with waits in between that are held to their end
+	for i := range time.Duration(2 * maxPrompt) { // with long polls in between that last for their whole wait
 		drains = append(drains, (i+1)*time.Hour)
 	}
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
@@ -348,7 +350,7 @@ func TestRun_LongPoll_Released_PollsAgainSoon(t *testing.T) {
 		}
 		pass(2 * maxPrompt * time.Hour)
 		if got := w.Status(); got.Transport != wire.LongPoll {
-			t.Errorf("the transport is %s, push %+v, want waits that are held to be long-poll", got.Transport, got.Push)
+			t.Errorf("the transport is %s, push %+v, want longpoll, because waits complete", got.Transport, got.Push)
 		}
 	})
 }
@@ -375,13 +377,12 @@ func TestRun_LongPoll_Outage_WaitUnchangedAfterwards(t *testing.T) {
 		}
 		pass(30 * time.Minute)
 		if gap := lastOf(gaps(w.fetches(0)), 1)[0]; gap < 300*time.Second {
-			t.Errorf("long after the outage a wait takes %s, want 300 s as before: nothing in between cuts", gap)
+			t.Errorf("long after the outage a wait takes %s, want 300 s as before: nothing cuts them", gap)
 		}
 	})
 }
 
-// Whoever has what the whole fleet fetches leaves the controller to the others, and
-// then tells what came of it.
+// While the whole fleet fetches a version, agents that have it wait with their reports.
 func TestRun_Spread_ReportsAfterwards(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
 		publications: []publication{published(0, 1), published(time.Minute, 2)}, spread: 400 * time.Millisecond,
@@ -395,7 +396,7 @@ func TestRun_Spread_ReportsAfterwards(t *testing.T) {
 			t.Errorf("reports came at (-want +got):\n%s", diff)
 		}
 		if got := w.fetches(time.Minute); len(got) == 0 || got[0] != time.Minute+400*time.Millisecond {
-			t.Errorf("fetches at %v, want the next wait once it was told", got)
+			t.Errorf("fetches at %v, want the next long poll after the report", got)
 		}
 	})
 }
@@ -426,8 +427,7 @@ func TestRun_Hint_FollowedWithinItsSpread(t *testing.T) {
 	}
 }
 
-// While a broker is heard, polls are seldom, but do not end: a hint that is lost
-// is made up for.
+// While hints are received, the agent polls rarely, which makes up for lost hints.
 func TestRun_BrokerReceived_ResyncsSlowly(t *testing.T) {
 	play(t, scenario{transport: wire.Redis, hints: &fakeBroker{down: []span{{0, 10 * time.Second}}},
 		controller: &fakeController{publications: []publication{published(0, 1), published(2*time.Hour, 2)}},
@@ -438,7 +438,7 @@ func TestRun_BrokerReceived_ResyncsSlowly(t *testing.T) {
 		}
 		for _, gap := range gaps(w.fetches(40 * time.Second)) {
 			if gap < 5*time.Minute || gap > 7*time.Minute+30*time.Second {
-				t.Errorf("sweeps are %s apart, want 5 to 7.5 minutes", gap)
+				t.Errorf("resyncs are %s apart, want 5 to 7.5 minutes", gap)
 			}
 		}
 		pass(7*time.Minute + 30*time.Second)
@@ -446,8 +446,8 @@ func TestRun_BrokerReceived_ResyncsSlowly(t *testing.T) {
 	})
 }
 
-// A fleet that polls once a day misses nothing for a day because its broker, or its
-// controller, was away for a minute.
+// An agent that polls once a day fetches soon after its broker, or its controller, was away
+// for a minute.
 func TestRun_LongInterval_RecoversSoonAfterOutage(t *testing.T) {
 	const day = 24 * 60 * 60
 	for transport, hints := range map[wire.Transport]Hints{
@@ -500,7 +500,8 @@ func TestRun_BrokerLost_Polls(t *testing.T) {
 	}
 }
 
-// A poll that was sent before the agent subscribed says nothing of the broker.
+// The answer to a poll that was sent before the agent subscribed says nothing about the
+// broker.
 func TestRun_SubscribedDuringAPoll_IsHealthy(t *testing.T) {
 	play(t, scenario{transport: wire.NATS, hints: &fakeBroker{down: []span{{0, 50 * time.Millisecond}}},
 		controller: &fakeController{publications: []publication{published(0, 1)}, slowFetches: 100 * time.Millisecond},
@@ -545,7 +546,7 @@ func TestRun_HintsWithoutNews_NotFollowed(t *testing.T) {
 				before := len(w.fetches(0))
 				pass(3 * time.Second)
 				w.runs(t, 2)
-				if n := len(w.fetches(0)) - before; n > 1 { // a sweep may be due just then
+				if n := len(w.fetches(0)) - before; n > 1 { // a resync may be due just then
 					t.Errorf("%d fetches, want none for that", n)
 				}
 			})
@@ -553,7 +554,7 @@ func TestRun_HintsWithoutNews_NotFollowed(t *testing.T) {
 	}
 }
 
-// subjects is a broker that notes what it was asked for, and when.
+// subjects is a broker that records the subjects of subscriptions.
 type subjects struct {
 	mu    sync.Mutex
 	asked []string
@@ -600,7 +601,7 @@ func TestRun_ControllerNamesFleet_SubscribesToIt(t *testing.T) {
 				for _, m := range row.fleets {
 					last = m.fleet
 				}
-				if got := w.cache.held().Fleet; got != last {
+				if got := w.cache.content().Fleet; got != last {
 					t.Errorf("the cache holds the fleet %q, want %q", got, last)
 				}
 				if s := w.Status(); s.Transport != wire.NATS {
@@ -642,21 +643,21 @@ func TestRun_FleetIDOfAnotherFleet_Polls(t *testing.T) {
 	}
 }
 
-// A version can be published again under another ETag, by a store that was restored.
+// A restored store can publish the same version under another ETag.
 func TestRun_HintWithSameVersionAndNewETag_Followed(t *testing.T) {
 	again := release(1, 31)
 	play(t, scenario{transport: wire.NATS, hints: &fakeBroker{says: []message{hint(time.Hour, again, 0)}},
 		controller: &fakeController{publications: []publication{published(0, 1), {time.Hour, again}}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour + time.Second)
-		if got := w.cache.held().LastGood; got == nil || got.ETag != again.ETag {
+		if got := w.cache.content().LastGood; got == nil || got.ETag != again.ETag {
 			t.Errorf("a second after the hint the agent holds %+v, want %s", got, again.ETag)
 		}
 	})
 }
 
-// Who can write to the broker cannot have a fleet ask more often than polling
-// would, nor keep it from what is true.
+// A client that can write to the broker can neither make a fleet fetch much more often than
+// polling would, nor keep it from following hints that are true.
 func TestRun_FalseHints_RateLimited(t *testing.T) {
 	var lies []message
 	for i := range 3600 { // one a second, each of another version, to be followed immediately or late
@@ -672,14 +673,14 @@ func TestRun_FalseHints_RateLimited(t *testing.T) {
 		before := len(w.fetches(0))
 		pass(59 * time.Minute)
 		if n := len(w.fetches(0)) - before; n > 240 {
-			t.Errorf("%d fetches in an hour of lies, want as many as an agent that polls, or little more", n)
+			t.Errorf("%d fetches in an hour of false hints, want little more than by polling", n)
 		}
 		pass(31 * time.Second)
 		w.runs(t, 3)
 	})
 }
 
-// A hint does not cut short what the controller asked for, nor a back-off.
+// A hint shortens neither a Retry-After nor a back-off.
 func TestRun_HintsDuringOutage_KeepBackoff(t *testing.T) {
 	two := release(2, 30)
 	var says []message
@@ -715,9 +716,9 @@ func TestRun_HintsDuringOutage_KeepBackoff(t *testing.T) {
 	}
 }
 
-// A whole fleet loses its controller, or its broker, in one instant and gets it
-// back in one. It comes back little by little: the controller is asked no more
-// often than three times what a fleet asks that polls, and nobody is left behind.
+// A whole fleet loses its controller, or its broker, at one moment, and gets it back at one
+// moment. Its requests are spread: there are never more than three times those of a fleet
+// that polls. In the end every agent runs the newest version.
 func TestRun_ReconnectStorm_IsSpread(t *testing.T) {
 	const fleet, interval, away, window = 200, 30 * time.Second, time.Minute, 10 * time.Second
 	const died, end = 5 * time.Minute, 8 * time.Minute
@@ -728,13 +729,13 @@ func TestRun_ReconnectStorm_IsSpread(t *testing.T) {
 		"long-poll, the controller dies": {
 			wire.LongPoll, func(c *fakeController, _ *fakeBroker) { c.down = []span{{died, died + away}} },
 		},
-		"long-poll, it is restarted at once": {
+		"long-poll, it is restarted": {
 			wire.LongPoll, func(c *fakeController, _ *fakeBroker) { c.down = []span{{died, died + 1}} },
 		},
 		"a broker dies": {
 			wire.NATS, func(_ *fakeController, b *fakeBroker) { b.down = []span{{died, died + away}} },
 		},
-		"a broker is restarted at once": {
+		"a broker is restarted": {
 			wire.NATS, func(_ *fakeController, b *fakeBroker) { b.down = []span{{died, died + 1}} },
 		},
 		"a broker, and the controller with it": {wire.Redis, func(c *fakeController, b *fakeBroker) {
@@ -763,32 +764,32 @@ func TestRun_ReconnectStorm_IsSpread(t *testing.T) {
 					worlds[i].controller.clock, worlds[i].worker.clock = began, began
 					worlds[i].Log = silent()
 					running.Go(func() { _ = worlds[i].Run(ctx) })
-					pass(interval / fleet) // they were not started in one instant either
+					pass(interval / fleet) // they do not start at one moment
 				}
 				pass(end - began.now())
 				cancel()
 				running.Wait()
-				asked := map[time.Duration]int{} // by the window
+				requests := map[time.Duration]int{} // by the window
 				for _, w := range worlds {
 					w.runs(t, 2)
 					for _, at := range w.fetches(0) {
 						if !within(w.controller.down, at) {
-							asked[at.Truncate(window)]++
+							requests[at.Truncate(window)]++
 						}
 					}
 				}
 				worst := 0
-				for at, n := range asked {
-					// when they are to come, spread as it says
+				for at, n := range requests {
+					// except for the fetches of version 2, which the hint spreads
 					if at >= died-away && (at < two.at || at > two.at+window) {
 						worst = max(worst, n)
 					}
 				}
 				polling := fleet * int(window) / int(interval)
-				t.Logf("at most %d requests in %s; a fleet that polls sends %d", worst, window, polling)
+				t.Logf("at most %d requests in %s; a polling fleet sends %d", worst, window, polling)
 				if worst > 3*polling {
 					t.Errorf(
-						"%d requests in %s, want %d at most, which is three times what a fleet sends that polls", worst,
+						"%d requests in %s, want %d at most, three times what a polling fleet sends", worst,
 						window, 3*polling,
 					)
 				}
@@ -804,7 +805,7 @@ func silent() logrus.FieldLogger {
 	return log
 }
 
-// A controller that announces elsewhere is no push, though the broker is there.
+// If the controller announces elsewhere, push is not healthy, although the broker is there.
 func TestRun_BrokerWithoutAnnouncements_Polls(t *testing.T) {
 	play(t, scenario{transport: wire.NATS, hints: &fakeBroker{}, controller: &fakeController{
 		publications: []publication{published(0, 1), published(time.Hour, 2)}, otherBroker: true,
@@ -820,8 +821,8 @@ func TestRun_BrokerWithoutAnnouncements_Polls(t *testing.T) {
 	})
 }
 
-// A worker that is away when a version comes, and an outcome that the controller
-// takes late, keep no agent from waiting for the next version.
+// An agent whose worker is away when a version comes, or whose report is taken late, still
+// waits for the next version.
 func TestRun_LongPoll_WorkerOrReportLate_KeepsWaiting(t *testing.T) {
 	at := 100 * time.Second
 	publications := []publication{
@@ -848,7 +849,7 @@ func TestRun_LongPoll_WorkerOrReportLate_KeepsWaiting(t *testing.T) {
 	}
 }
 
-// disagreeing is a controller whose every other answer is of another store.
+// disagreeing is a controller that answers from two stores in turns.
 type disagreeing struct {
 	*fakeController
 	answers int
@@ -861,7 +862,7 @@ func (d *disagreeing) Fetch(ctx context.Context, _ protocol.Identity, q protocol
 		return protocol.Answer{}, ctx.Err()
 	}
 	r := release(int64(1+d.answers%2), 30)
-	return protocol.Answer{Release: &r, Holds: true, Held: q.Wait, PollInterval: 30 * time.Second}, nil
+	return protocol.Answer{Release: &r, CanWait: true, Waited: q.Wait, PollInterval: 30 * time.Second}, nil
 }
 
 func TestRun_LongPoll_ControllersDisagree_BacksOff(t *testing.T) {
@@ -880,8 +881,8 @@ func TestRun_LongPoll_ControllersDisagree_BacksOff(t *testing.T) {
 	})
 }
 
-// Crash, mend, deploy: a controller that is stopped in good order soon after an
-// outage is not taken for a part of it.
+// A controller that is stopped soon after an outage, say to deploy a fix, is not taken for a
+// part of the outage.
 func TestRun_LongPoll_ReleasedAfterOutage_PollsAgainSoon(t *testing.T) {
 	var worst time.Duration
 	for range 10 {
@@ -902,7 +903,7 @@ func TestRun_LongPoll_ReleasedAfterOutage_PollsAgainSoon(t *testing.T) {
 	}
 }
 
-// A controller that crashes a few times is no proxy without patience.
+// A controller that crashes a few times is not taken for a proxy that cuts.
 func TestRun_LongPoll_ControllerCrashes_WaitUnchangedAfterwards(t *testing.T) {
 	for range 6 {
 		play(t, scenario{transport: wire.LongPoll, controller: &fakeController{publications: []publication{

@@ -16,34 +16,34 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// registered is the state of an agent that has registered as host with a secret.
+// registered returns the state of an agent that has registered as host with a secret.
 func registered() state.Stored {
 	identity := protocol.Identity{AgentID: "agent-7", AgentToken: "token-0", AgentSecret: strings.Repeat("s", 43)}
 	self := wire.RegisterRequest{Hostname: "host", AgentID: identity.AgentID, AgentSecret: identity.AgentSecret}
 	return state.Stored{Identity: identity, Registered: protocol.Digest(self), LastGood: ptr(release(7, 30))}
 }
 
-// first is the state that was saved first.
+// first returns the state that was saved first.
 func (c *fakeCache) first() state.Stored {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.saves[0]
 }
 
-// follows is a controller that knows a token, refuses the shared credentials, and
-// has published a version.
+// follows returns a controller that knows a token, rejects the shared credentials, and has
+// published a version.
 func follows(token string, version int64) *fakeController {
 	return &fakeController{publications: []publication{published(0, version)}, token: token, noEnrolment: always}
 }
 
-// registrations are what agents have registered so far.
+// registrations returns what was registered so far.
 func (c *fakeController) registrations() []wire.RegisterRequest {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.selves)
 }
 
-// what is the kinds of the requests that came but reports, in order.
+// what returns the kinds of the requests in order, without reports.
 func (c *fakeController) what() (kinds []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -71,7 +71,7 @@ func TestRun_CachedToken_PollsAndDoesNotRegister(t *testing.T) {
 	})
 }
 
-// While the controller has no room for registrations, a restarted agent follows.
+// A restarted agent polls with its token while the controller rate-limits registrations.
 func TestRun_CachedToken_RegistrationsRateLimited(t *testing.T) {
 	changed := registered()
 	changed.Registered = "of another hostname"
@@ -110,7 +110,7 @@ func TestRun_ChangedHostname_RegistersWithItsToken(t *testing.T) {
 		}
 		want := registered()
 		want.Identity.AgentToken = "token-1"
-		got := w.cache.held()
+		got := w.cache.content()
 		got.LastGood = want.LastGood
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("the cache, -want +got:\n%s", diff)
@@ -118,14 +118,14 @@ func TestRun_ChangedHostname_RegistersWithItsToken(t *testing.T) {
 	})
 }
 
-// The cache of an older build has an id and a token, no secret and no digest.
+// The cache of an older build has an id and a token, and neither a secret nor a digest.
 func TestRun_CacheOfOlderBuild_SetsItsSecret(t *testing.T) {
 	play(t, scenario{
 		controller: follows("token-0", 7),
 		cache:      &fakeCache{stored: state.Stored{Identity: known, LastGood: ptr(release(7, 30))}},
 	}, func(t *testing.T, w *world) {
 		pass(time.Hour)
-		held := w.cache.held().Identity
+		held := w.cache.content().Identity
 		if held.AgentID != known.AgentID || held.AgentToken != "token-1" || len(held.AgentSecret) != 43 {
 			t.Errorf("the cache holds id %q, token %q and a secret of %d characters",
 				held.AgentID, held.AgentToken, len(held.AgentSecret))
@@ -152,13 +152,13 @@ func TestRun_RefusedToken_RegistersWithItsSecret(t *testing.T) {
 		if len(got) != 1 || got[0].AgentID != "agent-7" || got[0].AgentSecret != secret {
 			t.Errorf("registered as %+v, want agent-7 with its secret", got)
 		}
-		if held := w.cache.held().Identity; held.AgentToken != "token-1" || held.AgentSecret != secret {
+		if held := w.cache.content().Identity; held.AgentToken != "token-1" || held.AgentSecret != secret {
 			t.Errorf("the cache holds token %q, want the new one beside the secret", held.AgentToken)
 		}
 	})
 }
 
-// An agent reports to a controller that has lost its agents before it sends a long poll.
+// If the controller has lost its agents, an agent reports again before its next long poll.
 func TestRun_RefusedToken_ReportsBeforeWaiting(t *testing.T) {
 	play(t, scenario{transport: wire.LongPoll, controller: &fakeController{
 		publications: []publication{published(0, 1)}, forgets: []time.Duration{time.Hour},
@@ -181,13 +181,13 @@ func TestRun_RefusedCertificate_RegistersWithItsToken(t *testing.T) {
 		if got := w.controller.what()[:3]; !slices.Equal(got, []string{"fetch", "register", "fetch"}) {
 			t.Errorf("first requests: got %v, want a poll, a registration and a poll", got)
 		}
-		if got := w.cache.held().Identity.AgentToken; got != "token-1" {
+		if got := w.cache.content().Identity.AgentToken; got != "token-1" {
 			t.Errorf("the cache holds %q, want the new token", got)
 		}
 	})
 }
 
-// The id is another agent's by now, as far as the controller knows.
+// The controller takes the id for another agent's.
 func TestRun_SecretRefused_KeepsItsConfiguration(t *testing.T) {
 	controller := &fakeController{publications: []publication{published(0, 8)}, conflicts: []span{{0, 12 * time.Hour}}}
 	play(t, scenario{controller: controller, cache: &fakeCache{stored: registered()}}, func(t *testing.T, w *world) {
@@ -199,7 +199,7 @@ func TestRun_SecretRefused_KeepsItsConfiguration(t *testing.T) {
 		if n := len(w.controller.times("register")); n < 100 || n > 400 {
 			t.Errorf("registered %d times in 11 hours, want them up to 5 min apart", n)
 		}
-		if held := w.cache.held(); held.Identity != registered().Identity || held.LastGood == nil {
+		if held := w.cache.content(); held.Identity != registered().Identity || held.LastGood == nil {
 			t.Error("the cache has lost the identity or the last good configuration")
 		}
 		pass(time.Hour + 6*time.Minute)
@@ -227,7 +227,7 @@ func TestRun_FirstRegistration_SavesSecretFirst(t *testing.T) {
 	})
 }
 
-// A secret that a crash would lose would lock the agent out of its id.
+// If a crash lost the secret, the agent could not use its id any more.
 func TestRun_CacheUnwritable_SecretNotSent(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 7)}, token: "token-0"},
@@ -242,7 +242,7 @@ func TestRun_CacheUnwritable_SecretNotSent(t *testing.T) {
 			}
 		}
 		pass(10 * time.Minute)
-		held := w.cache.held().Identity
+		held := w.cache.content().Identity
 		registrations := w.controller.registrations()
 		last := registrations[len(registrations)-1]
 		if held.AgentSecret == "" || last.AgentSecret != held.AgentSecret {
@@ -251,7 +251,7 @@ func TestRun_CacheUnwritable_SecretNotSent(t *testing.T) {
 	})
 }
 
-// A registration is not repeated because the polls after it fail.
+// A registration is not repeated if the polls after it fail.
 func TestRun_PollsFailAfterRegistration_RegistersOnce(t *testing.T) {
 	later := &protocol.RetryLater{After: 10 * time.Second, Err: errOutage}
 	for name, test := range map[string]struct {
@@ -288,7 +288,7 @@ func TestRun_PollsFailAfterRegistration_RegistersOnce(t *testing.T) {
 	}
 }
 
-// A registration that is refused is not repeated after a poll that accepts the token.
+// A rejected registration is not repeated after a poll that accepts the token.
 func TestRun_RegistrationRefusedTokenAccepted_InvalidAnswer(t *testing.T) {
 	controller := follows("token-0", 8)
 	controller.denies, controller.invalid = []span{{0, time.Second}}, []span{{0, time.Hour}}
@@ -302,7 +302,7 @@ func TestRun_RegistrationRefusedTokenAccepted_InvalidAnswer(t *testing.T) {
 	})
 }
 
-// failingPolls refuses polls until a registration, and then fails them in spans.
+// failingPolls rejects polls until a registration, and then fails them in spans.
 type failingPolls struct {
 	*fakeController
 	refused, after error

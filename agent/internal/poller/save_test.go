@@ -14,8 +14,8 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// A disk that neither takes a write nor fails holds up nothing: status is
-// answered, releases are pushed and reported, and a restarted worker is fed.
+// A disk that hangs delays nothing: the status is available, releases are pushed and
+// reported, and a restarted worker is configured.
 func TestRun_CacheHangs_DelaysNothing(t *testing.T) {
 	const hangs = 45 * time.Second
 	cache := &fakeCache{hanging: []span{{hangs, forever}}}
@@ -42,18 +42,18 @@ func TestRun_CacheHangs_DelaysNothing(t *testing.T) {
 		pass(5*time.Minute - w.worker.now() + 5*time.Second)
 		w.runs(t, 2)
 		pass(10*time.Minute - w.worker.now())
-		pass(34 * time.Second) // a poll interval and its spread
+		pass(34 * time.Second) // a poll interval and its jitter
 		w.runs(t, 3)
 		if n := w.logged(logrus.WarnLevel, "Cache unwritable"); n != 1 {
 			t.Errorf("%d warnings, want 1", n)
 		}
-		if held := w.cache.held(); held.LastGood.Config.Version != 1 {
+		if held := w.cache.content(); held.LastGood.Config.Version != 1 {
 			t.Errorf("the cache holds version %d while it hangs, want 1", held.LastGood.Config.Version)
 		}
 
 		close(cache.proceed)
 		pass(0)
-		if held := w.cache.held(); held.LastGood.Config.Version != 3 || held.Candidate != nil {
+		if held := w.cache.content(); held.LastGood.Config.Version != 3 || held.Candidate != nil {
 			t.Errorf("the cache holds %+v when it is back, want version 3", held)
 		}
 		if s := w.Status(); !s.Cache.Writable {
@@ -62,8 +62,8 @@ func TestRun_CacheHangs_DelaysNothing(t *testing.T) {
 	})
 }
 
-// A disk that hangs from the start delays an agent by little, and does not keep it
-// from ending.
+// A disk that hangs from the start delays an agent a little, and does not keep it from
+// stopping.
 func TestRun_CacheHangsFromStart_RunsAndStops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := scenario{
@@ -84,7 +84,7 @@ func TestRun_CacheHangsFromStart_RunsAndStops(t *testing.T) {
 	})
 }
 
-// A write that fails, and hangs when it is tried again, is a write that hangs.
+// A write that fails, and then hangs when it is retried, delays nothing either.
 func TestPersist_RetryHangs_DoesNotWait(t *testing.T) {
 	cache := &fakeCache{unwritable: []span{{0, time.Second}}, hanging: []span{{time.Second, forever}}}
 	play(t, scenario{
@@ -100,8 +100,8 @@ func TestPersist_RetryHangs_DoesNotWait(t *testing.T) {
 	})
 }
 
-// Each step waits until what it builds on is saved: the id and the secret, the token,
-// the candidate, and what the worker accepted.
+// Each step waits until the state that it depends on is saved: the id and the secret, the
+// token, the candidate, and what the worker accepted.
 func TestRun_SlowCache_IsSavedBeforeEachStep(t *testing.T) {
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1)}},
@@ -117,13 +117,13 @@ func TestRun_SlowCache_IsSavedBeforeEachStep(t *testing.T) {
 	})
 }
 
-// What could not be written is written once more when the agent ends.
+// State that could not be saved is saved once more when the agent stops.
 func TestRun_CacheWritableAtEnd_SavesOnceMore(t *testing.T) {
 	cache := &fakeCache{unwritable: []span{{0, 10 * time.Minute}}}
 	play(t, scenario{
 		controller: &fakeController{publications: []publication{published(0, 1)}}, cache: cache,
 	}, func(*testing.T, *world) { pass(10 * time.Minute) })
-	if held := cache.held(); held.LastGood == nil || held.LastGood.Config.Version != 1 {
+	if held := cache.content(); held.LastGood == nil || held.LastGood.Config.Version != 1 {
 		t.Errorf("the cache holds %+v, want version 1", held)
 	}
 }

@@ -72,8 +72,8 @@ type Answer struct {
 	Release        *Release      // nil with an error
 	PollInterval   time.Duration // within the bounds of the contract; 0 if the answer named none
 	ResyncInterval time.Duration // as PollInterval
-	Holds          bool          // the controller supports long polls
-	Held           time.Duration // how long it delayed this answer at most
+	CanWait        bool          // the controller supports long polls
+	Waited         time.Duration // how long it delayed this answer at most
 	Spread         time.Duration // how long the whole fleet takes to fetch this; 0: it is for this agent alone
 	Fleet          string        // the id of the controller's fleet; "" if it named none
 	OlderBecause   string        // why Release is older than what the worker runs; "" for no reason

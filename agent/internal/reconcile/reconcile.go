@@ -21,8 +21,8 @@ const (
 	retryFirst = time.Second
 	retryLimit = 30 * time.Second // shorter than for the controller: the worker is near
 
-	// healthDelay is how long a worker must be away, or back, before the controller
-	// is told. A restart takes less.
+	// healthDelay is how long a worker must be away, or back, before that is reported.
+	// A restart takes less.
 	healthDelay = 5 * time.Second
 )
 

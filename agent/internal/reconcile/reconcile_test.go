@@ -68,8 +68,8 @@ func TestObserved_EachState_PushesOrNot(t *testing.T) {
 		}
 		if push != row.push || isNew != row.isNew || probe != row.isNew || runs != row.runs ||
 			o.Idle != (push == 0 && runs == 0) {
-			t.Errorf("%s: got a push of %d (new %v, probed %v), %d runs, idle %v; want a push of %d (new and probed %v), %d runs",
-				name, push, isNew, probe, runs, o.Idle, row.push, row.isNew, row.runs)
+			t.Errorf("%s: got a push of %d (new %v, probed %v), %d runs, idle %v", name, push, isNew, probe, runs, o.Idle)
+			t.Errorf("%s: want a push of %d (new and probed %v), %d runs", name, row.push, row.isNew, row.runs)
 		}
 		if row.runs == 0 && w.InSync != row.inSync {
 			t.Errorf("%s: got in sync %v, want %v", name, w.InSync, row.inSync)
@@ -133,7 +133,7 @@ func TestObserved_AnotherInstance_Restarted(t *testing.T) {
 	}
 }
 
-// The controller is told once a worker has been away, or back, for healthDelay.
+// It is reported when a worker has been away, or back, for healthDelay.
 func TestAssess_Changes_ReportedAfterADelay(t *testing.T) {
 	w := New()
 	for i, row := range []struct {

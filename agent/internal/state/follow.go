@@ -168,10 +168,10 @@ func (m *Machine) Fetched(now time.Time, q protocol.Query, answer protocol.Answe
 	m.note(&m.controllerErr, f.refused, "Registration refused", "Controller back")
 	isNew := err == nil && !answer.Unchanged(q)
 	m.pace.HintResult(now, f.hint, isNew)
-	a := pace.Answer{Took: took, Wait: q.Wait, Holds: answer.Holds, Held: answer.Held, New: isNew}
+	a := pace.Answer{Took: took, Wait: q.Wait, CanWait: answer.CanWait, Waited: answer.Waited, New: isNew}
 	if isNew {
 		a.RefusedAgain = answer.Release.Same(f.lastFetched) && m.worker.Refusal.Version == answer.Release.Config.Version
-		a.Judged = m.reports.pending == nil && q.Outdated(m.stored.LastGood)
+		a.Decided = m.reports.pending == nil && q.Outdated(m.stored.LastGood)
 		f.lastFetched = answer.Release
 	}
 	f.rest = m.pace.Answered(now, a)

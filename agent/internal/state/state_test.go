@@ -66,7 +66,7 @@ func fetch(m *Machine, now time.Time, answer protocol.Answer, err error) error {
 
 // offer is the answer with a release.
 func offer(v int64) protocol.Answer {
-	return protocol.Answer{Release: release(v), Holds: true, PollInterval: 30 * time.Second}
+	return protocol.Answer{Release: release(v), CanWait: true, PollInterval: 30 * time.Second}
 }
 
 // logged counts the lines of a level and a message.
@@ -286,7 +286,7 @@ func TestStale_ChangedSinceQuery(t *testing.T) {
 func TestAssess_WorkerAway_ReportedSoon(t *testing.T) {
 	for _, transport := range []wire.Transport{wire.LongPoll, wire.Polling} {
 		m := machine(transport, registered())
-		_ = fetch(m, start, protocol.Answer{Holds: true}, protocol.ErrNotModified)
+		_ = fetch(m, start, protocol.Answer{CanWait: true}, protocol.ErrNotModified)
 		away := start.Add(time.Second)
 		m.Observed(away, wire.WorkerState{}, errOutage)
 		m.Assess(away)
@@ -355,7 +355,7 @@ func TestReported_Verdicts_EndTheRest(t *testing.T) {
 func TestFetched_LongPollRejectedImmediately_IsNotCut(t *testing.T) {
 	for _, by := range []error{protocol.ErrProxy, errOutage} {
 		m := machine(wire.LongPoll, registered())
-		_ = fetch(m, start, protocol.Answer{Holds: true}, protocol.ErrNotModified)
+		_ = fetch(m, start, protocol.Answer{CanWait: true}, protocol.ErrNotModified)
 		wait := m.pace.NextWait()
 		_ = fetch(m, start, protocol.Answer{}, &protocol.RetryLater{After: time.Minute, Err: by})
 		if _, q := m.Querying(start); m.pace.NextWait() != wait || q.Wait != 0 {

@@ -42,9 +42,11 @@ var (
 	)
 	appliedVersion = describe("applied_version", "Version that the worker accepted last; 0 for none.")
 	inSync         = describe("in_sync", "1 while the worker runs the desired version.")
-	transport      = describe("transport", "1 for how the agent learns of newer versions now, 0 for the others.", "transport")
-	pushLost       = describe("push_lost", "1 while the transport of PUSH fails, so that the agent polls.")
-	lastFetch      = describe(
+	transport      = describe(
+		"transport", "1 for how the agent learns of newer versions now, 0 for the others.", "transport",
+	)
+	pushLost  = describe("push_lost", "1 while the transport of PUSH fails, so that the agent polls.")
+	lastFetch = describe(
 		"last_fetch_timestamp_seconds", "Time of the last answer to a fetch, 304 included; 0 before the first.",
 	)
 	cacheAge = describe(

@@ -16,7 +16,7 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// gathered is what Prometheus reads of an agent in a status, without its comments.
+// gathered returns what Prometheus scrapes from an agent with a status, without comments.
 func gathered(t *testing.T, s protocol.Status) string {
 	t.Helper()
 	reg := prometheus.NewRegistry()
@@ -37,7 +37,9 @@ func TestMetrics_Status_AsGauges(t *testing.T) {
 		status protocol.Status
 		want   string
 	}{
-		"just started": {protocol.Status{Transport: wire.Polling, Push: protocol.PushStatus{Transport: wire.LongPoll}}, `
+		"just started": {protocol.Status{
+			Transport: wire.Polling, Push: protocol.PushStatus{Transport: wire.LongPoll},
+		}, `
 applied_version 0
 cache_lost 0
 controller_lost 0

@@ -123,8 +123,8 @@ func TestReady_EachState_Answers(t *testing.T) {
 	}
 }
 
-// A page whose name was rebound to this machine cannot read the status; a supervisor
-// that asks by any name gets its answers.
+// A page whose name was rebound to this machine cannot read the status. A supervisor may use
+// any name.
 func TestStatus_Rebinding_Refused(t *testing.T) {
 	log, _ := logrustest.NewNullLogger()
 	current := func() protocol.Status { return protocol.Status{AgentID: "canary"} }
@@ -143,7 +143,7 @@ func TestStatus_Rebinding_Refused(t *testing.T) {
 		{"/status", "rebound.example:8081", 403},
 		{"/status", "", 403},
 		{"/health", "rebound.example:8081", 200},
-		{"/metrics", "rebound.example:8081", 404}, // nobody scrapes here
+		{"/metrics", "rebound.example:8081", 404}, // not part of this test
 		{"/version", "rebound.example:8081", 200},
 	} {
 		r := httptest.NewRequest("GET", tt.path, nil)

@@ -113,12 +113,12 @@ func TestPush_EachStatus_MapsToItsError(t *testing.T) {
 		"refused": {
 			handle: answer(422, problemType, `{"detail":"host not\nallowed"}`), refused: "host not allowed",
 		},
-		"refused without words": {handle: answer(422, "", ""), refused: "422 Unprocessable Entity"},
-		"refused at length":     {handle: answer(422, "", strings.Repeat("no ", 2000)), refused: "…"},
-		"token wanted":          {handle: answer(401, problemType, `{"detail":"no"}`), words: "set WORKER_TOKEN"},
-		"not from here":         {handle: answer(403, problemType, `{"detail":"no"}`), words: "loopback"},
-		"broken":                {handle: answer(500, "", ""), words: "500"},
-		"not a worker":          {handle: answer(405, "", ""), words: "405"},
+		"refused without a message": {handle: answer(422, "", ""), refused: "422 Unprocessable Entity"},
+		"refused at length":         {handle: answer(422, "", strings.Repeat("no ", 2000)), refused: "…"},
+		"token wanted":              {handle: answer(401, problemType, `{"detail":"no"}`), words: "set WORKER_TOKEN"},
+		"not from here":             {handle: answer(403, problemType, `{"detail":"no"}`), words: "loopback"},
+		"broken":                    {handle: answer(500, "", ""), words: "500"},
+		"not a worker":              {handle: answer(405, "", ""), words: "405"},
 		"dies over it": {
 			handle: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 			words:  "cut the connection",
@@ -132,7 +132,7 @@ func TestPush_EachStatus_MapsToItsError(t *testing.T) {
 				t.Fatalf("got %v", err)
 			case tt.refused != "" &&
 				(!strings.HasSuffix(refused.Message, tt.refused) || len(refused.Message) > wire.MaxErrorBytes):
-				t.Errorf("words %q, want %q", refused.Message, tt.refused)
+				t.Errorf("message %q, want %q", refused.Message, tt.refused)
 			case err != nil && !strings.Contains(err.Error(), tt.words):
 				t.Errorf("error %q does not say %q", err, tt.words)
 			}
@@ -140,8 +140,8 @@ func TestPush_EachStatus_MapsToItsError(t *testing.T) {
 	}
 }
 
-// A token that is shorter than its replacement makes no error longer than a
-// report may have.
+// A token that is shorter than its replacement does not make an error longer than a report
+// may contain.
 func TestPush_ShortTokenInError_Redacted(t *testing.T) {
 	s := httptest.NewServer(answer(422, problemType, `{"detail":"`+strings.Repeat(`\u006e`, wire.MaxErrorBytes)+`"}`))
 	defer s.Close()
@@ -167,7 +167,7 @@ func TestPush_Configuration_SentAsJSON(t *testing.T) {
 	}
 }
 
-// A worker that hangs costs a bounded time, and says the same each time.
+// A worker that hangs costs a bounded time, and the error is the same each time.
 func TestRunning_Hangs_TimesOut(t *testing.T) {
 	c := serve(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	began := time.Now()
@@ -192,7 +192,7 @@ func TestErrors_Repeated_SameText(t *testing.T) {
 		_, first := c.Running(t.Context())
 		_, second := c.Running(t.Context())
 		if first == nil || first.Error() != second.Error() {
-			t.Errorf("%q, then %q: one trouble would be logged as two", first, second)
+			t.Errorf("%q, then %q: one error would be logged as two", first, second)
 		}
 	}
 }
@@ -208,7 +208,7 @@ func TestErrors_SecretEchoed_Redacted(t *testing.T) {
 		_, read := c.Running(t.Context())
 		for _, err := range []error{read, c.Push(t.Context(), eight)} {
 			if text := fmt.Sprintf("%v %+v", err, err); strings.Contains(text, token[:len("worker-token")]) {
-				t.Errorf("%d: the token stands in %q", status, text)
+				t.Errorf("%d: the token is in %q", status, text)
 			}
 		}
 	}
