@@ -3,6 +3,7 @@ package pace
 import (
 	"time"
 
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 	"github.com/fleetconf/fleetconf/pkg/backoff"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/notify"
@@ -41,15 +42,17 @@ func (h *hints) fetchBy(at time.Time) {
 	}
 }
 
-// Hint handles a hint and returns its outcome. old says that it names what the agent has,
-// or an older version. The fetch is at a random time within the spread of the hint.
-func (p *Pace) Hint(now time.Time, hint notify.Hint, old bool) Outcome {
+// Hint handles a hint and returns its outcome. has is what the agent has; a release may be
+// nil. The fetch is at a random time within the spread of the hint.
+func (p *Pace) Hint(now time.Time, hint notify.Hint, has ...*protocol.Release) Outcome {
 	h := &p.hints
-	switch last := h.unfounded; {
-	case hint.Version == last.Version && hint.ETag == last.ETag:
+	if last := h.unfounded; hint.Version == last.Version && hint.ETag == last.ETag {
 		return HintIgnored
-	case old:
-		return HintOld
+	}
+	for _, r := range has {
+		if r != nil && (hint.Version < r.Config.Version || hint.Version == r.Config.Version && hint.ETag == r.ETag) {
+			return HintOld
+		}
 	}
 	at, outcome := now.Add(jitter(hint.Spread())), HintFollowed
 	if at.Before(h.ignoreUntil) {

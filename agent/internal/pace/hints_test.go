@@ -30,14 +30,14 @@ func TestHintResult_News_EndsIgnoringHints(t *testing.T) {
 	if !p.hints.due.Equal(p.hints.ignoreUntil) {
 		t.Errorf("the next fetch is due at %s, want %s", p.hints.due, p.hints.ignoreUntil)
 	}
-	if got := p.Hint(start, notify.Hint{Version: 5}, false); got != HintDelayed {
+	if got := p.Hint(start, notify.Hint{Version: 5}); got != HintDelayed {
 		t.Errorf("after 20 false hints: got %s, want %s", got, HintDelayed)
 	}
-	if got := p.Hint(start, notify.Hint{Version: 120}, false); got != HintIgnored {
+	if got := p.Hint(start, notify.Hint{Version: 120}); got != HintIgnored {
 		t.Errorf("the last false hint again: got %s, want %s", got, HintIgnored)
 	}
 	p.HintResult(start, notify.Hint{Version: 4}, true)
-	if got := p.Hint(start, notify.Hint{Version: 5}, false); got != HintFollowed {
+	if got := p.Hint(start, notify.Hint{Version: 5}); got != HintFollowed {
 		t.Errorf("after a new version: got %s, want %s", got, HintFollowed)
 	}
 	p.HintResult(start, notify.Hint{Version: 121}, false)
@@ -51,7 +51,7 @@ func TestTakeHint_Taken_Forgotten(t *testing.T) {
 	p := New(wire.Redis)
 	rest := Rest{Until: start.Add(time.Hour), OnHint: true}
 	hint := notify.Hint{Version: 5}
-	p.Hint(start, hint, false)
+	p.Hint(start, hint)
 	if got := p.RestUntil(rest); !got.Equal(start) {
 		t.Errorf("a rest of an hour ends at %s, want immediately", got)
 	}

@@ -147,17 +147,17 @@ func (p *Poller) load() {
 
 // deregister removes the agent from the controller, if it was ever registered.
 func (p *Poller) deregister(ctx context.Context) {
-	var id protocol.Identity
-	p.ask(func(m *state.Machine, _ time.Time) { id = m.Identity() })
-	if id.AgentToken == "" {
+	var stored state.Stored
+	p.ask(func(m *state.Machine, _ time.Time) { stored, _ = m.Stored() })
+	if stored.Identity.AgentToken == "" {
 		return
 	}
 	a := newAttempts(p.Log)
-	if err := p.Source.Deregister(a.begin(ctx), id); err != nil {
+	if err := p.Source.Deregister(a.begin(ctx), stored.Identity); err != nil {
 		a.log.WithField("error", err.Error()).Warn("Agent not deregistered")
 		return
 	}
-	a.log.WithField("agent", id.AgentID).Info("Agent deregistered")
+	a.log.WithField("agent", stored.Identity.AgentID).Info("Agent deregistered")
 }
 
 // AgentID returns the id under which the controller knows this agent, "" before it was

@@ -41,6 +41,17 @@ func (r *Release) Same(other *Release) bool {
 	return r.ETag == other.ETag && r.Config == other.Config
 }
 
+// WithETagOf returns r, or the known release with the same content if a gateway has dropped
+// the ETag of r. Known releases may be nil.
+func (r *Release) WithETagOf(known ...*Release) *Release {
+	for _, k := range known {
+		if k != nil && r.ETag == "" && r.Config == k.Config {
+			r = k
+		}
+	}
+	return r
+}
+
 // WorkerConfig returns what to push to a worker that should run the release.
 func (r *Release) WorkerConfig() wire.WorkerConfig {
 	return wire.WorkerConfig{URL: r.Config.Data.URL, Version: r.Config.Version, Probe: r.Config.Data.Probe}

@@ -32,7 +32,7 @@ const (
 	resting phase = iota
 	registering
 	fetching
-	renewing // the registration, if what was registered has changed
+	renewing // the registration, if it is out of date
 )
 
 // following is the progress of the follow loop, and what it knows of the controller.
@@ -205,16 +205,11 @@ func (m *Machine) answered(now time.Time) {
 // offered handles the release that the agent should run. It may be older than what runs,
 // if the controller named a reason. Reports wait until the fleet has fetched it.
 func (m *Machine) offered(now time.Time, answer protocol.Answer) {
-	release := answer.Release
+	release := answer.Release.WithETagOf(m.stored.LastGood, m.stored.Candidate)
 	m.following.verdict = false
 	m.reports.notBefore = now.Add(answer.Spread)
 	m.reports.offered = release.Config.Version
 	m.worker.RefusedLastGood = nil
-	for _, known := range []*protocol.Release{m.stored.LastGood, m.stored.Candidate} {
-		if known != nil && release.ETag == "" && release.Config == known.Config {
-			release = known // a gateway has dropped the ETag
-		}
-	}
 	switch {
 	case release.Same(m.stored.LastGood):
 		m.withdraw()

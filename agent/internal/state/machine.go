@@ -7,7 +7,6 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/agent/internal/pace"
-	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 	"github.com/fleetconf/fleetconf/agent/internal/reconcile"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/notify"
@@ -15,7 +14,7 @@ import (
 
 // Config is what does not change while an agent runs.
 type Config struct {
-	Self      wire.RegisterRequest // what to register; id and secret come from what is stored
+	Self      wire.RegisterRequest // what to register, without id and secret
 	Transport wire.Transport       // how to learn of newer versions between two polls
 	Fleet     string               // whose hints; "": the fleet that the controller names
 }
@@ -94,8 +93,8 @@ func (m *Machine) logPush() {
 	}
 }
 
-// Loaded starts from what the cache holds. After an error, stored is what can still be
-// used of it.
+// Loaded starts from the content of the cache. After an error, stored is the part that can
+// still be used.
 func (m *Machine) Loaded(stored Stored, err error) {
 	if err != nil {
 		m.log(logrus.WarnLevel, "Cache unusable", logrus.Fields{"error": err.Error()})
@@ -107,10 +106,8 @@ func (m *Machine) Loaded(stored Stored, err error) {
 	}
 	if desired := stored.Desired(); desired != nil {
 		m.pace.SetInterval(desired.Config.PollInterval())
-		m.log(
-			logrus.InfoLevel, "Cache loaded",
-			logrus.Fields{"agent": stored.Identity.AgentID, "version": desired.Config.Version},
-		)
+		fields := logrus.Fields{"agent": stored.Identity.AgentID, "version": desired.Config.Version}
+		m.log(logrus.InfoLevel, "Cache loaded", fields)
 	}
 }
 
@@ -139,9 +136,6 @@ func (m *Machine) AgentID() string {
 	return m.stored.Identity.AgentID
 }
 
-// Identity returns what the agent authenticates as.
-func (m *Machine) Identity() protocol.Identity { return m.stored.Identity }
-
 // Fleet returns the id of the fleet whose hints to receive.
 func (m *Machine) Fleet() string { return cmp.Or(m.config.Fleet, m.stored.Fleet) }
 
@@ -160,17 +154,10 @@ func (m *Machine) Unsubscribed(now time.Time, err error) {
 // Hinted handles a hint, which anyone with access to the broker can send: it says only
 // that a version exists.
 func (m *Machine) Hinted(now time.Time, hint notify.Hint) pace.Outcome {
-	old := false
-	for _, known := range []*protocol.Release{m.stored.Candidate, m.stored.LastGood} {
-		old = old || known != nil && (hint.Version < known.Config.Version ||
-			hint.Version == known.Config.Version && hint.ETag == known.ETag)
-	}
-	outcome := m.pace.Hint(now, hint, old)
+	outcome := m.pace.Hint(now, hint, m.stored.Candidate, m.stored.LastGood)
 	if outcome == pace.HintFollowed || outcome == pace.HintDelayed {
-		m.log(
-			logrus.DebugLevel, "Hint received",
-			logrus.Fields{"version": hint.Version, "spread": hint.Spread().String()},
-		)
+		fields := logrus.Fields{"version": hint.Version, "spread": hint.Spread().String()}
+		m.log(logrus.DebugLevel, "Hint received", fields)
 		m.actions.Follow = true
 	}
 	return outcome
@@ -180,8 +167,8 @@ func (m *Machine) Hinted(now time.Time, hint notify.Hint) pace.Outcome {
 // well.
 type fault string
 
-// note records the outcome of an attempt. It logs lost when the error is another than
-// before, and back when it was the last.
+// note records the outcome of an attempt. It logs lost if the error has changed, and back
+// if there is none any more.
 func (m *Machine) note(f *fault, err error, lost, back string) {
 	was := *f
 	switch {
