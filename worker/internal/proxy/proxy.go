@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/fleetconf/fleetconf/pkg/etag"
 	"github.com/fleetconf/fleetconf/pkg/models"
@@ -92,7 +93,7 @@ type Proxy struct {
 	errorLog  *stdlog.Logger
 	allow     allowList
 	deny      denyList
-	applying  chan struct{} // holds one while a push is judged: pushes take turns
+	applying  *semaphore.Weighted // held while a push is validated and applied
 	running   atomic.Pointer[running]
 	forward   func(*url.URL) (*url.URL, error) // Options.Proxy
 	transport *http.Transport
@@ -134,7 +135,7 @@ func New(o Options) *Proxy {
 		errorLog:  stdlog.New(debugLines{o.Log}, "", 0),
 		allow:     newAllowList(o.Allow),
 		deny:      deny,
-		applying:  make(chan struct{}, 1),
+		applying:  semaphore.NewWeighted(1),
 		forward:   o.Proxy,
 		transport: transport,
 	}
@@ -162,12 +163,10 @@ func (p *Proxy) Apply(ctx context.Context, cfg models.WorkerConfig) (changed boo
 	if err != nil {
 		return false, err
 	}
-	select {
-	case p.applying <- struct{}{}:
-	case <-ctx.Done():
-		return false, ctx.Err()
+	if err := p.applying.Acquire(ctx, 1); err != nil {
+		return false, err
 	}
-	defer func() { <-p.applying }()
+	defer p.applying.Release(1)
 	log := p.log.WithFields(logrus.Fields{"version": cfg.Version, "host": next.target.Host, "request_id": requestid.Of(ctx)})
 	if err := p.judge(ctx, next); err != nil {
 		if errors.Is(err, ErrRefused) {
