@@ -113,7 +113,7 @@ func (f *File) Commit() error {
 	if err := f.pending.CloseAtomicallyReplace(); err != nil {
 		return rename(err, f.path)
 	}
-	return SyncDir(filepath.Dir(f.path))
+	return SyncFile(filepath.Dir(f.path))
 }
 
 // Discard removes what was written, unless it was committed.
@@ -122,11 +122,8 @@ func (f *File) Discard() { _ = f.pending.Cleanup() }
 // sync is that of files and folders.
 var sync = (*os.File).Sync
 
-// SyncDir makes what was created, renamed or removed in a folder outlive a power
-// cut.
-func SyncDir(dir string) error { return SyncFile(dir) }
-
-// SyncFile makes what was written to a file outlive a power cut.
+// SyncFile makes what was written to a file, or created, renamed or removed in a folder,
+// survive a power cut.
 func SyncFile(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -143,7 +140,7 @@ func MoveNew(from, to string) error {
 	var err error
 	for _, move := range moves {
 		if err = move(from, to); err == nil {
-			return SyncDir(filepath.Dir(to))
+			return SyncFile(filepath.Dir(to))
 		}
 		if errors.Is(err, fs.ErrExist) {
 			break
