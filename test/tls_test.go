@@ -166,7 +166,7 @@ func TestTLS_UntrustedAgent_ReportsReason(t *testing.T) {
 		want     string
 	}{
 		"without a certificate":        {files.agent()[:1], "set CONTROLLER_CERT_FILE and CONTROLLER_KEY_FILE of the agent"},
-		"with one of somebody else":    {append(others.agent(), files.agent()[0]), "does not take this agent's certificate (see CONTROLLER_CERT_FILE)"},
+		"with one of somebody else":    {append(others.agent(), files.agent()[0]), "does not accept this client's certificate (see CONTROLLER_CERT_FILE)"},
 		"that trusts somebody else":    {append(files.agent(), others.agent()[0]), "is not trusted: its certificate is signed by an authority that is not known here (see CONTROLLER_CA_FILE)"},
 		"that trusts the system alone": {files.agent()[1:], "is not trusted: its certificate is signed by an authority that is not known here (see CONTROLLER_CA_FILE)"},
 	} {

@@ -114,20 +114,20 @@ func TestFetch_TLS_VerifiesAndAuthenticates(t *testing.T) {
 		},
 		"of another name": {
 			server: ours, leaf: certs.Leaf{Hosts: []string{"elsewhere"}, NotAfter: here.NotAfter}, trusts: ours,
-			words: "is not trusted: its certificate is not for 127.0.0.1",
+			words: "is not trusted: its certificate is for another name",
 		},
 		"of no name but a common one": {
 			server: ours, leaf: certs.Leaf{Name: "127.0.0.1", NotAfter: here.NotAfter}, trusts: ours,
-			words: "is not trusted: its certificate has no subject alternative name (SAN), as it must for 127.0.0.1",
+			words: "is not trusted: its certificate has no subject alternative name (SAN)",
 		},
 		"of old versions alone": {
 			server: ours, leaf: here, config: &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10},
-			trusts: ours, words: "refuses TLS with this agent: protocol version not supported",
+			trusts: ours, words: "rejects TLS with this client: protocol version not supported",
 		},
 		"that wants a certificate": {
 			server: ours, leaf: here,
 			config: &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: ours.Pool()}, trusts: ours,
-			words: "does not take this agent's certificate (see CONTROLLER_CERT_FILE): certificate required",
+			words: "does not accept this client's certificate (see CONTROLLER_CERT_FILE): certificate required",
 		},
 		"that wants others'": {
 			server: ours, leaf: here,
@@ -142,7 +142,7 @@ func TestFetch_TLS_VerifiesAndAuthenticates(t *testing.T) {
 		"that wants a namesake's": {
 			server: ours, leaf: here,
 			config: &tls.Config{ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: namesake.Pool()}, trusts: ours,
-			by: ours, own: agent, words: "does not take this agent's certificate (see CONTROLLER_CERT_FILE): ",
+			by: ours, own: agent, words: "does not accept this client's certificate (see CONTROLLER_CERT_FILE): ",
 		},
 		"that asks, and may not have": {
 			server: ours, leaf: here,

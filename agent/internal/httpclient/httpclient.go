@@ -21,23 +21,21 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/go-json-experiment/json"
 
 	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/neterr"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/requestid"
-	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
 // Client is a client of one server.
 type Client struct {
-	base   string
-	server string // what errors call it
-	tls    TLS
-	http   *http.Client
+	base string
+	peer neterr.Peer
+	http *http.Client
 }
 
 // TLS configures TLS. The zero TLS trusts what the system trusts.
@@ -89,9 +87,8 @@ func New(name, base string, keep KeepAlive, secure TLS, proxy *url.URL) *Client 
 		server += " (by the proxy at " + proxy.Host + ")" // without its credentials
 	}
 	return &Client{
-		base:   strings.TrimRight(base, "/"),
-		server: server,
-		tls:    secure,
+		base: strings.TrimRight(base, "/"),
+		peer: neterr.Peer{Name: server, CA: secure.CA, Cert: secure.Certificate},
 		http: &http.Client{
 			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -190,7 +187,7 @@ func (c *Client) Do(ctx context.Context, timeout time.Duration, r Request) (Answ
 	case err != nil:
 		return Answer{}, c.explain(err, r, timeout)
 	case len(body) > wire.MaxBodyBytes:
-		return Answer{}, fmt.Errorf("%s sent more than %d bytes", c.server, wire.MaxBodyBytes)
+		return Answer{}, fmt.Errorf("%s sent more than %d bytes", c.peer.Name, wire.MaxBodyBytes)
 	}
 	return Answer{Status: resp.StatusCode, Header: resp.Header, Body: body}, nil
 }
@@ -206,7 +203,7 @@ func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) 
 	}
 	req, err := http.NewRequestWithContext(ctx, r.Method, c.base+r.Path, body)
 	if err != nil {
-		return nil, fmt.Errorf("make a request to %s: %w", c.server, err)
+		return nil, fmt.Errorf("make a request to %s: %w", c.peer.Name, err)
 	}
 	req.Header.Set("User-Agent", "fleetconf-agent")
 	req.Header.Set("Accept-Encoding", "identity") // a gateway that compresses may change or drop the ETag
@@ -239,40 +236,27 @@ func (c *Client) request(ctx context.Context, r Request) (*http.Request, error) 
 // would differ from one attempt to the next.
 func (c *Client) explain(err error, r Request, timeout time.Duration) error {
 	var (
-		timedOut interface{ Timeout() bool }
-		dns      *net.DNSError
-		record   tls.RecordHeaderError
-		errno    syscall.Errno
-		wrapped  *url.Error
-		refused  notConnectedError
+		refused notConnectedError
+		wrapped *url.Error
 	)
 	switch {
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
-	case errors.As(err, &dns):
-		return fmt.Errorf("%s cannot be found: no address for %s", c.server, dns.Name)
-	case errors.As(err, &timedOut) && timedOut.Timeout():
-		return fmt.Errorf("%s did not answer within %s", c.server, timeout)
-	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%s cannot be reached: nothing listens there", c.server)
+	case neterr.IsTimeout(err):
+		return fmt.Errorf("%s did not answer within %s", c.peer.Name, timeout)
 	case errors.As(err, &refused):
-		return fmt.Errorf("%s cannot be reached: %w", c.server, refused)
-	case c.tlsError(err) != nil:
-		return c.tlsError(err)
-	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
-		return fmt.Errorf("%s does not speak TLS; is it http rather than https?", c.server)
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET),
-		errors.Is(err, syscall.EPIPE):
-		return fmt.Errorf("%s cut the connection before its answer was whole", c.server)
-	case errors.As(err, &errno):
-		return fmt.Errorf("%s cannot be reached: %w", c.server, errno)
-	case errors.As(err, &wrapped):
+		return fmt.Errorf("%s cannot be reached: %w", c.peer.Name, refused)
+	}
+	if described := c.peer.Describe(err); described != nil {
+		return described
+	}
+	if errors.As(err, &wrapped) {
 		err = wrapped.Err
 	}
 	if text := err.Error(); r.redact(text) != text { // the error quotes what the server sent
 		err = errors.New(r.redact(text))
 	}
-	return fmt.Errorf("%s does not answer as an HTTP server: %w", c.server, err)
+	return fmt.Errorf("%s does not answer as an HTTP server: %w", c.peer.Name, err)
 }
 
 // redact replaces the credentials of r and the secret in its body, also where they are
@@ -285,65 +269,6 @@ func (r Request) redact(text string) string {
 		}
 	}
 	return text
-}
-
-// tlsError returns the error of a failed handshake, without times of this attempt; nil if
-// err is of another kind.
-func (c *Client) tlsError(err error) error {
-	var (
-		untrusted *tls.CertificateVerificationError
-		own       *tlsfiles.Error
-		remote    *net.OpError
-	)
-	switch {
-	case errors.As(err, &untrusted):
-		return fmt.Errorf("%s is not trusted: %w", c.server, c.certificateError(untrusted.Err))
-	case errors.As(err, &own):
-		return fmt.Errorf("%s would not take this agent's certificate: %w", c.server, own)
-	case errors.As(err, &remote) && remote.Op == "remote error":
-		alert := strings.TrimPrefix(remote.Err.Error(), "tls: ")
-		if strings.Contains(alert, "certificate") {
-			return fmt.Errorf(
-				"%s does not take this agent's certificate%s: %s", c.server, settingHint(c.tls.Certificate), alert,
-			)
-		}
-		return fmt.Errorf("%s refuses TLS with this agent: %s", c.server, alert)
-	}
-	return nil
-}
-
-// certificateError returns why a certificate is not trusted.
-func (c *Client) certificateError(err error) error {
-	var (
-		unknown x509.UnknownAuthorityError
-		name    x509.HostnameError
-		invalid x509.CertificateInvalidError
-	)
-	switch {
-	case errors.As(err, &unknown):
-		return fmt.Errorf("its certificate is signed by an authority that is not known here%s", settingHint(c.tls.CA))
-	case errors.As(err, &name) && tlsfiles.NamesNoHost(name):
-		return fmt.Errorf(
-			"its certificate has no subject alternative name (SAN), as it must for %s; its common name does not count",
-			name.Host,
-		)
-	case errors.As(err, &name):
-		return fmt.Errorf("its certificate is not for %s", name.Host)
-	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
-		return fmt.Errorf(
-			"its certificate is valid from %s to %s only", invalid.Cert.NotBefore.Format(time.RFC3339),
-			invalid.Cert.NotAfter.Format(time.RFC3339),
-		)
-	}
-	return err
-}
-
-// settingHint refers to a setting, unless it is "".
-func settingHint(setting string) string {
-	if setting == "" {
-		return ""
-	}
-	return " (see " + setting + ")"
 }
 
 // Problem returns the problem document of an error answer to r, or one with the beginning
@@ -382,16 +307,16 @@ func (c *Client) Unexpected(a Answer, r Request) error {
 			to = u.Scheme + "://" + u.Host // the rest may contain credentials
 		}
 		return fmt.Errorf(
-			"%s redirects to %s, which is not followed: set its URL to where it really is", c.server, wire.Trim(to),
+			"%s redirects to %s, which is not followed: set its URL to where it really is", c.peer.Name, wire.Trim(to),
 		)
 	}
-	return fmt.Errorf("%s answered %w", c.server, a.Problem(r))
+	return fmt.Errorf("%s answered %w", c.peer.Name, a.Problem(r))
 }
 
 // Foreign returns the error of a server that is not one of this system. want is what it
 // should be, such as "a worker".
 func (c *Client) Foreign(a Answer, want, setting string) error {
-	return fmt.Errorf("%s answered %d, but not as %s does: check %s", c.server, a.Status, want, setting)
+	return fmt.Errorf("%s answered %d, but not as %s does: check %s", c.peer.Name, a.Status, want, setting)
 }
 
 // Decode returns the JSON document of an answer. Unknown members are ignored.

@@ -324,8 +324,8 @@ func reason(ctx context.Context, subject string, err error) error {
 		{"the server wants TLS otherwise", []error{nats.ErrSecureConnRequired, nats.ErrSecureConnWanted}},
 		{"the server has too many connections", []error{nats.ErrMaxConnectionsExceeded, nats.ErrMaxAccountConnectionsExceeded}},
 		{"no server can be reached", []error{nats.ErrNoServers}},
-		{"no answer in time", []error{nats.ErrTimeout, context.DeadlineExceeded}},
-		{"the connection was closed", []error{nats.ErrConnectionClosed, nats.ErrStaleConnection, nats.ErrBadSubscription}},
+		{"the broker did not answer in time", []error{nats.ErrTimeout, context.DeadlineExceeded}},
+		{"the broker cut the connection", []error{nats.ErrConnectionClosed, nats.ErrStaleConnection, nats.ErrBadSubscription}},
 	} {
 		for _, of := range row.of {
 			if errors.Is(err, of) {

@@ -113,7 +113,7 @@ func TestDriver_TLS(t *testing.T) {
 	known.CertFile, known.KeyFile = certs.Cert, certs.Key
 	notifytest.AddMark(t, certs.CA, certs.Cert, certs.Key)
 	hears(t, open(t, known))
-	refused(t, open(t, natsnotify.Options{URL: "tls://" + address}), "unknown authority")
+	refused(t, open(t, natsnotify.Options{URL: "tls://" + address}), "authority that is not known")
 	refused(t, open(t, trusting), "nats:") // no certificate of its own
 	plain := notifytest.FreeAddress(t)
 	start(t, plain, server.Options{})
