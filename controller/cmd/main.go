@@ -24,6 +24,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/controller/internal/rollout"
 	"github.com/fleetconf/fleetconf/pkg/auth"
+	"github.com/fleetconf/fleetconf/pkg/connlimit"
 	"github.com/fleetconf/fleetconf/pkg/logger"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
@@ -194,7 +195,7 @@ func limits(set config.Settings) server.Limits {
 	if set.Transport == settings.PushNATS && set.Embedded() {
 		each = 2
 	}
-	return server.Limits{Connections: server.MaxConnections(each), Keep: wire.KeepAlive}
+	return server.Limits{Connections: connlimit.Max(each), Keep: wire.KeepAlive}
 }
 
 // maxWaiting is LIMIT_WAITING, but leaves a quarter of the connections to requests

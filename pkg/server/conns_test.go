@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
+	"github.com/fleetconf/fleetconf/pkg/connlimit"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
@@ -33,7 +33,7 @@ func within(t *testing.T, ln net.Listener, handler http.Handler, limits server.L
 // their callers disconnect.
 var callers = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Authorization") != "" {
-		server.Authenticated(r)
+		connlimit.Authenticated(r)
 	}
 	if r.URL.Path == "/hold" {
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
@@ -302,37 +302,5 @@ func TestServeWithin_FullOfUnauthenticatedRequests(t *testing.T) {
 				}
 			})
 		})
-	}
-}
-
-func TestAuthenticated_AllocatesNothing(t *testing.T) {
-	here, there := net.Pipe()
-	defer here.Close()
-	defer there.Close()
-	request := server.Requests(here, httptest.NewRequest("GET", "/", nil))
-	if made := testing.AllocsPerRun(1000, request); made != 0 {
-		t.Errorf("a request makes %v allocations in the table of connections, want 0", made)
-	}
-	server.Authenticated(httptest.NewRequest("GET", "/", nil)) // which no server of ours answers
-}
-
-func TestMaxConnections(t *testing.T) {
-	for _, row := range []struct {
-		files uint64
-		each  int
-		want  int
-	}{
-		{300, 1, 236},
-		{300, 2, 118},
-		{100, 1, 50},
-		{1, 2, 1},
-		{1 << 63, 1, 1<<30 - 64},
-	} {
-		if got := server.MaxConnectionsOf(row.files, row.each); got != row.want {
-			t.Errorf("with %d files, %d for each: got %d, want %d", row.files, row.each, got, row.want)
-		}
-	}
-	if got := server.MaxConnections(1); got < 1 {
-		t.Errorf("of this process: got %d", got)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/pkg/certs"
+	"github.com/fleetconf/fleetconf/pkg/connlimit"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
@@ -135,7 +136,7 @@ func TestServeWithin_IdleHTTP2Connection_EndsSoonerIfNeverAuthenticated(t *testi
 				ln, client, dials := secured(t)
 				within(t, ln, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 					if authenticated {
-						server.Authenticated(r)
+						connlimit.Authenticated(r)
 					}
 				}), server.Limits{Connections: 10, Keep: 8 * time.Minute}, quiet())
 				for i, pause := range []time.Duration{59 * time.Second, 61 * time.Second, 0} {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+
+	"github.com/fleetconf/fleetconf/pkg/connlimit"
 )
 
 // Bounds on one client. A handler that needs longer to answer sets a deadline
@@ -29,11 +31,11 @@ const (
 
 // Limits bound the connections of a server.
 type Limits struct {
-	// Connections is how many may be open; 0 is MaxConnections(1). A connection beyond
-	// that takes the place of the one that is idle longest.
+	// Connections is how many may be open, as package connlimit has it; 0 is
+	// connlimit.Max(1).
 	Connections int
-	// Keep is how long a connection that carried an authenticated request (Authenticated)
-	// may be idle; 0 is IdleTimeout, which holds for all others.
+	// Keep is the idle timeout of connections that carried an authenticated request
+	// (connlimit.Authenticated); 0 is IdleTimeout, which holds for all others.
 	Keep time.Duration
 }
 
@@ -47,11 +49,13 @@ func Serve(ctx context.Context, ln net.Listener, handler http.Handler, log logru
 // ServeWithin is Serve with limits of its own.
 func ServeWithin(ctx context.Context, ln net.Listener, handler http.Handler, limits Limits, log logrus.FieldLogger) error {
 	if limits.Connections == 0 {
-		limits.Connections = MaxConnections(1)
+		limits.Connections = connlimit.Max(1)
 	}
-	conns := newTable(limits.Connections, limits.Keep > 0, log)
+	conns := connlimit.New(connlimit.Options{
+		Limit: limits.Connections, Authenticates: limits.Keep > 0, IdleTimeout: IdleTimeout,
+	}, log)
 	if limits.Keep > 0 { // else IdleTimeout below does the same
-		defer conns.watch()()
+		defer conns.Watch()()
 	}
 	s := &http.Server{
 		Handler:           handler,
@@ -61,8 +65,8 @@ func ServeWithin(ctx context.Context, ln net.Listener, handler http.Handler, lim
 		IdleTimeout:       max(IdleTimeout, limits.Keep),
 		MaxHeaderBytes:    MaxHeaderBytes,
 		ErrorLog:          stdlog.New(debugLines{log}, "", 0),
-		ConnContext:       conns.admit,
-		ConnState:         conns.changed,
+		ConnContext:       conns.ConnContext,
+		ConnState:         conns.ConnState,
 	}
 	log.WithField("addr", ln.Addr().String()).Info("Listening")
 

@@ -23,6 +23,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/fleetconf/fleetconf/pkg/connlimit"
 	"github.com/fleetconf/fleetconf/pkg/logger"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 	"github.com/fleetconf/fleetconf/pkg/server"
@@ -99,7 +100,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.ServeDebug(ctx, s.DebugPort, log) })
 	g.Go(func() error { return systemd.Run(ctx, server.Answers(ln, false), log) })
-	limits := server.Limits{Connections: server.MaxConnections(2)} // a hit has a connection to its target, too
+	limits := server.Limits{Connections: connlimit.Max(2)} // a hit has a connection to its target, too
 	g.Go(func() error { return server.ServeWithin(ctx, ln, handler, limits, log) })
 	return g.Wait()
 }

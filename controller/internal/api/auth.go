@@ -10,6 +10,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/pkg/auth"
+	"github.com/fleetconf/fleetconf/pkg/connlimit"
 	"github.com/fleetconf/fleetconf/pkg/limit"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/server"
@@ -62,7 +63,7 @@ func (a *API) admit(c *call, d access) error {
 	if err != nil {
 		return a.reject(c, d, err)
 	}
-	server.Authenticated(c.Request)
+	connlimit.Authenticated(c.Request)
 	if err := a.allow(self, d); err != nil {
 		return err
 	}

@@ -1,4 +1,6 @@
-package server
+// Package connlimit limits the open connections of an http.Server. At the limit a new
+// connection replaces the one that matters least; nothing that is idle keeps others out.
+package connlimit
 
 import (
 	"context"
@@ -15,66 +17,71 @@ import (
 
 const (
 	// reservedFiles is how many files a program may have open beside its connections:
-	// the store, log, brokers, certificates and what it asks others.
+	// the store, the log, brokers, certificates and its own requests.
 	reservedFiles = 64
-	// localSlots are the connections beyond the limit that are for this machine, each
-	// for localTimeout: a supervisor can ask for the health of a server that is full.
-	// One that is younger than localMinAge keeps its slot, so that a local proxy's next
-	// ones cannot close it before its answer.
+	// localSlots is the number of connections from this machine that are allowed beyond the
+	// limit, each for localTimeout, so that a health check reaches a server that is full. A
+	// connection younger than localMinAge keeps its slot, so that a local proxy cannot
+	// close it before it is answered.
 	localSlots   = 8
 	localTimeout = 5 * time.Second
 	localMinAge  = time.Second
-	// warnInterval is how often a full table is worth a warning.
+	// warnInterval is the time between two warnings of a full table.
 	warnInterval = time.Minute
 )
 
-// MaxConnections returns how many connections this process can hold below its limit
-// of open files (ulimit -n), where each needs that many files.
-func MaxConnections(filesEach int) int {
+// Max returns how many connections this process can hold below its limit of open files
+// (ulimit -n), if each needs filesEach files.
+func Max(filesEach int) int {
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		return 1
 	}
-	return maxConnections(files.Cur, filesEach)
+	return maxOf(files.Cur, filesEach)
 }
 
-func maxConnections(files uint64, filesEach int) int {
-	const most = 1 << 30 // also where there is no limit
-	limit := int(min(files, most))
+func maxOf(files uint64, filesEach int) int {
+	const unlimited = 1 << 30
+	limit := int(min(files, unlimited))
 	return max(1, (limit-min(reservedFiles, limit/2))/filesEach)
 }
 
-// table has the open connections of a server. There are at most limit: one that
-// comes when there are as many takes the place of another, in this order: the one
-// that waited longest for a request and never carried an authenticated one; the
-// one that was idle longest of those that did; and, where the server knows callers
-// (authenticates), the one whose unauthenticated request is the oldest. Where there
-// is none of these, the new one is closed, unless it comes from this machine
-// (localSlots).
-type table struct {
-	limit         int
-	authenticates bool
-	log           logrus.FieldLogger
+// Options are the limits of a Table.
+type Options struct {
+	Limit         int           // of open connections; at least 1
+	Authenticates bool          // the server reports authenticated requests (Authenticated)
+	IdleTimeout   time.Duration // of connections without an authenticated request, while Watch runs
+}
 
-	mu      sync.Mutex
+// Table holds the open connections of one server, at most Options.Limit. At the limit a
+// new connection replaces, in this order: the one that waited longest for a request and
+// never carried an authenticated one; the one that was idle longest of those that did;
+// and, if the server authenticates, the one with the oldest unauthenticated request. If
+// there is none of these, the new connection is closed, unless it comes from this machine
+// (localSlots).
+type Table struct {
+	Options
+	log logrus.FieldLogger
+
+	mu      sync.Mutex // guards the rest
 	open    map[net.Conn]*conn
 	waiting queue // for a request; never authenticated
 	known   queue // for a request; authenticated before
 	busy    queue // with a request that is not authenticated
-	local   queue // beyond limit
+	local   queue // beyond the limit
 	warned  time.Time
-	expiry  *time.Timer
+	expiry  *time.Timer // nil unless Watch runs
 }
 
 // conn is an open connection.
 type conn struct {
-	net.Conn      // as the server has it
-	table         *table
+	net.Conn      // as http.Server passes it
+	table         *Table
 	authenticated atomic.Bool // it carried an authenticated request
 	evict         *time.Timer // of one beyond the limit
 
-	// Under the lock of the table.
-	since      time.Time // it waits
+	// Guarded by the lock of the table.
+	since      time.Time // when it began to wait
 	in         *queue
 	prev, next *conn
 }
@@ -82,9 +89,9 @@ type conn struct {
 // connKey is the key of a request's *conn in its context.
 type connKey struct{}
 
-// Authenticated notes that a request is its caller's own: its connection is
-// kept while it is idle for as long as Limits.Keep, and is closed after others when
-// there are too many.
+// Authenticated reports to the table of r's connection that r is authenticated: the
+// connection outlives Options.IdleTimeout, and is replaced after unauthenticated ones. It
+// does nothing for a request of a server without a Table.
 func Authenticated(r *http.Request) {
 	c, ok := r.Context().Value(connKey{}).(*conn)
 	if !ok || c.authenticated.Load() {
@@ -98,17 +105,19 @@ func Authenticated(r *http.Request) {
 	}
 }
 
-func newTable(limit int, authenticates bool, log logrus.FieldLogger) *table {
-	return &table{limit: max(1, limit), authenticates: authenticates, log: log, open: map[net.Conn]*conn{}}
+// New returns an empty Table.
+func New(o Options, log logrus.FieldLogger) *Table {
+	o.Limit = max(1, o.Limit)
+	return &Table{Options: o, log: log, open: map[net.Conn]*conn{}}
 }
 
-// admit is the server's ConnContext: it makes room for a connection that is new, or
-// closes it.
-func (t *table) admit(ctx context.Context, nc net.Conn) context.Context {
+// ConnContext is the ConnContext of the http.Server: it makes room for a new connection,
+// or closes it.
+func (t *Table) ConnContext(ctx context.Context, nc net.Conn) context.Context {
 	c := &conn{Conn: nc, table: t, since: time.Now()}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	full := len(t.open)-t.local.length >= t.limit
+	full := len(t.open)-t.local.length >= t.Limit
 	switch {
 	case !full || t.evictOldest():
 		t.waiting.push(c)
@@ -127,9 +136,9 @@ func (t *table) admit(ctx context.Context, nc net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, c)
 }
 
-// freeLocal makes room for one more connection from this machine beyond the limit, and
-// reports whether it could.
-func (t *table) freeLocal() bool {
+// freeLocal reports whether it made room for another connection from this machine beyond
+// the limit.
+func (t *Table) freeLocal() bool {
 	if t.local.length < localSlots {
 		return true
 	}
@@ -140,8 +149,8 @@ func (t *table) freeLocal() bool {
 	return true
 }
 
-// changed is the server's ConnState.
-func (t *table) changed(nc net.Conn, state http.ConnState) {
+// ConnState is the ConnState of the http.Server.
+func (t *Table) ConnState(nc net.Conn, state http.ConnState) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := t.open[nc]
@@ -174,11 +183,10 @@ func (t *table) changed(nc net.Conn, state http.ConnState) {
 	}
 }
 
-// evictOldest closes the connection that is missed least, if there is one that may
-// be closed.
-func (t *table) evictOldest() bool {
+// evictOldest reports whether it closed the connection that matters least.
+func (t *Table) evictOldest() bool {
 	queues := []*queue{&t.waiting, &t.known}
-	if t.authenticates {
+	if t.Authenticates {
 		queues = append(queues, &t.busy)
 	}
 	for _, q := range queues {
@@ -190,14 +198,14 @@ func (t *table) evictOldest() bool {
 	return false
 }
 
-// expire closes the connections that never carried an authenticated request and
-// are idle for IdleTimeout, and comes back when the next may be.
-func (t *table) expire() {
+// expire closes the connections that never carried an authenticated request and have been
+// idle for IdleTimeout, and runs again when the next one may have been.
+func (t *Table) expire() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	next := IdleTimeout
+	next := t.IdleTimeout
 	for c := t.waiting.oldest; c != nil; c = t.waiting.oldest {
-		if left := IdleTimeout - time.Since(c.since); left > 0 {
+		if left := t.IdleTimeout - time.Since(c.since); left > 0 {
 			next = left
 			break
 		}
@@ -208,11 +216,11 @@ func (t *table) expire() {
 	}
 }
 
-// watch has connections expire until the function that it returns is called.
-func (t *table) watch() (stop func()) {
+// Watch closes connections after Options.IdleTimeout, until stop is called.
+func (t *Table) Watch() (stop func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.expiry = time.AfterFunc(IdleTimeout, t.expire)
+	t.expiry = time.AfterFunc(t.IdleTimeout, t.expire)
 	return func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -221,18 +229,18 @@ func (t *table) watch() (stop func()) {
 	}
 }
 
-func (t *table) end(c *conn) {
+func (t *Table) end(c *conn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.close(c)
 }
 
-func (t *table) close(c *conn) {
+func (t *Table) close(c *conn) {
 	t.forget(c)
 	c.cut()
 }
 
-func (t *table) forget(c *conn) {
+func (t *Table) forget(c *conn) {
 	delete(t.open, c.Conn)
 	c.leave()
 	if c.evict != nil {
@@ -240,8 +248,8 @@ func (t *table) forget(c *conn) {
 	}
 }
 
-// cut closes a connection without a TLS alert: a peer that does not read would make
-// the alert wait.
+// cut closes a connection without a TLS alert, which would block on a peer that does not
+// read.
 func (c *conn) cut() {
 	if secure, ok := c.Conn.(*tls.Conn); ok {
 		_ = secure.NetConn().Close()
@@ -250,16 +258,16 @@ func (c *conn) cut() {
 	_ = c.Close()
 }
 
-func (t *table) warnFull() {
+func (t *Table) warnFull() {
 	if !t.warned.IsZero() && time.Since(t.warned) < warnInterval {
 		return
 	}
 	t.warned = time.Now()
 	advice := "raise the limit of open files (ulimit -n, LimitNOFILE)"
-	t.log.WithFields(logrus.Fields{"limit": t.limit, "advice": advice}).Warn("Connection limit reached")
+	t.log.WithFields(logrus.Fields{"limit": t.Limit, "advice": advice}).Warn("Connection limit reached")
 }
 
-// fromThisMachine reports whether both ends of a connection are here.
+// fromThisMachine reports whether both ends of a connection are on this machine.
 func fromThisMachine(nc net.Conn) bool {
 	remote, ok := nc.RemoteAddr().(*net.TCPAddr)
 	if !ok {
@@ -301,7 +309,7 @@ func (q *queue) remove(c *conn) {
 	q.length--
 }
 
-// leave takes a connection out of the queue that it is in.
+// leave removes a connection from its queue.
 func (c *conn) leave() {
 	if c.in != nil {
 		c.in.remove(c)
