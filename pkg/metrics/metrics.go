@@ -83,8 +83,9 @@ func Handler(from prometheus.Gatherer) http.Handler {
 			defer func() { <-slots }()
 			scrape.ServeHTTP(w, r)
 		default:
-			w.Header().Set("Retry-After", "1")
-			problem.Write(w, problem.New(http.StatusServiceUnavailable, "%d scrapes are in flight already", scrapers))
+			busy := problem.New(http.StatusServiceUnavailable, "%d scrapes are in flight already", scrapers)
+			busy.RetryAfter = time.Second
+			problem.Write(w, busy)
 		}
 	})
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -22,6 +24,9 @@ type Problem struct {
 	Status int                 `json:"status" example:"400"`
 	Detail string              `json:"detail" example:"url is missing"`
 	Errors []models.FieldError `json:"errors,omitempty"` // the bad fields, each by its name
+
+	RetryAfter time.Duration `json:"-"` // of the Retry-After header; 0: none
+	Challenge  string        `json:"-"` // of the WWW-Authenticate header; "": none
 }
 
 // New makes the problem of an HTTP status, with a sentence that says what is
@@ -53,14 +58,25 @@ func (p *Problem) Error() string {
 	return fmt.Sprintf("%d %s: %s", p.Status, p.Title, p.Detail)
 }
 
-// Write answers a request with p. Headers that belong to the problem, such as
-// Retry-After or WWW-Authenticate, are set by the caller before.
+// RetryAfter sets the Retry-After header (RFC 9110 §10.2.3), in whole seconds and at least
+// one.
+func RetryAfter(h http.Header, d time.Duration) {
+	h.Set("Retry-After", strconv.Itoa(max(1, int((d+time.Second-1)/time.Second))))
+}
+
+// Write answers a request with p.
 func Write(w http.ResponseWriter, p *Problem) {
 	h := w.Header()
 	h.Set("Content-Type", ContentType)
 	h.Set("Cache-Control", "no-store")
 	for _, name := range []string{"ETag", "Content-Length", "Content-Encoding", "Last-Modified"} {
 		h.Del(name) // they spoke of the answer that this one replaces
+	}
+	if p.RetryAfter != 0 {
+		RetryAfter(h, p.RetryAfter)
+	}
+	if p.Challenge != "" {
+		h.Set("WWW-Authenticate", p.Challenge)
 	}
 	w.WriteHeader(p.Status)
 	body, _ := models.Encode(p)        // strings and numbers always encode

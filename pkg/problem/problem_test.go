@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -113,5 +114,17 @@ func TestWrite_InvalidUTF8_Answers(t *testing.T) {
 	got := problem.Read(w.Result())
 	if !strings.Contains(got.Detail, "na\uFFFDme is not known") || len(got.Errors) != 1 {
 		t.Errorf("got %+v from %q, want the name with U+FFFD", got, w.Body)
+	}
+}
+
+func TestRetryAfter_WholeSecondsAtLeastOne(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second: "1", 0: "1", time.Millisecond: "1", time.Second: "1", time.Second + 1: "2", time.Minute: "60",
+	} {
+		h := http.Header{}
+		problem.RetryAfter(h, d)
+		if got := h.Get("Retry-After"); got != want {
+			t.Errorf("RetryAfter(%s) sets %q, want %q", d, got, want)
+		}
 	}
 }

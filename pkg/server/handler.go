@@ -9,7 +9,6 @@ import (
 	"os"
 	"regexp"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"time"
 
@@ -60,36 +59,6 @@ func Wrap(next http.Handler, log logrus.FieldLogger) http.Handler {
 	})
 }
 
-// clientClosedRequest is the status that stands for none, in figures: the caller left
-// before there was an answer.
-const clientClosedRequest = 499
-
-// Observed tells of each answer of next, one by panic too: its status, as
-// Outcome has it, and how long it took.
-func Observed(next http.Handler, answered func(status int, took time.Duration)) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		began, status := time.Now(), &statusWriter{ResponseWriter: w, status: http.StatusOK}
-		ended := false
-		defer func() {
-			answered(Outcome(r, status.status, status.written || ended && r.Context().Err() == nil), time.Since(began))
-		}()
-		next.ServeHTTP(status, r)
-		ended = true
-	})
-}
-
-// Outcome is the status that r counts with. Where it was not answered with status,
-// it is 499 if the caller has left, else the 500 that a panic comes to.
-func Outcome(r *http.Request, status int, answered bool) int {
-	switch {
-	case answered:
-		return status
-	case r.Context().Err() != nil:
-		return clientClosedRequest
-	}
-	return http.StatusInternalServerError
-}
-
 // logRequests logs each request when it has been answered.
 func logRequests(next http.Handler, log logrus.FieldLogger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -121,7 +90,13 @@ func (s *statusWriter) Write(b []byte) (int, error) {
 	return s.ResponseWriter.Write(b)
 }
 
-// Flush is there for who asks by type; Unwrap for http.ResponseController.
+// Status returns the status that was sent, or will be.
+func (s *statusWriter) Status() int { return s.status }
+
+// Written reports whether the status or a part of the body was sent.
+func (s *statusWriter) Written() bool { return s.written }
+
+// Flush is for callers that assert http.Flusher, Unwrap for http.ResponseController.
 func (s *statusWriter) Flush()                      { _ = http.NewResponseController(s.ResponseWriter).Flush() }
 func (s *statusWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
@@ -240,7 +215,7 @@ func Ready(reasons func(*http.Request) []models.FieldError) http.HandlerFunc {
 		if found := reasons(r); len(found) > 0 {
 			p := problem.New(http.StatusServiceUnavailable, "not ready: %s", (&models.Invalid{Errors: found}).Error())
 			p.Errors = found
-			RetryAfter(w.Header(), time.Second)
+			p.RetryAfter = time.Second
 			problem.Write(w, p)
 			return
 		}
@@ -267,10 +242,4 @@ func Version(w http.ResponseWriter, _ *http.Request) {
 func Redirect(w http.ResponseWriter, reference string) {
 	w.Header().Set("Location", reference)
 	w.WriteHeader(http.StatusFound)
-}
-
-// RetryAfter sets the Retry-After header (RFC 9110 §10.2.3), in whole seconds
-// and at least one.
-func RetryAfter(h http.Header, d time.Duration) {
-	h.Set("Retry-After", strconv.Itoa(max(1, int((d+time.Second-1)/time.Second))))
 }

@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
@@ -305,61 +303,5 @@ func TestVersion(t *testing.T) {
 	var got buildinfo.Info
 	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil || got != buildinfo.Read() {
 		t.Errorf("got %q, %v, want %+v", w.Body, err, buildinfo.Read())
-	}
-}
-
-func TestRetryAfter_WholeSecondsAtLeastOne(t *testing.T) {
-	for d, want := range map[time.Duration]string{
-		-time.Second: "1", 0: "1", time.Millisecond: "1", time.Second: "1", time.Second + 1: "2", time.Minute: "60",
-	} {
-		h := http.Header{}
-		server.RetryAfter(h, d)
-		if got := h.Get("Retry-After"); got != want {
-			t.Errorf("RetryAfter(%s) sets %q, want %q", d, got, want)
-		}
-	}
-}
-
-func TestObserved_ReportsStatus(t *testing.T) {
-	for name, row := range map[string]struct {
-		handler http.HandlerFunc
-		left    bool // the caller has
-		want    int
-	}{
-		"said":                        {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }, false, http.StatusTeapot},
-		"nothing said":                {func(http.ResponseWriter, *http.Request) {}, false, http.StatusOK},
-		"an interim one":              {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(103); w.WriteHeader(404) }, false, http.StatusNotFound},
-		"a panic":                     {func(http.ResponseWriter, *http.Request) { panic("x") }, false, http.StatusInternalServerError},
-		"an interim one, and a panic": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(103); panic("x") }, false, http.StatusInternalServerError},
-		"a panic after a status":      {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot); panic("x") }, false, http.StatusTeapot},
-		"a panic after a part":        {func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "a part"); panic("x") }, false, http.StatusOK},
-		"nothing said to nobody":      {func(http.ResponseWriter, *http.Request) {}, true, 499},
-		"a panic before nobody":       {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, true, 499},
-		"said, and the caller left":   {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }, true, http.StatusTeapot},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got, took := 0, time.Duration(-1)
-			handler := server.Observed(row.handler, func(status int, d time.Duration) { got, took = status, d })
-			ctx, leave := context.WithCancel(t.Context())
-			defer leave()
-			if row.left {
-				leave()
-			}
-			func() {
-				defer func() { _ = recover() }() // as net/http does
-				handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil).WithContext(ctx))
-			}()
-			if got != row.want || took < 0 {
-				t.Errorf("got %d after %s, want %d", got, took, row.want)
-			}
-		})
-	}
-}
-
-func TestObserved_Panic_PassesThrough(t *testing.T) {
-	handler := server.Observed(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("x") }), func(int, time.Duration) {})
-	w, lines := answer(handler.ServeHTTP, httptest.NewRequest("GET", "/", nil))
-	if line := lines.LastEntry(); w.Code != http.StatusInternalServerError || line == nil || line.Data["panic"] != "x" {
-		t.Errorf("got %d, logged %v, want a 500 and the panic", w.Code, line)
 	}
 }

@@ -12,9 +12,16 @@ import (
 
 const subsystem = "agent"
 
+// The route classes.
+const (
+	statusClass = "status"
+	probeClass  = "probe" // of supervisors
+	otherClass  = "other" // no route
+)
+
 // Metrics measure the requests to the agent.
 type Metrics struct {
-	status, probe, other *metrics.Class
+	requests *metrics.Requests
 }
 
 // NewMetrics returns the metrics of the requests. It also registers gauges of the status
@@ -23,8 +30,7 @@ func NewMetrics(reg prometheus.Registerer, current func() protocol.Status) *Metr
 	if reg != nil {
 		reg.MustRegister(gauges{current})
 	}
-	requests := metrics.NewRequests(reg, subsystem)
-	return &Metrics{status: requests.Class("status"), probe: requests.Class("probe"), other: requests.Class("other")}
+	return &Metrics{requests: metrics.NewRequests(reg, subsystem)}
 }
 
 // gauges is the prometheus.Collector of a status.

@@ -8,7 +8,6 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/agent/internal/protocol"
-	"github.com/fleetconf/fleetconf/pkg/metrics"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/server"
@@ -25,55 +24,54 @@ type Parts struct {
 
 // Handler returns the API. Each request calls Current.
 func Handler(p Parts) http.Handler {
-	m, current, log := p.Metrics, p.Current, p.Log
-	routes := map[string]http.Handler{
-		"/":        of(m.probe, index),
-		"/status":  of(m.status, func(w http.ResponseWriter, r *http.Request) { status(w, r, current(), p.Hosts) }),
-		"/health":  of(m.probe, server.Health),
-		"/ready":   of(m.probe, func(w http.ResponseWriter, r *http.Request) { ready(w, r, current()) }),
-		"/metrics": of(m.probe, p.Scrape.ServeHTTP),
-		"/version": of(m.probe, server.Version),
+	if p.Metrics == nil {
+		p.Metrics = NewMetrics(nil, p.Current)
 	}
-	nothing := of(m.other, func(w http.ResponseWriter, _ *http.Request) {
-		problem.Write(w, problem.New(http.StatusNotFound, "there is nothing at this path; GET / lists the paths"))
+	if p.Scrape == nil {
+		p.Scrape = http.NotFoundHandler()
+	}
+	pipeline := server.Pipeline{Requests: p.Metrics.requests, Log: p.Log}
+	handle := func(class string, h server.HandlerFunc) http.Handler {
+		return pipeline.Handler(server.Route{Class: class, Access: server.Public, Handle: h})
+	}
+	routes := map[string]http.Handler{
+		"/":        handle(probeClass, server.Plain(index)),
+		"/status":  handle(statusClass, p.status),
+		"/health":  handle(probeClass, server.Plain(server.Health)),
+		"/ready":   handle(probeClass, server.Plain(func(w http.ResponseWriter, r *http.Request) { ready(w, r, p.Current()) })),
+		"/metrics": handle(probeClass, server.Plain(p.Scrape.ServeHTTP)),
+		"/version": handle(probeClass, server.Plain(server.Version)),
+	}
+	notFound := handle(otherClass, func(http.ResponseWriter, *http.Request) error {
+		return problem.New(http.StatusNotFound, "there is nothing at this path; GET / lists the paths")
 	})
-	readOnly := of(m.other, func(w http.ResponseWriter, _ *http.Request) {
+	methodNotAllowed := handle(otherClass, func(w http.ResponseWriter, _ *http.Request) error {
 		w.Header().Set("Allow", "GET, HEAD")
-		problem.Write(w, problem.New(http.StatusMethodNotAllowed, "only GET and HEAD are allowed"))
+		return problem.New(http.StatusMethodNotAllowed, "only GET and HEAD are allowed")
 	})
 	return server.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		log.WithFields(logrus.Fields{
-			"request_id": server.RequestID(r), "method": r.Method, "path": r.URL.Path,
-		}).Debug("Request")
 		route, found := routes[r.URL.Path]
 		switch {
 		case !found:
-			nothing.ServeHTTP(w, r)
+			route = notFound
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
-			readOnly.ServeHTTP(w, r)
-		default:
-			route.ServeHTTP(w, r)
+			route = methodNotAllowed
 		}
-	}), log)
+		route.ServeHTTP(w, r)
+	}), p.Log)
 }
 
 var index = server.IndexOf("agent", server.Link{Href: "status", Title: "what this agent runs, and its errors"})
 
-// of measures answer under a route class.
-func of(class *metrics.Class, answer http.HandlerFunc) http.Handler {
-	return server.Observed(answer, class.Answered)
-}
-
 // status rejects a Host that DNS may have rebound to this machine, because the page of
 // another site could read the answer.
-func status(w http.ResponseWriter, r *http.Request, s protocol.Status, hosts []string) {
-	if !server.HostAllowed(r, hosts) {
-		problem.Write(w, problem.New(http.StatusForbidden,
-			"the Host must be an IP address, localhost or a name in ALLOWED_HOSTS, not %q", r.Host))
-		return
+func (p Parts) status(w http.ResponseWriter, r *http.Request) error {
+	if !server.HostAllowed(r, p.Hosts) {
+		return problem.New(http.StatusForbidden,
+			"the Host must be an IP address, localhost or a name in ALLOWED_HOSTS, not %q", r.Host)
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	_ = server.WriteJSON(w, http.StatusOK, s) // a Status can always be encoded
+	return server.WriteJSON(w, http.StatusOK, p.Current())
 }
 
 // readiness is the body of a 200. Faults that do not keep the agent from its work are

@@ -13,7 +13,6 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/connlimit"
 	"github.com/fleetconf/fleetconf/pkg/limit"
 	"github.com/fleetconf/fleetconf/pkg/problem"
-	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
 // access is who may call a route.
@@ -122,7 +121,7 @@ func (a *API) reject(c *call, d access, err error) error {
 	case forbidden != nil:
 		return forbidden
 	case errors.As(err, &guessed):
-		server.RetryAfter(c.Writer.Header(), guessed.RetryAfter())
+		problem.RetryAfter(c.Writer.Header(), guessed.RetryAfter())
 		return problem.New(http.StatusTooManyRequests, "%v", err)
 	case errors.Is(err, models.ErrCertificate):
 		c.Header("Connection", "close")

@@ -54,7 +54,7 @@ func (a *API) answer(as *measured, handle func(*call) error) gin.HandlerFunc {
 		}
 		p := a.problemOf(c, err)
 		if h := c.Writer.Header(); p.Status == http.StatusServiceUnavailable && h.Get("Retry-After") == "" {
-			server.RetryAfter(h, soonest+rand.N(latest-soonest+1))
+			problem.RetryAfter(h, soonest+rand.N(latest-soonest+1))
 		}
 		problem.Write(c.Writer, p)
 	}
@@ -88,7 +88,7 @@ func (a *API) problemOf(c *call, err error) *problem.Problem {
 		return problem.New(http.StatusInsufficientStorage,
 			"%v; remove agents that will not come back (DELETE /api/v1/agents/{id}), or raise it", many)
 	case errors.As(err, &often):
-		server.RetryAfter(c.Writer.Header(), often.Wait)
+		problem.RetryAfter(c.Writer.Header(), often.Wait)
 		return problem.New(http.StatusTooManyRequests, "%v; it may again after the time in Retry-After", often)
 	case errors.Is(err, models.ErrDraining): // no failure
 		return problem.New(http.StatusServiceUnavailable, "%v; ask again", err)

@@ -106,7 +106,7 @@ func (a *API) allowChurn(c *call) error {
 	if wait == 0 {
 		return nil
 	}
-	server.RetryAfter(c.Writer.Header(), wait+rand.N(limit.MaxRetryAfter-wait))
+	problem.RetryAfter(c.Writer.Header(), wait+rand.N(limit.MaxRetryAfter-wait))
 	return problem.New(http.StatusTooManyRequests,
 		"too many new agents registered, or agents removed themselves, from this network; "+
 			"try again after the time in Retry-After")
@@ -116,7 +116,7 @@ func (a *API) allowChurn(c *call) error {
 // of line.
 func (a *API) overflow(c *call, k *class, line *limit.Rejections, d access) error {
 	h := c.Writer.Header()
-	server.RetryAfter(h, line.Reject())
+	problem.RetryAfter(h, line.Reject())
 	if d == reading {
 		h.Set(wire.HeaderPollInterval, strconv.Itoa(seconds(a.Configs.Plan().PollInterval())))
 	}

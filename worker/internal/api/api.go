@@ -11,16 +11,16 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/pkg/etag"
-	"github.com/fleetconf/fleetconf/pkg/limit"
 	"github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/requestid"
+	"github.com/fleetconf/fleetconf/pkg/router"
 	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/worker/internal/proxy"
 )
 
-// retryAfter is told to who hits a worker that runs nothing yet: an agent
-// looks after its worker every second.
+// retryAfter is the Retry-After of a hit while nothing is configured: an agent checks its
+// worker every second.
 const retryAfter = time.Second
 
 // Parts are what an API is made of.
@@ -33,7 +33,7 @@ type Parts struct {
 	Log     logrus.FieldLogger
 }
 
-// API answers for one proxy.
+// API answers the requests to one worker.
 type API struct{ Parts }
 
 // New returns the handler of every route.
@@ -52,156 +52,56 @@ func newAPI(parts Parts) *API {
 	return &API{parts}
 }
 
-// route is who may ask for what, and its answer.
-type route struct {
-	method, path string
-	class        string
-	access       accessRule // nil refuses everyone
-	handle       handler
-}
-
-func (a *API) routes() []route {
-	local := newAccess(a.Token, a.Hosts).check
-	push := a.Metrics.countForbidden(local)
-	return []route{
-		{http.MethodGet, "/", docsClass, anonymous, a.index},
-		{http.MethodGet, "/hit", hitClass, anonymous, a.hit},
-		{http.MethodPost, "/config", pushClass, push, a.push},
-		{http.MethodGet, "/config", stateClass, local, a.state},
-		{http.MethodGet, "/health", probeClass, anonymous, a.health},
-		{http.MethodGet, "/ready", probeClass, anonymous, a.ready},
-		{http.MethodGet, "/metrics", probeClass, anonymous, a.metrics},
-		{http.MethodGet, "/version", probeClass, anonymous, a.version},
-		{http.MethodGet, "/openapi.json", docsClass, anonymous, a.openAPI},
-		{http.MethodGet, "/swagger", docsClass, anonymous, a.swagger},
-		{http.MethodGet, "/swagger/*file", docsClass, anonymous, a.swagger},
+func (a *API) routes() []server.Route {
+	access := newAccess(a.Token, a.Hosts).check
+	return []server.Route{
+		{Method: "GET", Path: "/", Class: docsClass, Access: server.Public, Handle: server.Plain(index)},
+		{Method: "GET", Path: "/hit", Class: hitClass, Access: server.Public, Handle: a.hit},
+		{Method: "POST", Path: "/config", Class: pushClass, Access: a.Metrics.countForbidden(access), Handle: a.push},
+		{Method: "GET", Path: "/config", Class: stateClass, Access: access, Handle: a.state},
+		{Method: "GET", Path: "/health", Class: probeClass, Access: server.Public, Handle: server.Plain(server.Health)},
+		{Method: "GET", Path: "/ready", Class: probeClass, Access: server.Public, Handle: server.Plain(server.Ready(a.notReady))},
+		{Method: "GET", Path: "/metrics", Class: probeClass, Access: server.Public, Handle: server.Plain(a.Scrape.ServeHTTP)},
+		{Method: "GET", Path: "/version", Class: probeClass, Access: server.Public, Handle: server.Plain(server.Version)},
+		{Method: "GET", Path: "/openapi.json", Class: docsClass, Access: server.Public, Handle: server.Plain(openAPI)},
+		{Method: "GET", Path: "/swagger", Class: docsClass, Access: server.Public, Handle: swagger},
+		{Method: "GET", Path: "/swagger/*file", Class: docsClass, Access: server.Public, Handle: swagger},
 	}
 }
 
 // handler answers these routes, and errors for all else.
-func (a *API) handler(routes []route) http.Handler {
-	gin.SetMode(gin.ReleaseMode)
-	engine := gin.New()
-	engine.HandleMethodNotAllowed = true
-	engine.RedirectTrailingSlash = false
-	_ = engine.SetTrustedProxies(nil) // fails only on a bad network
-	for _, r := range routes {
-		answer := a.answer(r.class, r.access, r.handle)
-		engine.Handle(r.method, r.path, answer)
-		if r.method == http.MethodGet {
-			engine.HEAD(r.path, answer) // RFC 9110 §9.3.2: net/http leaves out the body
-		}
+func (a *API) handler(routes []server.Route) http.Handler {
+	pipeline := server.Pipeline{Errors: statuses, Requests: a.Metrics.requests, Log: a.Log}
+	handle := func(r server.Route) gin.HandlerFunc { return gin.WrapH(pipeline.Handler(r)) }
+	table := make([]router.Route, len(routes))
+	for i, r := range routes {
+		table[i] = router.Route{Method: r.Method, Path: r.Path, Handle: handle(r)}
 	}
-	engine.NoRoute(a.answer(otherClass, anonymous, func(*gin.Context) error {
-		return problem.New(http.StatusNotFound, "there is nothing here; GET /swagger/index.html shows what there is")
-	}))
-	engine.NoMethod(a.answer(otherClass, anonymous, func(c *gin.Context) error {
-		return problem.New(http.StatusMethodNotAllowed, "this takes %s only", c.Writer.Header().Get("Allow"))
-	}))
-	return engine
+	return router.New(table,
+		handle(server.Route{Class: otherClass, Access: server.Public, Handle: notFound}),
+		handle(server.Route{Class: otherClass, Access: server.Public, Handle: methodNotAllowed}))
 }
 
-type (
-	handler    func(*gin.Context) error
-	accessRule func(*http.Request) error
-)
-
-func anonymous(*http.Request) error { return nil }
-
-func denyAll(*http.Request) error {
-	return problem.New(http.StatusForbidden, "this route has no access rule")
+func notFound(http.ResponseWriter, *http.Request) error {
+	return problem.New(http.StatusNotFound, "there is nothing here; GET /swagger/index.html shows what there is")
 }
 
-// answer makes a route of a handler: the access rule first, and one answer to
-// whatever error comes of either. It is measured as one of its class.
-func (a *API) answer(class string, access accessRule, handle handler) gin.HandlerFunc {
-	requests := a.Metrics.requests[class]
-	if access == nil {
-		access = denyAll
-	}
-	return func(c *gin.Context) {
-		began, ended := time.Now(), false
-		defer func() {
-			requests.Answered(server.Outcome(c.Request, c.Writer.Status(), ended || c.Writer.Written()), time.Since(began))
-		}()
-		err := access(c.Request)
-		if err == nil {
-			err = handle(c)
-		}
-		if err != nil {
-			a.writeError(c, err)
-		}
-		ended = true
-	}
+func methodNotAllowed(w http.ResponseWriter, _ *http.Request) error {
+	return problem.New(http.StatusMethodNotAllowed, "this takes %s only", w.Header().Get("Allow"))
 }
 
-// statuses says which status each kind of failure is.
-var statuses = []struct {
-	kind   error
-	status int
-}{
-	{errNothingRuns, http.StatusNotFound},
-	{errToken, http.StatusUnauthorized},
-	{errRemote, http.StatusForbidden},
-	{proxy.ErrRefused, http.StatusUnprocessableEntity}, // before the reason that it wraps
-	{proxy.ErrRequest, http.StatusBadRequest},
-	{proxy.ErrUnreachable, http.StatusBadGateway},
-	{proxy.ErrForbidden, http.StatusBadGateway},
-	{proxy.ErrNotConfigured, http.StatusServiceUnavailable},
-	{proxy.ErrTimeout, http.StatusGatewayTimeout},
-	{proxy.ErrLoop, http.StatusLoopDetected},
-}
-
-// writeError answers with the problem that err is. What has no status is a bug: the
-// log has it, the caller learns where to look.
-func (a *API) writeError(c *gin.Context, err error) {
-	if c.Request.Context().Err() != nil {
-		panic(http.ErrAbortHandler) // the caller has gone: nobody is left to tell
-	}
-	log := a.Log.WithFields(logrus.Fields{
-		"request_id": server.RequestID(c.Request), "method": c.Request.Method, "path": c.Request.URL.Path,
-	})
-	p := problemOf(err)
-	if p == nil {
-		log.WithError(err).Error("Request failed")
-		p = server.Internal(c.Request)
-	} else {
-		log.WithFields(logrus.Fields{"status": p.Status, "detail": p.Detail}).Debug("Request refused")
-	}
-	switch p.Status {
-	case http.StatusTooManyRequests:
-		if guessed := (*limit.TooManyGuesses)(nil); errors.As(err, &guessed) {
-			server.RetryAfter(c.Writer.Header(), guessed.RetryAfter())
-		}
-	case http.StatusUnauthorized:
-		c.Header("WWW-Authenticate", `Bearer realm="worker"`)
-	case http.StatusServiceUnavailable:
-		server.RetryAfter(c.Writer.Header(), retryAfter)
-	}
-	problem.Write(c.Writer, p)
-}
-
-// problemOf returns nil for an error that is no kind of answer.
-func problemOf(err error) *problem.Problem {
-	var (
-		p       *problem.Problem
-		bad     *models.Invalid
-		guessed *limit.TooManyGuesses
-	)
-	switch {
-	case errors.As(err, &guessed):
-		return problem.New(http.StatusTooManyRequests, "%v", guessed)
-	case errors.As(err, &p):
-		return p
-	case errors.As(err, &bad):
-		return problem.Invalid(bad)
-	}
-	for _, s := range statuses {
-		if errors.Is(err, s.kind) {
-			return problem.New(s.status, "%s", models.Trim(err.Error()))
-		}
-	}
-	return nil
+// statuses gives each kind of failure its status.
+var statuses = server.Errors{
+	{Kind: errNothingRuns, Status: http.StatusNotFound},
+	{Kind: errToken, Status: http.StatusUnauthorized, Challenge: `Bearer realm="worker"`},
+	{Kind: errRemote, Status: http.StatusForbidden},
+	{Kind: proxy.ErrRefused, Status: http.StatusUnprocessableEntity}, // before the reason that it wraps
+	{Kind: proxy.ErrRequest, Status: http.StatusBadRequest},
+	{Kind: proxy.ErrUnreachable, Status: http.StatusBadGateway},
+	{Kind: proxy.ErrForbidden, Status: http.StatusBadGateway},
+	{Kind: proxy.ErrNotConfigured, Status: http.StatusServiceUnavailable, RetryAfter: retryAfter},
+	{Kind: proxy.ErrTimeout, Status: http.StatusGatewayTimeout},
+	{Kind: proxy.ErrLoop, Status: http.StatusLoopDetected},
 }
 
 var errNothingRuns = errors.New("no configuration runs yet; an agent pushes one with POST /config")
@@ -212,12 +112,6 @@ var index = server.IndexOf("worker",
 	server.Link{Href: "swagger/", Title: "the API, to read and try"},
 	server.Link{Href: "openapi.json", Title: "the API, as OpenAPI 3"},
 )
-
-// index answers GET /.
-func (a *API) index(c *gin.Context) error {
-	index(c.Writer, c.Request)
-	return nil
-}
 
 // hit answers GET /hit.
 //
@@ -237,7 +131,7 @@ func (a *API) index(c *gin.Context) error {
 //	@Header			503	{integer}	X-Config-Version	"of a 503 of the target: the version that this hit was served with"
 //	@Header			503	{integer}	Retry-After		"seconds"
 //	@Router			/hit [get]
-func (a *API) hit(c *gin.Context) error { return a.Proxy.Hit(c.Writer, c.Request) }
+func (a *API) hit(w http.ResponseWriter, r *http.Request) error { return a.Proxy.Hit(w, r) }
 
 // push answers POST /config.
 //
@@ -260,13 +154,13 @@ func (a *API) hit(c *gin.Context) error { return a.Proxy.Hit(c.Writer, c.Request
 //	@Failure		422		{object}	problem.Problem	"this worker will not run it: ALLOW_HOSTS, DENY_CIDRS, or a probe that failed; the detail has the reason, and what ran before goes on"
 //	@Security		WorkerToken
 //	@Router			/config [post]
-func (a *API) push(c *gin.Context) error {
-	cfg, changed, err := a.apply(c.Request)
+func (a *API) push(w http.ResponseWriter, r *http.Request) error {
+	cfg, changed, err := a.apply(r)
 	a.Metrics.pushed(changed, err)
 	if err != nil {
 		return err
 	}
-	return server.WriteJSON(c.Writer, http.StatusOK, models.WorkerAccepted{Message: "Configuration applied", Version: cfg.Version})
+	return server.WriteJSON(w, http.StatusOK, models.WorkerAccepted{Message: "Configuration applied", Version: cfg.Version})
 }
 
 // apply runs what r pushes, as Proxy.Apply does.
@@ -297,47 +191,23 @@ func (a *API) apply(r *http.Request) (cfg models.WorkerConfig, changed bool, err
 //	@Header			429				{integer}	Retry-After	"seconds"
 //	@Security		WorkerToken
 //	@Router			/config [get]
-func (a *API) state(c *gin.Context) error {
+func (a *API) state(w http.ResponseWriter, r *http.Request) error {
 	state, tag, ok := a.Proxy.State()
 	if !ok {
 		return errNothingRuns
 	}
-	c.Header("ETag", tag)
-	c.Header("Cache-Control", "no-cache")
-	if etag.NoneMatch(c.Request.Header["If-None-Match"], tag) {
-		c.Writer.WriteHeader(http.StatusNotModified)
+	w.Header().Set("ETag", tag)
+	w.Header().Set("Cache-Control", "no-cache")
+	if etag.NoneMatch(r.Header["If-None-Match"], tag) {
+		w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
-	return server.WriteJSON(c.Writer, http.StatusOK, state)
-}
-
-// health answers GET /health.
-func (a *API) health(c *gin.Context) error {
-	server.Health(c.Writer, c.Request)
-	return nil
-}
-
-// ready answers GET /ready.
-func (a *API) ready(c *gin.Context) error {
-	server.Ready(a.notReady)(c.Writer, c.Request)
-	return nil
+	return server.WriteJSON(w, http.StatusOK, state)
 }
 
 func (a *API) notReady(*http.Request) []models.FieldError {
 	if _, _, ok := a.Proxy.State(); !ok {
 		return []models.FieldError{{Field: "configuration", Detail: "has not been pushed yet"}}
 	}
-	return nil
-}
-
-// metrics answers GET /metrics.
-func (a *API) metrics(c *gin.Context) error {
-	a.Scrape.ServeHTTP(c.Writer, c.Request)
-	return nil
-}
-
-// version answers GET /version.
-func (a *API) version(c *gin.Context) error {
-	server.Version(c.Writer, c.Request)
 	return nil
 }

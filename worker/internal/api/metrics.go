@@ -26,7 +26,7 @@ const (
 
 // Metrics are what the worker's API measures.
 type Metrics struct {
-	requests map[string]*metrics.Class
+	requests *metrics.Requests
 	pushes   metrics.Outcomes
 	lastPush prometheus.Gauge
 }
@@ -43,8 +43,8 @@ const (
 
 // NewMetrics returns the metrics of the worker's API.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
-	m := &Metrics{
-		requests: make(map[string]*metrics.Class),
+	return &Metrics{
+		requests: metrics.NewRequests(reg, subsystem),
 		pushes: metrics.NewOutcomes(reg, prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "pushes_total",
 			Help: "Configurations pushed, by outcome.",
@@ -54,11 +54,6 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "When a push was last taken; 0 before the first.",
 		}),
 	}
-	requests := metrics.NewRequests(reg, subsystem)
-	for _, class := range []string{hitClass, pushClass, stateClass, probeClass, docsClass, otherClass} {
-		m.requests[class] = requests.Class(class)
-	}
-	return m
 }
 
 // pushed counts a push that was let in.
@@ -81,7 +76,7 @@ func (m *Metrics) pushed(changed bool, err error) {
 }
 
 // countForbidden counts the pushes that check refuses.
-func (m *Metrics) countForbidden(check accessRule) accessRule {
+func (m *Metrics) countForbidden(check func(*http.Request) error) func(*http.Request) error {
 	return func(r *http.Request) error {
 		err := check(r)
 		if err != nil {

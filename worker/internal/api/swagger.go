@@ -4,8 +4,6 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/gin-gonic/gin"
-
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/pkg/swaggerui"
@@ -15,14 +13,14 @@ import (
 var pages = swaggerui.Pages{Title: "Fleetconf worker", Swagger: docs.Swagger}
 
 // swagger serves the pages of the API's documentation.
-func (a *API) swagger(c *gin.Context) error {
-	name := strings.TrimPrefix(c.Param("file"), "/")
+func swagger(w http.ResponseWriter, r *http.Request) error {
+	_, name, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	if name == "" {
-		server.Redirect(c.Writer, swaggerui.IndexFrom(c.Request.URL.Path))
+		server.Redirect(w, swaggerui.IndexFrom(r.URL.Path))
 		return nil
 	}
-	c.Header("Content-Security-Policy", "frame-ancestors 'none'") // no other site may have its visitors click here
-	if pages.ServePage(c.Writer, c.Request, name) != nil {
+	w.Header().Set("Content-Security-Policy", "frame-ancestors 'none'") // against clickjacking
+	if pages.ServePage(w, r, name) != nil {
 		return problem.New(http.StatusNotFound, "there is no such page; begin at /swagger/index.html")
 	}
 	return nil
@@ -36,7 +34,4 @@ func (a *API) swagger(c *gin.Context) error {
 //	@Produce	json
 //	@Success	200	{object}	object
 //	@Router		/openapi.json [get]
-func (a *API) openAPI(c *gin.Context) error {
-	swaggerui.ServeDocument(c.Writer, c.Request, docs.OpenAPI)
-	return nil
-}
+func openAPI(w http.ResponseWriter, r *http.Request) { swaggerui.ServeDocument(w, r, docs.OpenAPI) }
