@@ -84,7 +84,7 @@ func TestPipeline_Errors_StatusAndHeaders(t *testing.T) {
 			}
 			line := lines.LastEntry()
 			if failed := row.status == http.StatusInternalServerError; failed != (line != nil) ||
-				failed && (line.Data["path"] != "/path" || line.Data[logrus.ErrorKey] != row.err || line.Data["request_id"] == "") {
+				failed && (line.Data["path"] != "/path" || fmt.Sprint(line.Data[logrus.ErrorKey]) != row.err.Error() || line.Data["request_id"] == "") {
 				t.Errorf("logged %v, want a line with the error only if it has no status", line)
 			}
 		})

@@ -10,6 +10,6 @@ type Diagnosis struct {
 // Validate names every setting that cannot be used.
 func (d *Diagnosis) Validate() (faults Faults) {
 	faults.CheckLog(d.LogLevel, d.LogFormat)
-	faults.Check(d.DebugPort >= 0 && d.DebugPort <= 65535, "DEBUG_PORT", "is %d; it must be 1 to 65535, or 0 for none", d.DebugPort)
+	faults.Check(isPort(d.DebugPort), "DEBUG_PORT", "is %d; it must be 1 to 65535, or 0 for none", d.DebugPort)
 	return faults
 }

@@ -1,13 +1,11 @@
 package settings
 
 import (
-	"net"
-	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/notify"
 )
 
 // Push is how newer versions are announced and heard of. It is the same in a
@@ -51,15 +49,12 @@ func (p *Push) Validate() (faults Faults) {
 		"is %q; it must be longpoll, redis, nats or none", p.Transport)
 	faults.Check(p.FleetID == "" || models.IsFleet(p.FleetID), "FLEET_ID",
 		"is %q; it must be 1 to %d letters, digits, - or _", p.FleetID, models.MaxFleetBytes)
-	faults.Check(isServer(p.RedisURL.Reveal(), "redis", "rediss"), "REDIS_URL",
-		"is no URL such as redis://:password@localhost:6379/0; what is special in a password stands percent-encoded")
-	faults.Check(p.RedisCAFile == "" || !strings.HasPrefix(p.RedisURL.Reveal(), "redis:"), "REDIS_CA_FILE",
-		"is set, and REDIS_URL is redis://, which is no TLS; set it to rediss://")
+	faults.CheckErr("REDIS_URL", notify.CheckRedisURL(p.RedisURL.Reveal()))
+	if strings.HasPrefix(p.RedisURL.Reveal(), "redis:") {
+		faults.CheckNoTLSFiles("REDIS_URL", "rediss://", File{"REDIS_CA_FILE", p.RedisCAFile})
+	}
 	if p.NATSURL != embedded {
-		for one := range strings.SplitSeq(p.NATSURL.Reveal(), ",") {
-			faults.CheckOnce(isServer(strings.TrimSpace(one), "nats", "tls"), "NATS_URL",
-				"holds what is no URL such as nats://localhost:4222; what is special in a password stands percent-encoded")
-		}
+		faults.CheckErr("NATS_URL", notify.CheckNATSURL(p.NATSURL.Reveal()))
 	}
 	if p.Transport == PushNATS {
 		p.checkNATS(&faults)
@@ -88,32 +83,4 @@ func (p *Push) checkNATS(faults *Faults) {
 	}
 	faults.CheckPair("NATS_USERNAME", p.NATSUsername, "NATS_PASSWORD", p.NATSPassword.Reveal())
 	faults.CheckPair("NATS_CERT_FILE", p.NATSCertFile, "NATS_KEY_FILE", p.NATSKeyFile)
-}
-
-// CheckOnce is Check, but it adds no second fault of a setting.
-func (f *Faults) CheckOnce(ok bool, setting, detail string, args ...any) {
-	f.Check(ok || slices.ContainsFunc(*f, func(fault Fault) bool { return fault.Setting == setting }), setting, detail, args...)
-}
-
-// CheckPair adds a fault where one of two settings is set without the other.
-func (f *Faults) CheckPair(a, valueA, b, valueB string) {
-	f.Check(valueA != "" || valueB == "", a, "is empty, and %s is set; set both or none", b)
-	f.Check(valueB != "" || valueA == "", b, "is empty, and %s is set; set both or none", a)
-}
-
-// isServer reports whether text is a URL of one of these schemes, with a host.
-// Passwords with special characters tend to end up in the port or the path.
-func isServer(text string, schemes ...string) bool {
-	u, err := url.Parse(text)
-	return err == nil && slices.Contains(schemes, u.Scheme) && u.Hostname() != "" && !strings.Contains(u.Path, "@") && u.Fragment == ""
-}
-
-// IsAddress reports whether text is a host and a port to listen on.
-func IsAddress(text string) bool {
-	host, port, err := net.SplitHostPort(text)
-	if err != nil || host == "" {
-		return false
-	}
-	_, err = strconv.ParseUint(port, 10, 16)
-	return err == nil
 }

@@ -68,15 +68,11 @@ func (l *Listener) Validate() (faults settings.Faults) {
 // checkTLS adds the faults of TLS files, which CONTROLLER_URL must make use of.
 func (s *Settings) checkTLS(faults *settings.Faults) {
 	faults.CheckPair("CONTROLLER_CERT_FILE", s.ControllerCertFile, "CONTROLLER_KEY_FILE", s.ControllerKeyFile)
-	plain := s.PlainHost() != ""
-	faults.Check(
-		s.ControllerCAFile == "" || !plain, "CONTROLLER_CA_FILE",
-		"is set, and CONTROLLER_URL is http://, which is no TLS; set it to https://",
-	)
-	faults.CheckOnce(
-		s.ControllerCertFile == "" || !plain, "CONTROLLER_CERT_FILE",
-		"is set, and CONTROLLER_URL is http://, which is no TLS; set it to https://",
-	)
+	if s.PlainHost() != "" {
+		faults.CheckNoTLSFiles("CONTROLLER_URL", "https://",
+			settings.File{Setting: "CONTROLLER_CA_FILE", Path: s.ControllerCAFile},
+			settings.File{Setting: "CONTROLLER_CERT_FILE", Path: s.ControllerCertFile})
+	}
 }
 
 // ControllerProxy returns the proxy through which the controller is reached, nil for none.

@@ -10,8 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
-	"strings"
 	"sync"
 	"time"
 
@@ -62,17 +60,12 @@ const (
 	maxPendingBytes = 32 << 20
 )
 
-// ErrURL is the error of a list of URLs that cannot be used. It says nothing of
-// what they are: they may hold a password.
-var ErrURL = errors.New("is no list of URLs such as nats://localhost:4222, with commas between; what is special in a password stands percent-encoded")
-
 // New reads the options and the files that they name. It connects to a server within
 // this process only.
 func New(o Options) (*Driver, error) {
-	for one := range strings.SplitSeq(o.URL, ",") {
-		u, err := url.Parse(strings.TrimSpace(one))
-		if o.InProcess == nil && (err != nil || u.Hostname() == "" || u.Scheme != "nats" && u.Scheme != "tls") {
-			return nil, ErrURL
+	if o.InProcess == nil {
+		if err := notify.CheckNATSURL(o.URL); err != nil {
+			return nil, err
 		}
 	}
 	d := &Driver{url: o.URL, keeps: o.InProcess != nil, idle: notify.Idle, answer: notify.Answer}

@@ -14,19 +14,18 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
-// ErrURL is the error of a URL that cannot be used. It says nothing of what the
-// URL is: it may hold a password.
-var ErrURL = errors.New("is no URL such as redis://:password@localhost:6379/0; what is special in a password stands percent-encoded")
-
 // New reads the URL of a server (redis://, or rediss:// for TLS), of Sentinels
 // (?master_name=…&addr=…, with their account before the host, and that of the
 // server as &username=…&password=…), or of nodes of a Cluster (?addr=…). caFile
 // holds the certificates to trust; "" stands for those of the system. Nothing
 // is connected.
 func New(address, caFile string) (*Driver, error) {
+	if err := notify.CheckRedisURL(address); err != nil {
+		return nil, err
+	}
 	u, err := url.Parse(address)
-	if err != nil || u.Host == "" || u.Scheme != "redis" && u.Scheme != "rediss" {
-		return nil, ErrURL
+	if err != nil {
+		return nil, notify.ErrRedisURL
 	}
 	d := &Driver{idle: notify.Idle, answer: notify.Answer}
 	switch query := u.Query(); {
@@ -38,7 +37,7 @@ func New(address, caFile string) (*Driver, error) {
 		err = d.single(address)
 	}
 	if err != nil {
-		return nil, ErrURL
+		return nil, notify.ErrRedisURL
 	}
 	if caFile != "" && d.server.TLSConfig != nil {
 		if d.server.TLSConfig.RootCAs, err = tlsfiles.ReadAuthorities(caFile); err != nil {
