@@ -24,6 +24,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/logger"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 	"github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/notify/drivers"
 	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/pkg/settings"
 	"github.com/fleetconf/fleetconf/pkg/systemd"
@@ -74,7 +75,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		"listen": settings.Address(s.Host, s.Port), "controller": s.ControllerURL, "worker": s.WorkerURL,
 		"cache": s.CacheFile, "transport": s.Transport,
 	})
-	hints, err := subscriber(s)
+	hints, err := drivers.New(s.Push, program.Name)
 	if err != nil {
 		return err
 	}
@@ -97,7 +98,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}),
 		Sink:   worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
 		Cache:  file,
-		Config: state.Config{Self: self(os.Hostname()), Transport: transports[s.Transport], Fleet: s.FleetID},
+		Config: state.Config{Self: self(os.Hostname()), Transport: s.Push.Hints(), Fleet: s.FleetID},
 		Hints:  hints,
 		Log:    log,
 

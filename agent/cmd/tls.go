@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/agent/internal/config"
@@ -10,8 +8,8 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
-// secure reads the files by which the controller and the agent know each other,
-// which may be none, and warns where the way to the controller is an open book.
+// secure reads the files of the connection to the controller, and warns if the controller
+// is reached over plain HTTP.
 func secure(s config.Settings, log logrus.FieldLogger) (*tlsfiles.Files, error) {
 	if host := s.PlainHost(); host != "" && !settings.IsLoopback(host) {
 		log.WithFields(logrus.Fields{
@@ -20,13 +18,9 @@ func secure(s config.Settings, log logrus.FieldLogger) (*tlsfiles.Files, error) 
 		}).
 			Warn("CONTROLLER_URL is http:// to another machine; the password can be read on the way")
 	}
-	files, err := tlsfiles.Open(tlsfiles.Paths{
+	return settings.OpenTLS(tlsfiles.Paths{
 		Cert: tlsfiles.File{Setting: "CONTROLLER_CERT_FILE", Path: s.ControllerCertFile},
 		Key:  tlsfiles.File{Setting: "CONTROLLER_KEY_FILE", Path: s.ControllerKeyFile},
 		CA:   tlsfiles.File{Setting: "CONTROLLER_CA_FILE", Path: s.ControllerCAFile},
 	}, log)
-	if bad := (*tlsfiles.Error)(nil); errors.As(err, &bad) {
-		return nil, settings.Faults{{Setting: bad.Setting, Detail: bad.Err.Error()}}
-	}
-	return files, err
 }

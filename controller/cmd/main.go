@@ -129,11 +129,11 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	if err := publishInitial(ctx, publisher, set.InitialURL, log); err != nil {
 		return err
 	}
-	announcer, broker, err := announcer(set, log)
+	announcer, stopBroker, err := announcer(set, log)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = broker.Close() }()
+	defer stopBroker()
 	fleet := cmp.Or(set.FleetID, db.Tags().Fleet())
 	out := announcing(set, fleet, announcer, published, log)
 	announcements := publish.NewAnnouncements(publisher, out, set.PushRate, log)

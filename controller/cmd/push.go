@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"io"
 	"sync"
 
 	"github.com/sirupsen/logrus"
@@ -12,26 +11,24 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
 	"github.com/fleetconf/fleetconf/pkg/notify"
-	"github.com/fleetconf/fleetconf/pkg/notify/natsnotify"
-	"github.com/fleetconf/fleetconf/pkg/notify/redisnotify"
+	"github.com/fleetconf/fleetconf/pkg/notify/drivers"
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
-// announcer gives what the settings choose to announce versions with, and what
-// is to be closed when nothing is announced any more: the broker, where it is
-// this process's own. Brokers elsewhere need not be there.
-func announcer(set config.Settings, log logrus.FieldLogger) (notify.Announcer, io.Closer, error) {
-	switch {
-	case set.Transport == settings.PushRedis:
-		a, err := redisnotify.New(set.RedisURL.Reveal(), set.RedisCAFile)
-		return used(a, a, "REDIS_URL", err)
-	case set.Embedded():
+// announcer returns what the settings choose to announce versions with, and a function that
+// stops the embedded broker, if there is one. Other brokers need not be reachable.
+func announcer(set config.Settings, log logrus.FieldLogger) (a notify.Announcer, stop func(), err error) {
+	if set.Embedded() {
 		return embedded(set, log)
-	case set.Transport == settings.PushNATS:
-		a, err := natsnotify.New(natsOptions(set))
-		return used(a, a, "NATS_URL", err)
 	}
-	return notify.Nop{}, notify.Nop{}, nil
+	driver, err := drivers.New(set.Push, program.Name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if driver == nil {
+		return notify.Nop{}, func() {}, nil
+	}
+	return driver, func() {}, nil
 }
 
 // announcing counts what goes out over a broker, where there is one.
@@ -90,31 +87,8 @@ func (a messages) Announce(ctx context.Context, v models.Announcement) error {
 	return nil
 }
 
-// used names the setting that a driver cannot use.
-func used(a notify.Announcer, c io.Closer, setting string, err error) (notify.Announcer, io.Closer, error) {
-	if err != nil {
-		return nil, nil, settings.Faults{{Setting: setting, Detail: err.Error()}}
-	}
-	return a, c, nil
-}
-
-func natsOptions(set config.Settings) natsnotify.Options {
-	return natsnotify.Options{
-		URL:       set.NATSURL.Reveal(),
-		Username:  set.NATSUsername,
-		Password:  set.NATSPassword.Reveal(),
-		Token:     set.NATSToken.Reveal(),
-		NKeyFile:  set.NATSNKeyFile,
-		CredsFile: set.NATSCredsFile,
-		CAFile:    set.NATSCAFile,
-		CertFile:  set.NATSCertFile,
-		KeyFile:   set.NATSKeyFile,
-		Name:      program.Name,
-	}
-}
-
 // embedded starts the controller's own broker.
-func embedded(set config.Settings, log logrus.FieldLogger) (notify.Announcer, io.Closer, error) {
+func embedded(set config.Settings, log logrus.FieldLogger) (a notify.Announcer, stop func(), err error) {
 	routes, err := set.Routes()
 	if err != nil {
 		return nil, nil, err
@@ -135,10 +109,10 @@ func embedded(set config.Settings, log logrus.FieldLogger) (notify.Announcer, io
 	if err != nil {
 		return nil, nil, err
 	}
-	a, err := b.Announcer()
+	a, err = b.Announcer()
 	if err != nil {
 		_ = b.Close()
 		return nil, nil, err
 	}
-	return a, b, nil
+	return a, func() { _ = b.Close() }, nil
 }

@@ -16,12 +16,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/sirupsen/logrus/hooks/test"
 
-	"github.com/fleetconf/fleetconf/controller/internal/broker"
 	"github.com/fleetconf/fleetconf/controller/internal/config"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
 	"github.com/fleetconf/fleetconf/pkg/notify"
 	"github.com/fleetconf/fleetconf/pkg/notify/natsnotify"
+	"github.com/fleetconf/fleetconf/pkg/notify/notifytest"
 	"github.com/fleetconf/fleetconf/pkg/notify/redisnotify"
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
@@ -35,13 +35,11 @@ func TestAnnouncer_PUSH_SelectsTheDriver(t *testing.T) {
 	} {
 		t.Run(push, func(t *testing.T) {
 			t.Setenv("PUSH", push)
-			a, c, err := announcer(pushSettings(t), nil) // says nothing
+			a, stop, err := announcer(pushSettings(t), nil) // says nothing
 			if err != nil || !right(a) {
 				t.Fatalf("got %T, %v", a, err)
 			}
-			if err := c.Close(); err != nil {
-				t.Error(err)
-			}
+			stop()
 		})
 	}
 }
@@ -64,11 +62,11 @@ func TestAnnouncer_EmbeddedTakesAnnouncements(t *testing.T) {
 	t.Setenv("NATS_URL", "embedded")
 	t.Setenv("NATS_LISTEN", "127.0.0.1:0")
 	log, _ := test.NewNullLogger()
-	a, c, err := announcer(pushSettings(t), log)
+	a, stop, err := announcer(pushSettings(t), log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = c.Close() }()
+	defer stop()
 	if err := a.Announce(t.Context(), notify.Subject, []byte("v1")); err != nil {
 		t.Error(err)
 	}
@@ -106,8 +104,6 @@ func (b told) Announce(_ context.Context, subject string, _ []byte) error {
 	}
 	return nil
 }
-
-func (b told) Close() error { return nil }
 
 // An account may be good for one of the subjects only: then announcing has not failed.
 func TestAnnouncing_SubjectDenied_FailsOnlyIfNoneIsTaken(t *testing.T) {
@@ -188,19 +184,20 @@ func TestAnnouncer_Embedded_SharesTheLimitOfFiles(t *testing.T) {
 		t.Errorf("with NATS elsewhere: got %d connections for 120 files, want 60", got)
 	}
 	t.Setenv("NATS_URL", "embedded")
-	t.Setenv("NATS_LISTEN", "127.0.0.1:0")
+	address := notifytest.FreeAddress(t)
+	t.Setenv("NATS_LISTEN", address)
 	set := pushSettings(t)
 	if got := limits(set).Connections; got != 30 {
 		t.Errorf("with NATS embedded: got %d connections for 120 files, want 30", got)
 	}
 	log, _ := test.NewNullLogger()
-	_, c, err := announcer(set, log)
+	_, stop, err := announcer(set, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = c.Close() }()
+	defer stop()
 	for i := range 31 {
-		conn, err := net.Dial("tcp", c.(*broker.Broker).Addr().String())
+		conn, err := net.Dial("tcp", address)
 		if err != nil {
 			t.Fatal(err)
 		}

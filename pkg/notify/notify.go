@@ -67,7 +67,6 @@ type Announcer interface {
 	// Announce returns nil when the broker has taken the message, which says
 	// nothing of who heard it. It returns when ctx ends.
 	Announce(ctx context.Context, subject string, message []byte) error
-	Close() error
 }
 
 // Subscriber listens to what is announced.

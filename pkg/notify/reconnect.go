@@ -56,6 +56,3 @@ type Nop struct{}
 
 // Announce does nothing.
 func (Nop) Announce(context.Context, string, []byte) error { return nil }
-
-// Close does nothing.
-func (Nop) Close() error { return nil }

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/fleetconf/fleetconf/pkg/auth"
+	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
 // CheckErr adds err, whose text says what the setting must be, unless it is nil.
@@ -28,12 +29,9 @@ func (f *Faults) CheckPair(a, valueA, b, valueB string) {
 	f.Check(valueB != "" || valueA == "", b, "is empty, and %s is set; set both or none", a)
 }
 
-// File is a file, by the setting that names it.
-type File struct{ Setting, Path string }
-
 // CheckNoTLSFiles adds a fault for each file that is set although the URL of urlSetting asks
 // for no TLS; with the scheme tls it would.
-func (f *Faults) CheckNoTLSFiles(urlSetting, tls string, files ...File) {
+func (f *Faults) CheckNoTLSFiles(urlSetting, tls string, files ...tlsfiles.File) {
 	for _, file := range files {
 		f.CheckOnce(file.Path == "", file.Setting, "requires that %s begins with %s", urlSetting, tls)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/notify"
+	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
 // Push is how newer versions are announced and heard of. It is the same in a
@@ -31,9 +32,9 @@ type Push struct {
 
 // The values of PUSH.
 const (
-	PushLongPoll = "longpoll"
-	PushRedis    = "redis"
-	PushNATS     = "nats"
+	PushLongPoll = string(models.LongPoll)
+	PushRedis    = string(models.Redis)
+	PushNATS     = string(models.NATS)
 	PushNone     = "none"
 )
 
@@ -43,6 +44,14 @@ const embedded = "embedded"
 // Embedded reports whether the controller is to be its own broker.
 func (p *Push) Embedded() bool { return p.Transport == PushNATS && p.NATSURL == embedded }
 
+// Hints returns how agents receive hints.
+func (p *Push) Hints() models.Transport {
+	if p.Transport == PushNone {
+		return models.Polling
+	}
+	return models.Transport(p.Transport)
+}
+
 // Validate names every setting that cannot be used.
 func (p *Push) Validate() (faults Faults) {
 	faults.Check(slices.Contains([]string{PushLongPoll, PushRedis, PushNATS, PushNone}, p.Transport), "PUSH",
@@ -51,7 +60,7 @@ func (p *Push) Validate() (faults Faults) {
 		"is %q; it must be 1 to %d letters, digits, - or _", p.FleetID, models.MaxFleetBytes)
 	faults.CheckErr("REDIS_URL", notify.CheckRedisURL(p.RedisURL.Reveal()))
 	if strings.HasPrefix(p.RedisURL.Reveal(), "redis:") {
-		faults.CheckNoTLSFiles("REDIS_URL", "rediss://", File{"REDIS_CA_FILE", p.RedisCAFile})
+		faults.CheckNoTLSFiles("REDIS_URL", "rediss://", tlsfiles.File{Setting: "REDIS_CA_FILE", Path: p.RedisCAFile})
 	}
 	if p.NATSURL != embedded {
 		faults.CheckErr("NATS_URL", notify.CheckNATSURL(p.NATSURL.Reveal()))

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/fleetconf/fleetconf/pkg/settings"
+	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
 const defaultPassword = "secret123"
@@ -70,8 +71,8 @@ func (s *Settings) checkTLS(faults *settings.Faults) {
 	faults.CheckPair("CONTROLLER_CERT_FILE", s.ControllerCertFile, "CONTROLLER_KEY_FILE", s.ControllerKeyFile)
 	if s.PlainHost() != "" {
 		faults.CheckNoTLSFiles("CONTROLLER_URL", "https://",
-			settings.File{Setting: "CONTROLLER_CA_FILE", Path: s.ControllerCAFile},
-			settings.File{Setting: "CONTROLLER_CERT_FILE", Path: s.ControllerCertFile})
+			tlsfiles.File{Setting: "CONTROLLER_CA_FILE", Path: s.ControllerCAFile},
+			tlsfiles.File{Setting: "CONTROLLER_CERT_FILE", Path: s.ControllerCertFile})
 	}
 }
 

@@ -87,9 +87,6 @@ func (b Broker) everyReceiver(t *testing.T) {
 			r.Received(t, message)
 		}
 	}
-	if err := announcer.Close(); err != nil {
-		t.Errorf("Close: %v", err)
-	}
 }
 
 // fleets has two fleets share a broker: neither receives the other's messages.

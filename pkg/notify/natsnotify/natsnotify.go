@@ -230,14 +230,6 @@ func (d *Driver) announcing(ctx context.Context) (*nats.Conn, error) {
 	return d.kept, err
 }
 
-// Close ends the connection that is kept, if one is.
-func (d *Driver) Close() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.kept.Close()
-	return nil
-}
-
 // flush waits until the server has dealt with all that it was sent.
 func flush(ctx context.Context, conn *nats.Conn) error {
 	err := conn.FlushWithContext(ctx)

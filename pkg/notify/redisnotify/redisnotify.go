@@ -70,9 +70,6 @@ func (d *Driver) Announce(ctx context.Context, subject string, message []byte) e
 	return nil
 }
 
-// Close does nothing: there is nothing open between two announcements.
-func (d *Driver) Close() error { return nil }
-
 // Run tells r what it hears on a subject until ctx ends.
 func (d *Driver) Run(ctx context.Context, subject string, r notify.Receiver) error {
 	return notify.Reconnect(ctx, r, func(ctx context.Context, subscribed func()) error {
