@@ -95,8 +95,8 @@ func (a *Authority) Save(certFile, keyFile string) error {
 // Leaf is what a certificate says.
 type Leaf struct {
 	Name      string
-	Hosts     []string // names and addresses of a server; a client has none
-	Client    bool
+	Hosts     []string  // names and addresses of a server; none for a mere client
+	Client    bool      // for a client; with Hosts also for a server
 	NotBefore time.Time // zero: now
 	NotAfter  time.Time
 }
@@ -116,10 +116,12 @@ func (a *Authority) Issue(l Leaf) (tls.Certificate, error) {
 		NotAfter:              l.NotAfter,
 		BasicConstraintsValid: true,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if !l.Client || len(l.Hosts) > 0 {
+		cert.ExtKeyUsage = append(cert.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
 	}
 	if l.Client {
-		cert.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		cert.ExtKeyUsage = append(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
 	}
 	for _, host := range l.Hosts {
 		if ip := net.ParseIP(host); ip != nil {

@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	stdlog "log"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -135,4 +137,20 @@ func Lost(log *logrus.Logger) float64 {
 		return float64(o.lost.Load())
 	}
 	return 0
+}
+
+// Debug returns a logger of the standard library each of whose lines becomes an entry of
+// log at debug level, with this message and the line in field.
+func Debug(log logrus.FieldLogger, message, field string) *stdlog.Logger {
+	return stdlog.New(debugLines{log, message, field}, "", 0)
+}
+
+type debugLines struct {
+	log            logrus.FieldLogger
+	message, field string
+}
+
+func (d debugLines) Write(line []byte) (int, error) {
+	d.log.WithField(d.field, strings.TrimSpace(string(line))).Debug(d.message)
+	return len(line), nil
 }

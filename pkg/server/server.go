@@ -7,15 +7,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	stdlog "log"
 	"net"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/pkg/connlimit"
+	"github.com/fleetconf/fleetconf/pkg/logger"
 )
 
 // Bounds on one client. A handler that needs longer to answer sets a deadline
@@ -64,7 +63,7 @@ func ServeWithin(ctx context.Context, ln net.Listener, handler http.Handler, lim
 		WriteTimeout:      WriteTimeout,
 		IdleTimeout:       max(IdleTimeout, limits.Keep),
 		MaxHeaderBytes:    MaxHeaderBytes,
-		ErrorLog:          stdlog.New(debugLines{log}, "", 0),
+		ErrorLog:          logger.Debug(log, "Connection failed", "server"),
 		ConnContext:       conns.ConnContext,
 		ConnState:         conns.ConnState,
 	}
@@ -90,13 +89,4 @@ func ServeWithin(ctx context.Context, ln net.Listener, handler http.Handler, lim
 		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
 	}
 	return nil
-}
-
-// debugLines takes what net/http has to say of its clients, such as broken
-// handshakes and cut requests, to the log.
-type debugLines struct{ log logrus.FieldLogger }
-
-func (d debugLines) Write(line []byte) (int, error) {
-	d.log.WithField("server", strings.TrimSpace(string(line))).Debug("Connection failed")
-	return len(line), nil
 }

@@ -111,7 +111,7 @@ func TestDriver_TLS(t *testing.T) {
 	trusting := natsnotify.Options{URL: "nats://" + address, CAFile: certs.CA}
 	known := trusting
 	known.CertFile, known.KeyFile = certs.Cert, certs.Key
-	notifytest.AddMark(t, certs.CA, certs.Cert, certs.Key)
+	notifytest.AddByteOrderMark(t, certs.CA, certs.Cert, certs.Key)
 	hears(t, open(t, known))
 	refused(t, open(t, natsnotify.Options{URL: "tls://" + address}), "authority that is not known")
 	refused(t, open(t, trusting), "nats:") // no certificate of its own
@@ -141,7 +141,7 @@ func TestDriver_Credentials(t *testing.T) {
 	address := notifytest.FreeAddress(t)
 	start(t, address, server.Options{Nkeys: []*server.NkeyUser{{Nkey: public}}})
 	hears(t, open(t, natsnotify.Options{URL: "nats://" + address, NKeyFile: file}))
-	notifytest.AddMark(t, file)
+	notifytest.AddByteOrderMark(t, file)
 	hears(t, open(t, natsnotify.Options{URL: "nats://" + address, NKeyFile: file}))
 	refused(t, open(t, natsnotify.Options{URL: "nats://" + address}), "credentials are refused")
 
@@ -179,7 +179,7 @@ func TestDriver_CredentialsFile(t *testing.T) {
 	}
 	address := notifytest.FreeAddress(t)
 	start(t, address, server.Options{TrustedOperators: []*jwt.OperatorClaims{trusted}, AccountResolver: resolver})
-	notifytest.AddMark(t, file)
+	notifytest.AddByteOrderMark(t, file)
 	hears(t, open(t, natsnotify.Options{URL: "nats://" + address, CredsFile: file}))
 	refused(t, open(t, natsnotify.Options{URL: "nats://" + address}), "credentials are refused")
 }

@@ -133,7 +133,7 @@ func TestDriver_TLS(t *testing.T) {
 	address := notifytest.FreeAddress(t)
 	certs := notifytest.Certificates(t)
 	start(t, notifytest.FreeAddress(t), "--tls-port", portOf(address), "--tls-cert-file", certs.Cert, "--tls-key-file", certs.Key, "--tls-ca-cert-file", certs.CA, "--tls-auth-clients", "no")
-	notifytest.AddMark(t, certs.CA)
+	notifytest.AddByteOrderMark(t, certs.CA)
 	driver := open(t, "rediss://"+address, certs.CA)
 	r := notifytest.Listen(t, driver)
 	r.Subscribed(t)

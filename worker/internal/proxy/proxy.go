@@ -29,6 +29,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/fleetconf/fleetconf/pkg/etag"
+	"github.com/fleetconf/fleetconf/pkg/logger"
 	"github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/requestid"
 	"github.com/fleetconf/fleetconf/pkg/server"
@@ -132,7 +133,7 @@ func New(o Options) *Proxy {
 		timeout:   o.Timeout,
 		log:       o.Log,
 		metrics:   o.Metrics,
-		errorLog:  stdlog.New(debugLines{o.Log}, "", 0),
+		errorLog:  logger.Debug(o.Log, "Response incomplete", "proxy"),
 		allow:     newAllowList(o.Allow),
 		deny:      deny,
 		applying:  semaphore.NewWeighted(1),
@@ -400,12 +401,3 @@ var buffers = pool{sync.Pool{New: func() any { return new([bufferBytes]byte) }}}
 
 func (b *pool) Get() []byte    { return b.Pool.Get().(*[bufferBytes]byte)[:] }
 func (b *pool) Put(buf []byte) { b.Pool.Put((*[bufferBytes]byte)(buf)) }
-
-// debugLines takes what ReverseProxy has to say of answers that broke off to
-// the log.
-type debugLines struct{ log logrus.FieldLogger }
-
-func (d debugLines) Write(line []byte) (int, error) {
-	d.log.WithField("proxy", strings.TrimSpace(string(line))).Debug("Answer broke off")
-	return len(line), nil
-}

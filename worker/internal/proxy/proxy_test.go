@@ -616,7 +616,7 @@ func TestHit_TargetTooSlowDuringBody_Cuts(t *testing.T) {
 	if res.StatusCode != 200 || body != "first" || !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("got %s %q %v, want what came, and then the connection cut", res.Status, body, err)
 	}
-	if entry := w.logs.LastEntry(); entry.Message != "Answer broke off" || entry.Level != logrus.DebugLevel {
+	if entry := w.logs.LastEntry(); entry.Message != "Response incomplete" || entry.Level != logrus.DebugLevel {
 		t.Errorf("got %q, want the cut logged for who looks for it", entry.Message)
 	}
 }
