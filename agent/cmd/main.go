@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"io"
-	"net"
 	"os"
 	"runtime"
 	"strings"
@@ -55,26 +54,19 @@ func main() { program.Main(run) }
 //	    systemd ◀──alive───┘        └──gauges──▶ metrics registry (the Poller counts there too)
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var s config.Settings
-	command, _, err := program.ParseCommand(args, func(command string) settings.Validator {
-		if command == settings.Health.Name {
-			return &s.Listener
-		}
-		return &s
-	}, stdout)
+	command, _, err := program.ParseCommand(args, settings.AllOr(&s, &s.Listener), stdout)
 	if err != nil {
 		return err
 	}
 	if command == settings.Health.Name {
 		return server.CheckHealth(ctx, s.Host, s.Port, false)
 	}
-	log, err := logger.New(stderr, s.LogLevel, s.LogFormat)
+	log, err := program.Start(stderr, s.Diagnosis, &s, logrus.Fields{
+		"listen": settings.Address(s.Host, s.Port), "controller": s.ControllerURL, "worker": s.WorkerURL, "cache": s.CacheFile, "transport": s.Transport,
+	})
 	if err != nil {
 		return err
 	}
-	program.LogStart(log, &s, logrus.Fields{
-		"listen": settings.Address(s.Host, s.Port), "controller": s.ControllerURL, "worker": s.WorkerURL,
-		"cache": s.CacheFile, "transport": s.Transport,
-	})
 	hints, err := drivers.New(s.Push, program.Name)
 	if err != nil {
 		return err
@@ -88,8 +80,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return settings.Faults{{Setting: "CACHE_FILE", Detail: err.Error()}}
 	}
 	defer func() { _ = file.Close() }()
-	registry := metrics.NewRegistry()
-	metrics.Log(registry, func() float64 { return logger.Lost(log) })
+	registry := metrics.NewRegistry(func() float64 { return logger.Lost(log) })
 	metrics.Certificate(registry, program.Name, files.NotAfter)
 	agent := poller.New(poller.Parts{
 		Source: controller.New(controller.Options{
@@ -110,10 +101,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Current: agent.Status, Hosts: s.AllowedHosts, Log: log,
 		Metrics: status.NewMetrics(registry, agent.Status), Scrape: metrics.Handler(registry),
 	})
-	var listen net.ListenConfig
-	ln, err := listen.Listen(ctx, "tcp", settings.Address(s.Host, s.Port))
+	ln, err := settings.Listen(ctx, s.Host, s.Port, 0)
 	if err != nil {
-		return settings.ListenError(err)
+		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return agent.Run(ctx) })

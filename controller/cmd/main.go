@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
 	"os"
 
 	"github.com/sirupsen/logrus"
@@ -90,20 +89,18 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 //
 // All read one models.Plan. tlsfiles.Files (certificates) ──▶ server ──alive──▶ systemd.
 func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
-	log, err := logger.New(stderr, set.LogLevel, set.LogFormat)
+	log, err := program.Start(stderr, set.Diagnosis, &set, logrus.Fields{
+		"listen": settings.Address(set.Host, set.Port), "tls": set.TLSCertFile != "", "database": set.DBPath, "transport": set.Transport,
+	})
 	if err != nil {
 		return err
 	}
-	program.LogStart(log, &set, logrus.Fields{
-		"listen": settings.Address(set.Host, set.Port), "tls": set.TLSCertFile != "", "database": set.DBPath, "transport": set.Transport,
-	})
 
 	files, err := secure(set, log)
 	if err != nil {
 		return err
 	}
-	measured := metrics.NewRegistry()
-	metrics.Log(measured, func() float64 { return logger.Lost(log) })
+	measured := metrics.NewRegistry(func() float64 { return logger.Lost(log) })
 	db, err := sqlite.OpenMeasured(ctx, set.DBPath, sqlite.NewMetrics(measured))
 	if err != nil {
 		return err
@@ -165,9 +162,9 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	})
 	// No keep-alive probes: thousands of connections that only wait would cost more
 	// than all else. Every wait has an end, and so has a peer that is gone.
-	listener, err := (&net.ListenConfig{KeepAlive: -1}).Listen(ctx, "tcp", settings.Address(set.Host, set.Port))
+	listener, err := settings.Listen(ctx, set.Host, set.Port, -1)
 	if err != nil {
-		return settings.ListenError(err)
+		return err
 	}
 	if set.TLSCertFile != "" {
 		listener = tls.NewListener(listener, files.Server())

@@ -31,9 +31,9 @@ const Namespace = "fleetconf"
 // poll that is answered from memory to what HIT_TIMEOUT ends.
 var Buckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 
-// NewRegistry returns a registry that knows the build, the Go runtime and the
-// process.
-func NewRegistry() *prometheus.Registry {
+// NewRegistry returns a registry that has metrics of the build, the Go runtime, the process
+// and its log: lostLines returns how many of its lines could not be written.
+func NewRegistry(lostLines func() float64) *prometheus.Registry {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	build := buildinfo.Read()
@@ -42,15 +42,11 @@ func NewRegistry() *prometheus.Registry {
 		Help:        "Which build runs: always 1.",
 		ConstLabels: prometheus.Labels{"version": build.Version, "commit": build.Commit, "goversion": build.Go},
 	}).Set(1)
-	return reg
-}
-
-// Log counts the lines of the log that could not be written.
-func Log(reg prometheus.Registerer, lost func() float64) {
 	promauto.With(reg).NewCounterFunc(prometheus.CounterOpts{
 		Namespace: Namespace, Name: "log_lines_lost_total",
 		Help: "Lines of the log that could not be written.",
-	}, lost)
+	}, lostLines)
+	return reg
 }
 
 // Certificate measures when the certificate that a program serves with ends:

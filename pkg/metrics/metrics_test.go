@@ -18,8 +18,9 @@ import (
 
 func TestRegistry_HasBuildRuntimeAndProcessMetrics(t *testing.T) {
 	answer := httptest.NewRecorder()
-	metrics.Handler(metrics.NewRegistry()).ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
-	for _, want := range []string{`fleetconf_build_info{commit="`, `version="dev"} 1`, "\ngo_goroutines ", "\nprocess_open_fds "} {
+	registry := metrics.NewRegistry(func() float64 { return 3 })
+	metrics.Handler(registry).ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{`fleetconf_build_info{commit="`, `version="dev"} 1`, "\ngo_goroutines ", "\nprocess_open_fds ", "\nfleetconf_log_lines_lost_total 3\n"} {
 		if !strings.Contains(answer.Body.String(), want) {
 			t.Errorf("/metrics lacks %q:\n%s", want, answer.Body)
 		}

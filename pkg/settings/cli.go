@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/pkg/buildinfo"
+	"github.com/fleetconf/fleetconf/pkg/logger"
 )
 
 // Program is what --help says of a binary before it lists the settings.
@@ -84,7 +85,7 @@ func (p Program) ParseCommand(args []string, into func(command string) Validator
 	case "version":
 		_, _ = fmt.Fprintln(stdout, p.Name, buildinfo.Read())
 		return "", "", errDone
-	case "", Health.Name: // the program itself has a log, and LogStart
+	case "", Health.Name: // Start logs them
 	default:
 		for _, m := range FindMistyped(into("")) {
 			_, _ = fmt.Fprintf(os.Stderr, "%s: warning: %s\n", p.Name, m)
@@ -94,14 +95,31 @@ func (p Program) ParseCommand(args []string, into func(command string) Validator
 	return command, argument, err
 }
 
-// LogStart logs one line that says what this process is, and a warning for each
-// variable of the environment that is probably a mistyped setting.
-func (p Program) LogStart(log logrus.FieldLogger, into Validator, fields logrus.Fields) {
+// AllOr returns the into of ParseCommand for a program whose one command is Health, which
+// needs the settings of the listener only.
+func AllOr(all, listener Validator) func(command string) Validator {
+	return func(command string) Validator {
+		if command == Health.Name {
+			return listener
+		}
+		return all
+	}
+}
+
+// Start returns the logger that d asks for, which writes to w. It logs one line that says
+// what this process is, and a warning for each environment variable that is probably a
+// mistyped setting.
+func (p Program) Start(w io.Writer, d Diagnosis, into Validator, fields logrus.Fields) (*logrus.Logger, error) {
+	log, err := logger.New(w, d.LogLevel, d.LogFormat)
+	if err != nil {
+		return nil, err
+	}
 	log.WithField("program", p.Name).WithField("build", buildinfo.Read().String()).WithFields(fields).Info("Starting")
 	for _, m := range FindMistyped(into) {
 		log.WithFields(logrus.Fields{"variable": m.Variable, "did_you_mean": m.Meant}).
 			Warn("Environment variable not recognized")
 	}
+	return log, nil
 }
 
 // ParseArgs sets flags, wherever they stand, and returns the arguments between them.

@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
-	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
@@ -129,18 +128,14 @@ func TestFindMistyped_OtherProgramsName_NotReported(t *testing.T) {
 	}
 }
 
-func TestLogStart(t *testing.T) {
+func TestProgram_Start_LogsBuildAndMistyped(t *testing.T) {
 	setAll(t, "ADMIN_PASSWRD=hunter2")
-	log, logged := logtest.NewNullLogger()
-	program.LogStart(log, &fleet{}, logrus.Fields{"listen": "127.0.0.1:8080"})
-	var lines []string
-	for _, entry := range logged.AllEntries() {
-		line, err := entry.String()
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines = append(lines, line)
+	var out bytes.Buffer
+	d := settings.Diagnosis{LogLevel: "info", LogFormat: "text"}
+	if _, err := program.Start(&out, d, &fleet{}, logrus.Fields{"listen": "127.0.0.1:8080"}); err != nil {
+		t.Fatal(err)
 	}
+	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(lines) != 2 || !strings.Contains(lines[0], "Starting") ||
 		!strings.Contains(lines[0], "127.0.0.1:8080") || !strings.Contains(lines[0], "commit") ||
 		!strings.Contains(lines[1], "ADMIN_PASSWRD") || !strings.Contains(lines[1], "did_you_mean=ADMIN_PASSWORD") {

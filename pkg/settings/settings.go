@@ -15,6 +15,7 @@ package settings
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -357,9 +358,13 @@ func parsePrefixes(text string) (prefixes []netip.Prefix, fault string) {
 	return prefixes, ""
 }
 
-// ListenError names the settings of an address that cannot be listened on.
-func ListenError(err error) error {
-	return fmt.Errorf("%w; set HOST and PORT to an address that is free", err)
+// Listen opens the listener of a program. keepAlive is that of net.ListenConfig.
+func Listen(ctx context.Context, host string, port int, keepAlive time.Duration) (net.Listener, error) {
+	ln, err := (&net.ListenConfig{KeepAlive: keepAlive}).Listen(ctx, "tcp", Address(host, port))
+	if err != nil {
+		return nil, fmt.Errorf("%w; set HOST and PORT to an address that is free", err)
+	}
+	return ln, nil
 }
 
 // Address joins a host and a port for net.Listen.

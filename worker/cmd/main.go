@@ -18,7 +18,6 @@ package main
 import (
 	"context"
 	"io"
-	"net"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
@@ -56,30 +55,22 @@ func main() { program.Main(run) }
 // systemd ◀──alive───────── │ ──figures──▶ metrics registry (the Proxy counts there too)
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var s config.Settings
-	command, _, err := program.ParseCommand(args, func(command string) settings.Validator {
-		if command == settings.Health.Name {
-			return &s.Listener
-		}
-		return &s
-	}, stdout)
+	command, _, err := program.ParseCommand(args, settings.AllOr(&s, &s.Listener), stdout)
 	if err != nil {
 		return err
 	}
 	if command == settings.Health.Name {
 		return server.CheckHealth(ctx, s.Host, s.Port, false)
 	}
-	log, err := logger.New(stderr, s.LogLevel, s.LogFormat)
+	log, err := program.Start(stderr, s.Diagnosis, &s, logrus.Fields{"listen": settings.Address(s.Host, s.Port)})
 	if err != nil {
 		return err
 	}
-	program.LogStart(log, &s, logrus.Fields{"listen": settings.Address(s.Host, s.Port)})
-	var listen net.ListenConfig
-	ln, err := listen.Listen(ctx, "tcp", settings.Address(s.Host, s.Port))
+	ln, err := settings.Listen(ctx, s.Host, s.Port, 0)
 	if err != nil {
-		return settings.ListenError(err)
+		return err
 	}
-	registry := metrics.NewRegistry()
-	metrics.Log(registry, func() float64 { return logger.Lost(log) })
+	registry := metrics.NewRegistry(func() float64 { return logger.Lost(log) })
 	options := proxy.Options{
 		Timeout: s.HitTimeout, Deny: s.DenyCIDRs, Allow: s.AllowHosts, Log: log,
 		Metrics: proxy.NewMetrics(registry),
