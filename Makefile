@@ -3,8 +3,6 @@
 MODULES  := pkg controller agent worker test
 BINARIES := controller agent worker
 TAGS     := nomsgpack,osusergo,netgo,sqlite_omit_load_extension
-# What is released is small: docs/adr/0004.
-RELEASE_TAGS := $(TAGS),plainswagger
 FUZZTIME ?= 10s
 
 # The packages that hold the rules, each of which tests must cover to COVER_MIN %.
@@ -118,7 +116,7 @@ images: image-controller image-agent image-worker ## Build the images localhost/
 
 $(IMAGE_TARGETS): image-%:
 	docker build -f deploy/Dockerfile --target $* -t $(IMAGES)/$*:$(RELEASE) -t $(IMAGES)/$*:latest \
-		--build-arg TAGS=$(RELEASE_TAGS) --build-arg VERSION=$(RELEASE) --build-arg COMMIT=$(COMMIT) --build-arg DATE=$(DATE) \
+		--build-arg TAGS=$(TAGS) --build-arg VERSION=$(RELEASE) --build-arg COMMIT=$(COMMIT) --build-arg DATE=$(DATE) \
 		$(if $(GO_IMAGE),--build-arg GO_IMAGE=$(GO_IMAGE)) $(if $(GOPROXY),--build-arg GOPROXY) $(BUILDFLAGS) .
 
 .PHONY: up down logs
@@ -149,7 +147,7 @@ cover: ## Print the coverage of the rules in the last run of the tests, and fail
 .PHONY: dist check-dist check-units check-systemd
 dist check-dist check-systemd: export RELEASE := $(RELEASE)
 dist check-dist check-systemd: export DATE := $(DATE)
-dist check-dist check-systemd: export TAGS := $(RELEASE_TAGS)
+dist check-dist check-systemd: export TAGS := $(TAGS)
 dist check-dist check-systemd: export LDFLAGS := $(LDFLAGS)
 dist: bin/tools/nfpm bin/tools/cyclonedx-gomod ## Build archives, Debian packages, bills of materials and checksums, into dist
 	./scripts/dist.sh dist

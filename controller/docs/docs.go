@@ -2,15 +2,9 @@
 // writes it from the annotations of package api.
 package docs
 
-import _ "embed" // for the directives below
+import _ "embed" // for the directive below
 
-// Swagger is the description as OpenAPI 2.
-//
-//go:embed swagger.json
-var Swagger string
-
-// OpenAPI is the description as OpenAPI 3, which says more: the media type of
-// errors, and all answers of a dry run.
+// OpenAPI is the description, as OpenAPI 3 in JSON.
 //
 //go:embed openapi.json
 var OpenAPI string

@@ -1,5 +1,5 @@
-// Package swaggerui is the Swagger UI: its files, which lie compressed in the
-// binary, 0.6 MB of it, until somebody asks for one, and pages that load them.
+// Package swaggerui serves the files of Swagger UI. They are compressed in the binary,
+// 0.6 MB in all, and take no memory before a request.
 package swaggerui
 
 import (
@@ -7,77 +7,60 @@ import (
 	"compress/gzip"
 	"io"
 	"io/fs"
+	"net/http"
+	"path"
+	"strings"
 	"time"
 
 	"github.com/swaggest/swgui/v5/static"
 )
 
-// FS is the files, under the names that they have in Swagger UI's own
-// distribution. There are no folders, and no index.html: who serves it makes one.
-var FS fs.FS = files{}
+// Document is the reference from the pages to the OpenAPI document, which is beside their
+// folder.
+const Document = "../openapi.json"
 
-type files struct{}
-
-// Exists reports whether FS has a file of that name. It unpacks none.
-func Exists(name string) bool {
-	file, _, err := find(name)
-	if err == nil {
-		_ = file.Close()
-	}
-	return err == nil
+// ServeDocument answers with an OpenAPI document.
+func ServeDocument(w http.ResponseWriter, r *http.Request, document string) {
+	w.Header().Set("Content-Type", "application/json")
+	http.ServeContent(w, r, "", time.Time{}, strings.NewReader(document))
 }
 
-// Open implements fs.FS. What it returns is an io.Seeker too.
-func (files) Open(name string) (fs.File, error) {
-	file, packed, err := find(name)
-	if packed {
-		return unpack(name, file)
+// IndexFrom returns the reference to the first page, relative to the path of the folder of
+// the pages, which may lack the slash at its end.
+func IndexFrom(folder string) string {
+	if strings.HasSuffix(folder, "/") {
+		return "index.html"
 	}
-	return file, err
+	return path.Base(folder) + "/index.html"
 }
 
-// find opens a file as it lies in the binary, packed or not.
-func find(name string) (file fs.File, packed bool, err error) {
+// ServeFile answers with a file of Swagger UI's distribution. It writes nothing and returns
+// fs.ErrNotExist if there is no such file. The distribution has no index.html here.
+func ServeFile(w http.ResponseWriter, r *http.Request, name string) error {
 	if !fs.ValidPath(name) || name == "." {
-		return nil, false, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+		return fs.ErrNotExist
 	}
-	if file, err := static.FS.Open(name + ".gz"); err == nil {
-		return file, true, nil
+	content, err := read(name)
+	if err != nil {
+		return err
 	}
-	file, err = static.FS.Open(name)
-	return file, false, err
+	http.ServeContent(w, r, name, time.Time{}, bytes.NewReader(content))
+	return nil
 }
 
-func unpack(name string, packed fs.File) (fs.File, error) {
+func read(name string) ([]byte, error) {
+	packed, err := static.FS.Open(name + ".gz")
+	if err != nil {
+		content, err := static.FS.ReadFile(name)
+		if err != nil || strings.HasSuffix(name, ".gz") {
+			return nil, fs.ErrNotExist
+		}
+		return content, nil
+	}
 	defer func() { _ = packed.Close() }()
 	in, err := gzip.NewReader(packed)
 	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+		return nil, err
 	}
-	content, err := io.ReadAll(in)
-	if err != nil {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
-	}
-	return file{bytes.NewReader(content), info{name, int64(len(content))}}, nil
+	return io.ReadAll(in)
 }
-
-// file is an unpacked file.
-type file struct {
-	*bytes.Reader
-	info info
-}
-
-func (f file) Stat() (fs.FileInfo, error) { return f.info, nil }
-func (file) Close() error                 { return nil }
-
-type info struct {
-	name string
-	size int64
-}
-
-func (i info) Name() string     { return i.name }
-func (i info) Size() int64      { return i.size }
-func (info) Mode() fs.FileMode  { return 0o444 }
-func (info) ModTime() time.Time { return time.Time{} }
-func (info) IsDir() bool        { return false }
-func (info) Sys() any           { return nil }

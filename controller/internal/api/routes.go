@@ -82,8 +82,8 @@ func (a *API) routes() []route {
 		{"GET", "/version", open, probing, "*", plain(server.Version)},
 		{"GET", "/metrics", open, probing, "*", a.scrape},
 		{"GET", "/openapi.json", open, documents, "*", openAPI},
-		{"GET", "/swagger", open, documents, "*", swaggerUI()},
-		{"GET", "/swagger/*page", open, documents, "*", swaggerUI()},
+		{"GET", "/swagger", open, documents, "*", swaggerUI},
+		{"GET", "/swagger/*page", open, documents, "*", swaggerUI},
 	}
 }
 

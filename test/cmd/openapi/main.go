@@ -4,9 +4,8 @@
 //
 //	openapi DOCS SOURCE...
 //
-// DOCS/swagger.json is read and replaced; DOCS/openapi.json is written. The
-// SOURCE folders hold the types that the document describes. `make generate`
-// runs it.
+// DOCS/swagger.json, which swag has written, is replaced by DOCS/openapi.json. The SOURCE
+// folders hold the types that the document describes. `make generate` runs it.
 //
 // Extensions of the whole document say what the operations have in common, and
 // are removed from it:
@@ -72,14 +71,14 @@ func run(docs string, sources []string) error {
 	if err := d.finish(structs); err != nil {
 		return err
 	}
-	if err := write(path, doc); err != nil {
-		return err
-	}
 	converted, err := d.convert()
 	if err != nil {
 		return err
 	}
-	return write(filepath.Join(docs, "openapi.json"), converted)
+	if err := write(filepath.Join(docs, "openapi.json"), converted); err != nil {
+		return err
+	}
+	return os.Remove(path)
 }
 
 func write(path string, doc any) error {

@@ -635,7 +635,7 @@ func TestSwagger_Pages(t *testing.T) {
 		"/swagger/swagger-initializer.js": {"text/javascript; charset=utf-8", `"../openapi.json"`},
 		"/swagger/swagger-ui.css":         {"text/css; charset=utf-8", ".swagger-ui"},
 		"/swagger/swagger-ui-bundle.js":   {"text/javascript; charset=utf-8", "SwaggerUIBundle"},
-		"/swagger/doc.json":               {"application/json", `"swagger": "2.0"`},
+		"/swagger/doc.json":               {"application/json", `"openapi": "3.0.3"`},
 		"/openapi.json":                   {"application/json", `"openapi": "3.0.3"`},
 	} {
 		res := send(h, get(path))
