@@ -132,7 +132,8 @@ func TestBasic_Read_AllocatesNothing(t *testing.T) {
 
 // Whatever is sent, reading it ends, and what it yields is what was encoded.
 func FuzzBasic(f *testing.F) {
-	for _, seed := range []string{"", "Basic", "Basic ", basic("a:b"), basic(":"), basic("a"), "Basic ====", "Bearer x", "Basic  " + basic("a:b")[6:]} {
+	for _, seed := range []string{"", "Basic", "Basic ", basic("a:b"), basic(":"), basic("a"), "Basic ====", "Bearer x",
+		"Basic  " + basic("a:b")[6:]} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, header string) {
@@ -144,7 +145,8 @@ func FuzzBasic(f *testing.F) {
 			return
 		}
 		again := basic(string(b.User) + ":" + string(b.Password))
-		if want := strings.TrimLeft(header[5:], " "); again[6:] != strings.NewReplacer("\r", "", "\n", "").Replace(want) {
+		if want := strings.TrimLeft(header[5:], " "); again[6:] != strings.NewReplacer("\r", "", "\n",
+			"").Replace(want) {
 			t.Errorf("%q yields credentials that encode as %q", header, again)
 		}
 	})

@@ -20,7 +20,8 @@ func TestRead_NoStamp_HasDefaults(t *testing.T) {
 func TestRead_ReturnsStampedValues(t *testing.T) {
 	t.Cleanup(func() { buildinfo.Release, buildinfo.Commit, buildinfo.Date = "", "", "" })
 	buildinfo.Release, buildinfo.Commit, buildinfo.Date = "v1.2.3", "3f2c1e9", "2026-11-24T02:00:00Z"
-	if got, want := buildinfo.Read().String(), "v1.2.3 (commit 3f2c1e9, built 2026-11-24T02:00:00Z, "+runtime.Version()+")"; got != want {
+	if got, want := buildinfo.Read().String(),
+		"v1.2.3 (commit 3f2c1e9, built 2026-11-24T02:00:00Z, "+runtime.Version()+")"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

@@ -72,7 +72,8 @@ func NoneMatch(lines []string, current string) (matches bool) {
 			return true
 		}
 		for tag, ok := next(&line); ok; tag, ok = next(&line) {
-			if tag = strings.TrimPrefix(tag, "W/"); tag == current || cutSuffix(tag[:len(tag)-1]) == strings.TrimSuffix(current, `"`) {
+			if tag = strings.TrimPrefix(tag, "W/"); tag == current ||
+				cutSuffix(tag[:len(tag)-1]) == strings.TrimSuffix(current, `"`) {
 				return true
 			}
 		}

@@ -69,7 +69,8 @@ func TestMatch(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			matches, ok := etag.Match(row.lines, row.current)
 			if matches != row.matches || ok != row.ok {
-				t.Errorf("Match(%q, %q) = %v, %v, want %v, %v", row.lines, row.current, matches, ok, row.matches, row.ok)
+				t.Errorf("Match(%q, %q) = %v, %v, want %v, %v", row.lines, row.current, matches, ok, row.matches,
+					row.ok)
 			}
 		})
 	}
@@ -97,7 +98,8 @@ func TestSingle(t *testing.T) {
 
 func TestOriginal_StripsGatewaySuffixes(t *testing.T) {
 	for tag, want := range map[string]string{
-		`"abc"`: `"abc"`, `W/"abc"`: `"abc"`, `"abc-gzip"`: `"abc"`, `W/"abc;br"`: `"abc"`, `"abc--gzip"`: `"abc"`, `"abc/zstd"`: `"abc"`, `"abc-more"`: `"abc-more"`, `"br"`: `"br"`,
+		`"abc"`: `"abc"`, `W/"abc"`: `"abc"`, `"abc-gzip"`: `"abc"`, `W/"abc;br"`: `"abc"`, `"abc--gzip"`: `"abc"`,
+		`"abc/zstd"`: `"abc"`, `"abc-more"`: `"abc-more"`, `"br"`: `"br"`,
 		`"gzip`: `"gzip`, `abc-gzip`: `abc-gzip`, ``: ``, `"`: `"`, `W/`: ``,
 	} {
 		if got := etag.Original(tag); got != want {
@@ -121,17 +123,20 @@ func TestOf(t *testing.T) {
 // A list that holds the current tag in its proper form matches whatever stands
 // around it, and what has no quote and no star matches nothing.
 func FuzzNoneMatch(f *testing.F) {
-	for _, seed := range []string{``, `*`, `"abc"`, `W/"abc"`, `"x", "abc"`, `abc`, `"`, `W/`, `,,,`, `"a" "b"`, "\x00", strings.Repeat(`"a",`, 2500)} {
+	for _, seed := range []string{``, `*`, `"abc"`, `W/"abc"`, `"x", "abc"`, `abc`, `"`, `W/`, `,,,`, `"a" "b"`, "\x00",
+		strings.Repeat(`"a",`, 2500)} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, line string) {
 		if !etag.NoneMatch([]string{current + "," + line}, current) {
 			t.Errorf("the current tag at the head of %q does not match", line)
 		}
-		if etag.NoneMatch([]string{line}, current) && !strings.Contains(line, strings.TrimSuffix(current, `"`)) && strings.Trim(line, " \t") != "*" {
+		if etag.NoneMatch([]string{line}, current) && !strings.Contains(line, strings.TrimSuffix(current, `"`)) &&
+			strings.Trim(line, " \t") != "*" {
 			t.Errorf("%q matches %s", line, current)
 		}
-		if matches, ok := etag.Match([]string{line}, current); matches && ok && !strings.Contains(line, current) && strings.Trim(line, " \t") != "*" {
+		if matches, ok := etag.Match([]string{line}, current); matches && ok && !strings.Contains(line, current) &&
+			strings.Trim(line, " \t") != "*" {
 			t.Errorf("%q is a strong match of %s", line, current)
 		}
 	})

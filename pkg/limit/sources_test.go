@@ -12,7 +12,8 @@ import (
 
 func TestSource_PrefixLengths(t *testing.T) {
 	for addr, want := range map[string]string{
-		"198.51.100.7": "198.51.100.0/24", "::ffff:198.51.100.7": "198.51.100.0/24", "2001:db8:1:2::3": "2001:db8:1::/48", "::1": "::/48",
+		"198.51.100.7": "198.51.100.0/24", "::ffff:198.51.100.7": "198.51.100.0/24",
+		"2001:db8:1:2::3": "2001:db8:1::/48", "::1": "::/48",
 	} {
 		if got := limit.Source(netip.MustParseAddr(addr)).String(); got != want {
 			t.Errorf("%s: got %s, want %s", addr, got, want)
@@ -41,7 +42,8 @@ func TestTable_Take(t *testing.T) {
 			if wait := table.Take(key, bucket); wait <= 0 || wait > bucket.Each || table.Wait(key, bucket) != wait {
 				t.Errorf("%s later: without a token got %s to wait, want up to %s", row.after, wait, bucket.Each)
 			}
-			for _, other := range []uint64{table.Key("agent", source), table.Key("admin", netip.MustParsePrefix("198.51.101.0/24"))} {
+			for _, other := range []uint64{table.Key("agent", source),
+				table.Key("admin", netip.MustParsePrefix("198.51.101.0/24"))} {
 				if table.Wait(other, bucket) != 0 {
 					t.Errorf("%s later: another bucket is empty too", row.after)
 				}

@@ -59,7 +59,8 @@ func TestNew_Formats(t *testing.T) {
 		}
 		log.Info("Unseen")
 		log.Warn("Seen")
-		if got := strings.HasPrefix(out.String(), "{"); got != json || strings.Count(out.String(), "\n") != 1 || !strings.Contains(out.String(), "Seen") {
+		if got := strings.HasPrefix(out.String(), "{"); got != json || strings.Count(out.String(), "\n") != 1 ||
+			!strings.Contains(out.String(), "Seen") {
 			t.Errorf("%s wrote %q, want the warning alone, as JSON: %v", format, out.String(), json)
 		}
 	}
@@ -72,7 +73,8 @@ func TestNew_UnknownLevelOrFormat(t *testing.T) {
 		{"info", "xml", `"xml"`},
 		{"info", "", `""`},
 	} {
-		if log, err := logger.New(os.Stderr, row.level, row.format); err == nil || log != nil || !strings.Contains(err.Error(), row.want) {
+		if log, err := logger.New(os.Stderr, row.level, row.format); err == nil || log != nil ||
+			!strings.Contains(err.Error(), row.want) {
 			t.Errorf("New(%q, %q) = %v, %v, want an error that names %s", row.level, row.format, log, err, row.want)
 		}
 	}

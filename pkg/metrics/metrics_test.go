@@ -20,7 +20,8 @@ func TestRegistry_HasBuildRuntimeAndProcessMetrics(t *testing.T) {
 	answer := httptest.NewRecorder()
 	registry := metrics.NewRegistry(func() float64 { return 3 })
 	metrics.Handler(registry).ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
-	for _, want := range []string{`fleetconf_build_info{commit="`, `version="dev"} 1`, "\ngo_goroutines ", "\nprocess_open_fds ", "\nfleetconf_log_lines_lost_total 3\n"} {
+	for _, want := range []string{`fleetconf_build_info{commit="`, `version="dev"} 1`, "\ngo_goroutines ",
+		"\nprocess_open_fds ", "\nfleetconf_log_lines_lost_total 3\n"} {
 		if !strings.Contains(answer.Body.String(), want) {
 			t.Errorf("/metrics lacks %q:\n%s", want, answer.Body)
 		}
@@ -51,7 +52,8 @@ func TestHandler_FifthConcurrentScrape_Rejected(t *testing.T) {
 		<-gathering
 	}
 	fifth := scrape()
-	if p := problem.Read(fifth); fifth.StatusCode != 503 || fifth.Header.Get("Retry-After") == "" || fifth.Header.Get("Content-Type") != problem.ContentType || !strings.Contains(p.Detail, "4 scrapes") {
+	if p := problem.Read(fifth); fifth.StatusCode != 503 || fifth.Header.Get("Retry-After") == "" ||
+		fifth.Header.Get("Content-Type") != problem.ContentType || !strings.Contains(p.Detail, "4 scrapes") {
 		t.Errorf("the fifth: got %v %v, want a problem of status 503 with Retry-After", p, fifth.Header)
 	}
 	close(finish)
@@ -75,13 +77,15 @@ fleetconf_controller_http_requests_total{class="poll",code="304"} 2
 fleetconf_controller_http_requests_total{class="poll",code="500"} 1
 fleetconf_controller_http_requests_total{class="wait",code="304"} 1
 `
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fleetconf_controller_http_requests_total"); err != nil {
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want),
+		"fleetconf_controller_http_requests_total"); err != nil {
 		t.Error(err)
 	}
 	answer := httptest.NewRecorder()
 	metrics.Handler(reg).ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
 	body, _ := io.ReadAll(answer.Body)
-	for _, want := range []string{`_bucket{class="poll",le="0.005"} 1`, `_sum{class="poll"} 0.023`, `_count{class="poll"} 2`} {
+	for _, want := range []string{`_bucket{class="poll",le="0.005"} 1`, `_sum{class="poll"} 0.023`,
+		`_count{class="poll"} 2`} {
 		if !strings.Contains(string(body), want) {
 			t.Errorf("/metrics lacks %q:\n%s", want, body)
 		}

@@ -12,7 +12,8 @@ import (
 
 func TestOutcomes_InitializedToZero(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	pushes := metrics.NewOutcomes(reg, prometheus.CounterOpts{Name: "pushes_total", Help: "Pushes."}, "applied", "refused")
+	pushes := metrics.NewOutcomes(reg, prometheus.CounterOpts{Name: "pushes_total", Help: "Pushes."}, "applied",
+		"refused")
 	pushes.Count("applied")
 	pushes.Count("unheard of")
 	const want = `

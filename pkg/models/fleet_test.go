@@ -34,13 +34,14 @@ func TestFreezeRequest_Validate(t *testing.T) {
 		field  string
 		detail string
 	}{
-		"until it is lifted":     {"sale", time.Time{}, "", ""},
-		"until a moment later":   {"sale", now.Add(1), "", ""},
-		"until now":              {"sale", now, "until", "is over"},
-		"until then, elsewhere":  {"sale", now.Add(-1).In(time.FixedZone("", 3600)), "until", "is over"},
-		"no reason":              {"", time.Time{}, "reason", "say why"},
-		"a reason in two lines":  {"a\nb", time.Time{}, "reason", "control character"},
-		"a reason of many bytes": {strings.Repeat("r", models.MaxReasonBytes+1), time.Time{}, "reason", "longer than 1024 bytes"},
+		"until it is lifted":    {"sale", time.Time{}, "", ""},
+		"until a moment later":  {"sale", now.Add(1), "", ""},
+		"until now":             {"sale", now, "until", "is over"},
+		"until then, elsewhere": {"sale", now.Add(-1).In(time.FixedZone("", 3600)), "until", "is over"},
+		"no reason":             {"", time.Time{}, "reason", "say why"},
+		"a reason in two lines": {"a\nb", time.Time{}, "reason", "control character"},
+		"a reason of many bytes": {strings.Repeat("r", models.MaxReasonBytes+1), time.Time{}, "reason",
+			"longer than 1024 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := models.FreezeRequest{Reason: row.reason}
@@ -53,7 +54,8 @@ func TestFreezeRequest_Validate(t *testing.T) {
 }
 
 func TestFreezeRequest_Until_MustBeATime(t *testing.T) {
-	for name, until := range map[string]string{"a word": `"tomorrow"`, "a number": `1795543200`, "a date": `"2026-11-24"`, "no zone": `"2026-11-24T18:00:00"`} {
+	for name, until := range map[string]string{"a word": `"tomorrow"`, "a number": `1795543200`,
+		"a date": `"2026-11-24"`, "no zone": `"2026-11-24T18:00:00"`} {
 		t.Run(name, func(t *testing.T) {
 			_, err := models.Decode[models.FreezeRequest]([]byte(`{"reason":"sale","until":` + until + `}`))
 			wantFault(t, err, "until", "a time in RFC 3339, such as 2026-11-24T18:00:00Z")
@@ -72,7 +74,8 @@ func wantFault(t *testing.T, err error, field, detail string) {
 		return
 	}
 	var bad *models.Invalid
-	if !errors.As(err, &bad) || len(bad.Errors) != 1 || bad.Errors[0].Field != field || !strings.Contains(bad.Errors[0].Detail, detail) {
+	if !errors.As(err, &bad) || len(bad.Errors) != 1 || bad.Errors[0].Field != field ||
+		!strings.Contains(bad.Errors[0].Detail, detail) {
 		t.Errorf("got %v, want %s: …%s…", err, field, detail)
 	}
 }

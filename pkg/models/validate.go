@@ -194,7 +194,9 @@ func (c *faults) url(field, s string) {
 
 // hostname is a DNS name (RFC 1035 §2.3.1, underscores tolerated, a root dot
 // allowed) in ASCII.
-var hostname = regexp.MustCompile(`^(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?$`)
+var hostname = regexp.MustCompile(`^(?:` + dnsLabel + `\.)*` + dnsLabel + `\.?$`)
+
+const dnsLabel = `[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?`
 
 // numeric is a name whose last label is a number: some resolvers take such a
 // name for an IPv4 address in another notation, so it would mean different

@@ -39,26 +39,27 @@ func TestValidate_ValidURLs(t *testing.T) {
 
 func TestValidate_InvalidURLs(t *testing.T) {
 	for name, row := range map[string]struct{ url, detail string }{
-		"none":                         {"", "missing"},
-		"relative":                     {"/hello", "must be absolute"},
-		"relative, no slash":           {"hello", "must be absolute"},
-		"a host alone":                 {"example.com", "must be absolute"},
-		"a host and a port":            {"example.com:8080", `scheme "example.com"`},
-		"without a scheme":             {"//example.com/", "must be absolute"},
-		"no host":                      {"http://", "has no host"},
-		"no host but a path":           {"http:///hello", "has no host"},
-		"no host but a port":           {"http://:8080/", "has no host"},
-		"no slashes":                   {"http:example.com", "has no host"},
-		"ftp":                          {"ftp://example.com/", `scheme "ftp"`},
-		"file":                         {"file:///etc/passwd", `scheme "file"`},
-		"javascript":                   {"javascript:alert(1)", `scheme "javascript"`},
-		"data":                         {"data:text/plain,hello", `scheme "data"`},
-		"a user":                       {"http://user@example.com/", "user name or password"},
-		"a user and a password":        {"http://user:secret@example.com/", "user name or password"},
-		"an empty user":                {"http://@example.com/", "user name or password"},
-		"a fragment":                   {"http://example.com/#top", "fragment"},
-		"an empty fragment":            {"http://example.com/#", "fragment"},
-		"too long":                     {"http://a/" + strings.Repeat("x", models.MaxURLBytes), "2057 bytes long; at most 2048"},
+		"none":                  {"", "missing"},
+		"relative":              {"/hello", "must be absolute"},
+		"relative, no slash":    {"hello", "must be absolute"},
+		"a host alone":          {"example.com", "must be absolute"},
+		"a host and a port":     {"example.com:8080", `scheme "example.com"`},
+		"without a scheme":      {"//example.com/", "must be absolute"},
+		"no host":               {"http://", "has no host"},
+		"no host but a path":    {"http:///hello", "has no host"},
+		"no host but a port":    {"http://:8080/", "has no host"},
+		"no slashes":            {"http:example.com", "has no host"},
+		"ftp":                   {"ftp://example.com/", `scheme "ftp"`},
+		"file":                  {"file:///etc/passwd", `scheme "file"`},
+		"javascript":            {"javascript:alert(1)", `scheme "javascript"`},
+		"data":                  {"data:text/plain,hello", `scheme "data"`},
+		"a user":                {"http://user@example.com/", "user name or password"},
+		"a user and a password": {"http://user:secret@example.com/", "user name or password"},
+		"an empty user":         {"http://@example.com/", "user name or password"},
+		"a fragment":            {"http://example.com/#top", "fragment"},
+		"an empty fragment":     {"http://example.com/#", "fragment"},
+		"too long": {"http://a/" + strings.Repeat("x", models.MaxURLBytes),
+			"2057 bytes long; at most 2048"},
 		"a space before":               {" http://example.com/", "space"},
 		"a space behind":               {"http://example.com/ ", "space"},
 		"a space in the path":          {"http://example.com/a b", "%20"},
@@ -104,13 +105,15 @@ func TestValidate_InvalidURLs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			wantInvalid(t, models.WorkerConfig{URL: row.url}.Validate(), "url", row.detail)
 			wantInvalid(t, models.PublishRequest{URL: &row.url}.Validate(), "url", row.detail)
-			wantInvalid(t, models.Config{Version: 1, PollIntervalSeconds: 30, Data: models.Data{URL: row.url}}.Validate(), "data.url", row.detail)
+			wantInvalid(t, models.Config{Version: 1, PollIntervalSeconds: 30,
+				Data: models.Data{URL: row.url}}.Validate(), "data.url", row.detail)
 		})
 	}
 }
 
 func TestValidate_URLWithPassword_NotRepeated(t *testing.T) {
-	for _, url := range []string{"http://user:hunter2@example.com/", "http://user:hunter2@exa mple.com/", "http://user:hunter2@[::1/", "http://user:hunter2@a:b/"} {
+	for _, url := range []string{"http://user:hunter2@example.com/", "http://user:hunter2@exa mple.com/",
+		"http://user:hunter2@[::1/", "http://user:hunter2@a:b/"} {
 		if err := (models.WorkerConfig{URL: url}).Validate(); err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: got %v, want an error without the password", url, err)
 		}
@@ -172,7 +175,8 @@ func TestPollInterval_Parse(t *testing.T) {
 }
 
 func TestRegisterRequest_Validate(t *testing.T) {
-	valid := models.RegisterRequest{Hostname: "web-17", AgentID: "019aa1f0-7e2c-7c31-9a51-0a4f6e1d2b3c", Metadata: jsontext.Value(`{"zone":"a"}`)}
+	valid := models.RegisterRequest{Hostname: "web-17", AgentID: "019aa1f0-7e2c-7c31-9a51-0a4f6e1d2b3c",
+		Metadata: jsontext.Value(`{"zone":"a"}`)}
 	if err := valid.Validate(); err != nil {
 		t.Errorf("got %v, want nil", err)
 	}
@@ -186,13 +190,16 @@ func TestRegisterRequest_Validate(t *testing.T) {
 		change        func(*models.RegisterRequest)
 		field, detail string
 	}{
-		"no hostname":                 {func(r *models.RegisterRequest) { r.Hostname = "" }, "hostname", "missing"},
-		"a hostname that is too long": {func(r *models.RegisterRequest) { r.Hostname = strings.Repeat("a", 254) }, "hostname", "253"},
-		"a hostname with a line feed": {func(r *models.RegisterRequest) { r.Hostname = "a\nb" }, "hostname", "control character"},
-		"an id with a colon":          {func(r *models.RegisterRequest) { r.AgentID = "a:b" }, "agent_id", "letters"},
-		"an id with a slash":          {func(r *models.RegisterRequest) { r.AgentID = "../a" }, "agent_id", "letters"},
-		"an id with a line feed":      {func(r *models.RegisterRequest) { r.AgentID = "a\n" }, "agent_id", "letters"},
-		"an id that is too long":      {func(r *models.RegisterRequest) { r.AgentID = strings.Repeat("a", 65) }, "agent_id", "64"},
+		"no hostname": {func(r *models.RegisterRequest) { r.Hostname = "" }, "hostname", "missing"},
+		"a hostname that is too long": {func(r *models.RegisterRequest) { r.Hostname = strings.Repeat("a", 254) },
+			"hostname", "253"},
+		"a hostname with a line feed": {func(r *models.RegisterRequest) { r.Hostname = "a\nb" }, "hostname",
+			"control character"},
+		"an id with a colon":     {func(r *models.RegisterRequest) { r.AgentID = "a:b" }, "agent_id", "letters"},
+		"an id with a slash":     {func(r *models.RegisterRequest) { r.AgentID = "../a" }, "agent_id", "letters"},
+		"an id with a line feed": {func(r *models.RegisterRequest) { r.AgentID = "a\n" }, "agent_id", "letters"},
+		"an id that is too long": {func(r *models.RegisterRequest) { r.AgentID = strings.Repeat("a", 65) },
+			"agent_id", "64"},
 		"metadata that is too long": {func(r *models.RegisterRequest) {
 			r.Metadata = jsontext.Value(`{"a":"` + strings.Repeat("a", 8192) + `"}`)
 		}, "metadata", "4096"},
@@ -205,7 +212,8 @@ func TestRegisterRequest_Validate(t *testing.T) {
 		"a secret that is too long": {func(r *models.RegisterRequest) {
 			r.AgentSecret = strings.Repeat("a", 129)
 		}, "agent_secret", "128"},
-		"metadata that is an array": {func(r *models.RegisterRequest) { r.Metadata = jsontext.Value("[]") }, "metadata", "object"},
+		"metadata that is an array": {func(r *models.RegisterRequest) { r.Metadata = jsontext.Value("[]") }, "metadata",
+			"object"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := valid
@@ -225,12 +233,15 @@ func TestReport_Validate(t *testing.T) {
 		report        models.Report
 		field, detail string
 	}{
-		"no version":              {models.Report{Status: models.Applied}, "version", "1 or more"},
-		"a negative version":      {models.Report{Version: -8, Status: models.Applied}, "version", "not -8"},
-		"no status":               {models.Report{Version: 1}, "status", "APPLYING, APPLIED or FAILED"},
-		"a status in lower case":  {models.Report{Version: 1, Status: "applied"}, "status", "APPLYING, APPLIED or FAILED"},
-		"an error that is a book": {models.Report{Version: 1, Status: models.Failed, Error: strings.Repeat("a", 1025)}, "error", "1024"},
-		"an ETag that is a book":  {models.Report{Version: 1, Status: models.Applied, ETag: strings.Repeat("a", 257)}, "etag", "256"},
+		"no version":         {models.Report{Status: models.Applied}, "version", "1 or more"},
+		"a negative version": {models.Report{Version: -8, Status: models.Applied}, "version", "not -8"},
+		"no status":          {models.Report{Version: 1}, "status", "APPLYING, APPLIED or FAILED"},
+		"a status in lower case": {models.Report{Version: 1, Status: "applied"}, "status",
+			"APPLYING, APPLIED or FAILED"},
+		"an error that is a book": {models.Report{Version: 1, Status: models.Failed, Error: strings.Repeat("a", 1025)},
+			"error", "1024"},
+		"an ETag that is a book": {models.Report{Version: 1, Status: models.Applied, ETag: strings.Repeat("a", 257)},
+			"etag", "256"},
 	} {
 		t.Run(name, func(t *testing.T) { wantInvalid(t, row.report.Validate(), row.field, row.detail) })
 	}
@@ -274,12 +285,15 @@ func TestHeaderText_PrintableASCII(t *testing.T) {
 
 func TestTrim(t *testing.T) {
 	for name, row := range map[string]struct{ text, want string }{
-		"short":                  {"connection refused", "connection refused"},
-		"lines":                  {" a\r\nb\x00 ", "a  b"},
-		"invalid UTF-8":          {"a\xffb", "a\uFFFDb"},
-		"exactly as long":        {strings.Repeat("a", models.MaxErrorBytes), strings.Repeat("a", models.MaxErrorBytes)},
-		"too long":               {strings.Repeat("a", models.MaxErrorBytes+1), strings.Repeat("a", models.MaxErrorBytes-3) + "…"},
-		"cut within a character": {strings.Repeat("é", models.MaxErrorBytes), strings.Repeat("é", (models.MaxErrorBytes-3)/2) + "…"},
+		"short":         {"connection refused", "connection refused"},
+		"lines":         {" a\r\nb\x00 ", "a  b"},
+		"invalid UTF-8": {"a\xffb", "a\uFFFDb"},
+		"exactly as long": {strings.Repeat("a", models.MaxErrorBytes),
+			strings.Repeat("a", models.MaxErrorBytes)},
+		"too long": {strings.Repeat("a", models.MaxErrorBytes+1),
+			strings.Repeat("a", models.MaxErrorBytes-3) + "…"},
+		"cut within a character": {strings.Repeat("é", models.MaxErrorBytes),
+			strings.Repeat("é", (models.MaxErrorBytes-3)/2) + "…"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := models.Trim(row.text)

@@ -46,7 +46,8 @@ func (p Peer) Describe(err error) error {
 		return fmt.Errorf("%s did not answer in time", p.Name)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%s cannot be reached: nothing listens there", p.Name)
-	case errors.As(err, &record), err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+	case errors.As(err, &record), err != nil &&
+		strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return fmt.Errorf("%s does not speak TLS", p.Name)
 	}
 	if failed := p.describeTLS(err); failed != nil {

@@ -54,10 +54,12 @@ func TestConn_Read_BoundsLinesAndPayloads(t *testing.T) {
 		"many payloads":                    {strings.Repeat("900000 bytes\r\n"+long+"\r\n", 3), true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for reads, r := range map[string]io.Reader{"at once": strings.NewReader(row.said), "byte by byte": iotest.OneByteReader(strings.NewReader(row.said))} {
+			for reads, r := range map[string]io.Reader{"at once": strings.NewReader(row.said),
+				"byte by byte": iotest.OneByteReader(strings.NewReader(row.said))} {
 				got, err := io.ReadAll(notify.Guard(stream{Reader: r}, sizes))
 				if errors.Is(err, notify.ErrTooLarge) == row.ok || row.ok && string(got) != row.said {
-					t.Errorf("%s: got %d bytes, %v, want %d bytes and ok=%v", reads, len(got), err, len(row.said), row.ok)
+					t.Errorf("%s: got %d bytes, %v, want %d bytes and ok=%v", reads, len(got), err, len(row.said),
+						row.ok)
 				}
 			}
 		})
@@ -93,7 +95,8 @@ func TestReason_StableAndWithoutSecrets(t *testing.T) {
 }
 
 func TestDecimal(t *testing.T) {
-	for digits, want := range map[string]int64{"0": 0, "1048576": 1 << 20, "007": 7, "": -1, "-1": -1, "+1": -1, "1x": -1, "9999999999": -1} {
+	for digits, want := range map[string]int64{"0": 0, "1048576": 1 << 20, "007": 7, "": -1, "-1": -1, "+1": -1,
+		"1x": -1, "9999999999": -1} {
 		if got := notify.Decimal([]byte(digits)); got != want {
 			t.Errorf("Decimal(%q) = %d, want %d", digits, got, want)
 		}

@@ -12,9 +12,12 @@ import (
 // Whatever a broker delivers is a hint within bounds, or an *models.Invalid.
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{
-		`{"version":8,"etag":"\"8-abc-def\"","spread_ms":250}`, `{"version":8}`, `{"version":0}`, `{"version":-1,"spread_ms":-1}`,
-		`{"version":9223372036854775808}`, `{"version":1,"spread_ms":9223372036854775807}`, `{"version":1,"version":2}`, `{"version":1e3}`,
-		`{"version":1,"new":{"a":[]}}`, `{"version":"1"}`, "{\"version\":1,\"etag\":\"\xff\"}", `{"version":1,"etag":"` + strings.Repeat("x", 900) + `"}`, ``, `null`, `[]`, `{`,
+		`{"version":8,"etag":"\"8-abc-def\"","spread_ms":250}`, `{"version":8}`, `{"version":0}`,
+		`{"version":-1,"spread_ms":-1}`,
+		`{"version":9223372036854775808}`, `{"version":1,"spread_ms":9223372036854775807}`, `{"version":1,"version":2}`,
+		`{"version":1e3}`,
+		`{"version":1,"new":{"a":[]}}`, `{"version":"1"}`, "{\"version\":1,\"etag\":\"\xff\"}",
+		`{"version":1,"etag":"` + strings.Repeat("x", 900) + `"}`, ``, `null`, `[]`, `{`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -27,7 +30,8 @@ func FuzzDecode(f *testing.F) {
 			}
 			return
 		}
-		if h.Version < 1 || len(h.ETag) > models.MaxETagBytes || h.Spread() < 0 || h.Spread() > models.MaxWait || len(message) > models.MaxHintBytes {
+		if h.Version < 1 || len(h.ETag) > models.MaxETagBytes || h.Spread() < 0 || h.Spread() > models.MaxWait ||
+			len(message) > models.MaxHintBytes {
 			t.Fatalf("%q: got %+v, which is out of bounds", message, h)
 		}
 		again, err := h.Encode()

@@ -88,7 +88,8 @@ func TestReconnect_CanceledDuringBackoff_Returns(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() {
-			ended <- notify.Reconnect(ctx, &record{}, func(context.Context, func()) error { return errors.New("refused") })
+			ended <- notify.Reconnect(ctx, &record{},
+				func(context.Context, func()) error { return errors.New("refused") })
 		}()
 		synctest.Wait()
 		cancel()

@@ -38,5 +38,6 @@ func CheckNATSURL(text string) error {
 // that is not percent-encoded often ends up in the path.
 func isBrokerURL(text string, schemes ...string) bool {
 	u, err := url.Parse(text)
-	return err == nil && slices.Contains(schemes, u.Scheme) && u.Hostname() != "" && !strings.Contains(u.Path, "@") && u.Fragment == ""
+	return err == nil && slices.Contains(schemes, u.Scheme) && u.Hostname() != "" && !strings.Contains(u.Path, "@") &&
+		u.Fragment == ""
 }

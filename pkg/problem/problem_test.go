@@ -21,11 +21,13 @@ func TestWrite_DropsHeadersOfPreviousAnswer(t *testing.T) {
 	w.Header().Set("Content-Length", "9000")
 	w.Header().Set("Retry-After", "5")
 	problem.Write(w, problem.Invalid(models.Bad("url", "is missing")))
-	want := `{"type":"about:blank","title":"Bad Request","status":400,"detail":"url is missing","errors":[{"field":"url","detail":"is missing"}]}` + "\n"
+	want := `{"type":"about:blank","title":"Bad Request","status":400,"detail":"url is missing",` +
+		`"errors":[{"field":"url","detail":"is missing"}]}` + "\n"
 	if w.Code != http.StatusBadRequest || w.Body.String() != want {
 		t.Errorf("got %d %s, want 400 %s", w.Code, w.Body, want)
 	}
-	wantHeader := http.Header{"Content-Type": {"application/problem+json"}, "Cache-Control": {"no-store"}, "Retry-After": {"5"}}
+	wantHeader := http.Header{"Content-Type": {"application/problem+json"}, "Cache-Control": {"no-store"},
+		"Retry-After": {"5"}}
 	if diff := cmp.Diff(wantHeader, w.Header()); diff != "" {
 		t.Errorf("header (-want +got)\n%s", diff)
 	}
@@ -74,7 +76,8 @@ func TestRead_ForeignBody(t *testing.T) {
 	for name, row := range map[string]struct {
 		body, detail string
 	}{
-		"a proxy's page":              {"<html>\n<body>Bad Gateway</body>\n</html>\n", "<html> <body>Bad Gateway</body> </html>"},
+		"a proxy's page": {"<html>\n<body>Bad Gateway</body>\n</html>\n",
+			"<html> <body>Bad Gateway</body> </html>"},
 		"nothing":                     {"", ""},
 		"JSON of another kind":        {`{"error":"x"}`, `{"error":"x"}`},
 		"JSON of other types":         {`{"detail":5}`, `{"detail":5}`},
@@ -100,7 +103,8 @@ func TestRead_HugeBody_ReadsItsBeginning(t *testing.T) {
 	resp, body := response(http.StatusInternalServerError, strings.Repeat("é", 1<<20))
 	p := problem.Read(resp)
 	if len(p.Detail) > models.MaxErrorBytes || !strings.HasSuffix(p.Detail, "é…") {
-		t.Errorf("the detail has %d bytes and ends in %q, want at most %d and …", len(p.Detail), p.Detail[max(0, len(p.Detail)-8):], models.MaxErrorBytes)
+		t.Errorf("the detail has %d bytes and ends in %q, want at most %d and …", len(p.Detail),
+			p.Detail[max(0, len(p.Detail)-8):], models.MaxErrorBytes)
 	}
 	if body.read > models.MaxBodyBytes {
 		t.Errorf("%d bytes were read, want at most %d", body.read, models.MaxBodyBytes)

@@ -164,7 +164,8 @@ func TestServeWithin_Full_ClosesTheOldestIdleFirst(t *testing.T) {
 		next := ln.peer()
 		defer next.Close()
 		if got := next.ask("/", anonymous); got != answered || !known.closed() || held.closed() {
-			t.Errorf("among agents only: got %s; closed the idle one: %v, the held one: %v", got, known.closed(), held.closed())
+			t.Errorf("among agents only: got %s; closed the idle one: %v, the held one: %v", got, known.closed(),
+				held.closed())
 		}
 		if got := len(lines.AllEntries()); got != 2 || lines.LastEntry().Message != "Connection limit reached" {
 			t.Errorf("got %d lines, the last %v, want one warning of the limit", got, lines.LastEntry())

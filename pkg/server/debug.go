@@ -54,7 +54,8 @@ func Debug() http.Handler {
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !FromLoopback(r) || !ToLoopback(r) {
-			problem.Write(w, problem.New(http.StatusForbidden, "profiles are read on this machine, at 127.0.0.1 or localhost"))
+			problem.Write(w, problem.New(http.StatusForbidden,
+				"profiles are read on this machine, at 127.0.0.1 or localhost"))
 			return
 		}
 		mux.ServeHTTP(w, r)

@@ -28,7 +28,8 @@ func TestDebug_OtherHosts_Forbidden(t *testing.T) {
 		"by a name that was rebound": {"127.0.0.1:40000", "evil.example:6060", 403},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, path := range []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/cmdline", "/debug/pprof/symbol", "/debug/pprof/profile?seconds=1", "/debug/pprof/trace?seconds=0.01"} {
+			for _, path := range []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/cmdline",
+				"/debug/pprof/symbol", "/debug/pprof/profile?seconds=1", "/debug/pprof/trace?seconds=0.01"} {
 				r := httptest.NewRequest("GET", path, nil)
 				r.RemoteAddr, r.Host = row.remote, row.host
 				w := httptest.NewRecorder()

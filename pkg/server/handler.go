@@ -107,7 +107,8 @@ func recoverPanic(w http.ResponseWriter, r *http.Request, log logrus.FieldLogger
 		panic(err) // a handler that means to cut the connection
 	default:
 		log.WithFields(logrus.Fields{
-			"request_id": RequestID(r), "method": r.Method, "path": r.URL.Path, "panic": err, "stack": string(debug.Stack()),
+			"request_id": RequestID(r), "method": r.Method, "path": r.URL.Path, "panic": err,
+			"stack": string(debug.Stack()),
 		}).Error("Handler panicked")
 		problem.Write(w, Internal(r))
 	}
@@ -116,7 +117,8 @@ func recoverPanic(w http.ResponseWriter, r *http.Request, log logrus.FieldLogger
 // Internal is the answer to a request that failed for a reason that is ours.
 // The log has it under the request's id; the caller learns the id.
 func Internal(r *http.Request) *problem.Problem {
-	return problem.New(http.StatusInternalServerError, "internal error; the log has it under request id %s", RequestID(r))
+	return problem.New(http.StatusInternalServerError, "internal error; the log has it under request id %s",
+		RequestID(r))
 }
 
 // Decode reads the JSON document in the body of a request into a T. The error
@@ -131,7 +133,8 @@ func Decode[T any](r *http.Request) (T, error) {
 	charset, named := parameters["charset"]
 	utf8 := !named || strings.EqualFold(charset, "utf-8") || strings.EqualFold(charset, "utf8")
 	if err != nil || mediaType != "application/json" || !utf8 {
-		return zero, problem.New(http.StatusUnsupportedMediaType, "send the document with Content-Type: application/json, in UTF-8")
+		return zero, problem.New(http.StatusUnsupportedMediaType,
+			"send the document with Content-Type: application/json, in UTF-8")
 	}
 	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		return zero, problem.New(http.StatusUnsupportedMediaType, "send the document without Content-Encoding")

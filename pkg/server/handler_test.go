@@ -76,14 +76,16 @@ func TestWrap_Panic_AnswersProblem(t *testing.T) {
 		panic("secret words")
 	}, r)
 	p := problem.Read(w.Result())
-	if w.Code != http.StatusInternalServerError || !strings.Contains(p.Detail, "req-1") || strings.Contains(p.Detail, "secret") {
+	if w.Code != http.StatusInternalServerError || !strings.Contains(p.Detail, "req-1") ||
+		strings.Contains(p.Detail, "secret") {
 		t.Errorf("got %d %q, want a 500 that tells the request id and nothing else", w.Code, p.Detail)
 	}
 	if got := w.Header().Get("ETag"); got != "" {
 		t.Errorf("the problem carries the ETag %s, want none", got)
 	}
 	line := lines.LastEntry()
-	if line == nil || line.Level != logrus.ErrorLevel || line.Data["request_id"] != "req-1" || line.Data["path"] != "/boom" ||
+	if line == nil || line.Level != logrus.ErrorLevel || line.Data["request_id"] != "req-1" ||
+		line.Data["path"] != "/boom" ||
 		line.Data["panic"] != "secret words" || !strings.Contains(line.Data["stack"].(string), "handler_test.go") {
 		t.Errorf("the log has %v, want an error with the request, the panic and its stack", line)
 	}
@@ -95,7 +97,8 @@ func TestWrap_ErrAbortHandler_PassesThrough(t *testing.T) {
 			t.Errorf("got panic %v, want http.ErrAbortHandler", got)
 		}
 	}()
-	answer(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, httptest.NewRequest("GET", "/", nil))
+	answer(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		httptest.NewRequest("GET", "/", nil))
 }
 
 func TestWrap_SetsNosniff(t *testing.T) {
@@ -121,7 +124,8 @@ func post(contentType, body string) (models.PublishRequest, error) {
 
 func TestDecode_JSON(t *testing.T) {
 	for _, contentType := range []string{
-		"application/json", "application/json; charset=utf-8", "Application/JSON", "application/json; charset=utf8", `application/json;charset="UTF8"`,
+		"application/json", "application/json; charset=utf-8", "Application/JSON", "application/json; charset=utf8",
+		`application/json;charset="UTF8"`,
 	} {
 		got, err := post(contentType, `{"url":"http://a/"}`)
 		if err != nil || got.URL == nil || *got.URL != "http://a/" {
@@ -146,9 +150,10 @@ func TestDecode_OtherContentTypes_Unsupported(t *testing.T) {
 		"plain text":          {"text/plain", `{}`, 415, "application/json", nil},
 		"a broken media type": {"application/json; charset", `{}`, 415, "application/json", nil},
 		"a byte too many":     {"application/json", atMost + " ", 413, "65536", nil},
-		"an unknown field":    {"application/json", `{"a":1}`, 400, "a is not a known field", []models.FieldError{{Field: "a", Detail: "is not a known field"}}},
-		"nothing":             {"application/json", ``, 400, "empty", nil},
-		"another charset":     {"application/json; charset=latin1", `{}`, 415, "UTF-8", nil},
+		"an unknown field": {"application/json", `{"a":1}`, 400, "a is not a known field",
+			[]models.FieldError{{Field: "a", Detail: "is not a known field"}}},
+		"nothing":         {"application/json", ``, 400, "empty", nil},
+		"another charset": {"application/json; charset=latin1", `{}`, 415, "UTF-8", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := post(row.contentType, row.body)
@@ -238,7 +243,8 @@ func TestWrap_DebugLevel_LogsRequests(t *testing.T) {
 	w := httptest.NewRecorder()
 	handler.ServeHTTP(w, httptest.NewRequest("GET", "/a?secret=x", nil))
 	last := hook.LastEntry()
-	if last == nil || last.Data["status"] != http.StatusTeapot || last.Data["path"] != "/a" || last.Data["request_id"] != w.Header().Get(server.HeaderRequestID) || !w.Flushed {
+	if last == nil || last.Data["status"] != http.StatusTeapot || last.Data["path"] != "/a" ||
+		last.Data["request_id"] != w.Header().Get(server.HeaderRequestID) || !w.Flushed {
 		t.Errorf("logged %+v, want the request and its answer", last)
 	}
 }
@@ -248,7 +254,8 @@ func TestWriteJSON(t *testing.T) {
 	if err := server.WriteJSON(w, http.StatusCreated, models.WorkerAccepted{Message: "a", Version: 8}); err != nil {
 		t.Fatal(err)
 	}
-	if w.Code != 201 || w.Header().Get("Content-Type") != "application/json" || w.Body.String() != "{\"message\":\"a\",\"version\":8}\n" {
+	if w.Code != 201 || w.Header().Get("Content-Type") != "application/json" ||
+		w.Body.String() != "{\"message\":\"a\",\"version\":8}\n" {
 		t.Errorf("got %d %q %q", w.Code, w.Header(), w.Body)
 	}
 }
@@ -268,7 +275,8 @@ func TestHealth(t *testing.T) {
 }
 
 func TestReady_NoReasons_OK(t *testing.T) {
-	w, _ := answer(server.Ready(func(*http.Request) []models.FieldError { return nil }), httptest.NewRequest("GET", "/ready", nil))
+	w, _ := answer(server.Ready(func(*http.Request) []models.FieldError { return nil }),
+		httptest.NewRequest("GET", "/ready", nil))
 	if w.Code != 200 || w.Body.String() != "{\"status\":\"ready\"}\n" || w.Header().Get("Cache-Control") != "no-store" {
 		t.Errorf("got %d %q %q", w.Code, w.Header(), w.Body)
 	}
@@ -287,8 +295,10 @@ func TestStatus_Detail_OmittedWhenEmpty(t *testing.T) {
 }
 
 func TestReady_NotReady_NamesEveryReason(t *testing.T) {
-	reasons := []models.FieldError{{Field: "database", Detail: "is locked"}, {Field: "configuration", Detail: "was never pushed"}}
-	w, _ := answer(server.Ready(func(*http.Request) []models.FieldError { return reasons }), httptest.NewRequest("GET", "/ready", nil))
+	reasons := []models.FieldError{{Field: "database", Detail: "is locked"},
+		{Field: "configuration", Detail: "was never pushed"}}
+	w, _ := answer(server.Ready(func(*http.Request) []models.FieldError { return reasons }),
+		httptest.NewRequest("GET", "/ready", nil))
 	p := problem.Read(w.Result())
 	if w.Code != 503 || p.Detail != "not ready: database is locked; configuration was never pushed" {
 		t.Errorf("got %d %q", w.Code, p.Detail)

@@ -31,12 +31,14 @@ func secured(t *testing.T) (secure net.Listener, client *http.Client, dials *int
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := authority.Issue(certs.Leaf{Name: "server", Hosts: []string{"controller"}, NotAfter: time.Now().Add(24 * time.Hour)})
+	cert, err := authority.Issue(certs.Leaf{Name: "server", Hosts: []string{"controller"},
+		NotAfter: time.Now().Add(24 * time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ln := newPipes()
-	secure = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2", "http/1.1"}})
+	secure = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert},
+		NextProtos: []string{"h2", "http/1.1"}})
 	dials = new(int)
 	transport := &http.Transport{
 		DialContext:       func(context.Context, string, string) (net.Conn, error) { *dials++; return ln.dial(), nil },

@@ -33,7 +33,8 @@ func TestIndex_ContentNegotiation(t *testing.T) {
 		handler(w, r)
 		body := w.Body.String()
 		gotJSON := w.Header().Get("Content-Type") == "application/json"
-		if w.Code != 200 || gotJSON != wantJSON || w.Header().Get("Vary") != "Accept" || !strings.HasSuffix(body, "\n") {
+		if w.Code != 200 || gotJSON != wantJSON || w.Header().Get("Vary") != "Accept" ||
+			!strings.HasSuffix(body, "\n") {
 			t.Errorf("Accept %q: got %d %v %s, want JSON %v", accept, w.Code, w.Header(), body, wantJSON)
 		}
 		for _, word := range []string{"fleetconf worker", "hit", "ready", "metrics"} {
@@ -59,7 +60,8 @@ func TestWrap_ProbeAliases(t *testing.T) {
 		_, _ = w.Write([]byte(r.URL.Path))
 	}), quiet())
 	for path, want := range map[string]string{
-		"/healthz": "/health", "/livez": "/health", "/readyz": "/ready", "/readyz/": "/readyz/", "/api/healthz": "/api/healthz", "/health": "/health",
+		"/healthz": "/health", "/livez": "/health", "/readyz": "/ready", "/readyz/": "/readyz/",
+		"/api/healthz": "/api/healthz", "/health": "/health",
 	} {
 		w := httptest.NewRecorder()
 		handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))

@@ -55,7 +55,8 @@ func host(r *http.Request) (name string, addr netip.Addr) {
 var proxyHeaders = []string{
 	"Cdn-Loop", "Cf-Connecting-Ip", "Client-Ip", "Fastly-Client-Ip", "Forwarded", "Max-Forwards", "Proxy-Connection",
 	"Surrogate-Capability", "True-Client-Ip", "Via", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Original-Uri",
-	"X-Original-Url", "X-Real-Ip", "X-Remote-Addr", "X-Remote-Ip", "X-Request-Start", "X-Rewrite-Url", "X-Scheme", "X-Varnish",
+	"X-Original-Url", "X-Real-Ip", "X-Remote-Addr", "X-Remote-Ip", "X-Request-Start", "X-Rewrite-Url", "X-Scheme",
+	"X-Varnish",
 }
 
 // proxyPrefixes begin families of such headers.

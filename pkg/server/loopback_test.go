@@ -44,7 +44,8 @@ func TestFromLoopback_HTTP10_CountsAsProxy(t *testing.T) {
 func TestFromLoopback_OwnClientHeaders_AreNoProxySign(t *testing.T) {
 	r := httptest.NewRequest("GET", "/", nil)
 	r.RemoteAddr = "127.0.0.1:40000"
-	for _, name := range []string{"X-Request-Id", "User-Agent", "Accept", "Authorization", "X-Applied-Version", "X-Worker-Error", "X-Push-Error", "X-Transport"} {
+	for _, name := range []string{"X-Request-Id", "User-Agent", "Accept", "Authorization", "X-Applied-Version",
+		"X-Worker-Error", "X-Push-Error", "X-Transport"} {
 		r.Header.Set(name, "x")
 	}
 	if got := server.Proxied(r); got != "" {
@@ -54,9 +55,11 @@ func TestFromLoopback_OwnClientHeaders_AreNoProxySign(t *testing.T) {
 
 func TestHostAllowed(t *testing.T) {
 	for host, want := range map[string]bool{
-		"localhost": true, "LOCALHOST:8081": true, "localhost.": true, "127.0.0.1:8081": true, "192.0.2.7": true, "[2001:db8::7]:8081": true,
-		"[::1]": true, "agent.example": true, "Agent.Example.:8081": true,
-		"": false, "[": false, "rebound.example": false, "localhost.evil.example": false, "x.agent.example": false, "127.0.0.1.evil.example": false,
+		"localhost": true, "LOCALHOST:8081": true, "localhost.": true, "127.0.0.1:8081": true, "192.0.2.7": true,
+		"[2001:db8::7]:8081": true,
+		"[::1]":              true, "agent.example": true, "Agent.Example.:8081": true,
+		"": false, "[": false, "rebound.example": false, "localhost.evil.example": false, "x.agent.example": false,
+		"127.0.0.1.evil.example": false,
 	} {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.Host = host
@@ -68,7 +71,8 @@ func TestHostAllowed(t *testing.T) {
 
 func TestFromLoopback_LocalReverseProxy(t *testing.T) {
 	for _, name := range []string{
-		"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "X-Envoy-Internal", "X-Varnish",
+		"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "X-Envoy-Internal",
+		"X-Varnish",
 		"X-Amzn-Trace-Id", "Cdn-Loop", "X-Original-Forwarded-For",
 	} {
 		r := httptest.NewRequest("GET", "/", nil)

@@ -59,21 +59,26 @@ func TestPipeline_Errors_StatusAndHeaders(t *testing.T) {
 		header [2]string
 		detail string
 	}{
-		"a problem":          {problem.New(http.StatusTeapot, "short"), http.StatusTeapot, [2]string{}, "short"},
-		"a document":         {models.Bad("url", "is missing"), http.StatusBadRequest, [2]string{}, "url is missing"},
-		"a kind":             {fmt.Errorf("store: %w", errBusy), http.StatusServiceUnavailable, [2]string{"Retry-After", "3"}, "store: busy"},
-		"a challenge":        {errToken, http.StatusUnauthorized, [2]string{"Www-Authenticate", `Bearer realm="test"`}, "another token is required"},
-		"too many guesses":   {&limit.TooManyGuesses{Of: "tokens", Wait: limit.MaxRetryAfter - 1}, http.StatusTooManyRequests, [2]string{"Retry-After", "60"}, "too many wrong tokens"},
+		"a problem":  {problem.New(http.StatusTeapot, "short"), http.StatusTeapot, [2]string{}, "short"},
+		"a document": {models.Bad("url", "is missing"), http.StatusBadRequest, [2]string{}, "url is missing"},
+		"a kind": {fmt.Errorf("store: %w", errBusy), http.StatusServiceUnavailable,
+			[2]string{"Retry-After", "3"}, "store: busy"},
+		"a challenge": {errToken, http.StatusUnauthorized, [2]string{"Www-Authenticate", `Bearer realm="test"`},
+			"another token is required"},
+		"too many guesses": {&limit.TooManyGuesses{Of: "tokens", Wait: limit.MaxRetryAfter - 1},
+			http.StatusTooManyRequests, [2]string{"Retry-After", "60"}, "too many wrong tokens"},
 		"without a status":   {errors.New("secret"), http.StatusInternalServerError, [2]string{}, "internal error"},
 		"a deadline of ours": {context.DeadlineExceeded, http.StatusInternalServerError, [2]string{}, "internal error"},
 		"canceled by us":     {context.Canceled, http.StatusInternalServerError, [2]string{}, "internal error"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, counted, lines := pipeline(t)
-			h := p.Handler(server.Route{Class: "c", Access: server.Public, Handle: func(http.ResponseWriter, *http.Request) error { return row.err }})
+			h := p.Handler(server.Route{Class: "c", Access: server.Public,
+				Handle: func(http.ResponseWriter, *http.Request) error { return row.err }})
 			w, _ := answer(h.ServeHTTP, httptest.NewRequest("GET", "/path", nil))
 			got := problem.Read(w.Result())
-			if w.Code != row.status || !strings.Contains(got.Detail, row.detail) || w.Header().Get("Content-Type") != problem.ContentType {
+			if w.Code != row.status || !strings.Contains(got.Detail, row.detail) ||
+				w.Header().Get("Content-Type") != problem.ContentType {
 				t.Errorf("got %d %q, want %d %q", w.Code, got.Detail, row.status, row.detail)
 			}
 			if row.header[0] != "" && w.Header().Get(row.header[0]) != row.header[1] {
@@ -84,7 +89,8 @@ func TestPipeline_Errors_StatusAndHeaders(t *testing.T) {
 			}
 			line := lines.LastEntry()
 			if failed := row.status == http.StatusInternalServerError; failed != (line != nil) ||
-				failed && (line.Data["path"] != "/path" || fmt.Sprint(line.Data[logrus.ErrorKey]) != row.err.Error() || line.Data["request_id"] == "") {
+				failed && (line.Data["path"] != "/path" || fmt.Sprint(line.Data[logrus.ErrorKey]) != row.err.Error() ||
+					line.Data["request_id"] == "") {
 				t.Errorf("logged %v, want a line with the error only if it has no status", line)
 			}
 		})
@@ -98,10 +104,11 @@ func TestPipeline_AccessDenied_HandlerNotRun(t *testing.T) {
 		want   int
 	}{"denied": {denied, http.StatusUnauthorized}, "no access rule": {nil, http.StatusForbidden}} {
 		p, _, _ := pipeline(t)
-		h := p.Handler(server.Route{Class: "c", Access: row.access, Handle: func(http.ResponseWriter, *http.Request) error {
-			t.Errorf("%s: the handler ran", name)
-			return nil
-		}})
+		h := p.Handler(server.Route{Class: "c", Access: row.access,
+			Handle: func(http.ResponseWriter, *http.Request) error {
+				t.Errorf("%s: the handler ran", name)
+				return nil
+			}})
 		if w, _ := answer(h.ServeHTTP, httptest.NewRequest("GET", "/", nil)); w.Code != row.want {
 			t.Errorf("%s: got %d, want %d", name, w.Code, row.want)
 		}
@@ -115,17 +122,44 @@ func TestPipeline_CountsStatus(t *testing.T) {
 		disconnected bool
 		want         int
 	}{
-		"a status":                    {server.Plain(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }), false, http.StatusTeapot},
-		"nothing written":             {server.Plain(func(http.ResponseWriter, *http.Request) {}), false, http.StatusOK},
-		"an interim one":              {server.Plain(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(103); w.WriteHeader(404) }), false, http.StatusNotFound},
-		"a panic":                     {server.Plain(func(http.ResponseWriter, *http.Request) { panic("x") }), false, http.StatusInternalServerError},
-		"an interim one, and a panic": {server.Plain(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(103); panic("x") }), false, http.StatusInternalServerError},
-		"a panic after a status":      {server.Plain(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot); panic("x") }), false, http.StatusTeapot},
-		"a panic after a part":        {server.Plain(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "a part"); panic("x") }), false, http.StatusOK},
+		"a status": {server.Plain(func(w http.ResponseWriter,
+			_ *http.Request) {
+			w.WriteHeader(http.StatusTeapot)
+		}), false, http.StatusTeapot},
+		"nothing written": {server.Plain(func(http.ResponseWriter, *http.Request) {}), false,
+			http.StatusOK},
+		"an interim one": {server.Plain(func(w http.ResponseWriter,
+			_ *http.Request) {
+			w.WriteHeader(103)
+			w.WriteHeader(404)
+		}), false, http.StatusNotFound},
+		"a panic": {server.Plain(func(http.ResponseWriter, *http.Request) { panic("x") }), false,
+			http.StatusInternalServerError},
+		"an interim one, and a panic": {server.Plain(func(w http.ResponseWriter,
+			_ *http.Request) {
+			w.WriteHeader(103)
+			panic("x")
+		}), false, http.StatusInternalServerError},
+		"a panic after a status": {server.Plain(func(w http.ResponseWriter,
+			_ *http.Request) {
+			w.WriteHeader(http.StatusTeapot)
+			panic("x")
+		}), false, http.StatusTeapot},
+		"a panic after a part": {server.Plain(func(w http.ResponseWriter,
+			_ *http.Request) {
+			io.WriteString(w, "a part")
+			panic("x")
+		}), false, http.StatusOK},
 		"disconnected":                {server.Plain(func(http.ResponseWriter, *http.Request) {}), true, 499},
 		"disconnected, with an error": {canceled, true, 499},
-		"disconnected, by a panic":    {server.Plain(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), true, 499},
-		"disconnected after a status": {server.Plain(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }), true, http.StatusTeapot},
+		"disconnected, by a panic": {server.Plain(func(http.ResponseWriter,
+			*http.Request) {
+			panic(http.ErrAbortHandler)
+		}), true, 499},
+		"disconnected after a status": {server.Plain(func(w http.ResponseWriter,
+			_ *http.Request) {
+			w.WriteHeader(http.StatusTeapot)
+		}), true, http.StatusTeapot},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p, counted, _ := pipeline(t)
@@ -152,7 +186,8 @@ func TestPipeline_CountsStatus(t *testing.T) {
 
 func TestPipeline_Panic_PassesThrough(t *testing.T) {
 	p, _, _ := pipeline(t)
-	h := p.Handler(server.Route{Class: "c", Access: server.Public, Handle: server.Plain(func(http.ResponseWriter, *http.Request) { panic("x") })})
+	h := p.Handler(server.Route{Class: "c", Access: server.Public,
+		Handle: server.Plain(func(http.ResponseWriter, *http.Request) { panic("x") })})
 	w, lines := answer(h.ServeHTTP, httptest.NewRequest("GET", "/", nil))
 	if line := lines.LastEntry(); w.Code != http.StatusInternalServerError || line == nil || line.Data["panic"] != "x" {
 		t.Errorf("got %d, logged %v, want a 500 and the panic", w.Code, line)
@@ -164,7 +199,8 @@ func TestPipeline_Handler_MeasuresDuration(t *testing.T) {
 	p := &server.Pipeline{Requests: metrics.NewRequests(reg, "test"), Log: quiet()}
 	h := p.Handler(server.Route{Class: "c", Access: server.Public, Handle: server.Plain(server.Health)})
 	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
-	if got, err := testutil.GatherAndCount(reg, "fleetconf_test_http_request_duration_seconds"); got != 1 || err != nil {
+	if got, err := testutil.GatherAndCount(reg, "fleetconf_test_http_request_duration_seconds"); got != 1 ||
+		err != nil {
 		t.Errorf("got %d histograms (%v), want that of the class", got, err)
 	}
 }

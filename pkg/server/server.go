@@ -46,7 +46,8 @@ func Serve(ctx context.Context, ln net.Listener, handler http.Handler, log logru
 }
 
 // ServeWithin is Serve with limits of its own.
-func ServeWithin(ctx context.Context, ln net.Listener, handler http.Handler, limits Limits, log logrus.FieldLogger) error {
+func ServeWithin(ctx context.Context, ln net.Listener, handler http.Handler, limits Limits,
+	log logrus.FieldLogger) error {
 	if limits.Connections == 0 {
 		limits.Connections = connlimit.Max(1)
 	}

@@ -82,7 +82,8 @@ func TestServe_HeadersNeverEnd_Disconnects(t *testing.T) {
 		defer sender.Wait()
 		defer conn.Close()
 		sender.Go(func() {
-			for _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n"); err == nil; { // one more line, again and again
+			// one more line, again and again
+			for _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n"); err == nil; {
 				time.Sleep(100 * time.Millisecond)
 				_, err = io.WriteString(conn, "X-Slow: 1\r\n")
 			}
@@ -106,9 +107,11 @@ func TestServe_BodyNeverEnds_Disconnects(t *testing.T) {
 		defer conn.Close()
 		go func() { _, _ = io.Copy(io.Discard, conn) }()
 		begun := time.Now()
-		_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{")
+		_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: "+
+			"9\r\n\r\n{")
 		err := <-status
-		if took := time.Since(begun); took != server.ReadTimeout || err == nil || !strings.HasPrefix(err.Error(), "408 ") {
+		if took := time.Since(begun); took != server.ReadTimeout || err == nil ||
+			!strings.HasPrefix(err.Error(), "408 ") {
 			t.Errorf("got %v after %s, want a 408 after %s", err, took, server.ReadTimeout)
 		}
 	})
@@ -229,7 +232,8 @@ func TestServe_BrokenClients_LoggedAtDebug(t *testing.T) {
 		log, lines := logtest.NewNullLogger()
 		log.SetLevel(logrus.DebugLevel)
 		ln := newPipes()
-		stop := start(t, ln, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") }), log) // not wrapped
+		// not wrapped
+		stop := start(t, ln, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("boom") }), log)
 		conn := ln.dial()
 		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 		_, _ = io.ReadAll(conn)

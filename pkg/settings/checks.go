@@ -20,7 +20,8 @@ func (f *Faults) CheckErr(setting string, err error) { f.Check(err == nil, setti
 
 // CheckOnce is Check, but it adds no second fault of a setting.
 func (f *Faults) CheckOnce(ok bool, setting, detail string, args ...any) {
-	f.Check(ok || slices.ContainsFunc(*f, func(fault Fault) bool { return fault.Setting == setting }), setting, detail, args...)
+	f.Check(ok || slices.ContainsFunc(*f, func(fault Fault) bool { return fault.Setting == setting }), setting, detail,
+		args...)
 }
 
 // CheckPair adds a fault where one of two settings is set without the other.
@@ -51,7 +52,8 @@ func IsLoopback(host string) bool {
 func (f *Faults) CheckListener(host string, port int) {
 	f.Check(isPort(port), "PORT", "is %d; it must be 0 to 65535", port)
 	f.Check(host != "", "HOST", "is empty; say 127.0.0.1 for this machine only, or 0.0.0.0 for every interface")
-	f.Check(!strings.ContainsAny(host, " /") && !strings.Contains(host, "://"), "HOST", "is %q; it must be an address or a host name", host)
+	f.Check(!strings.ContainsAny(host, " /") && !strings.Contains(host, "://"), "HOST",
+		"is %q; it must be an address or a host name", host)
 }
 
 func isPort(n int) bool { return n >= 0 && n <= 65535 }
@@ -68,14 +70,17 @@ func IsAddress(text string) bool {
 
 // CheckLog adds the faults of the settings of the log.
 func (f *Faults) CheckLog(level, format string) {
-	f.Check(slices.Contains([]string{"error", "warn", "info", "debug"}, level), "LOG_LEVEL", "is %q; it must be error, warn, info or debug", level)
-	f.Check(slices.Contains([]string{"auto", "text", "json"}, format), "LOG_FORMAT", "is %q; it must be auto, text or json", format)
+	f.Check(slices.Contains([]string{"error", "warn", "info", "debug"}, level), "LOG_LEVEL",
+		"is %q; it must be error, warn, info or debug", level)
+	f.Check(slices.Contains([]string{"auto", "text", "json"}, format), "LOG_FORMAT",
+		"is %q; it must be auto, text or json", format)
 }
 
 // CheckServer adds a fault unless text is the base URL of an HTTP server.
 func (f *Faults) CheckServer(setting, text string) {
 	u, err := url.Parse(text)
-	f.Check(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil && u.RawQuery == "" && u.Fragment == "",
+	f.Check(err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Hostname() != "" && u.User == nil &&
+		u.RawQuery == "" && u.Fragment == "",
 		setting, "is not the URL of a server, such as http://localhost:8080")
 }
 
@@ -84,7 +89,8 @@ func (f *Faults) CheckServer(setting, text string) {
 func (f *Faults) CheckHosts(setting string, names []string) {
 	for _, name := range names {
 		u, err := url.Parse("http://" + name + "/")
-		f.Check(err == nil && u.Host == name && u.Port() == "" && name != "" && !strings.ContainsAny(name, "*:[]"), setting,
+		f.Check(err == nil && u.Host == name && u.Port() == "" && name != "" && !strings.ContainsAny(name, "*:[]"),
+			setting,
 			"holds %q, which is no host name such as worker.example.com", name)
 	}
 }
@@ -96,15 +102,18 @@ func (f *Faults) CheckAccount(userSetting, name, passwordSetting string, passwor
 	f.Check(!strings.Contains(name, ":") && !strings.ContainsFunc(name, unicode.IsControl), userSetting,
 		"holds a colon or a control character, which cannot be sent")
 	f.Check(utf8.ValidString(name), userSetting, "holds bytes that are not UTF-8")
-	f.Check(!strings.ContainsFunc(password.Reveal(), unicode.IsControl), passwordSetting, "holds a control character, which cannot be sent")
-	f.Check(len(name)+len(password) <= maxAccountBytes, passwordSetting, "and its user name are longer than %d bytes together", maxAccountBytes)
+	f.Check(!strings.ContainsFunc(password.Reveal(), unicode.IsControl), passwordSetting,
+		"holds a control character, which cannot be sent")
+	f.Check(len(name)+len(password) <= maxAccountBytes, passwordSetting,
+		"and its user name are longer than %d bytes together", maxAccountBytes)
 }
 
 // CheckBearer adds a fault unless token, if it is set, can stand in an
 // Authorization header (RFC 6750 §2.1).
 func (f *Faults) CheckBearer(setting string, token Secret) {
 	f.Check(len(token) <= auth.MaxCredentialsBytes-len("Bearer "), setting, "is longer than a header may carry")
-	f.Check(!strings.ContainsFunc(token.Reveal(), func(r rune) bool { return r <= ' ' || r == ',' || r > '~' }), setting,
+	f.Check(!strings.ContainsFunc(token.Reveal(), func(r rune) bool { return r <= ' ' || r == ',' || r > '~' }),
+		setting,
 		"holds a space, a comma or a character outside printable ASCII")
 }
 
@@ -126,7 +135,8 @@ func (f *Faults) CheckSecret(host, setting string, secret Secret, words ...strin
 	}
 	if why := weakness(secret.Reveal(), words); why != "" {
 		f.CheckOnce(false, setting, "%s, and %s can be reached from other machines; "+
-			"set %s to a secret of your own of %d characters or more, or listen on 127.0.0.1", why, host, setting, minSecret)
+			"set %s to a secret of your own of %d characters or more, or listen on 127.0.0.1", why, host, setting,
+			minSecret)
 	}
 }
 
@@ -138,7 +148,8 @@ const (
 
 // commonWords are what passwords that are guessed first are made of.
 var commonWords = []string{
-	"1234567890", "0123456789", "123456789", "12345678", "1234567", "123456", "12345", "1234", "0987654321", "987654321",
+	"1234567890", "0123456789", "123456789", "12345678", "1234567", "123456", "12345", "1234", "0987654321",
+	"987654321",
 	"qwertyuiop", "qwerty", "asdfgh", "abcdef", "abc123", "password", "passwort", "passw0rd", "changeme", "changeit",
 	"change-me", "change_me", "letmein", "welcome", "default", "secret", "administrator", "admin", "agent", "worker",
 	"controller", "fleetconf", "root", "user", "guest", "test", "example", "iloveyou", "monkey", "dragon",

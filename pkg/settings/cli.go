@@ -32,7 +32,8 @@ type Command struct {
 
 // Health is the command by which a supervisor that has no client of its own asks
 // whether the program lives.
-var Health = Command{Name: "health", About: "ask the one that runs here, at PORT, whether it lives: exit status 0 if so"}
+var Health = Command{Name: "health", About: "ask the one that runs here, at PORT, whether it lives: exit status 0 " +
+	"if so"}
 
 // errDone ends a run that was asked only to print something.
 var errDone = errors.New("done")
@@ -48,7 +49,8 @@ func (p Program) Parse(args []string, into Validator, stdout io.Writer) error {
 // "" for none, and its argument. into gives the settings of a command: some of
 // those of the program itself, which into gives for "". The others need not be
 // usable then, but a file may hold them.
-func (p Program) ParseCommand(args []string, into func(command string) Validator, stdout io.Writer) (command, argument string, err error) {
+func (p Program) ParseCommand(args []string, into func(command string) Validator, stdout io.Writer) (command,
+	argument string, err error) {
 	p = p.withInstalledName(os.Args[0])
 	flags := flag.NewFlagSet(p.Name, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -237,7 +239,8 @@ func wrap(text string, width int) (lines []string) {
 var options = []struct{ name, usage string }{
 	{"--config FILE", "read settings from a YAML, TOML or JSON file; the environment wins over it"},
 	{"--help, help", "print this page"},
-	{"--print PAGE", "print this page as a manual page (man), the settings as a file that systemd reads (env), or the settings in effect and where each comes from, without secrets (settings)"},
+	{"--print PAGE", "print this page as a manual page (man), the settings as a file that systemd reads (env), or " +
+		"the settings in effect and where each comes from, without secrets (settings)"},
 	{"--version, version", "print which build this is"},
 }
 

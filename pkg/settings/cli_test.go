@@ -34,7 +34,8 @@ func TestMain(m *testing.M) {
 		program.Exit(program.Parse(strings.Fields(line), &options{}, os.Stdout))
 	}
 	if line, ok := os.LookupEnv("SETTINGS_TEST_COMMAND"); ok {
-		_, _, err := commander.ParseCommand(strings.Fields(line), func(string) settings.Validator { return &whole{} }, os.Stdout)
+		_, _, err := commander.ParseCommand(strings.Fields(line), func(string) settings.Validator { return &whole{} },
+			os.Stdout)
 		commander.Exit(err)
 	}
 	// Under nohup the programs that are tested would ignore it as this one does.
@@ -53,31 +54,39 @@ func TestProgram_Exit(t *testing.T) {
 		status         int
 		stdout, stderr string
 	}{
-		"help":                  {"--help", nil, 0, "Tester tests.", ""},
-		"help in short":         {"-h", nil, 0, "Tester tests.", ""},
-		"version":               {"--version", nil, 0, "tester dev (commit ", ""},
-		"nothing to complain":   {"", nil, 0, "", ""},
-		"an unknown flag":       {"--port 8080", nil, 2, "", "tester: the command line cannot be understood: flag provided but not defined: -port; --help says what can be given\n"},
-		"the word help":         {"help", nil, 0, "Tester tests.", ""},
-		"the word version":      {"version", nil, 0, "tester dev (commit ", ""},
-		"version of something":  {"version x", nil, 2, "", `"version" is no command`},
-		"an argument":           {"start", nil, 2, "", `cannot be understood: "start" is no command; type help, version, or none`},
-		"a flag without value":  {"--config", nil, 2, "", "flag needs an argument"},
-		"a setting":             {"", []string{"T_PORT=abc", "T_TIMEOUT=5"}, 2, "", "tester: these settings cannot be used:\n  T_PORT is \"abc\"; it must be a whole number\n  T_TIMEOUT is \"5\""},
-		"a file that is not":    {"--config /nonexistent/a.yaml", nil, 2, "", "--config names a file that cannot be read: /nonexistent/a.yaml: open"},
+		"help":                {"--help", nil, 0, "Tester tests.", ""},
+		"help in short":       {"-h", nil, 0, "Tester tests.", ""},
+		"version":             {"--version", nil, 0, "tester dev (commit ", ""},
+		"nothing to complain": {"", nil, 0, "", ""},
+		"an unknown flag": {"--port 8080", nil, 2, "",
+			"tester: the command line cannot be understood: flag provided but not defined: -port; --help says what " +
+				"can be given\n"},
+		"the word help":        {"help", nil, 0, "Tester tests.", ""},
+		"the word version":     {"version", nil, 0, "tester dev (commit ", ""},
+		"version of something": {"version x", nil, 2, "", `"version" is no command`},
+		"an argument": {"start", nil, 2, "",
+			`cannot be understood: "start" is no command; type help, version, or none`},
+		"a flag without value": {"--config", nil, 2, "", "flag needs an argument"},
+		"a setting": {"", []string{"T_PORT=abc", "T_TIMEOUT=5"}, 2, "",
+			"tester: these settings cannot be used:\n  T_PORT is \"abc\"; it must be a whole number\n  T_TIMEOUT is " +
+				"\"5\""},
+		"a file that is not": {"--config /nonexistent/a.yaml", nil, 2, "",
+			"--config names a file that cannot be read: /nonexistent/a.yaml: open"},
 		"what cannot go on":     {"run", nil, 1, "", "tester: the disk is full\n"},
 		"help before a setting": {"--help", []string{"T_PORT=abc"}, 0, "Settings", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			cmd := exec.Command(self)
-			cmd.Env = append(append(os.Environ(), row.env...), "SETTINGS_TEST_ARGS="+row.args, "GORACE=atexit_sleep_ms=0")
+			cmd.Env = append(append(os.Environ(), row.env...), "SETTINGS_TEST_ARGS="+row.args,
+				"GORACE=atexit_sleep_ms=0")
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			_ = cmd.Run()
 			if got := cmd.ProcessState.ExitCode(); got != row.status {
 				t.Errorf("exit status %d, want %d", got, row.status)
 			}
-			for _, stream := range []struct{ name, got, want string }{{"stdout", stdout.String(), row.stdout}, {"stderr", stderr.String(), row.stderr}} {
+			for _, stream := range []struct{ name, got, want string }{{"stdout", stdout.String(), row.stdout},
+				{"stderr", stderr.String(), row.stderr}} {
 				if stream.want == "" && stream.got != "" || !strings.Contains(stream.got, stream.want) {
 					t.Errorf("%s is %q, want %q", stream.name, stream.got, stream.want)
 				}
@@ -89,7 +98,8 @@ func TestProgram_Exit(t *testing.T) {
 func TestProgram_Help(t *testing.T) {
 	t.Setenv("T_PASSWORD", "hunter2") // help tells of defaults, never of what is set
 	var out bytes.Buffer
-	if err := program.Parse([]string{"--help"}, &options{}, &out); err == nil || !strings.Contains(fmt.Sprint(err), "done") {
+	if err := program.Parse([]string{"--help"}, &options{}, &out); err == nil ||
+		!strings.Contains(fmt.Sprint(err), "done") {
 		t.Errorf("Parse = %v, want what Exit takes for success", err)
 	}
 	const want = `Tester tests.
@@ -135,7 +145,8 @@ Examples:
 
 func TestProgram_Parse_ReadsFile(t *testing.T) {
 	var got options
-	if err := program.Parse([]string{"--config", write(t, "s.yaml", "t_port: 9000")}, &got, nil); err != nil || got.Port != 9000 {
+	if err := program.Parse([]string{"--config", write(t, "s.yaml", "t_port: 9000")}, &got, nil); err != nil ||
+		got.Port != 9000 {
 		t.Errorf("got %d, %v, want 9000", got.Port, err)
 	}
 }
@@ -203,7 +214,8 @@ func TestProgram_ParseCommand(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			command, argument, path, err := parseCommand(t, row.args...)
 			if err != nil || command != row.command || argument != row.argument || path != row.path {
-				t.Errorf("got %q %q with T_PATH=%q, %v, want %q %q with %q", command, argument, path, err, row.command, row.argument, row.path)
+				t.Errorf("got %q %q with T_PATH=%q, %v, want %q %q with %q", command, argument, path, err, row.command,
+					row.argument, row.path)
 			}
 		})
 	}
@@ -214,15 +226,18 @@ func TestProgram_ParseCommand_UsageErrors(t *testing.T) {
 		args []string
 		want string
 	}{
-		"no such command":             {[]string{"safe", "x"}, `"safe" is no command; type save, show, drop, help, version, or none`},
-		"no word":                     {[]string{""}, `"" is no command; type save, show, drop, help, version, or none`},
+		"no such command": {[]string{"safe", "x"},
+			`"safe" is no command; type save, show, drop, help, version, or none`},
+		"no word": {[]string{""},
+			`"" is no command; type save, show, drop, help, version, or none`},
 		"an argument that is missing": {[]string{"save"}, "type keeper save FILE"},
 		"an argument that is empty":   {[]string{"save", ""}, "FILE is empty; type keeper save FILE"},
 		"an empty one of choice":      {[]string{"show", ""}, "FILE is empty; type keeper show [FILE]"},
 		"one too many":                {[]string{"show", "x", "y"}, "type keeper show [FILE]"},
 		"one where none is taken":     {[]string{"drop", "x"}, "type keeper drop"},
-		"one beside a page":           {[]string{"--print", "settings", "x"}, `--print settings takes no argument, and "x" was given`},
-		"a flag that is not known":    {[]string{"save", "x", "--force"}, "not defined: -force; --help says"},
+		"one beside a page": {[]string{"--print", "settings", "x"},
+			`--print settings takes no argument, and "x" was given`},
+		"a flag that is not known": {[]string{"save", "x", "--force"}, "not defined: -force; --help says"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			command, _, _, err := parseCommand(t, row.args...)
@@ -253,7 +268,8 @@ func TestProgram_Command_ValidatesOnlyItsSettings(t *testing.T) {
 
 func TestProgram_Help_ListsCommands(t *testing.T) {
 	var out bytes.Buffer
-	_, _, err := commander.ParseCommand([]string{"save", "--help"}, func(string) settings.Validator { return &whole{} }, &out)
+	_, _, err := commander.ParseCommand([]string{"save", "--help"}, func(string) settings.Validator { return &whole{} },
+		&out)
 	const want = `
 Usage:
   keeper [--config FILE]

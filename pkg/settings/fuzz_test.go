@@ -14,9 +14,12 @@ import (
 // holds the value of a secret.
 func FuzzRead(f *testing.F) {
 	for _, seed := range []string{
-		"", "t_port: 9000", "t_port: [", "T_PORT: nine", "t_password: canary-value-1", "t_password: [canary-value-1]", "t_password: {a: canary-value-1}",
-		"t_port: 9000\nt_port: 9001", "unknown: 1", "a: &a [*a]", "? [a]: b", "\ufefft_port: 1", "\x00", "t_port: !!binary AA==", "- a", "t_port: ~", "<<: {t_port: 1}",
-		`{"t_port": 9000}`, "t_password_file: /nonexistent", "t_password: canary-value-1\nt_password_file: /nonexistent",
+		"", "t_port: 9000", "t_port: [", "T_PORT: nine", "t_password: canary-value-1", "t_password: [canary-value-1]",
+		"t_password: {a: canary-value-1}",
+		"t_port: 9000\nt_port: 9001", "unknown: 1", "a: &a [*a]", "? [a]: b", "\ufefft_port: 1", "\x00",
+		"t_port: !!binary AA==", "- a", "t_port: ~", "<<: {t_port: 1}",
+		`{"t_port": 9000}`, "t_password_file: /nonexistent",
+		"t_password: canary-value-1\nt_password_file: /nonexistent",
 	} {
 		f.Add(seed)
 	}

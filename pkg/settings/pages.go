@@ -61,7 +61,8 @@ func (p Program) manual(into Validator, w io.Writer) {
 	for _, o := range options {
 		put(".TP\n.B %s\n%s", o.name, o.usage)
 	}
-	put(".SH ENVIRONMENT\nEach setting is a variable of the environment or a key of the file that\n.B \\-\\-config\nnames; the environment wins.")
+	put(".SH ENVIRONMENT\nEach setting is a variable of the environment or a key of the file that\n.B " +
+		"\\-\\-config\nnames; the environment wins.")
 	for _, f := range fieldsOf(into) {
 		if f.group != "" {
 			put(".SS %s", f.group)
@@ -75,7 +76,8 @@ func (p Program) manual(into Validator, w io.Writer) {
 // roff writes text so that troff changes nothing of it. Long lists may be broken
 // after a comma.
 func roff(text string) string {
-	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, ", ", ", ", ",\n", ",\n", ",", `,\:`, "\n.", "\n\\&.", "\n'", "\n\\&'").Replace(text)
+	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, ", ", ", ", ",\n", ",\n", ",", `,\:`, "\n.", "\n\\&.", "\n'",
+		"\n\\&'").Replace(text)
 	if strings.HasPrefix(text, ".") || strings.HasPrefix(text, "'") {
 		text = `\&` + text
 	}

@@ -54,7 +54,8 @@ func TestProgram_PrintMan(t *testing.T) {
 	for _, want := range []string{
 		".TH KEEPER 8 ", ".SH NAME\nkeeper \\- Keeper keeps what is kept\n", ".B keeper [\\-\\-config FILE]\n",
 		"\n\\&.takes dots, 'quotes and C:\\epaths.\n", ".B T_PASSWORD or T_PASSWORD_FILE\npassword of the admin\n",
-		".B T_PORT\nTCP port to listen on (8080)\n", "\n  keeper copy here\n", "\n  a,\\:b\n", ".SH EXIT STATUS\n0 after",
+		".B T_PORT\nTCP port to listen on (8080)\n", "\n  keeper copy here\n", "\n  a,\\:b\n",
+		".SH EXIT STATUS\n0 after",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
@@ -85,7 +86,8 @@ func TestProgram_InstalledName_IsShown(t *testing.T) {
 	p.Examples = "  keeper copy here\n  T_PORT=1 keeper\n  ls /var/keeper keeper.db"
 	page := printed(t, p, "man")
 	for _, want := range []string{
-		".TH FLEET\\-KEEPER 8 ", "  fleet\\-keeper copy here\n", "T_PORT=1 fleet\\-keeper\n", "ls /var/keeper keeper.db\n",
+		".TH FLEET\\-KEEPER 8 ", "  fleet\\-keeper copy here\n", "T_PORT=1 fleet\\-keeper\n",
+		"ls /var/keeper keeper.db\n",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
@@ -93,7 +95,8 @@ func TestProgram_InstalledName_IsShown(t *testing.T) {
 	}
 	p.Name = "worker"
 	os.Args[0] = "/usr/bin/fleetconf-worker"
-	if page := printed(t, p, "env"); !strings.Contains(page, " of fleetconf-worker,") || !strings.Contains(page, " to worker.local.env ") {
+	if page := printed(t, p, "env"); !strings.Contains(page, " of fleetconf-worker,") ||
+		!strings.Contains(page, " to worker.local.env ") {
 		t.Errorf("the settings name other files than the unit reads:\n%s", page)
 	}
 	p.Name = commander.Name

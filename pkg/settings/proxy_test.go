@@ -69,9 +69,11 @@ func TestProxyFor_URLs(t *testing.T) {
 // A proxy that cannot be used is a fault where it would be, and shows no password.
 func TestCheckProxyFor(t *testing.T) {
 	for to, want := range map[string]string{
-		"http://fleet.example.com": "HTTP_PROXY", "https://fleet.example.com": "HTTPS_PROXY", "http://localhost:8080": "",
+		"http://fleet.example.com": "HTTP_PROXY", "https://fleet.example.com": "HTTPS_PROXY",
+		"http://localhost:8080": "",
 	} {
-		for _, bad := range []string{"ftp://user:hunter2@web", "http://user:hunter2@", "http://[hunter2", "://hunter2"} {
+		for _, bad := range []string{"ftp://user:hunter2@web", "http://user:hunter2@", "http://[hunter2",
+			"://hunter2"} {
 			t.Setenv("HTTP_PROXY", bad)
 			t.Setenv("HTTPS_PROXY", bad)
 			t.Setenv("CONTROLLER_URL", to)

@@ -99,7 +99,8 @@ var quoted = regexp.MustCompile("(?s)`.*`|'.*'|\".*\"")
 func withoutValues(err error, known []field) string {
 	return quoted.ReplaceAllStringFunc(err.Error(), func(s string) string {
 		inner := s[1 : len(s)-1]
-		if len(inner) < 2 || slices.ContainsFunc(known, func(f field) bool { return strings.EqualFold(f.name, inner) }) {
+		if len(inner) < 2 || slices.ContainsFunc(known,
+			func(f field) bool { return strings.EqualFold(f.name, inner) }) {
 			return s
 		}
 		return "(not shown)"
@@ -119,7 +120,8 @@ func read(into Validator, file string, known []field) (fields []field, err error
 	if file != "" {
 		v.SetConfigFile(file)
 		if err := v.ReadInConfig(); err != nil {
-			return nil, Faults{{"--config", fmt.Sprintf("names a file that cannot be read: %s: %s", file, withoutValues(err, known))}}
+			return nil, Faults{{"--config",
+				fmt.Sprintf("names a file that cannot be read: %s: %s", file, withoutValues(err, known))}}
 		}
 		faults = append(faults, unknownKeys(v, known)...)
 	}

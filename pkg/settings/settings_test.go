@@ -59,19 +59,28 @@ func TestRead(t *testing.T) {
 		file   string
 		change func(*options)
 	}{
-		"defaults":                          {nil, "", func(*options) {}},
-		"the environment":                   {map[string]string{"T_PORT": " 9000 ", "T_STRICT": "0"}, "", func(o *options) { o.Port, o.Strict = 9000, false }},
-		"an empty variable is none":         {map[string]string{"T_PORT": ""}, "", func(*options) {}},
-		"a file":                            {nil, "t_port: 9000\nT_TIMEOUT: 1m30s\nt_strict: false\n", func(o *options) { o.Port, o.Timeout, o.Strict = 9000, 90*time.Second, false }},
-		"the environment wins over a file":  {map[string]string{"T_PORT": "9001"}, "t_port: 9000\nt_host: ::1\n", func(o *options) { o.Port, o.Host = 9001, "::1" }},
-		"an empty file":                     {nil, "# nothing yet\n", func(*options) {}},
-		"networks":                          {map[string]string{"T_DENY": "10.1.2.3/8,192.0.2.1 ,::1,"}, "", func(o *options) { o.Deny = prefixes("10.0.0.0/8", "192.0.2.1/32", "::1/128") }},
-		"networks as a list in a file":      {nil, "t_deny: [10.0.0.0/8, 192.0.2.1]\n", func(o *options) { o.Deny = prefixes("10.0.0.0/8", "192.0.2.1/32") }},
-		"no networks":                       {map[string]string{"T_DENY": "none"}, "", func(o *options) { o.Deny = nil }},
-		"a secret":                          {map[string]string{"T_PASSWORD": "hunter2"}, "", func(o *options) { o.Password = "hunter2" }},
-		"a secret with spaces and a dollar": {map[string]string{"T_PASSWORD": " $HOME #1 "}, "", func(o *options) { o.Password = " $HOME #1 " }},
-		"a secret of digits in a file":      {nil, "t_password: 0123\n", func(o *options) { o.Password = "83" }}, // YAML's octal: quote it
-		"a quoted secret in a file":         {nil, "t_password: '0123'\n", func(o *options) { o.Password = "0123" }},
+		"defaults": {nil, "", func(*options) {}},
+		"the environment": {map[string]string{"T_PORT": " 9000 ", "T_STRICT": "0"}, "",
+			func(o *options) { o.Port, o.Strict = 9000, false }},
+		"an empty variable is none": {map[string]string{"T_PORT": ""}, "", func(*options) {}},
+		"a file": {nil, "t_port: 9000\nT_TIMEOUT: 1m30s\nt_strict: false\n",
+			func(o *options) { o.Port, o.Timeout, o.Strict = 9000, 90*time.Second, false }},
+		"the environment wins over a file": {map[string]string{"T_PORT": "9001"}, "t_port: 9000\nt_host: ::1\n",
+			func(o *options) { o.Port, o.Host = 9001, "::1" }},
+		"an empty file": {nil, "# nothing yet\n", func(*options) {}},
+		"networks": {map[string]string{"T_DENY": "10.1.2.3/8,192.0.2.1 ,::1,"}, "",
+			func(o *options) { o.Deny = prefixes("10.0.0.0/8", "192.0.2.1/32", "::1/128") }},
+		"networks as a list in a file": {nil, "t_deny: [10.0.0.0/8, 192.0.2.1]\n",
+			func(o *options) { o.Deny = prefixes("10.0.0.0/8", "192.0.2.1/32") }},
+		"no networks": {map[string]string{"T_DENY": "none"}, "",
+			func(o *options) { o.Deny = nil }},
+		"a secret": {map[string]string{"T_PASSWORD": "hunter2"}, "",
+			func(o *options) { o.Password = "hunter2" }},
+		"a secret with spaces and a dollar": {map[string]string{"T_PASSWORD": " $HOME #1 "}, "",
+			func(o *options) { o.Password = " $HOME #1 " }},
+		// YAML's octal: quote it
+		"a secret of digits in a file": {nil, "t_password: 0123\n", func(o *options) { o.Password = "83" }},
+		"a quoted secret in a file":    {nil, "t_password: '0123'\n", func(o *options) { o.Password = "0123" }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for variable, value := range row.env {
@@ -109,11 +118,13 @@ func TestRead_SecretFromFile(t *testing.T) {
 		t.Errorf("from T_PASSWORD_FILE: got %q, %v, want the line less its end", got.Password.Reveal(), err)
 	}
 	t.Setenv("T_PASSWORD_FILE", "")
-	if err := settings.Read(&got, write(t, "settings.yaml", "t_password_file: "+path)); err != nil || got.Password.Reveal() != "hunter2 " {
+	if err := settings.Read(&got, write(t, "settings.yaml", "t_password_file: "+path)); err != nil ||
+		got.Password.Reveal() != "hunter2 " {
 		t.Errorf("from t_password_file in a file: got %q, %v", got.Password.Reveal(), err)
 	}
 	t.Setenv("T_PASSWORD", "fromenv")
-	if err := settings.Read(&got, write(t, "settings.yaml", "t_password: fromfile")); err != nil || got.Password.Reveal() != "fromenv" {
+	if err := settings.Read(&got, write(t, "settings.yaml", "t_password: fromfile")); err != nil ||
+		got.Password.Reveal() != "fromenv" {
 		t.Errorf("from T_PASSWORD over a file: got %q, %v", got.Password.Reveal(), err)
 	}
 }
@@ -126,29 +137,46 @@ func TestRead_Faults(t *testing.T) {
 		file string
 		want []string // one for each fault: the setting and words of its detail
 	}{
-		"a port that is a word":           {map[string]string{"T_PORT": "abc"}, "", []string{`T_PORT is "abc"; it must be a whole number`}},
-		"a port that is a fraction":       {map[string]string{"T_PORT": "80.5"}, "", []string{`T_PORT is "80.5"`}},
-		"a port past 64 bits":             {map[string]string{"T_PORT": "99999999999999999999"}, "", []string{`T_PORT is "99999999999999999999"`}},
-		"a port past 16 bits":             {map[string]string{"T_PORT": "65536"}, "", []string{"T_PORT is 65536; it must be 0 to 65535"}},
-		"a duration without a unit":       {map[string]string{"T_TIMEOUT": "30"}, "", []string{`T_TIMEOUT is "30"; it must be a duration with its unit`}},
-		"a duration in a file, no unit":   {nil, "t_timeout: 30", []string{`T_TIMEOUT is "30"`}},
-		"no boolean":                      {map[string]string{"T_STRICT": "yes please"}, "", []string{`T_STRICT is "yes please"; it must be true or false`}},
-		"no network":                      {map[string]string{"T_DENY": "10.0.0.0/8,10.0.0.0/33"}, "", []string{`T_DENY holds "10.0.0.0/33"`}},
-		"no network, in a list":           {nil, "t_deny: [10.0.0.0/8, x]", []string{`T_DENY holds "x"`}},
-		"a table in a list":               {nil, "t_deny: [10.0.0.0/8, {a: b}]", []string{"T_DENY is a table"}},
-		"a table for a text":              {nil, "t_host: {a: b}", []string{"T_HOST is a table"}},
-		"a secret twice":                  {map[string]string{"T_PASSWORD": "a", "T_PASSWORD_FILE": empty}, "", []string{"T_PASSWORD_FILE is set, and so is T_PASSWORD"}},
-		"a secret twice in a file":        {nil, "t_password: a\nt_password_file: " + empty, []string{"T_PASSWORD_FILE is set, and so is T_PASSWORD"}},
-		"a secret in a file that is not":  {map[string]string{"T_PASSWORD_FILE": missing}, "", []string{"T_PASSWORD_FILE cannot be read: open " + missing}},
-		"a secret in UTF-16":              {map[string]string{"T_PASSWORD_FILE": write(t, "utf16", "\xff\xfeh\x00u\x00")}, "", []string{"T_PASSWORD_FILE names a file in UTF-16: "}},
-		"a secret without end":            {map[string]string{"T_PASSWORD_FILE": "/dev/zero"}, "", []string{"T_PASSWORD_FILE names a file of more than 65536 bytes: /dev/zero"}},
-		"a secret that is only a mark":    {map[string]string{"T_PASSWORD_FILE": write(t, "mark", "\ufeff\r\n")}, "", []string{"T_PASSWORD_FILE names an empty file"}},
-		"a secret in an empty file":       {map[string]string{"T_PASSWORD_FILE": empty}, "", []string{"T_PASSWORD_FILE names an empty file"}},
-		"the known password, for anybody": {map[string]string{"T_HOST": "0.0.0.0"}, "", []string{"T_PASSWORD is a default, and 0.0.0.0 can be reached from other machines; set T_PASSWORD to"}},
-		"an unknown key":                  {nil, "t_prot: 1\nt_port: 1\nother: 2", []string{"OTHER is no setting of this program; --help", "T_PROT is no setting of this program; did you mean T_PORT?"}},
+		"a port that is a word": {map[string]string{"T_PORT": "abc"}, "",
+			[]string{`T_PORT is "abc"; it must be a whole number`}},
+		"a port that is a fraction": {map[string]string{"T_PORT": "80.5"}, "", []string{`T_PORT is "80.5"`}},
+		"a port past 64 bits": {map[string]string{"T_PORT": "99999999999999999999"}, "",
+			[]string{`T_PORT is "99999999999999999999"`}},
+		"a port past 16 bits": {map[string]string{"T_PORT": "65536"}, "",
+			[]string{"T_PORT is 65536; it must be 0 to 65535"}},
+		"a duration without a unit": {map[string]string{"T_TIMEOUT": "30"}, "",
+			[]string{`T_TIMEOUT is "30"; it must be a duration with its unit`}},
+		"a duration in a file, no unit": {nil, "t_timeout: 30", []string{`T_TIMEOUT is "30"`}},
+		"no boolean": {map[string]string{"T_STRICT": "yes please"}, "",
+			[]string{`T_STRICT is "yes please"; it must be true or false`}},
+		"no network": {map[string]string{"T_DENY": "10.0.0.0/8,10.0.0.0/33"}, "",
+			[]string{`T_DENY holds "10.0.0.0/33"`}},
+		"no network, in a list": {nil, "t_deny: [10.0.0.0/8, x]", []string{`T_DENY holds "x"`}},
+		"a table in a list":     {nil, "t_deny: [10.0.0.0/8, {a: b}]", []string{"T_DENY is a table"}},
+		"a table for a text":    {nil, "t_host: {a: b}", []string{"T_HOST is a table"}},
+		"a secret twice": {map[string]string{"T_PASSWORD": "a", "T_PASSWORD_FILE": empty}, "",
+			[]string{"T_PASSWORD_FILE is set, and so is T_PASSWORD"}},
+		"a secret twice in a file": {nil, "t_password: a\nt_password_file: " + empty,
+			[]string{"T_PASSWORD_FILE is set, and so is T_PASSWORD"}},
+		"a secret in a file that is not": {map[string]string{"T_PASSWORD_FILE": missing}, "",
+			[]string{"T_PASSWORD_FILE cannot be read: open " + missing}},
+		"a secret in UTF-16": {map[string]string{"T_PASSWORD_FILE": write(t, "utf16",
+			"\xff\xfeh\x00u\x00")}, "", []string{"T_PASSWORD_FILE names a file in UTF-16: "}},
+		"a secret without end": {map[string]string{"T_PASSWORD_FILE": "/dev/zero"}, "",
+			[]string{"T_PASSWORD_FILE names a file of more than 65536 bytes: /dev/zero"}},
+		"a secret that is only a mark": {map[string]string{"T_PASSWORD_FILE": write(t, "mark", "\ufeff\r\n")}, "",
+			[]string{"T_PASSWORD_FILE names an empty file"}},
+		"a secret in an empty file": {map[string]string{"T_PASSWORD_FILE": empty}, "",
+			[]string{"T_PASSWORD_FILE names an empty file"}},
+		"the known password, for anybody": {map[string]string{"T_HOST": "0.0.0.0"}, "",
+			[]string{"T_PASSWORD is a default, and 0.0.0.0 can be reached from other machines; set T_PASSWORD to"}},
+		"an unknown key": {nil, "t_prot: 1\nt_port: 1\nother: 2",
+			[]string{"OTHER is no setting of this program; --help",
+				"T_PROT is no setting of this program; did you mean T_PORT?"}},
 		"one not read, another not usable": {map[string]string{"T_TIMEOUT": "30", "T_PORT": "65536"}, "",
 			[]string{"T_TIMEOUT", "T_PORT"}},
-		"everything at once": {map[string]string{"T_PORT": "abc", "T_TIMEOUT": "30", "T_STRICT": "x", "T_DENY": "x", "T_PASSWORD_FILE": missing}, "t_hots: a",
+		"everything at once": {map[string]string{"T_PORT": "abc", "T_TIMEOUT": "30", "T_STRICT": "x", "T_DENY": "x",
+			"T_PASSWORD_FILE": missing}, "t_hots: a",
 			[]string{"T_DENY", "T_HOTS", "T_PASSWORD_FILE", "T_PORT", "T_STRICT", "T_TIMEOUT"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -225,8 +253,10 @@ func TestSecret_Format_NeverPrinted(t *testing.T) {
 	for _, verb := range "vsqxXdobcUteEfFgG" {
 		for _, flags := range []string{"", "+", "#", "-20", "020"} {
 			format := "%" + flags + string(verb)
-			printed = append(printed, fmt.Sprintf(format, o.Password), fmt.Sprintf(format, &o.Password), fmt.Sprintf(format, o), fmt.Sprintf(format, &o),
-				fmt.Sprintf(format, []any{o.Password}), fmt.Sprintf(format, map[settings.Secret]settings.Secret{o.Password: o.Password}))
+			printed = append(printed, fmt.Sprintf(format, o.Password), fmt.Sprintf(format, &o.Password),
+				fmt.Sprintf(format, o), fmt.Sprintf(format, &o),
+				fmt.Sprintf(format, []any{o.Password}),
+				fmt.Sprintf(format, map[settings.Secret]settings.Secret{o.Password: o.Password}))
 		}
 	}
 	asJSON, err := json.Marshal(o)
@@ -242,10 +272,12 @@ func TestSecret_Format_NeverPrinted(t *testing.T) {
 	}
 	slog.New(slog.NewTextHandler(&out, nil)).Info("slog", "password", o.Password, "options", o)
 	slog.New(slog.NewJSONHandler(&out, nil)).Info("slog", "password", o.Password, "options", o)
-	printed = append(printed, string(asJSON), out.String(), fmt.Sprint(o, o.Password), fmt.Sprintln(o.Password), fmt.Errorf("%w: %v", os.ErrInvalid, o).Error())
+	printed = append(printed, string(asJSON), out.String(), fmt.Sprint(o, o.Password), fmt.Sprintln(o.Password),
+		fmt.Errorf("%w: %v", os.ErrInvalid, o).Error())
 
 	for _, text := range printed {
-		for _, leak := range []string{"hunter2", fmt.Sprintf("%x", "hunter2"), fmt.Sprintf("%X", "hunter2"), fmt.Sprintf("% x", "hunter2")} {
+		for _, leak := range []string{"hunter2", fmt.Sprintf("%x", "hunter2"), fmt.Sprintf("%X", "hunter2"),
+			fmt.Sprintf("% x", "hunter2")} {
 			if strings.Contains(text, leak) {
 				t.Fatalf("the secret was printed: %s", text)
 			}
@@ -258,8 +290,10 @@ func TestSecret_Format_NeverPrinted(t *testing.T) {
 
 func TestIsLoopback(t *testing.T) {
 	for host, want := range map[string]bool{
-		"127.0.0.1": true, "127.1.2.3": true, "::1": true, "::ffff:127.0.0.1": true, "localhost": true, "LOCALHOST": true,
-		"0.0.0.0": false, "::": false, "": false, "10.0.0.1": false, "example.com": false, "localhost.example.com": false, "127.0.0.1.nip.io": false,
+		"127.0.0.1": true, "127.1.2.3": true, "::1": true, "::ffff:127.0.0.1": true, "localhost": true,
+		"LOCALHOST": true,
+		"0.0.0.0":   false, "::": false, "": false, "10.0.0.1": false, "example.com": false,
+		"localhost.example.com": false, "127.0.0.1.nip.io": false,
 	} {
 		if got := settings.IsLoopback(host); got != want {
 			t.Errorf("IsLoopback(%q) = %v, want %v", host, got, want)
@@ -272,32 +306,41 @@ func TestFaults_Checks(t *testing.T) {
 		check func(*settings.Faults)
 		want  []string // settings with a fault
 	}{
-		"a good listener":        {func(f *settings.Faults) { f.CheckListener("127.0.0.1", 0) }, nil},
-		"a name to listen on":    {func(f *settings.Faults) { f.CheckListener("localhost", 65535) }, nil},
-		"no host":                {func(f *settings.Faults) { f.CheckListener("", 8080) }, []string{"HOST"}},
-		"a URL for a host":       {func(f *settings.Faults) { f.CheckListener("http://a", 8080) }, []string{"HOST"}},
-		"a negative port":        {func(f *settings.Faults) { f.CheckListener("::1", -1) }, []string{"PORT"}},
-		"a port past 16 bits":    {func(f *settings.Faults) { f.CheckListener("::1", 65536) }, []string{"PORT"}},
-		"a good log":             {func(f *settings.Faults) { f.CheckLog("debug", "auto") }, nil},
-		"a log level and format": {func(f *settings.Faults) { f.CheckLog("loud", "xml") }, []string{"LOG_LEVEL", "LOG_FORMAT"}},
-		"a good server":          {func(f *settings.Faults) { f.CheckServer("S", "https://a:8443/base") }, nil},
-		"no scheme":              {func(f *settings.Faults) { f.CheckServer("S", "localhost:8080") }, []string{"S"}},
-		"another scheme":         {func(f *settings.Faults) { f.CheckServer("S", "redis://a") }, []string{"S"}},
-		"no server":              {func(f *settings.Faults) { f.CheckServer("S", "http://") }, []string{"S"}},
-		"credentials in a URL":   {func(f *settings.Faults) { f.CheckServer("S", "http://a:b@c/") }, []string{"S"}},
-		"a query":                {func(f *settings.Faults) { f.CheckServer("S", "http://a/?b") }, []string{"S"}},
-		"no URL":                 {func(f *settings.Faults) { f.CheckServer("S", "http://[") }, []string{"S"}},
-		"good host names":        {func(f *settings.Faults) { f.CheckHosts("S", []string{"a", "A.example.com", "a.example."}) }, nil},
+		"a good listener":     {func(f *settings.Faults) { f.CheckListener("127.0.0.1", 0) }, nil},
+		"a name to listen on": {func(f *settings.Faults) { f.CheckListener("localhost", 65535) }, nil},
+		"no host":             {func(f *settings.Faults) { f.CheckListener("", 8080) }, []string{"HOST"}},
+		"a URL for a host":    {func(f *settings.Faults) { f.CheckListener("http://a", 8080) }, []string{"HOST"}},
+		"a negative port":     {func(f *settings.Faults) { f.CheckListener("::1", -1) }, []string{"PORT"}},
+		"a port past 16 bits": {func(f *settings.Faults) { f.CheckListener("::1", 65536) }, []string{"PORT"}},
+		"a good log":          {func(f *settings.Faults) { f.CheckLog("debug", "auto") }, nil},
+		"a log level and format": {func(f *settings.Faults) { f.CheckLog("loud", "xml") },
+			[]string{"LOG_LEVEL", "LOG_FORMAT"}},
+		"a good server":        {func(f *settings.Faults) { f.CheckServer("S", "https://a:8443/base") }, nil},
+		"no scheme":            {func(f *settings.Faults) { f.CheckServer("S", "localhost:8080") }, []string{"S"}},
+		"another scheme":       {func(f *settings.Faults) { f.CheckServer("S", "redis://a") }, []string{"S"}},
+		"no server":            {func(f *settings.Faults) { f.CheckServer("S", "http://") }, []string{"S"}},
+		"credentials in a URL": {func(f *settings.Faults) { f.CheckServer("S", "http://a:b@c/") }, []string{"S"}},
+		"a query":              {func(f *settings.Faults) { f.CheckServer("S", "http://a/?b") }, []string{"S"}},
+		"no URL":               {func(f *settings.Faults) { f.CheckServer("S", "http://[") }, []string{"S"}},
+		"good host names": {func(f *settings.Faults) {
+			f.CheckHosts("S",
+				[]string{"a", "A.example.com", "a.example."})
+		}, nil},
 		"no host names": {
 			func(f *settings.Faults) {
 				f.CheckHosts("S", []string{"a:80", "*.a", "http://a", "a/b", "[::1]", "a b", "a?", "u@a", ""})
 			},
 			[]string{"S", "S", "S", "S", "S", "S", "S", "S", "S"},
 		},
-		"a known password, on loopback": {func(f *settings.Faults) { f.CheckPassword("127.0.0.1", "P", "known", "known") }, nil},
-		"an empty password":             {func(f *settings.Faults) { f.CheckPassword("127.0.0.1", "P", "", "known") }, []string{"P"}},
-		"an empty password, outside":    {func(f *settings.Faults) { f.CheckPassword("0.0.0.0", "P", "", "known") }, []string{"P"}},
-		"a secret that is not set":      {func(f *settings.Faults) { f.CheckSecret("0.0.0.0", "P", "") }, nil},
+		"a known password, on loopback": {func(f *settings.Faults) {
+			f.CheckPassword("127.0.0.1", "P", "known",
+				"known")
+		}, nil},
+		"an empty password": {func(f *settings.Faults) { f.CheckPassword("127.0.0.1", "P", "", "known") },
+			[]string{"P"}},
+		"an empty password, outside": {func(f *settings.Faults) { f.CheckPassword("0.0.0.0", "P", "", "known") },
+			[]string{"P"}},
+		"a secret that is not set": {func(f *settings.Faults) { f.CheckSecret("0.0.0.0", "P", "") }, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var faults settings.Faults
@@ -324,13 +367,17 @@ func TestAddress(t *testing.T) {
 
 func TestCheckPassword_OffLoopback(t *testing.T) {
 	for password, weak := range map[string]bool{
-		"x": true, "known-default": true, "changeme": true, "changemechangeme": true, "password": true, "Password1234": true, "PASSWORD-password": true,
-		"admin123": true, "eleven-char": true, "aaaaaaaaaaaaaaaaaaaa": true, "abababababab": true, "1234567890123": true, "secret-admin-1": true,
+		"x": true, "known-default": true, "changeme": true, "changemechangeme": true, "password": true,
+		"Password1234": true, "PASSWORD-password": true,
+		"admin123": true, "eleven-char": true, "aaaaaaaaaaaaaaaaaaaa": true, "abababababab": true,
+		"1234567890123": true, "secret-admin-1": true,
 		"operator-operator": true, "fleetconf-agent": true, "\u00e4\u00f6\u00fc-\u00df12": true,
-		"twelve-chars": false, "correct horse battery staple": false, "4821-5930-1274": false, "hunter2-0123456789": false,
-		"Zm9vYmFyYmF6cXV4": false, "M\u00fcller-und-S\u00f6hne": false, "password-9f86d081884c": false,
+		"twelve-chars": false, "correct horse battery staple": false, "4821-5930-1274": false,
+		"hunter2-0123456789": false,
+		"Zm9vYmFyYmF6cXV4":   false, "M\u00fcller-und-S\u00f6hne": false, "password-9f86d081884c": false,
 	} {
-		for host, reachable := range map[string]bool{"0.0.0.0": true, "::": true, "10.0.0.1": true, "host.example.com": true, "127.0.0.1": false, "::1": false, "localhost": false} {
+		for host, reachable := range map[string]bool{"0.0.0.0": true, "::": true, "10.0.0.1": true,
+			"host.example.com": true, "127.0.0.1": false, "::1": false, "localhost": false} {
 			var faults settings.Faults
 			faults.CheckPassword(host, "P", settings.Secret(password), "operator", "known-default")
 			if got, want := len(faults) > 0, weak && reachable; got != want {

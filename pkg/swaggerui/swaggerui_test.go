@@ -21,7 +21,8 @@ func TestServeFile_Distribution(t *testing.T) {
 		if err := swaggerui.ServeFile(w, httptest.NewRequest("GET", "/", nil), name); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		if got := w.Header().Get("Content-Type"); got != want.contentType || !strings.Contains(w.Body.String(), want.text) {
+		if got := w.Header().Get("Content-Type"); got != want.contentType ||
+			!strings.Contains(w.Body.String(), want.text) {
 			t.Errorf("%s: got %s, %d bytes, want %s with %q", name, got, w.Body.Len(), want.contentType, want.text)
 		}
 	}

@@ -136,7 +136,8 @@ func (m *manager) notify(states ...string) {
 // logOnce notes whether the news got through, and warns once when they do not.
 func (m *manager) logOnce(err error) {
 	if err != nil && !m.lost {
-		m.log.WithError(fmt.Errorf("NOTIFY_SOCKET: %w; unset it if no service manager started this", err)).Warn("Service manager not told")
+		m.log.WithError(fmt.Errorf("NOTIFY_SOCKET: %w; unset it if no service manager started this",
+			err)).Warn("Service manager not told")
 	}
 	m.lost = err != nil
 }

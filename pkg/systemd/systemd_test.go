@@ -219,7 +219,8 @@ func TestRun_NoListenerAtSocket_WarnsOnce(t *testing.T) {
 		if err := <-done; err != nil {
 			t.Errorf("Run = %v, want nil", err)
 		}
-		if all := lines.AllEntries(); len(all) != 1 || !strings.Contains(fmt.Sprint(all[0].Data[logrus.ErrorKey]), "NOTIFY_SOCKET") {
+		if all := lines.AllEntries(); len(all) != 1 ||
+			!strings.Contains(fmt.Sprint(all[0].Data[logrus.ErrorKey]), "NOTIFY_SOCKET") {
 			t.Errorf("logged %v, want one line that names NOTIFY_SOCKET", all)
 		}
 	})
@@ -240,7 +241,8 @@ func TestRun_ServiceManagerDisappears_ReturnsNil(t *testing.T) {
 func TestRun_InvalidWatchdogInterval(t *testing.T) {
 	supervise(t, "soon")
 	log, _ := logtest.NewNullLogger()
-	if err := systemd.Run(t.Context(), new(process).healthy, log); err == nil || !strings.Contains(err.Error(), "watchdog") {
+	if err := systemd.Run(t.Context(), new(process).healthy, log); err == nil ||
+		!strings.Contains(err.Error(), "watchdog") {
 		t.Errorf("Run = %v, want an error that names the watchdog", err)
 	}
 }

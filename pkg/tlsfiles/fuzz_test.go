@@ -17,8 +17,10 @@ import (
 func FuzzOpen(f *testing.F) {
 	const block = "-----BEGIN CERTIFICATE-----\n%s\n-----END CERTIFICATE-----\n"
 	for _, seed := range []string{
-		"", "\ufeff", "no PEM", strings.Replace(block, "%s", "AAAA", 1), strings.Replace(block, "%s", "", 1), strings.Repeat(strings.Replace(block, "%s", "MAA=", 1), 3),
-		"-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n", "-----BEGIN CERTIFICATE-----\r\nA: b\r\n\r\nMAA=\r\n-----END CERTIFICATE-----", "-----BEGIN \x00-----",
+		"", "\ufeff", "no PEM", strings.Replace(block, "%s", "AAAA", 1), strings.Replace(block, "%s", "", 1),
+		strings.Repeat(strings.Replace(block, "%s", "MAA=", 1), 3),
+		"-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n",
+		"-----BEGIN CERTIFICATE-----\r\nA: b\r\n\r\nMAA=\r\n-----END CERTIFICATE-----", "-----BEGIN \x00-----",
 	} {
 		f.Add([]byte(seed), []byte(seed))
 	}

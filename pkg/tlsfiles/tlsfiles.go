@@ -155,7 +155,8 @@ func (f *Files) Run(ctx context.Context) error {
 		if changed := reload(&f.pair, f.log); changed {
 			f.warned = time.Time{}
 			leaf := f.pair.current.Load().Leaf
-			f.log.WithFields(logrus.Fields{"setting": f.pair.files[0].Setting, "subject": leaf.Subject.String(), "not_after": leaf.NotAfter}).Info("Certificate reloaded")
+			f.log.WithFields(logrus.Fields{"setting": f.pair.files[0].Setting, "subject": leaf.Subject.String(),
+				"not_after": leaf.NotAfter}).Info("Certificate reloaded")
 		}
 		if changed := reload(&f.ca, f.log); changed {
 			f.log.WithField("setting", f.ca.files[0].Setting).Info("Authorities reloaded")
@@ -207,7 +208,10 @@ func (f *Files) Server() *tls.Config {
 		CipherSuites:           Suites(),
 		NextProtos:             []string{"h2", "http/1.1"},
 		SessionTicketsDisabled: true,
-		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.pair.current.Load(), nil },
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return f.pair.current.Load(),
+				nil
+		},
 	}
 	if f.ca.files == nil {
 		return config
@@ -235,7 +239,8 @@ func (f *Files) Client() *tls.Config {
 				return nil, err
 			}
 			if err := asked.SupportsCertificate(cert); err != nil {
-				return nil, f.pair.files[0].fault("holds a certificate that is not signed by an authority which the server takes")
+				return nil, f.pair.files[0].fault("holds a certificate that is not signed by an authority which the " +
+					"server takes")
 			}
 			return cert, nil
 		}

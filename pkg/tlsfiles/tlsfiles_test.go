@@ -193,7 +193,8 @@ func TestRun_HalfReplacedPair_WaitsForBoth(t *testing.T) {
 		if got := serves(t, files); got != "first" {
 			t.Errorf("with half a pair it serves %s, want the first", got)
 		}
-		if line := lines.LastEntry(); line == nil || !strings.Contains(line.Data[logrus.ErrorKey].(error).Error(), "TLS_KEY_FILE names "+f.path("key.pem")) {
+		if line := lines.LastEntry(); line == nil ||
+			!strings.Contains(line.Data[logrus.ErrorKey].(error).Error(), "TLS_KEY_FILE names "+f.path("key.pem")) {
 			t.Errorf("got the line %v, want TLS_KEY_FILE named", line)
 		}
 		wantLog(t, lines, unusable)
@@ -204,7 +205,8 @@ func TestRun_HalfReplacedPair_WaitsForBoth(t *testing.T) {
 			t.Errorf("with the whole pair it serves %s, want the second", got)
 		}
 		line := lines.LastEntry()
-		if end, _ := line.Data["not_after"].(time.Time); line.Data["subject"] != "CN=second" || !end.Equal(files.NotAfter()) {
+		if end, _ := line.Data["not_after"].(time.Time); line.Data["subject"] != "CN=second" ||
+			!end.Equal(files.NotAfter()) {
 			t.Errorf("got the line %v, want what is served now", line.Data)
 		}
 		wantLog(t, lines, reloaded)
@@ -246,12 +248,22 @@ func TestRun_InvalidFiles_KeepsLastGood(t *testing.T) {
 		spoil   func(f folder)
 		message string
 	}{
-		"the certificate is garbage":   {func(f folder) { f.check(os.WriteFile(f.path("cert.pem"), []byte("garbage"), 0o600)) }, "TLS_CERT_FILE"},
-		"the certificate is cut off":   {func(f folder) { f.check(os.Truncate(f.path("cert.pem"), 300)) }, "in the middle of a certificate"},
-		"the certificate is gone":      {func(f folder) { f.check(os.Remove(f.path("cert.pem"))) }, "no such file"},
-		"the key is empty":             {func(f folder) { f.check(os.Truncate(f.path("key.pem"), 0)) }, "TLS_KEY_FILE"},
-		"the new one has expired":      {func(f folder) { f.write(certs.Leaf{Name: "late", NotAfter: time.Now().Add(-time.Second)}) }, "is valid from"},
-		"the new one is not valid yet": {func(f folder) { f.write(certs.Leaf{Name: "early", NotBefore: time.Now().Add(time.Hour)}) }, "is valid from"},
+		"the certificate is garbage": {func(f folder) {
+			f.check(os.WriteFile(f.path("cert.pem"), []byte("garbage"),
+				0o600))
+		}, "TLS_CERT_FILE"},
+		"the certificate is cut off": {func(f folder) { f.check(os.Truncate(f.path("cert.pem"), 300)) },
+			"in the middle of a certificate"},
+		"the certificate is gone": {func(f folder) { f.check(os.Remove(f.path("cert.pem"))) }, "no such file"},
+		"the key is empty":        {func(f folder) { f.check(os.Truncate(f.path("key.pem"), 0)) }, "TLS_KEY_FILE"},
+		"the new one has expired": {func(f folder) {
+			f.write(certs.Leaf{Name: "late",
+				NotAfter: time.Now().Add(-time.Second)})
+		}, "is valid from"},
+		"the new one is not valid yet": {func(f folder) {
+			f.write(certs.Leaf{Name: "early",
+				NotBefore: time.Now().Add(time.Hour)})
+		}, "is valid from"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -263,7 +275,8 @@ func TestRun_InvalidFiles_KeepsLastGood(t *testing.T) {
 				if got := serves(t, files); got != "first" {
 					t.Errorf("it serves %s, want the first", got)
 				}
-				if line := lines.LastEntry(); line == nil || !strings.Contains(line.Data[logrus.ErrorKey].(error).Error(), row.message) {
+				if line := lines.LastEntry(); line == nil ||
+					!strings.Contains(line.Data[logrus.ErrorKey].(error).Error(), row.message) {
 					t.Errorf("got the line %v, want %q", line, row.message)
 				}
 				wantLog(t, lines, unusable)
@@ -312,7 +325,11 @@ func TestRun_ReloadsAuthoritiesAndPairSeparately(t *testing.T) {
 		for by, want := range map[*certs.Authority]bool{f.Authority: false, other: true} {
 			shown, err := by.Issue(certs.Leaf{Name: "agent", Client: true, NotAfter: time.Now().Add(year)})
 			f.check(err)
-			show := &tls.Config{InsecureSkipVerify: true, GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &shown, nil }}
+			show := &tls.Config{InsecureSkipVerify: true,
+				GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+					return &shown,
+						nil
+				}}
 			if _, _, err := handshake(t, files.Server(), show); (err == nil) != want {
 				t.Errorf("a client of the new authority: %v: got %v", want, err)
 			}
@@ -380,7 +397,8 @@ func TestOpen_Invalid_NamesSetting(t *testing.T) {
 			f.check(os.WriteFile(f.path("ca.pem"), append(ca, ca[:100]...), 0o600))
 		}, "TLS_CLIENT_CA_FILE"},
 		"a CA that is none": {func(f folder) {
-			f.check(os.WriteFile(f.path("ca.pem"), []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), 0o600))
+			f.check(os.WriteFile(f.path("ca.pem"),
+				[]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"), 0o600))
 		}, "TLS_CLIENT_CA_FILE"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -405,7 +423,8 @@ func TestServer_Protocols(t *testing.T) {
 	f := newFolder(t)
 	files, _ := f.open(f.paths())
 	client := func(oldest, newest uint16) *tls.Config {
-		return &tls.Config{RootCAs: f.Pool(), ServerName: "127.0.0.1", MinVersion: oldest, MaxVersion: newest, NextProtos: []string{"h2", "http/1.1"}}
+		return &tls.Config{RootCAs: f.Pool(), ServerName: "127.0.0.1", MinVersion: oldest, MaxVersion: newest,
+			NextProtos: []string{"h2", "http/1.1"}}
 	}
 	for name, row := range map[string]struct {
 		min, max, want uint16 // want 0: nothing
@@ -439,10 +458,13 @@ func TestServer_VerifiesClientCertificates(t *testing.T) {
 		leaf certs.Leaf
 		ok   bool
 	}{
-		"nothing":                 {nil, certs.Leaf{}, true},
-		"of the authority":        {f.Authority, certs.Leaf{Name: "agent", Client: true, NotAfter: time.Now().Add(year)}, true},
-		"of another":              {newAuthority(t, "another"), certs.Leaf{Name: "agent", Client: true, NotAfter: time.Now().Add(year)}, false},
-		"expired":                 {f.Authority, certs.Leaf{Name: "agent", Client: true, NotAfter: time.Now().Add(-time.Second)}, false},
+		"nothing": {nil, certs.Leaf{}, true},
+		"of the authority": {f.Authority,
+			certs.Leaf{Name: "agent", Client: true, NotAfter: time.Now().Add(year)}, true},
+		"of another": {newAuthority(t, "another"),
+			certs.Leaf{Name: "agent", Client: true, NotAfter: time.Now().Add(year)}, false},
+		"expired": {f.Authority,
+			certs.Leaf{Name: "agent", Client: true, NotAfter: time.Now().Add(-time.Second)}, false},
 		"of a server, not client": {f.Authority, certs.Leaf{Name: "agent", NotAfter: time.Now().Add(year)}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -450,7 +472,10 @@ func TestServer_VerifiesClientCertificates(t *testing.T) {
 			if row.by != nil {
 				shown, err := row.by.Issue(row.leaf)
 				f.check(err)
-				config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &shown, nil }
+				config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate,
+					error) {
+					return &shown, nil
+				}
 			}
 			got, _, err := handshake(t, files.Server(), config)
 			if (err == nil) != row.ok {
@@ -467,7 +492,8 @@ func TestServer_VerifiesClientCertificates(t *testing.T) {
 func TestServer_NoSessionResumption(t *testing.T) {
 	f := newFolder(t)
 	files, _ := f.open(f.paths())
-	client := &tls.Config{RootCAs: f.Pool(), ServerName: "127.0.0.1", ClientSessionCache: tls.NewLRUClientSessionCache(4)}
+	client := &tls.Config{RootCAs: f.Pool(), ServerName: "127.0.0.1",
+		ClientSessionCache: tls.NewLRUClientSessionCache(4)}
 	server := files.Server()
 	for range 2 {
 		if _, got, err := handshake(t, server, client); err != nil || got.DidResume {
@@ -485,19 +511,23 @@ func TestClient_Certificate_SentIfAccepted(t *testing.T) {
 	client := files.Client()
 	client.ServerName = "127.0.0.1"
 	ask := func(pool *x509.CertPool) *tls.Config {
-		return &tls.Config{Certificates: []tls.Certificate{server}, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: pool}
+		return &tls.Config{Certificates: []tls.Certificate{server}, ClientAuth: tls.VerifyClientCertIfGiven,
+			ClientCAs: pool}
 	}
 	if got, _, err := handshake(t, ask(f.Pool()), client); err != nil || len(got.VerifiedChains) == 0 {
 		t.Errorf("a server of the same authority: got %v, want the certificate shown", err)
 	}
 	var bad *tlsfiles.Error
-	if _, _, err := handshake(t, ask(newAuthority(t, "another").Pool()), client); !errors.As(err, &bad) || !strings.Contains(bad.Error(), "not signed by an authority which the server takes") {
+	if _, _, err := handshake(t, ask(newAuthority(t, "another").Pool()), client); !errors.As(err, &bad) ||
+		!strings.Contains(bad.Error(), "not signed by an authority which the server takes") {
 		t.Errorf("a server that takes others: got %v, want why", err)
 	}
-	other, err := newAuthority(t, "another").Issue(certs.Leaf{Name: "server", Hosts: []string{"127.0.0.1"}, NotAfter: time.Now().Add(year)})
+	other, err := newAuthority(t, "another").Issue(certs.Leaf{Name: "server", Hosts: []string{"127.0.0.1"},
+		NotAfter: time.Now().Add(year)})
 	f.check(err)
 	var untrusted *tls.CertificateVerificationError
-	if _, _, err := handshake(t, &tls.Config{Certificates: []tls.Certificate{other}}, client); !errors.As(err, &untrusted) {
+	if _, _, err := handshake(t, &tls.Config{Certificates: []tls.Certificate{other}}, client); !errors.As(err,
+		&untrusted) {
 		t.Errorf("a server of another authority: got %v, want it not trusted", err)
 	}
 
@@ -505,7 +535,8 @@ func TestClient_Certificate_SentIfAccepted(t *testing.T) {
 	late, _ := f.open(f.paths())
 	client = late.Client()
 	client.ServerName = "127.0.0.1"
-	if _, _, err := handshake(t, ask(f.Pool()), client); !errors.As(err, &bad) || !strings.Contains(bad.Error(), "is valid from") {
+	if _, _, err := handshake(t, ask(f.Pool()), client); !errors.As(err, &bad) ||
+		!strings.Contains(bad.Error(), "is valid from") {
 		t.Errorf("with a certificate that has expired: got %v, want why", err)
 	}
 }
@@ -539,7 +570,8 @@ func TestFiles_TLS12_NoCBC(t *testing.T) {
 	taken := 0
 	for _, suite := range append(tls.CipherSuites(), tls.InsecureCipherSuites()...) {
 		aead := strings.Contains(suite.Name, "GCM") || strings.Contains(suite.Name, "CHACHA20")
-		if _, got, err := handshake(t, files.Server(), old(&tls.Config{}, suite.ID)); err == nil && got.Version == tls.VersionTLS12 {
+		if _, got, err := handshake(t, files.Server(), old(&tls.Config{}, suite.ID)); err == nil &&
+			got.Version == tls.VersionTLS12 {
 			taken++
 			if !aead {
 				t.Errorf("the server takes %s", suite.Name)

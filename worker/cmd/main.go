@@ -85,7 +85,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Metrics: api.NewMetrics(registry), Scrape: metrics.Handler(registry),
 	}), log)
 	if s.WorkerToken == "" {
-		log.WithField("advice", "set WORKER_TOKEN if a reverse proxy on this machine passes requests on: it can look like this machine").
+		log.WithField("advice", "set WORKER_TOKEN if a reverse proxy on this machine passes requests on: it can look "+
+			"like this machine").
 			Info("Pushes restricted to this machine")
 	}
 	g, ctx := errgroup.WithContext(ctx)

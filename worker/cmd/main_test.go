@@ -97,7 +97,8 @@ func TestRun_HitProxy(t *testing.T) {
 			port, _, _ := strings.Cut(addr, `"`)
 			base := "http://127.0.0.1:" + strings.TrimSpace(port)
 			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-			res, err := client.Post(base+"/config", "application/json", strings.NewReader(`{"url":"http://target.invalid/"}`))
+			res, err := client.Post(base+"/config", "application/json",
+				strings.NewReader(`{"url":"http://target.invalid/"}`))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -149,7 +150,8 @@ func TestRun_Help(t *testing.T) {
 	if err := run(t.Context(), []string{"--help"}, &out, io.Discard); err == nil {
 		t.Error("got nil, want the run ended after --help")
 	}
-	for _, want := range []string{"HOST", "PORT", "WORKER_TOKEN", "WORKER_TOKEN_FILE", "HIT_TIMEOUT", "DENY_CIDRS", "LOG_LEVEL", "LOG_FORMAT"} {
+	for _, want := range []string{"HOST", "PORT", "WORKER_TOKEN", "WORKER_TOKEN_FILE", "HIT_TIMEOUT", "DENY_CIDRS",
+		"LOG_LEVEL", "LOG_FORMAT"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("--help says nothing of %s", want)
 		}

@@ -132,7 +132,8 @@ func parse(args []string) (dir string, hosts []string, renew bool, err error) {
 	case err != nil:
 		return "", nil, false, fmt.Errorf("%w: %w; --help says what can be given", settings.ErrUsage, err)
 	case len(arguments) > 1:
-		return "", nil, false, fmt.Errorf("%w: %q is one folder too many; --help says what can be given", settings.ErrUsage, arguments[1])
+		return "", nil, false, fmt.Errorf("%w: %q is one folder too many; --help says what can be given",
+			settings.ErrUsage, arguments[1])
 	case len(arguments) == 0:
 		arguments = []string{filepath.Join("data", "certs")}
 	}
@@ -152,7 +153,8 @@ func (f files) authority() (*certs.Authority, error) {
 		return certs.Load(f.cert("ca"), f.key("ca")) // which is not made again where its key is elsewhere
 	}
 	if _, err := os.Stat(f.key("ca")); !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is there and its certificate is not: put %s back, or delete the key to have a new authority", f.key("ca"), f.cert("ca"))
+		return nil, fmt.Errorf("%s is there and its certificate is not: put %s back, or delete the key to have a new "+
+			"authority", f.key("ca"), f.cert("ca"))
 	}
 	authority, err := certs.NewAuthority("Fleetconf development authority", authorityLife)
 	if err != nil {
@@ -178,7 +180,8 @@ func (f files) alsoFor(hosts []string) []string {
 // holds reports whether a certificate that is there will do.
 func (f files) holds(by *certs.Authority, leaf certs.Leaf) bool {
 	now, err := tls.LoadX509KeyPair(f.cert(leaf.Name), f.key(leaf.Name))
-	if err != nil || now.Leaf.CheckSignatureFrom(by.Certificate()) != nil || time.Until(now.Leaf.NotAfter) < renewBefore {
+	if err != nil || now.Leaf.CheckSignatureFrom(by.Certificate()) != nil ||
+		time.Until(now.Leaf.NotAfter) < renewBefore {
 		return false
 	}
 	return !slices.ContainsFunc(leaf.Hosts, func(host string) bool { return now.Leaf.VerifyHostname(host) != nil })

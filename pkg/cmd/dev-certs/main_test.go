@@ -55,7 +55,8 @@ func TestRun_PathNeedsQuotes_Quoted(t *testing.T) {
 func TestRun_MakesFilesForControllerAndAgent(t *testing.T) {
 	m := made{t, filepath.Join(t.TempDir(), "a", "certs")}
 	said := m.run("--host", "controller", "--host=10.1.2.3")
-	for _, setting := range []string{"TLS_CERT_FILE=", "TLS_KEY_FILE=", "TLS_CLIENT_CA_FILE=", "CONTROLLER_CA_FILE=", "CONTROLLER_CERT_FILE=", "CONTROLLER_KEY_FILE="} {
+	for _, setting := range []string{"TLS_CERT_FILE=", "TLS_KEY_FILE=", "TLS_CLIENT_CA_FILE=", "CONTROLLER_CA_FILE=",
+		"CONTROLLER_CERT_FILE=", "CONTROLLER_KEY_FILE="} {
 		if !strings.Contains(said, "\n"+setting+m.dir) {
 			t.Errorf("it says %s, want %s", said, setting)
 		}
@@ -68,7 +69,8 @@ func TestRun_MakesFilesForControllerAndAgent(t *testing.T) {
 			t.Errorf("%s: %v", host, err)
 		}
 	}
-	if _, err := agent.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+	if _, err := agent.Verify(x509.VerifyOptions{Roots: pool,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		t.Errorf("the agent's: %v", err)
 	}
 	if _, err := agent.Verify(x509.VerifyOptions{Roots: pool}); err == nil {
@@ -104,7 +106,8 @@ func TestRun_ValidFiles_Kept(t *testing.T) {
 		t.Error("a host more: want a certificate of the controller that has it, and that of agents as it was")
 	}
 	m.run("--renew")
-	if renewed := m.leaf("controller"); renewed.Equal(named) || renewed.VerifyHostname("controller") != nil || m.leaf("agent").Equal(agent) || !m.leaf("ca").Equal(authority) {
+	if renewed := m.leaf("controller"); renewed.Equal(named) || renewed.VerifyHostname("controller") != nil ||
+		m.leaf("agent").Equal(agent) || !m.leaf("ca").Equal(authority) {
 		t.Error("--renew: want new certificates for the same hosts, of the same authority")
 	}
 	for _, name := range []string{"ca.pem", "ca-key.pem"} {
@@ -149,7 +152,8 @@ func TestRun_UsageErrors(t *testing.T) {
 		}
 	}
 	var help bytes.Buffer
-	if err := run([]string{"--help"}, &help); !errors.Is(err, flag.ErrHelp) || !strings.Contains(help.String(), "--renew") {
+	if err := run([]string{"--help"}, &help); !errors.Is(err, flag.ErrHelp) ||
+		!strings.Contains(help.String(), "--renew") {
 		t.Errorf("--help: got %v, %s", err, help.String())
 	}
 }

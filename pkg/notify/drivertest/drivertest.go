@@ -77,7 +77,8 @@ func (b Broker) everyReceiver(t *testing.T) {
 	announcer := b.New(t, address, Password)
 	messages := []string{
 		`{"version":2,"etag":"2-a","spread_ms":0}`, `{"version":2,"etag":"2-a","spread_ms":0}`, `{"version":1}`,
-		`{"version":`, "\x00\xff\r\n+OK\r\nMSG fleetconf.config 1 99999999999\r\n$99999999999\r\n", strings.Repeat("x", 512<<10), " ",
+		`{"version":`, "\x00\xff\r\n+OK\r\nMSG fleetconf.config 1 99999999999\r\n$99999999999\r\n",
+		strings.Repeat("x", 512<<10), " ",
 	}
 	for _, message := range messages {
 		notifytest.Announce(t, announcer, message)
@@ -225,7 +226,8 @@ func (b Broker) hangs(t *testing.T) {
 	addToxic(t, proxy, `{"name":"down","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := driver.Announce(ctx, notify.Subject, []byte("nobody")); err == nil || !strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
+	if err := driver.Announce(ctx, notify.Subject, []byte("nobody")); err == nil ||
+		!strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
 		t.Errorf("Announce: got %v, want the end of its context", err)
 	}
 	_ = r.Lost(t) // a ping was not answered
@@ -238,7 +240,8 @@ func (b Broker) hangs(t *testing.T) {
 
 func (b Broker) slow(t *testing.T) {
 	proxy := b.proxied(t)
-	addToxic(t, proxy, `{"name":"pieces","type":"slicer","stream":"downstream","attributes":{"average_size":2,"size_variation":1,"delay":10}}`)
+	addToxic(t, proxy, `{"name":"pieces","type":"slicer","stream":"downstream",
+		"attributes":{"average_size":2,"size_variation":1,"delay":10}}`)
 	addToxic(t, proxy, `{"name":"late","type":"latency","stream":"upstream","attributes":{"latency":20,"jitter":10}}`)
 	driver := b.New(t, proxy.Listen, Password)
 	r := notifytest.Listen(t, driver)
@@ -271,7 +274,8 @@ func (b Broker) wrongPassword(t *testing.T) {
 	driver := b.New(t, address, Password)
 	r := notifytest.Listen(t, driver)
 	for _, err := range []error{r.Lost(t), driver.Announce(t.Context(), notify.Subject, []byte("nobody"))} {
-		if err == nil || strings.Contains(err.Error(), Password) || !strings.Contains(err.Error(), "credentials are refused") {
+		if err == nil || strings.Contains(err.Error(), Password) ||
+			!strings.Contains(err.Error(), "credentials are refused") {
 			t.Errorf("got %v, want words on the credentials, without the password", err)
 		}
 	}

@@ -303,14 +303,17 @@ func reason(ctx context.Context, subject string, err error) error {
 		message string
 		of      []error
 	}{
-		{"the credentials are refused", []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked, nats.ErrAccountAuthExpired}},
+		{"the credentials are refused", []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked,
+			nats.ErrAccountAuthExpired}},
 		{"this account may not use subject " + subject, []error{nats.ErrPermissionViolation}},
 		{"messages come faster than they are read", []error{nats.ErrSlowConsumer}},
 		{"the server wants TLS otherwise", []error{nats.ErrSecureConnRequired, nats.ErrSecureConnWanted}},
-		{"the server has too many connections", []error{nats.ErrMaxConnectionsExceeded, nats.ErrMaxAccountConnectionsExceeded}},
+		{"the server has too many connections",
+			[]error{nats.ErrMaxConnectionsExceeded, nats.ErrMaxAccountConnectionsExceeded}},
 		{"no server can be reached", []error{nats.ErrNoServers}},
 		{"the broker did not answer in time", []error{nats.ErrTimeout, context.DeadlineExceeded}},
-		{"the broker cut the connection", []error{nats.ErrConnectionClosed, nats.ErrStaleConnection, nats.ErrBadSubscription}},
+		{"the broker cut the connection",
+			[]error{nats.ErrConnectionClosed, nats.ErrStaleConnection, nats.ErrBadSubscription}},
 	} {
 		for _, of := range row.of {
 			if errors.Is(err, of) {

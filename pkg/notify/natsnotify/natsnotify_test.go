@@ -69,15 +69,19 @@ var broker = drivertest.Broker{
 	},
 	Confirms: []string{`INFO {"server_id":"x","max_payload":1048576}` + "\r\n", "PONG\r\n", "PONG\r\n"},
 	Violations: map[string]drivertest.Violation{
-		"a message of many gigabytes": {Sends: "MSG fleetconf.config 1 99999999999\r\n", Repeats: "x", Error: "sends too much"},
-		"a message of a gigabyte":     {Sends: "MSG fleetconf.config 1 999999999\r\n", Error: "sends too much"},
-		"a message without an end":    {Sends: "MSG fleetconf.config 1 1\r\n", Repeats: "x", Error: "sends too much"},
-		"a carriage return too many":  {Sends: "MSG fleetconf.config 1 5\r12\nx\r\nMSG fleetconf.config 1 99999999999999999\r\n", Repeats: "x", Error: "sends too much"},
-		"a hidden length":             {Sends: "MSG fleetconf.config 1 1\r\nx\r\rhmsg fleetconf.config 1 0 1\r\nMSG fleetconf.config 1 99999999999999999\r\n", Repeats: "x", Error: "sends too much"},
-		"a line without an end":       {Sends: "INFO {", Repeats: "x", Error: "sends too much"},
-		"a message of no length":      {Sends: "MSG fleetconf.config 1 -5\r\n", Error: "sends too much"},
-		"noise":                       {Sends: "HTTP/1.1 200 OK\r\n\r\n", Error: "nats:"},
-		"a refusal with a secret":     {Sends: "-ERR 'wrong password hunter2'\r\n", Error: "nats: the connection failed"},
+		"a message of many gigabytes": {Sends: "MSG fleetconf.config 1 99999999999\r\n", Repeats: "x",
+			Error: "sends too much"},
+		"a message of a gigabyte":  {Sends: "MSG fleetconf.config 1 999999999\r\n", Error: "sends too much"},
+		"a message without an end": {Sends: "MSG fleetconf.config 1 1\r\n", Repeats: "x", Error: "sends too much"},
+		"a carriage return too many": {Sends: "MSG fleetconf.config 1 5\r12\nx\r\nMSG fleetconf.config 1 " +
+			"99999999999999999\r\n", Repeats: "x", Error: "sends too much"},
+		"a hidden length": {Sends: "MSG fleetconf.config 1 1\r\nx\r\rhmsg fleetconf.config 1 0 1\r\nMSG " +
+			"fleetconf.config 1 99999999999999999\r\n", Repeats: "x", Error: "sends too much"},
+		"a line without an end":  {Sends: "INFO {", Repeats: "x", Error: "sends too much"},
+		"a message of no length": {Sends: "MSG fleetconf.config 1 -5\r\n", Error: "sends too much"},
+		"noise":                  {Sends: "HTTP/1.1 200 OK\r\n\r\n", Error: "nats:"},
+		"a refusal with a secret": {Sends: "-ERR 'wrong password hunter2'\r\n",
+			Error: "nats: the connection failed"},
 	},
 }
 
@@ -95,14 +99,16 @@ func hears(t *testing.T, driver *natsnotify.Driver) {
 // refused announces, and tells whether the error holds errorText.
 func refused(t *testing.T, driver *natsnotify.Driver, errorText string) {
 	t.Helper()
-	if err := driver.Announce(t.Context(), notify.Subject, []byte("nobody")); err == nil || !strings.Contains(err.Error(), errorText) {
+	if err := driver.Announce(t.Context(), notify.Subject, []byte("nobody")); err == nil ||
+		!strings.Contains(err.Error(), errorText) {
 		t.Errorf("got %v, want an error like %q", err, errorText)
 	}
 }
 
 func TestDriver_TLS(t *testing.T) {
 	certs := notifytest.Certificates(t)
-	config, err := server.GenTLSConfig(&server.TLSConfigOpts{CertFile: certs.Cert, KeyFile: certs.Key, CaFile: certs.CA, Verify: true})
+	config, err := server.GenTLSConfig(&server.TLSConfigOpts{CertFile: certs.Cert, KeyFile: certs.Key, CaFile: certs.CA,
+		Verify: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +219,8 @@ func encoded(t *testing.T, claims jwt.Claims, by keyPair) string {
 
 func TestDriver_DeniedSubscription(t *testing.T) {
 	address := notifytest.FreeAddress(t)
-	user := &server.User{Username: "fleet", Password: "p", Permissions: &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{">"}}}}
+	user := &server.User{Username: "fleet", Password: "p",
+		Permissions: &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{">"}}}}
 	stop := start(t, address, server.Options{Users: []*server.User{user}})
 	driver := open(t, natsnotify.Options{URL: "nats://" + address, Username: "fleet", Password: "p"})
 	r := notifytest.Listen(t, driver)

@@ -17,13 +17,15 @@ type Files struct{ CA, Cert, Key string }
 func Certificates(t *testing.T) Files {
 	t.Helper()
 	dir := t.TempDir()
-	files := Files{CA: filepath.Join(dir, "ca.pem"), Cert: filepath.Join(dir, "cert.pem"), Key: filepath.Join(dir, "key.pem")}
+	files := Files{CA: filepath.Join(dir, "ca.pem"), Cert: filepath.Join(dir, "cert.pem"),
+		Key: filepath.Join(dir, "key.pem")}
 	authority, err := certs.NewAuthority("authority", time.Hour)
 	if err == nil {
 		err = authority.Save(files.CA, filepath.Join(dir, "ca-key.pem"))
 	}
 	if err == nil {
-		leaf := certs.Leaf{Name: "leaf", Hosts: []string{"127.0.0.1"}, Client: true, NotAfter: time.Now().Add(time.Hour)}
+		leaf := certs.Leaf{Name: "leaf", Hosts: []string{"127.0.0.1"}, Client: true,
+			NotAfter: time.Now().Add(time.Hour)}
 		err = authority.Write(leaf, files.Cert, files.Key)
 	}
 	if err != nil {

@@ -112,7 +112,8 @@ func (r *Receiver) LostAtLast(t *testing.T) error {
 func (r *Receiver) Received(t *testing.T, message string) {
 	t.Helper()
 	if got := r.next(t, "heard"); got.message != message {
-		t.Fatalf("heard %.100q (%d bytes), want %.100q (%d bytes)", got.message, len(got.message), message, len(message))
+		t.Fatalf("heard %.100q (%d bytes), want %.100q (%d bytes)", got.message, len(got.message), message,
+			len(message))
 	}
 }
 

@@ -28,7 +28,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // start runs a Redis server.
 func start(t *testing.T, address string, args ...string) (stop func()) {
 	t.Helper()
-	return run(t, append([]string{"--bind", "127.0.0.1", "--port", portOf(address), "--save", "", "--appendonly", "no", "--dir", t.TempDir()}, args...)...)
+	return run(t, append([]string{"--bind", "127.0.0.1", "--port", portOf(address), "--save", "", "--appendonly", "no",
+		"--dir", t.TempDir()}, args...)...)
 }
 
 // run runs Redis, and waits until it is ready.
@@ -51,7 +52,8 @@ func run(t *testing.T, args ...string) (stop func()) {
 		defer close(read)
 		lines := bufio.NewScanner(out)
 		for once := sync.OnceFunc(func() { close(ready) }); lines.Scan(); {
-			if strings.Contains(lines.Text(), "Ready to accept connections") || strings.Contains(lines.Text(), "Sentinel ID is") {
+			if strings.Contains(lines.Text(), "Ready to accept connections") ||
+				strings.Contains(lines.Text(), "Sentinel ID is") {
 				once()
 			}
 		}
@@ -91,13 +93,16 @@ var broker = drivertest.Broker{
 	},
 	Confirms: []string{"", "-ERR unknown command\r\n", "*3\r\n$9\r\nsubscribe\r\n$16\r\nfleetconf.config\r\n:1\r\n"},
 	Violations: map[string]drivertest.Violation{
-		"a message of many gigabytes": {Sends: "*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$99999999999\r\n", Repeats: "x", Error: "sends too much"},
-		"a message of a gigabyte":     {Sends: "*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$999999999\r\n", Error: "sends too much"},
+		"a message of many gigabytes": {Sends: "*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$99999999999\r\n",
+			Repeats: "x", Error: "sends too much"},
+		"a message of a gigabyte": {Sends: "*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$999999999\r\n",
+			Error: "sends too much"},
 		"long replies in one": {
 			Sends: "*4096\r\n", Repeats: "$2000\r\n" + strings.Repeat("x", 2000) + "\r\n", Error: "sends too much",
 		},
 		"short replies in many": {
-			Sends: "*4096\r\n*4096\r\n", Repeats: "*500\r\n" + strings.Repeat("$3\r\nxyz\r\n", 500), Error: "sends too much",
+			Sends: "*4096\r\n*4096\r\n", Repeats: "*500\r\n" + strings.Repeat("$3\r\nxyz\r\n", 500),
+			Error: "sends too much",
 		},
 		"a billion replies in one":  {Sends: "*999999999\r\n", Repeats: "$1\r\nx\r\n", Error: "sends too much"},
 		"replies within replies":    {Repeats: "*1\r\n", Error: "sends too much"},
@@ -106,7 +111,8 @@ var broker = drivertest.Broker{
 		"a reply without a kind":    {Sends: "*1\r\n:5\r\n", Error: "does not speak"},
 		"an empty reply":            {Sends: "*0\r\n", Error: "does not speak"},
 		"noise":                     {Sends: "HTTP/1.1 200 OK\r\n\r\n", Error: "redis:"},
-		"a refusal with a secret":   {Sends: "-ERR unknown command 'HELLO', with args beginning with: 'hunter2'\r\n", Error: "redis: the server refuses"},
+		"a refusal with a secret": {Sends: "-ERR unknown command 'HELLO', with args beginning with: 'hunter2'\r\n",
+			Error: "redis: the server refuses"},
 	},
 }
 
@@ -132,7 +138,8 @@ func TestDriver_FullServer(t *testing.T) {
 func TestDriver_TLS(t *testing.T) {
 	address := notifytest.FreeAddress(t)
 	certs := notifytest.Certificates(t)
-	start(t, notifytest.FreeAddress(t), "--tls-port", portOf(address), "--tls-cert-file", certs.Cert, "--tls-key-file", certs.Key, "--tls-ca-cert-file", certs.CA, "--tls-auth-clients", "no")
+	start(t, notifytest.FreeAddress(t), "--tls-port", portOf(address), "--tls-cert-file", certs.Cert, "--tls-key-file",
+		certs.Key, "--tls-ca-cert-file", certs.CA, "--tls-auth-clients", "no")
 	notifytest.AddByteOrderMark(t, certs.CA)
 	driver := open(t, "rediss://"+address, certs.CA)
 	r := notifytest.Listen(t, driver)
@@ -158,18 +165,21 @@ func TestDriver_Sentinel(t *testing.T) {
 	server, sentinel := notifytest.FreeAddress(t), notifytest.FreeAddress(t)
 	start(t, server, "--requirepass", "server-password")
 	file := filepath.Join(t.TempDir(), "sentinel.conf")
-	conf := fmt.Sprintf("sentinel monitor fleet 127.0.0.1 %s 1\nsentinel auth-pass fleet server-password\nrequirepass sentinel-password\n", portOf(server))
+	conf := fmt.Sprintf("sentinel monitor fleet 127.0.0.1 %s 1\nsentinel auth-pass fleet "+
+		"server-password\nrequirepass sentinel-password\n", portOf(server))
 	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	run(t, file, "--sentinel", "--port", portOf(sentinel), "--bind", "127.0.0.1")
-	address := "redis://:sentinel-password@" + notifytest.FreeAddress(t) + "?master_name=%s&addr=" + sentinel + "&password=server-password"
+	address := "redis://:sentinel-password@" + notifytest.FreeAddress(t) + "?master_name=%s&addr=" + sentinel +
+		"&password=server-password"
 	driver := open(t, fmt.Sprintf(address, "fleet"), "")
 	r := notifytest.Listen(t, driver)
 	r.Subscribed(t)
 	notifytest.Announce(t, driver, "by way of a Sentinel")
 	r.Received(t, "by way of a Sentinel")
-	if err := open(t, fmt.Sprintf(address, "other"), "").Announce(t.Context(), notify.Subject, nil); err == nil || !strings.HasPrefix(err.Error(), "redis:") {
+	if err := open(t, fmt.Sprintf(address, "other"), "").Announce(t.Context(), notify.Subject, nil); err == nil ||
+		!strings.HasPrefix(err.Error(), "redis:") {
 		t.Errorf("a master that nobody knows: got %v", err)
 	}
 }
@@ -193,8 +203,10 @@ func TestDriver_Cluster(t *testing.T) {
 
 func TestNew_BadURL(t *testing.T) {
 	for _, address := range []string{
-		"", "localhost:6379", "http://:hunter2@localhost", "redis://", "redis://:hunter2/x@host", "redis://:hunter2@host/db", "redis://:hunter2@host?colour=red",
-		"redis://:hunter2@host?master_name=m&addr=nope", "redis://:hunter2@host?addr=nope", "redis://:hunter2@[", "unix://:hunter2@/a",
+		"", "localhost:6379", "http://:hunter2@localhost", "redis://", "redis://:hunter2/x@host",
+		"redis://:hunter2@host/db", "redis://:hunter2@host?colour=red",
+		"redis://:hunter2@host?master_name=m&addr=nope", "redis://:hunter2@host?addr=nope", "redis://:hunter2@[",
+		"unix://:hunter2@/a",
 	} {
 		if _, err := redisnotify.New(address, ""); err == nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("New(%q): got %v, want an error without the password", address, err)
@@ -207,7 +219,8 @@ func TestNew_BadURL(t *testing.T) {
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := redisnotify.New("rediss://localhost", pipe); err == nil || !strings.Contains(err.Error(), "named pipe") {
+	if _, err := redisnotify.New("rediss://localhost", pipe); err == nil ||
+		!strings.Contains(err.Error(), "named pipe") {
 		t.Errorf("got %v, want an error that says a named pipe", err)
 	}
 }

@@ -85,7 +85,8 @@ func (d *Driver) sentinel(address string) error {
 func (d *Driver) ask(ctx context.Context, sentinel string, opts *redis.FailoverOptions) (master string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, d.answer)
 	defer cancel()
-	asked := redis.Options{Addr: sentinel, Username: opts.SentinelUsername, Password: opts.SentinelPassword, Dialer: d.dial(ctx)}
+	asked := redis.Options{Addr: sentinel, Username: opts.SentinelUsername, Password: opts.SentinelPassword,
+		Dialer: d.dial(ctx)}
 	tune(&asked)
 	client := redis.NewSentinelClient(&asked)
 	defer func() { _ = client.Close() }()

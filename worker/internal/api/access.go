@@ -83,10 +83,12 @@ func (a *access) checkLocal(r *http.Request) error {
 		return fmt.Errorf("%w; set WORKER_TOKEN to allow it from elsewhere", errRemote)
 	}
 	if !server.HostAllowed(r, a.hosts) {
-		return fmt.Errorf("%w, with localhost, an IP address or a name in ALLOWED_HOSTS as its Host, not %q", errRemote, r.Host)
+		return fmt.Errorf("%w, with localhost, an IP address or a name in ALLOWED_HOSTS as its Host, not %q", errRemote,
+			r.Host)
 	}
 	if r.Method == http.MethodPost && !server.ToLoopback(r) && !server.HostIn(r, a.hosts) {
-		return fmt.Errorf("%w, not through a proxy (Host %s); set WORKER_TOKEN to allow it from elsewhere", errRemote, r.Host)
+		return fmt.Errorf("%w, not through a proxy (Host %s); set WORKER_TOKEN to allow it from elsewhere", errRemote,
+			r.Host)
 	}
 	if err := a.crossOrigin.Check(r); err != nil {
 		return fmt.Errorf("%w, and from no page of another site: %w", errRemote, err)

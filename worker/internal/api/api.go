@@ -60,9 +60,12 @@ func (a *API) routes() []server.Route {
 		{Method: "POST", Path: "/config", Class: pushClass, Access: a.Metrics.countForbidden(access), Handle: a.push},
 		{Method: "GET", Path: "/config", Class: stateClass, Access: access, Handle: a.state},
 		{Method: "GET", Path: "/health", Class: probeClass, Access: server.Public, Handle: server.Plain(server.Health)},
-		{Method: "GET", Path: "/ready", Class: probeClass, Access: server.Public, Handle: server.Plain(server.Ready(a.notReady))},
-		{Method: "GET", Path: "/metrics", Class: probeClass, Access: server.Public, Handle: server.Plain(a.Scrape.ServeHTTP)},
-		{Method: "GET", Path: "/version", Class: probeClass, Access: server.Public, Handle: server.Plain(server.Version)},
+		{Method: "GET", Path: "/ready", Class: probeClass, Access: server.Public,
+			Handle: server.Plain(server.Ready(a.notReady))},
+		{Method: "GET", Path: "/metrics", Class: probeClass, Access: server.Public,
+			Handle: server.Plain(a.Scrape.ServeHTTP)},
+		{Method: "GET", Path: "/version", Class: probeClass, Access: server.Public,
+			Handle: server.Plain(server.Version)},
 		{Method: "GET", Path: "/openapi.json", Class: docsClass, Access: server.Public, Handle: server.Plain(openAPI)},
 		{Method: "GET", Path: "/swagger", Class: docsClass, Access: server.Public, Handle: swagger},
 		{Method: "GET", Path: "/swagger/*file", Class: docsClass, Access: server.Public, Handle: swagger},
@@ -160,7 +163,8 @@ func (a *API) push(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return server.WriteJSON(w, http.StatusOK, models.WorkerAccepted{Message: "Configuration applied", Version: cfg.Version})
+	return server.WriteJSON(w, http.StatusOK,
+		models.WorkerAccepted{Message: "Configuration applied", Version: cfg.Version})
 }
 
 // apply runs what r pushes, as Proxy.Apply does.

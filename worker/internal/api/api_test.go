@@ -40,7 +40,8 @@ func newHandler(t *testing.T, token string, deny ...netip.Prefix) (http.Handler,
 	log.SetLevel(logrus.DebugLevel)
 	p := proxy.New(proxy.Options{Timeout: time.Minute, Deny: deny, Log: log})
 	t.Cleanup(p.Close)
-	return server.Wrap(api.New(api.Parts{Proxy: p, Token: token, Hosts: []string{"worker.example"}, Log: log}), log), logs
+	return server.Wrap(api.New(api.Parts{Proxy: p, Token: token, Hosts: []string{"worker.example"}, Log: log}), log),
+		logs
 }
 
 func newServer(t *testing.T, h http.Handler) *httptest.Server {
@@ -85,7 +86,8 @@ func wantProblem(t *testing.T, res *http.Response, status int) problem.Problem {
 	if err := json.Unmarshal(body, &p); err != nil || res.Header.Get("Content-Type") != problem.ContentType {
 		t.Errorf("got %s %q, want a problem document", res.Header.Get("Content-Type"), body)
 	}
-	if res.StatusCode != status || p.Status != status || p.Title != http.StatusText(status) || p.Detail == "" || p.Type != "about:blank" {
+	if res.StatusCode != status || p.Status != status || p.Title != http.StatusText(status) || p.Detail == "" ||
+		p.Type != "about:blank" {
 		t.Errorf("got %s %+v, want a whole problem of status %d", res.Status, p, status)
 	}
 	return p
@@ -98,7 +100,8 @@ func TestPush_Accepted(t *testing.T) {
 	for _, contentType := range []string{"application/json", "application/json; charset=utf-8", "Application/JSON"} {
 		res := send(h, push(good, func(r *http.Request) { r.Header.Set("Content-Type", contentType) }))
 		body, _ := io.ReadAll(res.Body)
-		if want := `{"message":"Configuration applied","version":8}` + "\n"; res.StatusCode != 200 || string(body) != want {
+		if want := `{"message":"Configuration applied","version":8}` + "\n"; res.StatusCode != 200 ||
+			string(body) != want {
 			t.Errorf("%s: got %s %s, want %s", contentType, res.Status, body, want)
 		}
 	}
@@ -125,7 +128,8 @@ func guarded() []guardedRequest {
 	return []guardedRequest{
 		{"from here", "", nil, 200},
 		{"from here over IPv6", "", func(r *http.Request) { r.RemoteAddr, r.Host = "[::1]:40000", "[::1]:8082" }, 200},
-		{"from here on a socket for both", "", func(r *http.Request) { r.RemoteAddr = "[::ffff:127.0.0.1]:40000" }, 200},
+		{"from here on a socket for both", "", func(r *http.Request) { r.RemoteAddr = "[::ffff:127.0.0.1]:40000" },
+			200},
 		{"Host is an address", "", func(r *http.Request) { r.Host = "127.0.0.1:8082" }, 200},
 		{"Host is an IPv4-mapped address", "", func(r *http.Request) { r.Host = "[::ffff:127.0.0.1]:8082" }, 200},
 		{"Host is another loopback address", "", func(r *http.Request) { r.Host = "127.8.8.8" }, 200},
@@ -233,7 +237,8 @@ func TestState_Access(t *testing.T) {
 			if res.StatusCode != want || strings.Contains(string(body), "canary") != (want == 200) {
 				t.Errorf("got %s %s, want %d", res.Status, body, want)
 			}
-			if challenge := res.Header.Get("WWW-Authenticate"); strings.HasPrefix(challenge, "Bearer ") != (want == 401) {
+			if challenge := res.Header.Get("WWW-Authenticate"); strings.HasPrefix(challenge,
+				"Bearer ") != (want == 401) {
 				t.Errorf("got WWW-Authenticate %q with %d", challenge, want)
 			}
 		})
@@ -252,7 +257,8 @@ func TestPush_Access(t *testing.T) {
 				return
 			}
 			wantProblem(t, res, tc.status)
-			if challenge := res.Header.Get("WWW-Authenticate"); strings.HasPrefix(challenge, "Bearer ") != (tc.status == 401) {
+			if challenge := res.Header.Get("WWW-Authenticate"); strings.HasPrefix(challenge,
+				"Bearer ") != (tc.status == 401) {
 				t.Errorf("got WWW-Authenticate %q with %d", challenge, tc.status)
 			}
 			if res := send(h, get("/config", "Authorization", "Bearer "+tc.token)); res.StatusCode != 404 {
@@ -324,7 +330,8 @@ func TestPush_BadDocument(t *testing.T) {
 			}
 		})
 	}
-	for _, contentType := range []string{"", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/jsonp", ";"} {
+	for _, contentType := range []string{"", "text/plain", "application/x-www-form-urlencoded",
+		"multipart/form-data; boundary=x", "application/jsonp", ";"} {
 		res := send(h, push(good, func(r *http.Request) { r.Header["Content-Type"] = []string{contentType} }))
 		wantProblem(t, res, http.StatusUnsupportedMediaType)
 	}
@@ -352,7 +359,8 @@ func TestState_Conditional(t *testing.T) {
 	if err := json.NewDecoder(res.Body).Decode(&state); err != nil {
 		t.Fatal(err)
 	}
-	if state.Instance == "" || state != (models.WorkerState{URL: "https://example.com/", Version: 8, Instance: state.Instance}) {
+	if state.Instance == "" || state != (models.WorkerState{URL: "https://example.com/", Version: 8,
+		Instance: state.Instance}) {
 		t.Errorf("got %+v, want what was pushed, and an instance", state)
 	}
 	tag := res.Header.Get("ETag")
@@ -411,7 +419,8 @@ func TestHit_InvalidUpgrade_BlamesTheCaller(t *testing.T) {
 	target := newServer(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked = true }))
 	h, _ := newHandler(t, "")
 	send(h, push(`{"url":"`+target.URL+`"}`, nil))
-	p := wantProblem(t, send(h, get("/hit", "Connection", "Upgrade", "Upgrade", "web\x80socket")), http.StatusBadRequest)
+	p := wantProblem(t, send(h, get("/hit", "Connection", "Upgrade", "Upgrade", "web\x80socket")),
+		http.StatusBadRequest)
 	if asked || strings.Contains(p.Detail, "target") || !strings.Contains(p.Detail, "request") {
 		t.Errorf("asked the target: %v; got %q, want the request blamed", asked, p.Detail)
 	}
@@ -423,7 +432,8 @@ func TestHit_InvalidUpgrade_BlamesTheCaller(t *testing.T) {
 func TestBodies_EndWithNewline(t *testing.T) {
 	h, _ := newHandler(t, "")
 	for _, r := range []*http.Request{
-		get("/"), get("/hit"), get("/config"), get("/ready"), get("/health"), get("/version"), get("/openapi.json"), get("/nothing"), push("{}", nil), push(good, nil), get("/config"),
+		get("/"), get("/hit"), get("/config"), get("/ready"), get("/health"), get("/version"), get("/openapi.json"),
+		get("/nothing"), push("{}", nil), push(good, nil), get("/config"),
 	} {
 		res := send(h, r)
 		if body, _ := io.ReadAll(res.Body); !strings.HasSuffix(string(body), "\n") {
@@ -495,7 +505,8 @@ func TestHit_WholeStack(t *testing.T) {
 	if string(first)+string(rest) != "<p>first second" || err != nil || err2 != nil || res.StatusCode != 202 {
 		t.Errorf("got %s %q %q, want 202 and the body as it came", res.Status, first, rest)
 	}
-	for name, want := range map[string][]string{"Content-Type": nil, "X-Config-Version": {"3"}, "X-Content-Type-Options": {"nosniff"}} {
+	for name, want := range map[string][]string{"Content-Type": nil, "X-Config-Version": {"3"},
+		"X-Content-Type-Options": {"nosniff"}} {
 		if diff := cmp.Diff(want, res.Header[name]); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
@@ -530,7 +541,8 @@ func TestHit_ThousandAtOnce(t *testing.T) {
 
 func TestRoutes_Unknown(t *testing.T) {
 	h, _ := newHandler(t, "")
-	for _, path := range []string{"/hit/", "/Hit", "/config/1", "/api/v1/config", "/../hit", "//hit", "/%ff", "/hit%00"} {
+	for _, path := range []string{"/hit/", "/Hit", "/config/1", "/api/v1/config", "/../hit", "//hit", "/%ff",
+		"/hit%00"} {
 		r := get("/")
 		r.URL.Path = path
 		wantProblem(t, send(h, r), http.StatusNotFound)
@@ -543,7 +555,8 @@ func TestRoutes_Unknown(t *testing.T) {
 // A proxy on this machine must not open the door that is for this machine.
 func TestPush_LocalReverseProxy_Rejected(t *testing.T) {
 	h, _ := newHandler(t, "")
-	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "X-Envoy-External-Address"} {
+	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP",
+		"X-Envoy-External-Address"} {
 		wantProblem(t, send(h, push(good, headers(name, "198.51.100.7"))), http.StatusForbidden)
 	}
 }
@@ -598,7 +611,8 @@ func TestRoutes_OtherMethods(t *testing.T) {
 	for _, tc := range []struct{ method, path, allow string }{
 		{"POST", "/hit", "GET"}, {"OPTIONS", "/hit", "GET"}, {"BREW", "/hit", "GET"}, {"CONNECT", "/hit", "GET"},
 		{"PUT", "/config", "GET, POST"}, {"DELETE", "/config", "GET, POST"}, {"PATCH", "/config", "GET, POST"},
-		{"POST", "/health", "GET"}, {"POST", "/ready", "GET"}, {"POST", "/version", "GET"}, {"POST", "/swagger/index.html", "GET"},
+		{"POST", "/health", "GET"}, {"POST", "/ready", "GET"}, {"POST", "/version", "GET"},
+		{"POST", "/swagger/index.html", "GET"},
 	} {
 		res := send(h, httptest.NewRequest(tc.method, tc.path, nil))
 		wantProblem(t, res, http.StatusMethodNotAllowed)
@@ -623,7 +637,8 @@ func TestProcessRoutes(t *testing.T) {
 		t.Errorf("/ready after a push: got %s, want 200", res.Status)
 	}
 	var info struct{ Version, Commit, Date, Go string }
-	if err := json.NewDecoder(send(h, get("/version")).Body).Decode(&info); err != nil || info.Version == "" || info.Go == "" {
+	if err := json.NewDecoder(send(h, get("/version")).Body).Decode(&info); err != nil || info.Version == "" ||
+		info.Go == "" {
 		t.Errorf("/version: got %+v %v, want the build", info, err)
 	}
 }
@@ -640,16 +655,20 @@ func TestSwagger_Pages(t *testing.T) {
 	} {
 		res := send(h, get(path))
 		body, _ := io.ReadAll(res.Body)
-		if res.StatusCode != 200 || res.Header.Get("Content-Type") != want.contentType || !strings.Contains(string(body), want.words) {
-			t.Errorf("%s: got %s %s, %d bytes; want %s with %s", path, res.Status, res.Header.Get("Content-Type"), len(body), want.contentType, want.words)
+		if res.StatusCode != 200 || res.Header.Get("Content-Type") != want.contentType ||
+			!strings.Contains(string(body), want.words) {
+			t.Errorf("%s: got %s %s, %d bytes; want %s with %s", path, res.Status, res.Header.Get("Content-Type"),
+				len(body), want.contentType, want.words)
 		}
-		if got := res.Header.Get("Content-Security-Policy"); path != "/openapi.json" && got != "frame-ancestors 'none'" {
+		if got := res.Header.Get("Content-Security-Policy"); path != "/openapi.json" &&
+			got != "frame-ancestors 'none'" {
 			t.Errorf("%s: got Content-Security-Policy %q, want it in no other site's frame", path, got)
 		}
 	}
 	for path, location := range map[string]string{"/swagger": "swagger/index.html", "/swagger/": "index.html"} {
 		if res := send(h, get(path)); res.StatusCode != 302 || res.Header.Get("Location") != location {
-			t.Errorf("%s: got %s with the location %q, want 302 to %s", path, res.Status, res.Header.Get("Location"), location)
+			t.Errorf("%s: got %s with the location %q, want 302 to %s", path, res.Status, res.Header.Get("Location"),
+				location)
 		}
 	}
 }
@@ -668,7 +687,8 @@ func TestOpenAPI_ListsEveryRoute(t *testing.T) {
 	}
 	log, _ := logtest.NewNullLogger()
 	for _, r := range api.New(api.Parts{Log: log}).(*gin.Engine).Routes() {
-		if r.Method != http.MethodHead && !strings.HasPrefix(r.Path, "/swagger") { // HEAD is as GET; pages are for a browser
+		// HEAD is as GET; pages are for a browser
+		if r.Method != http.MethodHead && !strings.HasPrefix(r.Path, "/swagger") {
 			want[r.Method+" "+r.Path] = true
 		}
 	}
@@ -707,8 +727,10 @@ func TestToken_Guesses_Limited(t *testing.T) {
 				presented := []string{"guess", token}[i%2]
 				resp := ask(guesser, presented)
 				seen[resp.Header.Get("Retry-After")] = true
-				if after, err := strconv.Atoi(resp.Header.Get("Retry-After")); resp.StatusCode != 429 || err != nil || after < 1 || after > 60 {
-					t.Errorf("%s with %q: got %d and Retry-After %q, want 429 and up to a minute", method, presented, resp.StatusCode, resp.Header.Get("Retry-After"))
+				if after, err := strconv.Atoi(resp.Header.Get("Retry-After")); resp.StatusCode != 429 || err != nil ||
+					after < 1 || after > 60 {
+					t.Errorf("%s with %q: got %d and Retry-After %q, want 429 and up to a minute", method, presented,
+						resp.StatusCode, resp.Header.Get("Retry-After"))
 				}
 			}
 			if len(seen) < 20 {

@@ -25,16 +25,19 @@ func newMeasured(t *testing.T, token string) (http.Handler, *prometheus.Registry
 	t.Helper()
 	log, lines := logtest.NewNullLogger()
 	reg := prometheus.NewRegistry()
-	p := proxy.New(proxy.Options{Timeout: 10 * time.Second, Log: log, Metrics: proxy.NewMetrics(reg), Allow: []string{"127.0.0.1", "a.example"}})
+	p := proxy.New(proxy.Options{Timeout: 10 * time.Second, Log: log, Metrics: proxy.NewMetrics(reg),
+		Allow: []string{"127.0.0.1", "a.example"}})
 	t.Cleanup(p.Close)
-	h := api.New(api.Parts{Proxy: p, Token: token, Log: log, Metrics: api.NewMetrics(reg), Scrape: metrics.Handler(reg)})
+	h := api.New(api.Parts{Proxy: p, Token: token, Log: log, Metrics: api.NewMetrics(reg),
+		Scrape: metrics.Handler(reg)})
 	return server.Wrap(h, log), reg, lines
 }
 
 func TestMetrics_RequestsByClassAndCode(t *testing.T) {
 	h, reg, _ := newMeasured(t, "")
 	send(h, push(`{"url":"http://a.example/"}`, nil))
-	for _, path := range []string{"/config", "/health", "/ready", "/version", "/metrics", "/swagger/index.html", "/nothing"} {
+	for _, path := range []string{"/config", "/health", "/ready", "/version", "/metrics", "/swagger/index.html",
+		"/nothing"} {
 		send(h, get(path))
 	}
 	send(h, httptest.NewRequest(http.MethodDelete, "/hit", nil))
@@ -55,11 +58,13 @@ fleetconf_worker_http_requests_total{class="probe",code="200"} 4
 fleetconf_worker_http_requests_total{class="push",code="200"} 1
 fleetconf_worker_http_requests_total{class="state",code="200"} 1
 `
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fleetconf_worker_http_requests_total"); err != nil {
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want),
+		"fleetconf_worker_http_requests_total"); err != nil {
 		t.Error(err)
 	}
 	page, _ := io.ReadAll(send(h, get("/metrics")).Body)
-	for _, want := range []string{`_request_duration_seconds_count{class="probe"} 4`, `_request_duration_seconds_count{class="hit"} 1`} {
+	for _, want := range []string{`_request_duration_seconds_count{class="probe"} 4`,
+		`_request_duration_seconds_count{class="hit"} 1`} {
 		if !strings.Contains(string(page), "fleetconf_worker_http"+want) {
 			t.Errorf("/metrics lacks %s", want)
 		}
@@ -106,7 +111,8 @@ fleetconf_worker_http_requests_total{class="push",code="401"} 1
 fleetconf_worker_http_requests_total{class="push",code="422"} 1
 fleetconf_worker_http_requests_total{class="push",code="499"} 1
 `
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fleetconf_worker_pushes_total", "fleetconf_worker_http_requests_total"); err != nil {
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fleetconf_worker_pushes_total",
+		"fleetconf_worker_http_requests_total"); err != nil {
 		t.Error(err)
 	}
 	if got, least := lastPush(t, reg), float64(began.UnixNano())/1e9-1; got < least {
@@ -178,8 +184,10 @@ func TestMetrics_LabelsAreNotChosenByClients(t *testing.T) {
 
 func TestPush_RequestID_IsLogged(t *testing.T) {
 	h, _, lines := newMeasured(t, "")
-	send(h, push(`{"url":"http://a.example/","version":3}`, func(r *http.Request) { r.Header.Set("X-Request-Id", "req-7") }))
-	if line := lines.LastEntry(); line == nil || line.Message != "Configuration applied" || line.Data["request_id"] != "req-7" || line.Data["version"] != int64(3) {
+	send(h, push(`{"url":"http://a.example/","version":3}`,
+		func(r *http.Request) { r.Header.Set("X-Request-Id", "req-7") }))
+	if line := lines.LastEntry(); line == nil || line.Message != "Configuration applied" ||
+		line.Data["request_id"] != "req-7" || line.Data["version"] != int64(3) {
 		t.Errorf("the log has %v, want version 3 applied, and the request id", line)
 	}
 }

@@ -53,9 +53,11 @@ func (s *Settings) Validate() settings.Faults {
 	f.CheckBearer("WORKER_TOKEN", s.WorkerToken)
 	f.CheckHosts("ALLOWED_HOSTS", s.AllowedHosts)
 	f.CheckSecret(s.Host, "WORKER_TOKEN", s.WorkerToken)
-	f.Check(s.HitTimeout > 0 && s.HitTimeout <= maxHitTimeout, "HIT_TIMEOUT", "is %s; it must be more than 0s and at most %s", s.HitTimeout, maxHitTimeout)
+	f.Check(s.HitTimeout > 0 && s.HitTimeout <= maxHitTimeout, "HIT_TIMEOUT",
+		"is %s; it must be more than 0s and at most %s", s.HitTimeout, maxHitTimeout)
 	for _, pattern := range s.AllowHosts {
-		f.Check(isHostPattern(pattern), "ALLOW_HOSTS", "holds %q, which is no host such as example.com, *.example.com or 192.0.2.7", pattern)
+		f.Check(isHostPattern(pattern), "ALLOW_HOSTS",
+			"holds %q, which is no host such as example.com, *.example.com or 192.0.2.7", pattern)
 	}
 	if s.HitProxy {
 		s.CheckProxies(&f)

@@ -26,7 +26,8 @@ func TestSettings_Defaults(t *testing.T) {
 		}
 		return false
 	}
-	for _, addr := range []string{"169.254.169.254", "169.254.170.2", "fe80::1", "fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16"} {
+	for _, addr := range []string{"169.254.169.254", "169.254.170.2", "fe80::1", "fd00:ec2::254", "100.100.100.200",
+		"192.0.0.192", "168.63.129.16"} {
 		if !denied(addr) {
 			t.Errorf("%s: got allowed, want denied", addr)
 		}
@@ -98,7 +99,8 @@ func TestSettings_AllowHosts(t *testing.T) {
 	if err := settings.Read(&s, ""); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"example.com", "*.Example.org", "192.0.2.7", "2001:db8::1", "localhost"}, s.AllowHosts); diff != "" {
+	if diff := cmp.Diff([]string{"example.com", "*.Example.org", "192.0.2.7", "2001:db8::1", "localhost"},
+		s.AllowHosts); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }

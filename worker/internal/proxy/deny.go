@@ -40,7 +40,8 @@ func (d denyList) check(addr netip.Addr) error {
 	for _, destination := range destinations(addr) {
 		for _, network := range d {
 			if network.Contains(destination) {
-				return fmt.Errorf("%w: %s lies in %s, which this worker's DENY_CIDRS names", ErrForbidden, addr.Unmap(), network)
+				return fmt.Errorf("%w: %s lies in %s, which this worker's DENY_CIDRS names", ErrForbidden, addr.Unmap(),
+					network)
 			}
 		}
 	}

@@ -8,7 +8,8 @@ import (
 
 func TestControl_EveryNotationOfAnAddress_Denied(t *testing.T) {
 	metadata := []netip.Prefix{
-		netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"), netip.MustParsePrefix("fd00:ec2::254/128"),
+		netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10"),
+		netip.MustParsePrefix("fd00:ec2::254/128"),
 	}
 	loopback := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 	loopback6 := []netip.Prefix{netip.MustParsePrefix("::1/128")}
@@ -44,7 +45,8 @@ func TestControl_EveryNotationOfAnAddress_Denied(t *testing.T) {
 		{"unspecified is this machine", loopback, "0.0.0.0:80", true},
 		{"unspecified IPv6 is this machine", loopback, "[::]:80", true},
 		{"unspecified is this machine over IPv6", loopback6, "0.0.0.0:80", true},
-		{"loopback IPv6 is not an embedded 0.0.0.1", []netip.Prefix{netip.MustParsePrefix("0.0.0.0/8")}, "[::1]:80", false},
+		{"loopback IPv6 is not an embedded 0.0.0.1", []netip.Prefix{netip.MustParsePrefix("0.0.0.0/8")}, "[::1]:80",
+			false},
 		{"a network written as IPv4-mapped", mapped, "169.254.169.254:80", true},
 		{"loopback, which is not denied", metadata, "127.0.0.1:80", false},
 		{"no address", metadata, "localhost:80", true},

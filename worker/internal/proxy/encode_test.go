@@ -61,7 +61,8 @@ func TestHit_RequestLine_IsPercentEncoded(t *testing.T) {
 			var address string
 			address, lines := rawTarget(t, func(line string) string {
 				if line == "GET /from HTTP/1.1" {
-					return "HTTP/1.1 302 Found\r\nLocation: " + strings.ReplaceAll(location, "HOST", address) + "\r\nContent-Length: 0\r\n\r\n"
+					return "HTTP/1.1 302 Found\r\nLocation: " + strings.ReplaceAll(location, "HOST", address) +
+						"\r\nContent-Length: 0\r\n\r\n"
 				}
 				return "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 			})
@@ -125,7 +126,8 @@ func TestHit_SpaceBeforeColon_IsRemoved(t *testing.T) {
 
 // Nothing is encoded twice.
 func TestEncode_EncodedURL_Unchanged(t *testing.T) {
-	for _, text := range []string{"http://a/b c?d e", "http://a/%2f%zz", "http://a/?%zz%20[", "http://a/[x]y", "http://a"} {
+	for _, text := range []string{"http://a/b c?d e", "http://a/%2f%zz", "http://a/?%zz%20[",
+		"http://a/[x]y", "http://a"} {
 		u, err := url.Parse(text)
 		if err != nil {
 			continue

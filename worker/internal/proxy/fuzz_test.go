@@ -79,7 +79,8 @@ func FuzzHit_TargetBytes(f *testing.F) {
 		}()
 		if err != nil {
 			if !errors.Is(err, ErrUnreachable) && !errors.Is(err, ErrForbidden) || w.Body.Len() > 0 || w.Flushed {
-				t.Errorf("got %v with %d bytes written, want an error that blames the target and none", err, w.Body.Len())
+				t.Errorf("got %v with %d bytes written, want an error that blames the target and none", err,
+					w.Body.Len())
 			}
 			return
 		}
@@ -92,7 +93,8 @@ func FuzzHit_TargetBytes(f *testing.F) {
 			header = w.Header()
 		}
 		for name, values := range header {
-			if !httpguts.ValidHeaderFieldName(strings.TrimPrefix(name, http.TrailerPrefix)) && !strings.Contains(name, " ") {
+			if !httpguts.ValidHeaderFieldName(strings.TrimPrefix(name, http.TrailerPrefix)) &&
+				!strings.Contains(name, " ") {
 				t.Errorf("got the field name %q", name)
 			}
 			if slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
@@ -104,7 +106,8 @@ func FuzzHit_TargetBytes(f *testing.F) {
 			!slices.Contains(header["Content-Security-Policy"], sandbox) {
 			t.Errorf("got %v, want the worker's own headers", header)
 		}
-		for _, name := range []string{"Connection", "Keep-Alive", "Transfer-Encoding", "Upgrade", "Proxy-Authenticate"} {
+		for _, name := range []string{"Connection", "Keep-Alive", "Transfer-Encoding", "Upgrade",
+			"Proxy-Authenticate"} {
 			if len(header[name]) > 0 {
 				t.Errorf("got %s: %q, which is of one hop", name, header[name])
 			}
@@ -199,7 +202,8 @@ func FuzzHit_URLPolicy(f *testing.F) {
 			for _, network := range deny {
 				for _, meant := range reachable(to) {
 					if network.Contains(meant) {
-						t.Errorf("%q with %s: passed %s, which comes out at %s in %s", text, resolved, to, meant, network)
+						t.Errorf("%q with %s: passed %s, which comes out at %s in %s", text, resolved, to, meant,
+							network)
 					}
 				}
 			}
@@ -221,7 +225,8 @@ func reachable(addr netip.Addr) []netip.Addr {
 		all = append(all, netip.AddrFrom4([4]byte{b[at[0]], b[at[1]], b[at[2]], b[at[3]]}))
 	}
 	switch {
-	case strings.HasPrefix(text, "0000:0000:0000:0000:0000:0000:"), strings.HasPrefix(text, "0000:0000:0000:0000:ffff:0000:"),
+	case strings.HasPrefix(text, "0000:0000:0000:0000:0000:0000:"),
+		strings.HasPrefix(text, "0000:0000:0000:0000:ffff:0000:"),
 		strings.HasPrefix(text, "0064:ff9b:0000:0000:0000:0000:"):
 		add(12, 13, 14, 15)
 	case strings.HasPrefix(text, "0064:ff9b:0001:"):

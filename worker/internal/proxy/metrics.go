@@ -61,7 +61,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		hits: metrics.NewOutcomes(reg, prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "hits_total",
 			Help: "Hits that ended, by the class of the target's status, or why there was none, or not all of it.",
-		}, append(statusClasses[2:], otherStatus, invalid, notConfigured, unreachable, timeout, forbidden, loop, cut, overdue, disconnected)...),
+		}, append(statusClasses[2:], otherStatus, invalid, notConfigured, unreachable, timeout, forbidden, loop, cut,
+			overdue, disconnected)...),
 		seconds: factory.NewHistogram(prometheus.HistogramOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "hit_duration_seconds",
 			Help:    "Time from a hit to the last byte of its answer, of hits that a target was asked for.",

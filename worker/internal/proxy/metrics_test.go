@@ -90,15 +90,17 @@ func TestMetrics_HitsByOutcome(t *testing.T) {
 		"the target fails":      {target: status(500), want: "5xx 1", asked: 1},
 		"a status of no class":  {target: status(601), want: "other 1", asked: 1},
 		"nothing runs":          {want: "not_configured 1"},
-		"no answer":             {target: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, want: "unreachable 1", asked: 1},
-		"too slow":              {target: silent, change: hurried, want: "timeout 1", asked: 1},
+		"no answer": {target: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+			want: "unreachable 1", asked: 1},
+		"too slow": {target: silent, change: hurried, want: "timeout 1", asked: 1},
 		"redirected elsewhere": {target: func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "ftp://a.example/", http.StatusFound)
 		}, want: "forbidden 1", asked: 1},
 		"a request that cannot be passed on": {target: status(200), upgrade: "web\x80socket", want: "invalid 1"},
 		"a loop":                             {target: status(200), via: true, want: "loop 1"},
 		"the answer breaks off":              {target: begin(func(*http.Request) {}), want: "cut 1", asked: 1},
-		"too slow in the middle":             {target: begin(func(r *http.Request) { <-r.Context().Done() }), change: hurried, want: "overdue 1", asked: 1},
+		"too slow in the middle": {target: begin(func(r *http.Request) { <-r.Context().Done() }),
+			change: hurried, want: "overdue 1", asked: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, reg := measured(t, func(o *Options) {
@@ -251,7 +253,8 @@ func TestMetrics_ProbesByOutcome(t *testing.T) {
 		}
 	})
 	w, reg := measured(t, func(o *Options) { o.Deny = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
-	for _, probed := range []string{target.URL, target.URL + "/fails", "http://" + closed.Addr().String(), target.URL + "/elsewhere"} {
+	for _, probed := range []string{target.URL, target.URL + "/fails", "http://" + closed.Addr().String(),
+		target.URL + "/elsewhere"} {
 		_, _ = w.Apply(t.Context(), models.WorkerConfig{URL: probed, Version: 1, Probe: true})
 	}
 	ctx, leave := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -263,7 +266,8 @@ func TestMetrics_ProbesByOutcome(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	w.metrics.probed(refused(ErrTimeout))
-	if got := outcomes(t, reg, "fleetconf_worker_probes_total"); got != "failed 1, forbidden 1, left 1, passed 1, timeout 1, unreachable 1" {
+	if got := outcomes(t, reg, "fleetconf_worker_probes_total"); got != "failed 1, forbidden 1, left 1, passed 1, "+
+		"timeout 1, unreachable 1" {
 		t.Errorf("got %s, want a timeout too", got)
 	}
 }
@@ -273,7 +277,8 @@ func TestHit_RequestID_ReachesTargetAndLog(t *testing.T) {
 	seen := make(chan []string, 3)
 	target := serve(t, func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header["X-Request-Id"] })
 	w := newWorker(t)
-	if _, err := w.Apply(requestid.With(t.Context(), "of-the-push"), models.WorkerConfig{URL: target.URL, Version: 1, Probe: true}); err != nil {
+	if _, err := w.Apply(requestid.With(t.Context(), "of-the-push"),
+		models.WorkerConfig{URL: target.URL, Version: 1, Probe: true}); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{"of-the-push"}, <-seen); diff != "" {

@@ -168,7 +168,8 @@ func (p *Proxy) Apply(ctx context.Context, cfg models.WorkerConfig) (changed boo
 		return false, err
 	}
 	defer p.applying.Release(1)
-	log := p.log.WithFields(logrus.Fields{"version": cfg.Version, "host": next.target.Host, "request_id": requestid.Of(ctx)})
+	log := p.log.WithFields(logrus.Fields{"version": cfg.Version, "host": next.target.Host,
+		"request_id": requestid.Of(ctx)})
 	if err := p.judge(ctx, next); err != nil {
 		if errors.Is(err, ErrRefused) {
 			log.WithError(err).Warn("Configuration refused")

@@ -73,7 +73,8 @@ func serve(t testing.TB, h http.HandlerFunc) *httptest.Server {
 
 func (w *worker) apply(t testing.TB, target string, version int64) {
 	t.Helper()
-	if _, err := w.Apply(requestid.With(t.Context(), "req-1"), models.WorkerConfig{URL: target, Version: version}); err != nil {
+	if _, err := w.Apply(requestid.With(t.Context(), "req-1"),
+		models.WorkerConfig{URL: target, Version: version}); err != nil {
 		t.Fatalf("Apply(%s): %v", target, err)
 	}
 }
@@ -116,10 +117,12 @@ func TestHit_PassesTheResponseOn(t *testing.T) {
 	target := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		for name, value := range map[string]string{
-			"Date": "Tue, 24 Nov 2026 02:00:00 GMT", "Content-Type": "text/x-tea; charset=latin1", "Etag": `"tea"`, "Cache-Control": "max-age=60",
+			"Date": "Tue, 24 Nov 2026 02:00:00 GMT", "Content-Type": "text/x-tea; charset=latin1", "Etag": `"tea"`,
+			"Cache-Control":           "max-age=60",
 			"Content-Security-Policy": "default-src 'none'", "Server": "pot",
 			"X-Config-Version": "99", "X-Request-Id": "theirs",
-			"Connection": "x-hop, Keep-Alive", "X-Hop": "1", "Keep-Alive": "timeout=5", "Proxy-Authenticate": "Basic", "Proxy-Connection": "close", "Upgrade": "h2c", "Te": "trailers",
+			"Connection": "x-hop, Keep-Alive", "X-Hop": "1", "Keep-Alive": "timeout=5", "Proxy-Authenticate": "Basic",
+			"Proxy-Connection": "close", "Upgrade": "h2c", "Te": "trailers",
 		} {
 			h.Set(name, value)
 		}
@@ -136,7 +139,8 @@ func TestHit_PassesTheResponseOn(t *testing.T) {
 		t.Errorf("got %s %q %v, want 418 and the target's body, fetched as configured", res.Status, body, err)
 	}
 	want := http.Header{
-		"Date": {"Tue, 24 Nov 2026 02:00:00 GMT"}, "Content-Type": {"text/x-tea; charset=latin1"}, "Etag": {`"tea"`}, "Cache-Control": {"max-age=60"},
+		"Date": {"Tue, 24 Nov 2026 02:00:00 GMT"}, "Content-Type": {"text/x-tea; charset=latin1"}, "Etag": {`"tea"`},
+		"Cache-Control":           {"max-age=60"},
 		"Content-Security-Policy": {"default-src 'none'", sandbox}, "Server": {"pot"},
 		"Link": {"<a>; rel=a", "<b>; rel=b"}, "Set-Cookie": {"a=1", "b=2"}, "Content-Length": {"19"},
 		"X-Config-Version": {"7"}, "X-Request-Id": {"ours"},
@@ -168,7 +172,8 @@ func TestHit_CompressedStaysCompressed(t *testing.T) {
 	w.apply(t, target.URL, 1)
 	res, body, err := w.hit(t)
 	if err != nil || body != "opaque, asked for with " || res.Header.Get("Content-Encoding") != "gzip" {
-		t.Errorf("got %q %v, Content-Encoding %q, want the target's bytes", body, err, res.Header.Get("Content-Encoding"))
+		t.Errorf("got %q %v, Content-Encoding %q, want the target's bytes", body, err,
+			res.Header.Get("Content-Encoding"))
 	}
 }
 
@@ -193,7 +198,8 @@ func TestHit_InterimAnswer(t *testing.T) {
 	})
 	w := newWorker(t)
 	w.apply(t, target.URL, 5)
-	if res, body, _ := w.hit(t); res.StatusCode != 200 || body != "body" || res.Header.Get("X-Config-Version") != "5" || res.Header.Get("X-Request-Id") != "ours" {
+	if res, body, _ := w.hit(t); res.StatusCode != 200 || body != "body" || res.Header.Get("X-Config-Version") != "5" ||
+		res.Header.Get("X-Request-Id") != "ours" {
 		t.Errorf("got %s %q %v, want the final answer with our headers", res.Status, body, res.Header)
 	}
 }
@@ -219,8 +225,10 @@ func TestHit_ForwardsContentNegotiationOnly(t *testing.T) {
 		"If-None-Match": {`"x"`}, "If-Modified-Since": {"Tue, 24 Nov 2026 02:00:00 GMT"}, "User-Agent": {"caller/1"},
 		"Via":    {"1.0 edge"},
 		"Cookie": {"session=secret"}, "Authorization": {"Basic c2VjcmV0"}, "Proxy-Authorization": {"Basic c2VjcmV0"},
-		"Referer": {"https://caller.example/secret"}, "Origin": {"https://caller.example"}, "X-Forwarded-For": {"192.0.2.1"}, "Forwarded": {"for=192.0.2.1"},
-		"X-Api-Key": {"secret"}, "Accept-Encoding": {"br"}, "Connection": {"X-Api-Key, upgrade"}, "Upgrade": {"websocket"}, "Te": {"trailers"}, "X-Request-Id": {"abc"},
+		"Referer": {"https://caller.example/secret"}, "Origin": {"https://caller.example"},
+		"X-Forwarded-For": {"192.0.2.1"}, "Forwarded": {"for=192.0.2.1"},
+		"X-Api-Key": {"secret"}, "Accept-Encoding": {"br"}, "Connection": {"X-Api-Key, upgrade"},
+		"Upgrade": {"websocket"}, "Te": {"trailers"}, "X-Request-Id": {"abc"},
 	}
 	res, err := w.plain.Do(req)
 	if err != nil || res.StatusCode != http.StatusOK {
@@ -285,16 +293,20 @@ func TestHit_RangesAndConditions(t *testing.T) {
 	}{
 		{"whole", nil, 200, "0123456789", "Content-Length", "10"},
 		{"range", []string{"Range", "bytes=2-4"}, 206, "234", "Content-Range", "bytes 2-4/10"},
-		{"range of this version", []string{"Range", "bytes=2-4", "If-Range", `"v1"`}, 206, "234", "Content-Range", "bytes 2-4/10"},
-		{"range of another version", []string{"Range", "bytes=2-4", "If-Range", `"v0"`}, 200, "0123456789", "Etag", `"v1"`},
-		{"range beyond the end", []string{"Range", "bytes=20-"}, 416, "invalid range: failed to overlap\n", "Content-Range", "bytes */10"},
+		{"range of this version", []string{"Range", "bytes=2-4", "If-Range", `"v1"`}, 206, "234", "Content-Range",
+			"bytes 2-4/10"},
+		{"range of another version", []string{"Range", "bytes=2-4", "If-Range", `"v0"`}, 200, "0123456789", "Etag",
+			`"v1"`},
+		{"range beyond the end", []string{"Range", "bytes=20-"}, 416, "invalid range: failed to overlap\n",
+			"Content-Range", "bytes */10"},
 		{"held already", []string{"If-None-Match", `"v1"`}, 304, "", "Etag", `"v1"`},
 		{"not modified since", []string{"If-Modified-Since", "Tue, 24 Nov 2026 02:00:00 GMT"}, 304, "", "Etag", `"v1"`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			res, body, err := w.hit(t, tc.headers...)
 			if err != nil || res.StatusCode != tc.status || body != tc.body || res.Header.Get(tc.header) != tc.value {
-				t.Errorf("got %s %q %v, %s: %q; want %d %q, %q", res.Status, body, err, tc.header, res.Header.Get(tc.header), tc.status, tc.body, tc.value)
+				t.Errorf("got %s %q %v, %s: %q; want %d %q, %q", res.Status, body, err, tc.header,
+					res.Header.Get(tc.header), tc.status, tc.body, tc.value)
 			}
 		})
 	}
@@ -335,7 +347,8 @@ func TestHit_Redirects(t *testing.T) {
 		{"to itself", "/itself", ErrForbidden, "more than 10 times"},
 		{"to a file", "/?to=file:///etc/passwd", ErrForbidden, `the scheme "file"`},
 		{"to FTP", "/?to=ftp://127.0.0.1/", ErrForbidden, `the scheme "ftp"`},
-		{"with a password", "/?to=http://user:secret@" + target.Listener.Addr().String() + "/0", ErrForbidden, "a user name"},
+		{"with a password", "/?to=http://user:secret@" + target.Listener.Addr().String() + "/0", ErrForbidden,
+			"a user name"},
 		{"with no host", "/?to=http:///0", ErrForbidden, "no host"},
 		{"to no URL", "/?to=http://[::1", ErrForbidden, "to what is no URL"},
 	} {
@@ -442,7 +455,8 @@ func TestHit_DNSRebinding_Denied(t *testing.T) {
 	target := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "allowed") })
 	target.Config.SetKeepAlivesEnabled(false) // each hit connects anew
 	_, port, _ := net.SplitHostPort(target.Listener.Addr().String())
-	rebinding(t, [4]byte{127, 0, 0, 1}, [4]byte{127, 0, 0, 1}, [4]byte{169, 254, 169, 254}) // for the push, for a hit, and from then on
+	// for the push, for a hit, and from then on
+	rebinding(t, [4]byte{127, 0, 0, 1}, [4]byte{127, 0, 0, 1}, [4]byte{169, 254, 169, 254})
 	w := newWorker(t, denying("169.254.0.0/16"))
 	w.apply(t, "http://rebound.test.:"+port+"/", 1)
 	if res, body, _ := w.hit(t); body != "allowed" {
@@ -457,7 +471,10 @@ func TestHit_RedirectToDeniedTarget(t *testing.T) {
 	if err != nil {
 		t.Skipf("this system has one loopback address only: %v", err)
 	}
-	inner := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { reached <- r.Host }))
+	inner := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter,
+		r *http.Request) {
+		reached <- r.Host
+	}))
 	inner.Listener.Close()
 	inner.Listener = ln
 	inner.Start()
@@ -622,7 +639,8 @@ func TestHit_TargetTooSlowDuringBody_Cuts(t *testing.T) {
 }
 
 func TestHit_TargetFailsDuringBody_Cuts(t *testing.T) {
-	for _, head := range []string{"Content-Length: 100\r\n\r\nfirst", "Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"} {
+	for _, head := range []string{"Content-Length: 100\r\n\r\nfirst",
+		"Transfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"} {
 		w := newWorker(t)
 		w.apply(t, raw(t, "HTTP/1.1 200 OK\r\n"+head), 1)
 		res, err := w.plain.Get(w.URL)
@@ -680,7 +698,8 @@ func TestHit_Unreachable(t *testing.T) {
 		{"hangs up", raw(t, ""), "EOF"},
 		{"hangs up in its headers", raw(t, "HTTP/1.1 200 OK\r\nServer: x"), "EOF"},
 		{"endless headers", raw(t, "HTTP/1.1 200 OK\r\nX: "+strings.Repeat("x", 100<<10)+"\r\n\r\n"), "exceeded"},
-		{"switches protocols unasked", raw(t, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"), "101"},
+		{"switches protocols unasked", raw(t,
+			"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"), "101"},
 		{"a status that is none", raw(t, "HTTP/1.1 042 Answer\r\nContent-Length: 0\r\n\r\n"), "42"},
 		{"a name that does not resolve", "http://nobody.invalid/", "nobody.invalid"},
 	} {
@@ -749,8 +768,10 @@ func TestApply_InvalidConfiguration_ChangesNothing(t *testing.T) {
 	w := newWorker(t)
 	w.apply(t, "http://good.example/", 1)
 	for _, bad := range []models.WorkerConfig{
-		{}, {URL: "/relative"}, {URL: "http://"}, {URL: "ftp://a.example/"}, {URL: "http://user:pw@a.example/"}, {URL: "http://a.example/#x"},
-		{URL: "http://a.example/" + strings.Repeat("x", models.MaxURLBytes)}, {URL: "http://a.example/ b"}, {URL: "http://ü.example/"},
+		{}, {URL: "/relative"}, {URL: "http://"}, {URL: "ftp://a.example/"}, {URL: "http://user:pw@a.example/"},
+		{URL: "http://a.example/#x"},
+		{URL: "http://a.example/" + strings.Repeat("x", models.MaxURLBytes)}, {URL: "http://a.example/ b"},
+		{URL: "http://ü.example/"},
 		{URL: "http://a.example/", Version: -1},
 	} {
 		var invalid *models.Invalid
@@ -759,7 +780,8 @@ func TestApply_InvalidConfiguration_ChangesNothing(t *testing.T) {
 		}
 	}
 	state, _, ok := w.State()
-	if want := (models.WorkerState{URL: "http://good.example/", Version: 1, Instance: w.instance}); !ok || state != want {
+	if want := (models.WorkerState{URL: "http://good.example/", Version: 1, Instance: w.instance}); !ok ||
+		state != want {
 		t.Errorf("got %+v, want %+v", state, want)
 	}
 }
@@ -841,7 +863,8 @@ func TestHit_ConcurrentApply(t *testing.T) {
 			for range 50 {
 				res, body, err := w.hit(t)
 				if version := res.Header.Get("X-Config-Version"); err != nil || body != version {
-					t.Errorf("got %q %v under version %s, want one configuration through the whole hit", body, err, version)
+					t.Errorf("got %q %v under version %s, want one configuration through the whole hit", body, err,
+						version)
 				}
 				if n, _ := strconv.Atoi(body); n < last {
 					t.Errorf("got version %d after %d", n, last)
@@ -891,7 +914,8 @@ func BenchmarkHit(b *testing.B) {
 				transport := &http.Transport{}
 				defer transport.CloseIdleConnections()
 				for pb.Next() {
-					res, err := transport.RoundTrip(&http.Request{Method: http.MethodGet, URL: u, Header: http.Header{}})
+					res, err := transport.RoundTrip(&http.Request{Method: http.MethodGet, URL: u,
+						Header: http.Header{}})
 					if err != nil {
 						b.Error(err)
 						return

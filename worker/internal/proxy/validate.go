@@ -87,7 +87,8 @@ func (p *Proxy) probe(ctx context.Context, next *running) error {
 	}
 	_ = res.Body.Close()
 	if res.StatusCode >= http.StatusInternalServerError {
-		return refused(fmt.Errorf("the target answered the probe with %d %s", res.StatusCode, http.StatusText(res.StatusCode)))
+		return refused(fmt.Errorf("the target answered the probe with %d %s", res.StatusCode,
+			http.StatusText(res.StatusCode)))
 	}
 	return nil
 }

@@ -39,7 +39,8 @@ func TestAllowList_Check(t *testing.T) {
 		"2001:db8:0::1":       {[]string{"2001:db8::1"}, true},
 		"192.0.2.70":          {[]string{"192.0.2.7"}, false},
 	} {
-		if err := newAllowList(row.patterns).check(host); (err == nil) != row.want || err != nil && !errors.Is(err, ErrForbidden) {
+		if err := newAllowList(row.patterns).check(host); (err == nil) != row.want || err != nil &&
+			!errors.Is(err, ErrForbidden) {
 			t.Errorf("%s by %v: got %v, want allowed %v", host, row.patterns, err, row.want)
 		}
 	}
@@ -55,8 +56,11 @@ func TestApply_HostNotAllowed_Refused(t *testing.T) {
 	})
 	w := newWorker(t, allowing("127.0.0.1"))
 	w.apply(t, target.URL+"/", 1)
-	_, err := w.Apply(t.Context(), models.WorkerConfig{URL: strings.Replace(target.URL, "127.0.0.1", "localhost", 1) + "/?key=secret", Version: 2})
-	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "the host localhost is not one that this worker's ALLOW_HOSTS names") || strings.Contains(err.Error(), "secret") {
+	_, err := w.Apply(t.Context(), models.WorkerConfig{URL: strings.Replace(target.URL, "127.0.0.1", "localhost", 1) +
+		"/?key=secret", Version: 2})
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(),
+		"the host localhost is not one that this worker's ALLOW_HOSTS names") ||
+		strings.Contains(err.Error(), "secret") {
 		t.Errorf("got %v, want it refused, with the reason", err)
 	}
 	if _, body, _ := w.hit(t); body != "good" {
@@ -103,7 +107,8 @@ func TestApply_Probe_RefusesStatus500AndAbove(t *testing.T) {
 		asked.Store(0)
 		before, _, _ := w.State()
 		err := push(row.path, int64(i+1))
-		if (err == nil) != row.want || err != nil && (!errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), fmt.Sprint(row.status))) {
+		if (err == nil) != row.want || err != nil &&
+			(!errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), fmt.Sprint(row.status))) {
 			t.Errorf("%s that answers %d: got %v, want taken %v", row.path, row.status, err, row.want)
 		}
 		if asked.Load() != row.probes {
@@ -151,7 +156,8 @@ func TestApply_ProbeTimeout_Refused(t *testing.T) {
 		push := func(ctx context.Context, version int64, probe bool) (outcome chan error) {
 			outcome = make(chan error, 1)
 			go func() { // ends with the verdict
-				_, err := p.Apply(ctx, models.WorkerConfig{URL: fmt.Sprint("http://192.0.2.1/", version), Version: version, Probe: probe})
+				_, err := p.Apply(ctx, models.WorkerConfig{URL: fmt.Sprint("http://192.0.2.1/", version),
+					Version: version, Probe: probe})
 				outcome <- err
 			}()
 			return outcome
@@ -160,7 +166,8 @@ func TestApply_ProbeTimeout_Refused(t *testing.T) {
 		first := push(ctx, 1, true)
 		<-target.asked
 		leave()
-		if err := <-first; !errors.Is(err, context.Canceled) || errors.Is(err, ErrRefused) || len(logs.AllEntries()) > 0 {
+		if err := <-first; !errors.Is(err, context.Canceled) || errors.Is(err, ErrRefused) ||
+			len(logs.AllEntries()) > 0 {
 			t.Errorf("a pusher that leaves: got %v, want no verdict, and none in the log", err)
 		}
 
@@ -178,7 +185,8 @@ func TestApply_ProbeTimeout_Refused(t *testing.T) {
 		if err := <-fourth; !errors.Is(err, context.Canceled) {
 			t.Errorf("a pusher that leaves before its turn: got %v, want no verdict", err)
 		}
-		if err := <-second; !errors.Is(err, ErrRefused) || !errors.Is(err, ErrTimeout) || time.Since(began) != probeTimeout {
+		if err := <-second; !errors.Is(err, ErrRefused) || !errors.Is(err, ErrTimeout) ||
+			time.Since(began) != probeTimeout {
 			t.Errorf("after %s: got %v, want it refused after %s", time.Since(began), err, probeTimeout)
 		}
 		if err := <-third; err != nil {
