@@ -92,7 +92,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.ServeDebug(ctx, s.DebugPort, log) })
 	g.Go(func() error { return systemd.Run(ctx, server.Answers(ln, false), log) })
-	limits := server.Limits{Connections: connlimit.Max(2)} // a hit has a connection to its target, too
+	limits := server.Limits{Connections: connlimit.Max(2)} // a hit also needs a connection to its target
 	g.Go(func() error { return server.ServeWithin(ctx, ln, handler, limits, log) })
 	return g.Wait()
 }

@@ -17,12 +17,12 @@ var (
 	errRemote = errors.New("this worker's configuration is pushed and read from its own machine only")
 )
 
-// access decides who may push a configuration, and read it: the query of its URL may
-// hold a key.
+// access decides who may push and read the configuration. Reading is restricted too: the
+// query of its URL may hold a key.
 type access struct {
-	token       *auth.Digest   // nil: from this machine only
+	token       *auth.Digest   // nil: this machine only
 	guesses     *limit.Guesses // of the token
-	hosts       []string       // names of this machine, besides localhost, that a request may be sent to
+	hosts       []string       // names of this machine besides localhost, for the Host header
 	crossOrigin *http.CrossOriginProtection
 }
 
@@ -35,8 +35,8 @@ func newAccess(token string, hosts []string) *access {
 	return a
 }
 
-// check returns errToken or errRemote, with the reason, or a *limit.TooManyGuesses for
-// a request that may neither push nor read.
+// check returns errToken, errRemote or a *limit.TooManyGuesses for a request that may neither
+// push nor read.
 func (a *access) check(r *http.Request) error {
 	if a.token != nil {
 		return a.checkToken(r)
@@ -67,14 +67,13 @@ func tooManyGuesses(wait time.Duration) error {
 	return &limit.TooManyGuesses{Of: "tokens (WORKER_TOKEN)", Wait: wait}
 }
 
-// checkLocal refuses requests of another machine (by the address of the socket; a header
-// can say anything), those of a proxy on this machine (by what proxies add), a browser's
-// page whose name was made to resolve to this machine (by the Host that it cannot help
-// sending), and a page that posts here from another site (by what browsers say of it).
+// checkLocal rejects requests from another machine, by the address of the socket; from a
+// proxy on this machine, by the headers that proxies add; from a page whose name was rebound
+// to this machine, by its Host; and from a page of another site, by what browsers send.
 //
-// DNS cannot rebind an IP address, so any may be read by. A push to another one than a
-// loopback address is refused: a client connects from a loopback address to a loopback
-// address, so a proxy that adds no header (HAProxy by default) passed its client's Host on.
+// DNS cannot rebind an IP address, so the Host of GET may be any. The Host of POST must be a
+// loopback address: a local client connects to one, and another address shows a proxy that
+// adds no header, as HAProxy by default, and forwarded its client's Host.
 func (a *access) checkLocal(r *http.Request) error {
 	if sign := server.Proxied(r); sign != "" {
 		return fmt.Errorf("%w, not through a proxy (%s); set WORKER_TOKEN to allow it from elsewhere", errRemote, sign)

@@ -1,5 +1,5 @@
-// Package api is the worker's face to HTTP: who may push a configuration, and
-// what each failure is called in a status code.
+// Package api is the HTTP API of the worker: its routes, who may push a configuration, and
+// the status code of each failure.
 package api
 
 import (
@@ -23,13 +23,13 @@ import (
 // worker every second.
 const retryAfter = time.Second
 
-// Parts are what an API is made of.
+// Parts are the dependencies of an API.
 type Parts struct {
 	Proxy   *proxy.Proxy
-	Token   string       // what a push and GET /config must present; empty, they must come from this machine
-	Hosts   []string     // names of this machine besides localhost, by which they may ask then
-	Metrics *Metrics     // nil: nobody measures
-	Scrape  http.Handler // answers GET /metrics; nil: nobody does
+	Token   string       // required by POST and GET /config; empty: they must come from this machine
+	Hosts   []string     // names of this machine besides localhost, for their Host header
+	Metrics *Metrics     // nil: not measured
+	Scrape  http.Handler // answers GET /metrics; nil: 404
 	Log     logrus.FieldLogger
 }
 
@@ -72,7 +72,7 @@ func (a *API) routes() []server.Route {
 	}
 }
 
-// handler answers these routes, and errors for all else.
+// handler returns the handler of these routes.
 func (a *API) handler(routes []server.Route) http.Handler {
 	pipeline := server.Pipeline{Errors: statuses, Requests: a.Metrics.requests, Log: a.Log}
 	handle := func(r server.Route) gin.HandlerFunc { return gin.WrapH(pipeline.Handler(r)) }
@@ -86,11 +86,11 @@ func (a *API) handler(routes []server.Route) http.Handler {
 }
 
 func notFound(http.ResponseWriter, *http.Request) error {
-	return problem.New(http.StatusNotFound, "there is nothing here; GET /swagger/index.html shows what there is")
+	return problem.New(http.StatusNotFound, "no such path; GET /swagger/index.html lists the API")
 }
 
 func methodNotAllowed(w http.ResponseWriter, _ *http.Request) error {
-	return problem.New(http.StatusMethodNotAllowed, "this takes %s only", w.Header().Get("Allow"))
+	return problem.New(http.StatusMethodNotAllowed, "this path accepts %s only", w.Header().Get("Allow"))
 }
 
 // statuses gives each kind of failure its status.
@@ -107,7 +107,7 @@ var statuses = server.Errors{
 	{Kind: proxy.ErrLoop, Status: http.StatusLoopDetected},
 }
 
-var errNothingRuns = errors.New("no configuration runs yet; an agent pushes one with POST /config")
+var errNothingRuns = errors.New("no configuration has been applied yet; an agent pushes one with POST /config")
 
 var index = server.IndexOf("worker",
 	server.Link{Href: "hit", Title: "what the configured URL answers"},
@@ -167,7 +167,7 @@ func (a *API) push(w http.ResponseWriter, r *http.Request) error {
 		models.WorkerAccepted{Message: "Configuration applied", Version: cfg.Version})
 }
 
-// apply runs what r pushes, as Proxy.Apply does.
+// apply decodes the configuration in r and applies it.
 func (a *API) apply(r *http.Request) (cfg models.WorkerConfig, changed bool, err error) {
 	if cfg, err = server.Decode[models.WorkerConfig](r); err != nil {
 		return cfg, false, err

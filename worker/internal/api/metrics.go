@@ -14,31 +14,31 @@ import (
 
 const subsystem = "worker"
 
-// The classes of requests: of each route in the table, and of what has no route.
+// The route classes.
 const (
 	hitClass   = "hit"
 	pushClass  = "push"
 	stateClass = "state"
 	probeClass = "probe" // of supervisors
 	docsClass  = "docs"
-	otherClass = "other"
+	otherClass = "other" // no route
 )
 
-// Metrics are what the worker's API measures.
+// Metrics are the metrics of the worker's API.
 type Metrics struct {
 	requests *metrics.Requests
 	pushes   metrics.Outcomes
 	lastPush prometheus.Gauge
 }
 
-// How a push ends.
+// The outcomes of a push.
 const (
 	pushApplied      = "applied"
 	pushUnchanged    = "unchanged"
-	pushRefused      = "refused"   // this worker will not run it
-	pushInvalid      = "invalid"   // no document of the contract
-	pushForbidden    = "forbidden" // by somebody who may not
-	pushDisconnected = "left"      // by somebody who did not wait for the verdict
+	pushRefused      = "refused"   // this worker does not accept it
+	pushInvalid      = "invalid"   // not a valid document
+	pushForbidden    = "forbidden" // by a client that may not push
+	pushDisconnected = "left"      // the client disconnected
 )
 
 // NewMetrics returns the metrics of the worker's API.
@@ -51,12 +51,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, pushApplied, pushUnchanged, pushRefused, pushInvalid, pushForbidden, pushDisconnected),
 		lastPush: promauto.With(reg).NewGauge(prometheus.GaugeOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "last_push_timestamp_seconds",
-			Help: "When a push was last taken; 0 before the first.",
+			Help: "When a push was last accepted; 0 before the first.",
 		}),
 	}
 }
 
-// pushed counts a push that was let in.
+// pushed counts a push that was allowed.
 func (m *Metrics) pushed(changed bool, err error) {
 	switch {
 	case err == nil && changed:
@@ -75,7 +75,7 @@ func (m *Metrics) pushed(changed bool, err error) {
 	}
 }
 
-// countForbidden counts the pushes that check refuses.
+// countForbidden returns check, and counts the pushes that it denies.
 func (m *Metrics) countForbidden(check func(*http.Request) error) func(*http.Request) error {
 	return func(r *http.Request) error {
 		err := check(r)

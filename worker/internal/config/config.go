@@ -1,4 +1,4 @@
-// Package config is the manual page of the worker's settings.
+// Package config declares the worker's settings.
 package config
 
 import (
@@ -10,26 +10,23 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
-// maxHitTimeout is the longest HIT_TIMEOUT: beyond it a mistyped unit is more
-// likely than a target that slow.
+// maxHitTimeout is the longest HIT_TIMEOUT. A longer one is more likely a mistyped unit.
 const maxHitTimeout = time.Hour
 
-// Settings are the worker's options. They are the machine's own: nothing that
-// the controller publishes changes them.
+// Settings are the worker's settings. No published configuration changes them.
 type Settings struct {
 	Listener `group:"Listener"`
 
-	// Without a token only this machine may push a configuration, and read it.
+	// Without a token only this machine may push and read a configuration.
 	WorkerToken settings.Secret `group:"Configuration" setting:"WORKER_TOKEN" usage:"when set, POST and GET /config are answered to anyone that presents it (Authorization: Bearer); required behind a reverse proxy on this machine"`
 
 	AllowedHosts []string `setting:"ALLOWED_HOSTS" usage:"names of this machine besides localhost and IP addresses (for POST: loopback addresses), with commas between, that POST and GET /config may be sent to without WORKER_TOKEN"`
 
 	HitTimeout time.Duration `group:"Hits" setting:"HIT_TIMEOUT" default:"30s" usage:"how long a hit may take, from its request to its last byte"`
 
-	// The default names where clouds keep the credentials of a machine, and
-	// link-local addresses, which hold the rest of what only neighbours offer:
-	// AWS, Azure, GCP, Oracle and others at 169.254.169.254; AWS, GCP, Oracle
-	// and Scaleway over IPv6; Alibaba, Oracle (classic) and Azure (wire server).
+	// The default lists link-local addresses, and the other addresses at which clouds serve
+	// the credentials of a machine: AWS, Azure, GCP, Oracle and others at 169.254.169.254;
+	// AWS, GCP, Oracle and Scaleway over IPv6; Alibaba, Oracle (classic) and Azure.
 	DenyCIDRs []netip.Prefix `setting:"DENY_CIDRS" default:"169.254.0.0/16,fe80::/10,fd00:ec2::254,fd20:ce::254,fd00:c1::a9fe:a9fe,fd00:42::42,100.100.100.200,192.0.0.192,168.63.129.16" usage:"networks that a hit never connects to, checked after DNS at each redirect; none for no such network"`
 
 	AllowHosts []string `setting:"ALLOW_HOSTS" usage:"hosts that may be fetched, with commas between: example.com, *.example.com (what lies below it), 192.0.2.7; unset: all. Checked before a configuration is taken and at each redirect"`
@@ -40,13 +37,13 @@ type Settings struct {
 	settings.Diagnosis `group:"Logs and profiles"`
 }
 
-// Listener is where the worker answers: all that the command health needs to know.
+// Listener is the address of the worker. The command health needs no other settings.
 type Listener struct {
 	Host string `setting:"HOST" default:"127.0.0.1" usage:"address to listen on; 0.0.0.0 lets other machines hit this worker"`
 	Port int    `setting:"PORT" default:"8082" usage:"TCP port to listen on; 0 picks a free one"`
 }
 
-// Validate returns every setting that cannot be used.
+// Validate returns a fault for every setting that cannot be used.
 func (s *Settings) Validate() settings.Faults {
 	var f settings.Faults
 	f = append(f, s.Listener.Validate()...)
@@ -57,7 +54,7 @@ func (s *Settings) Validate() settings.Faults {
 		"is %s; it must be more than 0s and at most %s", s.HitTimeout, maxHitTimeout)
 	for _, pattern := range s.AllowHosts {
 		f.Check(isHostPattern(pattern), "ALLOW_HOSTS",
-			"holds %q, which is no host such as example.com, *.example.com or 192.0.2.7", pattern)
+			"holds %q, which is not a host such as example.com, *.example.com or 192.0.2.7", pattern)
 	}
 	if s.HitProxy {
 		s.CheckProxies(&f)
@@ -66,14 +63,13 @@ func (s *Settings) Validate() settings.Faults {
 	return f
 }
 
-// Validate names every setting that cannot be used.
+// Validate returns a fault for every setting that cannot be used.
 func (l *Listener) Validate() (faults settings.Faults) {
 	faults.CheckListener(l.Host, l.Port)
 	return faults
 }
 
-// isHostPattern reports whether pattern names a host, or with *. before it all
-// hosts below it. What passes as the host of a URL passes here.
+// isHostPattern reports whether pattern is a host that a URL may have, or *. and a domain.
 func isHostPattern(pattern string) bool {
 	if _, err := netip.ParseAddr(pattern); err == nil {
 		return true

@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// allowList is the patterns of the hosts that may be fetched: a host, or *. and
-// a domain for all that lies below it. An empty one allows all.
+// allowList holds patterns of the hosts that may be fetched: a host, or *. and a domain for
+// its subdomains. An empty list allows all.
 type allowList []string
 
-// newAllowList writes patterns as hosts are compared.
+// newAllowList returns the canonical patterns.
 func newAllowList(patterns []string) allowList {
 	list := make(allowList, len(patterns))
 	for i, pattern := range patterns {
@@ -19,7 +19,7 @@ func newAllowList(patterns []string) allowList {
 	return list
 }
 
-// check returns ErrForbidden unless the list names host.
+// check returns ErrForbidden unless the list allows host.
 func (l allowList) check(host string) error {
 	name := canonical(host)
 	for _, pattern := range l {
@@ -34,8 +34,8 @@ func (l allowList) check(host string) error {
 	return fmt.Errorf("%w: the host %s is not one that this worker's ALLOW_HOSTS names", ErrForbidden, host)
 }
 
-// canonical is how a host is compared: names without regard to case or to the
-// root dot, addresses in their shortest form.
+// canonical returns the form in which hosts are compared: names in lower case without a root
+// dot, addresses in their shortest form.
 func canonical(host string) string {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return addr.Unmap().String()

@@ -6,11 +6,10 @@ import (
 	"syscall"
 )
 
-// denyList is the networks that no connection is made into.
+// denyList holds the networks that no hit connects to.
 type denyList []netip.Prefix
 
-// newDenyList writes networks of IPv4-mapped addresses as the IPv4 networks
-// that they are.
+// newDenyList returns a denyList with networks of IPv4-mapped addresses as IPv4 networks.
 func newDenyList(prefixes []netip.Prefix) denyList {
 	list := make(denyList, 0, len(prefixes))
 	for _, p := range prefixes {
@@ -22,25 +21,23 @@ func newDenyList(prefixes []netip.Prefix) denyList {
 	return list
 }
 
-// control is the Control of a net.Dialer. The dialer calls it for each address
-// that a name resolved to, between socket and connect: what is judged here is
-// what is connected to, so that no answer of the DNS and no redirect can
-// change it after the check.
+// control is the Control of a net.Dialer, which calls it for each resolved address between
+// socket and connect. So it checks the very address of the connection: neither the DNS nor a
+// redirect can change it afterwards.
 func (d denyList) control(_, address string, _ syscall.RawConn) error {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
-		return fmt.Errorf("%w: %q is no address", ErrForbidden, address)
+		return fmt.Errorf("%w: %q is not an address", ErrForbidden, address)
 	}
 	return d.check(to.Addr())
 }
 
-// check returns ErrForbidden if a connection to addr may come out in one of the
-// networks.
+// check returns ErrForbidden if a connection to addr may reach one of the networks.
 func (d denyList) check(addr netip.Addr) error {
 	for _, destination := range destinations(addr) {
 		for _, network := range d {
 			if network.Contains(destination) {
-				return fmt.Errorf("%w: %s lies in %s, which this worker's DENY_CIDRS names", ErrForbidden, addr.Unmap(),
+				return fmt.Errorf("%w: %s is in %s, which this worker's DENY_CIDRS lists", ErrForbidden, addr.Unmap(),
 					network)
 			}
 		}
@@ -48,8 +45,7 @@ func (d denyList) check(addr netip.Addr) error {
 	return nil
 }
 
-// Prefixes of IPv6 addresses that a gateway or the kernel turns into an IPv4
-// address.
+// Prefixes of IPv6 addresses that a gateway or the kernel translates to IPv4.
 var (
 	compatible = netip.MustParsePrefix("::/96")           // RFC 4291 §2.5.5.1
 	translated = netip.MustParsePrefix("::ffff:0:0:0/96") // RFC 2765 §2.1
@@ -59,8 +55,7 @@ var (
 	teredo     = netip.MustParsePrefix("2001::/32")       // RFC 4380 §4
 )
 
-// destinations returns addr and every other address that a connection to it may
-// come out at.
+// destinations returns addr and every other address that a connection to it may reach.
 func destinations(addr netip.Addr) []netip.Addr {
 	addr = addr.WithZone("").Unmap() // a prefix contains no address with a zone
 	all := []netip.Addr{addr}
@@ -77,7 +72,7 @@ func destinations(addr netip.Addr) []netip.Addr {
 	switch {
 	case compatible.Contains(addr), translated.Contains(addr), nat64.Contains(addr):
 		embedded(12, 13, 14, 15)
-	case nat64Local.Contains(addr): // of any length that RFC 6052 §2.2 draws
+	case nat64Local.Contains(addr): // any prefix length of RFC 6052 §2.2
 		embedded(6, 7, 9, 10)
 		embedded(7, 9, 10, 11)
 		embedded(9, 10, 11, 12)
@@ -86,7 +81,7 @@ func destinations(addr netip.Addr) []netip.Addr {
 		embedded(2, 3, 4, 5)
 	case teredo.Contains(addr):
 		for i := 12; i < 16; i++ {
-			b[i] = ^b[i] // RFC 4380 §4: the client's address, each bit turned round
+			b[i] = ^b[i] // RFC 4380 §4: the client's address, inverted
 		}
 		embedded(12, 13, 14, 15)
 	}

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// encode percent-encodes what RFC 3986 §3.3 and §3.4 allow in no path and no query, in
-// place, and returns u. net/url takes such a URL and net/http sends its query as it is,
-// spaces too.
+// encode percent-encodes the characters of u that RFC 3986 §3.3 and §3.4 do not allow in a
+// path or a query, and returns u. net/url accepts such a URL, and net/http sends its query
+// unchanged, with spaces.
 func encode(u *url.URL) *url.URL {
 	if path := u.EscapedPath(); !legal(path) {
 		u.RawPath = percentEncode(path)
@@ -28,8 +28,8 @@ func legal(s string) bool {
 	return true
 }
 
-// legalAt reports whether the byte s[i] may stand in a path or a query: a pchar, a slash,
-// or a question mark, which in a path is encoded already.
+// legalAt reports whether the byte s[i] is allowed in a path or a query: a pchar, a slash, or
+// a question mark, which in a path is encoded already.
 func legalAt(s string, i int) bool {
 	switch c := s[i]; {
 	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
@@ -58,9 +58,9 @@ func percentEncode(s string) string {
 	return b.String()
 }
 
-// lenient is a transport that removes the space before the colon of a field, as RFC 9112
-// §5.1 demands of a proxy. net/http reads such a field under a name with the space, and
-// would drop it when it writes the response.
+// lenient is a transport that removes whitespace between a field name and its colon, as RFC
+// 9112 §5.1 requires of a proxy. net/http keeps it in the name, and would drop the field when
+// it writes the response.
 type lenient struct{ *http.Transport }
 
 // RoundTrip implements http.RoundTripper.
@@ -75,7 +75,7 @@ func (t lenient) RoundTrip(req *http.Request) (*http.Response, error) {
 		}
 		delete(res.Header, name)
 		name = http.CanonicalHeaderKey(strings.TrimRight(name, " "))
-		if name == "Content-Length" || name == "Transfer-Encoding" { // the body was not read by it
+		if name == "Content-Length" || name == "Transfer-Encoding" { // they did not delimit the body
 			continue
 		}
 		res.Header[name] = append(res.Header[name], values...)

@@ -1,9 +1,7 @@
-// Package proxy is what a worker does: it holds the configuration that runs,
-// and answers a hit with what the configured URL answers. A hit streams: it
-// holds one buffer, whatever the size of the answer. It takes to the target
-// only the caller's headers that ask for a form of the content, never a
-// cookie or a credential, and the id of the hit, and connects only where the
-// worker's own settings let it.
+// Package proxy holds the configuration of a worker and answers hits with the response of
+// the configured URL. A hit streams: it needs one buffer, whatever the size of the response.
+// It forwards only the client's headers for content negotiation and the request id, never a
+// cookie or a credential, and connects only where the worker's settings allow it.
 package proxy
 
 import (
@@ -35,8 +33,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// The kinds of failure of a hit. Nothing has been answered yet when Hit
-// returns one.
+// The kinds of failure of a hit. Hit has written nothing when it returns one.
 var (
 	ErrRequest       = errors.New("the request cannot be passed on")
 	ErrNotConfigured = errors.New("no configuration has been applied yet")
@@ -49,43 +46,38 @@ var (
 const (
 	maxRedirects = 10
 
-	// flushAfter bounds how long bytes of a slow answer wait for more of it.
+	// flushAfter is the longest time that bytes of a slow response are buffered.
 	flushAfter = 20 * time.Millisecond
 
-	// writeGrace is what a caller gets beyond the time of its hit, to take the
-	// answer that says that the time is over.
+	// writeGrace is the time beyond the timeout of a hit in which the client can read the
+	// response that reports the timeout.
 	writeGrace = 5 * time.Second
 
-	// sandbox keeps a page of the target, shown by a browser as if it were the
-	// worker's own, from being of the worker's origin: its scripts run, but
-	// cannot push a configuration.
+	// sandbox gives a page of the target an origin other than the worker's: its scripts run,
+	// but cannot push a configuration.
 	sandbox = "sandbox allow-downloads allow-forms allow-modals allow-popups allow-scripts"
 )
 
-// forwardedHeaders are the caller's headers that go along to the target: they ask for a
-// form or a part of the content (RFC 9110 §12.5, §13.1, §14.2) and hold no
-// secret of the caller.
+// forwardedHeaders are the client's headers that the target receives: they select a form or
+// a part of the content (RFC 9110 §12.5, §13.1, §14.2) and hold no secret.
 var forwardedHeaders = []string{
 	"Accept", "Accept-Language", "If-Modified-Since", "If-None-Match", "If-Range", "Range", "User-Agent",
 }
 
-// Options are what the machine that the worker runs on decides. No
-// configuration changes them.
+// Options are the worker's own settings. No configuration changes them.
 type Options struct {
-	Timeout time.Duration      // of a whole hit, from its request to its last byte
-	Deny    []netip.Prefix     // networks that are never connected to
-	Allow   []string           // hosts, or *. and a domain, that are fetched; none: all
-	Log     logrus.FieldLogger // of changes, and of answers that broke off
-	Metrics *Metrics           // nil: nobody measures
+	Timeout time.Duration      // of a hit, from its request to its last byte
+	Deny    []netip.Prefix     // networks that no hit connects to
+	Allow   []string           // hosts, or *. and a domain, that may be fetched; empty: all
+	Log     logrus.FieldLogger // of changes, and of incomplete responses
+	Metrics *Metrics           // nil: not measured
 
-	// Proxy returns the forward proxy for a URL, nil for none; nil: there are none. A
-	// proxy looks names up and connects by itself, so that Deny holds for addresses in
-	// URLs alone where there is one.
+	// Proxy returns the forward proxy for a URL, nil for none. It may be nil. A forward proxy
+	// resolves names itself, so Deny then applies only to addresses in URLs.
 	Proxy func(*url.URL) (*url.URL, error)
 }
 
-// Proxy runs one configuration at a time. Its methods may be called from many
-// goroutines.
+// Proxy runs one configuration at a time. Its methods are safe for concurrent use.
 type Proxy struct {
 	instance  string
 	timeout   time.Duration
@@ -101,8 +93,7 @@ type Proxy struct {
 	client    *http.Client
 }
 
-// running is an accepted configuration, with all that a hit needs of it made
-// beforehand. It is never changed.
+// running is an accepted configuration, with what its hits need. It is immutable.
 type running struct {
 	config  models.WorkerConfig
 	target  *url.URL
@@ -110,11 +101,11 @@ type running struct {
 	etag    string
 }
 
-// New returns a Proxy that runs nothing yet. Close frees its connections.
+// New returns a Proxy without a configuration. The caller must Close it.
 func New(o Options) *Proxy {
 	deny := newDenyList(o.Deny)
 	dialer := net.Dialer{
-		Timeout: o.Timeout, // a dial outlives the hit that it was begun for
+		Timeout: o.Timeout, // a dial can outlive the hit that started it
 		Control: deny.control,
 	}
 	var http1 http.Protocols
@@ -123,7 +114,7 @@ func New(o Options) *Proxy {
 		OnProxyConnectResponse: connected,
 		DialContext:            dialer.DialContext,
 		Protocols:              &http1,
-		DisableCompression:     true, // bytes, validators and ranges stay the target's own
+		DisableCompression:     true, // keeps the bytes, validators and ranges of the target
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        time.Minute,
 		MaxResponseHeaderBytes: server.MaxHeaderBytes,
@@ -150,15 +141,14 @@ func New(o Options) *Proxy {
 	return p
 }
 
-// Close frees the connections to targets that no hit uses.
+// Close closes the idle connections to targets.
 func (p *Proxy) Close() { p.transport.CloseIdleConnections() }
 
-// Apply runs cfg from the next hit on; hits in flight end with what they began
-// with. changed says whether that is news. The error says why cfg is not run: a
-// *models.Invalid if it breaks the contract, ErrRefused if this worker will not
-// have it, or the error of ctx; then the worker goes on with what it ran before.
-// It may take as long as a probe does. What it logs, and the probe, carry the
-// request id of ctx.
+// Apply runs cfg from the next hit on; hits in flight keep their configuration. changed
+// reports whether cfg differs from what ran before. The error is a *models.Invalid if cfg
+// breaks the contract, ErrRefused if this worker does not accept it, or that of ctx; then the
+// configuration is unchanged. Apply may take as long as a probe. The log and the probe carry
+// the request id of ctx.
 func (p *Proxy) Apply(ctx context.Context, cfg models.WorkerConfig) (changed bool, err error) {
 	next, err := p.prepare(cfg)
 	if err != nil {
@@ -185,7 +175,7 @@ func (p *Proxy) Apply(ctx context.Context, cfg models.WorkerConfig) (changed boo
 	return true, nil
 }
 
-// prepare holds cfg to the contract and makes what its hits need.
+// prepare validates cfg and computes what its hits need.
 func (p *Proxy) prepare(cfg models.WorkerConfig) (*running, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -204,8 +194,8 @@ func (p *Proxy) prepare(cfg models.WorkerConfig) (*running, error) {
 	}, nil
 }
 
-// State returns what runs, and the entity tag of exactly that in this process.
-// ok is false while nothing does.
+// State returns the configuration that runs, and its entity tag, which differs from process
+// to process. ok is false while there is none.
 func (p *Proxy) State() (state models.WorkerState, tag string, ok bool) {
 	run := p.running.Load()
 	if run == nil {
@@ -214,10 +204,10 @@ func (p *Proxy) State() (state models.WorkerState, tag string, ok bool) {
 	return models.WorkerState{URL: run.config.URL, Version: run.config.Version, Instance: p.instance}, run.etag, true
 }
 
-// Hit answers r with what the target answers. If that fails before the answer
-// has begun, it writes nothing and returns one of the errors above. After
-// that it can only cut the connection, by http.ErrAbortHandler, so that the
-// caller does not take a part for the whole.
+// Hit answers r with the response of the target. If it fails before the response has begun,
+// it writes nothing and returns one of the errors above. After that it panics with
+// http.ErrAbortHandler, which cuts the connection, so that the client sees that the response
+// is incomplete.
 func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) (err error) {
 	hit := p.metrics.begin()
 	defer func() { hit.end(r.Context(), err) }()
@@ -233,8 +223,8 @@ func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), p.timeout)
 	defer cancel()
-	// The server's own bound does not know HIT_TIMEOUT. A writer without
-	// deadlines is not a server's.
+	// The server's write timeout does not know HIT_TIMEOUT. It fails only in tests, whose
+	// writers have no deadlines.
 	_ = http.NewResponseController(w).SetWriteDeadline(hit.began.Add(p.timeout + writeGrace))
 
 	var (
@@ -243,8 +233,8 @@ func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) (err error) {
 	)
 	reverse := httputil.ReverseProxy{
 		Rewrite: func(pr *httputil.ProxyRequest) { p.rewrite(pr, run.target) },
-		// With ctx in place of the request's own, interim answers (103) stay
-		// here: ReverseProxy would clear our headers after each.
+		// With ctx instead of the request's context, ReverseProxy forwards no interim
+		// responses (103): it would clear our headers after each.
 		Transport: roundTripper(func(out *http.Request) (*http.Response, error) {
 			sent = true
 			return p.fetch(out.WithContext(ctx))
@@ -261,16 +251,16 @@ func (p *Proxy) Hit(w http.ResponseWriter, r *http.Request) (err error) {
 		return nil
 	}
 	if r.Context().Err() != nil {
-		panic(http.ErrAbortHandler) // the caller has gone: nobody is left to tell
+		panic(http.ErrAbortHandler) // the client has disconnected
 	}
-	if !sent { // ReverseProxy refuses an Upgrade that no protocol is called
+	if !sent { // ReverseProxy rejects an invalid Upgrade
 		return fmt.Errorf("%w: %w", ErrRequest, failed)
 	}
 	return p.failure(failed, "HIT_TIMEOUT is "+p.timeout.String())
 }
 
-// rewrite makes the request to the target. What the caller named in Connection
-// is gone from pr.Out already.
+// rewrite makes the request to the target. ReverseProxy has removed the headers that the
+// client's Connection header names from pr.Out.
 func (p *Proxy) rewrite(pr *httputil.ProxyRequest, target *url.URL) {
 	header := make(http.Header, len(forwardedHeaders)+2)
 	for _, name := range forwardedHeaders {
@@ -279,7 +269,7 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest, target *url.URL) {
 		}
 	}
 	if ids := pr.In.Header[requestid.Header]; len(ids) > 0 {
-		header[requestid.Header] = ids[:1:1] // the one that this hit has here
+		header[requestid.Header] = ids[:1:1] // the id of this hit
 	}
 	via := pr.In.Header["Via"]
 	header["Via"] = append(via[:len(via):len(via)], p.via(strings.TrimPrefix(pr.In.Proto, "HTTP/")))
@@ -291,18 +281,18 @@ func (p *Proxy) rewrite(pr *httputil.ProxyRequest, target *url.URL) {
 	pr.Out.Body, pr.Out.ContentLength, pr.Out.TransferEncoding, pr.Out.Trailer = nil, 0, nil, nil
 }
 
-// via says who has handled a request (RFC 9110 §7.6.3), so that a loop, through
-// other workers too, is seen when it closes.
+// via returns this worker's entry of a Via header (RFC 9110 §7.6.3), by which it recognizes
+// a loop, also through other workers.
 func (p *Proxy) via(protocol string) string { return protocol + " fleetconf-" + p.instance }
 
-// merge readies the target's headers to be added to ours. What the worker
-// itself says of the answer stands: the id of the request, the version.
+// merge prepares the target's headers to be added to ours. The worker's own headers win:
+// the request id and the version.
 func merge(ours, target http.Header) {
 	for name := range ours {
 		target.Del(name)
 	}
 	if _, ok := target["Content-Type"]; !ok {
-		ours["Content-Type"] = nil // the server is not to guess one
+		ours["Content-Type"] = nil // keeps the server from guessing one
 	}
 	target.Add("Content-Security-Policy", sandbox)
 }
@@ -316,17 +306,17 @@ func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { ret
 func (p *Proxy) fetch(req *http.Request) (*http.Response, error) {
 	res, err := p.client.Do(req)
 	if err != nil {
-		return nil, err // and res, if there is one, is closed
+		return nil, err // a response is closed already
 	}
 	if res.StatusCode < http.StatusOK {
 		_ = res.Body.Close()
-		return nil, fmt.Errorf("answered %d, which was not asked for", res.StatusCode)
+		return nil, fmt.Errorf("sent the unexpected status %d", res.StatusCode)
 	}
 	return res, nil
 }
 
-// checkRedirect judges the request that would follow a redirect. Where it
-// connects to is judged by the deny list.
+// checkRedirect decides whether to follow a redirect. The deny list checks its address when
+// it is dialed.
 func (p *Proxy) checkRedirect(req *http.Request, via []*http.Request) error {
 	switch {
 	case len(via) > maxRedirects:
@@ -346,14 +336,14 @@ func (p *Proxy) checkRedirect(req *http.Request, via []*http.Request) error {
 	return p.checkForwarded(req.URL)
 }
 
-// checkForwarded returns ErrForbidden for a URL that is fetched by a forward proxy
-// and names an address of the deny list, or a host that a proxy could take for one.
+// checkForwarded returns ErrForbidden for a URL that a forward proxy would fetch if its host
+// is an address of the deny list, or could be parsed as one.
 func (p *Proxy) checkForwarded(u *url.URL) error {
 	if p.forward == nil {
-		return nil // control checks what is connected to
+		return nil // denyList.control checks the connection
 	}
 	if by, err := p.forward(u); by == nil || err != nil {
-		return nil // here too
+		return nil // likewise
 	}
 	if (models.WorkerConfig{URL: "http://" + u.Host + "/"}).Validate() != nil {
 		return fmt.Errorf("%w: it redirects to a host that is no DNS name or address", ErrForbidden)
@@ -364,7 +354,7 @@ func (p *Proxy) checkForwarded(u *url.URL) error {
 	return nil
 }
 
-// connected returns an error if a forward proxy does not connect.
+// connected returns an error unless a forward proxy has connected.
 func connected(_ context.Context, by *url.URL, _ *http.Request, answer *http.Response) error {
 	if answer.StatusCode == http.StatusOK {
 		return nil
@@ -372,8 +362,8 @@ func connected(_ context.Context, by *url.URL, _ *http.Request, answer *http.Res
 	return fmt.Errorf("the proxy at %s answered %d %s", by.Host, answer.StatusCode, http.StatusText(answer.StatusCode))
 }
 
-// failure says which of the failures err is, and of one that took too long what
-// the limit was. It leaves out the URL, whose query may hold a secret.
+// failure returns err as one of the kinds of failure; limit describes the timeout that
+// applied. It leaves out the URL, whose query may hold a secret.
 func (p *Proxy) failure(err error, limit string) error {
 	var of *url.Error
 	if errors.As(err, &of) {
@@ -385,7 +375,7 @@ func (p *Proxy) failure(err error, limit string) error {
 		return err
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: %s", ErrTimeout, limit)
-	case strings.Contains(err.Error(), "parse Location header"): // net/http quotes it whole
+	case strings.Contains(err.Error(), "parse Location header"): // net/http quotes the URL
 		return fmt.Errorf("%w: it redirects to what is no URL", ErrForbidden)
 	case errors.As(err, &slow) && slow.Timeout():
 		return fmt.Errorf("%w: %w", ErrTimeout, err)
@@ -393,7 +383,7 @@ func (p *Proxy) failure(err error, limit string) error {
 	return fmt.Errorf("%w: %w", ErrUnreachable, err)
 }
 
-// pool lends the buffers that answers are copied through.
+// pool holds the buffers that responses are copied through.
 type pool struct{ sync.Pool }
 
 const bufferBytes = 32 << 10

@@ -462,7 +462,7 @@ func TestHit_DNSRebinding_Denied(t *testing.T) {
 	if res, body, _ := w.hit(t); body != "allowed" {
 		t.Fatalf("while the name is harmless: got %s %q, want the target's answer", res.Status, body)
 	}
-	w.wantFailure(t, ErrForbidden, "169.254.169.254 lies in 169.254.0.0/16")
+	w.wantFailure(t, ErrForbidden, "169.254.169.254 is in 169.254.0.0/16")
 }
 
 func TestHit_RedirectToDeniedTarget(t *testing.T) {
@@ -489,7 +489,7 @@ func TestHit_RedirectToDeniedTarget(t *testing.T) {
 	<-reached
 	w := newWorker(t, denying("127.0.0.2/32"))
 	w.apply(t, outer.URL, 1)
-	w.wantFailure(t, ErrForbidden, "127.0.0.2 lies in 127.0.0.2/32")
+	w.wantFailure(t, ErrForbidden, "127.0.0.2 is in 127.0.0.2/32")
 	if len(reached) > 0 {
 		t.Error("the denied target was reached")
 	}

@@ -12,19 +12,18 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/requestid"
 )
 
-// ErrRefused is the worker's no to a configuration that keeps the contract: it
-// knows something that the controller does not.
-var ErrRefused = errors.New("this worker does not take the configuration")
+// ErrRefused is the error of a configuration that is valid and that this worker does not
+// accept.
+var ErrRefused = errors.New("this worker does not accept the configuration")
 
-// How long a worker takes to make up its mind.
+// Timeouts of a validation.
 const (
 	lookupTimeout = 2 * time.Second
 	probeTimeout  = 5 * time.Second
 )
 
-// validate returns ErrRefused, with the reason, for a target that hits could not,
-// or should not, be answered from. It returns the error of ctx if the pusher
-// leaves before there is a verdict.
+// validate returns ErrRefused, with the reason, for a target that this worker may not or
+// cannot fetch, and the error of ctx if the client disconnects before that is known.
 func (p *Proxy) judge(ctx context.Context, next *running) error {
 	if err := p.allow.check(next.target.Hostname()); err != nil {
 		return refused(err)
@@ -33,16 +32,15 @@ func (p *Proxy) judge(ctx context.Context, next *running) error {
 		return refused(err)
 	}
 	if last := p.running.Load(); !next.config.Probe || last != nil && last.config.URL == next.config.URL {
-		return nil // a target that is away for a moment is no news where it runs already
+		return nil // a short outage of the current target is no reason to refuse it
 	}
 	err := p.probe(ctx, next)
 	p.metrics.probed(err)
 	return err
 }
 
-// checkAddresses returns ErrForbidden for a host all of whose addresses the
-// deny list names. Where the DNS has nothing to say at the moment, the hit will
-// tell.
+// checkAddresses returns ErrForbidden for a host all of whose addresses are denied. It
+// accepts a host that cannot be resolved now: each hit checks again.
 func (p *Proxy) checkAddresses(ctx context.Context, host string) error {
 	if len(p.deny) == 0 {
 		return nil
@@ -64,8 +62,7 @@ func (p *Proxy) checkAddresses(ctx context.Context, host string) error {
 	return err
 }
 
-// probe fetches the target once, as a hit would: it must answer with a status
-// below 500.
+// probe fetches the target once, as a hit does, and requires a status below 500.
 func (p *Proxy) probe(ctx context.Context, next *running) error {
 	trial, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
@@ -83,7 +80,7 @@ func (p *Proxy) probe(ctx context.Context, next *running) error {
 		return ctx.Err()
 	}
 	if err != nil {
-		return refused(p.failure(err, fmt.Sprintf("a probe waits %s", probeTimeout)))
+		return refused(p.failure(err, fmt.Sprintf("the timeout of a probe is %s", probeTimeout)))
 	}
 	_ = res.Body.Close()
 	if res.StatusCode >= http.StatusInternalServerError {
