@@ -17,7 +17,7 @@ usage() {
 		            killed, not after each
 
 		The images are built, and checked, by scripts/check-images.sh. Those of brokers
-		that can neither be found nor pulled are stood in for, by scripts/stand-in.sh; what
+		that can neither be found nor pulled are stood in for, by test/standin/image.sh; what
 		cannot be is skipped, and that is said.
 	USAGE
 }
@@ -86,7 +86,7 @@ image() { # NAME
 	local variable=${1^^}_IMAGE stand_in=localhost/fleetconf-stand-in/$1 real status=0
 	real=${!variable:-$(sed -n "s/.*\${$variable:-\(.*\)}.*/\1/p" deploy/compose.yaml)}
 	if ! docker image inspect "$real" >/dev/null 2>&1 && ! timeout 120 docker pull -q "$real" >/dev/null 2>&1; then
-		docker image inspect "$stand_in" >/dev/null 2>&1 || scripts/stand-in.sh "$1" "$stand_in" || status=$?
+		docker image inspect "$stand_in" >/dev/null 2>&1 || test/standin/image.sh "$1" "$stand_in" || status=$?
 		case $status in
 		0) ;;
 		3) echo "SKIPPED $1: $real cannot be pulled" && return 1 ;;
@@ -143,7 +143,7 @@ hits_go_on() { # SERVICE: on every worker but a killed one, until the killed one
 	back "$1" 1
 }
 
-docker image inspect localhost/fleetconf-stand-in/target >/dev/null 2>&1 || scripts/stand-in.sh target localhost/fleetconf-stand-in/target
+docker image inspect localhost/fleetconf-stand-in/target >/dev/null 2>&1 || test/standin/image.sh target localhost/fleetconf-stand-in/target
 made+=(localhost/fleetconf-stand-in/target)
 
 profile=

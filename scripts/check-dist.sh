@@ -118,8 +118,8 @@ else
 	else
 		skipped "lintian: it is not here"
 	fi
-	if why=$(scripts/scratch-machine.sh true 2>&1); then
-		scripts/scratch-machine.sh scripts/check-install.sh "$dist"/*_"$host".deb || fail "the packages do not install or remove as they should"
+	if why=$(test/standin/scratch-machine.sh true 2>&1); then
+		test/standin/scratch-machine.sh scripts/check-install.sh "$dist"/*_"$host".deb || fail "the packages do not install or remove as they should"
 	else
 		skipped "installing the packages: no scratch copy of this machine can be made ($why)"
 	fi

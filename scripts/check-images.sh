@@ -14,7 +14,7 @@ usage() {
 		  --keep    leave the images, localhost/fleetconf-check/controller and so on
 
 		GO_IMAGE names the image to build with. One that can neither be found nor pulled
-		is stood in for, by scripts/stand-in.sh. Where no container engine runs nothing is
+		is stood in for, by test/standin/image.sh. Where no container engine runs nothing is
 		checked, and that is said.
 	USAGE
 }
@@ -55,7 +55,7 @@ trap clean_up EXIT
 go_image=${GO_IMAGE:-$(sed -n 's/^ARG GO_IMAGE=//p' deploy/Dockerfile)}
 if ! docker image inspect "$go_image" >/dev/null 2>&1 && ! timeout 300 docker pull -q "$go_image" >/dev/null 2>&1; then
 	status=0
-	docker image inspect "$stand_in" >/dev/null 2>&1 || scripts/stand-in.sh golang "$stand_in" || status=$?
+	docker image inspect "$stand_in" >/dev/null 2>&1 || test/standin/image.sh golang "$stand_in" || status=$?
 	case $status in
 	0) echo "$go_image cannot be pulled: the images are built with a stand-in, made of this machine's own Go, gcc and libc" ;;
 	3) echo "SKIPPED the images: $go_image cannot be pulled, and there is no stand-in for it"; exit 0 ;;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install, upgrade, remove and purge the packages given. It changes the machine:
-# scripts/scratch-machine.sh runs it in a copy of one.
+# test/standin/scratch-machine.sh runs it in a copy of one.
 #
 #   scripts/check-install.sh PACKAGE.deb...
 set -euo pipefail

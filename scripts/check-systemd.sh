@@ -7,7 +7,7 @@
 set -euo pipefail
 
 if [ "${1:-}" != --here ]; then
-	machine=$(dirname "$0")/booted-machine.sh
+	machine=$(dirname "$0")/../test/standin/booted-machine.sh
 	status=0
 	why=$("$machine" true 2>&1) || status=$?
 	case $status in

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Make a stand-in for a base image that cannot be pulled. See --help.
+# For machines without a container registry only: build a substitute for a base image. See --help.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 usage() {
 	cat <<-'USAGE'
@@ -10,7 +10,7 @@ usage() {
 		the programs of the real image at the same paths, and not its other contents.
 
 		Usage:
-		  scripts/stand-in.sh golang|redis|nats|prometheus|target TAG
+		  test/standin/image.sh golang|redis|nats|prometheus|target TAG
 
 		  golang       Go as it is installed here, gcc, the C library and the modules
 		               that the programs need (Debian and its kin)

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
+# For machines without a container registry only, where no clean container can be started.
+#
 # Run a command, as root, in a copy of this machine: what it writes, installs
 # and removes is gone with it. It sees the network and the processes.
 #
-#   scripts/scratch-machine.sh COMMAND [ARGUMENT]...
+#   test/standin/scratch-machine.sh COMMAND [ARGUMENT]...
 set -euo pipefail
 
 [ "$(id -u)" -eq 0 ] || { echo "it takes root" >&2; exit 1; }

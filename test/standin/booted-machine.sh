@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
+# For machines without systemd only (tests of the packages need one that is booted).
+#
 # Run a command, as root, in a copy of this machine that systemd has booted:
 # what it writes, installs and removes is gone with it. The copy has this machine's
 # files, and processes, control groups, a network (loopback alone) and services
 # of its own: the journal, until the command starts others. systemd need not
 # run this machine.
 #
-#   scripts/booted-machine.sh COMMAND [ARGUMENT]...
+#   test/standin/booted-machine.sh COMMAND [ARGUMENT]...
 #
 # Exit status: the command's, or 3 when this machine cannot boot a copy of
 # itself, and the reason on standard error.
