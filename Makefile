@@ -137,8 +137,9 @@ check-compose: ## Run the composed system and kill each of its containers, where
 	./scripts/check-compose.sh
 
 .PHONY: generate
-generate: ## Generate the API documents again
+generate: ## Generate the API documents and docs/settings.md
 	go generate ./controller/... ./worker/...
+	@mkdir -p bin && ./scripts/settings-doc.sh >bin/settings.md && mv bin/settings.md docs/settings.md
 
 .PHONY: cover
 cover: ## Print the coverage of the rules in the last run of the tests, and fail below 85 %

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fail if the generated documents of a module are not what `make generate`
-# makes now. The tree is left as it was, committed or not.
+# Fail if the generated documents of a module, or docs/settings.md, are not what
+# `make generate` makes now. The tree is left as it was, committed or not.
 #
 #   scripts/check-generated.sh MODULE...
 set -euo pipefail
@@ -26,3 +26,9 @@ for module in "$@"; do
 		exit 1
 	fi
 done
+
+scripts/settings-doc.sh >"$before/settings.md"
+if ! diff -u docs/settings.md "$before/settings.md" >&2; then
+	echo "docs/settings.md is stale: run make generate and commit what it changes" >&2
+	exit 1
+fi

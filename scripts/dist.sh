@@ -77,7 +77,7 @@ pack() {
 	if [ "$program" = controller ]; then # who runs it runs the fleet
 		mkdir -p "$stage/deploy" "$stage/docs"
 		cp -r deploy/prometheus deploy/grafana "$stage/deploy/"
-		cp docs/{api,architecture,deploy,metrics,operations,threat-model}.md "$stage/docs/"
+		cp docs/*.md "$stage/docs/"
 		more=(deploy docs)
 	fi
 	archive "$stage" "$name" "$package" "$package.service" "$package.8" "$program.env" "$package.cdx.json" README.md LICENSE CHANGELOG.md SECURITY.md copyright "${more[@]}"

@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -147,23 +146,31 @@ func TestStart_FirstLogLine_NamesBuildAndAddresses(t *testing.T) {
 	}
 }
 
-// What the README says of settings is what --help does.
-func TestREADME_Settings_Complete(t *testing.T) {
+// docs/settings.md lists the settings that --help lists, program by program.
+func TestSettingsDoc_Settings_Complete(t *testing.T) {
 	t.Parallel()
-	_, table, _ := strings.Cut(readText(t, "../README.md"), "\n## Settings\n")
-	table, _, _ = strings.Cut(table, "\n## ")
+	page := readText(t, "../docs/settings.md")
+	var all []string
 	for _, name := range programs {
-		rows := regexp.MustCompile(`(?m)^\| (?:all|[a-z, ]*`+name+`[a-z, ]*) \|.*$`).FindAllString(table, -1)
-		for _, setting := range settingsOf(t, name) {
-			if !slices.ContainsFunc(rows, func(row string) bool { return strings.Contains(row, "`"+setting+"`") }) {
-				t.Errorf("the README's table of settings lacks %s of the %s", setting, name)
+		_, section, _ := strings.Cut(page, "\n<!-- settings of the "+name+" -->\n")
+		section, _, _ = strings.Cut(section, "\n<!-- end of settings -->\n")
+		settings := settingsOf(t, name)
+		all = append(all, settings...)
+		for _, setting := range settings {
+			if !strings.Contains(section, "\n| `"+setting+"`") {
+				t.Errorf("docs/settings.md lacks %s of the %s", setting, name)
+			}
+		}
+		for _, setting := range matches("(?m)^\\| `([A-Z0-9_]+)`", section) {
+			if !slices.Contains(settings, setting) {
+				t.Errorf("docs/settings.md has %s, which is not a setting of the %s", setting, name)
 			}
 		}
 	}
-	for _, setting := range matches("`([A-Z][A-Z0-9]*_[A-Z0-9_]+)`", table) {
-		known := func(name string) bool { return slices.Contains(settingsOf(t, name), setting) }
-		if !slices.ContainsFunc(programs, known) && !strings.HasPrefix(setting, "X_") {
-			t.Errorf("the README's table names %s, which no program has", setting)
+	for _, setting := range matches("`([A-Z][A-Z0-9]*_[A-Z0-9_]+)`", page) {
+		known := slices.Contains(all, setting) || slices.Contains(all, strings.TrimSuffix(setting, "_FILE"))
+		if !known && !strings.HasPrefix(setting, "X_") {
+			t.Errorf("docs/settings.md names %s, which no program has", setting)
 		}
 	}
 }

@@ -15,16 +15,29 @@ import (
 	"time"
 )
 
-// TestREADME_ShellBlocks_Run runs every block of shell in the README, in order, as
-// a newcomer pastes them: `make run` first, and then the rest against what it
-// started, except that `make run` with TLS runs beside it. Only ports, the target
-// and the data's folder differ.
-func TestREADME_ShellBlocks_Run(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
-	must(t, err)
-	blocks := regexp.MustCompile("(?ms)^```sh\n(.*?)^```").FindAllStringSubmatch(string(readme), -1)
-	if len(blocks) < 10 {
-		t.Fatalf("the README has %d blocks of shell, want at least 10: are they marked as before?", len(blocks))
+// pasted are the documents whose shell blocks can be pasted after `make run`. Of
+// deploy.md these are the blocks that use its data in ./data.
+var pasted = []struct{ file, only string }{
+	{file: "README.md"}, {file: "docs/transports.md"}, {file: "docs/settings.md"}, {file: "docs/metrics.md"},
+	{file: "docs/deploy.md", only: "./data/"}, {file: "CONTRIBUTING.md"},
+}
+
+// TestDocuments_ShellBlocks_Run runs every shell block of the README and of the
+// other documents that continue it, in order: `make run` first, and then the rest
+// against the three programs, except that `make run` with TLS runs beside it. Only
+// ports, the target and the data directory differ.
+func TestDocuments_ShellBlocks_Run(t *testing.T) {
+	var blocks [][]string
+	for _, document := range pasted {
+		found := regexp.MustCompile("(?ms)^```sh\n(.*?)^```").FindAllStringSubmatch(readText(t, "../"+document.file), -1)
+		found = slices.DeleteFunc(found, func(block []string) bool { return !strings.Contains(block[1], document.only) })
+		if len(found) == 0 {
+			t.Errorf("%s has no shell block: are they marked sh?", document.file)
+		}
+		blocks = append(blocks, found...)
+	}
+	if len(blocks) < 18 {
+		t.Fatalf("the documents have %d shell blocks, want at least 18: are they marked sh?", len(blocks))
 	}
 	target := run(t, "target")
 	ports := freePorts(t, 6)

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // dash is Debian's /bin/sh, which knows POSIX alone.
@@ -28,17 +29,17 @@ func blocks(t *testing.T, document, language string) (found []string) {
 	return found
 }
 
-// block returns the one block of shell in README.md that holds text.
-func block(t *testing.T, text string) string {
+// block returns the one shell block of a document that contains text.
+func block(t *testing.T, document, text string) string {
 	t.Helper()
 	var found []string
-	for _, b := range blocks(t, "../../README.md", "sh") {
+	for _, b := range blocks(t, "../../"+document, "sh") {
 		if strings.Contains(b, text) {
 			found = append(found, b)
 		}
 	}
 	if len(found) != 1 {
-		t.Fatalf("README.md has %d blocks of shell with %q, want one", len(found), text)
+		t.Fatalf("%s has %d shell blocks with %q, want one", document, len(found), text)
 	}
 	return found[0]
 }
@@ -52,7 +53,7 @@ func TestDocuments_ShellBlocks_ParseInDash(t *testing.T) {
 	documents, err := filepath.Glob("../../docs/*.md")
 	must(t, err)
 	total := 0
-	for _, document := range append(documents, "../../README.md") {
+	for _, document := range append(documents, "../../README.md", "../../CONTRIBUTING.md") {
 		for _, b := range blocks(t, document, "sh") {
 			total++
 			cmd := exec.Command(shell, "-n")
@@ -78,6 +79,26 @@ func TestDocuments_ShellBlocks_ParseInDash(t *testing.T) {
 	}
 }
 
+// Prose is wrapped; tables, code and lines with a URL are exempt.
+func TestDocuments_Prose_Below120Columns(t *testing.T) {
+	documents, err := filepath.Glob("../../docs/*.md")
+	must(t, err)
+	inRoot, err := filepath.Glob("../../*.md")
+	must(t, err)
+	for _, document := range append(documents, inRoot...) {
+		code := false
+		for i, line := range strings.Split(readText(t, document), "\n") {
+			if strings.HasPrefix(line, "```") {
+				code = !code
+			}
+			n := utf8.RuneCountInString(line)
+			if n >= 120 && !code && !strings.HasPrefix(line, "|") && !strings.Contains(line, "://") {
+				t.Errorf("%s:%d has %d columns, want fewer than 120", document, i+1, n)
+			}
+		}
+	}
+}
+
 // paste runs a block as somebody does who pastes it: no option ends it at a failure.
 func paste(t *testing.T, b, bin string, env ...string) (output string, err error) {
 	t.Helper()
@@ -94,7 +115,7 @@ esac
 `
 
 func TestREADME_IfMatch_WithoutETag_DoesNotPublish(t *testing.T) {
-	recipe := block(t, "If-Match")
+	recipe := block(t, "README.md", "If-Match")
 	for name, row := range map[string]struct {
 		headers, status string
 		want            string // what the publish sends; "" where nothing is to be published
@@ -135,7 +156,7 @@ esac
 `
 
 func TestREADME_Gate_FailedPublish_SaysSo(t *testing.T) {
-	recipe := block(t, "/rollouts/$version?wait")
+	recipe := block(t, "README.md", "/rollouts/$version?wait")
 	for name, row := range map[string]struct {
 		answer, status string
 		ok             bool

@@ -24,7 +24,7 @@ func TestMake_NoCCompiler_NamesWhatToInstall(t *testing.T) {
 	}
 }
 
-// With the GOFLAGS of the README a module's own build finds SQLite compiled.
+// With the GOFLAGS of CONTRIBUTING.md a module's own build finds SQLite compiled.
 func TestMake_GOFLAGS_ShareTheCompiledSQLite(t *testing.T) {
 	printed, err := script("", nil, "make", "-s", "goflags")
 	must(t, err)
@@ -35,8 +35,8 @@ func TestMake_GOFLAGS_ShareTheCompiledSQLite(t *testing.T) {
 	if !strings.Contains(dryRun, "-tags "+tags+" ") || !strings.HasPrefix(flags, "-trimpath ") {
 		t.Errorf("make goflags prints %q, and the controller is built by\n%s", flags, dryRun)
 	}
-	if b := block(t, "go build -C controller"); !strings.Contains(b, `export GOFLAGS="$(make -s goflags)"`) {
-		t.Errorf("README.md builds a module without these flags:\n%s", b)
+	if b := block(t, "CONTRIBUTING.md", "go build -C controller"); !strings.Contains(b, `export GOFLAGS="$(make -s goflags)"`) {
+		t.Errorf("CONTRIBUTING.md builds a module without these flags:\n%s", b)
 	}
 }
 
