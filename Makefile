@@ -23,8 +23,7 @@ BUILD     := go build -buildvcs=false -tags $(TAGS) -ldflags "$(LDFLAGS)"
 # what another has; without paths a second checkout finds it compiled too.
 export GOFLAGS := -trimpath $(filter-out -trimpath,$(GOFLAGS))
 
-# The stories in ./test take longest, so they start first.
-GOTESTSUM := bin/tools/gotestsum --format pkgname-and-test-fails --packages "./test work"
+GOTESTSUM := bin/tools/gotestsum --format pkgname-and-test-fails
 LINTER    := bin/tools/golangci-lint
 
 .DEFAULT_GOAL := help
@@ -59,26 +58,36 @@ run: build ## Build, and run all three here (./scripts/start-all.sh)
 deps: ## Install what is missing for building and testing; NO_INSTALL=1 only names it
 	@./scripts/install-deps.sh
 
-# Tests wait more than they compute, for timeouts and for programs, so more of them run
-# side by side than there are cores. One run tells what failed, what the rules' packages
-# are covered to, and what was slow.
+# Coverage is that of the rules, so only their tests are built with -cover. The stories
+# in ./test take longest, so they start first of the others. Tests wait more than they
+# compute, so more of them run side by side than there are cores. `make vet` is the vet
+# of all. Of random histories this plays a part, and check-long the rest.
 TEST_EVENTS := bin/test.json
-.PHONY: test
+TEST_RULES  = $(RULES:%=./%)
+TEST_OTHERS = ./test $(filter-out $(RULES:%=github.com/fleetconf/fleetconf/%),$(shell go list work))
+TEST_FLAGS  := -race -count=1 -parallel 3 -timeout 20m -vet=off -tags $(TAGS)
+.PHONY: test slowest
+test: export RAPID_CHECKS := $(or $(RAPID_CHECKS),30)
 test: deps bin/tools/gotestsum ## Run the tests of every module, with -race
-	$(GOTESTSUM) --jsonfile $(TEST_EVENTS) -- -race -count=1 -parallel 3 -timeout 20m -cover -tags $(TAGS)
+	@status=0; \
+	$(GOTESTSUM) --jsonfile bin/test-rules.json --packages "$(TEST_RULES)" -- $(TEST_FLAGS) -cover || status=1; \
+	$(GOTESTSUM) --jsonfile bin/test-others.json --packages "$(TEST_OTHERS)" -- $(TEST_FLAGS) || status=1; \
+	cat bin/test-rules.json bin/test-others.json >$(TEST_EVENTS); exit $$status
+
+slowest: bin/tools/gotestsum ## Print the ten slowest tests of the last run
 	@echo "The ten slowest tests:"
 	@bin/tools/gotestsum tool slowest --num 10 --threshold 1s --jsonfile $(TEST_EVENTS)
 
 .PHONY: static check
 static: format vet lint tidy fresh ## Format, vet, lint, tidy modules, generated files fresh
-check: static test cover ## Static checks, tests with -race, coverage of the rules
+check: static test cover slowest ## Static checks, tests with -race, coverage of the rules
 
-# Of random histories make test plays 100, and this as many as HISTORIES says.
+# As many histories as HISTORIES says.
 HISTORIES ?= 2000
 .PHONY: check-long
 check-long: ## Play HISTORIES (2000) random histories of the controller and of the agent, with -race
-	go test -race -count=1 -timeout 60m -tags $(TAGS) -run AnyHistory ./controller/internal/registry ./controller/internal/fleettest ./agent/internal/poller \
-		-rapid.checks=$(HISTORIES)
+	RAPID_CHECKS=$(HISTORIES) go test -race -count=1 -timeout 60m -tags $(TAGS) -run AnyHistory \
+		$(TEST_RULES) ./controller/internal/fleettest
 
 # The four systems have ports of their own, so they run side by side.
 E2E := $(addprefix e2e-,longpoll redis nats none)

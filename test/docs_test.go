@@ -11,6 +11,7 @@ import (
 // A link between documents leads somewhere: to a file that is there, and to a
 // heading within it.
 func TestDocs_Links_Resolve(t *testing.T) {
+	t.Parallel()
 	documents, err := filepath.Glob("../docs/*.md")
 	must(t, err)
 	documents = append(documents, "../README.md", "../SECURITY.md", "../CONTRIBUTING.md", "../CHANGELOG.md")

@@ -15,6 +15,7 @@ import (
 // The reader of the log goes away: the programs go on, count what they could not
 // write, and drain on SIGHUP.
 func TestLog_ReaderClosed_ProgramsContinue(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"controller", "agent", "worker"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

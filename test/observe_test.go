@@ -62,6 +62,7 @@ func observed(t *testing.T) *site {
 }
 
 func TestMetrics_AgentAndWorker_Documented(t *testing.T) {
+	t.Parallel()
 	s := observed(t)
 	for section, p := range map[string]*process{"Agent": s.agent, "Worker": s.worker} {
 		want, got := documented(t, section), exposed(t, p)
@@ -79,6 +80,7 @@ func TestMetrics_AgentAndWorker_Documented(t *testing.T) {
 }
 
 func TestMetrics_AgentAndWorker_PassPromtool(t *testing.T) {
+	t.Parallel()
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {
 		t.Skip("promtool is not here (apt-get install prometheus), so nobody judges the names: ", err)
@@ -119,6 +121,7 @@ func (p *process) has(message, field string, value any) (map[string]any, error) 
 // What an operator does who wonders how a version came to a worker: follow the
 // request ids, from the controller's log to the agent's and to the worker's.
 func TestRequestID_OneVersion_SameInThreeLogs(t *testing.T) {
+	t.Parallel()
 	debug := "LOG_LEVEL=debug"
 	target, worker := run(t, "target"), run(t, "worker", debug)
 	controller := run(t, "controller", append(controllerIn(t.TempDir()), debug)...)
@@ -168,6 +171,7 @@ func TestRequestID_OneVersion_SameInThreeLogs(t *testing.T) {
 
 // A hit has one id: the caller's own, the target's, and the one in the log.
 func TestRequestID_Hit_ReachesTarget(t *testing.T) {
+	t.Parallel()
 	seen := make(chan []string, 10)
 	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		seen <- r.Header["X-Request-Id"]

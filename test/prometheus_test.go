@@ -27,11 +27,13 @@ func promtool(t *testing.T, args ...string) {
 }
 
 func TestAlerts_RuleTests_Pass(t *testing.T) {
+	t.Parallel()
 	promtool(t, "check", "rules", "alerts.yml")
 	promtool(t, "test", "rules", "alerts_test.yml")
 }
 
 func TestPrometheus_Config_Valid(t *testing.T) {
+	t.Parallel()
 	promtool(t, "check", "config", "--syntax-only", "prometheus.yml")
 }
 
@@ -54,6 +56,7 @@ func matches(pattern, text string) (found []string) {
 
 // Whoever an alert wakes finds what to do, and each alert was seen to fire.
 func TestAlerts_Each_DocumentedAndTested(t *testing.T) {
+	t.Parallel()
 	rules := readText(t, filepath.Join(prometheusFolder, "alerts.yml"))
 	tests := readText(t, filepath.Join(prometheusFolder, "alerts_test.yml"))
 	runbook := readText(t, "../docs/operations.md")
@@ -86,6 +89,7 @@ func TestAlerts_Each_DocumentedAndTested(t *testing.T) {
 // What alerts and dashboard ask for is what the programs measure: docs/metrics.md
 // lists that, as the tests of the three hold.
 func TestAlertsAndDashboard_Metrics_Documented(t *testing.T) {
+	t.Parallel()
 	measured := matches("(?m)^\\| `(\\w+)`", readText(t, "../docs/metrics.md"))
 	for _, file := range []string{filepath.Join(prometheusFolder, "alerts.yml"), filepath.Join(prometheusFolder, "alerts_test.yml"), "../deploy/grafana/fleetconf.json"} {
 		asked := matches(`\b(fleetconf_\w+)`, readText(t, file))
@@ -102,6 +106,7 @@ func TestAlertsAndDashboard_Metrics_Documented(t *testing.T) {
 }
 
 func TestDashboard_JSON_Importable(t *testing.T) {
+	t.Parallel()
 	var dashboard struct {
 		Title, UID string
 		Panels     []struct {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -32,8 +33,15 @@ const (
 // binaries is the folder of what TestMain built.
 var binaries string
 
+// sideBySide is how many of these tests run at the same time, unless -parallel says
+// more: they wait for programs far more than they compute.
+const sideBySide = 8
+
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if parallel := flag.Lookup("test.parallel").Value.(flag.Getter).Get().(int); parallel < sideBySide {
+		_ = flag.Set("test.parallel", strconv.Itoa(sideBySide))
+	}
 	// Under nohup the programs that are tested would ignore it as this one does.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	code, err := buildAndRun(m)

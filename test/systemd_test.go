@@ -61,6 +61,7 @@ func (m *serviceManager) waitFor(t *testing.T, message string, times int) {
 }
 
 func TestServiceManager_Lifecycle_Notified(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"controller", "agent", "worker"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -190,6 +190,23 @@ func TestScripts_CommandFails_ScriptEnds(t *testing.T) {
 	}
 }
 
+// The README tests with `make check e2e`, and CI in parts that run side by side.
+func TestCI_TargetsOfMakeCheck_AllRun(t *testing.T) {
+	if block(t, "README.md", "make check") != "make check e2e\n" {
+		t.Error("README.md does not test with make check e2e")
+	}
+	check := regexp.MustCompile(`(?m)^check: ([a-z ]+) ##`).FindStringSubmatch(readText(t, "../../Makefile"))
+	if check == nil {
+		t.Fatal("the Makefile has no target check")
+	}
+	ci := readText(t, "../../.ci/run")
+	for _, target := range append(strings.Fields(check[1]), "e2e") {
+		if !regexp.MustCompile(`\bmake [a-z0-9 -]*\b` + target + `\b`).MatchString(ci) {
+			t.Errorf(".ci/run does not run make %s", target)
+		}
+	}
+}
+
 // A test that failed is named at the very end, whatever it printed and however much.
 func TestCI_FailedTest_NamedLast(t *testing.T) {
 	root, bin := t.TempDir(), t.TempDir()
@@ -201,7 +218,7 @@ func TestCI_FailedTest_NamedLast(t *testing.T) {
 		must(t, os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755))
 		must(t, os.WriteFile(filepath.Join(root, name), []byte("#!/bin/sh\n"+text), 0o755))
 	}
-	fake(t, bin, "make", `[ "$*" = "check e2e" ] || exit 0
+	fake(t, bin, "make", `[ "$*" = "test cover" ] || exit 0
 echo "=== FAIL: fleetconf/test TestBad (1.00s)"
 seq 1000
 exit 2`)
