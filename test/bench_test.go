@@ -17,8 +17,8 @@ import (
 	"github.com/fleetconf/fleetconf/test/internal/swarm"
 )
 
-// TestBenchPush_Quick_PrintsAllTables: `make bench-push` measures all that it says, and nobody
-// is left behind. What it measures in so short a time is not judged.
+// `make bench-push` measures all transports, and every agent gets every version. The
+// figures of so short a run are not checked.
 func TestBenchPush_Quick_PrintsAllTables(t *testing.T) {
 	t.Parallel()
 	transports := []string{"longpoll", "redis", "nats", "none"}
@@ -35,16 +35,16 @@ func TestBenchPush_Quick_PrintsAllTables(t *testing.T) {
 			t.Errorf("got %d rows of %s, want one of a publish and one idle:\n%s", got, transport, table)
 		}
 	}
-	for _, want := range []string{"peak to steady", "peak to polling", "nats, 200 agents: the server is within the controller"} {
+	for _, want := range []string{"peak to steady", "peak to polling",
+		"nats, 200 agents: the server is embedded in the controller"} {
 		if !strings.Contains(table, want) {
 			t.Errorf("got no %q:\n%s", want, table)
 		}
 	}
 }
 
-// TestBenchPush_FewFiles_UsesSeveralProcesses: where a process may not open the connections of all
-// agents, several do; and a NATS server of its own takes them where they are too
-// many for the controller.
+// If the limit of open files is too low for all connections, several processes run the
+// agents, and a separate NATS server replaces the embedded one.
 func TestBenchPush_FewFiles_UsesSeveralProcesses(t *testing.T) {
 	t.Parallel()
 	table := benchPush(t, "-quick", "-files", "400", "-parts", "publish", "-transports", "nats")
@@ -53,8 +53,8 @@ func TestBenchPush_FewFiles_UsesSeveralProcesses(t *testing.T) {
 	}
 }
 
-// TestSwarm_Requests_EqualRealAgents: the bytes that bench-push counts are those of a real
-// agent, because both send the same headers.
+// Simulated agents send the same headers as real ones, so that bench-push counts the
+// same bytes.
 func TestSwarm_Requests_EqualRealAgents(t *testing.T) {
 	t.Parallel()
 	controller, worker := run(t, "controller", controllerIn(t.TempDir())...), run(t, "worker")
@@ -84,7 +84,7 @@ func TestSwarm_Requests_EqualRealAgents(t *testing.T) {
 		seen[r.In.Method+" "+path] = headers
 	}})
 	defer proxy.Close()
-	defer proxy.CloseClientConnections() // the polls that wait
+	defer proxy.CloseClientConnections() // of waiters
 
 	_, err = call(admin, "POST", controller.url()+"/api/v1/config", `{"url":"http://target.example/"}`)
 	must(t, err)
@@ -92,7 +92,8 @@ func TestSwarm_Requests_EqualRealAgents(t *testing.T) {
 	who, err := swarm.Register(t.Context(), inner.Host, 0, 1, func(int) {})
 	must(t, err)
 	s := swarm.Start(t.Context(), swarm.Options{
-		Transport: swarm.LongPoll, Controller: strings.TrimPrefix(proxy.URL, "http://"), Agents: who, PollInterval: time.Second, PerSecond: 1,
+		Transport: swarm.LongPoll, Controller: strings.TrimPrefix(proxy.URL, "http://"), Agents: who,
+		PollInterval: time.Second, PerSecond: 1,
 	})
 	defer s.Stop()
 	for _, request := range []string{"GET /api/v1/config", "POST /api/v1/agents/"} {
@@ -108,11 +109,12 @@ func TestSwarm_Requests_EqualRealAgents(t *testing.T) {
 	}
 }
 
-// benchPush returns the tables.
+// benchPush runs bench-push and returns its tables.
 func benchPush(t *testing.T, args ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), filepath.Join(binaries, "bench-push"), append(args,
-		"-controller", filepath.Join(binaries, "controller"), "-nats-server", filepath.Join(binaries, "nats-server"))...)
+		"-controller", filepath.Join(binaries, "controller"), "-nats-server",
+		filepath.Join(binaries, "nats-server"))...)
 	var table, progress bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &table, &progress
 	if err := cmd.Run(); err != nil {

@@ -32,26 +32,25 @@ import (
 	"github.com/fleetconf/fleetconf/test/internal/freeport"
 )
 
-// subject is where hints are announced.
+// subject is the channel or subject of hints.
 const (
 	fleetID = "test"
 	subject = "fleetconf.config." + fleetID
 )
 
-// broker is a real one, beside the binaries. It can be killed, and comes back
-// where it was.
+// broker is a real broker. It can be killed, and restarts at the same address.
 type broker struct {
-	transport string // as PUSH has it
+	transport string // as in PUSH
 	addr      string
-	password  string // that it wants; "" for none
+	password  string // "" for none
 	launch    func() (kill func(), err error)
 	kill      func()
 }
 
-// brokers are those that a fleet may bring along.
+// brokers are the external brokers that Fleetconf supports.
 var brokers = map[string]func(t *testing.T, password string) *broker{"redis": newRedis, "nats": newNATS}
 
-// withBrokers runs a test once for each, at the same time.
+// withBrokers runs a test for each broker, in parallel.
 func withBrokers(t *testing.T, password string, test func(t *testing.T, b *broker)) {
 	t.Parallel()
 	for name, make := range brokers {
@@ -70,7 +69,7 @@ func (b *broker) start(t *testing.T) {
 	t.Cleanup(b.kill)
 }
 
-// settings are those of a process that reaches the broker at an address: its
+// settings returns the settings of a process that reaches the broker at an address: its
 // own, or a proxy's.
 func (b *broker) settings(addr string) []string { return b.settingsWith(addr, b.password) }
 
@@ -89,7 +88,7 @@ func (b *broker) settingsWith(addr, password string) []string {
 	return settings
 }
 
-// publish tells the fleet whatever anybody could who reaches the broker.
+// publish publishes messages to the fleet, as any client of the broker could.
 func (b *broker) publish(t *testing.T, messages ...string) {
 	t.Helper()
 	if b.transport == "redis" {
@@ -113,7 +112,7 @@ func newRedis(t *testing.T, password string) *broker {
 	t.Helper()
 	program, err := exec.LookPath("redis-server")
 	if err != nil {
-		t.Fatal("redis-server is not installed; scripts/install-deps.sh does that")
+		t.Fatal("redis-server is not installed; run scripts/install-deps.sh")
 	}
 	b := &broker{transport: "redis", addr: freeAddress(t), password: password}
 	_, port, _ := net.SplitHostPort(b.addr)
@@ -121,12 +120,15 @@ func newRedis(t *testing.T, password string) *broker {
 	if password != "" {
 		args = append(args, "--requirepass", password)
 	}
-	b.launch = func() (kill func(), err error) { return runUntilReady(program, "Ready to accept connections", args...) }
+	b.launch = func() (kill func(), err error) {
+		return runUntilReady(program, "Ready to accept connections",
+			args...)
+	}
 	b.start(t)
 	return b
 }
 
-// runUntilReady starts a program and returns when it has said that it is ready.
+// runUntilReady starts a program and returns when its output contains ready.
 func runUntilReady(program, ready string, args ...string) (kill func(), err error) {
 	cmd := exec.Command(program, args...)
 	out, err := cmd.StdoutPipe()
@@ -155,10 +157,10 @@ func runUntilReady(program, ready string, args ...string) (kill func(), err erro
 	case <-said:
 		return kill, nil
 	case <-ended:
-		return nil, errors.Join(fmt.Errorf("%s ended at its start", program), cmd.Wait())
+		return nil, errors.Join(fmt.Errorf("%s ended while starting", program), cmd.Wait())
 	case <-time.After(timeout):
 		kill()
-		return nil, fmt.Errorf("%s does not get ready", program)
+		return nil, fmt.Errorf("%s is not ready", program)
 	}
 }
 
@@ -179,7 +181,7 @@ func newNATS(t *testing.T, password string) *broker {
 		}
 		s.Start()
 		if !s.ReadyForConnections(timeout) {
-			return nil, errors.New("the NATS server does not get ready")
+			return nil, errors.New("the NATS server is not ready")
 		}
 		return func() {
 			s.Shutdown()
@@ -190,7 +192,7 @@ func newNATS(t *testing.T, password string) *broker {
 	return b
 }
 
-// freeAddress is one that nobody listens on.
+// freeAddress returns an address that no program listens on.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	address, err := freeport.Address()
@@ -198,14 +200,15 @@ func freeAddress(t *testing.T) string {
 	return address
 }
 
-// --- the network between --------------------------------------------------------
+// --- network faults --------------------------------------------------------
 
-// network is what lies before an address, and can be made to fail.
+// network is a proxy before an address, which can be made to fail.
 type network struct{ *toxiproxy.Proxy }
 
 func networkTo(t *testing.T, addr string) network {
 	t.Helper()
-	n := network{toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), t.Name(), freeAddress(t), addr)}
+	n := network{toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), t.Name(),
+		freeAddress(t), addr)}
 	must(t, n.Start())
 	t.Cleanup(func() {
 		n.Toxics.ResetToxics(context.Background())
@@ -214,17 +217,18 @@ func networkTo(t *testing.T, addr string) network {
 	return n
 }
 
-// blackhole makes it take everything, and pass nothing on.
+// blackhole makes the proxy accept data and forward nothing.
 func (n network) blackhole(t *testing.T) {
 	t.Helper()
 	n.addToxics(t, "timeout", `{"timeout":0}`)
 }
 
-// addToxics has both directions suffer.
+// addToxics adds a fault to both directions.
 func (n network) addToxics(t *testing.T, toxic, attributes string) {
 	t.Helper()
 	for _, stream := range []string{"upstream", "downstream"} {
-		_, err := n.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(`{"name":%q,"type":%q,"stream":%q,"attributes":%s}`, stream, toxic, stream, attributes)))
+		_, err := n.Toxics.AddToxicJson(strings.NewReader(
+			fmt.Sprintf(`{"name":%q,"type":%q,"stream":%q,"attributes":%s}`, stream, toxic, stream, attributes)))
 		must(t, err)
 	}
 }
@@ -238,8 +242,7 @@ func (n network) removeToxics(t *testing.T) {
 
 // --- certificates ----------------------------------------------------------------
 
-// certificates makes files of a certificate for 127.0.0.1, of its key, and of
-// the authority that signed it.
+// certificates writes a certificate for 127.0.0.1, its key and its authority to files.
 func certificates(t *testing.T) (ca, cert, key string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -259,7 +262,8 @@ func certificates(t *testing.T) (ca, cert, key string) {
 	}
 	leaf := &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "broker"}, NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, authority, authority, authorityKey.Public(), authorityKey)
 	ca = write("ca.pem", "CERTIFICATE", der, err)

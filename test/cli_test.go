@@ -22,7 +22,7 @@ func runProgram(t *testing.T, path string, env []string, args ...string) (output
 	return string(out), cmd.ProcessState.ExitCode()
 }
 
-// settingsOf lists the settings that --help of a program lists.
+// settingsOf returns the settings in --help of a program.
 func settingsOf(t *testing.T, name string) []string {
 	t.Helper()
 	page, _ := runProgram(t, filepath.Join(binaries, name), nil, "--help")
@@ -51,7 +51,7 @@ func TestHelp_Lines_Fit80Columns(t *testing.T) {
 				}
 			}
 			if groups := matches(`(?m)^([A-Z][A-Za-z ]+):$`, page); len(groups) < 4 {
-				t.Errorf("%s --help groups its settings under %q, want four headings at least", name, groups)
+				t.Errorf("%s --help groups its settings under %q, want at least four headings", name, groups)
 			}
 		}
 	}
@@ -84,19 +84,19 @@ func TestUsageErrors_AllPrograms_SameMessage(t *testing.T) {
 			said, status := runProgram(t, filepath.Join(binaries, name), row.env, row.args...)
 			said = strings.ReplaceAll(said, name, "PROGRAM")
 			if status == 0 || said == "" {
-				t.Errorf("%v %v: %s ended with %d and %q, want a fault", row.env, row.args, name, status, said)
+				t.Errorf("%v %v: %s exit status %d and %q, want an error", row.env, row.args, name, status, said)
 			}
 			if first == "" {
 				first = said
 			}
 			if said != first {
-				t.Errorf("%v %v: %s says\n%s\nand the %s\n%s", row.env, row.args, name, said, programs[0], first)
+				t.Errorf("%v %v: %s prints\n%s\nand the %s\n%s", row.env, row.args, name, said, programs[0], first)
 			}
 		}
 	}
 }
 
-// One file of settings may serve all three programs.
+// One environment file may serve all three programs.
 func TestMistypedSettings_OtherProgramsSettings_NoWarning(t *testing.T) {
 	t.Parallel()
 	for _, name := range programs {
@@ -104,7 +104,7 @@ func TestMistypedSettings_OtherProgramsSettings_NoWarning(t *testing.T) {
 		var env []string
 		for _, other := range programs {
 			for _, setting := range settingsOf(t, other) {
-				// A name for the same thing is one, where ours is not set.
+				// These are mistaken for settings of ours, which are not set.
 				same := strings.HasPrefix(setting, "AGENT_") || strings.HasPrefix(setting, "CONTROLLER_")
 				if !same && !slices.Contains(own, setting) {
 					env = append(env, setting+"=x")
@@ -118,7 +118,7 @@ func TestMistypedSettings_OtherProgramsSettings_NoWarning(t *testing.T) {
 	}
 }
 
-// The first line of a log says which build runs where, and what it is connected to.
+// The first log line names the build, the listen address and the peers.
 func TestStart_FirstLogLine_NamesBuildAndAddresses(t *testing.T) {
 	t.Parallel()
 	for name, fields := range map[string]string{
@@ -131,16 +131,17 @@ func TestStart_FirstLogLine_NamesBuildAndAddresses(t *testing.T) {
 		var event map[string]any
 		must(t, json.Unmarshal([]byte(first), &event))
 		if name == "agent" && (event["controller"] != unreachableURL || event["worker"] != unreachableURL) {
-			t.Errorf("an agent of a test that gives no URLs says %s, want %s for both", first, unreachableURL)
+			t.Errorf("an agent without URLs logs %s, want %s for both", first, unreachableURL)
 		}
 		for _, field := range append(strings.Fields(fields), "build") {
 			if event[field] == nil || event["msg"] != "Starting" {
-				t.Errorf("%s begins with %s, want Starting with the field %s", name, first, field)
+				t.Errorf("%s logs first %s, want Starting with the field %s", name, first, field)
 			}
 		}
 		log := p.log.String()
-		if warned := strings.Contains(log, "REDIS_URLL"); warned != (name != "worker") || strings.Contains(log, "hunter2") {
-			t.Errorf("%s: warned of REDIS_URLL: %v, want it where REDIS_URL is a setting, and no value:\n%s",
+		if warned := strings.Contains(log, "REDIS_URLL"); warned != (name != "worker") ||
+			strings.Contains(log, "hunter2") {
+			t.Errorf("%s: warned of REDIS_URLL: %v, want a warning without the value if REDIS_URL is a setting:\n%s",
 				name, warned, log)
 		}
 	}

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// Strangers hold more connections than each program may open files: hits, polls,
-// publishes and health checks go on.
+// Idle clients hold more connections than the limit of open files of each program: hits,
+// polls, publishes and health checks go on.
 func TestConnections_MoreThanFiles_OthersServed(t *testing.T) {
 	t.Parallel()
 	s := &site{target: run(t, "target")}
@@ -28,7 +28,7 @@ func TestConnections_MoreThanFiles_OthersServed(t *testing.T) {
 	s.controller = few("controller", controllerIn(t.TempDir())...)
 	s.agent = few("agent", agentIn(t.TempDir(), s.controller.url(), s.worker.url())...)
 	s.publishAndWait(t, "/before")
-	// The oldest idle connection of all, but of an admin.
+	// The oldest idle connection, but authenticated as admin.
 	kept, err := net.DialTimeout("tcp", s.controller.addr, timeout)
 	must(t, err)
 	defer kept.Close()

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// published is what a publisher was told, and what it only asked for.
+// published is what a publisher sent, and what was acknowledged.
 type published struct {
 	mu           sync.Mutex
 	sent         map[string]bool  // URLs
@@ -25,12 +25,12 @@ type published struct {
 	last         int64
 }
 
-// publishLoop publishes one URL after the other until the test says enough, and goes
-// on when the controller is gone.
+// publishLoop publishes one URL after the other until stopPublishing is called, and
+// retries while the controller is down.
 func publishLoop(t *testing.T, controller *process, target string) (p *published, stopPublishing func()) {
 	p = &published{sent: map[string]bool{}, acknowledged: map[int64]string{}}
 	done, ended := make(chan struct{}), make(chan struct{})
-	address := controller.url() // it comes back to the same
+	address := controller.url() // the same after a restart
 	go func() {
 		defer close(ended)
 		for i := 0; ; i++ {
@@ -70,8 +70,8 @@ func (p *published) count() int {
 	return len(p.acknowledged)
 }
 
-// waitForMore waits until so many more were acknowledged, and then for a moment that
-// falls anywhere within the next one.
+// waitForMore waits until n more versions are acknowledged, and then for a random part
+// of the next publish.
 func (p *published) waitForMore(t *testing.T, n int) {
 	t.Helper()
 	want := p.count() + n
@@ -81,10 +81,10 @@ func (p *published) waitForMore(t *testing.T, n int) {
 		}
 		return nil
 	})
-	time.Sleep(rand.N(10 * time.Millisecond)) //nolint:forbidigo // the moment of the crash is the point
+	time.Sleep(rand.N(10 * time.Millisecond)) //nolint:forbidigo // the crash happens at a random time
 }
 
-// Law 1: whatever was acknowledged is there after any crash, with its content.
+// Law 1: an acknowledged version exists after any crash, with its content.
 func TestPublish_ControllerKilled_AcknowledgedVersionsKept(t *testing.T) {
 	t.Parallel()
 	controller := run(t, "controller", controllerIn(t.TempDir())...)
@@ -102,7 +102,8 @@ func TestPublish_ControllerKilled_AcknowledgedVersionsKept(t *testing.T) {
 	history := map[int64]string{}
 	var newest int64
 	for before := int64(1 << 40); before > 1; {
-		page, _, err := get[[]config](admin, fmt.Sprintf("%s/api/v1/configs?limit=100&before=%d", controller.url(), before))
+		page, _, err := get[[]config](admin, fmt.Sprintf("%s/api/v1/configs?limit=100&before=%d", controller.url(),
+			before))
 		must(t, err)
 		if len(page) == 0 {
 			t.Fatalf("the history ends at version %d, want it to begin with 1", before)
@@ -111,7 +112,7 @@ func TestPublish_ControllerKilled_AcknowledgedVersionsKept(t *testing.T) {
 			if newest == 0 {
 				newest = c.Version
 			} else if c.Version != before-1 {
-				t.Fatalf("version %d stands behind version %d: want no gap", c.Version, before)
+				t.Fatalf("version %d follows version %d: want no gap", c.Version, before)
 			}
 			history[c.Version], before = c.Data["url"], c.Version
 		}
@@ -123,19 +124,20 @@ func TestPublish_ControllerKilled_AcknowledgedVersionsKept(t *testing.T) {
 	}
 	for version, url := range history {
 		if !p.sent[url] {
-			t.Errorf("version %d is %s, which nobody published", version, url)
+			t.Errorf("version %d is %s, which was not published", version, url)
 		}
 	}
 	current, _, err := get[config](agents, controller.url()+"/api/v1/config")
 	must(t, err)
 	if current.Version != newest || current.Data["url"] != history[newest] {
-		t.Errorf("after the restart version %d %v is served, want %d %s", current.Version, current.Data, newest, history[newest])
+		t.Errorf("after the restart version %d %v is served, want %d %s", current.Version, current.Data, newest,
+			history[newest])
 	}
 	t.Logf("%d versions were acknowledged, %d are in the history", len(p.acknowledged), len(history))
 }
 
-// Laws 2 and 5: whatever dies, hits are answered from what was published, and
-// all ends at the newest.
+// Laws 2 and 5: whichever process is killed, hits use published versions only, and in
+// the end the newest.
 func TestHit_AnyProcessKilled_ServesPublishedVersions(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -145,7 +147,7 @@ func TestHit_AnyProcessKilled_ServesPublishedVersions(t *testing.T) {
 	agent := run(t, "agent", agentIn(dir, controller.url(), worker.url())...)
 	p, stopPublishing := publishLoop(t, controller, target.url())
 
-	// A client hits without pause.
+	// A client sends hits continuously.
 	served := map[string]bool{}
 	done, ended := make(chan struct{}), make(chan struct{})
 	hit := worker.url() + "/hit"
@@ -159,7 +161,7 @@ func TestHit_AnyProcessKilled_ServesPublishedVersions(t *testing.T) {
 			}
 			a, err := call("", "GET", hit, "")
 			switch {
-			case err != nil: // the worker is dead just now
+			case err != nil: // the worker is down
 				time.Sleep(checkEvery)
 			case a.status == 200:
 				path, _ := strings.CutPrefix(strings.TrimSpace(a.body), "target ")
@@ -185,15 +187,15 @@ func TestHit_AnyProcessKilled_ServesPublishedVersions(t *testing.T) {
 	<-ended
 	for url := range served {
 		if !p.sent[url] {
-			t.Errorf("a hit was served with %s, which nobody published", url)
+			t.Errorf("a hit used %s, which was not published", url)
 		}
 	}
 	if len(served) < 3 {
-		t.Errorf("%d configurations were seen in hits, want the worker to follow", len(served))
+		t.Errorf("hits used %d configurations, want at least 3", len(served))
 	}
 }
 
-// fleet starts agents that share one worker, each with a cache of its own.
+// fleet returns agents that share one worker, each with its own cache.
 func fleet(t *testing.T, n int, controller, worker string) []*process {
 	t.Helper()
 	fleet := make([]*process, n)
@@ -265,8 +267,8 @@ func TestRegister_TwentyAgentsRestarted_StayTwenty(t *testing.T) {
 	}
 }
 
-// An answer that is lost on its way, or an agent that is killed before it can
-// keep it, leaves one agent all the same.
+// A lost response to a registration, or an agent that is killed before it can save the
+// response, makes no second agent.
 func TestRegister_LostResponse_MakesNoDuplicate(t *testing.T) {
 	t.Parallel()
 	controller := run(t, "controller", controllerIn(t.TempDir())...)
@@ -328,7 +330,7 @@ func TestRegister_TwoAgentsWithOneID_NoRequestStorm(t *testing.T) {
 		}
 		return err
 	})
-	second := t.TempDir() // made of a copy, as a cloned machine is
+	second := t.TempDir() // a copy, as on a cloned machine
 	cache, err := os.ReadFile(filepath.Join(first, "agent_config.cache"))
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(second, "agent_config.cache"), cache, 0o600))
@@ -336,9 +338,10 @@ func TestRegister_TwoAgentsWithOneID_NoRequestStorm(t *testing.T) {
 
 	begun, before := time.Now(), requests.Load()
 	const window = 5 * time.Second
-	time.Sleep(window) // what does not happen takes time to see
+	time.Sleep(window) // to observe that nothing happens
 	if got := requests.Load() - before; got > 40 {
-		t.Errorf("two agents with one id sent %d requests in %s at an interval of 1 s, want few more than 10", got, time.Since(begun))
+		t.Errorf("two agents with one id sent %d requests in %s at an interval of 1 s, want few more than 10", got,
+			time.Since(begun))
 	} else {
 		t.Logf("two agents with one id sent %d requests in %s", got, window)
 	}
@@ -347,7 +350,7 @@ func TestRegister_TwoAgentsWithOneID_NoRequestStorm(t *testing.T) {
 	if got := a.header.Get("X-Total-Count"); got != "1" {
 		t.Errorf("two agents with one id are %s agents, want 1", got)
 	}
-	// Both follow what is published.
+	// Both apply a published version.
 	if _, err := publish(controller.url(), "http://target.example/both"); err != nil {
 		t.Fatal(err)
 	}

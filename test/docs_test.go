@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// A link between documents leads somewhere: to a file that is there, and to a
-// heading within it.
+// Links between documents lead to existing files and headings.
 func TestDocs_Links_Resolve(t *testing.T) {
 	t.Parallel()
 	documents, err := filepath.Glob("../docs/*.md")
@@ -34,14 +33,14 @@ func TestDocs_Links_Resolve(t *testing.T) {
 				continue
 			}
 			if anchor != "" && !hasHeading(readText(t, target), anchor) {
-				t.Errorf("%s links to %s, and there is no such heading", document, link)
+				t.Errorf("%s links to %s, but there is no such heading", document, link)
 			}
 		}
 	}
 }
 
-// hasHeading reports whether text has that anchor, or a heading that makes it: in
-// lower case, without punctuation, with a hyphen for each space.
+// hasHeading reports whether text has an anchor, or a heading with that slug: in lower
+// case, without punctuation, with hyphens for spaces.
 func hasHeading(text, anchor string) bool {
 	if strings.Contains(text, `<a id="`+anchor+`"></a>`) {
 		return true

@@ -18,11 +18,11 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/mattn/go-sqlite3" // to hold locks, and to leave what a newer build would
+	_ "github.com/mattn/go-sqlite3" // to hold locks, and to change the database as a newer build would
 )
 
-// The agent lives beside any worker, says what is wrong with it, and heals when
-// a real one comes in its place.
+// With any kind of broken worker the agent reports the reason, and recovers when a
+// working one replaces it.
 func TestAgent_BrokenWorker_ReportsReasonAndRecovers(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -35,21 +35,30 @@ func TestAgent_BrokenWorker_ReportsReasonAndRecovers(t *testing.T) {
 		handler http.HandlerFunc
 		want    string
 	}{
-		"answers 500": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "boom", http.StatusInternalServerError) }, "500"},
+		"answers 500": {func(w http.ResponseWriter,
+			_ *http.Request) {
+			http.Error(w, "boom", http.StatusInternalServerError)
+		}, "500"},
 		"hangs": {func(_ http.ResponseWriter, r *http.Request) {
 			select {
 			case <-r.Context().Done():
 			case <-time.After(time.Minute):
 			}
 		}, "did not answer within"},
-		"is a page": {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>It works!</html>") }, "WORKER_URL"},
+		"is a web page": {func(w http.ResponseWriter, _ *http.Request) {
+			_,
+				_ = io.WriteString(w, "<html>It works!</html>")
+		}, "WORKER_URL"},
 		"redirects": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "https://example.com/", http.StatusFound)
 		}, "redirect"},
-		"cuts every answer":           {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "cut the connection"},
-		"answers without end":         {func(w http.ResponseWriter, _ *http.Request) { writeEndlessly(w) }, "bytes"},
-		"accepts and runs another":    {pushHandler(`{"message":"ok","version":7}`), "7"},
-		"does not even speak of HTTP": {nil, "HTTP"},
+		"cuts every response": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+			"cut the connection"},
+		"endless response": {
+			func(w http.ResponseWriter, _ *http.Request) { writeEndlessly(w) }, "bytes",
+		},
+		"accepts and runs another version": {pushHandler(`{"message":"ok","version":7}`), "7"},
+		"does not speak HTTP":              {nil, "HTTP"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -68,8 +77,9 @@ func TestAgent_BrokenWorker_ReportsReasonAndRecovers(t *testing.T) {
 			agent := run(t, "agent", agentIn(t.TempDir(), controller.url(), "http://"+ln.Addr().String())...)
 			eventually(t, func() error {
 				s, _, err := get[status]("", agent.url()+"/status")
-				if err == nil && (!strings.Contains(s.Worker.Error, row.want) || !strings.Contains(s.LastError, row.want)) {
-					err = fmt.Errorf("/status has %+v, want an error of the worker that says %q", s, row.want)
+				if err == nil && (!strings.Contains(s.Worker.Error, row.want) ||
+					!strings.Contains(s.LastError, row.want)) {
+					err = fmt.Errorf("/status has %+v, want an error of the worker with %q", s, row.want)
 				}
 				if err == nil && s.AppliedVersion != nil {
 					t.Fatalf("/status has version %d as applied, want none: no worker runs it", *s.AppliedVersion)
@@ -102,7 +112,7 @@ func writeEndlessly(w io.Writer) {
 	}
 }
 
-// pushHandler answers a push with that, and runs nothing.
+// pushHandler answers a push with body, and runs nothing.
 func pushHandler(body string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
@@ -116,7 +126,7 @@ func pushHandler(body string) http.HandlerFunc {
 	}
 }
 
-// nonHTTPServer is a server that speaks before it is spoken to.
+// nonHTTPServer is a server that sends a banner of another protocol.
 type nonHTTPServer struct{ ln net.Listener }
 
 func (b *nonHTTPServer) Serve(ln net.Listener) error {
@@ -133,25 +143,25 @@ func (b *nonHTTPServer) Serve(ln net.Listener) error {
 
 func (b *nonHTTPServer) Close() error { return nil } // the test closes its listener
 
-// A database that cannot be used is refused with a sentence and left as it is.
+// The controller refuses an unusable database with a reason, and does not change it.
 func TestController_UnusableDatabase_Refused(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
 		spoil func(t *testing.T, path string)
 		want  string
 	}{
-		"no database": {func(t *testing.T, path string) {
+		"another file": {func(t *testing.T, path string) {
 			must(t, os.WriteFile(path, []byte(strings.Repeat("This is no database. ", 500)), 0o600))
 		}, "damaged or is no SQLite database"},
-		"cut off": {func(t *testing.T, path string) { must(t, os.Truncate(path, 5000)) }, "damaged"},
-		"with a page of zeros": {func(t *testing.T, path string) {
+		"truncated": {func(t *testing.T, path string) { must(t, os.Truncate(path, 5000)) }, "damaged"},
+		"a page of zeros": {func(t *testing.T, path string) {
 			f, err := os.OpenFile(path, os.O_RDWR, 0)
 			must(t, err)
 			defer f.Close()
 			_, err = f.WriteAt(make([]byte, 3*4096), 4096)
 			must(t, err)
 		}, "damaged"},
-		"with a header of another size": {func(t *testing.T, path string) {
+		"another page size in the header": {func(t *testing.T, path string) {
 			f, err := os.OpenFile(path, os.O_RDWR, 0)
 			must(t, err)
 			defer f.Close()
@@ -161,7 +171,7 @@ func TestController_UnusableDatabase_Refused(t *testing.T) {
 		"newer than the binary": {func(t *testing.T, path string) {
 			execSQL(t, path, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99, 1)`)
 		}, "a newer controller has written it"},
-		"a folder": {func(t *testing.T, path string) {
+		"a directory": {func(t *testing.T, path string) {
 			must(t, os.Remove(path))
 			must(t, os.Mkdir(path, 0o700))
 		}, "is a folder; name a file"},
@@ -180,7 +190,7 @@ func TestController_UnusableDatabase_Refused(t *testing.T) {
 			before := contents(path)
 			wantRefused(t, controller, path, row.want)
 			if after := contents(path); after != before {
-				t.Error("the file was changed, want it left as it is")
+				t.Error("the file was changed")
 			}
 			for _, beside := range []string{"-wal", "-journal"} {
 				if info, err := os.Stat(path + beside); err == nil && info.Size() > 0 {
@@ -191,7 +201,7 @@ func TestController_UnusableDatabase_Refused(t *testing.T) {
 	}
 }
 
-// wantRefused starts a controller that must end with status 1 and a sentence.
+// wantRefused starts a controller, which must end with status 1 and a reason.
 func wantRefused(t *testing.T, controller *process, path, want string) {
 	t.Helper()
 	before := len(controller.log.String())
@@ -199,7 +209,7 @@ func wantRefused(t *testing.T, controller *process, path, want string) {
 	must(t, controller.waitExit(1))
 	output := controller.log.String()[before:]
 	if !strings.Contains(output, "controller: open database "+path) || !strings.Contains(output, want) {
-		t.Errorf("it said:\n%s\nwant a sentence that names %s and says %q", output, path, want)
+		t.Errorf("it printed:\n%s\nwant an error with %s and %q", output, path, want)
 	}
 }
 
@@ -233,8 +243,7 @@ func TestController_DatabaseOpenElsewhere_Refused(t *testing.T) {
 	}
 }
 
-// While another process holds the database, publishing is refused for a while
-// and polling goes on.
+// While another process locks the database, publishes fail and polls go on.
 func TestController_LockedDatabase_PublishFailsPollsContinue(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -246,8 +255,9 @@ func TestController_LockedDatabase_PublishFailsPollsContinue(t *testing.T) {
 	unlock := lock(t, path)
 	a, err := call(admin, "POST", controller.url()+"/api/v1/config", `{"url":"http://target.example/locked"}`)
 	must(t, err)
-	if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" || !strings.Contains(a.body, "nothing was changed") {
-		t.Errorf("a publish gets %v, want a 503 with Retry-After that says nothing was changed", a)
+	if a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" ||
+		!strings.Contains(a.body, "nothing was changed") {
+		t.Errorf("a publish gets %v, want 503 with Retry-After and nothing changed", a)
 	}
 	current, _, err := get[config](agents, controller.url()+"/api/v1/config")
 	must(t, err)
@@ -262,7 +272,7 @@ func TestController_LockedDatabase_PublishFailsPollsContinue(t *testing.T) {
 	version, err := publish(controller.url(), "http://target.example/after")
 	must(t, err)
 	if version != 2 {
-		t.Errorf("the publish after that is version %d, want 2: the refused one left nothing", version)
+		t.Errorf("the publish after that is version %d, want 2: the refused one stored nothing", version)
 	}
 }
 
@@ -286,7 +296,7 @@ func lock(t *testing.T, path string) (unlock func()) {
 
 func TestController_ReadOnlyDatabase_Refused(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "fleetconf-readonly-") // t.TempDir hides its own from other users
+	dir, err := os.MkdirTemp("", "fleetconf-readonly-") // other users cannot read t.TempDir
 	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	path := filepath.Join(dir, "controller.db")
@@ -302,7 +312,7 @@ func TestController_ReadOnlyDatabase_Refused(t *testing.T) {
 	must(t, os.Chmod(dir, 0o555))
 	t.Cleanup(func() { _ = os.Chmod(dir, 0o755) })
 	if os.Getuid() == 0 {
-		controller.uid = 65534 // root may write everywhere
+		controller.uid = 65534 // root can write everywhere
 	}
 	before := contents(path)
 	wantRefused(t, controller, path, "cannot be written")
@@ -311,7 +321,7 @@ func TestController_ReadOnlyDatabase_Refused(t *testing.T) {
 	}
 }
 
-// On a full disk nothing acknowledged is lost, and nothing half-written stays.
+// On a full disk acknowledged versions are kept, and a failed publish stores nothing.
 func TestController_FullDisk_KeepsAcknowledgedVersions(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -334,7 +344,8 @@ func TestController_FullDisk_KeepsAcknowledgedVersions(t *testing.T) {
 	}
 	var refused answer
 	for i := range 1000 {
-		a, err := call(admin, "POST", controller.url()+"/api/v1/config", fmt.Sprintf(`{"url":"http://target.example/%d/%s"}`, i, strings.Repeat("x", 1500)))
+		a, err := call(admin, "POST", controller.url()+"/api/v1/config",
+			fmt.Sprintf(`{"url":"http://target.example/%d/%s"}`, i, strings.Repeat("x", 1500)))
 		must(t, err)
 		if a.status != http.StatusOK {
 			refused = a
@@ -343,7 +354,7 @@ func TestController_FullDisk_KeepsAcknowledgedVersions(t *testing.T) {
 		last++
 	}
 	if refused.status != http.StatusInsufficientStorage || !strings.Contains(refused.body, "nothing was changed") {
-		t.Errorf("a publish on a full disk gets %v, want a 507 that says nothing was changed", refused)
+		t.Errorf("a publish on a full disk gets %v, want 507 and nothing changed", refused)
 	}
 	current, _, err := get[config](agents, controller.url()+"/api/v1/config")
 	must(t, err)
@@ -357,7 +368,7 @@ func TestController_FullDisk_KeepsAcknowledgedVersions(t *testing.T) {
 	version, err := publish(controller.url(), "http://target.example/after")
 	must(t, err)
 	if version != last+1 {
-		t.Errorf("with room again a publish is version %d, want %d", version, last+1)
+		t.Errorf("with free space a publish is version %d, want %d", version, last+1)
 	}
 }
 

@@ -16,8 +16,8 @@ import (
 	"testing"
 )
 
-// dropETags is a gateway that treats ETags as Envoy's compressor does by default: it
-// removes them from answers. Nor does it forward an If-None-Match.
+// dropETags starts a gateway that removes ETags from responses, as Envoy's compressor
+// does by default, and If-None-Match from requests.
 func dropETags(t *testing.T, controller string) (gateway string) {
 	t.Helper()
 	target, err := url.Parse(controller)
@@ -31,19 +31,20 @@ func dropETags(t *testing.T, controller string) (gateway string) {
 			r.Header.Del("ETag")
 			return nil
 		},
-		ErrorLog: log.New(io.Discard, "", 0), // of a controller that is away
+		ErrorLog: log.New(io.Discard, "", 0), // while the controller is down
 	}
 	server := httptest.NewServer(proxy)
 	t.Cleanup(server.Close)
 	return server.URL
 }
 
-// Behind such a gateway polls are held, nothing is pushed twice, and a restored
-// database takes nothing back.
+// Behind such a gateway agents long-poll, no version is pushed twice, and a restored
+// database does not downgrade agents.
 func TestGateway_ETagsDropped_FleetFollows(t *testing.T) {
 	t.Parallel()
 	dir, cacheDir := t.TempDir(), t.TempDir()
-	s := &site{target: run(t, "target"), worker: run(t, "worker"), controller: run(t, "controller", append(controllerIn(dir), hourly)...)}
+	s := &site{target: run(t, "target"), worker: run(t, "worker"),
+		controller: run(t, "controller", append(controllerIn(dir), hourly)...)}
 	through := newCounter(t, s.controller)
 	s.agent = run(t, "agent", agentIn(cacheDir, dropETags(t, through.URL), s.worker.url())...)
 	s.waitForTransport(t, "longpoll")
@@ -51,7 +52,7 @@ func TestGateway_ETagsDropped_FleetFollows(t *testing.T) {
 	must(t, backUp(dir, "old.db"))
 	s.publishAndWait(t, "/newer")
 	s.waitForTransport(t, "longpoll")
-	if n := through.polls.Load(); n > 8 { // each version is fetched, and told, once
+	if n := through.polls.Load(); n > 8 { // each version is fetched and reported once
 		t.Errorf("the agent polled %d times for two versions", n)
 	}
 
@@ -78,7 +79,7 @@ func TestGateway_ETagsDropped_FleetFollows(t *testing.T) {
 	s.waitForWorker(t, "/old")
 	s.publishAndWait(t, "/last")
 
-	// Somebody edits the agent's cache, checksum and all.
+	// Edit the agent's cache, with its checksum.
 	must(t, s.agent.stop())
 	edit(t, filepath.Join(cacheDir, "agent_config.cache"), "/last", "/edited")
 	must(t, s.agent.start())
@@ -110,7 +111,8 @@ func edit(t *testing.T, path, old, with string) {
 	if len(words) != 3 || bytes.Equal(changed, payload) {
 		t.Fatalf("the cache is %.200q", document)
 	}
-	must(t, os.WriteFile(path, append(fmt.Appendf(nil, "%s %s %x\n", words[0], words[1], sha256.Sum256(changed)), changed...), 0o600))
+	must(t, os.WriteFile(path, append(fmt.Appendf(nil, "%s %s %x\n", words[0], words[1], sha256.Sum256(changed)),
+		changed...), 0o600))
 }
 
 // nginx weakens the ETags of what it compresses. Agents do not have it compress, and the
@@ -118,7 +120,9 @@ func edit(t *testing.T, path, old, with string) {
 func TestGateway_Compressing_FleetFollows(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, []string{hourly}, []string{"PUSH=none"})
-	through := newBalancer(t, "nginx", "gzip on; gzip_types application/json; gzip_proxied any; gzip_min_length 0; proxy_read_timeout 330s;", s.controller.url())
+	through := newBalancer(t, "nginx",
+		"gzip on; gzip_types application/json; gzip_proxied any; gzip_min_length 0; proxy_read_timeout 330s;",
+		s.controller.url())
 	must(t, s.agent.crash())
 	s.agent.env = append(s.agent.env, "PUSH=longpoll", "CONTROLLER_URL="+through)
 	must(t, s.agent.start())
@@ -156,7 +160,7 @@ func TestBroker_TwoFleets_IgnoreEachOther(t *testing.T) {
 			must(t, sites[i].agent.start())
 			sites[i].waitForTransport(t, b.transport)
 			sites[i].publishAndWait(t, "/first")
-			sites[i].publishAndWait(t, "/second") // by a hint: it listens to its own fleet
+			sites[i].publishAndWait(t, "/second") // by a hint of its own fleet
 		}
 		before := counters[0].polls.Load()
 		for i := range 5 {

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// The reader of the log goes away: the programs go on, count what they could not
-// write, and drain on SIGHUP.
+// If the reader of the log closes it, the programs go on, count the lost lines, and
+// drain on SIGHUP.
 func TestLog_ReaderClosed_ProgramsContinue(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"controller", "agent", "worker"} {
@@ -23,7 +23,8 @@ func TestLog_ReaderClosed_ProgramsContinue(t *testing.T) {
 			reader, writer, err := os.Pipe()
 			must(t, err)
 			cmd := command(filepath.Join(binaries, name), []string{"PORT=0", "LOG_FORMAT=json", "LOG_LEVEL=debug",
-				"DB_PATH=" + filepath.Join(dir, "controller.db"), "CACHE_FILE=" + filepath.Join(dir, "agent_config.cache")})
+				"DB_PATH=" + filepath.Join(dir, "controller.db"),
+				"CACHE_FILE=" + filepath.Join(dir, "agent_config.cache")})
 			cmd.Stderr = writer
 			must(t, cmd.Start())
 			must(t, writer.Close())
@@ -49,7 +50,7 @@ func TestLog_ReaderClosed_ProgramsContinue(t *testing.T) {
 			case err := <-ended:
 				must(t, err)
 			case <-time.After(timeout):
-				t.Error("it does not end on SIGHUP")
+				t.Error("it did not end on SIGHUP")
 			}
 		})
 	}

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// Agents wait when the controller is killed, and when it stops, which who waits
-// does not hold up. They wait again when it is back, and follow at once.
+// The controller is killed, and stopped, while an agent long-polls. The waiter does not
+// delay the stop. Afterwards the agent long-polls again.
 func TestLongPoll_ControllerRestarts_AgentResumes(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, nil)
@@ -44,8 +44,8 @@ func TestLongPoll_ControllerRestarts_AgentResumes(t *testing.T) {
 	}
 }
 
-// What lies between the agent and the controller cuts a wait, flaps, and takes
-// everything without an answer: when it is well, the agent waits again.
+// The network between the agent and the controller cuts a wait, and flaps. Afterwards
+// the agent long-polls again.
 func TestLongPoll_NetworkFails_AgentResumes(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, nil, []string{"PUSH=none"})
@@ -66,7 +66,7 @@ func TestLongPoll_NetworkFails_AgentResumes(t *testing.T) {
 	began, polls := time.Now(), through.polls.Load()
 
 	between.addToxics(t, "reset_peer", `{"timeout":0}`)
-	s.publish(t, "/missed") // what answers the wait is cut off
+	s.publish(t, "/missed") // the response to the wait is cut
 	s.waitForTransport(t, "poll")
 	between.removeToxics(t)
 	waitForRecovery("reset")
@@ -80,14 +80,14 @@ func TestLongPoll_NetworkFails_AgentResumes(t *testing.T) {
 	must(t, between.Start())
 	waitForRecovery("flapped")
 
-	// Eleven versions, a few attempts, and what polling every second comes to.
+	// Eleven versions, a few attempts, and polls every second.
 	if n, most := through.polls.Load()-polls, 40+4*int64(time.Since(began)/time.Second); n > most {
 		t.Errorf("the agent polled %d times while the network failed, want at most %d", n, most)
 	}
 }
 
-// balancers are the programs that people put before a controller: how each is
-// run with its file, and the line with which waits of five minutes come through.
+// balancers are common reverse proxies: their arguments, and the line in their
+// configuration that allows waits of five minutes.
 var balancers = map[string]struct {
 	file, line string
 	args       func(file, dir string) []string
@@ -100,17 +100,16 @@ var balancers = map[string]struct {
 	}},
 }
 
-// newBalancer runs one before a controller, with another line in place of its
-// own.
+// newBalancer runs a balancer before a controller, with its line replaced.
 func newBalancer(t *testing.T, name, line, controller string) (url string) {
 	t.Helper()
 	b, dir := balancers[name], t.TempDir()
 	program, err := exec.LookPath(name)
-	if err != nil { // Debian has them where only root looks
+	if err != nil { // Debian installs them in /usr/sbin
 		program, err = exec.LookPath(filepath.Join("/usr/sbin", name))
 	}
 	if err != nil {
-		t.Fatalf("%s is not installed; scripts/install-deps.sh does that", name)
+		t.Fatalf("%s is not installed; run scripts/install-deps.sh", name)
 	}
 	addr := freeAddress(t)
 	text, err := os.ReadFile(filepath.Join("testdata", b.file))
@@ -119,8 +118,10 @@ func newBalancer(t *testing.T, name, line, controller string) (url string) {
 		t.Fatalf("%s has %q %d times, want once", b.file, b.line, n)
 	}
 	file := filepath.Join(dir, b.file)
-	must(t, os.WriteFile(file, []byte(strings.NewReplacer("LISTEN;", addr+";", "bind LISTEN", "bind "+addr, "http://CONTROLLER", controller,
-		"one CONTROLLER", "one "+strings.TrimPrefix(controller, "http://"), b.line, line).Replace(string(text))), 0o600))
+	must(t, os.WriteFile(file, []byte(strings.NewReplacer("LISTEN;", addr+";", "bind LISTEN", "bind "+addr,
+		"http://CONTROLLER", controller,
+		"one CONTROLLER", "one "+strings.TrimPrefix(controller, "http://"), b.line, line).Replace(string(text))),
+		0o600))
 	var log bytes.Buffer
 	cmd := exec.Command(program, b.args(file, dir)...)
 	cmd.Stdout, cmd.Stderr = &log, &log
@@ -142,19 +143,20 @@ func newBalancer(t *testing.T, name, line, controller string) (url string) {
 	return "http://" + addr
 }
 
-// An agent behind nginx and HAProxy follows at once: with their own timeouts,
-// with the line that lets it wait for longer, and with less patience than the
-// agent begins with.
+// Agents long-poll through nginx and HAProxy: with their default timeouts, with the
+// recommended timeout, and with a shorter timeout than the agent's first wait.
 func TestLongPoll_BehindProxy_VersionArrives(t *testing.T) {
 	t.Parallel()
 	for name, balancer := range balancers {
 		defaults := map[string]string{"nginx": "", "haproxy": "timeout server 50s"}[name]
-		for circumstance, line := range map[string]string{"as it comes": defaults, "with the line that we give": balancer.line} {
+		for circumstance, line := range map[string]string{"default timeout": defaults,
+			"recommended timeout": balancer.line} {
 			t.Run(name+" "+circumstance, func(t *testing.T) {
 				t.Parallel()
 				s := newSite(t, []string{hourly}, []string{"PUSH=none"})
 				must(t, s.agent.crash())
-				s.agent.env = append(s.agent.env, "PUSH=longpoll", "CONTROLLER_URL="+newBalancer(t, name, line, s.controller.url()))
+				s.agent.env = append(s.agent.env, "PUSH=longpoll",
+					"CONTROLLER_URL="+newBalancer(t, name, line, s.controller.url()))
 				must(t, s.agent.start())
 				s.waitForTransport(t, "longpoll")
 				for _, page := range []string{"/one", "/two", "/three"} {
@@ -162,7 +164,7 @@ func TestLongPoll_BehindProxy_VersionArrives(t *testing.T) {
 				}
 			})
 		}
-		t.Run(name+" cuts after seconds", func(t *testing.T) {
+		t.Run(name+" short timeout", func(t *testing.T) {
 			t.Parallel()
 			s := newSite(t, []string{hourly}, []string{"PUSH=none"})
 			through := newCounter(t, s.controller)
@@ -175,7 +177,8 @@ func TestLongPoll_BehindProxy_VersionArrives(t *testing.T) {
 			s.agent.waitForLog(t, "Wait cut", 1)
 			must(t, checkTransport(s.agent, "longpoll"))
 			polls := through.polls.Load()
-			eventually(t, func() error { // one is answered at once, one is held, and the next shows that it came through
+			// one without a wait, a long poll, and the next one after it
+			eventually(t, func() error {
 				if n := through.polls.Load() - polls; n < 3 {
 					return fmt.Errorf("the agent polled %d times after it was cut, want 3", n)
 				}
@@ -189,8 +192,7 @@ func TestLongPoll_BehindProxy_VersionArrives(t *testing.T) {
 	}
 }
 
-// Many agents wait; the controller ends with status 0 and lets them all go with
-// an answer.
+// A controller that stops answers all waiters, and ends with status 0.
 func TestLongPoll_ControllerStops_WaitersAnswered(t *testing.T) {
 	t.Parallel()
 	const fleet = 200
@@ -225,15 +227,16 @@ func TestLongPoll_ControllerStops_WaitersAnswered(t *testing.T) {
 			var head [64]byte
 			n, err := c.Read(head[:])
 			if err != nil || !strings.HasPrefix(string(head[:n]), "HTTP/1.1 304 ") {
-				t.Errorf("a poll that was held got %q, %v, want 304", head[:n], err)
+				t.Errorf("a waiter got %q, %v, want 304", head[:n], err)
 			}
 		})
 	}
 	waiting.Wait()
 	eventually(t, func() error {
 		a, err := call("", "GET", controller.url()+"/metrics", "")
-		if held := fmt.Sprintf("\nfleetconf_controller_waiters %d\n", fleet); err == nil && !strings.Contains(a.body, held) {
-			err = errors.New("not all polls are held")
+		if held := fmt.Sprintf("\nfleetconf_controller_waiters %d\n", fleet); err == nil &&
+			!strings.Contains(a.body, held) {
+			err = errors.New("not all polls wait")
 		}
 		return err
 	})

@@ -11,15 +11,14 @@ import (
 	"testing"
 )
 
-// metric is what a program tells of a metric, or the docs do.
+// metric is the type and the labels of a metric.
 type metric struct {
 	kind   string
-	labels string // in alphabetical order, with spaces between
+	labels string // sorted, separated by spaces
 }
 
-// checkMetrics checks that what p answers at /metrics is documented under the
-// heading of its program, that nothing else is, and that promtool finds no fault
-// with it. Each metric must have been touched.
+// checkMetrics checks that the metrics of p are those under its heading in
+// docs/metrics.md, and that promtool accepts them. Each metric must have a series.
 func checkMetrics(t *testing.T, p *process, heading string) {
 	t.Helper()
 	a, err := call("", "GET", p.url()+"/metrics", "")
@@ -35,11 +34,11 @@ func checkMetrics(t *testing.T, p *process, heading string) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(documented)) {
 		if _, ok := served[name]; !ok {
-			t.Errorf("%s is in docs/metrics.md, and %s does not tell it", name, p.name)
+			t.Errorf("%s is in docs/metrics.md, but not in /metrics of the %s", name, p.name)
 		}
 	}
 	if _, err := exec.LookPath("promtool"); err != nil {
-		t.Skip("promtool is not here (it comes with Prometheus), so that nobody has judged the names")
+		t.Skip("promtool is not installed (Debian: prometheus), so the names are not checked")
 	}
 	lint := exec.Command("promtool", "check", "metrics")
 	lint.Stdin = strings.NewReader(a.body)
@@ -48,13 +47,14 @@ func checkMetrics(t *testing.T, p *process, heading string) {
 	}
 }
 
-// metricsIn reads our own metrics out of the text format.
+// metricsIn parses our own metrics.
 func metricsIn(text string) map[string]metric {
 	found := map[string]metric{}
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (fleetconf_\S+) (\S+)$`).FindAllStringSubmatch(text, -1) {
 		name, kind := m[1], m[2]
 		labels := map[string]bool{}
-		for _, sample := range regexp.MustCompile(`(?m)^`+name+`(?:_bucket|_sum|_count)?\{(.*)\} `).FindAllStringSubmatch(text, -1) {
+		for _, sample := range regexp.MustCompile(
+			`(?m)^`+name+`(?:_bucket|_sum|_count)?\{(.*)\} `).FindAllStringSubmatch(text, -1) {
 			for _, label := range regexp.MustCompile(`(\w+)="`).FindAllStringSubmatch(sample[1], -1) {
 				if label[1] != "le" {
 					labels[label[1]] = true
@@ -66,7 +66,7 @@ func metricsIn(text string) map[string]metric {
 	return found
 }
 
-// documentedMetrics reads the tables under some headings.
+// documentedMetrics parses the tables under headings of docs/metrics.md.
 func documentedMetrics(t *testing.T, headings ...string) map[string]metric {
 	t.Helper()
 	page, err := os.ReadFile("../docs/metrics.md")
@@ -78,7 +78,8 @@ func documentedMetrics(t *testing.T, headings ...string) map[string]metric {
 			t.Fatalf("docs/metrics.md has no section %s", heading)
 		}
 		section, _, _ = strings.Cut(section, "\n## ")
-		for _, row := range regexp.MustCompile("(?m)^\\| `(fleetconf_\\w+)` \\| (\\w+) \\|(.*?)\\|").FindAllStringSubmatch(section, -1) {
+		for _, row := range regexp.MustCompile(
+			"(?m)^\\| `(fleetconf_\\w+)` \\| (\\w+) \\|(.*?)\\|").FindAllStringSubmatch(section, -1) {
 			labels := strings.Fields(strings.NewReplacer("`", "", ",", "").Replace(row[3]))
 			slices.Sort(labels)
 			found[row[1]] = metric{row[2], strings.Join(labels, " ")}
@@ -89,7 +90,8 @@ func documentedMetrics(t *testing.T, headings ...string) map[string]metric {
 
 func TestMetrics_Controller_Documented(t *testing.T) {
 	t.Parallel()
-	controller := run(t, "controller", append(controllerIn(t.TempDir()), "PUSH=nats", "LIMIT_WAITING=1000", "NATS_URL=embedded", "NATS_LISTEN=127.0.0.1:0")...)
+	controller := run(t, "controller", append(controllerIn(t.TempDir()),
+		"PUSH=nats", "LIMIT_WAITING=1000", "NATS_URL=embedded", "NATS_LISTEN=127.0.0.1:0")...)
 	version, err := publish(controller.url(), "http://localhost/")
 	must(t, err)
 	_, err = call(agents, "POST", controller.url()+"/api/v1/register", `{"hostname":"h","agent_id":"a1"}`)
@@ -109,7 +111,7 @@ func TestMetrics_Controller_Documented(t *testing.T) {
 		`fleetconf_controller_waiters_limit 1000`,
 		"go_goroutines ",
 	}
-	eventually(t, func() error { // what is announced is not waited for
+	eventually(t, func() error { // announcements are asynchronous
 		a, err := call("", "GET", controller.url()+"/metrics", "")
 		if err != nil {
 			return err

@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// documented are the metrics in a section of docs/metrics.md, with their types.
+// documented returns the metrics in a section of docs/metrics.md, with their types.
 func documented(t *testing.T, section string) map[string]string {
 	t.Helper()
 	page, err := os.ReadFile("../docs/metrics.md")
@@ -25,14 +25,15 @@ func documented(t *testing.T, section string) map[string]string {
 	text, _, _ = strings.Cut(text, "\n## ")
 	types := map[string]string{}
 	for line := range strings.Lines(text) {
-		if name, rest, ok := strings.Cut(strings.TrimPrefix(line, "| `"), "` | "); ok && strings.HasPrefix(line, "| `") {
+		row, isRow := strings.CutPrefix(line, "| `")
+		if name, rest, ok := strings.Cut(row, "` | "); ok && isRow {
 			types[name], _, _ = strings.Cut(rest, " |")
 		}
 	}
 	return types
 }
 
-// exposed are the metrics of a program's own on its /metrics, with their types.
+// exposed returns a program's own metrics, with their types.
 func exposed(t *testing.T, p *process) map[string]string {
 	t.Helper()
 	a, err := call("", "GET", p.url()+"/metrics", "")
@@ -49,14 +50,14 @@ func exposed(t *testing.T, p *process) map[string]string {
 	return types
 }
 
-// observed is a site on which all that is measured has happened, over a broker.
+// observed returns a site with a broker on which every measured event has happened.
 func observed(t *testing.T) *site {
 	t.Helper()
 	addr := freeAddress(t)
 	s := newSite(t, embeddedSettings(addr), []string{"PUSH=nats", "NATS_URL=nats://" + addr})
 	s.publishAndWait(t, "/page")
 	for _, p := range []*process{s.agent, s.worker} {
-		exposed(t, p) // the first request is counted when it has been answered
+		exposed(t, p) // the first request is counted after its response
 	}
 	return s
 }
@@ -83,7 +84,7 @@ func TestMetrics_AgentAndWorker_PassPromtool(t *testing.T) {
 	t.Parallel()
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {
-		t.Skip("promtool is not here (apt-get install prometheus), so nobody judges the names: ", err)
+		t.Skip("promtool is not installed (Debian: prometheus), so the names are not checked: ", err)
 	}
 	s := observed(t)
 	for _, p := range []*process{s.agent, s.worker} {
@@ -169,7 +170,7 @@ func TestRequestID_OneVersion_SameInThreeLogs(t *testing.T) {
 	}
 }
 
-// A hit has one id: the caller's own, the target's, and the one in the log.
+// A hit has one request id: for the caller, for the target, and in the log.
 func TestRequestID_Hit_ReachesTarget(t *testing.T) {
 	t.Parallel()
 	seen := make(chan []string, 10)
@@ -191,7 +192,8 @@ func TestRequestID_Hit_ReachesTarget(t *testing.T) {
 		a, err := call("", "GET", worker.url()+"/hit", "", header...)
 		must(t, err)
 		returned, reached := a.header["X-Request-Id"], <-seen
-		if len(returned) != 1 || !slices.Equal(returned, reached) || sent != "" && returned[0] != sent || returned[0] == "" {
+		if len(returned) != 1 || !slices.Equal(returned, reached) || returned[0] == "" ||
+			sent != "" && returned[0] != sent {
 			t.Errorf("%s: the caller got %q and the target %q, want one id, %q", name, returned, reached, sent)
 		}
 	}

@@ -22,8 +22,8 @@ import (
 	"github.com/getkin/kin-openapi/routers/gorillamux"
 )
 
-// contract is the API document that a program serves, taken at its word: what it
-// does not name may not be there.
+// contract is the API document that a program serves. Responses may contain nothing
+// that it does not describe.
 type contract struct {
 	router     routers.Router
 	operations map[string]*openapi3.Operation // by id
@@ -32,7 +32,7 @@ type contract struct {
 	seen map[string]bool // "operation status"
 }
 
-// newContract reads the document of a program that runs.
+// newContract reads the document of a running program.
 func newContract(t *testing.T, p *process) *contract {
 	t.Helper()
 	a, err := call("", "GET", p.url()+"/openapi.json", "")
@@ -58,7 +58,7 @@ func newContract(t *testing.T, p *process) *contract {
 	return c
 }
 
-// request is a call that an operation takes.
+// request is a request of an operation.
 type request struct {
 	who, method, path, body string
 	header                  []string
@@ -77,9 +77,8 @@ func (r request) as(who string) request {
 
 func (r request) String() string { return r.method + " " + r.path }
 
-// send sends a request and fails the test unless the document describes the
-// answer: its status, headers, media type and body, and the request too if it was
-// successful.
+// send sends a request and fails the test unless the document describes the response:
+// its status, headers, media type and body, and the request if it was successful.
 func (c *contract) send(t *testing.T, p *process, r request) answer {
 	t.Helper()
 	return c.sendBy(t, client, p.url(), r)
@@ -92,14 +91,15 @@ func (c *contract) sendBy(t *testing.T, client *http.Client, url string, r reque
 		err = c.check(r, a)
 	}
 	if err != nil {
-		t.Errorf("%v as %.8s: answered %v, which is not what the document says: %v", r, r.who, a, err)
+		t.Errorf("%v as %.8s: got %v, which the document does not describe: %v", r, r.who, a, err)
 	}
 	return a
 }
 
-// common are the headers that any answer may have.
+// common are the headers that any response may have.
 var common = []string{
-	"Cache-Control", "Connection", "Content-Length", "Content-Security-Policy", "Content-Type", "Date", "Accept-Ranges", "Vary", "X-Content-Type-Options",
+	"Cache-Control", "Connection", "Content-Length", "Content-Security-Policy", "Content-Type", "Date",
+	"Accept-Ranges", "Vary", "X-Content-Type-Options",
 }
 
 func (c *contract) check(r request, a answer) error {
@@ -118,7 +118,8 @@ func (c *contract) check(r request, a answer) error {
 	if err != nil {
 		return err
 	}
-	options := &openapi3filter.Options{IncludeResponseStatus: true, AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}
+	options := &openapi3filter.Options{IncludeResponseStatus: true,
+		AuthenticationFunc: openapi3filter.NoopAuthenticationFunc}
 	in := &openapi3filter.RequestValidationInput{Request: req, PathParams: parameters, Route: route, Options: options}
 	if a.status < 300 {
 		if err := openapi3filter.ValidateRequest(req.Context(), in); err != nil {
@@ -131,7 +132,7 @@ func (c *contract) check(r request, a answer) error {
 		code, documented = "default", route.Operation.Responses.Default()
 	}
 	if documented == nil {
-		return errors.New("the status is not there")
+		return errors.New("the status is not documented")
 	}
 	for name := range a.header {
 		_, named := documented.Value.Headers[name]
@@ -142,7 +143,7 @@ func (c *contract) check(r request, a answer) error {
 			_, named = documented.Value.Headers["WWW-Authenticate"]
 		}
 		if !named && !slices.Contains(common, name) {
-			return fmt.Errorf("the header %s is not there", name)
+			return fmt.Errorf("the header %s is not documented", name)
 		}
 	}
 	if len(documented.Value.Content) == 0 && a.body != "" {
@@ -151,22 +152,24 @@ func (c *contract) check(r request, a answer) error {
 	c.mu.Lock()
 	c.seen[route.Operation.OperationID+" "+code] = true
 	c.mu.Unlock()
-	if documented.Value.Content["*/*"] != nil && !strings.HasPrefix(a.header.Get("Content-Type"), "application/problem+json") {
-		return nil // of another server
+	if documented.Value.Content["*/*"] != nil &&
+		!strings.HasPrefix(a.header.Get("Content-Type"), "application/problem+json") {
+		return nil // the body of a target
 	}
 	return openapi3filter.ValidateResponse(req.Context(), &openapi3filter.ResponseValidationInput{
-		RequestValidationInput: in, Status: a.status, Header: a.header, Body: io.NopCloser(bytes.NewReader([]byte(a.body))), Options: options,
+		RequestValidationInput: in, Status: a.status, Header: a.header,
+		Body: io.NopCloser(bytes.NewReader([]byte(a.body))), Options: options,
 	})
 }
 
-// documents reports whether an operation can be answered with a status.
+// documents reports whether the document has a status of an operation.
 func (c *contract) documents(operation string, status int) bool {
 	return c.operations[operation].Responses.Value(strconv.Itoa(status)) != nil
 }
 
-// wantAll fails the test unless each documented status of each operation was seen,
-// but for those that are excepted, with the reason. An exception for what was
-// seen, or is not documented, is an error too.
+// wantAll fails the test unless each documented status of each operation was seen.
+// exceptions has the reasons for others; an exception for a status that was seen, or is
+// not documented, is an error too.
 func (c *contract) wantAll(t *testing.T, exceptions map[string]string) {
 	t.Helper()
 	var missing []string
@@ -180,23 +183,24 @@ func (c *contract) wantAll(t *testing.T, exceptions map[string]string) {
 	}
 	slices.Sort(missing)
 	if len(missing) > 0 {
-		t.Errorf("documented, and never answered:\n  %s", strings.Join(missing, "\n  "))
+		t.Errorf("documented, but never seen:\n  %s", strings.Join(missing, "\n  "))
 	}
 	for _, name := range slices.Sorted(maps.Keys(exceptions)) {
 		id, code, _ := strings.Cut(name, " ")
 		if operation := c.operations[id]; c.seen[name] || operation == nil || operation.Responses.Value(code) == nil {
-			t.Errorf("%s: excepted (%s), and seen or not documented", name, exceptions[name])
+			t.Errorf("%s: excepted (%s), but seen or not documented", name, exceptions[name])
 		}
 	}
 }
 
-// probes are what every program answers to anybody.
+// probes are the paths of every program without authentication.
 var probes = []string{"/", "/health", "/ready", "/version", "/metrics", "/openapi.json"}
 
 const (
-	registration = `{"hostname":"web-17","agent_id":"a1","agent_secret":"0123456789abcdefghijkl","metadata":{"rack":7}}`
-	stale        = `If-Match: "1-aaaaaaaaaaaaaaaaaaaaaa-aaaaaaaaaaaaaaaaaaaaaa"`
-	forwarded    = "X-Forwarded-For: 198.51.100.7" // takes an admin's privileges of loopback away
+	registration = `{"hostname":"web-17","agent_id":"a1",` +
+		`"agent_secret":"0123456789abcdefghijkl","metadata":{"rack":7}}`
+	stale     = `If-Match: "1-aaaaaaaaaaaaaaaaaaaaaa-aaaaaaaaaaaaaaaaaaaaaa"`
+	forwarded = "X-Forwarded-For: 198.51.100.7" // so that the limits of loopback do not apply
 )
 
 // samples are calls of each operation of the controller that succeed, or could,
@@ -222,7 +226,7 @@ func samples(a1 string) map[string]request {
 		"retryAgent":       {admin, "POST", "/api/v1/agents/a1/retry", "", nil},
 		"resetAgent":       {admin, "POST", "/api/v1/agents/a1/reset", "", nil},
 		"reportAttempt":    {a1, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`, nil},
-		"deleteAgent":      {admin, "DELETE", "/api/v1/agents/a1", "", nil}, // the last: then a1 is no more
+		"deleteAgent":      {admin, "DELETE", "/api/v1/agents/a1", "", nil}, // the last: it deletes a1
 	}
 }
 
@@ -243,12 +247,13 @@ func TestOpenAPI_Controller_MatchesDocument(t *testing.T) {
 	controller := run(t, "controller", controllerIn(t.TempDir())...)
 	c := newContract(t, controller)
 	for id := range c.operations {
-		if _, sampled := samples("")[id]; !sampled && c.operations[id].Security != nil && len(*c.operations[id].Security) > 0 {
-			t.Fatalf("the operation %s is documented, and has no sample here", id)
+		if _, sampled := samples("")[id]; !sampled && c.operations[id].Security != nil &&
+			len(*c.operations[id].Security) > 0 {
+			t.Fatalf("the operation %s has no sample in this test", id)
 		}
 	}
 	exceptions := map[string]string{
-		"getMetrics 503": "takes four slow scrapes at the same moment: TestHandler_FifthConcurrentScrape_Rejected of pkg/metrics",
+		"getMetrics 503": "takes concurrent slow scrapes: TestHandler_FifthConcurrentScrape_Rejected of pkg/metrics",
 	}
 	for id, operation := range c.operations {
 		reads := samples("")[id].method == http.MethodGet
@@ -269,7 +274,8 @@ func TestOpenAPI_Controller_MatchesDocument(t *testing.T) {
 			controller, a1, path := c.newConflict(t, t.TempDir())
 			lock(t, path)
 			c.wantEach(t, controller, a1, http.StatusServiceUnavailable)
-			if a := c.send(t, controller, request{method: "GET", path: "/ready"}); a.status != http.StatusServiceUnavailable {
+			if a := c.send(t, controller, request{method: "GET",
+				path: "/ready"}); a.status != http.StatusServiceUnavailable {
 				t.Errorf("/ready with a locked database: got %v, want 503", a)
 			}
 		})
@@ -281,8 +287,8 @@ func TestOpenAPI_Controller_MatchesDocument(t *testing.T) {
 	c.wantAll(t, exceptions)
 }
 
-// callEach calls every operation of a controller for what one client can make of
-// it.
+// callEach calls every operation of a controller, for every status that a single client
+// can cause.
 func (c *contract) callEach(t *testing.T, controller *process) {
 	want := func(status int, r request) answer {
 		t.Helper()
@@ -307,7 +313,8 @@ func (c *contract) callEach(t *testing.T, controller *process) {
 	a1 := c.register(t, controller)
 	sample := samples(a1)
 	want(200, sample["registerAgent"])
-	want(409, request{agents, "POST", "/api/v1/register", `{"hostname":"web-17","agent_id":"a1","agent_secret":"another789abcdefghijkl"}`, nil})
+	want(409, request{agents, "POST", "/api/v1/register",
+		`{"hostname":"web-17","agent_id":"a1","agent_secret":"another789abcdefghijkl"}`, nil})
 	want(201, request{agents, "POST", "/api/v1/register", `{"hostname":"web-18","agent_id":"a2"}`, nil})
 	a1 = c.register(t, controller)
 	sample = samples(a1)
@@ -315,7 +322,7 @@ func (c *contract) callEach(t *testing.T, controller *process) {
 	want(200, get("/api/v1/agents"))
 
 	tag := want(200, sample["publishConfig"]).header.Get("ETag")
-	want(200, sample["publishConfig"]) // again: no change
+	want(200, sample["publishConfig"]) // without a change
 	want(200, sample["getConfig"])
 	want(304, sample["getConfig"].with("If-None-Match: "+tag))
 	want(304, request{a1, "GET", "/api/v1/config?wait=10ms", "", []string{"If-None-Match: " + tag}})
@@ -330,7 +337,8 @@ func (c *contract) callEach(t *testing.T, controller *process) {
 	want(200, get("/api/v1/agents?limit=1&status=all"))
 	want(200, get("/api/v1/agents?version=1&hostname=web*&transport=longpoll"))
 	want(200, get("/api/v1/agents/summary"))
-	for _, id := range []string{"listConfigs", "getConfigVersion", "diffConfigs", "rollbackConfig", "freezePublishing", "getFreeze", "listAudit", "retryAgent"} {
+	for _, id := range []string{"listConfigs", "getConfigVersion", "diffConfigs", "rollbackConfig",
+		"freezePublishing", "getFreeze", "listAudit", "retryAgent"} {
 		if a := want(c.success(id), sample[id]); id == "diffConfigs" && strings.Count(a.body, `"field"`) < 2 {
 			t.Errorf("the difference: got %v, want a URL and an interval", a)
 		}
@@ -355,17 +363,17 @@ func (c *contract) callEach(t *testing.T, controller *process) {
 	want(200, sample["getFreeze"]) // none
 	want(204, sample["resetAgent"])
 	want(204, sample["deleteAgent"])
-	want(401, sample["getConfig"]) // a1 is no more
+	want(401, sample["getConfig"]) // a1 was deleted
 	want(200, get("/api/v1/audit?limit=1000"))
 }
 
-// success is the lowest status of an operation.
+// success returns the lowest status of an operation.
 func (c *contract) success(id string) int {
 	code, _ := strconv.Atoi(slices.Min(slices.Collect(maps.Keys(c.operations[id].Responses.Map()))))
 	return code
 }
 
-// callInvalid has every operation refuse what no operation takes.
+// callInvalid sends requests that every operation refuses.
 func callInvalid(c *contract, sample map[string]request, want func(int, request) answer) {
 	for id, r := range sample {
 		body := c.operations[id].RequestBody != nil
@@ -378,7 +386,7 @@ func callInvalid(c *contract, sample map[string]request, want func(int, request)
 		want(400, bad)
 		want(401, r.as(""))
 		switch {
-		case id == "getConfig": // is for all: see uncertified
+		case id == "getConfig": // allows all accounts; see callWithoutCertificate
 		case r.who == admin:
 			want(403, r.as(agents))
 		default:
@@ -403,9 +411,10 @@ func callInvalid(c *contract, sample map[string]request, want func(int, request)
 	}
 }
 
-// callLimited calls every operation more often than it is let in.
+// callLimited calls every operation above its rate limit.
 func (c *contract) callLimited(t *testing.T) {
-	controller := run(t, "controller", append(controllerIn(t.TempDir()), "LIMIT_REGISTER=1", "LIMIT_CONFIG=1", "LIMIT_STATUS=1", "LIMIT_ADMIN=1")...)
+	controller := run(t, "controller", append(controllerIn(t.TempDir()), "LIMIT_REGISTER=1", "LIMIT_CONFIG=1",
+		"LIMIT_STATUS=1", "LIMIT_ADMIN=1")...)
 	a1 := c.register(t, controller)
 	var calls sync.WaitGroup
 	for id, r := range samples(a1) {
@@ -426,19 +435,20 @@ func (c *contract) callLimited(t *testing.T) {
 	calls.Wait()
 }
 
-// callWithoutCertificate polls as an agent that shows no certificate where agents need one.
+// callWithoutCertificate polls without a client certificate, which agents need.
 func (c *contract) callWithoutCertificate(t *testing.T) {
 	files := newDevCerts(t)
 	controller := run(t, "controller", append(controllerIn(t.TempDir()), files.controller()...)...)
 	https := &http.Client{Transport: &http.Transport{TLSClientConfig: files.trusted(t)}}
 	defer https.CloseIdleConnections()
-	if a := c.sendBy(t, https, "https://"+controller.addr, samples(agents)["getConfig"]); a.status != http.StatusForbidden {
+	if a := c.sendBy(t, https, "https://"+controller.addr,
+		samples(agents)["getConfig"]); a.status != http.StatusForbidden {
 		t.Errorf("a poll without a certificate: got %v, want 403", a)
 	}
 }
 
-// newConflict runs a controller whose database is older than what its agent a1
-// runs, and which is frozen.
+// newConflict runs a frozen controller whose database is older than the version of its
+// agent a1.
 func (c *contract) newConflict(t *testing.T, dir string) (controller *process, a1, path string) {
 	t.Helper()
 	controller = run(t, "controller", controllerIn(dir)...)
@@ -450,24 +460,28 @@ func (c *contract) newConflict(t *testing.T, dir string) (controller *process, a
 	must(t, controller.stop())
 	older := contents(path)
 	must(t, controller.start())
-	tag := c.send(t, controller, request{admin, "POST", "/api/v1/config?override=true", `{"url":"http://newer.example/"}`, nil}).header.Get("ETag")
+	tag := c.send(t, controller, request{admin, "POST", "/api/v1/config?override=true",
+		`{"url":"http://newer.example/"}`, nil}).header.Get("ETag")
 	must(t, controller.stop())
 	must(t, os.WriteFile(path, []byte(older), 0o600))
 	must(t, controller.start())
-	if a := c.send(t, controller, sample["getConfig"].with("If-None-Match: "+tag)); a.status != http.StatusNotModified {
-		t.Errorf("a poll for what the store does not know: got %v, want 304", a)
+	if a := c.send(t, controller, sample["getConfig"].with(
+		"If-None-Match: "+tag)); a.status != http.StatusNotModified {
+		t.Errorf("a poll with a version that the store does not have: got %v, want 304", a)
 	}
 	return controller, a1, path
 }
 
-// wantEach calls every operation that documents a status, while the database
-// takes no write, until it is answered so.
+// wantEach calls every operation with a documented status, while the database accepts
+// no writes, and wants that status.
 func (c *contract) wantEach(t *testing.T, controller *process, a1 string, status int) {
 	t.Helper()
 	sample := samples(a1)
-	sample["reportAttempt"] = request{a1, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"FAILED","error":"no"}`, nil}
+	sample["reportAttempt"] = request{a1, "POST", "/api/v1/agents/a1/status",
+		`{"version":1,"status":"FAILED","error":"no"}`, nil}
 	sample["registerAgent"] = request{agents, "POST", "/api/v1/register", `{"hostname":"new"}`, nil}
-	sample["publishConfig"] = request{admin, "POST", "/api/v1/config?override=true", `{"url":"http://third.example/"}`, nil}
+	sample["publishConfig"] = request{admin, "POST", "/api/v1/config?override=true",
+		`{"url":"http://third.example/"}`, nil}
 	sample["rollbackConfig"] = request{admin, "POST", "/api/v1/configs/1/rollback?override=true", "", nil}
 	var calls sync.WaitGroup
 	for id, r := range sample {
@@ -489,7 +503,7 @@ func (c *contract) callOnFullDisk(t *testing.T, exceptions map[string]string) {
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
 		for id := range c.operations {
 			if c.documents(id, http.StatusInsufficientStorage) {
-				exceptions[id+" 507"] = "this user may not mount a small disk"
+				exceptions[id+" 507"] = "this user cannot mount a small disk"
 			}
 		}
 		return
@@ -564,7 +578,8 @@ func TestOpenAPI_Worker_MatchesDocument(t *testing.T) {
 	want(200, guarded, "POST", "/config", good, "Authorization: Bearer 0123456789abcdefghijkl")
 
 	for _, r := range []request{
-		{"", "POST", "/config", good, []string{"Authorization: Bearer wrong"}}, {"", "GET", "/config", "", []string{"Authorization: Bearer wrong"}},
+		{"", "POST", "/config", good, []string{"Authorization: Bearer wrong"}},
+		{"", "GET", "/config", "", []string{"Authorization: Bearer wrong"}},
 	} {
 		eventually(t, func() error {
 			if a := c.send(t, guarded, r); a.status != http.StatusTooManyRequests {
@@ -575,6 +590,6 @@ func TestOpenAPI_Worker_MatchesDocument(t *testing.T) {
 	}
 
 	c.wantAll(t, map[string]string{
-		"getMetrics 503": "takes four slow scrapes at the same moment: TestHandler_FifthConcurrentScrape_Rejected of pkg/metrics",
+		"getMetrics 503": "takes concurrent slow scrapes: TestHandler_FifthConcurrentScrape_Rejected of pkg/metrics",
 	})
 }

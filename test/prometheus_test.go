@@ -17,7 +17,7 @@ const prometheusFolder = "../deploy/prometheus"
 func promtool(t *testing.T, args ...string) {
 	t.Helper()
 	if _, err := exec.LookPath("promtool"); err != nil {
-		t.Skip("promtool is not installed (Debian: the package prometheus), so nothing judges the rules here")
+		t.Skip("promtool is not installed (Debian: prometheus), so the rules are not checked")
 	}
 	cmd := exec.Command("promtool", args...)
 	cmd.Dir = prometheusFolder
@@ -54,7 +54,7 @@ func matches(pattern, text string) (found []string) {
 	return found
 }
 
-// Whoever an alert wakes finds what to do, and each alert was seen to fire.
+// Each alert has a section in the runbook, and a test that it fires.
 func TestAlerts_Each_DocumentedAndTested(t *testing.T) {
 	t.Parallel()
 	rules := readText(t, filepath.Join(prometheusFolder, "alerts.yml"))
@@ -62,17 +62,19 @@ func TestAlerts_Each_DocumentedAndTested(t *testing.T) {
 	runbook := readText(t, "../docs/operations.md")
 	names := matches(`- alert: (\w+)`, rules)
 	if len(names) < 20 {
-		t.Fatalf("found %d alerts, want at least 20: are they written as before?", len(names))
+		t.Fatalf("found %d alerts, want at least 20: has their format changed?", len(names))
 	}
 	for _, name := range names {
 		anchor := "https://github.com/fleetconf/fleetconf/blob/main/docs/operations.md#" + strings.ToLower(name)
 		for what, ok := range map[string]bool{
-			"has no section in docs/operations.md":           strings.Contains(runbook, "\n### "+name+"\n"),
-			"does not link that section":                     strings.Contains(rules, "runbook_url: "+anchor+"\n"),
-			"is never seen to fire in alerts_test.yml":       strings.Contains(tests, "runbook_url: "+anchor+"\n"),
-			"is never seen to be silent in alerts_test.yml":  regexp.MustCompile(`alertname: ` + name + `\n +exp_alerts: \[\]`).MatchString(tests),
-			"does not say in its labels how urgent it is":    regexp.MustCompile(`(?s)- alert: ` + name + `\n.*?severity: (page|ticket)`).MatchString(rules),
-			"is not the whole word of its section's heading": !strings.Contains(runbook, "### "+name+" "),
+			"has no section in docs/operations.md": strings.Contains(runbook, "\n### "+name+"\n"),
+			"does not link that section":           strings.Contains(rules, "runbook_url: "+anchor+"\n"),
+			"does not fire in alerts_test.yml":     strings.Contains(tests, "runbook_url: "+anchor+"\n"),
+			"is not silent in alerts_test.yml": regexp.MustCompile(
+				`alertname: ` + name + `\n +exp_alerts: \[\]`).MatchString(tests),
+			"has no label severity": regexp.MustCompile(
+				`(?s)- alert: ` + name + `\n.*?severity: (page|ticket)`).MatchString(rules),
+			"is not the whole heading of its section": !strings.Contains(runbook, "### "+name+" "),
 		} {
 			if !ok {
 				t.Errorf("%s %s", name, what)
@@ -81,25 +83,26 @@ func TestAlerts_Each_DocumentedAndTested(t *testing.T) {
 	}
 	for _, name := range matches(`(?m)^### (Fleetconf\w+)$`, runbook) {
 		if !slices.Contains(names, name) {
-			t.Errorf("docs/operations.md has a section %s, and there is no such alert", name)
+			t.Errorf("docs/operations.md has a section %s, but there is no such alert", name)
 		}
 	}
 }
 
-// What alerts and dashboard ask for is what the programs measure: docs/metrics.md
-// lists that, as the tests of the three hold.
+// Alerts and dashboard query only metrics in docs/metrics.md, which other tests compare
+// with the programs.
 func TestAlertsAndDashboard_Metrics_Documented(t *testing.T) {
 	t.Parallel()
 	measured := matches("(?m)^\\| `(\\w+)`", readText(t, "../docs/metrics.md"))
-	for _, file := range []string{filepath.Join(prometheusFolder, "alerts.yml"), filepath.Join(prometheusFolder, "alerts_test.yml"), "../deploy/grafana/fleetconf.json"} {
+	for _, file := range []string{filepath.Join(prometheusFolder, "alerts.yml"),
+		filepath.Join(prometheusFolder, "alerts_test.yml"), "../deploy/grafana/fleetconf.json"} {
 		asked := matches(`\b(fleetconf_\w+)`, readText(t, file))
 		if len(asked) < 10 {
-			t.Errorf("%s asks for %d metrics, want at least 10", file, len(asked))
+			t.Errorf("%s queries %d metrics, want at least 10", file, len(asked))
 		}
 		for _, name := range asked {
 			base := regexp.MustCompile(`_(bucket|count|sum)$`).ReplaceAllString(name, "")
 			if !slices.Contains(measured, name) && !slices.Contains(measured, base) {
-				t.Errorf("%s asks for %s, which docs/metrics.md does not list", file, name)
+				t.Errorf("%s queries %s, which docs/metrics.md does not list", file, name)
 			}
 		}
 	}
@@ -125,17 +128,18 @@ func TestDashboard_JSON_Importable(t *testing.T) {
 	for _, p := range dashboard.Panels {
 		place := [2]int{p.GridPos.X, p.GridPos.Y}
 		if seen[p.ID] || places[place] || p.Title == "" || p.GridPos.W == 0 || p.Type != "row" && len(p.Targets) == 0 {
-			t.Errorf("panel %d %q has no id, place, title or query of its own", p.ID, p.Title)
+			t.Errorf("panel %d %q lacks an id, a position, a title or a query of its own", p.ID, p.Title)
 		}
 		seen[p.ID], places[place] = true, true
 		for _, target := range p.Targets {
-			queries = append(queries, map[string]string{"record": "dashboard:query", "expr": here.Replace(target.Expr)})
+			queries = append(queries, map[string]string{"record": "dashboard:query",
+				"expr": here.Replace(target.Expr)})
 		}
 	}
 	if dashboard.UID == "" || len(seen) < 20 {
-		t.Errorf("%q has %d panels, want 20 at least", dashboard.Title, len(seen))
+		t.Errorf("%q has %d panels, want at least 20", dashboard.Title, len(seen))
 	}
-	groups := make([]map[string]any, 0, len(queries)) // one each: two rules of a group must differ
+	groups := make([]map[string]any, 0, len(queries)) // one each, because two rules of a group must differ
 	for i, query := range queries {
 		groups = append(groups, map[string]any{"name": strconv.Itoa(i), "rules": []any{query}})
 	}

@@ -11,20 +11,23 @@ import (
 // publishEvery publishes a page with a poll interval.
 func (s *site) publishEvery(t *testing.T, page string, seconds int) {
 	t.Helper()
-	a, err := call(admin, "POST", s.controller.url()+"/api/v1/config", fmt.Sprintf(`{"url":%q,"poll_interval_seconds":%d}`, s.target.url()+page, seconds))
+	a, err := call(admin, "POST", s.controller.url()+"/api/v1/config",
+		fmt.Sprintf(`{"url":%q,"poll_interval_seconds":%d}`, s.target.url()+page, seconds))
 	must(t, err)
 	if a.status != 200 {
 		t.Fatalf("publish: got %v, want 200", a)
 	}
 }
 
-// A broker that is not there, or swallows all that it is told, delays neither
-// the start of anybody nor a publish; the fleet polls until it comes.
+// A broker that is down, or does not respond, delays neither a start nor a publish. The
+// fleet polls until the broker works.
 func TestBroker_DownAtStart_FleetPolls(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		for name, down := range map[string]struct{ begin, end func(t *testing.T, n network) }{
-			"refuses":  {func(_ *testing.T, n network) { n.Stop() }, func(t *testing.T, n network) { must(t, n.Start()) }},
-			"swallows": {func(t *testing.T, n network) { n.blackhole(t) }, func(t *testing.T, n network) { n.removeToxics(t) }},
+			"down": {func(_ *testing.T, n network) { n.Stop() },
+				func(t *testing.T, n network) { must(t, n.Start()) }},
+			"unresponsive": {func(t *testing.T, n network) { n.blackhole(t) },
+				func(t *testing.T, n network) { n.removeToxics(t) }},
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -33,8 +36,8 @@ func TestBroker_DownAtStart_FleetPolls(t *testing.T) {
 				settings := b.settings(between.Listen)
 				s := newSite(t, settings, settings)
 				s.publish(t, "/one")
-				if name == "swallows" {
-					must(t, s.checkPushLost(false)) // it was answered before anybody knew of the loss
+				if name == "unresponsive" {
+					must(t, s.checkPushLost(false)) // the response came before the loss was detected
 				}
 				s.waitForWorker(t, "/one")
 				s.waitForPushLost(t, true)
@@ -47,7 +50,8 @@ func TestBroker_DownAtStart_FleetPolls(t *testing.T) {
 				s.publishEvery(t, "/three", 3600)
 				s.waitForWorker(t, "/three")
 				s.publishAndWait(t, "/four")
-				for text, p := range map[string]*process{"Announcements lost": s.controller, "Announcements back": s.controller, "Push lost": s.agent, "Push healthy": s.agent} {
+				for text, p := range map[string]*process{"Announcements lost": s.controller,
+					"Announcements back": s.controller, "Push lost": s.agent, "Push healthy": s.agent} {
 					if n := strings.Count(p.log.String(), text); n != 1 {
 						t.Errorf("%s logged %q %d times, want once", p.name, text, n)
 					}
@@ -57,8 +61,8 @@ func TestBroker_DownAtStart_FleetPolls(t *testing.T) {
 	})
 }
 
-// A broker dies and comes back, again and again: each loss is told, each return
-// too, and then push is as good as before.
+// A broker is killed and restarted twice: each loss and each recovery is reported, and
+// push works again.
 func TestBroker_Restarts_PushResumes(t *testing.T) {
 	withBrokers(t, "hunter2-0123456789", func(t *testing.T, b *broker) {
 		s := newSite(t, append(b.settings(b.addr), hourly), b.settings(b.addr))
@@ -77,8 +81,8 @@ func TestBroker_Restarts_PushResumes(t *testing.T) {
 	})
 }
 
-// The network flaps, and cuts and resets connections in the middle of things:
-// nobody asks the controller more often for it, and all is well when it is.
+// The network flaps, and cuts and resets connections. The agent does not poll more often,
+// and push works again afterwards.
 func TestBroker_NetworkFails_PushResumes(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		between := networkTo(t, b.addr)
@@ -92,7 +96,7 @@ func TestBroker_NetworkFails_PushResumes(t *testing.T) {
 		s.publishAndWait(t, "/first")
 		polls := through.polls.Load()
 
-		for range 3 { // seen by nobody, or by all
+		for range 3 { // which may go unnoticed
 			between.Stop()
 			must(t, between.Start())
 		}
@@ -116,34 +120,35 @@ func TestBroker_NetworkFails_PushResumes(t *testing.T) {
 		s.waitForTransport(t, b.transport)
 		s.waitForPushLost(t, false)
 		s.publishAndWait(t, "/last")
-		if n := through.polls.Load() - polls; n > 12 { // one for each of five publishes, and few besides
+		if n := through.polls.Load() - polls; n > 12 { // one for each of five publishes, and few more
 			t.Errorf("the agent polled %d times while the network failed", n)
 		}
 		if n := through.others.Load(); n > 1 { // none if it had registered before it crashed
-			t.Errorf("the agent asked for something else %d times, want one registration at most", n)
+			t.Errorf("the agent sent %d other requests, want at most one registration", n)
 		}
 	})
 }
 
-// A broker hangs while all believe that it is well. Who publishes is answered,
-// who listens sweeps; when it is back, it is heard again.
+// A broker hangs, and connections stay open. Publishes are acknowledged, and agents
+// resync. Push works again afterwards.
 func TestBroker_Hangs_AgentsResync(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		before, behind := networkTo(t, b.addr), networkTo(t, b.addr)
-		s := newSite(t, append(b.settings(before.Listen), "DEFAULT_POLL_INTERVAL=1", "SWEEP_INTERVAL=2s"), append(b.settings(behind.Listen), "LOG_LEVEL=debug"))
+		s := newSite(t, append(b.settings(before.Listen), "DEFAULT_POLL_INTERVAL=1", "SWEEP_INTERVAL=2s"),
+			append(b.settings(behind.Listen), "LOG_LEVEL=debug"))
 		s.waitForTransport(t, b.transport)
 		s.publishAndWait(t, "/first")
 
 		behind.blackhole(t)
 		s.publishAndWait(t, "/swept")
-		must(t, checkTransport(s.agent, b.transport)) // it does not know
+		must(t, checkTransport(s.agent, b.transport)) // the hang is not detected yet
 		before.blackhole(t)
 		s.publish(t, "/swept/too")
-		must(t, s.checkPushLost(false)) // answered before anybody knew
+		must(t, s.checkPushLost(false)) // the hang is not detected yet
 		s.waitForWorker(t, "/swept/too")
 		s.waitForPushLost(t, true)
 
-		behind.removeToxics(t) // which ends what hung
+		behind.removeToxics(t) // which closes the connection
 		s.agent.waitForLog(t, "Push healthy", 2)
 		before.removeToxics(t)
 		s.waitForPushLost(t, false)
@@ -155,17 +160,17 @@ func TestBroker_Hangs_AgentsResync(t *testing.T) {
 					Msg     string
 					Version int64
 				}
-				if json.Unmarshal([]byte(line), &event) == nil && event.Msg == "Hint received" && event.Version == version {
+				if json.Unmarshal([]byte(line), &event) == nil && event.Msg == "Hint received" &&
+					event.Version == version {
 					return nil
 				}
 			}
-			return fmt.Errorf("the agent did not hear of version %d", version)
+			return fmt.Errorf("the agent received no hint of version %d", version)
 		})
 	})
 }
 
-// Whatever a broker says, the agent asks the controller, seldom, and its worker
-// runs nothing that was not published.
+// Forged hints make the agent poll rarely, and its worker runs published versions only.
 func TestBroker_ForgedHints_FewPolls(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		settings := b.settings(b.addr)
@@ -181,25 +186,27 @@ func TestBroker_ForgedHints_FewPolls(t *testing.T) {
 		hint := func(version any, etag string, spread any) string {
 			return fmt.Sprintf(`{"version":%v,"etag":%q,"spread_ms":%v}`, version, etag, spread)
 		}
-		// What is no news, or no hint, is not worth a request.
+		// Hints of known versions and invalid messages cause no poll.
 		polls := through.polls.Load()
 		for range 20 {
-			b.publish(t, hint(1, "old", 0), hint(0, "", 0), hint(-5, "", 0), hint("1e30", "", 0), hint(9223372036854775807, "x", `"soon"`), `{"version":`, `[]`, `null`, "",
-				"\x00\xff\r\n+OK\r\nMSG fleetconf.config 1 99999999999\r\n$99999999999\r\n", strings.Repeat("x", 900<<10))
+			b.publish(t, hint(1, "old", 0), hint(0, "", 0), hint(-5, "", 0), hint("1e30", "", 0),
+				hint(9223372036854775807, "x", `"soon"`), `{"version":`, `[]`, `null`, "",
+				"\x00\xff\r\n+OK\r\nMSG fleetconf.config 1 99999999999\r\n$99999999999\r\n",
+				strings.Repeat("x", 900<<10))
 		}
-		b.publish(t, hint(3, "three", 300_000), hint(4, "four", int64(1)<<62)) // some day
+		b.publish(t, hint(3, "three", 300_000), hint(4, "four", int64(1)<<62)) // after a long spread
 		must(t, checkTransport(s.agent, b.transport))
 		if n := through.polls.Load() - polls; n != 0 {
-			t.Errorf("the agent polled %d times for what is no news, want none", n)
+			t.Errorf("the agent polled %d times without a hint of a newer version, want none", n)
 		}
-		// Nobody is to hold it back with a spread without end.
+		// A hint with a long spread does not delay a later one.
 		s.publishAndWait(t, "/three")
 
-		// Forged news are worth one, and then fewer and fewer.
+		// Forged hints of newer versions cause one poll, and then ever fewer.
 		polls = through.polls.Load()
 		for i := range 400 {
 			b.publish(t, hint(999_999_999, "forged", 0), hint(1_000_000+i, fmt.Sprint("forged-", i), -1))
-			time.Sleep(5 * time.Millisecond) // a pace, not a deadline
+			time.Sleep(5 * time.Millisecond) // the rate of the hints
 		}
 		if n := through.polls.Load() - polls; n < 1 || n > 15 {
 			t.Errorf("the agent polled %d times for 800 forged hints, want few", n)
@@ -208,7 +215,7 @@ func TestBroker_ForgedHints_FewPolls(t *testing.T) {
 		s.publishAndWait(t, "/four")
 		must(t, checkTransport(s.agent, b.transport))
 
-		// The truth, many times and in any order, is worth no more.
+		// Duplicate and reordered true hints cause no more polls.
 		s.publishAndWait(t, "/five")
 		polls = through.polls.Load()
 		a, err := call(agents, "GET", s.controller.url()+"/api/v1/config", "")
@@ -219,16 +226,16 @@ func TestBroker_ForgedHints_FewPolls(t *testing.T) {
 		}
 		s.publishAndWait(t, "/six")
 		if n := through.polls.Load() - polls; n > 10 {
-			t.Errorf("the agent polled %d times for hints that came doubled and out of order, want few", n)
+			t.Errorf("the agent polled %d times for duplicate and reordered hints, want few", n)
 		}
 		if n := through.others.Load(); n > 1 { // none if it had registered before it crashed
-			t.Errorf("the agent asked for something else %d times, want one registration at most", n)
+			t.Errorf("the agent sent %d other requests, want at most one registration", n)
 		}
 	})
 }
 
-// A password that is refused is told, and told to nobody: the fleet polls. With
-// the right one push works.
+// A refused password is reported, but not logged, and the fleet polls. With the right
+// one push works.
 func TestBroker_WrongPassword_ReportedAndPolled(t *testing.T) {
 	const right, wrong = "hunter2-right-0123456789", "hunter2-wrong-0123456789"
 	withBrokers(t, right, func(t *testing.T, b *broker) {
@@ -237,11 +244,12 @@ func TestBroker_WrongPassword_ReportedAndPolled(t *testing.T) {
 		s.publishAndWait(t, "/one")
 		s.waitForTransport(t, "poll")
 		s.waitForPushLost(t, true)
-		for _, url := range []string{s.agent.url() + "/ready", s.agent.url() + "/status", s.controller.url() + "/ready"} {
+		for _, url := range []string{s.agent.url() + "/ready", s.agent.url() + "/status",
+			s.controller.url() + "/ready"} {
 			a, err := call("", "GET", url, "")
 			must(t, err)
 			if !strings.Contains(a.body, "the credentials are refused") || strings.Contains(a.body, "hunter2") {
-				t.Errorf("%s: got %v, want words on the credentials, without them", url, a)
+				t.Errorf("%s: got %v, want a reason without the credentials", url, a)
 			}
 		}
 		s.publishAndWait(t, "/two")
@@ -263,8 +271,7 @@ func TestBroker_WrongPassword_ReportedAndPolled(t *testing.T) {
 	})
 }
 
-// What could not be announced is announced when the broker is back, though
-// nothing else is published.
+// A failed announcement is repeated when the broker is back, without another publish.
 func TestBroker_DownWhilePublishing_AnnouncedLater(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		between := networkTo(t, b.addr)
@@ -280,7 +287,7 @@ func TestBroker_DownWhilePublishing_AnnouncedLater(t *testing.T) {
 		s.waitForWorker(t, "/newest")
 		s.waitForPushLost(t, false)
 
-		// A controller that dies before it could say so says so when it is back.
+		// Also by a controller that was restarted meanwhile.
 		between.Stop()
 		s.publish(t, "/before/the/crash")
 		must(t, s.controller.crash())
@@ -290,8 +297,8 @@ func TestBroker_DownWhilePublishing_AnnouncedLater(t *testing.T) {
 	})
 }
 
-// A broker is away while something is published, for all. When it is back the
-// fleet runs that, long before it would have polled.
+// A broker is down during a publish. When it is back, agents fetch that version long
+// before their next poll.
 func TestBroker_DownForAll_MissedVersionFetched(t *testing.T) {
 	withBrokers(t, "", func(t *testing.T, b *broker) {
 		s := newSite(t, append(b.settings(b.addr), hourly), b.settings(b.addr))

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// hourly is a poll interval, in seconds, with which only push explains what
-// arrives within patience; so is the sweep's default.
+// hourly is a poll interval with which only push delivers a version before the timeout.
+// The default resync interval is longer than the timeout, too.
 const hourly = "DEFAULT_POLL_INTERVAL=3600"
 
 // site is a controller and an agent with its worker.
@@ -16,7 +16,7 @@ type site struct {
 	target, controller, worker, agent *process
 }
 
-// newSite starts one. The agent reaches the controller at through, or directly.
+// newSite starts a site, with additional settings.
 func newSite(t *testing.T, controller, agent []string) *site {
 	t.Helper()
 	s := &site{target: run(t, "target"), worker: run(t, "worker")}
@@ -25,7 +25,7 @@ func newSite(t *testing.T, controller, agent []string) *site {
 	return s
 }
 
-// publish publishes a page of the target, and returns its version.
+// publish publishes a page of the target, and returns the version.
 func (s *site) publish(t *testing.T, page string) int64 {
 	t.Helper()
 	version, err := publish(s.controller.url(), s.target.url()+page)
@@ -33,7 +33,7 @@ func (s *site) publish(t *testing.T, page string) int64 {
 	return version
 }
 
-// waitForWorker waits until the worker does.
+// waitForWorker waits until the worker runs a page.
 func (s *site) waitForWorker(t *testing.T, page string) {
 	t.Helper()
 	eventually(t, func() error { return checkHit(s.worker.url(), "target "+page) })
@@ -46,8 +46,7 @@ func (s *site) publishAndWait(t *testing.T, page string) {
 	s.waitForWorker(t, page)
 }
 
-// waitForTransport waits until the agent says that it hears of newer versions that way, and
-// that its /ready agrees.
+// waitForTransport waits until the agent uses a transport, by /status and /ready.
 func (s *site) waitForTransport(t *testing.T, transport string) {
 	t.Helper()
 	eventually(t, func() error { return checkTransport(s.agent, transport) })
@@ -58,7 +57,8 @@ func checkTransport(agent *process, transport string) error {
 	if err != nil {
 		return err
 	}
-	if lost := transport == "poll"; self.Transport != transport || self.Push.Healthy == lost || lost && self.Push.Error == "" {
+	if lost := transport == "poll"; self.Transport != transport || self.Push.Healthy == lost || lost &&
+		self.Push.Error == "" {
 		return fmt.Errorf("/status has %s, want transport %s", a.body, transport)
 	}
 	a, err = call("", "GET", agent.url()+"/ready", "")
@@ -66,13 +66,14 @@ func checkTransport(agent *process, transport string) error {
 		return err
 	}
 	if a.status != http.StatusOK || strings.Contains(a.body, `"field":"push"`) != (transport == "poll") {
-		return fmt.Errorf("/ready has %v, want 200, with a word of push only if it is lost; the transport is %s", a, transport)
+		return fmt.Errorf("/ready has %v, want 200, with push mentioned only if it is lost; the transport is %s", a,
+			transport)
 	}
 	return nil
 }
 
-// waitForPushLost waits until the controller's /ready tells whether its announcements are
-// lost. It is ready either way.
+// waitForPushLost waits until the controller's /ready reports its announcements as lost,
+// or not. It is ready in both cases.
 func (s *site) waitForPushLost(t *testing.T, lost bool) {
 	t.Helper()
 	eventually(t, func() error { return s.checkPushLost(lost) })
@@ -81,12 +82,12 @@ func (s *site) waitForPushLost(t *testing.T, lost bool) {
 func (s *site) checkPushLost(lost bool) error {
 	a, err := call("", "GET", s.controller.url()+"/ready", "")
 	if err == nil && (a.status != http.StatusOK || strings.Contains(a.body, "push: ") != lost) {
-		err = fmt.Errorf("the controller's /ready: got %v, want 200, and a word of push: %v", a, lost)
+		err = fmt.Errorf("the controller's /ready: got %v, want 200, and push mentioned: %v", a, lost)
 	}
 	return err
 }
 
-// waitForLog waits until a process has logged this text n times, in all its lives.
+// waitForLog waits until a process has logged text n times, including before restarts.
 func (p *process) waitForLog(t *testing.T, text string, n int) {
 	t.Helper()
 	eventually(t, func() error {
@@ -97,8 +98,8 @@ func (p *process) waitForLog(t *testing.T, text string, n int) {
 	})
 }
 
-// Whatever carries the hint, a publish arrives while nobody polls for an hour,
-// and everybody hears it.
+// With every transport all agents apply a published version, although they poll only
+// once an hour.
 func TestPush_NoPolling_VersionArrives(t *testing.T) {
 	t.Parallel()
 	type sides struct{ controller, agent []string }
@@ -114,7 +115,8 @@ func TestPush_NoPolling_VersionArrives(t *testing.T) {
 		},
 		"nats, embedded": func(t *testing.T) sides {
 			addr := freeAddress(t)
-			return sides{[]string{"PUSH=nats", "NATS_URL=embedded", "NATS_LISTEN=" + addr}, []string{"PUSH=nats", "NATS_URL=nats://" + addr}}
+			return sides{[]string{"PUSH=nats", "NATS_URL=embedded", "NATS_LISTEN=" + addr},
+				[]string{"PUSH=nats", "NATS_URL=nats://" + addr}}
 		},
 		"longpoll at a controller with a broker": func(t *testing.T) sides {
 			b := newRedis(t, "")
@@ -129,7 +131,8 @@ func TestPush_NoPolling_VersionArrives(t *testing.T) {
 			s := newSite(t, append(settings.controller, hourly), settings.agent)
 			other := *s
 			other.worker = run(t, "worker")
-			other.agent = run(t, "agent", append(agentIn(t.TempDir(), s.controller.url(), other.worker.url()), settings.agent...)...)
+			other.agent = run(t, "agent", append(agentIn(t.TempDir(), s.controller.url(), other.worker.url()),
+				settings.agent...)...)
 			s.waitForTransport(t, transport)
 			other.waitForTransport(t, transport)
 			for _, page := range []string{"/one", "/two", "/three"} {
@@ -153,14 +156,14 @@ func TestPush_NoPolling_VersionArrives(t *testing.T) {
 			must(t, s.checkPushLost(false))
 			for _, agent := range []*process{s.agent, other.agent} {
 				if n := strings.Count(agent.log.String(), "Push healthy"); n != 1 {
-					t.Errorf("the agent logged %d times that push is healthy, want once", n)
+					t.Errorf("the agent logged Push healthy %d times, want once", n)
 				}
 			}
 		})
 	}
 }
 
-// A controller that holds no polls is polled, and its agents say why.
+// Agents of a controller with PUSH=none poll, and report the reason.
 func TestPush_None_AgentsPoll(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, []string{"PUSH=none"}, nil)
@@ -168,21 +171,21 @@ func TestPush_None_AgentsPoll(t *testing.T) {
 	self, a, err := get[status]("", s.agent.url()+"/status")
 	must(t, err)
 	if !strings.Contains(self.Push.Error, "PUSH") {
-		t.Errorf("/status: got %v, want a word of the controller's PUSH", a)
+		t.Errorf("/status: got %v, want the controller's PUSH mentioned", a)
 	}
 	s.publishAndWait(t, "/one")
 	s.publishAndWait(t, "/two")
 	if n := strings.Count(s.agent.log.String(), "Push lost"); n != 1 {
-		t.Errorf("the agent logged %d times that push is lost, want once", n)
+		t.Errorf("the agent logged Push lost %d times, want once", n)
 	}
 
-	// An agent that was told to poll does, and misses nothing.
+	// An agent with PUSH=none polls, without a warning.
 	worker := run(t, "worker")
 	agent := run(t, "agent", append(agentIn(t.TempDir(), s.controller.url(), worker.url()), "PUSH=none")...)
 	eventually(t, func() error { return checkHit(worker.url(), "target /two") })
 	a, err = call("", "GET", agent.url()+"/ready", "")
 	must(t, err)
 	if a.status != http.StatusOK || strings.Contains(a.body, "push") {
-		t.Errorf("/ready of an agent with PUSH=none: got %v, want 200 without a word of push", a)
+		t.Errorf("/ready of an agent with PUSH=none: got %v, want 200 without push", a)
 	}
 }

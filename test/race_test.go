@@ -2,5 +2,5 @@
 
 package test
 
-// raceDetector says whether the binaries are built as this test is.
+// raceDetector reports whether this test, and so the binaries, use the race detector.
 const raceDetector = true

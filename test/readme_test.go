@@ -30,8 +30,12 @@ func TestDocuments_ShellBlocks_Run(t *testing.T) {
 	t.Parallel()
 	var blocks [][]string
 	for _, document := range pasted {
-		found := regexp.MustCompile("(?ms)^```sh\n(.*?)^```").FindAllStringSubmatch(readText(t, "../"+document.file), -1)
-		found = slices.DeleteFunc(found, func(block []string) bool { return !strings.Contains(block[1], document.only) })
+		found := regexp.MustCompile("(?ms)^```sh\n(.*?)^```").FindAllStringSubmatch(readText(t, "../"+document.file),
+			-1)
+		found = slices.DeleteFunc(found, func(
+			block []string) bool {
+			return !strings.Contains(block[1], document.only)
+		})
 		if len(found) == 0 {
 			t.Errorf("%s has no shell block: are they marked sh?", document.file)
 		}
@@ -45,7 +49,8 @@ func TestDocuments_ShellBlocks_Run(t *testing.T) {
 	ports, withTLS := ports[:3], ports[3:]
 	data := t.TempDir()
 	here := strings.NewReplacer("./data/", data+"/", "https://localhost:8080", "https://localhost:"+withTLS[0],
-		"localhost:8080", "localhost:"+ports[0], "localhost:8081", "localhost:"+ports[1], "localhost:8082", "localhost:"+ports[2],
+		"localhost:8080", "localhost:"+ports[0], "localhost:8081", "localhost:"+ports[1], "localhost:8082",
+		"localhost:"+ports[2],
 		"https://example.com/", target.url()+"/readme")
 	on := func(ports []string, data string) []string {
 		return append(os.Environ(), "CONTROLLER_PORT="+ports[0], "AGENT_PORT="+ports[1], "WORKER_PORT="+ports[2],
@@ -72,11 +77,11 @@ func TestDocuments_ShellBlocks_Run(t *testing.T) {
 	}
 }
 
-// makeRun runs a block that starts the three until the test ends, and then presses
-// Ctrl-C. It returns when all three run.
+// makeRun runs a block that starts the three programs, and sends it Ctrl-C when the
+// test ends. It returns when all three run.
 func makeRun(t *testing.T, block string, environment []string) (log *output, group int) {
 	t.Helper()
-	build := exec.Command("make", "build") // which takes minutes on a machine that never did
+	build := exec.Command("make", "build") // which takes minutes the first time
 	build.Dir = ".."
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("make build: %v\n%s", err, out)
@@ -103,14 +108,14 @@ func makeRun(t *testing.T, block string, environment []string) (log *output, gro
 			t.Logf("--- %s%s", block, tail(log.String(), 6000))
 		}
 	})
-	eventually(t, func() error { // a program that ends before this could not start
+	eventually(t, func() error { // fail if the block ends before
 		select {
 		case <-ended:
 			t.Fatalf("it ended:\n%s", block)
 		default:
 		}
 		if !strings.Contains(log.String(), "All three run") {
-			return errors.New("`make run` does not say that all three run")
+			return errors.New("`make run` does not print that all three run")
 		}
 		return nil
 	})
@@ -120,20 +125,20 @@ func makeRun(t *testing.T, block string, environment []string) (log *output, gro
 // restarts kills each program that `make run` runs, and waits for it to run again.
 func restarts(t *testing.T, log *output, group int, ports []string) {
 	t.Helper()
-	// What is killed is started again, also when one ends while another is.
+	// Killed programs are restarted, also if one ends during the restart of another.
 	for _, name := range []string{"worker", "controller", "agent"} {
 		must(t, kill(group, "bin/"+name))
 	}
 	for _, name := range []string{"controller", "agent", "worker"} {
 		eventually(t, func() error {
 			if n := strings.Count(log.String(), name+" ended (exit status 137)"); n != 1 {
-				return fmt.Errorf("%s was said to have ended %d times, want once", name, n)
+				return fmt.Errorf("the log has the end of %s %d times, want once", name, n)
 			}
 			return nil
 		})
 	}
 	if bash := regexp.MustCompile(`line \d+:.*`).FindString(log.String()); bash != "" {
-		t.Errorf("besides the line of start-all.sh the log has bash's own: %s", bash)
+		t.Errorf("the log has a line of bash: %s", bash)
 	}
 	for _, port := range ports {
 		eventually(t, func() error {
@@ -146,7 +151,7 @@ func restarts(t *testing.T, log *output, group int, ports []string) {
 	}
 }
 
-// kill ends, as a crash does, the process of a group whose program that is.
+// kill kills the process of a program in a process group.
 func kill(group int, program string) error {
 	processes, err := os.ReadDir("/proc")
 	if err != nil {
@@ -158,15 +163,16 @@ func kill(group int, program string) error {
 			continue
 		}
 		command, _ := os.ReadFile("/proc/" + p.Name() + "/cmdline")
-		if of, err := syscall.Getpgid(pid); err == nil && of == group && strings.TrimRight(string(command), "\x00") == program {
+		if of, err := syscall.Getpgid(pid); err == nil && of == group &&
+			strings.TrimRight(string(command), "\x00") == program {
 			return syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
 	return fmt.Errorf("%s does not run", program)
 }
 
-// paste runs a block of shell. It fails if a curl is answered with an error, or
-// if the next block would be pasted in another directory.
+// paste runs a shell block. It fails if a curl gets an error status, or if the block
+// changes the directory.
 func paste(block string, environment []string) error {
 	const before, after = "readme_dir=$PWD\ncurl() { command curl --fail-with-body -sS \"$@\"; }\n",
 		"\n[ \"$PWD\" = \"$readme_dir\" ] || { echo \"The block leaves the shell in $PWD\"; exit 1; }"
@@ -178,7 +184,7 @@ func paste(block string, environment []string) error {
 	return nil
 }
 
-// freePorts finds different ports that nobody listens on.
+// freePorts returns different ports that no program listens on.
 func freePorts(t *testing.T, n int) (ports []string) {
 	t.Helper()
 	for len(ports) < n {

@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// rollout is how far a version has spread, as the controller tells of it.
+// rollout is the spread of a version, as the controller reports it.
 type rollout struct {
 	Version                                    int64
 	SupersededBy                               *int64 `json:"superseded_by"`
@@ -34,7 +34,7 @@ type failure struct {
 	SampleAgents []string `json:"sample_agents"`
 }
 
-// getRollout asks the controller how far a version has spread; query may make it wait.
+// getRollout gets the rollout of a version; query may add a wait.
 func getRollout(t *testing.T, controller *process, version int64, query string) (r rollout, status int) {
 	t.Helper()
 	a, err := call(admin, "GET", fmt.Sprintf("%s/api/v1/rollouts/%d%s", controller.url(), version, query), "")
@@ -46,7 +46,7 @@ func getRollout(t *testing.T, controller *process, version int64, query string) 
 	return r, a.status
 }
 
-// counter is a proxy before the controller that counts what an agent asks.
+// counter is a proxy before the controller that counts the requests of an agent.
 type counter struct {
 	*httptest.Server
 	polls, reports, others atomic.Int64
@@ -57,7 +57,7 @@ func newCounter(t *testing.T, controller *process) *counter {
 	target, err := url.Parse(controller.url())
 	must(t, err)
 	forward := httputil.NewSingleHostReverseProxy(target)
-	forward.ErrorLog = log.New(io.Discard, "", 0) // of waits that agents give up
+	forward.ErrorLog = log.New(io.Discard, "", 0) // of waits that agents abort
 	c := &counter{}
 	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -74,9 +74,8 @@ func newCounter(t *testing.T, controller *process) *counter {
 	return c
 }
 
-// Twenty agents, and the worker of one says no: the admin sees it while it
-// happens, the one keeps what it ran and asks for no more than its neighbour,
-// and all twenty come back together.
+// One worker of twenty refuses a version. The admin sees that, the agent keeps its
+// version and polls no more than another one, and all twenty apply the rollback.
 func TestRollout_OneAgentOfTwentyRefuses_OthersApply(t *testing.T) {
 	t.Parallel()
 	const fleet = 20
@@ -126,13 +125,15 @@ func TestRollout_OneAgentOfTwentyRefuses_OthersApply(t *testing.T) {
 
 	first, err := publish(controller.url(), target.url()+"/good")
 	must(t, err)
-	if r, status := getRollout(t, controller, first, "?wait=60s"); status != http.StatusOK || r.Applied != fleet || r.LatencyMS.Max == nil || r.FirstAppliedAt == nil {
+	if r, status := getRollout(t, controller, first, "?wait=60s"); status != http.StatusOK || r.Applied != fleet ||
+		r.LatencyMS.Max == nil || r.FirstAppliedAt == nil {
 		t.Fatalf("the first version: got %d %+v, want 200 with all %d applied, measured", status, r, fleet)
 	}
 
 	second, err := publish(controller.url(), elsewhere+"/bad")
 	must(t, err)
-	if r, status := getRollout(t, controller, second, "?wait=60s&applied=0.95"); status != http.StatusOK || r.Applied != fleet-1 {
+	if r, status := getRollout(t, controller, second, "?wait=60s&applied=0.95"); status != http.StatusOK ||
+		r.Applied != fleet-1 {
 		t.Fatalf("the version that one refuses: got %d %+v, want 200 with %d applied", status, r, fleet-1)
 	}
 	var refused rollout
@@ -142,57 +143,62 @@ func TestRollout_OneAgentOfTwentyRefuses_OthersApply(t *testing.T) {
 		}
 		return nil
 	})
-	if len(refused.Failures) != 1 || !strings.Contains(refused.Failures[0].Error, "ALLOW_HOSTS") || len(refused.Failures[0].SampleAgents) != 1 {
-		t.Errorf("the failures: got %+v, want one agent, in its worker's own words", refused.Failures)
+	if len(refused.Failures) != 1 || !strings.Contains(refused.Failures[0].Error, "ALLOW_HOSTS") ||
+		len(refused.Failures[0].SampleAgents) != 1 {
+		t.Errorf("the failures: got %+v, want one agent, with its worker's error message", refused.Failures)
 	}
 	must(t, checkHit(workers[0].url(), "target /good"))
 	must(t, checkHit(workers[1].url(), "target /bad"))
 	if _, status := getRollout(t, controller, second, "?wait=1s&applied=1"); status != http.StatusRequestTimeout {
-		t.Errorf("a gate that cannot be reached: got %d, want 408", status)
+		t.Errorf("a share that is not reached: got %d, want 408", status)
 	}
 
-	// The one that refused goes on like its neighbour.
-	polls, reports, others, steps := refusing.polls.Load(), refusing.reports.Load(), refusing.others.Load(), accepting.polls.Load()
+	// The agent whose worker refused polls like another one.
+	polls, reports, others, steps := refusing.polls.Load(), refusing.reports.Load(), refusing.others.Load(),
+		accepting.polls.Load()
 	eventually(t, func() error {
 		if n := accepting.polls.Load() - steps; n < 8 {
-			return fmt.Errorf("the neighbour has polled %d times, want 8", n)
+			return fmt.Errorf("the other agent has polled %d times, want 8", n)
 		}
 		return nil
 	})
 	if n := refusing.polls.Load() - polls; n > 12 { // each waits 0.9 to 1.1 intervals
-		t.Errorf("the agent whose worker refused polled %d times while its neighbour polled 8 times", n)
+		t.Errorf("the agent whose worker refused polled %d times while another one polled 8 times", n)
 	}
 	if n := refusing.reports.Load() - reports; n != 0 {
-		t.Errorf("it reported %d times more, want none", n)
+		t.Errorf("it sent %d more reports, want none", n)
 	}
 	if n := refusing.others.Load() - others; n != 0 {
-		t.Errorf("it asked for something else %d times, want none", n)
+		t.Errorf("it sent %d other requests, want none", n)
 	}
 
-	a, err := call(admin, "POST", fmt.Sprintf("%s/api/v1/configs/%d/rollback", controller.url(), first), `{"message":"one says no"}`)
+	a, err := call(admin, "POST", fmt.Sprintf("%s/api/v1/configs/%d/rollback", controller.url(), first),
+		`{"message":"one refuses"}`)
 	must(t, err)
 	var back struct{ Version int64 }
 	must(t, json.Unmarshal([]byte(a.body), &back))
-	if r, status := getRollout(t, controller, back.Version, "?wait=60s&applied=1"); status != http.StatusOK || r.Applied != fleet {
+	if r, status := getRollout(t, controller, back.Version, "?wait=60s&applied=1"); status != http.StatusOK ||
+		r.Applied != fleet {
 		t.Fatalf("the rollback: got %d %+v, want 200 with all %d", status, r, fleet)
 	}
 	for _, worker := range workers {
 		must(t, checkHit(worker.url(), "target /good"))
 	}
-	if r, _ := getRollout(t, controller, second, ""); r.Applied != fleet-1 || r.Failed != 1 || r.SupersededBy == nil || *r.SupersededBy != back.Version {
+	if r, _ := getRollout(t, controller, second, ""); r.Applied != fleet-1 || r.Failed != 1 ||
+		r.SupersededBy == nil || *r.SupersededBy != back.Version {
 		t.Errorf("the superseded version: got %+v, want its last figures, superseded by %d", r, back.Version)
 	}
 }
 
-// What was reported and acknowledged is there after a kill -9, with no agent's
-// help.
+// Acknowledged reports are kept after a kill -9, without a new report.
 func TestRollout_ControllerKilled_ReportsKept(t *testing.T) {
 	t.Parallel()
 	controller := run(t, "controller", controllerIn(t.TempDir())...)
 	const fleet = 12
 	who := make([]string, fleet)
 	for i := range who {
-		a, err := call(agents, "POST", controller.url()+"/api/v1/register", fmt.Sprintf(`{"hostname":"web-%d","agent_id":"a%d"}`, i, i))
+		a, err := call(agents, "POST", controller.url()+"/api/v1/register",
+			fmt.Sprintf(`{"hostname":"web-%d","agent_id":"a%d"}`, i, i))
 		must(t, err)
 		var self struct {
 			ID    string `json:"agent_id"`
@@ -204,7 +210,7 @@ func TestRollout_ControllerKilled_ReportsKept(t *testing.T) {
 	version, err := publish(controller.url(), "http://example.com/")
 	must(t, err)
 
-	// A third applies it, a third refuses it, and then the power goes.
+	// A third applies it, a third refuses it, and then the controller is killed.
 	var reporting sync.WaitGroup
 	for i, self := range who[:8] {
 		reporting.Go(func() {
@@ -224,32 +230,34 @@ func TestRollout_ControllerKilled_ReportsKept(t *testing.T) {
 	must(t, controller.start())
 
 	after, _ := getRollout(t, controller, version, "")
-	if after.Applied != 4 || after.Failed != 4 || after.Targets != fleet || len(after.Failures) != 1 || after.Failures[0].Error != "no room" {
-		t.Errorf("after the crash: got %+v, want 4 applied, and 4 that failed with their words", after)
+	if after.Applied != 4 || after.Failed != 4 || after.Targets != fleet || len(after.Failures) != 1 ||
+		after.Failures[0].Error != "no room" {
+		t.Errorf("after the crash: got %+v, want 4 applied, and 4 failed with their error", after)
 	}
-	if after.LatencyMS.Max == nil || *after.LatencyMS.Max != *before.LatencyMS.Max || !after.FirstAppliedAt.Equal(*before.FirstAppliedAt) {
+	if after.LatencyMS.Max == nil || *after.LatencyMS.Max != *before.LatencyMS.Max ||
+		!after.FirstAppliedAt.Equal(*before.FirstAppliedAt) {
 		t.Errorf("the latencies: got %+v, want those from before the crash, %+v", after.LatencyMS, before.LatencyMS)
 	}
 
-	// The rest reports, and the gate opens.
+	// The others report, and the wait ends.
 	opened := make(chan int, 1)
 	go func() {
 		_, status := getRollout(t, controller, version, "?wait=30s&applied=0.66")
 		opened <- status
 	}()
 	for i, self := range who[8:] {
-		a, err := call(self, "POST", fmt.Sprintf("%s/api/v1/agents/a%d/status", controller.url(), i+8), fmt.Sprintf(`{"version":%d,"status":"APPLIED"}`, version))
+		a, err := call(self, "POST", fmt.Sprintf("%s/api/v1/agents/a%d/status", controller.url(), i+8),
+			fmt.Sprintf(`{"version":%d,"status":"APPLIED"}`, version))
 		if err != nil || a.status != http.StatusNoContent {
 			t.Errorf("report: got %v %v, want 204", a, err)
 		}
 	}
 	if status := <-opened; status != http.StatusOK {
-		t.Errorf("the gate: got %d, want 200", status)
+		t.Errorf("the wait: got %d, want 200", status)
 	}
 }
 
-// A controller whose database was restored from an older backup does not take
-// the fleet back.
+// A controller with a database from an older backup does not downgrade agents.
 func TestRestore_OlderDatabase_AgentsKeepVersion(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -287,7 +295,7 @@ func TestRestore_OlderDatabase_AgentsKeepVersion(t *testing.T) {
 		return err
 	}
 
-	// From here on each hit is served by the newest, until somebody decides.
+	// From here on each hit uses the newest version, until an admin decides.
 	watched, stop := make(chan error, 1), make(chan struct{})
 	go func() {
 		for {
@@ -316,15 +324,15 @@ func TestRestore_OlderDatabase_AgentsKeepVersion(t *testing.T) {
 	a, err := call("", "GET", controller.url()+"/ready", "")
 	must(t, err)
 	if a.status != http.StatusOK || !strings.Contains(a.body, "conflict") {
-		t.Errorf("/ready: got %v, want 200 and a word of the conflict", a)
+		t.Errorf("/ready: got %v, want 200 and the conflict", a)
 	}
 	if !strings.Contains(controller.log.String(), "restored from an older backup") {
-		t.Error("the log does not tell of it")
+		t.Error("the log does not mention the older backup")
 	}
 	close(stop)
 	must(t, <-watched)
 
-	// An admin publishes: the version is above all that were.
+	// An admin publishes: the version is above all earlier ones.
 	version, err := publish(controller.url(), target.url()+"/decided")
 	must(t, err)
 	if version != 4 {
@@ -332,12 +340,12 @@ func TestRestore_OlderDatabase_AgentsKeepVersion(t *testing.T) {
 	}
 	eventually(t, func() error { return checkHit(worker.url(), "target /decided") })
 
-	// Or has the agents follow the old store.
+	// Or makes the agents follow the old store.
 	restore()
 	eventually(t, func() error {
 		a, err := call("", "GET", controller.url()+"/ready", "")
 		if err == nil && !strings.Contains(a.body, "conflict") {
-			err = fmt.Errorf("/ready: got %v, want a word of the conflict", a)
+			err = fmt.Errorf("/ready: got %v, want the conflict", a)
 		}
 		return err
 	})
@@ -350,7 +358,7 @@ func TestRestore_OlderDatabase_AgentsKeepVersion(t *testing.T) {
 	eventually(t, func() error { return checkHit(worker.url(), "target /old") })
 }
 
-// backUp copies the database of a controller that runs, in a folder.
+// backUp copies the database of a running controller within a directory.
 func backUp(dir, name string) error {
 	p := newProcess("controller", "DB_PATH="+filepath.Join(dir, "controller.db"))
 	p.args = []string{"backup", filepath.Join(dir, name)}

@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// No secret is in what a system writes or answers at the debug level, whatever
-// fails, or in a file that other users can read.
+// No secret appears in logs at the debug level, in responses or in a file that other
+// users can read, whatever fails.
 func TestSystem_DebugLevel_ShowsNoSecret(t *testing.T) {
 	const (
 		adminPassword = "canary-of-the-admin-8831"
@@ -26,18 +26,23 @@ func TestSystem_DebugLevel_ShowsNoSecret(t *testing.T) {
 	)
 	withBrokers(t, "canary-of-the-broker-4409", func(t *testing.T, b *broker) {
 		secrets := map[string]string{
-			"ADMIN_PASSWORD": adminPassword, "AGENT_PASSWORD": fleetPassword, "WORKER_TOKEN": workerToken, "the broker's password": b.password,
-			"the proxy's password": proxyPassword, "the key in the URL": urlKey, "a wrong password": wrongPassword, "a chosen agent_secret": ownSecret,
+			"ADMIN_PASSWORD": adminPassword, "AGENT_PASSWORD": fleetPassword, "WORKER_TOKEN": workerToken,
+			"the broker's password": b.password,
+			"the proxy's password":  proxyPassword, "the key in the URL": urlKey, "a wrong password": wrongPassword,
+			"a chosen agent_secret": ownSecret,
 		}
 		outputs := map[string]string{}
 		dir, target := t.TempDir(), run(t, "target")
 		const debug = "LOG_LEVEL=debug"
-		proxy := []string{"HTTP_PROXY=http://user:" + proxyPassword + "@127.0.0.1:1", "HTTPS_PROXY=http://user:" + proxyPassword + "@127.0.0.1:1"}
-		controller := run(t, "controller", append(append(controllerIn(dir), b.settings(b.addr)...), debug, "ADMIN_PASSWORD="+adminPassword, "AGENT_PASSWORD="+fleetPassword)...)
+		proxy := []string{"HTTP_PROXY=http://user:" + proxyPassword + "@127.0.0.1:1",
+			"HTTPS_PROXY=http://user:" + proxyPassword + "@127.0.0.1:1"}
+		controller := run(t, "controller", append(append(controllerIn(dir), b.settings(b.addr)...), debug,
+			"ADMIN_PASSWORD="+adminPassword, "AGENT_PASSWORD="+fleetPassword)...)
 		worker := run(t, "worker", append(proxy, debug, "WORKER_TOKEN="+workerToken, "HIT_TIMEOUT=1s")...)
 		proxied := run(t, "worker", append(proxy, debug, "WORKER_TOKEN="+workerToken, "HIT_PROXY=true")...)
 		settings := append(append(agentIn(dir, controller.url(), worker.url()), b.settings(b.addr)...), proxy...)
-		agent := run(t, "agent", append(settings, debug, "CONTROLLER_PASSWORD="+fleetPassword, "WORKER_TOKEN="+workerToken)...)
+		agent := run(t, "agent", append(settings, debug, "CONTROLLER_PASSWORD="+fleetPassword,
+			"WORKER_TOKEN="+workerToken)...)
 		all := []*process{controller, worker, proxied, agent}
 
 		ask := func(who, method, url, body string, header ...string) answer {
@@ -54,7 +59,8 @@ func TestSystem_DebugLevel_ShowsNoSecret(t *testing.T) {
 			if strings.HasPrefix(path, "http") {
 				url = path + "?key=" + urlKey
 			}
-			if a := ask(owner, "POST", controller.url()+"/api/v1/config", fmt.Sprintf(`{"url":%q,"probe":%t}`, url, probe)); a.status != 200 {
+			if a := ask(owner, "POST", controller.url()+"/api/v1/config",
+				fmt.Sprintf(`{"url":%q,"probe":%t}`, url, probe)); a.status != 200 {
 				t.Fatalf("publish: got %v", a)
 			}
 		}
@@ -71,33 +77,39 @@ func TestSystem_DebugLevel_ShowsNoSecret(t *testing.T) {
 
 		publish("/hello?a=b", false)
 		eventually(t, func() error { return checkHit(worker.url(), "target /hello") })
-		publish("/status/500?a=b", true) // the worker refuses it
+		publish("/status/500?a=b", true) // which the worker refuses
 		listed(`"status":"failed"`)
-		for _, path := range []string{"http://127.0.0.1:1/", "/slow?for=1m", "/redirect?to=http://127.0.0.1:1/?key=" + urlKey} {
+		for _, path := range []string{"http://127.0.0.1:1/", "/slow?for=1m",
+			"/redirect?to=http://127.0.0.1:1/?key=" + urlKey} {
 			publish(path, false)
 			eventually(t, func() error {
 				a, err := call("", "GET", worker.url()+"/hit", "")
 				if err == nil && a.status < 500 {
-					err = fmt.Errorf("the hit: got %v, want that it fails", a)
+					err = fmt.Errorf("the hit: got %v, want a failure", a)
 				}
 				outputs["the last hit of "+path] = fmt.Sprint(a.header, a.body)
 				return err
 			})
 		}
-		ask("", "POST", proxied.url()+"/config", `{"url":"http://target.example/?key=`+urlKey+`"}`, "Authorization: Bearer "+workerToken)
+		ask("", "POST", proxied.url()+"/config", `{"url":"http://target.example/?key=`+urlKey+`"}`,
+			"Authorization: Bearer "+workerToken)
 		ask("", "GET", proxied.url()+"/hit", "")
 
-		// Secrets where they do not belong, and wrong ones.
+		// Secrets in wrong places, and wrong secrets.
 		ask(adminPassword+":admin", "GET", controller.url()+"/api/v1/agents", "")
 		ask("admin:"+wrongPassword, "GET", controller.url()+"/api/v1/agents", "")
 		ask("agent:"+fleetPassword, "GET", controller.url()+"/api/v1/agents", "")
-		ask("agent:"+fleetPassword, "POST", controller.url()+"/api/v1/register", `{"hostname":"h","agent_secret":"`+ownSecret+`","unknown":1}`)
-		ask("agent:"+fleetPassword, "POST", controller.url()+"/api/v1/register", `{"hostname":"h","agent_secret":["`+ownSecret+`"]}`)
-		ask("", "POST", worker.url()+"/config", `{"url":"http://u:`+urlKey+`@target.example/"}`, "Authorization: Bearer "+workerToken)
-		ask("", "POST", worker.url()+"/config", `{"url":"http://target.example/"}`, "Authorization: Bearer "+wrongPassword)
+		ask("agent:"+fleetPassword, "POST", controller.url()+"/api/v1/register",
+			`{"hostname":"h","agent_secret":"`+ownSecret+`","unknown":1}`)
+		ask("agent:"+fleetPassword, "POST", controller.url()+"/api/v1/register",
+			`{"hostname":"h","agent_secret":["`+ownSecret+`"]}`)
+		ask("", "POST", worker.url()+"/config", `{"url":"http://u:`+urlKey+`@target.example/"}`,
+			"Authorization: Bearer "+workerToken)
+		ask("", "POST", worker.url()+"/config", `{"url":"http://target.example/"}`,
+			"Authorization: Bearer "+wrongPassword)
 		ask(owner, "POST", controller.url()+"/api/v1/config", `{"url":"http://target.example:port/?key=`+urlKey+`"}`)
 
-		// Everything fails, and comes back.
+		// Everything fails and restarts.
 		b.kill()
 		eventually(t, func() error { return checkTransport(agent, "poll") })
 		b.start(t)
@@ -115,7 +127,7 @@ func TestSystem_DebugLevel_ShowsNoSecret(t *testing.T) {
 		for _, field := range []string{"agent_token", "agent_secret"} {
 			value := regexp.MustCompile(`"` + field + `":\s*"([^"]+)"`).FindStringSubmatch(cache)
 			if value == nil {
-				t.Fatalf("the agent's cache has no %s: this test looks for it in vain", field)
+				t.Fatalf("the agent's cache has no %s: this test cannot check it", field)
 			}
 			secrets["the agent's "+field] = value[1]
 		}
@@ -159,16 +171,19 @@ func TestSystem_DebugLevel_ShowsNoSecret(t *testing.T) {
 		}))
 
 		for name, secret := range secrets {
-			for _, form := range []string{secret, base64.StdEncoding.EncodeToString([]byte("admin:" + secret)), base64.StdEncoding.EncodeToString([]byte("agent:" + secret))} {
+			for _, form := range []string{secret, base64.StdEncoding.EncodeToString([]byte("admin:" + secret)),
+				base64.StdEncoding.EncodeToString([]byte("agent:" + secret))} {
 				for place, text := range outputs {
 					if at := strings.Index(text, form); at >= 0 {
-						t.Errorf("%s is in %s: …%s…", name, place, text[max(0, at-150):min(len(text), at+len(form)+50)])
+						t.Errorf("%s is in %s: …%s…", name, place,
+							text[max(0, at-150):min(len(text), at+len(form)+50)])
 					}
 				}
 			}
 		}
-		if len(outputs["the log of agent on "+agent.port]) == 0 || !strings.Contains(outputs["the log of worker on "+worker.port], `"level":"debug"`) {
-			t.Error("the logs are empty or not at the debug level: this test looks for secrets in vain")
+		if len(outputs["the log of agent on "+agent.port]) == 0 ||
+			!strings.Contains(outputs["the log of worker on "+worker.port], `"level":"debug"`) {
+			t.Error("the logs are empty or not at the debug level: this test cannot check them")
 		}
 	})
 }

@@ -1,6 +1,5 @@
-// Package test sees the system as its users do: it runs the binaries, and
-// imports nothing of them. stories tells what people rely on; the Go tests
-// break things.
+// Package test tests the system as its users see it: it runs the binaries, and imports
+// nothing of them. The stories show the main uses; the Go tests add faults.
 package test
 
 import (
@@ -18,19 +17,19 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// A story is a script. Beside what testscript has, it knows:
+// A story is a script of testscript, with these additional commands:
 //
 //	start NAME [KEY=VALUE...]   start controller, agent, worker or target, wait until it listens, and set $NAME
-//	                            to its URL; again after crash or stop: on the same port, with the same settings
-//	crash NAME                  as a power cut
-//	stop NAME                   as a supervisor; it must end with status 0
-//	exits STATUS NAME [ARG...]  run a binary that ends by itself; stdout and stderr match what it wrote
-//	publish URL [JSON]          as the admin, acknowledged; JSON is more fields
-//	waitfor URL [WORDS]         until it answers 200, with these words
-//	hit STATUS [WORDS]          now, at once
+//	                            to its URL; after crash or stop it restarts with the same port and settings
+//	crash NAME                  kill with SIGKILL
+//	stop NAME                   stop with SIGTERM; it must end with status 0
+//	exits STATUS NAME [ARG...]  run a binary that ends by itself; stdout and stderr match its output
+//	publish URL [JSON]          as the admin, acknowledged; JSON has more fields
+//	waitfor URL [TEXT]          until the status is 200, and the body contains TEXT
+//	hit STATUS [TEXT]           immediately, without retries
 //	call WHO METHOD URL STATUS [BODY]
 //	                            WHO is admin, agent, anonymous or user:password; stdout has the headers and the body
-//	agents N [WORDS]            until the admin sees N agents, and the words in the list
+//	agents N [TEXT]             until the list has N agents, and contains TEXT
 func TestStories(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "stories",
@@ -67,7 +66,7 @@ type storyKey struct{}
 // story is the processes of one script.
 type story struct{ processes map[string]*process }
 
-var errUsage = errors.New("the comment of TestStories says how this is written")
+var errUsage = errors.New("invalid command; see the comment of TestStories")
 
 func inStory(run func(*story, *testscript.TestScript, []string) error) func(*testscript.TestScript, bool, []string) {
 	return func(ts *testscript.TestScript, neg bool, args []string) {
@@ -147,8 +146,10 @@ func (s *story) exits(ts *testscript.TestScript, args []string) error {
 	}
 	cmd := command(filepath.Join(binaries, args[1]), nil, args[2:]...)
 	cmd.Dir = ts.MkAbs(".")
-	for _, name := range []string{"HOST", "PORT", "DB_PATH", "ADMIN_PASSWORD", "AGENT_PASSWORD", "ADMIN_PASSWORD_FILE", "DEFAULT_POLL_INTERVAL", "INITIAL_URL",
-		"CONTROLLER_URL", "CONTROLLER_PASSWORD", "WORKER_URL", "WORKER_TOKEN", "CACHE_FILE", "HIT_TIMEOUT", "DENY_CIDRS", "LOG_LEVEL", "LOG_FORMAT"} {
+	for _, name := range []string{"HOST", "PORT", "DB_PATH", "ADMIN_PASSWORD", "AGENT_PASSWORD",
+		"ADMIN_PASSWORD_FILE", "DEFAULT_POLL_INTERVAL", "INITIAL_URL",
+		"CONTROLLER_URL", "CONTROLLER_PASSWORD", "WORKER_URL", "WORKER_TOKEN", "CACHE_FILE", "HIT_TIMEOUT",
+		"DENY_CIDRS", "LOG_LEVEL", "LOG_FORMAT"} {
 		if value := ts.Getenv(name); value != "" {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}

@@ -25,16 +25,16 @@ import (
 const (
 	admin      = "admin:admin123"
 	agents     = "agent:secret123"
-	timeout    = 60 * time.Second // that anything may take to come true
+	timeout    = 60 * time.Second // of every condition
 	checkEvery = 20 * time.Millisecond
 	buildTags  = "nomsgpack,osusergo,netgo,sqlite_omit_load_extension"
 )
 
-// binaries is the folder of what TestMain built.
+// binaries is the directory of the binaries that TestMain builds.
 var binaries string
 
-// sideBySide is how many of these tests run at the same time, unless -parallel says
-// more: they wait for programs far more than they compute.
+// sideBySide is how many of these tests run in parallel, unless -parallel is higher: they
+// mostly wait for programs.
 const sideBySide = 8
 
 func TestMain(m *testing.M) {
@@ -42,16 +42,16 @@ func TestMain(m *testing.M) {
 	if parallel := flag.Lookup("test.parallel").Value.(flag.Getter).Get().(int); parallel < sideBySide {
 		_ = flag.Set("test.parallel", strconv.Itoa(sideBySide))
 	}
-	// Under nohup the programs that are tested would ignore it as this one does.
+	// Under nohup the tested programs would inherit that SIGHUP is ignored.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	code, err := buildAndRun(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "test:", err)
 		code = 1
 	}
-	// The go tool keeps the result of a test whose own files did not change. What
-	// is tested here are other modules, of which it knows nothing; but it keeps
-	// no result of a test that opened a file which was written only just now.
+	// The go tool caches the result of a test whose own files did not change, and does
+	// not know the tested modules. It caches no result of a test that opened a file
+	// which was just written.
 	if err := os.WriteFile(".ran", nil, 0o600); err != nil {
 		fmt.Fprintln(os.Stderr, "test:", err)
 	}
@@ -64,14 +64,16 @@ func buildAndRun(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	defer func() { _ = os.RemoveAll(binaries) }()
-	if err := os.Chmod(binaries, 0o755); err != nil { // some tests run them as another user
+	if err := os.Chmod(binaries, 0o755); err != nil { // for tests that run them as another user
 		return 0, err
 	}
 	for name, path := range map[string]string{
-		"controller": "./controller/cmd", "agent": "./agent/cmd", "worker": "./worker/cmd", "target": "./test/cmd/target", "bench-push": "./test/cmd/bench-push",
+		"controller": "./controller/cmd", "agent": "./agent/cmd", "worker": "./worker/cmd",
+		"target": "./test/cmd/target", "bench-push": "./test/cmd/bench-push",
 		"nats-server": "github.com/nats-io/nats-server/v2",
 	} {
-		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", buildTags, "-o", filepath.Join(binaries, name))
+		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", buildTags, "-o",
+			filepath.Join(binaries, name))
 		if ours := name == "controller" || name == "agent" || name == "worker"; raceDetector && ours {
 			build.Args = append(build.Args, "-race")
 		}
@@ -84,24 +86,24 @@ func buildAndRun(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// process is one of the binaries. After a crash or a stop it can be started
-// again, and has the port that it had.
+// process is a process of one of the binaries. After a crash or stop it can be started
+// again, on the same port.
 type process struct {
 	name string
 	args []string
-	env  []string // KEY=VALUE, beside what all have
-	uid  uint32   // who runs it; 0: who runs the test
+	env  []string // KEY=VALUE, in addition to those of all
+	uid  uint32   // its user; 0: that of the test
 
-	maxFiles int // that it may open; 0: as many as the test
+	maxFiles int // the limit of open files; 0: that of the test
 
 	cmd   *exec.Cmd
-	log   output // of all its lives
+	log   output // including before restarts
 	ended chan struct{}
 	addr  string
 	port  string
 }
 
-// output is what a process wrote, which is read while it writes.
+// output is the output of a process, which may be read while it writes.
 type output struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -123,19 +125,20 @@ func newProcess(name string, env ...string) *process {
 	return &process{name: name, env: env}
 }
 
-// unreachableURL is the URL of an agent's controller and worker unless a test gives
-// others: the defaults may be those of a system that runs on this machine.
+// unreachableURL is the default URL of an agent's controller and worker in tests: the
+// real defaults may belong to a system that runs on this machine.
 const unreachableURL = "http://127.0.0.1:1"
 
-// command returns a program that has only env in its environment, and no
-// default that leads to another system on this machine.
+// command returns a command with only env in its environment, and without defaults that
+// could reach another system on this machine.
 func command(path string, env []string, args ...string) *exec.Cmd {
 	cmd := exec.Command(path, args...)
-	cmd.Env = append([]string{"CONTROLLER_URL=" + unreachableURL, "WORKER_URL=" + unreachableURL, "GORACE=atexit_sleep_ms=0"}, env...)
+	cmd.Env = append([]string{"CONTROLLER_URL=" + unreachableURL, "WORKER_URL=" + unreachableURL,
+		"GORACE=atexit_sleep_ms=0"}, env...)
 	return cmd
 }
 
-// launch starts the process and returns at once.
+// launch starts the process and returns immediately.
 func (p *process) launch() error {
 	if p.port == "" {
 		address, err := freeport.Address()
@@ -180,7 +183,8 @@ func (p *process) start() error {
 		}
 		select {
 		case <-p.ended:
-			return fmt.Errorf("%s ended at its start with status %d:\n%s", p.name, p.cmd.ProcessState.ExitCode(), p.log.String()[before:])
+			return fmt.Errorf("%s ended while starting, with status %d:\n%s", p.name, p.cmd.ProcessState.ExitCode(),
+				p.log.String()[before:])
 		default:
 		}
 		if time.Now().After(deadline) {
@@ -190,7 +194,7 @@ func (p *process) start() error {
 	}
 }
 
-// listenAddress finds the address in what a process wrote.
+// listenAddress returns the listen address in a log, or "".
 func listenAddress(log string) string {
 	for line := range strings.Lines(log) {
 		var event struct{ Msg, Addr string }
@@ -206,23 +210,23 @@ func listenAddress(log string) string {
 
 func (p *process) url() string { return "http://" + p.addr }
 
-// crash ends the process as a power cut does.
+// crash kills the process.
 func (p *process) crash() error { return p.end(syscall.SIGKILL, -1) }
 
-// stop ends the process as a supervisor does.
+// stop ends the process with SIGTERM.
 func (p *process) stop() error { return p.end(syscall.SIGTERM, 0) }
 
 func (p *process) end(signal syscall.Signal, status int) error {
 	if p.cmd == nil {
 		return fmt.Errorf("%s was never started", p.name)
 	}
-	_ = p.cmd.Process.Signal(signal) // it may have ended by itself; its status tells
+	_ = p.cmd.Process.Signal(signal) // it may have ended by itself; checkExit tells
 	select {
 	case <-p.ended:
 	case <-time.After(timeout):
 		_ = p.cmd.Process.Kill()
 		<-p.ended
-		return fmt.Errorf("%s does not end on %v:\n%s", p.name, signal, p.log.String())
+		return fmt.Errorf("%s did not end on %v:\n%s", p.name, signal, p.log.String())
 	}
 	p.cmd = nil
 	return p.checkExit(status)
@@ -234,7 +238,7 @@ func (p *process) waitExit(status int) error {
 	case <-p.ended:
 	case <-time.After(timeout):
 		_ = p.crash()
-		return fmt.Errorf("%s still runs, want it ended:\n%s", p.name, p.log.String())
+		return fmt.Errorf("%s has not ended:\n%s", p.name, p.log.String())
 	}
 	return p.checkExit(status)
 }
@@ -250,7 +254,7 @@ func (p *process) checkExit(status int) error {
 	}
 	switch {
 	case strings.Contains(log, "DATA RACE"), strings.Contains(log, "panic:"), strings.Contains(log, `"panic"`):
-		return fmt.Errorf("%s is broken:\n%s", p.name, log)
+		return fmt.Errorf("%s has a data race or a panic:\n%s", p.name, log)
 	case got != status:
 		return fmt.Errorf("%s ended with status %d, want %d:\n%s", p.name, got, status, log)
 	}
@@ -259,7 +263,7 @@ func (p *process) checkExit(status int) error {
 
 // --- for tests in Go ----------------------------------------------------------
 
-// run starts a process that ends with the test.
+// run starts a process, and kills it when the test ends.
 func run(t *testing.T, name string, env ...string) *process {
 	t.Helper()
 	p := newProcess(name, env...)
@@ -268,7 +272,7 @@ func run(t *testing.T, name string, env ...string) *process {
 	return p
 }
 
-// cleanUp ends a process with the test, and shows its log if that failed.
+// cleanUp kills a process when the test ends, and prints its log if the test failed.
 func cleanUp(t *testing.T, p *process) {
 	t.Cleanup(func() {
 		if p.cmd != nil {
@@ -291,17 +295,18 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// controllerIn gives the settings of a controller with its data in a folder.
+// controllerIn returns the settings of a controller with its data in a directory.
 func controllerIn(dir string) []string {
 	return []string{"DB_PATH=" + filepath.Join(dir, "controller.db"), "DEFAULT_POLL_INTERVAL=1"}
 }
 
-// agentIn gives the settings of an agent with its cache in a folder.
+// agentIn returns the settings of an agent with its cache in a directory.
 func agentIn(dir, controller, worker string) []string {
-	return []string{"CACHE_FILE=" + filepath.Join(dir, "agent_config.cache"), "CONTROLLER_URL=" + controller, "WORKER_URL=" + worker}
+	return []string{"CACHE_FILE=" + filepath.Join(dir, "agent_config.cache"), "CONTROLLER_URL=" + controller,
+		"WORKER_URL=" + worker}
 }
 
-// eventually waits until a condition holds; it returns nil then, or why not yet.
+// eventually waits until condition returns nil.
 func eventually(t *testing.T, condition func() error) {
 	t.Helper()
 	must(t, within(timeout, condition))
@@ -319,7 +324,7 @@ func within(d time.Duration, condition func() error) error {
 	}
 }
 
-// answer is what a request came to.
+// answer is a response.
 type answer struct {
 	status int
 	header http.Header
@@ -335,7 +340,7 @@ var client = &http.Client{
 	Transport:     &http.Transport{MaxIdleConnsPerHost: 64},
 }
 
-// call sends a request. who is user:password, or nothing; body is JSON, or nothing.
+// call sends a request. who is user:password or ""; body is JSON or "".
 func call(who, method, url, body string, header ...string) (answer, error) {
 	return callBy(client, who, method, url, body, header...)
 }
@@ -368,7 +373,7 @@ func callBy(client *http.Client, who, method, url, body string, header ...string
 	return answer{resp.StatusCode, resp.Header, string(b), resp.Proto}, err
 }
 
-// get sends a GET and decodes what is answered with 200.
+// get sends a GET and decodes a response with status 200.
 func get[T any](who, url string) (v T, a answer, err error) {
 	a, err = call(who, "GET", url, "")
 	if err != nil {
@@ -380,7 +385,7 @@ func get[T any](who, url string) (v T, a answer, err error) {
 	return v, a, json.Unmarshal([]byte(a.body), &v)
 }
 
-// config is a version as the controller tells of it.
+// config is a version in a response of the controller.
 type config struct {
 	Version             int64             `json:"version"`
 	Data                map[string]string `json:"data"`
@@ -388,7 +393,7 @@ type config struct {
 	Message             string            `json:"message"`
 }
 
-// publish returns the version that was acknowledged.
+// publish publishes a URL and returns the acknowledged version.
 func publish(controller, url string) (int64, error) {
 	a, err := call(admin, "POST", controller+"/api/v1/config", fmt.Sprintf(`{"url":%q}`, url))
 	if err != nil {
@@ -401,7 +406,7 @@ func publish(controller, url string) (int64, error) {
 	return done.Version, json.Unmarshal([]byte(a.body), &done)
 }
 
-// checkHit returns an error unless a hit gives that body, which may be a part.
+// checkHit returns an error unless the body of a hit contains body.
 func checkHit(worker, body string) error {
 	a, err := call("", "GET", worker+"/hit", "")
 	if err != nil {
@@ -413,7 +418,7 @@ func checkHit(worker, body string) error {
 	return nil
 }
 
-// status is what an agent says of itself.
+// status is the response of an agent's /status.
 type status struct {
 	AgentID        string `json:"agent_id"`
 	Registered     bool   `json:"registered"`

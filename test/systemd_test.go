@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// serviceManager hears what a process tells the one that started it.
+// serviceManager receives the notifications of a process.
 type serviceManager struct {
 	path string
 
@@ -37,7 +37,7 @@ func newServiceManager(t *testing.T) *serviceManager {
 	return m
 }
 
-// count is how often it heard a message.
+// count returns how often a message was received.
 func (m *serviceManager) count(message string) (n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -49,12 +49,12 @@ func (m *serviceManager) count(message string) (n int) {
 	return n
 }
 
-// waitFor waits until it heard a message so often.
+// waitFor waits until a message was received at least times times.
 func (m *serviceManager) waitFor(t *testing.T, message string, times int) {
 	t.Helper()
 	eventually(t, func() error {
 		if got := m.count(message); got < times {
-			return fmt.Errorf("the service manager heard %s %d times, want %d", message, got, times)
+			return fmt.Errorf("received %s %d times, want %d", message, got, times)
 		}
 		return nil
 	})
@@ -73,18 +73,18 @@ func TestServiceManager_Lifecycle_Notified(t *testing.T) {
 			m.waitFor(t, "READY=1", 1)
 			addr := listenAddress(p.log.String())
 			if a, err := call("", "GET", "http://"+addr+"/health", ""); err != nil || a.status != 200 {
-				t.Errorf("when it is ready, GET /health gives %v, %v, want 200", a, err)
+				t.Errorf("GET /health after READY=1: got %v, %v, want 200", a, err)
 			}
 			m.waitFor(t, "WATCHDOG=1", 2)
 			if n := m.count("STOPPING=1"); n != 0 {
-				t.Error("it said that it stops, and was not told to")
+				t.Error("it sent STOPPING=1 before a signal")
 			}
 			must(t, p.stop())
 			m.waitFor(t, "STOPPING=1", 1)
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			if slices.Index(m.received, "READY=1") > slices.Index(m.received, "WATCHDOG=1") {
-				t.Errorf("it fed the watchdog before it was ready: %q", m.received)
+				t.Errorf("it sent WATCHDOG=1 before READY=1: %q", m.received)
 			}
 		})
 	}

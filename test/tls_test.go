@@ -16,7 +16,7 @@ import (
 	"testing"
 )
 
-// devCerts are the files that scripts/dev-certs.sh makes.
+// devCerts is the directory of the files of scripts/dev-certs.sh.
 type devCerts string
 
 func newDevCerts(t *testing.T) devCerts {
@@ -32,22 +32,25 @@ func (c devCerts) make(t *testing.T, args ...string) {
 	if err != nil {
 		t.Fatalf("dev-certs.sh: %v\n%s", err, out)
 	}
-	for _, want := range []string{"TLS_CERT_FILE=" + c.file("controller.pem"), "CONTROLLER_CA_FILE=" + c.file("ca.pem")} {
+	for _, want := range []string{"TLS_CERT_FILE=" + c.file("controller.pem"),
+		"CONTROLLER_CA_FILE=" + c.file("ca.pem")} {
 		if !strings.Contains(string(out), want) {
-			t.Errorf("dev-certs.sh says %s, want %s", out, want)
+			t.Errorf("dev-certs.sh prints %s, want %s", out, want)
 		}
 	}
 }
 
 func (c devCerts) file(name string) string { return filepath.Join(string(c), name) }
 
-// controller and agent are their settings.
+// controller and agent return the settings of each.
 func (c devCerts) controller() []string {
-	return []string{"TLS_CERT_FILE=" + c.file("controller.pem"), "TLS_KEY_FILE=" + c.file("controller-key.pem"), "TLS_CLIENT_CA_FILE=" + c.file("ca.pem")}
+	return []string{"TLS_CERT_FILE=" + c.file("controller.pem"), "TLS_KEY_FILE=" + c.file("controller-key.pem"),
+		"TLS_CLIENT_CA_FILE=" + c.file("ca.pem")}
 }
 
 func (c devCerts) agent() []string {
-	return []string{"CONTROLLER_CA_FILE=" + c.file("ca.pem"), "CONTROLLER_CERT_FILE=" + c.file("agent.pem"), "CONTROLLER_KEY_FILE=" + c.file("agent-key.pem")}
+	return []string{"CONTROLLER_CA_FILE=" + c.file("ca.pem"), "CONTROLLER_CERT_FILE=" + c.file("agent.pem"),
+		"CONTROLLER_KEY_FILE=" + c.file("agent-key.pem")}
 }
 
 func (c devCerts) trusted(t *testing.T) *tls.Config {
@@ -59,7 +62,7 @@ func (c devCerts) trusted(t *testing.T) *tls.Config {
 	return &tls.Config{RootCAs: pool}
 }
 
-// shows is the serial number of the certificate that a new connection sees.
+// shows returns the serial number of the certificate on a new connection.
 func (c devCerts) shows(t *testing.T, addr string) string {
 	t.Helper()
 	conn, err := tls.Dial("tcp", addr, c.trusted(t))
@@ -68,7 +71,7 @@ func (c devCerts) shows(t *testing.T, addr string) string {
 	return conn.ConnectionState().PeerCertificates[0].SerialNumber.String()
 }
 
-// relay passes connections on, and counts them.
+// relay forwards and counts connections.
 type relay struct {
 	addr          string
 	opened, ended atomic.Int64
@@ -106,8 +109,8 @@ func newRelay(t *testing.T, to string) *relay {
 	return r
 }
 
-// The controller's certificate is renewed while an agent waits: the connection on
-// which it waits stays, and who comes next sees the new one.
+// The controller's certificate is renewed during a long poll: the connection stays, and
+// new connections get the new certificate.
 func TestTLS_CertificateRenewed_ConnectionsStay(t *testing.T) {
 	t.Parallel()
 	files := newDevCerts(t)
@@ -120,7 +123,8 @@ func TestTLS_CertificateRenewed_ConnectionsStay(t *testing.T) {
 	defer admins.CloseIdleConnections()
 	publishAndWait := func(page string) {
 		t.Helper()
-		a, err := callBy(admins, admin, "POST", "https://"+controller.addr+"/api/v1/config", fmt.Sprintf(`{"url":%q}`, target.url()+page))
+		a, err := callBy(admins, admin, "POST", "https://"+controller.addr+"/api/v1/config",
+			fmt.Sprintf(`{"url":%q}`, target.url()+page))
 		must(t, err)
 		if a.status != http.StatusOK || a.proto != "HTTP/2.0" {
 			t.Fatalf("publish: got %v over %s, want 200 over HTTP/2.0", a, a.proto)
@@ -135,13 +139,14 @@ func TestTLS_CertificateRenewed_ConnectionsStay(t *testing.T) {
 	files.make(t, "--renew")
 	eventually(t, func() error {
 		if files.shows(t, controller.addr) == before {
-			return fmt.Errorf("the controller shows the certificate that it had")
+			return fmt.Errorf("the controller uses the previous certificate")
 		}
 		return nil
 	})
 	publishAndWait("/second")
 	if now, ended := between.opened.Load(), between.ended.Load(); now != opened || ended != 0 {
-		t.Errorf("the agent has opened %d connections, %d of them since the renewal, and %d have ended; want the one that it had", now, now-opened, ended)
+		t.Errorf("the agent has opened %d connections, %d of them since the renewal, and %d have ended; "+
+			"want only the first one", now, now-opened, ended)
 	}
 	controller.waitForLog(t, "Certificate reloaded", 1)
 	agent.waitForLog(t, "Push lost", 0)
@@ -154,25 +159,30 @@ func TestTLS_CertificateRenewed_ConnectionsStay(t *testing.T) {
 	must(t, controller.stop())
 }
 
-// An agent that does not belong here is told why, in words, again and again the
-// same, and comes in when it is put right.
+// An agent with a wrong certificate or authority reports the reason, and registers when
+// that is corrected.
 func TestTLS_UntrustedAgent_ReportsReason(t *testing.T) {
 	t.Parallel()
 	files, others := newDevCerts(t), newDevCerts(t)
 	worker := run(t, "worker")
 	controller := run(t, "controller", append(controllerIn(t.TempDir()), files.controller()...)...)
+	const untrusted = "is not trusted: its certificate is signed by an authority that is not known here " +
+		"(see CONTROLLER_CA_FILE)"
 	for name, row := range map[string]struct {
 		settings []string
 		want     string
 	}{
-		"without a certificate":        {files.agent()[:1], "set CONTROLLER_CERT_FILE and CONTROLLER_KEY_FILE of the agent"},
-		"with one of somebody else":    {append(others.agent(), files.agent()[0]), "does not accept this client's certificate (see CONTROLLER_CERT_FILE)"},
-		"that trusts somebody else":    {append(files.agent(), others.agent()[0]), "is not trusted: its certificate is signed by an authority that is not known here (see CONTROLLER_CA_FILE)"},
-		"that trusts the system alone": {files.agent()[1:], "is not trusted: its certificate is signed by an authority that is not known here (see CONTROLLER_CA_FILE)"},
+		"no certificate": {files.agent()[:1],
+			"set CONTROLLER_CERT_FILE and CONTROLLER_KEY_FILE of the agent"},
+		"certificate of another authority": {append(others.agent(), files.agent()[0]),
+			"does not accept this client's certificate (see CONTROLLER_CERT_FILE)"},
+		"trusts another authority": {append(files.agent(), others.agent()[0]), untrusted},
+		"trusts the system only":   {files.agent()[1:], untrusted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			agent := run(t, "agent", append(agentIn(t.TempDir(), "https://"+controller.addr, worker.url()), row.settings...)...)
+			agent := run(t, "agent", append(agentIn(t.TempDir(), "https://"+controller.addr, worker.url()),
+				row.settings...)...)
 			eventually(t, func() error {
 				self, a, err := get[status]("", agent.url()+"/status")
 				if err == nil && !strings.Contains(self.LastError, row.want) {

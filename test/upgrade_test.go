@@ -17,9 +17,9 @@ import (
 	"testing"
 )
 
-// unpack writes the database and the 20 caches that the controller and the agents
-// of commit 99900f2 left, when all ran version 3 of the configuration. Agents had no
-// secrets then, and the database was of schema 3.
+// unpack writes the database and the 20 caches of a controller and agents of commit
+// 99900f2, when all ran version 3 of the configuration. Agents had no secrets then, and
+// the database had schema 3.
 func unpack(t *testing.T, dir string) {
 	t.Helper()
 	file, err := os.Open("testdata/upgrade.tar.gz")
@@ -44,8 +44,8 @@ func unpack(t *testing.T, dir string) {
 	}
 }
 
-// An agent keeps its id, its token and what it runs, through an upgrade of the
-// controller and then its own, and nothing is pushed to its worker.
+// Agents keep their ids, tokens and versions through an upgrade of the controller and
+// then of the agents, and nothing is pushed to workers.
 func TestUpgrade_OldData_KeepsIdentitiesAndVersions(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -128,7 +128,8 @@ func TestUpgrade_OldData_KeepsIdentitiesAndVersions(t *testing.T) {
 		type entry struct{ Actor, Detail string }
 		entries, _, err := get[[]entry](admin, controller.url()+"/api/v1/audit?action=reregister&limit=1000")
 		if err == nil && len(entries) != len(fleet)+1 {
-			err = fmt.Errorf("%d re-registrations in the audit log, want one of each agent and one of the old build", len(entries))
+			err = fmt.Errorf("%d re-registrations in the audit log, want one of each agent and one of the old build",
+				len(entries))
 		}
 		return err
 	})

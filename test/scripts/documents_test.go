@@ -9,12 +9,12 @@ import (
 	"unicode/utf8"
 )
 
-// dash is Debian's /bin/sh, which knows POSIX alone.
+// dash returns Debian's /bin/sh, which supports POSIX only.
 func dash(t *testing.T) string {
 	t.Helper()
 	path, err := exec.LookPath("dash")
 	if err != nil {
-		t.Skip("there is no dash here to read what the documents have to paste")
+		t.Skip("dash is not installed, so shell blocks are not checked")
 	}
 	return path
 }
@@ -46,7 +46,7 @@ func block(t *testing.T, document, text string) string {
 
 func TestDocuments_ShellBlocks_ParseInDash(t *testing.T) {
 	shell := dash(t)
-	// These parse, and do something else or fail.
+	// These parse, but fail or do something else.
 	bashOnly := regexp.MustCompile(`\[\[ |pipefail|&>|\$'|\bsource |\bdeclare |\blocal -|\{\d+\.\.\d+\}|\w+=\(`)
 	command := regexp.MustCompile(
 		`(?m)^\s*(curl|systemctl|install|apt-get|docker|make|git|cp|mv|rm|(\./)?scripts/\S+|admin) `)
@@ -62,7 +62,7 @@ func TestDocuments_ShellBlocks_ParseInDash(t *testing.T) {
 				t.Errorf("%s: %v: %s\n%s", document, err, out, b)
 			}
 			if found := bashOnly.FindString(b); found != "" {
-				t.Errorf("%s has %q, which only bash knows:\n%s", document, found, b)
+				t.Errorf("%s has %q, which requires bash:\n%s", document, found, b)
 			}
 		}
 		if len(blocks(t, document, "bash")) > 0 {
@@ -99,14 +99,13 @@ func TestDocuments_Prose_Below120Columns(t *testing.T) {
 	}
 }
 
-// paste runs a block as somebody does who pastes it: no option ends it at a failure.
+// paste runs a block as if it were pasted: without -e.
 func paste(t *testing.T, b, bin string, env ...string) (output string, err error) {
 	t.Helper()
 	return script(bin, env, dash(t), "-c", b)
 }
 
-// curl logs its calls, and answers the first, which is made with -D -, as it is
-// told to.
+// curl logs its calls, and answers the first one (with -D -) with $HEADERS and $STATUS.
 const curl = `printf '%s\n' "$*" >>"$CALLS"
 case "$*" in
 *"%header"*) printf '%s' '%header{etag}' ;; # as before 7.84
@@ -118,7 +117,7 @@ func TestREADME_IfMatch_WithoutETag_DoesNotPublish(t *testing.T) {
 	recipe := block(t, "README.md", "If-Match")
 	for name, row := range map[string]struct {
 		headers, status string
-		want            string // what the publish sends; "" where nothing is to be published
+		want            string // in the publish; "" if nothing may be published
 	}{
 		"HTTP/1.1":          {"HTTP/1.1 200 OK\r\nETag: \"7-abc\"\r\n\r\n", "0", `If-Match: "7-abc"`},
 		"HTTP/2":            {"HTTP/2 200\r\netag: \"7-abc\"\r\n\r\n", "0", `If-Match: "7-abc"`},
@@ -145,8 +144,8 @@ func TestREADME_IfMatch_WithoutETag_DoesNotPublish(t *testing.T) {
 	}
 }
 
-// gate answers a publish as it is told to, and fails at the rollout of any
-// version but 8.
+// gate answers a publish with $ANSWER and $STATUS, and knows the rollout of version 8
+// only.
 const gate = `printf '%s\n' "$*" >>"$CALLS"
 case "$*" in
 */rollouts/8\?*) echo '{"reached":true}' ;;

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// testsHere lists the names of all tests of this repository.
+// testsHere returns the names of all tests of this repository.
 func testsHere(t *testing.T) map[string]bool {
 	t.Helper()
 	names, declared := map[string]bool{}, regexp.MustCompile(`(?m)^func (Test\w+)\(`)
@@ -27,7 +27,7 @@ func testsHere(t *testing.T) map[string]bool {
 	return names
 }
 
-// Each attack that the threat model considers has a defence, and that a test.
+// The threat model names a test for each defence.
 func TestThreatModel_NamedTests_Exist(t *testing.T) {
 	model := readText(t, "../../docs/threat-model.md")
 	tests := testsHere(t)
@@ -37,7 +37,7 @@ func TestThreatModel_NamedTests_Exist(t *testing.T) {
 	}
 	for _, name := range named {
 		if !tests[name[1]] {
-			t.Errorf("the threat model names %s, and there is no such test", name[1])
+			t.Errorf("the threat model names %s, but there is no such test", name[1])
 		}
 	}
 	for _, attacker := range []string{
@@ -58,7 +58,7 @@ func TestThreatModel_NamedTests_Exist(t *testing.T) {
 	}
 }
 
-// An address that reaches nobody is worse than none.
+// SECURITY.md names no unreachable address.
 func TestSecurity_Contact_Exists(t *testing.T) {
 	text := readText(t, "../../SECURITY.md")
 	if address := regexp.MustCompile(`\S+@\S+\.\w+`).FindString(text); address != "" {

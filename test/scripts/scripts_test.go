@@ -1,5 +1,5 @@
-// Package scripts tests the shell of this repository: that a script ends at its
-// first failure. It needs none of the three programs.
+// Package scripts tests the scripts and documents of this repository. It needs none of
+// the three programs.
 package scripts
 
 import (
@@ -25,14 +25,13 @@ func readText(t *testing.T, path string) string {
 	return string(text)
 }
 
-// fake puts a program into the folder bin, which is a script for sh.
+// fake writes a shell script named name into the directory bin.
 func fake(t *testing.T, bin, name, script string) {
 	t.Helper()
 	must(t, os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+script), 0o755))
 }
 
-// script runs a command in the root of the repository, with the fakes of bin
-// before the programs of this machine.
+// script runs a command in the root of the repository, with bin first in PATH.
 func script(bin string, env []string, command ...string) (output string, err error) {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Dir = "../.."
@@ -41,8 +40,7 @@ func script(bin string, env []string, command ...string) (output string, err err
 	return string(out), err
 }
 
-// engine is a container engine that logs its calls. It has no image, and
-// builds none.
+// engine is a container engine that logs its calls, and fails to build images.
 const engine = `echo "$0 $*" >>"$CALLS"
 case "$*" in
 "image inspect"*) exit 1 ;;
@@ -69,8 +67,8 @@ func TestCompose_FailedBuild_StartsNothing(t *testing.T) {
 	}
 }
 
-// An image that is built here has a name that leads to no public registry, so an
-// engine that does not find it cannot get a stranger's.
+// Local images have names that no public registry serves, so an engine that does not find
+// one cannot pull another's.
 func TestImages_Names_LocalOnly(t *testing.T) {
 	const local = "localhost/fleetconf"
 	for file, pattern := range map[string]string{
@@ -83,11 +81,11 @@ func TestImages_Names_LocalOnly(t *testing.T) {
 	} {
 		names := regexp.MustCompile(pattern).FindAllStringSubmatch(readText(t, file), -1)
 		if len(names) == 0 {
-			t.Errorf("%s names no image as %s does", file, pattern)
+			t.Errorf("%s has no image name that matches %s", file, pattern)
 		}
 		for _, name := range names {
 			if !strings.HasPrefix(name[1], local) {
-				t.Errorf("%s calls images %s, want %s…", file, name[1], local)
+				t.Errorf("%s uses the image name %s, want %s…", file, name[1], local)
 			}
 		}
 	}
@@ -95,7 +93,7 @@ func TestImages_Names_LocalOnly(t *testing.T) {
 	for _, file := range shell(t) {
 		for _, name := range ofChecks.FindAllString(readText(t, file), -1) {
 			if !strings.Contains(name, "localhost/fleetconf-") {
-				t.Errorf("%s calls an image %s…, want localhost/… before it", file, name)
+				t.Errorf("%s uses the image name %s…, want localhost/…", file, name)
 			}
 		}
 	}
@@ -107,13 +105,13 @@ func TestCompose_OddFolderOfSecrets_QuotedForAShell(t *testing.T) {
 	fake(t, bin, "docker-compose", `echo "/a is healthy"`)
 	secrets := filepath.Join(t.TempDir(), "my secrets")
 	out, err := script(bin, []string{"SECRETS=" + secrets}, "scripts/compose.sh", "up")
-	if want := `$(cat ` + strings.ReplaceAll(secrets, " ", `\ `) + "/admin_password.txt)"; err != nil || !strings.Contains(out, want) {
-		t.Errorf("compose.sh up says (%v)\n%s\nwant %s in it", err, out, want)
+	if want := `$(cat ` + strings.ReplaceAll(secrets, " ", `\ `) + "/admin_password.txt)"; err != nil ||
+		!strings.Contains(out, want) {
+		t.Errorf("compose.sh up prints (%v)\n%s\nwant %s in it", err, out, want)
 	}
 }
 
-// A secret that cannot be made is not there, rather than empty: an empty one
-// would be used by the next start.
+// If a secret cannot be generated, no empty file is left, which the next start would use.
 func TestCompose_FailedSecret_LeavesNone(t *testing.T) {
 	for _, broken := range []string{"od", "head"} {
 		bin, dir := t.TempDir(), t.TempDir()
@@ -150,7 +148,7 @@ func TestPostinst_FailedSecret_LeavesNone(t *testing.T) {
 	}
 }
 
-// shell lists the scripts for bash.
+// shell returns the scripts for bash.
 func shell(t *testing.T) []string {
 	t.Helper()
 	files, err := filepath.Glob("../../scripts/*.sh")
@@ -163,11 +161,12 @@ func shell(t *testing.T) []string {
 	return append(append(files, standIns...), "../../.ci/run")
 }
 
-// What hides a failure from set -e is in no script.
+// No script hides a failure from set -e.
 func TestScripts_CommandFails_ScriptEnds(t *testing.T) {
 	for pattern, why := range map[string]string{
 		`&& *exit\b`: "goes on if the command before && fails; put ; there",
-		`(?:local|export|declare|readonly) [^#\n]*[a-zA-Z_]=[^ \n]*\$\([^(]`: "hides the status of its command substitution; assign on a line of its own",
+		`(?:local|export|declare|readonly) [^#\n]*[a-zA-Z_]=[^ \n]*\$\([^(]`: "" +
+			"hides the status of its command substitution; assign on a line of its own",
 		`\w && break;? *\}`:     "goes on if the command before && fails",
 		`\bfor \w+ in \$\([^(]`: "runs over nothing if the command substitution fails; assign it first",
 	} {
@@ -182,7 +181,7 @@ func TestScripts_CommandFails_ScriptEnds(t *testing.T) {
 	}
 	for _, file := range shell(t) {
 		if file == "../../.ci/run" {
-			continue // it goes on to say what else failed, and fails at the end
+			continue // it runs all parts, and fails at the end
 		}
 		if !strings.Contains(readText(t, file), "\nset -euo pipefail\n") {
 			t.Errorf("%s lacks set -euo pipefail", file)
@@ -207,7 +206,7 @@ func TestCI_TargetsOfMakeCheck_AllRun(t *testing.T) {
 	}
 }
 
-// A test that failed is named at the very end, whatever it printed and however much.
+// Failed tests are named at the very end, after all logs.
 func TestCI_FailedTest_NamedLast(t *testing.T) {
 	root, bin := t.TempDir(), t.TempDir()
 	for name, text := range map[string]string{
@@ -229,7 +228,8 @@ exit 2`)
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	want := "1000\n=== FAIL: fleetconf/test TestBad (1.00s)"
 	if end := strings.Join(lines[:len(lines)-1], "\n"); !strings.HasSuffix(end, want) {
-		t.Errorf("the end of the output: got %q, want the end of the log, the test, and the time", lines[max(0, len(lines)-3):])
+		t.Errorf("the end of the output: got %q, want the end of the log, the test, and the time",
+			lines[max(0, len(lines)-3):])
 	}
 }
 

@@ -24,7 +24,7 @@ func TestMake_NoCCompiler_NamesWhatToInstall(t *testing.T) {
 	}
 }
 
-// With the GOFLAGS of CONTRIBUTING.md a module's own build finds SQLite compiled.
+// With the GOFLAGS in CONTRIBUTING.md the build of one module does not compile SQLite again.
 func TestMake_GOFLAGS_ShareTheCompiledSQLite(t *testing.T) {
 	printed, err := script("", nil, "make", "-s", "goflags")
 	must(t, err)
@@ -35,13 +35,14 @@ func TestMake_GOFLAGS_ShareTheCompiledSQLite(t *testing.T) {
 	if !strings.Contains(dryRun, "-tags "+tags+" ") || !strings.HasPrefix(flags, "-trimpath ") {
 		t.Errorf("make goflags prints %q, and the controller is built by\n%s", flags, dryRun)
 	}
-	if b := block(t, "CONTRIBUTING.md", "go build -C controller"); !strings.Contains(b, `export GOFLAGS="$(make -s goflags)"`) {
+	if b := block(t, "CONTRIBUTING.md", "go build -C controller"); !strings.Contains(b,
+		`export GOFLAGS="$(make -s goflags)"`) {
 		t.Errorf("CONTRIBUTING.md builds a module without these flags:\n%s", b)
 	}
 }
 
-// tree is a copy of start-all.sh with programs that only print some settings, run
-// until they are ended, and are healthy.
+// tree returns a copy of start-all.sh with fake programs, which print some settings, are
+// healthy, and run until they are killed.
 func tree(t *testing.T) (startAll, bin string) {
 	t.Helper()
 	root := t.TempDir()
@@ -50,22 +51,23 @@ func tree(t *testing.T) (startAll, bin string) {
 	}
 	for _, name := range []string{"controller", "agent", "worker"} {
 		fake(t, filepath.Join(root, "bin"), name, `[ "$*" != health ] || exit 0
-			echo "`+name+` colours=$CLICOLOR_FORCE port=$PORT format=$LOG_FORMAT to=$CONTROLLER_URL ca=$CONTROLLER_CA_FILE"
+			echo "`+name+` colours=$CLICOLOR_FORCE port=$PORT format=$LOG_FORMAT" \
+				"to=$CONTROLLER_URL ca=$CONTROLLER_CA_FILE"
 			echo "`+name+` nats=$NATS_URL"
 			exec sleep 60`)
 	}
 	bin = filepath.Join(root, "fakes")
 	fake(t, bin, "make", "exit 0")
-	fake(t, bin, "curl", "exit 1") // it asks over HTTP alone
+	fake(t, bin, "curl", "exit 1") // only HTTP health checks use it
 	startAll = filepath.Join(root, "scripts", "start-all.sh")
 	must(t, os.WriteFile(startAll, []byte(readText(t, "../../scripts/start-all.sh")), 0o755))
 	return startAll, bin
 }
 
-// ports are free to give to programs that listen nowhere.
+// ports are for the fake programs, which do not listen.
 var ports = []string{"CONTROLLER_PORT=1", "AGENT_PORT=2", "WORKER_PORT=3"}
 
-// eventually asks until what it is told holds words.
+// eventually waits until the result of ask contains words.
 func eventually(t *testing.T, words string, ask func() string) {
 	t.Helper()
 	var said string
@@ -79,13 +81,14 @@ func eventually(t *testing.T, words string, ask func() string) {
 
 func TestStartAll_Tmux_TitledPanesAndGreeting(t *testing.T) {
 	if _, err := exec.LookPath("tmux"); err != nil {
-		t.Skip("there is no tmux here")
+		t.Skip("tmux is not installed")
 	}
 	startAll, bin := tree(t)
-	socket, err := os.MkdirTemp("", "tmux") // the path of a socket is short
+	socket, err := os.MkdirTemp("", "tmux") // socket paths must be short
 	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(socket) })
-	env := append(ports, "TMUX_TMPDIR="+socket, "SHELL=/bin/sh", "TERM=xterm", "NATS_URL=embedded", "NATS_LISTEN=127.0.0.1:4")
+	env := append(ports, "TMUX_TMPDIR="+socket, "SHELL=/bin/sh", "TERM=xterm", "NATS_URL=embedded",
+		"NATS_LISTEN=127.0.0.1:4")
 	tmux := func(args ...string) string {
 		out, _ := script(bin, env, append([]string{"tmux", "-L", "fleetconf"}, args...)...)
 		return out
@@ -95,18 +98,22 @@ func TestStartAll_Tmux_TitledPanesAndGreeting(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	if titles := tmux("list-panes", "-F", "#{pane_title}"); titles != "controller\nworker\nagent\nshell\n" {
-		t.Errorf("the panes are called %q, want controller, worker, agent and shell", titles)
+		t.Errorf("the panes have the titles %q, want controller, worker, agent and shell", titles)
 	}
 	if status := tmux("show-options", "-w", "pane-border-status"); !strings.Contains(status, "top") {
 		t.Errorf("%q: the titles are not shown", status)
 	}
 	eventually(t, "/hit", func() string { return tmux("capture-pane", "-p", "-J", "-t", "fleetconf:.3") })
-	for i, name := range []string{"controller nats=embedded", "worker nats=embedded", "agent nats=nats://127.0.0.1:4"} {
-		eventually(t, name+"\n", func() string { return tmux("capture-pane", "-p", "-J", "-t", fmt.Sprint("fleetconf:.", i)) })
+	for i, name := range []string{"controller nats=embedded", "worker nats=embedded",
+		"agent nats=nats://127.0.0.1:4"} {
+		eventually(t, name+"\n", func() string {
+			return tmux("capture-pane", "-p", "-J", "-t",
+				fmt.Sprint("fleetconf:.", i))
+		})
 	}
 }
 
-// startInTree starts a command that runs start-all.sh of a tree until the test ends.
+// startInTree runs a command with the start-all.sh of a tree until the test ends.
 func startInTree(t *testing.T, bin string, cmd *exec.Cmd, env ...string) (said func() string) {
 	t.Helper()
 	log := filepath.Join(t.TempDir(), "log")
@@ -121,7 +128,7 @@ func startInTree(t *testing.T, bin string, cmd *exec.Cmd, env ...string) (said f
 
 func TestStartAll_Terminal_ColouredUnlessNOCOLOR(t *testing.T) {
 	if _, err := exec.LookPath("script"); err != nil {
-		t.Skip("there is no script(1) here, which makes a terminal")
+		t.Skip("script(1) is not installed, which provides a terminal")
 	}
 	for noColor, want := range map[string]string{"": "controller colours=1 ", "1": "controller colours= "} {
 		startAll, bin := tree(t)
@@ -135,14 +142,15 @@ func TestStartAll_Terminal_ColouredUnlessNOCOLOR(t *testing.T) {
 	}
 }
 
-// The agent follows a controller with TLS, and trusts what it shows unless told whom to trust.
+// The agent gets the URL of a controller with TLS, and trusts its certificate unless CONTROLLER_CA_FILE is set.
 func TestStartAll_Foreground_AgentFindsController(t *testing.T) {
 	const to = "colours= port=2 format=text to="
 	for name, row := range map[string]struct{ env, agent, greeting string }{
-		"plain":         {"TLS_CERT_FILE=", to + "http://localhost:1 ca=\n", "}' http://localhost:1/"},
-		"TLS":           {"TLS_CERT_FILE=/c", to + "https://localhost:1 ca=/c\n", "curl --cacert /c -u"},
-		"odd path":      {"TLS_CERT_FILE=/c&d", to + "https://localhost:1 ca=/c&d\n", `curl --cacert /c\&d -u`},
-		"own CA too":    {"TLS_CERT_FILE=/c CONTROLLER_CA_FILE=/ca", to + "https://localhost:1 ca=/ca\n", "}' https://localhost:1/"},
+		"plain":    {"TLS_CERT_FILE=", to + "http://localhost:1 ca=\n", "}' http://localhost:1/"},
+		"TLS":      {"TLS_CERT_FILE=/c", to + "https://localhost:1 ca=/c\n", "curl --cacert /c -u"},
+		"odd path": {"TLS_CERT_FILE=/c&d", to + "https://localhost:1 ca=/c&d\n", `curl --cacert /c\&d -u`},
+		"own CA too": {"TLS_CERT_FILE=/c CONTROLLER_CA_FILE=/ca", to + "https://localhost:1 ca=/ca\n",
+			"}' https://localhost:1/"},
 		"embedded NATS": {"NATS_URL=embedded NATS_LISTEN=127.0.0.1:4", "nats=nats://127.0.0.1:4\n", "/hit"},
 	} {
 		startAll, bin := tree(t)

@@ -8,10 +8,9 @@ import (
 	"github.com/fleetconf/fleetconf/test/internal/swarm"
 )
 
-// measureIdle watches agents of all transports to which nothing happens, all at
-// the same time: each transport has a controller of its own, and one more
-// controller, to which nobody is connected, is what the CPU time of the others is
-// compared with.
+// measureIdle measures idle agents of all transports at the same time. Each transport
+// has a controller of its own. The CPU time of one more controller, without agents, is
+// subtracted.
 func (b *bench) measureIdle(w io.Writer) (lost int, err error) {
 	var stages []*stage
 	defer func() {
@@ -69,9 +68,10 @@ func measureAll(stages []*stage) ([]measured, error) {
 	return all, nil
 }
 
-// reportIdle prints what the agents of each stage took, and returns how many of
-// them do not run what they should. The first stage has no agents.
-func (b *bench) reportIdle(w io.Writer, stages []*stage, before, after []measured, took time.Duration) (lost int, err error) {
+// reportIdle prints what the agents of each stage used, and returns how many of them
+// do not run the newest version. The first stage has no agents.
+func (b *bench) reportIdle(w io.Writer, stages []*stage, before, after []measured, took time.Duration) (lost int,
+	err error) {
 	agents := int64(b.idleAgents)
 	hourly := func(n int64) float64 { return float64(n) / float64(agents) / took.Hours() }
 	idleCPU := after[0].controller.cpu - before[0].controller.cpu
@@ -81,7 +81,8 @@ func (b *bench) reportIdle(w io.Writer, stages []*stage, before, after []measure
 			polling = hourly(after[i].traffic.Minus(before[i].traffic).Bytes())
 		}
 	}
-	t := newTable("transport", "KiB per agent", "CPU seconds per 10,000 agents and hour", "bytes per agent and hour", "payload", "packets", "of polling")
+	t := newTable("transport", "KiB per agent", "CPU seconds per 10,000 agents and hour", "bytes per agent and hour",
+		"payload", "packets", "of polling")
 	var notes []string
 	for i, s := range stages[1:] {
 		before, after := before[i+1], after[i+1]
@@ -91,21 +92,26 @@ func (b *bench) reportIdle(w io.Writer, stages []*stage, before, after []measure
 		if polling > 0 {
 			ratio = fmt.Sprintf("%.1f %%", 100*hourly(traffic.Bytes())/polling)
 		}
-		t.row(b.label(string(s.transport)), kib((after.controller.memory-s.baseline.controller.memory)/agents), fmt.Sprintf("%.1f", 10_000*hourly(int64(cpu))/float64(time.Second)),
-			formatCount(int64(hourly(traffic.Bytes()))), formatCount(int64(hourly(traffic.Payload))), formatCount(int64(hourly(traffic.Segments))), ratio)
+		t.row(b.label(string(s.transport)), kib((after.controller.memory-s.baseline.controller.memory)/agents),
+			fmt.Sprintf("%.1f", 10_000*hourly(int64(cpu))/float64(time.Second)),
+			formatCount(int64(hourly(traffic.Bytes()))), formatCount(int64(hourly(traffic.Payload))),
+			formatCount(int64(hourly(traffic.Segments))), ratio)
 		if note := b.brokerNote(s.transport, s.agents); note != "" {
 			notes = append(notes, fmt.Sprintf("%s: %s", s.transport, note))
 		}
 		if s.server != nil {
-			notes = append(notes, fmt.Sprintf("%s: %s-server itself takes %s KiB per agent and %.1f CPU seconds per 10,000 agents and hour more.",
-				s.transport, s.transport, kib((after.broker.memory-s.baseline.broker.memory)/agents), 10_000*hourly(int64(after.broker.cpu-before.broker.cpu))/float64(time.Second)))
+			notes = append(notes, fmt.Sprintf(
+				"%s: %s-server itself takes another %s KiB per agent, and %.1f CPU seconds "+
+					"per 10,000 agents and hour.",
+				s.transport, s.transport, kib((after.broker.memory-s.baseline.broker.memory)/agents),
+				10_000*hourly(int64(after.broker.cpu-before.broker.cpu))/float64(time.Second)))
 		}
 		trouble, err := s.swarm.Trouble()
 		if err != nil {
 			return 0, err
 		}
 		if trouble.Count > 0 {
-			notes = append(notes, fmt.Sprintf("%s: requests that went wrong: %s.", s.transport, trouble))
+			notes = append(notes, fmt.Sprintf("%s: failed requests: %s.", s.transport, trouble))
 		}
 		missing, err := s.countBehind()
 		if err != nil {
@@ -119,9 +125,10 @@ func (b *bench) reportIdle(w io.Writer, stages []*stage, before, after []measure
 	fmt.Fprintf(w, `
 ### Idle
 
-What an agent takes to which nothing happens: %s agents of each transport, watched for %s; the figures per hour are drawn from that. It is the steady
-state of a long poll, which waits for 300 s; a real agent begins with 55 s. CPU time is that of the controller above one to which idleCPU is
-connected. Bytes are those of IP packets both ways, keepalive probes and bare acknowledgements among them; payload is what TCP carried.
+The cost of idle agents: %s agents of each transport, measured for %s and extrapolated to an hour. Long polls are in
+their steady state of 300 s; a real agent begins with 55 s. CPU time is the difference to a controller without agents.
+Bytes are those of IP packets in both directions, with keepalive probes and bare acknowledgements; payload is the data
+in TCP.
 
 `, formatCount(agents), formatDuration(took.Round(time.Second)))
 	t.print(w)

@@ -1,15 +1,15 @@
 // Command bench-push measures how a new version reaches a fleet, by every
-// transport and by polling alone, side by side in one run on one machine: how
-// long it takes, what an agent that waits costs the controller and the network,
-// and what comes back when a controller does. It starts the controllers and
-// brokers itself, and simulates the agents: see package swarm. They live in
-// processes of their own, which are this program again, as many as it takes to
-// open all their connections. The tables on standard output are Markdown;
+// transport and by polling alone, in one run on one machine: how long it takes,
+// what a waiting agent costs the controller and the network, and how agents
+// reconnect to a restarted controller. It starts the controllers and brokers
+// itself, and simulates the agents: see package swarm. The agents run in
+// processes of their own, which execute this program again, as many as it takes
+// to open all their connections. The tables on standard output are Markdown;
 // progress goes to standard error.
 //
-// No figure makes it fail. Its exit status is 1 when an agent did not get a
-// version or did not come back, or when a measurement could not be made, and 2
-// when the command line cannot be used.
+// No figure makes it fail. The exit status is 1 if an agent did not get a version
+// or did not reconnect, or if a measurement failed, and 2 for an invalid command
+// line.
 package main
 
 import (
@@ -32,9 +32,9 @@ import (
 	"github.com/fleetconf/fleetconf/test/internal/swarm"
 )
 
-// swarmMode is the only argument of a process that holds a swarm. It is a matter
-// of this program alone: the other end of its standard input and output commands
-// it, and when they are closed it ends.
+// swarmMode is the only argument of a process that runs a part of the swarm. The
+// parent process controls it over standard input and output; it ends when they are
+// closed.
 const swarmMode = "swarm"
 
 func main() {
@@ -58,7 +58,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("the command line cannot be used") // and why was said
+var errUsage = errors.New("the command line is invalid") // after the reason was printed
 
 // bench is one run.
 type bench struct {
@@ -87,7 +87,7 @@ type options struct {
 	parts           names
 	quick           bool
 
-	// Real agents have fixed ones; a quick run has shorter.
+	// Real agents have fixed values; a quick run has shorter ones.
 	interval  time.Duration // of polling
 	cutSpread time.Duration
 	pause     time.Duration // between two publishes
@@ -104,17 +104,19 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags := flag.NewFlagSet("bench-push", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&o.controller, "controller", "bin/controller", "the controller's `program`")
-	flags.StringVar(&o.natsServer, "nats-server", "bin/nats-server", "the NATS server's `program`, for fleets of which the controller cannot open all connections twice")
-	flags.IntVar(&o.files, "files", 0, "how many files a process may open at most; 0 for as many as the system allows")
-	flags.Var(&o.agents, "agents", "how many agents a publish is to reach, `numbers` with commas between")
-	flags.Var(&o.transports, "transports", "`which`, with commas between")
-	flags.IntVar(&o.publishes, "publishes", 5, "how many publishes each figure is the median of")
-	flags.DurationVar(&o.idle, "idle", 10*time.Minute, "how long to watch agents to which nothing happens")
-	flags.IntVar(&o.idleAgents, "idle-agents", 1_000, "how many of each transport")
-	flags.IntVar(&o.reconnectAgents, "reconnect-agents", 10_000, "how many agents lose their controller")
-	flags.DurationVar(&o.away, "away", time.Minute, "for how long")
-	flags.Var(&o.parts, "parts", "`which` of publish, idle and reconnect to measure, with commas between")
-	flags.BoolVar(&o.quick, "quick", false, "see in less than a minute that this program works; its figures say little")
+	flags.StringVar(&o.natsServer, "nats-server", "bin/nats-server",
+		"the NATS server's `program`, for fleets with too many connections for the controller")
+	flags.IntVar(&o.files, "files", 0, "the limit of open files of each process; 0 for the system's limit")
+	flags.Var(&o.agents, "agents", "the sizes of the fleet to publish to, comma-separated `numbers`")
+	flags.Var(&o.transports, "transports", "`which` transports, comma-separated")
+	flags.IntVar(&o.publishes, "publishes", 5, "the number of publishes that each median is taken of")
+	flags.DurationVar(&o.idle, "idle", 10*time.Minute, "how long to measure idle agents")
+	flags.IntVar(&o.idleAgents, "idle-agents", 1_000, "the number of idle agents of each transport")
+	flags.IntVar(&o.reconnectAgents, "reconnect-agents", 10_000, "the number of agents whose controller is killed")
+	flags.DurationVar(&o.away, "away", time.Minute, "how long the controller is down")
+	flags.Var(&o.parts, "parts", "`which` of publish, idle and reconnect to measure, comma-separated")
+	flags.BoolVar(&o.quick, "quick", false,
+		"run in less than a minute, to test this program; the figures are not meaningful")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return o, err
 	} else if err != nil {
@@ -128,7 +130,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	var bad string
 	switch {
 	case flags.NArg() > 0:
-		bad = flags.Arg(0) + " is not understood"
+		bad = "unexpected argument " + flags.Arg(0)
 	case o.publishes < 1 || o.idleAgents < 1 || o.reconnectAgents < 1:
 		bad = "-publishes, -idle-agents and -reconnect-agents must be 1 or more"
 	case o.files != 0 && o.files < minFiles:
@@ -147,7 +149,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	return o, nil
 }
 
-// run registers a fleet once, and has copies of it on every stage:
+// run registers a fleet once, and uses copies of its database on every stage:
 //
 //	   bench ──publish──▶ controller
 //	     │                 ▲      │
@@ -182,7 +184,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			continue
 		}
 		n, err := part.measure(stdout)
-		if ctx.Err() != nil { // whatever failed for that
+		if ctx.Err() != nil { // the cause of any failure
 			return context.Cause(ctx)
 		}
 		if err != nil {
@@ -192,12 +194,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	b.logf("Done")
 	if lost > 0 {
-		return fmt.Errorf("%d agents did not get a version in time, or did not come back; the tables say where", lost)
+		return fmt.Errorf("%d agents did not get a version in time, or did not reconnect; see the tables", lost)
 	}
 	return nil
 }
 
-// logf tells of the progress.
+// logf prints progress.
 func (b *bench) logf(format string, args ...any) {
 	fmt.Fprintf(b.progress, "[%6.1f s] %s\n", time.Since(b.began).Seconds(), fmt.Sprintf(format, args...))
 }
@@ -215,25 +217,26 @@ func (b *bench) sleep(d time.Duration) error {
 }
 
 const (
-	// connectionShare is the percentage of the files that a process may open which are
-	// connections of agents, at most. The others are its own, and for agents that
-	// come back before it has noticed that they left.
+	// connectionShare is the percentage of a process's open files that may be
+	// connections of agents. The others are its own files, and connections of agents
+	// that reconnect before the old connection is closed.
 	connectionShare = 80
-	// minFiles leave a controller enough of its own.
+	// minFiles is the lowest limit with which a controller works.
 	minFiles = 300
 )
 
-// checkLimits raises the limit of open files as far as it may, for this program and
-// those that it starts, and tells whether it is enough and all programs are there.
+// checkLimits raises the limit of open files as far as allowed, for this program and
+// its children. It returns an error if the limit is too low or a program is missing.
 func (b *bench) checkLimits() error {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return fmt.Errorf("read the limit of open files: %w", err)
 	}
-	if raised := (syscall.Rlimit{Cur: 1 << 17, Max: 1 << 17}); limit.Max < raised.Max && syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised) == nil {
+	if raised := (syscall.Rlimit{Cur: 1 << 17, Max: 1 << 17}); limit.Max < raised.Max &&
+		syscall.Setrlimit(syscall.RLIMIT_NOFILE, &raised) == nil {
 		limit = raised
 	}
-	if b.files > 0 { // programs of Go raise theirs to what is allowed by themselves
+	if b.files > 0 { // Go programs raise their soft limit to the hard one
 		limit.Max = min(limit.Max, uint64(b.files))
 	}
 	limit.Cur = limit.Max
@@ -244,13 +247,16 @@ func (b *bench) checkLimits() error {
 	b.maxConnections = b.files * connectionShare / 100
 	most := slices.Max(b.fleetSizes())
 	if most > b.maxConnections {
-		return fmt.Errorf("%d agents are more than a controller has room for, which may open %d files: raise the limit (ulimit -Hn), or measure with fewer; --help says how", most, b.files)
+		return fmt.Errorf(
+			"%d agents need more files than the %d that a controller may open: raise the limit (ulimit -Hn), "+
+				"or measure fewer agents (see --help)", most, b.files)
 	}
 	if _, err := exec.LookPath(b.controller); err != nil {
 		return fmt.Errorf("%w; build it with: make controller", err)
 	}
 	if _, err := exec.LookPath("redis-server"); err != nil && slices.Contains(b.transports, string(swarm.Redis)) {
-		return errors.New("redis-server is not installed: run scripts/install-deps.sh, or leave redis out of -transports")
+		return errors.New(
+			"redis-server is not installed: run scripts/install-deps.sh, or leave redis out of -transports")
 	}
 	if slices.Contains(b.transports, string(swarm.NATS)) && !b.embedsNATS(most) {
 		if _, err := exec.LookPath(b.natsServer); err != nil {
@@ -261,7 +267,7 @@ func (b *bench) checkLimits() error {
 	if b.self, err = os.Executable(); err != nil {
 		return err
 	}
-	for _, program := range []*string{&b.controller, &b.natsServer} { // they are started elsewhere
+	for _, program := range []*string{&b.controller, &b.natsServer} { // they run in another directory
 		if *program, err = filepath.Abs(*program); err != nil {
 			return err
 		}
@@ -269,14 +275,15 @@ func (b *bench) checkLimits() error {
 	return nil
 }
 
-// embedsNATS reports whether NATS is within the controller, where both connections
-// of each of n agents end.
+// embedsNATS reports whether the controller can run NATS for n agents: then it holds
+// both connections of each.
 func (b *bench) embedsNATS(n int) bool { return swarm.NATS.Connections()*n <= b.maxConnections }
 
-// fleetSizes are the fleets that are needed, from the smallest to the largest.
+// fleetSizes returns the sizes of the fleets to measure, ascending.
 func (b *bench) fleetSizes() []int {
 	var sizes []int
-	for part, needs := range map[string][]int{"publish": b.agents, "idle": {b.idleAgents}, "reconnect": {b.reconnectAgents}} {
+	for part, needs := range map[string][]int{"publish": b.agents, "idle": {b.idleAgents},
+		"reconnect": {b.reconnectAgents}} {
 		if slices.Contains(b.parts, part) {
 			sizes = append(sizes, needs...)
 		}
@@ -285,20 +292,22 @@ func (b *bench) fleetSizes() []int {
 	return slices.Compact(sizes)
 }
 
-// printHeader says what was measured, and on what.
+// printHeader prints the machine and the build.
 func (b *bench) printHeader(w io.Writer) {
 	build := "unknown build"
 	if out, err := exec.CommandContext(b.ctx, b.controller, "--version").Output(); err == nil {
 		build, _, _ = strings.Cut(strings.TrimSpace(string(out)), " (")
 	}
-	fmt.Fprintf(w, "%d cores%s, %s/%s, %s, %s, %s. All processes and all agents on this one machine, over loopback.\n", runtime.NumCPU(), processor(),
+	fmt.Fprintf(w,
+		"%d cores%s, %s/%s, %s, %s, %s. All processes and all agents on this one machine, over loopback.\n",
+		runtime.NumCPU(), processor(),
 		runtime.GOOS, runtime.GOARCH, runtime.Version(), time.Now().UTC().Format(time.DateOnly), build)
 	if b.quick {
-		fmt.Fprintln(w, "\nA quick run: it shows that the program works, and its figures say little.")
+		fmt.Fprintln(w, "\nA quick run: the figures are not meaningful.")
 	}
 }
 
-// processor is what the machine calls its own, if it does.
+// processor returns the model of the CPU, if known.
 func processor() string {
 	info, _ := os.ReadFile("/proc/cpuinfo")
 	for line := range strings.Lines(string(info)) {
@@ -309,7 +318,7 @@ func processor() string {
 	return ""
 }
 
-// counts is a flag: numbers with commas between.
+// counts is a flag: comma-separated numbers.
 type counts []int
 
 func (c *counts) String() string {
@@ -325,14 +334,14 @@ func (c *counts) Set(value string) error {
 	for text := range strings.SplitSeq(value, ",") {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {
-			return fmt.Errorf("%q is no number of agents", text)
+			return fmt.Errorf("%q is not a number of agents", text)
 		}
 		*c = append(*c, n)
 	}
 	return nil
 }
 
-// names is a flag: words with commas between.
+// names is a flag: comma-separated names.
 type names []string
 
 func (n *names) String() string { return strings.Join(*n, ",") }

@@ -15,28 +15,29 @@ import (
 	"time"
 )
 
-// process is a program that was started here and ends with the run.
+// process is a child process that ends with the run.
 type process struct {
 	name  string
 	cmd   *exec.Cmd
 	log   string // the file
 	ended chan struct{}
 
-	in  io.WriteCloser // both nil unless it is spoken with
+	in  io.WriteCloser // both nil unless started by launchPiped
 	out io.ReadCloser
 }
 
-// inherited are the settings that who measures may want to vary.
-var inherited = []string{"PUSH_RATE", "SWEEP_INTERVAL", "LIMIT_REGISTER", "LIMIT_CONFIG", "LIMIT_STATUS", "GOMAXPROCS", "GOGC", "GOMEMLIMIT"}
+// inherited are settings that may be varied through the environment.
+var inherited = []string{"PUSH_RATE", "SWEEP_INTERVAL", "LIMIT_REGISTER", "LIMIT_CONFIG", "LIMIT_STATUS",
+	"GOMAXPROCS", "GOGC", "GOMEMLIMIT"}
 
-// launch starts a program with a log file of that name.
+// launch starts a program whose log file has that name.
 func (b *bench) launch(name, program string, args, env []string) (*process, error) {
 	p := b.newProcess(name, program, args, env)
 	return p, p.start()
 }
 
-// launchPiped is launch for a program that is spoken with: Write is to its standard
-// input, and Read from its standard output.
+// launchPiped is launch for a program with pipes: Write goes to its standard input, and
+// Read comes from its standard output.
 func (b *bench) launchPiped(name, program string, args ...string) (*process, error) {
 	p := b.newProcess(name, program, args, nil)
 	var err error
@@ -51,7 +52,7 @@ func (b *bench) launchPiped(name, program string, args ...string) (*process, err
 
 func (b *bench) newProcess(name, program string, args, env []string) *process {
 	p := &process{name: name, log: filepath.Join(b.dir, name+".log"), ended: make(chan struct{})}
-	p.cmd = exec.CommandContext(b.ctx, program, args...) // which kills it when ctx ends
+	p.cmd = exec.CommandContext(b.ctx, program, args...) // kills it when ctx ends
 	p.cmd.Dir = b.dir
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir}, env...)
 	for _, name := range inherited {
@@ -59,7 +60,7 @@ func (b *bench) newProcess(name, program string, args, env []string) *process {
 			p.cmd.Env = append(p.cmd.Env, name+"="+value)
 		}
 	}
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C comes here, and ends ctx
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // so that Ctrl-C reaches only this process, which ends ctx
 	return p
 }
 
@@ -68,7 +69,7 @@ func (p *process) start() error {
 	if err != nil {
 		return err
 	}
-	defer log.Close() // the program has its own
+	defer log.Close() // the child has a copy
 	p.cmd.Stderr = log
 	if p.out == nil {
 		p.cmd.Stdout = log
@@ -83,7 +84,7 @@ func (p *process) start() error {
 	return nil
 }
 
-// Read fails with what the program wrote last when it has ended.
+// Read returns an error with the end of the log if the program has ended.
 func (p *process) Read(b []byte) (int, error) {
 	n, err := p.out.Read(b)
 	if err != nil {
@@ -100,8 +101,7 @@ func (p *process) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// kill ends the program as a power cut does. It may have ended before, or never
-// started.
+// kill kills the program. It may have ended before, or never started.
 func (p *process) kill() {
 	if p.cmd.Process == nil {
 		return
@@ -110,7 +110,7 @@ func (p *process) kill() {
 	<-p.ended
 }
 
-// await returns when the program answers, by what ask says.
+// await returns when ask succeeds.
 func (p *process) await(ctx context.Context, ask func() error) error {
 	for deadline := time.Now().Add(startTimeout); ; {
 		err := ask()
@@ -119,27 +119,27 @@ func (p *process) await(ctx context.Context, ask func() error) error {
 		}
 		select {
 		case <-p.ended:
-			return fmt.Errorf("%s ended at its start:\n%s", p.name, p.tail())
+			return fmt.Errorf("%s ended while starting:\n%s", p.name, p.tail())
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-time.After(20 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s does not answer: %w\n%s", p.name, err, p.tail())
+			return fmt.Errorf("%s does not respond: %w\n%s", p.name, err, p.tail())
 		}
 	}
 }
 
-// startTimeout is how long a program may take until it answers.
+// startTimeout is how long a program may take to respond.
 const startTimeout = 30 * time.Second
 
-// tail is the end of what the program wrote.
+// tail returns the end of the log.
 func (p *process) tail() string {
 	text, _ := os.ReadFile(p.log)
 	return string(text[max(0, len(text)-2000):])
 }
 
-// healthy asks a controller.
+// healthy checks the health of a controller.
 func healthy(address string) func() error {
 	return func() error {
 		response, err := client.Get("http://" + address + "/health")
@@ -154,7 +154,7 @@ func healthy(address string) func() error {
 	}
 }
 
-// acceptsTCP knocks.
+// acceptsTCP checks that a TCP connection can be opened.
 func acceptsTCP(address string) func() error {
 	return func() error {
 		c, err := net.DialTimeout("tcp", address, time.Second)
@@ -165,7 +165,7 @@ func acceptsTCP(address string) func() error {
 	}
 }
 
-// usage is what a program has taken of the machine.
+// usage is what a program has used.
 type usage struct {
 	memory int64         // resident bytes
 	cpu    time.Duration // user and system
@@ -174,7 +174,7 @@ type usage struct {
 // tick is the unit of CPU time in /proc, on every architecture.
 const tick = 10 * time.Millisecond
 
-// usage reads it from /proc.
+// usage returns the usage of the program, from /proc.
 func (p *process) usage() (u usage, err error) {
 	dir := "/proc/" + strconv.Itoa(p.cmd.Process.Pid)
 	status, err := os.ReadFile(dir + "/status")
@@ -185,7 +185,7 @@ func (p *process) usage() (u usage, err error) {
 	kib, _, _ := strings.Cut(strings.TrimSpace(rest), " ")
 	n, err := strconv.ParseInt(kib, 10, 64)
 	if err != nil || !found {
-		return u, fmt.Errorf("%s does not say how much memory it takes: it has ended", p.name)
+		return u, fmt.Errorf("/proc has no memory usage of %s: it has ended", p.name)
 	}
 	u.memory = n << 10
 	stat, err := os.ReadFile(dir + "/stat")
@@ -195,7 +195,7 @@ func (p *process) usage() (u usage, err error) {
 	// The second field is a name in parentheses, and may hold anything.
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	if len(fields) < 13 {
-		return u, fmt.Errorf("%s/stat is not as proc(5) has it", dir)
+		return u, fmt.Errorf("%s/stat has another format than in proc(5)", dir)
 	}
 	for _, field := range fields[11:13] { // utime and stime, the 14th and the 15th
 		ticks, err := strconv.ParseInt(field, 10, 64)

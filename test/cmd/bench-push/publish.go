@@ -9,17 +9,17 @@ import (
 	"github.com/fleetconf/fleetconf/test/internal/swarm"
 )
 
-// stragglerAfter is how long a version may take to an agent that is told of it. After
-// that the agent is a straggler.
+// stragglerAfter is the time after which an agent that gets hints, but has not applied
+// the version, is a straggler.
 const stragglerAfter = 10 * time.Second
 
-// reach is how one version spread.
+// reach is the spread of one version.
 type reach struct {
-	p50, p99, max time.Duration // from the answer to the publish until an agent had applied it
+	p50, p99, max time.Duration // from the response to the publish until an agent applied it
 	stragglers    int
 }
 
-// publishes is what came of several publishes on one stage.
+// publishes is the result of several publishes on one stage.
 type publishes struct {
 	reaches   []reach
 	connected int64         // bytes of the controller's memory per agent, before the first
@@ -46,29 +46,37 @@ func (b *bench) measurePublish(w io.Writer) (stragglers int, err error) {
 			}
 			stragglers += lost
 			deliveries := int64(n * len(got.reaches))
-			t.row(formatCount(int64(n)), b.label(name), milliseconds(got.median(func(r reach) time.Duration { return r.p50 })),
-				milliseconds(got.median(func(r reach) time.Duration { return r.p99 })), milliseconds(got.median(func(r reach) time.Duration { return r.max })),
-				milliseconds(got.worst()), formatCount(int64(lost)), kib(got.connected), kib(got.after), formatCount(got.cpu.Microseconds()),
+			t.row(formatCount(int64(n)), b.label(name),
+				milliseconds(got.median(func(r reach) time.Duration { return r.p50 })),
+				milliseconds(got.median(func(r reach) time.Duration { return r.p99 })),
+				milliseconds(got.median(func(r reach) time.Duration { return r.max })),
+				milliseconds(got.worst()), formatCount(int64(lost)), kib(got.connected), kib(got.after),
+				formatCount(got.cpu.Microseconds()),
 				formatCount(got.traffic.Bytes()/deliveries), formatCount(got.traffic.Payload/deliveries))
 			if note := b.brokerNote(swarm.Transport(name), n); note != "" {
 				notes = append(notes, fmt.Sprintf("%s, %s agents: %s", name, formatCount(int64(n)), note))
 			}
 			if got.broker.memory > 0 {
-				notes = append(notes, fmt.Sprintf("%s, %s agents: %s-server itself takes %s KiB per agent more, and %s µs of CPU per agent and change.",
-					name, formatCount(int64(n)), name, kib(got.broker.memory), formatCount(got.broker.cpu.Microseconds())))
+				notes = append(notes, fmt.Sprintf(
+					"%s, %s agents: %s-server itself takes another %s KiB per agent, "+
+						"and %s µs of CPU per agent and change.",
+					name, formatCount(int64(n)), name, kib(got.broker.memory),
+					formatCount(got.broker.cpu.Microseconds())))
 			}
 			if got.trouble.Count > 0 {
-				notes = append(notes, fmt.Sprintf("%s, %s agents: requests that went wrong: %s.", name, formatCount(int64(n)), got.trouble))
+				notes = append(notes, fmt.Sprintf("%s, %s agents: failed requests: %s.", name,
+					formatCount(int64(n)), got.trouble))
 			}
 		}
 	}
 	fmt.Fprintf(w, `
 ### One publish, until the fleet runs it
 
-Milliseconds from the answer to the publish until simulated agents had applied the version: the median of %d publishes, and the worst of them.
-Polling was followed for one publish. A straggler had not applied a version %s after it was published. The controller's memory is above what it
-takes with the same agents registered and none connected. A change is the fetch, the report of it and, with longpoll, the next poll; polling counts
-the polls of a whole interval. Bytes are those of IP packets, both ways.
+Milliseconds from the response to the publish until simulated agents had applied the version: the median of %d
+publishes, and the worst of them. Polling was measured for one publish. A straggler had not applied a version %s
+after its publish. The controller's memory is the difference to the same agents registered, but not connected. A
+change is the fetch, its report and, with longpoll, the next poll; for polling it is all polls of one interval. Bytes
+are those of IP packets in both directions.
 
 `, b.publishes, stragglerAfter)
 	t.print(w)
@@ -76,7 +84,7 @@ the polls of a whole interval. Bytes are those of IP packets, both ways.
 	return stragglers, nil
 }
 
-// publishTo publishes to n agents that wait.
+// publishTo publishes to n waiting agents.
 func (b *bench) publishTo(transport swarm.Transport, n int) (got publishes, err error) {
 	s, err := b.open("publish", transport, n)
 	if err != nil {
@@ -110,26 +118,30 @@ func (b *bench) publishTo(transport swarm.Transport, n int) (got publishes, err 
 		return got, err
 	}
 	agents, deliveries := int64(n), time.Duration(n*times)
-	got.connected, got.after = (before.controller.memory-s.baseline.controller.memory)/agents, (after.controller.memory-s.baseline.controller.memory)/agents
+	got.connected, got.after = (before.controller.memory-s.baseline.controller.memory)/agents,
+		(after.controller.memory-s.baseline.controller.memory)/agents
 	got.cpu = (after.controller.cpu - before.controller.cpu) / deliveries
 	got.traffic = after.traffic.Minus(before.traffic)
-	got.broker = usage{(after.broker.memory - s.baseline.broker.memory) / agents, (after.broker.cpu - before.broker.cpu) / deliveries}
+	got.broker = usage{(after.broker.memory - s.baseline.broker.memory) / agents,
+		(after.broker.cpu - before.broker.cpu) / deliveries}
 	got.trouble, err = s.swarm.Trouble()
 	return got, err
 }
 
-// brokerNote says where NATS was; "" for other transports.
+// brokerNote describes where NATS ran; "" for other transports.
 func (b *bench) brokerNote(transport swarm.Transport, n int) string {
 	switch {
 	case transport != swarm.NATS:
 		return ""
 	case b.embedsNATS(n):
-		return "the server is within the controller, and in its figures."
+		return "the server is embedded in the controller, and included in its figures."
 	}
-	return fmt.Sprintf("the server is one of its own, nats-server, as the controller may open %s files: not enough for two connections of each agent.", formatCount(int64(b.files)))
+	return fmt.Sprintf(
+		"a separate nats-server is used, because the controller may open only %s files, "+
+			"too few for two connections of each agent.", formatCount(int64(b.files)))
 }
 
-// measureSpread publishes one version and follows it.
+// measureSpread publishes one version and measures its spread.
 func (s *stage) measureSpread() (r reach, err error) {
 	limit := stragglerAfter
 	if s.transport == swarm.None {
@@ -149,7 +161,7 @@ func (s *stage) measureSpread() (r reach, err error) {
 	}
 	for _, t := range applied {
 		if d := t.Sub(at); d <= limit {
-			took = append(took, max(d, 0)) // some had it before the answer was here
+			took = append(took, max(d, 0)) // an agent may apply it before the response is here
 		}
 	}
 	slices.Sort(took)
@@ -157,18 +169,18 @@ func (s *stage) measureSpread() (r reach, err error) {
 	if len(took) > 0 {
 		r.p50, r.p99, r.max = took[len(took)/2], took[len(took)*99/100], took[len(took)-1]
 	}
-	if s.transport == swarm.None { // what is counted is one interval, whoever was last
+	if s.transport == swarm.None { // the traffic of exactly one interval counts
 		if err := s.sleep(time.Until(at.Add(s.interval))); err != nil {
 			return r, err
 		}
 	}
-	if _, err := s.awaitAll(time.Now().Add(stragglerAfter)); err != nil { // stragglers would count twice
+	if _, err := s.awaitAll(time.Now().Add(stragglerAfter)); err != nil { // else stragglers would count twice
 		return r, err
 	}
 	return r, s.sleep(s.pause)
 }
 
-// measured is what a stage has taken until a moment.
+// measured is what a stage has used so far.
 type measured struct {
 	controller, broker usage
 	traffic            swarm.Traffic
@@ -189,7 +201,7 @@ func (s *stage) measure() (m measured, err error) {
 	return m, err
 }
 
-// median is that of a figure over the publishes.
+// median returns the median of a figure over the publishes.
 func (p publishes) median(figure func(reach) time.Duration) time.Duration {
 	figures := make([]time.Duration, 0, len(p.reaches))
 	for _, r := range p.reaches {

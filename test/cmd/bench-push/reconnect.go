@@ -9,12 +9,12 @@ import (
 	"github.com/fleetconf/fleetconf/test/internal/swarm"
 )
 
-// reconnectTimeout is how long agents may take to come back to their controller:
-// more than the longest wait of their back-off, which is two poll intervals.
+// reconnectTimeout is how long agents may take to reconnect: more than their longest
+// back-off, which is two poll intervals.
 const reconnectTimeout = 3 * time.Minute
 
-// measureReconnect kills the controller of agents that long-poll, and watches them
-// come back.
+// measureReconnect kills the controller of agents that long-poll, and measures how
+// they reconnect.
 func (b *bench) measureReconnect(w io.Writer) (lost int, err error) {
 	s, err := b.open("reconnect", swarm.LongPoll, b.reconnectAgents)
 	if err != nil {
@@ -24,7 +24,7 @@ func (b *bench) measureReconnect(w io.Writer) (lost int, err error) {
 	if err := s.connect(); err != nil {
 		return 0, err
 	}
-	b.logf("%s: watching the steady state for %s", s.name, b.steady)
+	b.logf("%s: measuring the steady state for %s", s.name, b.steady)
 	steadyFrom := time.Now()
 	if err := b.sleep(b.steady); err != nil {
 		return 0, err
@@ -45,7 +45,7 @@ func (b *bench) measureReconnect(w io.Writer) (lost int, err error) {
 	}
 	b.logf("%s: the controller is back", s.name)
 	back := time.Now()
-	var after [3]string // it came back: half of the agents, 99 % of them, all
+	var after [3]string // until 50 %, 99 % and all agents were back
 	for i, share := range []int{50, 99, 100} {
 		want := (s.agents*share + 99) / 100
 		ready, err := s.await(want, back.Add(reconnectTimeout))
@@ -80,15 +80,19 @@ func (b *bench) measureReconnect(w io.Writer) (lost int, err error) {
 		ratio = fmt.Sprintf("%.1f", peak/rate)
 	}
 	fmt.Fprintf(w, `
-### The controller is killed, and comes back after %s
+### The controller is killed, and restarted after %s
 
-%s agents long-poll. Requests are those that found a controller; the peak is that after its return, until all were back. Lost is who did not run a
-version that was published then, or after %s. Peak to polling is the ratio to the %.1f requests per second that the same fleet sends which polls every
-%s: agents that lost push return to that, after a random part of the interval.
+%s agents long-poll. Requests are those that reached a controller; the peak is that after its return, until all agents
+were back. Lost agents did not run a version that was then published, or were not back after %s. Peak to polling is
+the ratio to the %.1f requests per second of a fleet that polls every %s: agents that lost push do that, after a random
+part of the interval.
 
-`, formatDuration(b.away), formatCount(int64(s.agents)), formatDuration(reconnectTimeout), polling, formatDuration(s.interval))
-	t := newTable("agents", "steady requests/s", "peak requests in a second", "peak to steady", "peak to polling", "half back after", "99 % back after", "all back after", "lost")
-	t.row(formatCount(int64(s.agents)), fmt.Sprintf("%.1f", rate), formatCount(int64(peak)), ratio, fmt.Sprintf("%.1f", peak/polling), after[0], after[1], after[2], formatCount(int64(lost)))
+`, formatDuration(b.away), formatCount(int64(s.agents)), formatDuration(reconnectTimeout), polling,
+		formatDuration(s.interval))
+	t := newTable("agents", "steady requests/s", "peak requests in a second", "peak to steady", "peak to polling",
+		"half back after", "99 % back after", "all back after", "lost")
+	t.row(formatCount(int64(s.agents)), fmt.Sprintf("%.1f", rate), formatCount(int64(peak)), ratio,
+		fmt.Sprintf("%.1f", peak/polling), after[0], after[1], after[2], formatCount(int64(lost)))
 	t.print(w)
 	return lost, nil
 }

@@ -17,14 +17,14 @@ import (
 
 var client = &http.Client{Timeout: 30 * time.Second}
 
-// fleet is the agents that are registered, and databases that know them.
+// fleet is the registered agents, and databases that contain them.
 type fleet struct {
 	identities []swarm.Identity
-	databases  map[int]string // by how many of the first agents it knows
+	databases  map[int]string // by the number of agents, from the first on
 }
 
-// registerFleet registers the fleet, once. A controller on a copy of a database knows
-// the agents by the tokens that they have.
+// registerFleet registers the fleet once. A controller with a copy of the database
+// accepts the agents' tokens.
 func (b *bench) registerFleet() error {
 	b.fleet.databases = map[int]string{}
 	s := &stage{bench: b, name: "register", transport: swarm.None, database: filepath.Join(b.dir, "register.db")}
@@ -61,8 +61,7 @@ func (b *bench) registerFleet() error {
 	return nil
 }
 
-// stage is a controller with the broker that its agents listen to, and the
-// agents.
+// stage is a controller with its broker and agents.
 type stage struct {
 	*bench
 	name      string
@@ -73,11 +72,11 @@ type stage struct {
 	address        string // of the controller
 	broker         string
 	controller     *process
-	server         *process   // the broker's, nil where there is none or it is within the controller
-	swarmProcesses []*process // of the swarm, a part of it each
+	server         *process   // the broker's; nil without one, or if it is embedded
+	swarmProcesses []*process // each runs a part of the swarm
 	swarm          *swarm.Remote
 	version        int64    // the newest
-	baseline       measured // before an agent connected
+	baseline       measured // before agents connected
 }
 
 // open starts a stage on a copy of the fleet's database. No agent is connected.
@@ -103,8 +102,9 @@ func (s *stage) open() error {
 	}
 	switch {
 	case s.transport == swarm.Redis:
-		s.server, err = s.launch(s.name+"-redis-server", "redis-server", []string{"--bind", "127.0.0.1", "--port", port(s.broker),
-			"--save", "", "--appendonly", "no", "--maxclients", strconv.Itoa(s.files - 100)}, nil)
+		s.server, err = s.launch(s.name+"-redis-server", "redis-server",
+			[]string{"--bind", "127.0.0.1", "--port", port(s.broker),
+				"--save", "", "--appendonly", "no", "--maxclients", strconv.Itoa(s.files - 100)}, nil)
 	case s.transport == swarm.NATS && !s.embedsNATS(s.agents):
 		settings := filepath.Join(s.dir, s.name+".conf")
 		if err := os.WriteFile(settings, fmt.Appendf(nil, natsSettings, s.broker), 0o600); err != nil {
@@ -123,7 +123,7 @@ func (s *stage) open() error {
 	if err := s.start(); err != nil {
 		return err
 	}
-	if _, _, err = s.publish(); err != nil { // so that what follows finds it as warm as it will be
+	if _, _, err = s.publish(); err != nil { // so that caches are warm
 		return err
 	}
 	if err := s.sleep(s.pause); err != nil {
@@ -133,8 +133,7 @@ func (s *stage) open() error {
 	return err
 }
 
-// natsSettings are those of the server within the controller, as far as they
-// matter to agents that listen.
+// natsSettings are those settings of the embedded server that matter to subscribers.
 const natsSettings = `
 listen: %q
 ping_interval: "10m"
@@ -143,7 +142,7 @@ max_pending: 1MB
 write_deadline: "10s"
 `
 
-// start starts the controller, at the address that it had.
+// start starts the controller, at its previous address if it has one.
 func (s *stage) start() error {
 	if s.address == "" {
 		var err error
@@ -152,7 +151,8 @@ func (s *stage) start() error {
 		}
 	}
 	env := []string{
-		"PORT=" + port(s.address), "DB_PATH=" + s.database, "PUSH=" + string(s.transport), "LOG_LEVEL=warn", "LOG_FORMAT=json",
+		"PORT=" + port(s.address), "DB_PATH=" + s.database, "PUSH=" + string(s.transport), "LOG_LEVEL=warn",
+		"LOG_FORMAT=json",
 		"DEFAULT_POLL_INTERVAL=" + strconv.Itoa(int(s.interval/time.Second)),
 	}
 	switch s.transport {
@@ -178,7 +178,7 @@ func (s *stage) start() error {
 	return nil
 }
 
-// close ends all that belongs to the stage.
+// close kills the processes of the stage.
 func (s *stage) close() {
 	for _, p := range append(s.swarmProcesses, s.controller, s.server) {
 		if p != nil {
@@ -187,10 +187,11 @@ func (s *stage) close() {
 	}
 }
 
-// publish publishes a new version and returns it, and the moment of the answer.
+// publish publishes a new version and returns it, and the time of the response.
 func (s *stage) publish() (version int64, at time.Time, err error) {
 	body := fmt.Sprintf(`{"url":"http://127.0.0.1:9/%s?%d"}`, s.name, time.Now().UnixNano())
-	request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, "http://"+s.address+"/api/v1/config", strings.NewReader(body))
+	request, err := http.NewRequestWithContext(s.ctx, http.MethodPost, "http://"+s.address+"/api/v1/config",
+		strings.NewReader(body))
 	if err != nil {
 		return 0, at, err
 	}
@@ -216,15 +217,15 @@ func (s *stage) publish() (version int64, at time.Time, err error) {
 	return done.Version, at, nil
 }
 
-// perSecond is how many agents connect in a second.
+// perSecond is the rate at which agents connect.
 const perSecond = 1000
 
-// connect starts the agents, and returns when each runs the newest version and
-// waits for the next.
+// connect starts the agents, and returns when each runs the newest version and waits
+// for the next one.
 func (s *stage) connect() error {
 	each := s.maxConnections / s.transport.Connections()
 	processes := (s.agents + each - 1) / each
-	s.logf("%s: connecting %d agents, %d in a process at most", s.name, s.agents, (s.agents+processes-1)/processes)
+	s.logf("%s: connecting %d agents, at most %d in a process", s.name, s.agents, (s.agents+processes-1)/processes)
 	var pipes []io.ReadWriter
 	for i := range processes {
 		p, err := s.launchPiped(fmt.Sprintf("%s-swarm-%d", s.name, i+1), s.self, swarmMode)
@@ -250,22 +251,23 @@ func (s *stage) connect() error {
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("%s: only %d of %d agents came to rest within %s; trouble: %s\n%s", s.name, n, s.agents, limit, trouble, s.controller.tail())
+	return fmt.Errorf("%s: only %d of %d agents were idle within %s; failed requests: %s\n%s", s.name, n, s.agents,
+		limit, trouble, s.controller.tail())
 }
 
-// countBehind is how many agents do not run the newest version.
+// countBehind returns how many agents do not run the newest version.
 func (s *stage) countBehind() (int, error) {
 	applied, err := s.swarm.Applied(s.version)
 	return s.agents - len(applied), err
 }
 
-// awaitAll returns when all agents run the newest version and wait for the next,
-// or at the deadline: how many do.
+// awaitAll waits until all agents run the newest version and wait for the next one, or
+// until the deadline. It returns how many do.
 func (s *stage) awaitAll(deadline time.Time) (ready int, err error) {
 	return s.await(s.agents, deadline)
 }
 
-// await is awaitAll for so many agents.
+// await is awaitAll for want agents.
 func (s *stage) await(want int, deadline time.Time) (ready int, err error) {
 	for {
 		if ready, err = s.swarm.Ready(s.version); err != nil || ready >= want || time.Now().After(deadline) {

@@ -245,7 +245,8 @@ func (d *document) finishResponses(o operation) error {
 // true. OpenAPI 2 has A, of which B must be an extension.
 func (d *document) splitAlternative(o operation) error {
 	response := o.Responses.Value("200")
-	if response == nil || response.Schema == nil || response.Schema.Value == nil || len(response.Schema.Value.AllOf) != 2 {
+	if response == nil || response.Schema == nil || response.Schema.Value == nil ||
+		len(response.Schema.Value.AllOf) != 2 {
 		return nil
 	}
 	parts := response.Schema.Value.AllOf
@@ -332,7 +333,8 @@ func finishResponse(r *openapi3.Response, passesOn bool) {
 		case isProblem:
 			r.Content = openapi3.Content{problemType: media}
 			if passesOn {
-				r.Content[anyType] = openapi3.NewMediaType().WithSchema(openapi3.NewStringSchema().WithFormat("binary"))
+				r.Content[anyType] = openapi3.NewMediaType().WithSchema(
+					openapi3.NewStringSchema().WithFormat("binary"))
 			}
 		case mime == problemType:
 			delete(content, problemType)

@@ -179,7 +179,8 @@ func (d *document) reach(schema *openapi2.SchemaRef, reached map[string]bool) {
 	if s := schema.Value; s != nil {
 		d.reach(s.Items, reached)
 		if values := s.AdditionalProperties.Schema; values != nil {
-			d.reach(&openapi2.SchemaRef{Ref: strings.Replace(values.Ref, "#/components/schemas/", definitions, 1)}, reached)
+			d.reach(&openapi2.SchemaRef{Ref: strings.Replace(values.Ref, "#/components/schemas/", definitions, 1)},
+				reached)
 		}
 		for _, part := range s.AllOf {
 			d.reach(part, reached)

@@ -1,14 +1,13 @@
-// Command target is something to fetch: it answers every path with a body of
-// its own, so that who reads one knows which URL was fetched. It prints its
-// address to standard output, and listens on PORT, or on a free one, of HOST, or
-// of loopback.
+// Command target is a web server for hits: its response to each path has a body of its
+// own, which shows the fetched URL. It listens on HOST (default: loopback) and PORT
+// (default: a free one), and prints its address to standard output.
 //
 //	GET /anything            200 text/plain "target /anything"
 //	GET /page.html, .json    with the content type of that name
 //	GET /status/418          with that status
-//	GET /slow?for=2s         after that long
-//	GET /redirect?to=URL     302 to there
-//	GET /count               how many requests came for other paths
+//	GET /slow?for=2s         after that time
+//	GET /redirect?to=URL     302 to that URL
+//	GET /count               number of requests for other paths
 package main
 
 import (

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// agent is one of a swarm. Its own goroutine alone touches it, but for the
-// atomic values and the meter.
+// agent is one simulated agent. Only its own goroutine uses it, except the atomic
+// values and the meter.
 type agent struct {
 	swarm *Swarm
 	ctx   context.Context
@@ -21,13 +21,13 @@ type agent struct {
 
 	applied   atomic.Int64 // version; 0 for none
 	appliedAt atomic.Int64 // nanoseconds since the swarm began
-	waiting   atomic.Bool  // nothing is owed: it waits for what comes next
+	waiting   atomic.Bool  // no report is pending: it waits for the next version
 	meter     meter
 
 	controller    *connection // nil: none is open
 	lastUsed      time.Time   // with the controller
 	etag          []byte      // of the applied version
-	reportPending bool        // a report of it
+	reportPending bool        // of the applied version
 	failures      int         // in a row
 	interval      time.Duration
 	resync        time.Duration
@@ -36,10 +36,10 @@ type agent struct {
 
 var (
 	errCut        = errors.New("the connection was cut")
-	errNoLongPoll = errors.New("the controller holds no answer; it was to be one with PUSH=longpoll")
+	errNoLongPoll = errors.New("the controller does not long-poll; start it with PUSH=longpoll")
 )
 
-// refusal is an answer that the contract has no use for here.
+// refusal is a response with an error status.
 type refusal struct {
 	status     int
 	retryAfter time.Duration // Retry-After
@@ -59,8 +59,8 @@ func (a *agent) run() {
 	}
 }
 
-// poll asks every interval. The first one is cut short, so that agents which
-// began together do not stay together.
+// poll polls every interval. The first interval is a random part, so that agents that
+// begin together spread.
 func (a *agent) poll() {
 	a.pollUntilSynced()
 	for wait := random(a.interval); a.waitIdle(wait); wait = jittered(a.interval) {
@@ -68,9 +68,9 @@ func (a *agent) poll() {
 	}
 }
 
-// longPoll asks again after each answer. The first wait is a random one, so
-// that agents which began together do not stay together. What was cut is asked
-// for no more; and after a failure the first answer is not to be held.
+// longPoll polls again after each response. The first wait is random, so that agents
+// that begin together spread. It shortens waits that were cut, and polls without a
+// wait after a failure.
 func (a *agent) longPoll() {
 	a.pollUntilSynced()
 	longest := longestWait
@@ -94,23 +94,23 @@ func (a *agent) longPoll() {
 
 // broker is a subscription to the hints.
 type broker interface {
-	// open subscribes, and returns when that was confirmed.
+	// open subscribes, and returns when that is confirmed.
 	open() error
-	// next reads what has begun to come; nil if that was no hint.
+	// next reads the message that has begun to arrive; nil if it is not a hint.
 	next() ([]byte, error)
-	// ping asks the broker for a sign of life, which next passes over.
+	// ping sends a ping. next skips its response.
 	ping() error
 }
 
-// subscribe hears hints until ctx ends.
+// subscribe follows hints until ctx ends.
 func (a *agent) subscribe() {
 	for a.ctx.Err() == nil {
 		a.backOff(a.listen())
 	}
 }
 
-// listen subscribes, fetches what was published until then, and follows the
-// hints until the connection is lost.
+// listen subscribes, fetches the current version, and follows hints until the
+// connection is lost.
 func (a *agent) listen() error {
 	c, err := a.dial(a.swarm.options.Broker)
 	if err != nil {
@@ -163,7 +163,7 @@ func (a *agent) listen() error {
 	return nil
 }
 
-// await returns true when something comes over c, false when it is time to wake.
+// await returns true when data arrives over c, and false at the time wake.
 func (a *agent) await(c *connection, wake time.Time) (bool, error) {
 	if err := c.SetDeadline(wake); err != nil {
 		return false, wrapCut(err)
@@ -180,7 +180,7 @@ func (a *agent) await(c *connection, wake time.Time) (bool, error) {
 	return true, c.setTimeout(answerTimeout)
 }
 
-// receive reads a message, and fetches if it is news.
+// receive reads a message, and fetches if it is a hint for a newer version.
 func (a *agent) receive(c *connection, b broker) error {
 	message, err := b.next()
 	if err != nil {
@@ -197,8 +197,8 @@ func (a *agent) receive(c *connection, b broker) error {
 	return c.setTimeout(answerTimeout)
 }
 
-// pollUntilSynced takes turns until one has gone well: the controller has said what is
-// current, and knows that it was applied.
+// pollUntilSynced polls and reports until the agent runs the current version and the
+// controller has acknowledged the report.
 func (a *agent) pollUntilSynced() {
 	for a.ctx.Err() == nil {
 		_, err := a.pollOnce(0)
@@ -209,8 +209,8 @@ func (a *agent) pollUntilSynced() {
 	}
 }
 
-// pollOnce fetches, applies what is newer, and reports it. canWait says that the
-// answer was held, or would have been.
+// pollOnce fetches, applies a newer version, and reports it. canWait reports whether the
+// controller supports the wait.
 func (a *agent) pollOnce(wait time.Duration) (canWait bool, err error) {
 	if a.reportPending {
 		return true, a.report()
@@ -238,7 +238,7 @@ func (a *agent) pollOnce(wait time.Duration) (canWait bool, err error) {
 			a.appliedAt.Store(int64(time.Since(a.swarm.began)))
 			a.applied.Store(version)
 			a.reportPending = true
-			if answer.spread > 0 { // the whole fleet fetches, and comes first
+			if answer.spread > 0 { // the whole fleet fetches, and reports come later
 				a.sleep(answer.spread)
 			}
 			return true, a.report()
@@ -248,7 +248,7 @@ func (a *agent) pollOnce(wait time.Duration) (canWait bool, err error) {
 	return false, answer.asRefusal()
 }
 
-// report says that the current version was applied.
+// report reports the current version as applied.
 func (a *agent) report() error {
 	answer, err := a.send(a.reportRequest(), 0)
 	switch {
@@ -261,9 +261,9 @@ func (a *agent) report() error {
 	return nil
 }
 
-// send sends a request and reads the answer, which holds until the next one. It
-// tries once more where a connection that was kept turns out to be closed, but
-// not where an answer was being held on it: then the controller has gone.
+// send sends a request and reads the response, which is valid until the next one. It
+// retries once if a kept connection turns out to be closed, but not for a long poll:
+// then the controller has gone.
 func (a *agent) send(request []byte, wait time.Duration) (answer, error) {
 	for {
 		kept := a.controller != nil
@@ -293,7 +293,7 @@ func (a *agent) send(request []byte, wait time.Duration) (answer, error) {
 }
 
 func (a *agent) roundTrip(c *connection, request []byte, wait time.Duration) (answer, error) {
-	// The controller may hold an answer for a 16th longer than it was asked to.
+	// The controller may wait for a 16th longer than requested.
 	if err := c.setTimeout(wait + wait/16 + answerTimeout); err != nil {
 		return answer{}, err
 	}
@@ -312,10 +312,9 @@ func (a *agent) roundTrip(c *connection, request []byte, wait time.Duration) (an
 	return readAnswer(c.in)
 }
 
-// backOff waits after a failure: for a random part of half a minute where
-// something was awaited on a connection that was cut, as those of the whole fleet
-// may have been; else longer each time, up to two poll intervals. What Retry-After
-// asks for is the least of it.
+// backOff waits after a failure: for a random part of half a minute if a long poll was
+// cut, since that may concern the whole fleet; else longer each time, up to two poll
+// intervals, and at least as long as Retry-After says.
 func (a *agent) backOff(err error) {
 	if a.ctx.Err() != nil || err == nil {
 		return
@@ -337,7 +336,7 @@ func (a *agent) backOff(err error) {
 	a.sleep(wait)
 }
 
-// waitIdle waits with nothing owed. It returns false when ctx has ended.
+// waitIdle waits without a pending report. It returns false when ctx has ended.
 func (a *agent) waitIdle(d time.Duration) bool {
 	a.waiting.Store(true)
 	defer a.waiting.Store(false)
@@ -359,7 +358,7 @@ func (a *agent) sleep(d time.Duration) bool {
 	}
 }
 
-// connection is a socket that is measured, and a small buffer.
+// connection is a measured socket with a small buffer.
 type connection struct {
 	*net.TCPConn
 	in *bufio.Reader
@@ -368,7 +367,7 @@ type connection struct {
 // bufferBytes holds the longest line that is read.
 const bufferBytes = 1 << 10
 
-// setTimeout says how long what follows may take.
+// setTimeout sets the deadline of what follows.
 func (c *connection) setTimeout(d time.Duration) error {
 	return wrapCut(c.SetDeadline(time.Now().Add(d)))
 }
@@ -397,7 +396,7 @@ func (a *agent) disconnect() {
 	}
 }
 
-// wrapCut marks the error of a connection on which something was awaited.
+// wrapCut marks the error of a connection that waited for data.
 func wrapCut(err error) error {
 	if err == nil {
 		return nil
@@ -405,10 +404,10 @@ func wrapCut(err error) error {
 	return fmt.Errorf("%w: %w", errCut, err)
 }
 
-// jittered is d give or take 10 %.
+// jittered returns d ±10 %.
 func jittered(d time.Duration) time.Duration { return d - d/10 + random(d/5) }
 
-// resyncWait is d times 1.0 to 1.5.
+// resyncWait returns d times 1.0 to 1.5.
 func resyncWait(d time.Duration) time.Duration { return d + random(d/2) }
 
 func earlier(a, b time.Time) time.Time {
@@ -418,8 +417,8 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// clamp is an interval that an answer named, within the contract's bounds, or
-// the one that held before.
+// clamp returns the interval of a response, within the contract's bounds, or the
+// previous one if it names none.
 func clamp(named, before time.Duration) time.Duration {
 	if named == 0 {
 		return before

@@ -11,7 +11,7 @@ import (
 // subject is where hints are broadcast.
 const subject = "fleetconf.config"
 
-// maxHint is far beyond what a hint takes.
+// maxHint is far above the size of a hint.
 const maxHint = 64 << 10
 
 // redisConn speaks RESP2, as a client that subscribes.
@@ -41,7 +41,7 @@ func (r *redisConn) ping() error {
 	return err
 }
 
-// array reads one, and returns its first and its last element.
+// array reads an array, and returns its first and its last element.
 func (r *redisConn) array() (first, last []byte, err error) {
 	n, err := r.prefixed('*')
 	if err != nil {
@@ -98,9 +98,10 @@ func (n *natsConn) open() error {
 	if !bytes.HasPrefix(line, []byte("INFO ")) {
 		return fmt.Errorf("nats: want INFO, got %.100q", line)
 	}
-	_, err = n.Write([]byte(`CONNECT {"verbose":false,"pedantic":false,"tls_required":false,"name":"fleetconf-agent","lang":"go","version":"1.0.0","protocol":1,"echo":true,"headers":true,"no_responders":true}` +
-		"\r\nSUB " + subject + " 1\r\nPING\r\n"))
-	for err == nil { // what the server sends before it has answered
+	_, err = n.Write([]byte(`CONNECT {"verbose":false,"pedantic":false,"tls_required":false,` +
+		`"name":"fleetconf-agent","lang":"go","version":"1.0.0","protocol":1,"echo":true,"headers":true,` +
+		`"no_responders":true}` + "\r\nSUB " + subject + " 1\r\nPING\r\n"))
+	for err == nil { // skip what the server sends before its response
 		if line, err = readLine(n.in); bytes.HasPrefix(line, []byte("PONG")) {
 			return err
 		}

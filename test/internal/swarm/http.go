@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// contentHash is the length of the hash of a content, in an ETag and alone.
+// contentHash is the length of a content hash, in an ETag and alone.
 const contentHash = 22
 
 // pollRequest writes a poll, header by header as a real agent does.
@@ -75,13 +75,13 @@ func (a *agent) appendHeaders(b []byte) []byte {
 	return append(b, "\r\n"...)
 }
 
-// answer is what an agent reads of one.
+// answer is a response, as far as an agent reads it.
 type answer struct {
 	status                   int
 	etag                     []byte
-	poll, resync, retryAfter time.Duration // from the headers; 0 where they are missing
-	spread                   time.Duration // by which a report is put off
-	canWait                  bool          // answers are held, as long as they were asked to be
+	poll, resync, retryAfter time.Duration // from the headers; 0 if missing
+	spread                   time.Duration // the delay of a report
+	canWait                  bool          // the controller supports waits
 	closes                   bool
 	body                     []byte
 }
@@ -90,18 +90,18 @@ func (a answer) asRefusal() error {
 	return &refusal{status: a.status, retryAfter: min(a.retryAfter, maxRetryAfter), body: string(a.body)}
 }
 
-// maxBody is far beyond what a controller answers an agent.
+// maxBody is far above the size of a response to an agent.
 const maxBody = 64 << 10
 
-// readAnswer reads an answer to GET or POST (RFC 9112) of a known length: what a
-// Go server sends for a body as small as these.
+// readAnswer reads a response to GET or POST (RFC 9112) with a Content-Length, which a
+// Go server sends with small bodies.
 func readAnswer(r *bufio.Reader) (a answer, err error) {
 	line, err := readLine(r)
 	if err != nil {
 		return a, err
 	}
 	if len(line) < len("HTTP/1.1 200") || !bytes.HasPrefix(line, []byte("HTTP/1.1 ")) {
-		return a, fmt.Errorf("no status line of HTTP/1.1: %.100q", line)
+		return a, fmt.Errorf("not a status line of HTTP/1.1: %.100q", line)
 	}
 	if a.status, err = strconv.Atoi(string(line[9:12])); err != nil {
 		return a, fmt.Errorf("no status: %.100q", line)
@@ -119,7 +119,7 @@ func readAnswer(r *bufio.Reader) (a answer, err error) {
 		switch string(name) { // as net/http writes them
 		case "Content-Length":
 			if length, err = strconv.Atoi(string(value)); err != nil || length < 0 || length > maxBody {
-				return a, fmt.Errorf("an answer of a length that is not to be: %.100q", line)
+				return a, fmt.Errorf("a response with an invalid length: %.100q", line)
 			}
 		case "Etag", "ETag":
 			a.etag = bytes.Clone(value)
@@ -136,7 +136,7 @@ func readAnswer(r *bufio.Reader) (a answer, err error) {
 		case "Connection":
 			a.closes = bytes.EqualFold(value, []byte("close"))
 		case "Transfer-Encoding", "Content-Encoding":
-			return a, fmt.Errorf("an answer in an encoding that is not read here: %.100q", line)
+			return a, fmt.Errorf("a response in an unsupported encoding: %.100q", line)
 		}
 	}
 	if length > 0 && a.status != 204 && a.status != 304 {
@@ -148,7 +148,7 @@ func readAnswer(r *bufio.Reader) (a answer, err error) {
 	return a, nil
 }
 
-// noEOF is the error of an answer that ended too early.
+// noEOF returns the error of a response that ended too early.
 func noEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
@@ -156,8 +156,8 @@ func noEOF(err error) error {
 	return err
 }
 
-// readLine reads a line, without its end, which is valid until the next read.
-// Of a line that is longer than the buffer it returns the beginning.
+// readLine reads a line, without its end. The result is valid until the next read. Of a
+// line longer than the buffer it returns the beginning.
 func readLine(r *bufio.Reader) ([]byte, error) {
 	line, err := r.ReadSlice('\n')
 	if errors.Is(err, bufio.ErrBufferFull) {
@@ -177,9 +177,8 @@ func seconds(value []byte) time.Duration {
 	return time.Duration(n) * time.Second
 }
 
-// number finds a member of a JSON object whose value is a number. The documents
-// are the controller's own: small, and without a member of that name deeper down
-// or within a string.
+// number returns a numeric member of a JSON object. The documents are the controller's:
+// small, and without that name in nested objects or strings.
 func number(document []byte, name string) (int64, bool) {
 	_, rest, found := bytes.Cut(document, []byte(`"`+name+`":`))
 	if !found {

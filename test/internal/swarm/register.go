@@ -13,15 +13,15 @@ import (
 	"time"
 )
 
-// Identity is what an agent authenticates with.
+// Identity is the credentials of an agent.
 type Identity struct{ ID, Token string }
 
-// concurrency is how many agents register at the same time. The controller stores
-// them one by one.
+// concurrency is how many agents register at the same time. The controller stores them
+// one by one.
 const concurrency = 8
 
-// Register registers agents from to to, without to, at the controller at
-// address, and returns who they are. progress is told how many are done.
+// Register registers the agents with the numbers [from, to) at a controller, and returns
+// their identities. It calls progress with the number of registered agents.
 func Register(ctx context.Context, address string, from, to int, progress func(done int)) ([]Identity, error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -33,7 +33,7 @@ func Register(ctx context.Context, address string, from, to int, progress func(d
 		group      sync.WaitGroup
 	)
 	for range concurrency {
-		group.Go(func() { // ends with the agents that are left, or with ctx
+		group.Go(func() { // ends with the last agent, or with ctx
 			for i := int(next.Add(1)) - 1; i < len(identities) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
 				var err error
 				if identities[i], err = register(ctx, client, address, from+i+1); err != nil {
@@ -48,12 +48,13 @@ func Register(ctx context.Context, address string, from, to int, progress func(d
 	return identities, context.Cause(ctx)
 }
 
-// register registers one agent, as often as it takes. Its id is as long as those
-// that agents make.
+// register registers one agent, and retries if the controller is busy. The id has the
+// length of an agent's own.
 func register(ctx context.Context, client *http.Client, address string, number int) (Identity, error) {
 	body := fmt.Appendf(nil, `{"hostname":"sim-%d","agent_id":"sim-%022d"}`, number, number)
 	for {
-		request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/api/v1/register", bytes.NewReader(body))
+		request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+address+"/api/v1/register",
+			bytes.NewReader(body))
 		if err != nil {
 			return Identity{}, err
 		}

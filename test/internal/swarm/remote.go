@@ -11,9 +11,8 @@ import (
 	"time"
 )
 
-// What passes between Remote and Serve is one JSON document a line: the Options
-// first, and then a question and its reply in turn. All processes read the clock
-// of one machine.
+// Remote and Serve exchange one JSON document per line: first the Options, then pairs
+// of a question and its reply. All processes read the clock of one machine.
 
 // The questions, which are the methods of Swarm.
 const (
@@ -40,8 +39,8 @@ type reply struct {
 	Trouble  Trouble `json:"trouble,omitzero"`
 }
 
-// Serve runs a swarm for a Remote that writes to in and reads from out. It
-// returns when in ends: then the other process wants no more, or is gone.
+// Serve runs a swarm for a Remote that writes to in and reads from out. It returns when
+// in ends.
 func Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 	questions, replies := json.NewDecoder(in), json.NewEncoder(out)
 	var options Options
@@ -79,7 +78,7 @@ func (s *Swarm) reply(q question) (r reply) {
 	case troubles:
 		r.Trouble = s.Trouble()
 	default:
-		err = fmt.Errorf("%q is not known", q.Ask)
+		err = fmt.Errorf("%q is unknown", q.Ask)
 	}
 	if err != nil {
 		r.Error = err.Error()
@@ -87,8 +86,8 @@ func (s *Swarm) reply(q question) (r reply) {
 	return r
 }
 
-// Remote is a swarm that other processes hold, a part of it each. Its methods are
-// those of Swarm, for all parts together; they fail when a process has ended.
+// Remote is a swarm in other processes, a part in each. Its methods are those of Swarm,
+// for all parts together; they fail if a process has ended.
 type Remote struct{ parts []part }
 
 type part struct {
@@ -96,8 +95,8 @@ type part struct {
 	replies   *json.Decoder
 }
 
-// Distribute lets the agents begin in the processes at the other ends of pipes,
-// which are in Serve: as many agents in each, give or take one.
+// Distribute starts the agents in the processes at the other ends of pipes, which run
+// Serve. Each gets the same number of agents, ±1.
 func Distribute(options Options, pipes []io.ReadWriter) (*Remote, error) {
 	r := &Remote{}
 	if options.Began.IsZero() {
@@ -123,8 +122,8 @@ func (r *Remote) Ready(version int64) (int, error) {
 	return all.Ready, err
 }
 
-// Applied returns the moments at which agents applied version, or the later one
-// that they run now, without those that did not.
+// Applied returns the times at which agents applied version, or the later one that they
+// run now. Other agents are omitted.
 func (r *Remote) Applied(version int64) ([]time.Time, error) {
 	all, err := r.ask(question{Ask: applied, Version: version})
 	times := make([]time.Time, 0, len(all.Applied))
@@ -134,26 +133,26 @@ func (r *Remote) Applied(version int64) ([]time.Time, error) {
 	return times, err
 }
 
-// Traffic is what all agents have sent and received until now.
+// Traffic returns what all agents have sent and received so far.
 func (r *Remote) Traffic() (Traffic, error) {
 	all, err := r.ask(question{Ask: traffic})
 	return all.Traffic, err
 }
 
-// Requests returns how many requests were sent in each whole second from one
-// moment to another. Those that found no listener are not among them.
+// Requests returns the number of requests in each whole second between two times.
+// Requests that found no listener do not count.
 func (r *Remote) Requests(from, to time.Time) ([]int, error) {
 	all, err := r.ask(question{Ask: requests, From: from, To: to})
 	return all.Requests, err
 }
 
-// Trouble is what went wrong so far.
+// Trouble returns the failures so far.
 func (r *Remote) Trouble() (Trouble, error) {
 	all, err := r.ask(question{Ask: troubles})
 	return all.Trouble, err
 }
 
-// ask asks all parts at the same time, and puts their replies together.
+// ask sends a question to all parts concurrently, and merges their replies.
 func (r *Remote) ask(q question) (all reply, err error) {
 	replies, failures := make([]reply, len(r.parts)), make([]error, len(r.parts))
 	var group sync.WaitGroup
@@ -172,7 +171,7 @@ func (p part) ask(q question) (r reply, err error) {
 		return r, fmt.Errorf("ask a swarm: %w", err)
 	}
 	if err := p.replies.Decode(&r); err != nil {
-		return r, fmt.Errorf("hear a swarm: %w", err)
+		return r, fmt.Errorf("read from a swarm: %w", err)
 	}
 	if r.Error != "" {
 		return r, errors.New(r.Error)
@@ -180,7 +179,7 @@ func (p part) ask(q question) (r reply, err error) {
 	return r, nil
 }
 
-// plus is what both say. Their seconds are the same, as they began together.
+// plus merges two replies, whose seconds are the same.
 func (r reply) plus(o reply) reply {
 	r.Ready += o.Ready
 	r.Applied = append(r.Applied, o.Applied...)

@@ -1,20 +1,19 @@
-// Package swarm is thousands of simulated agents: stand-ins for the loop of the
-// real one, that load a controller and a broker as a fleet would, and cost the
-// machine that both share as little as possible. An agent is one goroutine over
-// raw connections. It speaks the HTTP contract, and the protocols of Redis and
-// NATS, by hand. A Swarm is agents in this process, and Remote is agents in
-// others, where one may not open as many connections.
+// Package swarm simulates thousands of agents. They load a controller and a broker as
+// a fleet would, and cost the machine that both share as little as possible. An agent
+// is one goroutine over raw connections, with its own code for the HTTP contract and
+// the protocols of Redis and NATS. A Swarm runs agents in this process; a Remote runs
+// them in other processes, if one may not open enough connections.
 //
-// What they copy of a real agent: its requests, header by header; one
-// connection to the controller, kept for 8 minutes of silence; the poll
-// interval with 10 % of jitter; a long poll again right after each answer; the
-// hint, the random part of its spread, and the fetch after it; the sweep beneath
-// a broker; a report of each version that was applied; the wait after a cut, the
-// back-off with full jitter, Retry-After as a floor; TCP keepalive or none.
+// They copy these properties of a real agent: its requests, header by header; one
+// connection to the controller, kept for 8 minutes of silence; the poll interval with
+// 10 % of jitter; a long poll immediately after each response; the hint, a random part
+// of its spread, and the fetch after it; the resync while connected to a broker; a
+// report of each applied version; the wait after a cut, the back-off with full jitter,
+// Retry-After as a minimum; TCP keepalive or none.
 //
-// What they leave out: there is no worker and no cache, so that a version is
-// applied the moment it was read; and they begin where a real fleet is after a
-// while, at a random moment of their waits, and with the longest of them.
+// They omit the worker and the cache, so that a version is applied when it is read.
+// And they begin in the steady state of a fleet: at a random point of their waits, with
+// the longest waits.
 package swarm
 
 import (
@@ -27,7 +26,7 @@ import (
 	"time"
 )
 
-// Transport is how agents hear of a newer version, in the words of PUSH.
+// Transport is how agents receive hints, as in PUSH.
 type Transport string
 
 // The transports.
@@ -41,7 +40,7 @@ const (
 // Brokered reports whether hints come over a connection of their own.
 func (t Transport) Brokered() bool { return t == Redis || t == NATS }
 
-// Connections is how many an agent holds.
+// Connections returns the number of connections of an agent.
 func (t Transport) Connections() int {
 	if t.Brokered() {
 		return 2
@@ -49,37 +48,37 @@ func (t Transport) Connections() int {
 	return 1
 }
 
-// Options say what the agents of a swarm do.
+// Options are the options of a swarm.
 type Options struct {
 	Transport  Transport
-	Controller string     // host:port
-	Broker     string     // host:port, with redis and nats
-	Agents     []Identity // who they are
+	Controller string // host:port
+	Broker     string // host:port, with redis and nats
+	Agents     []Identity
 
-	PollInterval time.Duration // between two polls, until an answer names another
-	CutSpread    time.Duration // who was cut off waits a random part of it; 0 for 30 s
-	PerSecond    int           // how many connect in a second
-	Began        time.Time     // where the seconds of Requests begin; zero for now
+	PollInterval time.Duration // until a response has another
+	CutSpread    time.Duration // a cut agent waits a random part of it; 0 for 30 s
+	PerSecond    int           // how many agents connect in a second
+	Began        time.Time     // the first second of Requests; zero for now
 }
 
 const (
 	longestWait    = 300 * time.Second // of a long poll
 	shortestWait   = 5 * time.Second
-	cutShare       = 75                // percent of a wait that was cut are asked for from then on
-	resyncEvery    = 300 * time.Second // beneath a broker, until an answer names another
+	cutShare       = 75                // percent of a cut wait that later requests ask for
+	resyncEvery    = 300 * time.Second // with a broker, until a response has another
 	pingEvery      = 5 * time.Minute   // to a broker
-	idleTimeout    = 8 * time.Minute   // of a connection to the controller, beneath a broker
-	subscribeDelay = time.Second       // a random part of it passes between a subscription and the fetch after it
+	idleTimeout    = 8 * time.Minute   // of a connection to the controller, with a broker
+	subscribeDelay = time.Second       // a random part of it passes between subscription and fetch
 	cutSpread      = 30 * time.Second
-	keepAlive      = 15 * time.Second // between two probes, where nobody is told of a newer version
-	answerTimeout  = 10 * time.Second // that an answer may take beyond its wait
+	keepAlive      = 15 * time.Second // between two probes, without hints
+	answerTimeout  = 10 * time.Second // of a response, in addition to its wait
 	dialTimeout    = 5 * time.Second
 	retryFirst     = time.Second
 	retryLimit     = 5 * time.Minute
-	maxRetryAfter  = time.Hour // that Retry-After can ask for
+	maxRetryAfter  = time.Hour // the maximum of Retry-After
 )
 
-// Swarm is simulated agents on their way, in this process.
+// Swarm is running simulated agents in this process.
 type Swarm struct {
 	options Options
 	agents  []*agent
@@ -87,20 +86,20 @@ type Swarm struct {
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 
-	requests [rateWindow]atomic.Int32 // by the second since began
+	requests [rateWindow]atomic.Int32 // per second since began
 	trouble  trouble
 }
 
-// rateWindow is how many seconds of requests are told apart.
+// rateWindow is the number of seconds for which requests are counted.
 const rateWindow = 1 << 14
 
-// Start lets the agents begin, PerSecond of them in a second. They run until ctx
-// ends or Stop is called.
+// Start starts the agents, PerSecond of them in a second. They run until ctx ends or
+// Stop is called.
 func Start(ctx context.Context, options Options) *Swarm {
 	if options.CutSpread == 0 {
 		options.CutSpread = cutSpread
 	}
-	began := time.Now() // moved to options.Began, it still tells time without the wall clock
+	began := time.Now() // keeps its monotonic clock when moved to options.Began
 	if !options.Began.IsZero() {
 		began = began.Add(options.Began.Sub(began))
 	}
@@ -113,7 +112,7 @@ func Start(ctx context.Context, options Options) *Swarm {
 			auth: "Basic " + base64.StdEncoding.EncodeToString([]byte(identity.ID+":"+identity.Token)),
 		}
 		s.agents[i] = a
-		s.done.Go(func() { // ends with ctx: Stop cuts what it waits for
+		s.done.Go(func() { // ends with ctx: Stop closes its connections
 			if a.sleep(time.Duration(i) * time.Second / time.Duration(options.PerSecond)) {
 				a.run()
 			}
@@ -122,7 +121,7 @@ func Start(ctx context.Context, options Options) *Swarm {
 	return s
 }
 
-// Stop cuts all connections and returns when the last agent has ended.
+// Stop closes all connections and returns when the last agent has ended.
 func (s *Swarm) Stop() {
 	s.stop()
 	for _, a := range s.agents {
@@ -143,8 +142,8 @@ func (s *Swarm) Ready(version int64) int {
 	return n
 }
 
-// Applied returns the moments at which agents applied version, or the later one
-// that they run now; in the order of the agents, without those that did not.
+// Applied returns the times at which agents applied version, or the later one that
+// they run now, in the order of the agents. Other agents are omitted.
 func (s *Swarm) Applied(version int64) []time.Time {
 	times := make([]time.Time, 0, len(s.agents))
 	for _, a := range s.agents {
@@ -155,7 +154,7 @@ func (s *Swarm) Applied(version int64) []time.Time {
 	return times
 }
 
-// Traffic is what all agents have sent and received until now.
+// Traffic returns what all agents have sent and received so far.
 func (s *Swarm) Traffic() (t Traffic, err error) {
 	for _, a := range s.agents {
 		got, err := a.meter.read()
@@ -167,8 +166,8 @@ func (s *Swarm) Traffic() (t Traffic, err error) {
 	return t, nil
 }
 
-// Requests returns how many requests were sent in each whole second from one
-// moment to another. Those that found no listener are not among them.
+// Requests returns the number of requests in each whole second between two times.
+// Requests that found no listener do not count.
 func (s *Swarm) Requests(from, to time.Time) []int {
 	first, last := s.second(from), s.second(to)
 	counts := make([]int, 0, last-first)
@@ -182,20 +181,20 @@ func (s *Swarm) second(t time.Time) int {
 	return int(min(max(t.Sub(s.began)/time.Second, 0), rateWindow-1))
 }
 
-// Trouble is what went wrong so far.
+// Trouble returns the failures so far.
 func (s *Swarm) Trouble() Trouble {
 	s.trouble.mu.Lock()
 	defer s.trouble.mu.Unlock()
 	return s.trouble.Trouble
 }
 
-// Trouble is how often something went wrong, and an example.
+// Trouble is the number of failures, and an example.
 type Trouble struct {
 	Count   int    `json:"count"`
 	Example string `json:"example"`
 }
 
-// String is "" for no trouble.
+// String returns "" if there were no failures.
 func (t Trouble) String() string {
 	if t.Count == 0 {
 		return ""
@@ -203,7 +202,7 @@ func (t Trouble) String() string {
 	return fmt.Sprintf("%d, the first of %s", t.Count, t.Example)
 }
 
-// trouble is where agents note theirs.
+// trouble collects the failures of the agents.
 type trouble struct {
 	mu sync.Mutex // guards what follows
 	Trouble
@@ -217,5 +216,5 @@ func (t *trouble) note(id string, err error) {
 	}
 }
 
-// random is a random part of d.
+// random returns a random part of d.
 func random(d time.Duration) time.Duration { return rand.N(d + 1) }

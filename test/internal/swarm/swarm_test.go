@@ -16,14 +16,15 @@ import (
 
 const agents = 20
 
-// TestSwarm_Publish_AllAgentsApply: agents of every transport get what is published,
-// report it, and are told apart from those that do not.
+// Agents of every transport apply a published version and report it, and the swarm
+// counts them.
 func TestSwarm_Publish_AllAgentsApply(t *testing.T) {
 	for _, transport := range []Transport{None, LongPoll, Redis, NATS} {
 		t.Run(string(transport), func(t *testing.T) {
 			t.Parallel()
 			c := newController(t)
-			options := Options{Transport: transport, Controller: c.address, Agents: fleetOf(agents), PollInterval: time.Second, PerSecond: 1000}
+			options := Options{Transport: transport, Controller: c.address, Agents: fleetOf(agents),
+				PollInterval: time.Second, PerSecond: 1000}
 			var hints chan string
 			if transport.Brokered() {
 				options.Broker, hints = newBroker(t, transport)
@@ -71,8 +72,8 @@ func TestSwarm_Publish_AllAgentsApply(t *testing.T) {
 	}
 }
 
-// TestRemote_SeveralProcesses_ActAsOneSwarm: a swarm in several processes says of itself what one in
-// a single process does, and who holds a part of it ends with its input.
+// A swarm in several processes returns the same figures as one in a single process, and
+// the processes end with their input.
 func TestRemote_SeveralProcesses_ActAsOneSwarm(t *testing.T) {
 	t.Parallel()
 	c := newController(t)
@@ -96,7 +97,8 @@ func TestRemote_SeveralProcesses_ActAsOneSwarm(t *testing.T) {
 		})
 	}
 	began := time.Now()
-	s, err := Distribute(Options{Transport: LongPoll, Controller: c.address, Agents: fleetOf(agents), PollInterval: time.Second, PerSecond: 1000}, pipes)
+	s, err := Distribute(Options{Transport: LongPoll, Controller: c.address, Agents: fleetOf(agents),
+		PollInterval: time.Second, PerSecond: 1000}, pipes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +130,7 @@ func TestRemote_SeveralProcesses_ActAsOneSwarm(t *testing.T) {
 	if got, err := s.Traffic(); err != nil || got.Sockets != agents || got.Payload < 1000*agents {
 		t.Errorf("got %+v, %v; want %d sockets, and 1,000 bytes each at least", got, err, agents)
 	}
-	// A request that an agent has sent may still be on its way.
+	// Requests may still be in transit.
 	eventually(t, "the requests that agents count to be those that the controller counts", func() bool {
 		counts, err := s.Requests(began, time.Now().Add(time.Second))
 		if err != nil {
@@ -154,16 +156,17 @@ func TestRemote_SeveralProcesses_ActAsOneSwarm(t *testing.T) {
 	}
 	holders.Wait()
 	if _, err := s.Ready(1); err == nil {
-		t.Error("got an answer of processes that have ended")
+		t.Error("got a response of processes that have ended")
 	}
 }
 
-// TestSwarm_ControllerRestarts_AgentsReconnect: agents that are cut off, and refused for a while, find
-// their controller again, and nobody counts who was refused as having reached it.
+// Agents that are cut off and refused for a while reconnect to their controller. Refused
+// connections do not count as requests.
 func TestSwarm_ControllerRestarts_AgentsReconnect(t *testing.T) {
 	t.Parallel()
 	c := newController(t)
-	s := Start(t.Context(), Options{Transport: LongPoll, Controller: c.address, Agents: fleetOf(agents), PollInterval: time.Second, PerSecond: 1000, CutSpread: time.Second})
+	s := Start(t.Context(), Options{Transport: LongPoll, Controller: c.address, Agents: fleetOf(agents),
+		PollInterval: time.Second, PerSecond: 1000, CutSpread: time.Second})
 	defer s.Stop()
 	eventually(t, "all agents to run version 1", func() bool { return s.Ready(1) == agents })
 	c.crash()
@@ -176,22 +179,26 @@ func TestSwarm_ControllerRestarts_AgentsReconnect(t *testing.T) {
 	for _, n := range s.Requests(s.began, time.Now().Add(time.Second)) {
 		sum += n
 	}
-	// Some were on their way when the controller crashed.
+	// Some were in transit when the controller crashed.
 	if got := c.requests(); sum < got || sum > got+agents {
 		t.Errorf("got %d requests by the agents' count, and %d by the controller's", sum, got)
 	}
 }
 
 func TestReadAnswer_Responses_Parsed(t *testing.T) {
-	text := "HTTP/1.1 200 OK\r\nEtag: \"8-x\"\r\nX-Wait-Seconds: 300\r\nX-Poll-Interval-Seconds: 15\r\nX-Other: " + strings.Repeat("x", 3*bufferBytes) +
-		"\r\nConnection: close\r\nContent-Length: 13\r\n\r\n{\"version\":8}" + "HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n" + "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\n\r\n"
+	text := "HTTP/1.1 200 OK\r\nEtag: \"8-x\"\r\nX-Wait-Seconds: 300\r\nX-Poll-Interval-Seconds: 15\r\nX-Other: " +
+		strings.Repeat("x", 3*bufferBytes) +
+		"\r\nConnection: close\r\nContent-Length: 13\r\n\r\n{\"version\":8}" +
+		"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n" +
+		"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\n\r\n"
 	r := bufio.NewReaderSize(strings.NewReader(text), bufferBytes)
 	a, err := readAnswer(r)
 	if err != nil {
 		t.Fatal(err)
 	}
 	version, ok := number(a.body, "version")
-	if a.status != 200 || string(a.etag) != `"8-x"` || !a.canWait || a.poll != 15*time.Second || !a.closes || version != 8 || !ok {
+	if a.status != 200 || string(a.etag) != `"8-x"` || !a.canWait || a.poll != 15*time.Second || !a.closes ||
+		version != 8 || !ok {
 		t.Errorf("got %+v", a)
 	}
 	if a, err := readAnswer(r); err != nil || a.status != 304 || len(a.body) != 0 {
@@ -205,7 +212,7 @@ func TestReadAnswer_Responses_Parsed(t *testing.T) {
 	}
 }
 
-// controller is as much of one as agents see.
+// controller is a minimal controller.
 type controller struct {
 	address string
 
@@ -307,7 +314,7 @@ func (c *controller) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// newBroker is as much of one as an agent sees. Each hint goes to one agent.
+// newBroker starts a minimal broker. Each hint goes to one agent.
 func newBroker(t *testing.T, transport Transport) (address string, hints chan string) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -330,7 +337,8 @@ func newBroker(t *testing.T, transport Transport) (address string, hints chan st
 func serveBroker(t *testing.T, c net.Conn, transport Transport, hints <-chan string) {
 	defer c.Close()
 	in := bufio.NewReader(c)
-	want, welcome, message := "fleetconf.config\r\n", "*3\r\n$9\r\nsubscribe\r\n$16\r\nfleetconf.config\r\n:1\r\n", "*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$%d\r\n%s\r\n"
+	want, welcome, message := "fleetconf.config\r\n", "*3\r\n$9\r\nsubscribe\r\n$16\r\nfleetconf.config\r\n:1\r\n",
+		"*3\r\n$7\r\nmessage\r\n$16\r\nfleetconf.config\r\n$%d\r\n%s\r\n"
 	if transport == NATS {
 		fmt.Fprintf(c, "INFO {\"server_id\":%q}\r\n", strings.Repeat("x", 2*bufferBytes))
 		want, welcome, message = "PING\r\n", "PING\r\nPONG\r\nPING\r\n", "MSG fleetconf.config 1 %d\r\n%s\r\n"

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tcpInfo reads what the kernel counted for an open socket, from its SYN on.
+// tcpInfo returns the kernel's counters of an open socket, from its SYN on.
 func tcpInfo(c *net.TCPConn) (Traffic, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -17,14 +17,19 @@ func tcpInfo(c *net.TCPConn) (Traffic, error) {
 		info *unix.TCPInfo
 		bad  error
 	)
-	if err := raw.Control(func(fd uintptr) { info, bad = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); err != nil {
+	if err := raw.Control(func(fd uintptr) {
+		info,
+			bad = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	}); err != nil {
 		return Traffic{}, err
 	}
 	switch {
 	case bad != nil:
 		return Traffic{}, fmt.Errorf("read TCP_INFO: %w", bad)
 	case info.Segs_out == 0 || info.Bytes_sent == 0 && info.Bytes_acked > 1:
-		return Traffic{}, fmt.Errorf("this kernel does not count what goes over a socket; it takes Linux 4.19 or newer")
+		return Traffic{},
+			fmt.Errorf("counting the traffic of a socket requires Linux 4.19 or newer")
 	}
-	return Traffic{Sockets: 1, Segments: int64(info.Segs_in) + int64(info.Segs_out), Payload: int64(info.Bytes_sent) + int64(info.Bytes_received)}, nil
+	return Traffic{Sockets: 1, Segments: int64(info.Segs_in) + int64(info.Segs_out),
+		Payload: int64(info.Bytes_sent) + int64(info.Bytes_received)}, nil
 }

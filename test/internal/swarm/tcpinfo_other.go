@@ -8,5 +8,5 @@ import (
 )
 
 func tcpInfo(*net.TCPConn) (Traffic, error) {
-	return Traffic{}, errors.New("what goes over a socket is counted on Linux only")
+	return Traffic{}, errors.New("counting the traffic of a socket requires Linux")
 }

@@ -7,9 +7,8 @@ import (
 	"sync"
 )
 
-// Traffic is what went over sockets in both directions, as the kernel counted
-// it at this end: keepalive probes, empty acknowledgements and all that was sent
-// again are in it.
+// Traffic is the traffic of sockets in both directions, as the kernel counts it at this
+// end, with keepalive probes, empty acknowledgements and retransmissions.
 type Traffic struct {
 	Sockets  int64 // that were opened
 	Segments int64 // packets
@@ -19,34 +18,34 @@ type Traffic struct {
 // Bytes of headers.
 const (
 	segmentBytes = 20 + 20 + 12 // IPv4, TCP, the timestamps option (RFC 7323)
-	synBytes     = 8            // by which SYN and SYN-ACK are longer
-	// closingSegments pass after a socket was read for the last time: FIN and ACK
-	// from either side.
+	synBytes     = 8            // the additional length of SYN and SYN-ACK
+	// closingSegments follow the last reading of a socket: FIN and ACK from both
+	// sides.
 	closingSegments = 4
 )
 
-// Bytes is the traffic in bytes of IP packets.
+// Bytes returns the traffic in bytes of IP packets.
 func (t Traffic) Bytes() int64 {
 	return t.Payload + t.Segments*segmentBytes + t.Sockets*2*synBytes
 }
 
-// Plus is both together.
+// Plus returns the sum.
 func (t Traffic) Plus(u Traffic) Traffic {
 	return Traffic{t.Sockets + u.Sockets, t.Segments + u.Segments, t.Payload + u.Payload}
 }
 
-// Minus is what came on top of u.
+// Minus returns the difference to an earlier u.
 func (t Traffic) Minus(u Traffic) Traffic {
 	return Traffic{t.Sockets - u.Sockets, t.Segments - u.Segments, t.Payload - u.Payload}
 }
 
-// meter measures the sockets of one agent, open ones and those that were.
+// meter measures the sockets of one agent, open and closed.
 type meter struct {
 	mu     sync.Mutex // guards what follows
 	ended  bool
 	open   []*net.TCPConn
 	closed Traffic
-	broken error // what kept it from measuring
+	broken error // why it could not measure
 }
 
 func (m *meter) add(c *net.TCPConn) {
@@ -58,7 +57,7 @@ func (m *meter) add(c *net.TCPConn) {
 	}
 }
 
-// remove measures a socket for the last time and closes it.
+// remove measures a socket a last time and closes it.
 func (m *meter) remove(c *net.TCPConn) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -76,7 +75,7 @@ func (m *meter) remove(c *net.TCPConn) {
 	_ = c.Close()
 }
 
-// end closes all sockets, and those that come later.
+// end closes all sockets, also those that are added later.
 func (m *meter) end() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
