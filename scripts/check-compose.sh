@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Run the composed system, kill each of its containers, and see that it heals. See --help.
+# Run the composed system, kill each of its containers, and check that it recovers. See --help.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 usage() {
 	cat <<-'USAGE'
 		Run deploy/compose.yaml under a name, ports and secrets of its own, with each
-		transport. Each container in turn is killed, the broker too: it comes back by itself,
-		hits go on meanwhile, and scripts/test-e2e.sh passes before and after.
+		transport. Each container in turn is killed, and the broker: it must restart by
+		itself, hits must go on meanwhile, and scripts/test-e2e.sh must pass before and after.
 
 		Usage:
 		  scripts/check-compose.sh [--keep] [--quick]
 
-		  --keep    leave the images, which saves most of the time of the next run
-		  --quick   with longpoll alone, and test-e2e.sh passes after all of them were
+		  --keep    keep the images, which saves most of the time of the next run
+		  --quick   with longpoll only, and test-e2e.sh runs after all containers were
 		            killed, not after each
 
-		The images are built, and checked, by scripts/check-images.sh. Those of brokers
-		that can neither be found nor pulled are stood in for, by test/standin/image.sh; what
-		cannot be is skipped, and that is said.
+		scripts/check-images.sh builds and checks the images. For an image of a broker that
+		cannot be pulled test/standin/image.sh makes a substitute; if it cannot, the broker
+		is listed as skipped.
 	USAGE
 }
 keep='' quick=''
@@ -27,7 +27,7 @@ for option; do
 	--keep) keep=1 ;;
 	--quick) quick=1 ;;
 	--help | -h) usage; exit 0 ;;
-	*) echo "check-compose.sh: $option is not understood; --help says what can be given" >&2; exit 2 ;;
+	*) echo "check-compose.sh: unknown option $option; see --help" >&2; exit 2 ;;
 	esac
 done
 
@@ -35,8 +35,8 @@ skip() {
 	echo "SKIPPED the composed system: $1"
 	exit 0
 }
-docker version >/dev/null 2>&1 || skip "no container engine answers here"
-docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || skip "there is neither docker compose nor docker-compose"
+docker version >/dev/null 2>&1 || skip "no container engine responds here"
+docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || skip "docker compose is not installed"
 
 tmp=$(mktemp -d)
 target=''
@@ -80,8 +80,8 @@ fleet=http://127.0.0.1:$CONTROLLER_PORT
 workers=("http://127.0.0.1:$WORKER_1_PORT" "http://127.0.0.1:$WORKER_2_PORT")
 container() { docker ps -aq --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" --filter "label=com.docker.compose.service=$1"; } # SERVICE
 
-# image finds, pulls or stands in for an image, and sets the variable that has
-# the composed system use it; it is false, and says so, if nothing does.
+# image finds or pulls an image, or makes a substitute, and sets its variable for the
+# composed system. Without any it prints SKIPPED and fails.
 image() { # NAME
 	local variable=${1^^}_IMAGE stand_in=localhost/fleetconf-stand-in/$1 real status=0
 	real=${!variable:-$(sed -n "s/.*\${$variable:-\(.*\)}.*/\1/p" deploy/compose.yaml)}
@@ -92,7 +92,7 @@ image() { # NAME
 		3) echo "SKIPPED $1: $real cannot be pulled" && return 1 ;;
 		*) fail "a stand-in for $real" ;;
 		esac
-		echo "$real cannot be pulled: this machine's own $1 stands in for it"
+		echo "$real cannot be pulled: this machine's own $1 replaces it"
 		made+=("$stand_in") real=$stand_in
 	fi
 	export "$variable=$real"
@@ -117,14 +117,14 @@ e2e() { # WHEN
 	printf '  ✓ test-e2e.sh --against passes %s (%s s)\n' "$1" $((SECONDS - begun))
 }
 
-# crash ends the process of a container behind the engine's back: what the engine
-# is asked to kill it leaves dead.
+# crash kills the process of a container from outside: the engine does not restart a
+# container that it was asked to kill.
 crash() { # SERVICE
 	local pid
 	pid=$(docker inspect -f '{{.State.Pid}}' "$(container "$1")")
 	kill -9 "$pid" 2>/dev/null || sudo -n kill -9 "$pid"
 }
-back() { # SERVICE RESTARTS: it was started again so many times, and is healthy
+back() { # SERVICE RESTARTS: it was restarted so many times, and is healthy
 	[ "$(docker inspect -f '{{.RestartCount}} {{.State.Health.Status}}' "$(container "$1")")" = "$2 healthy" ]
 }
 until_true() { # CONDITION...
@@ -138,7 +138,7 @@ hit() { [ "$(curl -s -o "$tmp/hit" -w '%{http_code}' --max-time 5 "$1/hit")" = 2
 hits_go_on() { # SERVICE: on every worker but a killed one, until the killed one is back
 	local i
 	for i in 0 1; do
-		[ "$1" = "worker-$((i + 1))" ] || hit "${workers[i]}" || fail "hits go on at worker-$((i + 1)) while $1 is gone"
+		[ "$1" = "worker-$((i + 1))" ] || hit "${workers[i]}" || fail "hits go on at worker-$((i + 1)) while $1 is down"
 	done
 	back "$1" 1
 }
@@ -153,7 +153,7 @@ up longpoll "$profile"
 docker ps -q --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" | xargs docker inspect >"$tmp/inspected"
 for file in "$SECRETS"/*.txt; do
 	value=$(grep -o '[0-9a-f]\{64\}' "$file") || fail "${file##*/} to hold 64 hexadecimal digits"
-	! grep -qF "$value" "$tmp/inspected" || fail "what inspects a container sees ${file##*/}"
+	! grep -qF "$value" "$tmp/inspected" || fail "docker inspect not to show ${file##*/}"
 done
 e2e "after make up"
 if [ -n "$profile" ]; then
@@ -168,7 +168,7 @@ for service in controller agent-1 agent-2 worker-1 worker-2; do
 	crash "$service"
 	until_true hits_go_on "$service"
 	if [ -n "$quick" ]; then
-		echo "  ✓ $service was killed and came back; hits went on"
+		echo "  ✓ $service was killed and restarted; hits went on"
 	else
 		e2e "after $service was killed and came back"
 	fi

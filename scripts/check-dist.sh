@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Look into what `make dist` built in FOLDER, and build it once more: the bytes
-# must be the same. Says what could not be checked here. `make check-dist` calls it.
+# Check what `make dist` built in FOLDER, and that a second build has the same bytes.
+# Prints what it skipped. `make check-dist` calls it.
 #
 #   scripts/check-dist.sh FOLDER
 set -euo pipefail
@@ -12,16 +12,16 @@ host=$(go env GOARCH)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-# fail prints what is wrong, and lets the rest be checked.
+# fail reports an error, and the checks go on.
 fail() { echo "check-dist: $*" >&2; touch "$scratch/wrong"; }
 skipped() { echo "SKIPPED $*"; }
 has() { command -v "$1" >/dev/null; }
 
-# Versions sort as the releases follow one another.
+# The order of versions is that of the releases.
 last=
 for release in 4c5fcfe v0.9.0 v1.2.0-rc1 v1.2.0-rc1-2-gabc1234 v1.2.0 v1.2.0-3-gabc1234 v1.2.0-3-gabc1234-dirty v1.2.1; do
 	version=$(scripts/debian-version.sh "$release" 1795570000)
-	has dpkg || { skipped "the order of versions: there is no dpkg here"; break; }
+	has dpkg || { skipped "the order of versions: dpkg is not installed"; break; }
 	dpkg --validate-version "$version" || fail "$release gives the version $version"
 	[ -z "$last" ] || dpkg --compare-versions "$last" lt "$version" || fail "$version ($release) does not come after $last"
 	last=$version
@@ -33,23 +33,22 @@ done
 scripts/dist.sh "$scratch/again" >/dev/null
 diff "$dist/SHA256SUMS" "$scratch/again/SHA256SUMS" >&2 || fail "the second build has other bytes than the first"
 
-# check_program PROGRAM FILE: whether an executable needs nothing and says which
-# build it is.
+# check_program PROGRAM FILE: an executable is static and prints its build.
 check_program() {
 	if has readelf; then
 		if readelf -lW "$2" | grep -q INTERP || readelf -dW "$2" | grep -q NEEDED; then
 			fail "$2 is not static"
 		fi
 	else
-		skipped "whether fleetconf-$1 is static: there is no readelf here"
+		skipped "whether fleetconf-$1 is static: readelf is not installed"
 	fi
 	local said
 	said=$(env -i "$2" --version)
-	[[ $said == "fleetconf-$1 $RELEASE (commit "*", built $DATE, go"* ]] || fail "fleetconf-$1 --version says: $said"
+	[[ $said == "fleetconf-$1 $RELEASE (commit "*", built $DATE, go"* ]] || fail "fleetconf-$1 --version prints: $said"
 }
 
-# check_pages PROGRAM EXECUTABLE PAGE SETTINGS: whether the pages name each
-# setting of --help.
+# check_pages PROGRAM EXECUTABLE PAGE SETTINGS: the pages contain each setting of
+# --help.
 check_pages() {
 	local setting settings
 	settings=$(env -i "$2" --help | sed -n '/^Settings/,/^Exit status/s/^  \([A-Z][A-Z0-9_]*\).*/\1/p')
@@ -60,21 +59,21 @@ check_pages() {
 	done
 	if has groff; then
 		if groff -man -Tutf8 -ww -z "$3" 2>&1 | grep .; then
-			fail "groff finds fault with the manual page of fleetconf-$1"
+			fail "groff reports errors in the manual page of fleetconf-$1"
 		fi
 	else
-		skipped "the manual page of fleetconf-$1: there is no groff here"
+		skipped "the manual page of fleetconf-$1: groff is not installed"
 	fi
 }
 
-# check_sbom EXECUTABLE FILE: whether the bill names each module of a program.
+# check_sbom EXECUTABLE FILE: the bill of materials contains each module of a program.
 check_sbom() {
 	local module version rest modules
 	modules=$(go version -m "$1" | grep -P '^\t(dep|=>)\t' | grep -v '\./')
 	if has jq; then
 		jq -e '.bomFormat == "CycloneDX" and (.components | length > 0)' "$2" >/dev/null || fail "$2 is no CycloneDX document"
 	else
-		skipped "whether $2 parses: there is no jq here"
+		skipped "whether $2 parses: jq is not installed"
 	fi
 	while read -r _ module version rest; do
 		grep -qF "\"pkg:golang/$module@$version" "$2" || grep -qF "\"$module\"" "$2" || fail "$2 lacks $module $version"
@@ -90,7 +89,7 @@ for archive in "$dist"/*.tar.gz; do
 		[ -s "$scratch/$name/$file" ] || fail "$archive lacks $file"
 	done
 	if [ "$program" = controller ] && ! [ -s "$scratch/$name/docs/operations.md" -a -s "$scratch/$name/deploy/prometheus/alerts.yml" ]; then
-		fail "$archive lacks what it is operated by"
+		fail "$archive lacks its documents or alerts"
 	fi
 	check_sbom "$scratch/$name/$package" "$dist/$name.cdx.json"
 	if [ "$arch" = "$host" ]; then
@@ -100,7 +99,7 @@ for archive in "$dist"/*.tar.gz; do
 done
 
 if ! has dpkg-deb; then
-	skipped "the Debian packages: there is no dpkg-deb here"
+	skipped "the Debian packages: dpkg-deb is not installed"
 else
 	for deb in "$dist"/*.deb; do
 		package=$(dpkg-deb -f "$deb" Package)
@@ -116,7 +115,7 @@ else
 	if has lintian; then
 		lintian --fail-on error --suppress-tags statically-linked-binary "$dist"/*.deb || fail "lintian finds errors"
 	else
-		skipped "lintian: it is not here"
+		skipped "lintian: it is not installed"
 	fi
 	if why=$(test/standin/scratch-machine.sh true 2>&1); then
 		test/standin/scratch-machine.sh scripts/check-install.sh "$dist"/*_"$host".deb || fail "the packages do not install or remove as they should"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fail if the generated documents of a module, or docs/settings.md, are not what
-# `make generate` makes now. The tree is left as it was, committed or not.
+# Fail if the generated documents of a module, or docs/settings.md, differ from what
+# `make generate` writes. The tree is not changed.
 #
 #   scripts/check-generated.sh MODULE...
 set -euo pipefail

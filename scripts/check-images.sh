@@ -14,7 +14,7 @@ usage() {
 		  --keep    leave the images, localhost/fleetconf-check/controller and so on
 
 		GO_IMAGE names the image to build with. One that can neither be found nor pulled
-		is stood in for, by test/standin/image.sh. Where no container engine runs nothing is
+		is replaced by a substitute of test/standin/image.sh. Where no container engine runs nothing is
 		checked, and that is said.
 	USAGE
 }
@@ -23,11 +23,11 @@ case ${1:-} in
 '') ;;
 --keep) keep=1 ;;
 --help | -h) usage; exit 0 ;;
-*) echo "check-images.sh: $1 is not understood; --help says what can be given" >&2; exit 2 ;;
+*) echo "check-images.sh: unknown argument $1; see --help" >&2; exit 2 ;;
 esac
 
 images=localhost/fleetconf-check
-# One that has the modules of now in it.
+# Named after the current modules, which it contains.
 stand_in=localhost/fleetconf-stand-in/golang:$(cat ./*/go.sum deploy/Dockerfile | sha256sum | cut -c 1-12)
 version=v0.0.0-check commit=0123456789ab date=2026-01-02T03:04:05Z
 most=45000000 # bytes of an image
@@ -46,7 +46,7 @@ clean_up() {
 }
 
 if ! docker version >/dev/null 2>&1; then
-	echo "SKIPPED the images: no container engine answers here"
+	echo "SKIPPED the images: no container engine responds here"
 	exit 0
 fi
 tmp=$(mktemp -d)
@@ -65,14 +65,14 @@ if ! docker image inspect "$go_image" >/dev/null 2>&1 && ! timeout 300 docker pu
 fi
 
 echo "Building"
-# The stages that are only built with get a name too, by which they are removed.
+# Build stages get names too, so that they can be removed.
 make -s image-modules image-build images IMAGES="$images" RELEASE="$version" COMMIT="$commit" DATE="$date" GO_IMAGE="$go_image" BUILDFLAGS=-q \
 	>"$tmp/build.log" 2>&1 || { cat "$tmp/build.log" >&2; exit 1; }
 
 of() { docker image inspect -f "$1" "$images/$name:$version"; } # FORMAT
 hardened=(--read-only --cap-drop ALL --security-opt no-new-privileges --network none --pids-limit 128 --memory 256m)
 
-# expected lists what is in the image, beside what the engine puts into every container.
+# expected lists the files of the image, without those that the engine adds to every container.
 expected() {
 	printf '%s\n' "$name" etc/group etc/passwd etc/ssl/certs/ca-certificates.crt
 }
@@ -84,7 +84,7 @@ start() { # [OPTION OF DOCKER RUN...]
 
 # ends waits for the container to end by itself, and keeps its exit status and log.
 ends() {
-	status=$(timeout 60 docker wait "$container") || fail "that it ends" "it runs on"
+	status=$(timeout 60 docker wait "$container") || fail "the container to end" "it still runs"
 	said=$(docker logs "$container" 2>&1)
 }
 
@@ -107,7 +107,7 @@ for name in controller agent worker; do
 
 	got=$(docker run --rm "${hardened[@]}" "$images/$name:$version" --version)
 	[[ $got == "$name $version (commit $commit, built $date, go"* ]] || fail "$name $version, its commit and its date" "$got"
-	got=$(docker run --rm "${hardened[@]}" "$images/$name:$version" health 2>&1) && fail "that health fails where nothing runs" "$got"
+	got=$(docker run --rm "${hardened[@]}" "$images/$name:$version" health 2>&1) && fail "health to fail if nothing runs" "$got"
 
 	case $name in
 	controller) passwords=(-e ADMIN_PASSWORD=for-this-check -e AGENT_PASSWORD=for-this-check-too) unset=ADMIN_PASSWORD ;;
@@ -127,7 +127,7 @@ for name in controller agent worker; do
 		[ "$health" = starting ] || break
 		sleep 0.5
 	done
-	[ "$health" = healthy ] || fail "that it becomes healthy" "$health: $(docker logs "$container" 2>&1 | tail -n 5)"
+	[ "$health" = healthy ] || fail "the container to become healthy" "$health: $(docker logs "$container" 2>&1 | tail -n 5)"
 	docker stop -t 20 "$container" >/dev/null
 	ends
 	[ "$status" = 0 ] || fail "exit status 0 on its stop signal" "$status: $said"

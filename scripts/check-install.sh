@@ -11,8 +11,7 @@ for package in "$@"; do
 done
 credentials=/etc/fleetconf/credentials
 
-# What a package depends on may be missing on the machine that builds it. Nobody
-# answers what dpkg asks.
+# Dependencies of a package may be missing here. dpkg gets no input for its questions.
 install() { dpkg --force-depends --install "$@" >/tmp/log 2>&1 </dev/null || { cat /tmp/log >&2; fail "dpkg cannot install"; }; }
 install "$@"
 for package in "${packages[@]}"; do
@@ -25,11 +24,11 @@ for package in "${packages[@]}"; do
 		[ "$(stat -c '%a %U' "$secret")" = "600 root" ] || fail "$secret is not root's alone"
 		[ "$(wc -c <"$secret")" -ge 32 ] || fail "$secret is short"
 	done
-	env -i bash -c "set -a; . /etc/fleetconf/$program.env; exec $package --help" >/dev/null || fail "$program.env is no file of the environment"
+	env -i bash -c "set -a; . /etc/fleetconf/$program.env; exec $package --help" >/dev/null || fail "$program.env is not a valid environment file"
 done
 
-# An upgrade that lists other settings than before asks nothing, and keeps what is
-# this machine's, and the secrets.
+# An upgrade with another list of settings asks nothing, and keeps local settings and
+# secrets.
 before=$(sha256sum $credentials/*)
 echo "LOG_LEVEL=warn" >/etc/fleetconf/agent.local.env
 for package in "$@"; do
@@ -45,7 +44,7 @@ done
 grep -qx LOG_LEVEL=warn /etc/fleetconf/agent.local.env || fail "an upgrade lost the settings"
 grep -qx '#NEW_SETTING=' /etc/fleetconf/agent.env || fail "an upgrade does not list the new settings"
 
-# What was removed keeps what it was told; what is purged leaves nothing.
+# Removal keeps settings and secrets; purge removes everything.
 mkdir -p /var/lib/private/fleetconf-controller
 dpkg --remove "${packages[@]}" >/dev/null
 [ ! -e /usr/bin/fleetconf-agent ] || fail "a removed package is still here"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Install packages where systemd runs, and use, hang, stop, upgrade, remove and
-# purge what they start: the units do what they say. It takes a minute, half of
-# it for systemd to find out that a program hangs. `make check-systemd` calls it.
+# Install packages on a machine with systemd, and use, hang, stop, upgrade, remove and
+# purge their services. It takes a minute, half of it until systemd detects that a
+# program hangs. `make check-systemd` calls it.
 #
 #   scripts/check-systemd.sh PACKAGE.deb...
 set -euo pipefail
@@ -19,7 +19,7 @@ if [ "${1:-}" != --here ]; then
 fi
 shift
 
-# The machine is the check's own from here on.
+# From here on the machine belongs to this check.
 programs=(controller agent worker)
 declare -A package port=([controller]=8080 [agent]=8081 [worker]=8082)
 for file in "$@"; do package[$(dpkg-deb -f "$file" Package | sed 's/^fleetconf-//')]=$file; done
@@ -31,7 +31,7 @@ fail() {
 	echo "check-systemd: $*" >&2
 	exit 1
 }
-# within SECONDS COMMAND... asks until it is so.
+# within SECONDS COMMAND... retries until it succeeds.
 within() {
 	local deadline=$((SECONDS + $1))
 	shift
@@ -40,8 +40,8 @@ within() {
 		sleep 0.1
 	done
 }
-# What a package depends on may be missing on the machine that builds it; no
-# other package's index of pages need be fresh.
+# Dependencies of a package may be missing here. Triggers of other packages, such as
+# the index of manual pages, are not needed.
 install() { dpkg --force-depends --force-confold --force-unsafe-io --no-triggers --install "$@" >/tmp/log 2>&1 || { cat /tmp/log >&2; fail "dpkg cannot install $*"; }; }
 property() { systemctl show --value --property="$2" "fleetconf-$1"; } # PROGRAM PROPERTY
 is() { [ "$(property "$1" "$2")" = "$3" ]; }                          # PROGRAM PROPERTY VALUE
@@ -53,16 +53,16 @@ hits() { # PORT/PATH: whether a hit answers what that does
 	target=$(ask "$1") && [ "$(ask 8082/hit)" = "$target" ]
 }
 publish() { admin 8080/api/v1/config --json "{\"url\":\"http://127.0.0.1:$1\"}" >/dev/null; }
-serve() { # PROGRAM...: whether each became active by saying so
+serve() { # PROGRAM...: whether each became active by sd_notify
 	local program
 	for program in "$@"; do
 		within 20 is "$program" ActiveState active || fail "$program is not active"
-		[ "$(property "$program" Type) $(property "$program" SubState) $(property "$program" StatusText)" = "notify running Serving" ] || fail "$program does not say that it serves"
-		ask "${port[$program]}/health" >/dev/null || fail "$program does not answer"
+		[ "$(property "$program" Type) $(property "$program" SubState) $(property "$program" StatusText)" = "notify running Serving" ] || fail "$program has not notified that it serves"
+		ask "${port[$program]}/health" >/dev/null || fail "$program does not respond"
 	done
 }
 
-# Before each start: what a program may not do, tried as itself.
+# Before each start: try, as the user of the program, what must be forbidden.
 mkdir /run/probe
 cat >/run/probe/try <<-'END'
 	[ "$(nice -n 5 nice)" = 0 ] || { echo "no filter of system calls" >&2; exit 1; }
@@ -76,14 +76,14 @@ done
 
 log "systemd $(systemctl --version | awk 'NR == 1 { print $2 }') runs"
 
-# An agent alone: where there is no password it tries the one that everybody knows.
+# An agent without a password uses the default one.
 install "${package[agent]}"
 serve agent
-[ "$(cat /run/credentials/fleetconf-agent.service/agent-password)" = secret123 ] || fail "the agent has no password to try"
+[ "$(cat /run/credentials/fleetconf-agent.service/agent-password)" = secret123 ] || fail "the agent does not have the default password"
 install "${package[controller]}" "${package[worker]}"
 serve "${programs[@]}"
 cmp -s $credentials/agent-password /run/credentials/fleetconf-agent.service/agent-password || fail "the agent goes on with the old password"
-log "installed: each unit is active, by its own word"
+log "installed: each unit is active, by sd_notify"
 
 for program in "${programs[@]}"; do
 	pid=$(property "$program" MainPID) unit=fleetconf-$program.service
@@ -125,7 +125,7 @@ done
 serve "${programs[@]}"
 within 15 hits 8080/version || fail "no hit answers after the watchdog"
 publish 8081/version
-within 15 hits 8081/version || fail "nobody follows a publish after the watchdog"
+within 15 hits 8081/version || fail "the worker does not run a version that was published after the watchdog"
 log "hung: the watchdog ended each, and they are back"
 
 for program in "${programs[@]}"; do

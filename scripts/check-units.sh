@@ -24,13 +24,13 @@ for unit in deploy/systemd/*.service; do
 	fi
 done
 if ! systemd-analyze security --help 2>/dev/null | grep -q -- --offline; then
-	echo "SKIPPED the exposure of units: this systemd-analyze cannot tell it offline (250 can)"
+	echo "SKIPPED the exposure of units: systemd-analyze --offline requires systemd 250"
 	exit $failed
 fi
 for unit in deploy/systemd/*.service; do
 	verdict=$(systemd-analyze security --offline=true --no-pager "$units/$(basename "$unit")" 2>/dev/null | tail -1)
 	exposure=$(grep -oE '[0-9]+\.[0-9]+' <<<"$verdict" || true)
-	echo "$unit: exposure ${exposure:?systemd-analyze security says nothing of $unit}, to be below $limit"
+	echo "$unit: exposure ${exposure:?systemd-analyze security prints nothing for $unit}, to be below $limit"
 	if ! awk -v is="$exposure" -v limit="$limit" 'BEGIN { exit !(is < limit) }'; then
 		echo "$unit: run systemd-analyze security --offline=true $unit to see what exposes it" >&2
 		failed=1

@@ -89,7 +89,7 @@ wait_healthy() {
 		states=$(compose ps -q | xargs docker inspect -f '{{.Name}} is {{if .State.Health}}{{.State.Health.Status}}{{else}}{{.State.Status}}{{end}}')
 		grep -v ' is healthy$' <<<"$states" >/dev/null || return 0
 		if [ $SECONDS -ge $deadline ]; then
-			echo "Not healthy within $timeout s; scripts/compose.sh logs says why:" >&2
+			echo "Not healthy within $timeout s; see scripts/compose.sh logs:" >&2
 			grep -v ' is healthy$' <<<"$states" >&2
 			return 1
 		fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Print how much of each package of rules its tests covered in a run whose events
-# (go test -json -cover) are in FILE; fail below a bound.
+# Print the coverage of packages in a test run whose events (go test -json -cover) are in
+# FILE, and fail below a minimum.
 #
 #   scripts/cover.sh MINIMUM FILE PACKAGE...
 set -euo pipefail

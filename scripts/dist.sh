@@ -6,8 +6,8 @@
 #
 #   scripts/dist.sh FOLDER
 #
-# With ARCHS=native for this machine's architecture alone, else for amd64 and arm64.
-# What cannot be built here is skipped, and with COMPLETE=1 is an error.
+# ARCHS=native builds for this machine's architecture only, else for amd64 and arm64.
+# What cannot be built here is skipped; with COMPLETE=1 that is an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,8 +35,8 @@ declare -A about=(
  pushes."
 )
 
-# compiler is the C compiler for an architecture: only the controller has C in
-# it, which is SQLite.
+# compiler prints the C compiler for an architecture. Only the controller has C code:
+# SQLite.
 compiler() {
 	case $1 in
 	"$host") echo "${CC:-gcc}" ;;
@@ -45,7 +45,7 @@ compiler() {
 	esac
 }
 
-# build PROGRAM ARCHITECTURE FILE links a program that takes no library.
+# build PROGRAM ARCHITECTURE FILE builds a static program.
 build() {
 	local flags=$LDFLAGS cgo=0
 	if [ "$1" = controller ]; then
@@ -55,26 +55,26 @@ build() {
 		go build -trimpath -buildvcs=false -tags "$TAGS" -ldflags "$flags" -o "$3" "./$1/cmd"
 }
 
-# pack PROGRAM ARCHITECTURE makes all that is released of it.
+# pack PROGRAM ARCHITECTURE makes all release files of a program.
 pack() {
 	local program=$1 arch=$2 package=fleetconf-$1
 	local name=$package-$RELEASE-linux-$arch
 	local stage=$work/$arch/$package
 	if [ "$program" = controller ] && ! command -v "$(compiler "$arch")" >/dev/null; then
-		echo "SKIPPED $package for $arch: it takes $(compiler "$arch"), which is not here"
+		echo "SKIPPED $package for $arch: $(compiler "$arch") is not installed"
 		[ -z "${COMPLETE:-}" ] || { echo "Without it the release is not complete" >&2; exit 1; }
 		return
 	fi
 	mkdir -p "$stage"
 	build "$program" "$arch" "$stage/$package"
 	cp "deploy/systemd/$package.service" README.md LICENSE CHANGELOG.md SECURITY.md deploy/deb/copyright "$stage/"
-	# A program of another architecture cannot print its pages; they are the same.
+	# A program of another architecture cannot run here; its pages are the same.
 	"$work/$host/$package/$package" --print man >"$stage/$package.8"
 	"$work/$host/$package/$package" --print env >"$stage/$program.env"
 	bin/tools/cyclonedx-gomod bin -json -noserial -notimestamp -std -version "$RELEASE" -output "$stage/$package.cdx.json" "$stage/$package"
 	cp "$stage/$package.cdx.json" "$dist/$name.cdx.json"
 	local more=()
-	if [ "$program" = controller ]; then # who runs it runs the fleet
+	if [ "$program" = controller ]; then # for operators of the fleet
 		mkdir -p "$stage/deploy" "$stage/docs"
 		cp -r deploy/prometheus deploy/grafana "$stage/deploy/"
 		cp docs/*.md "$stage/docs/"
@@ -94,7 +94,7 @@ pack() {
 		bin/tools/nfpm package --config "$stage/nfpm.yaml" --packager deb --target "$dist/${package}_${DEBIAN_VERSION}_$arch.deb"
 }
 
-# archive FOLDER NAME FILE... makes NAME.tar.gz of files of a folder.
+# archive FOLDER NAME FILE... makes NAME.tar.gz of files in a directory.
 archive() {
 	local stage=$1 name=$2
 	shift 2

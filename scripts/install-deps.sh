@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install what building and testing takes beside Go, on Debian and its kin.
+# Install the packages for building and testing, except Go, on Debian and derivatives.
 # Quiet if nothing is missing. Tests run Redis, nginx and HAProxy themselves, on
 # ports of their own: one that was there before is left alone, and what is
 # installed here does not run by itself. With NO_INSTALL=1 it installs nothing,
@@ -16,12 +16,12 @@ missing=()
 for program in "${!package[@]}"; do
 	command -v "$program" >/dev/null || missing+=("${package[$program]}")
 done
-# go-sqlite3 is C: it takes the headers of the C library too.
+# go-sqlite3 contains C code, which needs the headers of the C library.
 [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 
 if ! command -v go >/dev/null; then
-	echo "Go 1.26 or newer is missing: install it, and put its bin folder in PATH" >&2
+	echo "Go 1.26 or newer is missing: install it, and put its bin directory in PATH" >&2
 	exit 1
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
@@ -30,7 +30,7 @@ if [ -n "${NO_INSTALL:-}" ] || [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/de
 	echo "Missing: ${missing[*]}. Install them, on Debian with: sudo apt-get install ${missing[*]}" >&2
 	exit 1
 fi
-echo "Installing ${missing[*]} (NO_INSTALL=1 only names what is missing)" >&2
+echo "Installing ${missing[*]} (NO_INSTALL=1 only names missing packages)" >&2
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

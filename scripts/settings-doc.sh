@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Print docs/settings.md with new tables of settings: what stands between its markers
-# is replaced by what --help of the three programs lists. `make generate` calls it.
+# Print docs/settings.md with the text between its markers replaced by tables of the
+# settings in --help of the three programs. `make generate` calls it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

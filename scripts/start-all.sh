@@ -36,7 +36,7 @@ while [ $# -gt 0 ]; do
 	case $1 in
 	--tmux) tmux=1 ;;
 	--help | -h) usage; exit 0 ;;
-	*) echo "start-all.sh: $1 is not understood; --help says what can be given" >&2; exit 2 ;;
+	*) echo "start-all.sh: unknown argument $1; see --help" >&2; exit 2 ;;
 	esac
 	shift
 done
@@ -74,8 +74,8 @@ fi
 declare -A pid=()
 stopping=
 
-# settings_of sets own, the settings that NAME alone gets. None is a secret: tmux
-# has them on its command line, which everybody may read.
+# settings_of sets own to the settings of NAME. None is a secret: tmux has them on its
+# command line, which all users can read.
 settings_of() { # NAME
 	own=("PORT=${port[$1]}")
 	if [ "$1" = agent ] && [ "${NATS_URL:-}" = embedded ]; then
@@ -89,8 +89,8 @@ start() { # NAME
 	pid[$1]=$!
 }
 
-# prefix puts the name of who wrote it before each line. It ends with its
-# writer, not with Ctrl-C: the last lines are the ones that matter.
+# prefix adds the name of the program to each line. It ends with the program, not with
+# Ctrl-C, so that the last lines are printed.
 prefix() { # NAME
 	trap '' INT TERM
 	local line before
@@ -114,8 +114,7 @@ die() {
 
 is_healthy() { PORT=${port[$1]} "bin/$1" health >/dev/null 2>&1; } # NAME
 
-# wait_healthy returns when NAME answers; the command ALIVE says whether it
-# still may.
+# wait_healthy returns when NAME is healthy; it fails when the command ALIVE does.
 wait_healthy() { # NAME ALIVE
 	local tries
 	for ((tries = 0; tries < 150; tries++)); do
@@ -154,7 +153,7 @@ done
 if [ -n "$tmux" ] && command -v tmux >/dev/null; then
 	server() { tmux -L "$session" "$@"; }
 	server has-session -t "=$session" 2>/dev/null && die "a tmux session $session runs already; tmux -L $session attach"
-	# A server of its own takes over this environment, and the passwords in it.
+	# A tmux server of its own gets this environment, with the passwords in it.
 	export HOST="${HOST:-127.0.0.1}"
 	server new-session -d -s "$session" -x 200 -y 50 -e "PORT=${port[controller]}" bin/controller \; \
 		set-option -w remain-on-exit on
@@ -180,7 +179,7 @@ if [ -n "$tmux" ] && command -v tmux >/dev/null; then
 	trap - EXIT
 	greeting=$(greet "End: tmux -L $session kill-server")
 	echo "$greeting"
-	# In a pane, too: what this terminal shows is gone while tmux is attached.
+	# Also in a pane: tmux hides what this terminal shows.
 	server split-window -t "=$session:" -e "GREETING=$greeting" 'printf "%s\n" "$GREETING"; unset GREETING; exec "${SHELL:-/bin/sh}"'
 	server select-pane -t "=$session:" -T shell
 	server select-layout -t "=$session:" tiled >/dev/null
@@ -209,4 +208,4 @@ while [ -z "$stopping" ]; do
 		sleep 1
 		start "$name"
 	done
-done 3>&2 2>/dev/null # where bash would say, too, that a program was killed
+done 3>&2 2>/dev/null # bash would report killed programs too

@@ -1,39 +1,40 @@
 #!/usr/bin/env bash
-# Run the whole system, break it, and see that it heals. See --help.
+# Run the whole system, break it, and check that it recovers. See --help.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 usage() {
 	cat <<-'USAGE'
-		Run the whole system, break it, and see that it heals. It takes bash, curl and,
-		for the three to be built, Go and make; no human and no network.
+		Run the whole system, break it, and check that it recovers. It needs bash, curl and,
+		to build the three programs, Go and make; no input and no network.
 
 		Usage:
 		  scripts/test-e2e.sh [--push longpoll|redis|nats|none]
 		  scripts/test-e2e.sh --against URL [--worker URL]... [--target URL]
 
-		  --push HOW      how agents hear of a newer version (longpoll); redis starts a
-		                  redis-server, nats the controller's own
-		  --against URL   try a system that runs, by its controller's URL, rather than
-		                  start one; nothing is killed, and what was published before
+		  --push HOW      the transport (longpoll); redis starts a redis-server, nats the
+		                  embedded one of the controller
+		  --against URL   test a running system, by its controller's URL, instead of
+		                  starting one; nothing is killed, and the previous configuration
 		                  is published again at the end
 		  --worker URL    the worker to hit (WORKER_URL, or http://localhost:8082); may be
-		                  given for each of several
-		  --target URL    a URL for the workers to fetch, which answers 200; without it a
-		                  small server is started here, which they must be able to reach
+		                  repeated
+		  --target URL    a URL for the workers to fetch, which responds with 200; without
+		                  it a small server is started here, which they must reach
 		  --help          print this page
 
 		Credentials come from ADMIN_USERNAME, ADMIN_PASSWORD, AGENT_USERNAME and
-		AGENT_PASSWORD, which have the defaults of the controller, or from the files that
-		ADMIN_PASSWORD_FILE and AGENT_PASSWORD_FILE name.
+		AGENT_PASSWORD, with the defaults of the controller, or from the files that
+		ADMIN_PASSWORD_FILE and AGENT_PASSWORD_FILE name. PATIENCE is the timeout of each
+		condition in seconds (60).
 
-		Exit status: 0 when every step passed, 1 at the first that did not, 2 when the
-		command line cannot be used.
+		Exit status: 0 if every step passed, 1 at the first failure, 2 for an invalid
+		command line.
 	USAGE
 }
 
 refuse() {
-	echo "test-e2e.sh: $1; --help says what can be given" >&2
+	echo "test-e2e.sh: $1; see --help" >&2
 	exit 2
 }
 against='' push='' target='' workers=()
@@ -49,7 +50,7 @@ while [ $# -gt 0 ]; do
 		shift
 		;;
 	--help | -h) usage; exit 0 ;;
-	*) refuse "$1 is not understood" ;;
+	*) refuse "unknown argument $1" ;;
 	esac
 	shift
 done
@@ -66,15 +67,15 @@ for password in ADMIN_PASSWORD AGENT_PASSWORD; do
 done
 admin="${ADMIN_USERNAME:-admin}:${ADMIN_PASSWORD:-admin123}"
 agent="${AGENT_USERNAME:-agent}:${AGENT_PASSWORD:-secret123}"
-timeout=${PATIENCE:-60} # seconds that anything may take to come true
+timeout=${PATIENCE:-60} # of every condition, in seconds
 
-# --- how a step says what it wants -----------------------------------------
+# --- steps and expectations -------------------------------------------------
 
 tmp=$(mktemp -d)
 declare -A pid=() port=([controller]=0 [agent]=0 [worker]=0 [target]=0) url=()
 what='' passed=0 since=$SECONDS reported=''
 frozen=''  # set while this script freezes publishing
-restore='' # what to publish at the end, however that comes
+restore='' # what to publish at the end, also after a failure
 
 step() {
 	if [ -n "$what" ]; then
@@ -105,7 +106,7 @@ clean_up() {
 	[ -z "$frozen" ] || as "$admin" DELETE "$api/freeze"
 	if [ -n "$restore" ]; then
 		publish "$restore"
-		[ "$status" = 200 ] || echo "  ✗ what was published before could not be published again; do it by hand: $restore" >&2
+		[ "$status" = 200 ] || echo "  ✗ the previous configuration could not be published again; publish it: $restore" >&2
 	fi
 	local name
 	for name in "${!pid[@]}"; do crash "$name"; done
@@ -116,22 +117,22 @@ trap 'clean_up $LINENO' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# http sends a request and keeps what came back: $status, 000 for none, $body
-# and, for header, the headers.
+# http sends a request and stores the response in $status (000 for none), $body and, for
+# header, the headers.
 http() { # METHOD URL [OPTION OF CURL...]
 	local method=$1
 	called="$1 $2"
 	: >"$tmp/body" >"$tmp/headers"
 	status=$(curl -s --max-time 20 -X "$method" -o "$tmp/body" -D "$tmp/headers" -w '%{http_code}' "${@:2}") || true
-	body=$(tr -d '\000' <"$tmp/body") || fail "to read what was answered" "an error" # callers put && behind it
+	body=$(tr -d '\000' <"$tmp/body") || fail "to read the response" "an error" # callers put && behind it
 }
 as() { http "$2" "$3" -u "$1" "${@:4}"; }                                                              # WHO METHOD URL…
 send() { as "$1" POST "$2" -H 'Content-Type: application/json' -d "$3" "${@:4}"; }                      # WHO URL JSON…
 header() { tr -d '\r' <"$tmp/headers" | sed -n "s/^$1: //Ip" | tail -n 1; }                             # NAME
 json() { grep -o "\"$1\":\(\"[^\"]*\"\|[^,}]*\)" <<<"$body" | head -n 1 | cut -d: -f2- | tr -d '"' || true; } # NAME: its first value
 
-want_status() { [ "$status" = "$1" ] || fail "$called to be answered $1" "$status $body"; }
-want_body() { [[ $body == *"$1"* ]] || fail "the body to hold $1" "$body"; }
+want_status() { [ "$status" = "$1" ] || fail "the status of $called: $1" "$status $body"; }
+want_body() { [[ $body == *"$1"* ]] || fail "the body to contain $1" "$body"; }
 want_header() { [[ $(header "$1") == $2 ]] || fail "the header $1: $2" "$(header "$1")"; } # NAME PATTERN
 want_json() { [ "$(json "$1")" = "$2" ] || fail "$1 to be $2" "$body"; }
 want_problem() { # STATUS [WORDS]
@@ -141,7 +142,7 @@ want_problem() { # STATUS [WORDS]
 	[ -z "${2:-}" ] || want_body "$2"
 }
 
-# eventually asks again until a condition holds.
+# eventually retries until a condition is true.
 eventually() { # CONDITION [ARGUMENT...]
 	local deadline=$((SECONDS + timeout))
 	until "$@"; do
@@ -246,7 +247,7 @@ api=${url[controller]}/api/v1
 
 # --- the steps -----------------------------------------------------------------
 
-step "each is healthy and says which build it is"
+step "each program is healthy and reports its build"
 for name in "${!url[@]}"; do
 	[ "$name" != target ] || continue
 	eventually answers "${url[$name]}/health" 200
@@ -256,7 +257,7 @@ eventually answers "${url[controller]}/ready" 200
 [ -n "$against" ] || eventually answers "${url[agent]}/ready" 200
 
 if [ -z "$against" ]; then
-	step "before anything is published there is no configuration, and nothing runs"
+	step "before the first publish there is no configuration"
 	as "$agent" GET "$api/config" && want_problem 404
 	want_header X-Poll-Interval-Seconds 1
 	http GET "${url[worker]}/hit" && want_problem 503
@@ -270,7 +271,7 @@ as "$admin" GET "$api/config"
 before=$([ "$status" != 200 ] || echo "$body")
 was="{\"url\":\"$(json url)\",\"poll_interval_seconds\":$(json poll_interval_seconds),\"probe\":$([[ $body == *'"probe":true'* ]] && echo true || echo false),\"message\":\"e2e: as it was before\"}"
 
-step "who has no right is told so: 401 and 403"
+step "requests without access get 401 and 403"
 http GET "$api/config" && want_problem 401
 want_header WWW-Authenticate 'Basic *'
 as "${admin%%:*}:wrong" GET "$api/configs" && want_problem 401
@@ -281,7 +282,7 @@ send "$agent" "$api/config" '{"url":"http://example.com/"}' && want_problem 403
 as "$agent" GET "$api/agents" && want_problem 403
 as "$agent" GET "$api/configs" && want_problem 403
 
-step "bad input is answered with the field that is wrong, and changes nothing"
+step "invalid input gets an error with the field, and changes nothing"
 for bad in '' '/relative' 'ftp://example.com/' 'http://' 'http://user:secret@example.com/' 'http://example.com/#top' 'http://example.com/a b' 'http://münchen.de/' \
 	'http://example.com:99999/' "http://example.com/$(printf 'x%.0s' {1..2048})"; do
 	publish "{\"url\":\"$bad\"}" && want_problem 400 '"field":"url"'
@@ -301,9 +302,9 @@ as "$admin" POST "$api/config" -d 'url=http://example.com/' && want_problem 415
 head -c 70000 /dev/zero | tr '\0' ' ' >"$tmp/large"
 as "$admin" POST "$api/config" -H 'Content-Type: application/json' --data-binary "@$tmp/large" && want_problem 413
 as "$admin" GET "$api/config"
-[ "$([ "$status" != 200 ] || echo "$body")" = "$before" ] || fail "what was current before, $before" "$body"
+[ "$([ "$status" != 200 ] || echo "$body")" = "$before" ] || fail "the previous configuration, $before" "$body"
 
-step "what is not there is a 404, and what cannot be done to it a 405"
+step "unknown paths get 404, and unknown methods 405"
 for name in controller worker; do
 	http GET "${url[$name]}/nothing/here" && want_problem 404
 	http DELETE "${url[$name]}/health" && want_problem 405
@@ -332,7 +333,7 @@ etag=$(header ETag)
 want_header ETag '"?*"'
 
 
-step "the fleet runs it: a hit is the target's own answer"
+step "the fleet runs it: a hit gets the response of the target"
 eventually runs "$version"
 hit_gives "$mark-1"
 if [ -n "${url[target]:-}" ]; then
@@ -340,7 +341,7 @@ if [ -n "${url[target]:-}" ]; then
 fi
 eventually answers "${url[worker]}/ready" 200
 
-step "an unchanged configuration is a 304, for a list of tags and for * too"
+step "an unchanged configuration gets 304, also for a list of tags and for *"
 for tags in "$etag" "\"other\", $etag" "W/$etag" '*'; do
 	as "$agent" GET "$api/config" -H "If-None-Match: $tags" && want_status 304
 	want_header ETag "$etag"
@@ -351,7 +352,7 @@ for tags in '"other"' '' "${etag//\"/}" "\"$(printf 'x%.0s' {1..10000})\""; do
 	want_json version "$version"
 done
 
-step "the same content again is no new version"
+step "the same content makes no new version"
 publish "{\"url\":\"$(to "$mark-1")\"}" && want_status 200
 want_json changed false
 want_json version "$version"
@@ -365,7 +366,7 @@ want_json poll_interval_seconds 2
 want_header X-Poll-Interval-Seconds 2
 want_body "$mark-1"
 
-step "who publishes on top of a version that is no longer current gets a 412"
+step "a publish with a stale If-Match gets 412"
 send "$admin" "$api/config" "{\"url\":\"$(to "$mark-lost")\"}" -H "If-Match: $etag" && want_problem 412
 as "$admin" GET "$api/config"
 send "$admin" "$api/config?poll_interval=1" "{\"url\":\"$(to "$mark-2")\"}" -H "If-Match: $(header ETag)" && want_status 200
@@ -373,7 +374,7 @@ version=$(json version)
 eventually runs "$version"
 hit_gives "$mark-2"
 
-step "the history tells who published what, when and why"
+step "the history shows who published what, when and why"
 as "$admin" GET "$api/configs" && want_status 200
 want_json version "$version"
 want_body "\"message\":\"e2e $mark\""
@@ -381,7 +382,7 @@ want_body "\"published_by\":\"${admin%%:*}\""
 [[ $(json published_at) == 20??-* ]] || fail "when it was published" "$body"
 as "$admin" GET "$api/configs/$((version - 2))" && want_status 200 && want_body "$mark-1"
 
-step "the rollout tells who runs it, and holds its answer until they do"
+step "the rollout shows which agents run it, and waits for them"
 as "$admin" GET "$api/rollouts/$version?wait=15s&applied=$([ -z "$against" ] && echo 1 || echo 0.01)" && want_status 200
 want_body '"latency_ms"'
 as "$admin" GET "$api/rollouts/$((version - 1))" && want_status 200 && want_body "\"superseded_by\":$version"
@@ -389,7 +390,7 @@ as "$admin" GET "$api/rollouts/$((version + 1))" && want_problem 404
 as "$admin" GET "$api/rollouts/$version?wait=soon" && want_problem 400 '"field":"wait"'
 as "$admin" GET "$api/agents/summary" && want_status 200 && want_body '"by_status"'
 
-step "what was published is taken back, after a look at what would come of it"
+step "a publish is rolled back, after a dry run"
 as "$admin" POST "$api/configs/$((version - 2))/rollback?dry_run=true" && want_status 200
 want_json dry_run true
 want_body "$mark-1"
@@ -406,7 +407,7 @@ hit_gives "$mark-2"
 as "$admin" GET "$api/configs/$version" && want_status 200 && want_json restored_from $((version - 2))
 as "$admin" GET "$api/configs/$((version - 1))/diff/$version" && want_status 200 && want_body '"field":"data.url"'
 
-step "a worker that cannot reach what is to be probed says no, and goes on with what it runs"
+step "a worker refuses a URL whose probe fails, and keeps its configuration"
 publish '{"url":"http://127.0.0.1:1/","probe":true}' && want_status 200
 version=$((version + 1))
 eventually failed "$version"
@@ -417,7 +418,7 @@ version=$((version + 1))
 want_json version "$version"
 eventually runs "$version"
 
-step "while publishing is frozen, only who means it publishes"
+step "while publishing is frozen, a publish requires override"
 frozen=1
 send "$admin" "$api/freeze" '{"reason":""}' -X PUT && want_problem 400 '"field":"reason"'
 as "$admin" PUT "$api/freeze" -H 'Content-Type: application/json' -d "{\"reason\":\"e2e $mark\"}" && want_status 200
@@ -433,7 +434,7 @@ for action in publish rollback freeze unfreeze override login_failed; do
 	as "$admin" GET "$api/audit?action=$action&limit=1" && want_status 200 && want_body "\"action\":\"$action\""
 done
 
-step "the list of agents shows who lives and what each one runs"
+step "the list of agents shows their status and version"
 as "$admin" GET "$api/agents?status=online" && want_status 200
 online=$(header X-Total-Count)
 [ "$online" -gt 0 ] || fail "an agent that is online" "$body"
@@ -448,11 +449,11 @@ if [ -z "$against" ]; then
 	want_json applied_version "$version"
 
 	if [ "$push" = none ]; then
-		step "without push the agent polls, and says so"
+		step "without push the agent polls, and reports that"
 		eventually has_transport poll
 		as "$agent" GET "$api/config?wait=20s" -H 'If-None-Match: *' && want_status 304 # at once: http gives up after 20 s
 	else
-		step "a newer version is heard of at once, though the next poll is an hour away"
+		step "a hint of a newer version arrives immediately, though the next poll is in an hour"
 		eventually has_transport "$push"
 		as "$admin" POST "$api/config?poll_interval=3600" && want_status 200
 		version=$(json version)
@@ -469,13 +470,13 @@ if [ -z "$against" ]; then
 		eventually runs "$version"
 	fi
 	if [ "$push" = longpoll ]; then
-		step "a poll is held until there is something newer, or its wait is over"
+		step "a poll waits until there is a newer version, or its wait expires"
 		as "$agent" GET "$api/config?wait=1s" -H 'If-None-Match: *' && want_status 304
 		want_header X-Wait-Seconds 1
 		as "$agent" GET "$api/config?wait=soon" && want_problem 400 '"field":"wait"'
 	fi
 	if [ "$push" = redis ]; then
-		step "while the broker is dead the fleet is published to and follows, and everybody says what is lost"
+		step "while the broker is down the fleet follows a publish, and both sides report the loss"
 		crash broker
 		eventually has_transport poll
 		publish "{\"url\":\"$(to "$mark-broker")\"}" && want_status 200
@@ -485,7 +486,7 @@ if [ -z "$against" ]; then
 		eventually reports_push
 		http GET "${url[agent]}/ready" && want_status 200 && want_body '"field":"push"'
 
-		step "the broker is back, and is heard again"
+		step "the broker is back, and hints arrive again"
 		start_broker
 		eventually has_transport redis
 		publish "{\"url\":\"$(to "$mark-2")\"}" && want_status 200
@@ -493,18 +494,18 @@ if [ -z "$against" ]; then
 		eventually runs "$version"
 	fi
 
-	step "a worker that was killed runs again what it ran, with no new publish"
+	step "a restarted worker gets its configuration back, without a publish"
 	crash worker
 	start_worker
 	eventually runs "$version"
 	hit_gives "$mark-2"
 
-	step "while the controller is gone, hits go on and the agent lives"
+	step "while the controller is down, hits go on and the agent runs"
 	crash controller
 	hit_gives "$mark-2"
 	http GET "${url[agent]}/health" && want_status 200
 
-	step "the controller comes back with all it had acknowledged, and publishes on"
+	step "the restarted controller has all acknowledged versions, and accepts publishes"
 	start_controller
 	as "$admin" GET "$api/config" && want_status 200 && want_json version "$version"
 	publish "{\"url\":\"$(to "$mark-3")\"}" && want_status 200
@@ -514,7 +515,7 @@ if [ -z "$against" ]; then
 	hit_gives "$mark-3"
 	eventually applied "$version" 1
 
-	step "with the controller gone, a restarted agent feeds a restarted worker from its cache"
+	step "without the controller, a restarted agent configures a restarted worker from its cache"
 	crash controller
 	crash agent
 	crash worker
@@ -525,7 +526,7 @@ if [ -z "$against" ]; then
 	hit_gives "$mark-3"
 	http GET "${url[agent]}/status" && want_json agent_id "$id"
 
-	step "everybody back, it is the same agent, and the only one"
+	step "after all restarts there is one agent, with the same id"
 	start_controller
 	publish "{\"url\":\"$(to "$mark-4")\"}" && want_status 200
 	version=$((version + 1))
@@ -539,11 +540,11 @@ if [ -z "$against" ]; then
 	step "each ends with exit status 0 on SIGTERM"
 	for name in agent worker controller; do terminate "$name"; done
 elif [ -n "$before" ]; then
-	step "what was published before is published again"
+	step "the previous configuration is published again"
 	publish "$restore" && want_status 200
 	restore=''
 elif [ -n "$against" ]; then
-	echo "  Nothing had been published here before: the fleet is left at this script's target. Publish what it should run."
+	echo "  There was no previous configuration: the fleet runs this script's target. Publish another one."
 fi
 step ''
 printf 'All steps passed in %s s\n%s passed, 0 failed\n' "$((SECONDS - since))" "$passed"

@@ -18,16 +18,16 @@ PATH=$PATH:/usr/sbin:/sbin
 stage=
 case ${1:-} in --copy | --boot) stage=$1 scratch=$2 root=$2/root && shift 2 ;; esac
 
-# Last, as the first process of the copy: what only its namespaces have, and systemd.
+# Stage 3, the first process of the copy: set up its namespaces, and run systemd.
 if [ "$stage" = --boot ]; then
 	mount -t proc proc "$root/proc"
 	mount -t sysfs -o ro sysfs "$root/sys"
 	mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
-	# The kernel's settings are this machine's too, but for the network's.
+	# The kernel's settings, except for the network, are also those of this machine.
 	mount --bind "$root/proc/sys" "$root/proc/sys"
 	mount --bind "$root/proc/sys/net" "$root/proc/sys/net"
 	mount -o remount,bind,ro "$root/proc/sys"
-	# In a chroot there are no user namespaces, which PrivateUsers= takes.
+	# PrivateUsers= needs user namespaces, which a chroot does not have.
 	cd "$root"
 	pivot_root . .old
 	umount --lazy /.old
@@ -37,7 +37,7 @@ if [ "$stage" = --boot ]; then
 		/lib/systemd/systemd --system --unit=multi-user.target --show-status=no
 fi
 
-# First: whether it can be done, and a mount namespace that ends with all that is mounted.
+# Stage 1: check the requirements, and create a mount namespace.
 if [ -z "$stage" ]; then
 	[ "$(id -u)" -eq 0 ] || cannot "it takes root"
 	for program in /lib/systemd/systemd systemctl unshare nsenter pivot_root; do
@@ -50,12 +50,12 @@ if [ -z "$stage" ]; then
 	exit
 fi
 
-# Then: the files of the copy, its boot, and the command.
+# Stage 2: create the files of the copy, boot it, and run the command.
 mount -t tmpfs tmpfs "$scratch"
 mkdir "$scratch"/{upper,work,root,groups}
-# The overlay has the one file system of /; what is mounted below it is empty.
+# The overlay contains the file system of / only; mounts below it are empty.
 why=$(mount -t overlay overlay -o "lowerdir=/,upperdir=$scratch/upper,workdir=$scratch/work" "$root" 2>&1) || cannot "its files take an overlay: $why"
-# The one hierarchy of control groups of version 2, wherever else it is mounted.
+# The cgroup2 hierarchy, which may also be mounted elsewhere.
 why=$(mount -t cgroup2 cgroup2 "$scratch/groups" 2>&1) || cannot "it takes control groups of version 2: $why"
 for folder in run tmp dev; do
 	mkdir -p "$root/$folder"
@@ -70,18 +70,18 @@ mkdir -p "$root/dev/shm" "$root/dev/pts" "$root/.old" "$root$PWD"
 mount -t devpts -o newinstance,ptmxmode=0666 devpts "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 mount --bind "$PWD" "$root$PWD"
-# Of this machine's services none is started, and its policy may forbid packages
-# to start theirs.
+# Start no services of this machine, and remove a policy that keeps packages from starting
+# theirs.
 rm -rf "$root"/etc/systemd/system "$root"/lib/systemd/system/*.wants "$root"/lib/systemd/system-generators "$root"/etc/init.d "$root"/usr/sbin/policy-rc.d
 mkdir -p "$root/etc/systemd/system/sysinit.target.wants"
 ln -s /lib/systemd/system/systemd-journald.service "$root/etc/systemd/system/sysinit.target.wants/"
 ln -s /dev/null "$root/etc/systemd/system/systemd-journald-audit.socket" # the kernel's, which is this machine's too
-# Without it this would be a first boot, which enables all that is installed.
+# Without it this would be a first boot, which enables all services.
 [ -s "$root/etc/machine-id" ] || tr -d - </proc/sys/kernel/random/uuid >"$root/etc/machine-id"
 
 group=$scratch/groups/booted-machine-$$
 mkdir "$group"
-# unshare heeds no signal while it waits, and takes the copy with it.
+# unshare ignores signals while it waits; killing it ends the copy.
 end() {
 	kill -KILL "$machine"
 	wait "$machine" || true

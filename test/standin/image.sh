@@ -5,9 +5,9 @@ cd "$(dirname "$0")/../.."
 
 usage() {
 	cat <<-'USAGE'
-		Make a stand-in for an image that cannot be pulled, from this machine's own
-		files. It is for tests on a machine that no registry can be reached from; it has
-		the programs of the real image at the same paths, and not its other contents.
+		Build a substitute for an image that cannot be pulled, from this machine's own
+		files, for tests on a machine without access to a registry. It has the programs of
+		the real image at the same paths, but not its other contents.
 
 		Usage:
 		  test/standin/image.sh golang|redis|nats|prometheus|target TAG
@@ -35,7 +35,7 @@ tmp=$(mktemp -d)
 trap 'chmod -R u+w "$tmp" && rm -rf "$tmp"' EXIT
 mkdir "$tmp/root"
 
-# files_of prints the files of packages and of what these depend on.
+# files_of prints the files of packages and their dependencies.
 files_of() { # PACKAGE...
 	local seen=' ' name depends
 	while [ $# -gt 0 ]; do
@@ -49,15 +49,14 @@ files_of() { # PACKAGE...
 	done
 }
 
-# take copies files, to where they are found by that name. What they are links
-# to is copied too.
+# take copies files to the same paths, with the targets of links.
 take() {
 	sort -u | while IFS= read -r file; do
 		[ -d "$file" ] || [ ! -e "$file" ] || printf '%s\0' "${file#/}"
 	done | tar -C / -c --no-recursion --null -T - | tar -C "$tmp/root" -x
 }
 
-# program copies a program and the libraries that it is linked to.
+# program copies a program and its shared libraries.
 program() { # NAME DIRECTORY
 	local path library
 	path=$(command -v "$1") || missing "there is no $1 here"
@@ -67,7 +66,7 @@ program() { # NAME DIRECTORY
 	done
 }
 
-# passwd is who there is.
+# passwd writes /etc/passwd.
 passwd() {
 	mkdir -p "$tmp/root/etc" "$tmp/root/tmp"
 	chmod 1777 "$tmp/root/tmp"
@@ -88,18 +87,18 @@ golang)
 	[ -e /usr/lib/x86_64-linux-gnu/libc.a ] || [ -n "$(gcc -print-file-name=libc.a | grep /)" ] || missing "there is no libc.a here; install libc6-dev"
 	files_of gcc libc6-dev dash coreutils ca-certificates | take
 	take <<</etc/ssl/certs/ca-certificates.crt
-	# What compiling takes of Go: each file more makes each step of a build slower.
+	# Only what compiling needs of Go: each additional file slows down each build step.
 	goroot=$(go env GOROOT)
 	mkdir -p "$tmp/root/usr/local/go"
 	tar -C "$goroot" -c --exclude '*_test.go' --exclude testdata --exclude src/cmd bin pkg src lib go.env VERSION |
 		tar -C "$tmp/root/usr/local/go" -x
-	# A file proxy of the modules, from the cache of this machine or where it gets them.
+	# A file proxy with the modules, from the cache of this machine or its proxy.
 	cache=$(go env GOMODCACHE)/cache/download
 	for m in controller agent worker; do
 		GOWORK=off GOFLAGS=-modcacherw GOMODCACHE=$tmp/modules GOPROXY="file://$cache,$(go env GOPROXY)" GOSUMDB=off go -C "$m" mod download
 	done
 	mv "$tmp/modules/cache/download" "$tmp/root/modules"
-	# What Go has compiled of the programs here need not be compiled again there.
+	# The build cache of the programs, so that they are not compiled again.
 	cache=$(go env GOCACHE)
 	for m in controller agent worker; do
 		GOWORK=off CGO_ENABLED=$([ $m = controller ] && echo 1 || echo 0) CGO_CFLAGS=$(sed -n 's/.*CGO_CFLAGS="\([^"]*\)".*/\1/p' deploy/Dockerfile) go -C "$m" list -export -deps -trimpath -buildvcs=false \

@@ -7,7 +7,7 @@
 #   test/standin/scratch-machine.sh COMMAND [ARGUMENT]...
 set -euo pipefail
 
-[ "$(id -u)" -eq 0 ] || { echo "it takes root" >&2; exit 1; }
+[ "$(id -u)" -eq 0 ] || { echo "this requires root" >&2; exit 1; }
 scratch=$(mktemp -d)
 trap 'rmdir "$scratch"' EXIT
 unshare --mount --propagation private bash -ec '
@@ -16,7 +16,7 @@ unshare --mount --propagation private bash -ec '
 	mount -t tmpfs tmpfs "$scratch"
 	mkdir "$scratch"/{upper,work,root}
 	mount -t overlay overlay -o "lowerdir=/,upperdir=$scratch/upper,workdir=$scratch/work" "$scratch/root"
-	# The overlay has the one file system of /; what is mounted below it is empty.
+	# The overlay contains the file system of / only; mounts below it are empty.
 	for mounted in /proc /dev /sys "$folder"; do
 		[ -d "$scratch/root$mounted" ] || mkdir -p "$scratch/root$mounted"
 		mount --rbind "$mounted" "$scratch/root$mounted"
