@@ -1,17 +1,17 @@
-# Fleetconf. `make` alone lists what there is.
+# Fleetconf. `make` alone lists the targets.
 
 MODULES  := pkg controller agent worker test
 BINARIES := controller agent worker
 TAGS     := nomsgpack,osusergo,netgo,sqlite_omit_load_extension
 FUZZTIME ?= 10s
 
-# The packages that hold the rules, each of which tests must cover to COVER_MIN %.
+# The packages with the rules: each needs a coverage of COVER_MIN % by its tests.
 RULES     := $(addprefix controller/internal/,audit poll publish registry rollout) \
 	$(addprefix agent/internal/,cache pace poller reconcile state) worker/internal/proxy pkg/auth
 COVER_MIN := 85
 
-# What GET /version answers. The date is that of the commit, so that the same
-# commit builds the same bytes; where there is no git, it is today's.
+# The build in GET /version. The date is that of the commit, so that the same commit
+# builds the same bytes; without git it is today's.
 BUILDINFO := github.com/fleetconf/fleetconf/pkg/buildinfo
 RELEASE   := $(or $(shell git describe --tags --always --dirty 2>/dev/null),dev)
 COMMIT    := $(or $(shell git rev-parse --short=12 HEAD 2>/dev/null | grep -v HEAD),unknown)
@@ -19,8 +19,8 @@ DATE      := $(or $(shell TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:
 LDFLAGS   := -s -w -X $(BUILDINFO).Release=$(RELEASE) -X $(BUILDINFO).Commit=$(COMMIT) -X $(BUILDINFO).Date=$(DATE)
 
 BUILD     := go build -buildvcs=false -tags $(TAGS) -ldflags "$(LDFLAGS)"
-# Every build, test and linter compiles with the same flags, so that none compiles again
-# what another has; without paths a second checkout finds it compiled too.
+# Every build, test and linter uses the same flags, so that they share compiled packages;
+# with -trimpath other checkouts share them too.
 export GOFLAGS := -trimpath $(filter-out -trimpath,$(GOFLAGS))
 
 GOTESTSUM := bin/tools/gotestsum --format pkgname-and-test-fails
@@ -38,16 +38,16 @@ build: $(BINARIES) ## Build bin/controller, bin/agent and bin/worker
 $(BINARIES):
 	$(BUILD) -o bin/$@ ./$@/cmd
 
-# Without a C compiler Go would build a controller that cannot open its database.
+# Without a C compiler Go would build a controller without SQLite.
 controller: export CGO_ENABLED := 1
 controller: c-compiler
 .PHONY: c-compiler goflags
 c-compiler:
 	@cc=$$(go env CC); command -v "$${cc%% *}" >/dev/null || \
-		{ echo "SQLite needs a C compiler, and $$cc is not here. Install one, on Debian: sudo apt-get install gcc libc6-dev" >&2; exit 1; }
+		{ echo "SQLite needs a C compiler, and $$cc is not installed. Install one, on Debian: sudo apt-get install gcc libc6-dev" >&2; exit 1; }
 	@[ -e bin/controller ] || echo "Building. The first time SQLite is compiled, which takes a minute or two, and longer on a small machine."
 
-goflags: ## Print the GOFLAGS with which go build compiles nothing again
+goflags: ## Print the GOFLAGS of make, for go build and go test
 	@echo '-trimpath -tags=$(TAGS)'
 
 .PHONY: run
@@ -55,7 +55,7 @@ run: build ## Build, and run all three here (./scripts/start-all.sh)
 	./scripts/start-all.sh
 
 .PHONY: deps
-deps: ## Install what is missing for building and testing; NO_INSTALL=1 only names it
+deps: ## Install missing packages for building and testing; NO_INSTALL=1 only names them
 	@./scripts/install-deps.sh
 
 # Coverage is that of the rules, so only their tests are built with -cover. The stories
@@ -107,7 +107,7 @@ bench-push: controller nats-server ## Measure push against polling, in 20 minute
 	go build -o bin/bench-push ./test/cmd/bench-push
 	bin/bench-push $(if $(IDLE),-idle $(IDLE)) $(if $(QUICK),-quick) $(BENCHFLAGS)
 
-# For fleets whose connections are too many for the NATS within the controller.
+# For fleets with too many connections for the embedded NATS.
 .PHONY: nats-server
 nats-server:
 	$(BUILD) -o bin/$@ github.com/nats-io/nats-server/v2
@@ -116,8 +116,8 @@ nats-server:
 fuzz: ## Run each fuzz target for FUZZTIME (10s)
 	./scripts/fuzz.sh $(FUZZTIME)
 
-# Containers. The classic builder and BuildKit both do; GO_IMAGE, and GOPROXY where
-# it is set, say where what they build with comes from.
+# Containers, by the classic builder or BuildKit. GO_IMAGE and GOPROXY set the sources of
+# the compiler and the modules.
 IMAGES ?= localhost/fleetconf
 IMAGE_TARGETS := $(addprefix image-,modules build controller agent worker)
 .PHONY: images $(IMAGE_TARGETS)
@@ -132,17 +132,17 @@ $(IMAGE_TARGETS): image-%:
 up: ## Run the composed system: PUSH=redis, COMPOSE_PROFILES=prometheus (scripts/compose.sh --help)
 	./scripts/compose.sh up
 
-down: ## Stop it; VOLUMES=1 removes what it keeps, too
+down: ## Stop it; VOLUMES=1 also removes its data
 	./scripts/compose.sh down $(if $(VOLUMES),--volumes)
 
 logs: ## Follow its logs
 	./scripts/compose.sh logs -f --tail=100
 
 .PHONY: check-images check-compose
-check-images: ## Build the images and check what is in them, where a container engine runs
+check-images: ## Build the images and check their contents, if a container engine runs
 	./scripts/check-images.sh
 
-check-compose: ## Run the composed system and kill each of its containers, where an engine runs
+check-compose: ## Run the composed system and kill each of its containers, if an engine runs
 	./scripts/check-compose.sh
 
 .PHONY: generate
@@ -162,21 +162,21 @@ dist check-dist check-systemd: export LDFLAGS := $(LDFLAGS)
 dist: bin/tools/nfpm bin/tools/cyclonedx-gomod ## Build archives, Debian packages, bills of materials and checksums, into dist
 	./scripts/dist.sh dist
 
-check-dist: dist ## Build dist twice, and look into what is in it
+check-dist: dist ## Build dist twice, and check its contents
 	./scripts/check-dist.sh dist
 
-check-units: ## Check the systemd units, and how far each exposes the machine
+check-units: ## Check the systemd units and their exposure
 	./scripts/check-units.sh
 
 check-systemd: dist ## Install, hang, upgrade and purge the packages in a copy of this machine that systemd boots
 	./scripts/check-systemd.sh dist/*_$$(go env GOARCH).deb
 
 .PHONY: vulncheck
-vulncheck: bin/tools/govulncheck ## Look up known vulnerabilities of what the programs call (from vuln.go.dev)
+vulncheck: bin/tools/govulncheck ## Look up known vulnerabilities in called code (from vuln.go.dev)
 	for m in pkg controller agent worker; do bin/tools/govulncheck -C $$m -tags $(TAGS) ./... || exit 1; done
 
 .PHONY: clean
-clean: ## Remove what was built
+clean: ## Remove build results
 	rm -rf bin dist $(foreach b,$(BINARIES),$(b)/$(b))
 
 .PHONY: format vet lint tidy fresh
@@ -197,7 +197,7 @@ tidy:
 fresh:
 	./scripts/check-generated.sh controller worker
 
-# Tools are pinned by a module outside the workspace.
+# Tools are pinned in a module outside the workspace.
 bin/tools/gotestsum: TOOL = gotest.tools/gotestsum
 bin/tools/golangci-lint: TOOL = github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 bin/tools/nfpm: TOOL = github.com/goreleaser/nfpm/v2/cmd/nfpm
@@ -208,7 +208,7 @@ bin/tools/gotestsum bin/tools/golangci-lint bin/tools/nfpm bin/tools/cyclonedx-g
 	GOWORK=off go -C tools build -buildvcs=false -o ../$@ $(TOOL)
 	@touch $@
 
-# The targets of one line run in its order, with -j too; make e2e asks for the opposite.
+# Prerequisites run in order, also with -j; make e2e overrides that.
 ifneq ($(NOTPARALLEL),)
 .NOTPARALLEL:
 endif

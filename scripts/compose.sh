@@ -9,22 +9,23 @@ usage() {
 		with its agent.
 
 		Usage:
-		  scripts/compose.sh up            make images and secrets where they are missing,
-		                                   start, wait until all is healthy
-		  scripts/compose.sh COMMAND...    what else compose can do: down, logs -f, ps
+		  scripts/compose.sh up            build missing images, create missing secrets,
+		                                   start, and wait until all services are healthy
+		  scripts/compose.sh COMMAND...    other commands of compose: down, logs -f, ps
 
 		Variables of the environment (default):
-		  PUSH              longpoll, redis, nats or none: how agents hear of a newer
-		                    version (longpoll); redis and nats run that broker too
-		  COMPOSE_PROFILES  what else to run: prometheus
+		  PUSH              the transport: longpoll, redis, nats or none (longpoll);
+		                    redis and nats also run that broker
+		  COMPOSE_PROFILES  additional services: prometheus
 		  PUBLISH           the address to publish ports at (127.0.0.1)
 		  CONTROLLER_PORT (8080) WORKER_1_PORT (8082) WORKER_2_PORT (8083) PROMETHEUS_PORT (9090)
-		  IMAGES, TAG       which images: IMAGES/controller:TAG (localhost/fleetconf, latest)
-		  PULL_POLICY       always or if_not_present where they come from a registry (never)
+		  IMAGES, TAG       the images: IMAGES/controller:TAG (localhost/fleetconf, latest)
+		  PULL_POLICY       always or if_not_present to pull them from a registry (never)
 		  REDIS_IMAGE, NATS_IMAGE, PROMETHEUS_IMAGE
-		  FILES             files that one container may have open, two for each connection
-		                    through it (65536, or what this machine allows)
-		  SECRETS           folder of the secrets (deploy/secrets)
+		  FILES             limit of open files of a container, two for each connection
+		                    through it (65536, or the limit of this machine)
+		  SECRETS           directory of the secrets (deploy/secrets)
+		  WAIT_TIMEOUT      seconds until all services must be healthy (120)
 	USAGE
 }
 case ${1:-} in '' | --help | -h) usage; exit 0 ;; esac
@@ -34,7 +35,7 @@ SECRETS=$(realpath -m "${SECRETS:-deploy/secrets}")
 files=$(ulimit -Hn) # an engine of this machine cannot give more
 [ "$files" != unlimited ] && [ "$files" -lt 65536 ] || files=65536
 export SECRETS FILES=${FILES:-$files}
-images=${IMAGES:-localhost/fleetconf} timeout=${PATIENCE:-120}
+images=${IMAGES:-localhost/fleetconf} timeout=${WAIT_TIMEOUT:-120}
 
 profiles=${COMPOSE_PROFILES:-}
 case ${PUSH:-longpoll} in redis | nats) profiles+=${profiles:+,}$PUSH ;; esac

@@ -10,24 +10,24 @@ usage() {
 		Usage:
 		  scripts/start-all.sh [--tmux]
 
-		  --tmux    each in a pane of a tmux session named fleetconf, and a shell beneath
-		            them, if tmux is there
+		  --tmux    run each in a pane of a tmux session named fleetconf, with a shell
+		            below them, if tmux is installed
 		  --help    print this page
 
-		Without --tmux all three run in the foreground, each line of their logs behind
-		the name of who wrote it. One that ends is started again, so that you can kill
-		any of them and watch the rest carry on. Ctrl-C ends all three.
+		Without --tmux all three run in the foreground, and each log line begins with the
+		name of its program. A program that ends is restarted, so that you can kill any of
+		them and watch the others go on. Ctrl-C ends all three.
 
 		Variables of the environment (default):
-		  DATA_DIR          folder for the database and the agent's cache (./data)
+		  DATA_DIR          directory of the database and the agent's cache (./data)
 		  CONTROLLER_PORT   (8080)
 		  AGENT_PORT        (8081)
 		  WORKER_PORT       (8082)
 		  NO_COLOR          set to anything for no colours on a terminal
-		  LOG_FORMAT        of all three, on a terminal or not (text)
-		and the settings of the three, which bin/controller --help and so on list. With
+		  LOG_FORMAT        of all three, also without a terminal (text)
+		and the settings of the three programs, as in bin/controller --help. With
 		TLS_CERT_FILE the agent uses https://localhost, and trusts that certificate
-		unless CONTROLLER_CA_FILE names others.
+		unless CONTROLLER_CA_FILE is set.
 	USAGE
 }
 

@@ -25,7 +25,7 @@ usage() {
 
 		Credentials come from ADMIN_USERNAME, ADMIN_PASSWORD, AGENT_USERNAME and
 		AGENT_PASSWORD, with the defaults of the controller, or from the files that
-		ADMIN_PASSWORD_FILE and AGENT_PASSWORD_FILE name. PATIENCE is the timeout of each
+		ADMIN_PASSWORD_FILE and AGENT_PASSWORD_FILE name. WAIT_TIMEOUT is the timeout of each
 		condition in seconds (60).
 
 		Exit status: 0 if every step passed, 1 at the first failure, 2 for an invalid
@@ -67,7 +67,7 @@ for password in ADMIN_PASSWORD AGENT_PASSWORD; do
 done
 admin="${ADMIN_USERNAME:-admin}:${ADMIN_PASSWORD:-admin123}"
 agent="${AGENT_USERNAME:-agent}:${AGENT_PASSWORD:-secret123}"
-timeout=${PATIENCE:-60} # of every condition, in seconds
+timeout=${WAIT_TIMEOUT:-60} # of every condition, in seconds
 
 # --- steps and expectations -------------------------------------------------
 

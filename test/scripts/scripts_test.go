@@ -53,7 +53,7 @@ func TestCompose_FailedBuild_StartsNothing(t *testing.T) {
 	calls := filepath.Join(dir, "calls")
 	fake(t, bin, "docker", engine)
 	fake(t, bin, "docker-compose", engine)
-	env := []string{"CALLS=" + calls, "PATIENCE=0", "SECRETS=" + filepath.Join(dir, "secrets")}
+	env := []string{"CALLS=" + calls, "WAIT_TIMEOUT=0", "SECRETS=" + filepath.Join(dir, "secrets")}
 	out, err := script(bin, env, "scripts/compose.sh", "up")
 	if err == nil {
 		t.Errorf("compose.sh up succeeded after a failed build:\n%s", out)
@@ -118,7 +118,7 @@ func TestCompose_FailedSecret_LeavesNone(t *testing.T) {
 		fake(t, bin, "docker", "exit 0")
 		fake(t, bin, broken, "exit 1")
 		secrets := filepath.Join(dir, "secrets")
-		out, err := script(bin, []string{"PATIENCE=0", "SECRETS=" + secrets}, "scripts/compose.sh", "up")
+		out, err := script(bin, []string{"WAIT_TIMEOUT=0", "SECRETS=" + secrets}, "scripts/compose.sh", "up")
 		if err == nil {
 			t.Errorf("compose.sh up succeeded without %s:\n%s", broken, out)
 		}
