@@ -61,16 +61,15 @@ deps: ## Install missing packages for building and testing; NO_INSTALL=1 only na
 # Coverage is that of the rules, so only their tests are built with -cover. The stories
 # in ./test take longest, so they start first of the others. Tests wait more than they
 # compute, so more of them run side by side than there are cores. `make vet` is the vet
-# of all. Of random histories this plays a part, and check-long the rest.
+# of all. Of the long histories in the rules this plays a part, and check-long the rest.
 TEST_EVENTS := bin/test.json
 TEST_RULES  = $(RULES:%=./%)
 TEST_OTHERS = ./test $(filter-out $(RULES:%=github.com/fleetconf/fleetconf/%),$(shell go list work))
 TEST_FLAGS  := -race -count=1 -parallel 3 -timeout 20m -vet=off -tags $(TAGS)
 .PHONY: test slowest
-test: export RAPID_CHECKS := $(or $(RAPID_CHECKS),30)
 test: deps bin/tools/gotestsum ## Run the tests of every module, with -race
 	@status=0; \
-	$(GOTESTSUM) --jsonfile bin/test-rules.json --packages "$(TEST_RULES)" -- $(TEST_FLAGS) -cover || status=1; \
+	RAPID_CHECKS=$${RAPID_CHECKS:-30} $(GOTESTSUM) --jsonfile bin/test-rules.json --packages "$(TEST_RULES)" -- $(TEST_FLAGS) -cover || status=1; \
 	$(GOTESTSUM) --jsonfile bin/test-others.json --packages "$(TEST_OTHERS)" -- $(TEST_FLAGS) || status=1; \
 	cat bin/test-rules.json bin/test-others.json >$(TEST_EVENTS); exit $$status
 
