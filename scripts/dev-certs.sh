@@ -4,8 +4,8 @@ set -euo pipefail
 from=$PWD
 cd "$(dirname "$0")/.."
 
-program=$(mktemp)
-trap 'rm -f "$program"' EXIT
-go build -o "$program" ./pkg/cmd/dev-certs
-cd "$from" # which DIR counts from
-"$program" "$@"
+program=$PWD/bin/dev-certs
+mkdir -p bin
+go build -o "$program" ./pkg/cmd/dev-certs # links only after a change
+cd "$from" # DIR is relative to it
+exec "$program" "$@"
