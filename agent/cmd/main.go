@@ -89,7 +89,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}),
 		Sink:   worker.New(s.WorkerURL, s.WorkerToken.Reveal()),
 		Cache:  file,
-		Config: state.Config{Self: self(os.Hostname()), Transport: s.Push.Hints(), Fleet: s.FleetID},
+		Config: state.Config{Self: self(os.Hostname()), Transport: s.Hints(), Fleet: s.FleetID},
 		Hints:  hints,
 		Log:    log,
 

@@ -321,7 +321,7 @@ func (a *API) report(c *call) error {
 	if !a.Configs.ObserveReport(req.Version, req.ETag) {
 		return wire.Bad("version", "%d cannot be one of this fleet's; the newest is %d", req.Version, a.Configs.Plan().Version())
 	}
-	attempt := fromReport(req, time.Now().UTC())
+	attempt := fromReport(req, models.Now())
 	news, err := a.Agents.Report(c.Request.Context(), c.self, attempt)
 	if news && attempt.Status == models.Failed && a.Agents.Allow(c.self, registry.Logging) == nil {
 		a.event(c).WithFields(logrus.Fields{"version": attempt.Version, "error": attempt.Error}).

@@ -196,12 +196,12 @@ func (s *spread) figures(version int64) (first time.Time, l models.Latency) {
 		return first, l
 	}
 	if n == 0 {
-		return s.first, l
+		return s.first.Truncate(time.Microsecond), l
 	}
 	rank := func(share float64) time.Duration {
 		return s.latencies[max(1, int(math.Ceil(share*float64(n))))-1]
 	}
-	return s.first, models.Latency{Agents: n, P50: rank(0.5), P90: rank(0.9), P99: rank(0.99), Max: rank(1)}
+	return s.first.Truncate(time.Microsecond), models.Latency{Agents: n, P50: rank(0.5), P90: rank(0.9), P99: rank(0.99), Max: rank(1)}
 }
 
 // Summary counts the agents.
