@@ -12,44 +12,42 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// MaxRetryAfter is the longest that anybody is told to stay away.
+// MaxRetryAfter is the longest Retry-After of a rejected caller.
 const MaxRetryAfter = time.Minute
 
-// Class is a kind of requests with a limit of its own. Its methods may be
-// called at once.
+// Class is a route class with a limit of its own. Its methods are safe for concurrent use.
 type Class struct {
 	Rejections
 	bucket      *rate.Limiter
-	maxInFlight int64 // in flight
+	maxInFlight int64
 	inFlight    atomic.Int64
 }
 
-// Rejections counts rejected requests and spreads their return. Its methods may be
-// called concurrently.
+// Rejections counts rejected requests and spreads their retries. Its methods are safe for
+// concurrent use.
 type Rejections struct {
 	rejected atomic.Int64
 
-	interval time.Duration // from one request to the next, at the rate at which they are served
+	interval time.Duration // between two requests at the served rate
 
 	mu      sync.Mutex // guards cleared
-	cleared time.Time  // when all who were turned away would have been served, had they stood in line
+	cleared time.Time  // when all rejected requests would have been served, had they been queued
 }
 
-// New returns a class that lets in perSecond requests, as many of them at once
-// after a quiet second, while fewer than inFlight are there.
+// New returns a class that admits perSecond requests a second, with a burst of as many, while
+// fewer than inFlight are in flight.
 func New(perSecond, inFlight int) *Class {
 	c := &Class{bucket: rate.NewLimiter(rate.Limit(perSecond), perSecond), maxInFlight: int64(inFlight)}
 	c.interval = time.Second / time.Duration(perSecond)
 	return c
 }
 
-// NewRejections returns the Rejections of requests of which perSecond are served.
+// NewRejections returns the Rejections of requests that are served at perSecond.
 func NewRejections(perSecond int) *Rejections {
 	return &Rejections{interval: time.Second / time.Duration(perSecond)}
 }
 
-// Enter reports whether there is room for one more request, and lets it in if
-// so: it must Leave.
+// Enter reports whether a request is admitted. If so, the caller must call Leave.
 func (c *Class) Enter() bool {
 	if c.inFlight.Add(1) <= c.maxInFlight && c.bucket.Allow() {
 		return true
@@ -58,25 +56,25 @@ func (c *Class) Enter() bool {
 	return false
 }
 
-// Leave gives back the place of a request.
+// Leave releases the slot of a request.
 func (c *Class) Leave() { c.inFlight.Add(-1) }
 
-// Return takes back the place of a request that was let in and left to wait for
-// something, be there room or not.
+// Return takes a slot again for an admitted request that called Leave to wait, even if the
+// class is full.
 func (c *Class) Return() { c.inFlight.Add(1) }
 
-// Reject counts a request that found no room, and returns how long it is to
-// stay away: whole seconds, drawn from 1 s to as long as it takes to serve
-// all who were turned away lately, from 2 s to MaxRetryAfter.
+// Reject counts a rejected request and returns its Retry-After: random whole seconds, from 1 s
+// to the time that it takes to serve all recently rejected requests, which counts as 2 s to
+// MaxRetryAfter.
 func (r *Rejections) Reject() time.Duration {
 	r.rejected.Add(1)
 	window := r.extend(time.Now())
 	return time.Second + rand.N(1+(window+time.Second-1)/time.Second)*time.Second
 }
 
-// extend puts one more at the end of the line that nobody stands in, and returns
-// how long it is. It never outgrows what anybody is told, or it would be there
-// long after the herd.
+// extend adds a request to the virtual queue of rejected ones and returns the queue's length
+// in time. The length never exceeds MaxRetryAfter, so that it shrinks soon after a reconnect
+// storm.
 func (r *Rejections) extend(now time.Time) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -90,8 +88,8 @@ func (r *Rejections) extend(now time.Time) time.Duration {
 	return r.cleared.Sub(now)
 }
 
-// InFlight is how many requests are there now.
+// InFlight returns the number of requests in flight.
 func (c *Class) InFlight() int64 { return c.inFlight.Load() }
 
-// Rejected is how many requests found no room, ever.
+// Rejected returns the number of rejected requests since the start.
 func (r *Rejections) Rejected() int64 { return r.rejected.Load() }

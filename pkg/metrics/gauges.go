@@ -6,12 +6,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Describe returns the description of what a collector of a program tells.
+// Describe returns the description of a metric of a program.
 func Describe(program, name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName(Namespace, program, name), help, labels, nil)
 }
 
-// Truth is 1 for true and 0 for false.
+// Truth returns 1 for true and 0 for false.
 func Truth(is bool) float64 {
 	if is {
 		return 1
@@ -19,7 +19,7 @@ func Truth(is bool) float64 {
 	return 0
 }
 
-// Timestamp is t in seconds since 1970, and 0 where it is zero: it never was.
+// Timestamp returns t in seconds since 1970, or 0 for the zero time.
 func Timestamp(t time.Time) float64 {
 	if t.IsZero() {
 		return 0

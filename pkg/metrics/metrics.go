@@ -1,11 +1,9 @@
-// Package metrics is what the three programs measure alike: which build runs, how
-// the Go runtime does, and how requests are answered. What only one of them
-// knows is measured where it happens, by a Metrics struct that is made with a
-// prometheus.Registerer; a nil one measures for nobody.
+// Package metrics holds the metrics that the three programs share: the build, the Go runtime
+// and requests. Other metrics are in the package that they measure, in a Metrics struct made
+// with a prometheus.Registerer; with a nil one they are not exported.
 //
-// Names follow the conventions of Prometheus: fleetconf, the program, what is
-// measured, its base unit. Labels take few values, none of which a caller
-// chooses, and no agent is named by one.
+// Names follow the conventions of Prometheus: fleetconf, program, quantity, base unit. Labels
+// have few values, which clients cannot choose, and none is an agent.
 package metrics
 
 import (
@@ -24,11 +22,11 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
-// Namespace begins each name.
+// Namespace is the prefix of each name.
 const Namespace = "fleetconf"
 
-// Buckets are the upper bounds, in seconds, of what is over in a moment: from a
-// poll that is answered from memory to what HIT_TIMEOUT ends.
+// Buckets are the upper bounds of histograms in seconds, from a poll that is answered from
+// memory to the default HIT_TIMEOUT.
 var Buckets = []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}
 
 // NewRegistry returns a registry that has metrics of the build, the Go runtime, the process
@@ -39,7 +37,7 @@ func NewRegistry(lostLines func() float64) *prometheus.Registry {
 	build := buildinfo.Read()
 	promauto.With(reg).NewGauge(prometheus.GaugeOpts{
 		Namespace: Namespace, Name: "build_info",
-		Help:        "Which build runs: always 1.",
+		Help:        "The build that runs; always 1.",
 		ConstLabels: prometheus.Labels{"version": build.Version, "commit": build.Commit, "goversion": build.Go},
 	}).Set(1)
 	promauto.With(reg).NewCounterFunc(prometheus.CounterOpts{
@@ -49,19 +47,18 @@ func NewRegistry(lostLines func() float64) *prometheus.Registry {
 	return reg
 }
 
-// Certificate measures when the certificate that a program serves with ends:
-// never, which is 0, where notAfter is zero, for there is none.
+// Certificate exports when the certificate of a program expires. notAfter returns the zero time
+// if there is none.
 func Certificate(reg prometheus.Registerer, program string, notAfter func() time.Time) {
 	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: Namespace, Subsystem: program, Name: "tls_certificate_not_after_timestamp_seconds",
-		Help: "When the certificate that is served ends; 0 where none is.",
+		Help: "When the certificate in use expires; 0 if there is none.",
 	}, func() float64 { return Timestamp(notAfter()) })
 }
 
-// Handler answers GET /metrics with what from gathers. It does not compress: that
-// takes more memory than all the rest of an agent, to save some kilobytes a scrape.
-// Everybody may ask, so it bounds what that costs: who comes when scrapers are being
-// answered already is told 503.
+// Handler returns a handler of GET /metrics. It does not compress: that would take more memory
+// than the rest of an agent, to save some kilobytes. Anyone may call it, so concurrent scrapes
+// are limited: others are rejected with 503.
 //
 //	@ID			getMetrics
 //	@Summary	What Prometheus reads
@@ -86,11 +83,11 @@ func Handler(from prometheus.Gatherer) http.Handler {
 	})
 }
 
-// scrapers is how many are answered at once.
+// scrapers is the number of concurrent scrapes.
 const scrapers = 4
 
-// Requests counts the requests that a program answers, by class and status, and
-// how long each class takes.
+// Requests counts the requests of a program by route class and status, and measures the
+// duration of each class.
 type Requests struct {
 	total   *prometheus.CounterVec
 	seconds *prometheus.HistogramVec
@@ -102,33 +99,33 @@ func NewRequests(reg prometheus.Registerer, program string) *Requests {
 	return &Requests{
 		total: factory.NewCounterVec(prometheus.CounterOpts{
 			Namespace: Namespace, Subsystem: program, Name: "http_requests_total",
-			Help: "Requests answered, by class of route and status code.",
+			Help: "Requests answered, by route class and status code.",
 		}, []string{"class", "code"}),
 		seconds: factory.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: Namespace, Subsystem: program, Name: "http_request_duration_seconds",
-			Help:    "Time from the request to the end of its answer, by class of route.",
+			Help:    "Time from a request to the end of its response, by route class.",
 			Buckets: Buckets,
 		}, []string{"class"}),
 	}
 }
 
-// Class returns the requests of a class. To observe one takes no lock and makes
-// no garbage.
+// Class returns the requests of a route class. Observing one takes no lock and does not
+// allocate.
 func (r *Requests) Class(name string) *Class {
 	class := &Class{name: name, requests: r}
 	class.seconds = sync.OnceValue(func() prometheus.Observer { return r.seconds.WithLabelValues(name) })
 	return class
 }
 
-// Class is requests that are measured together.
+// Class is the requests of a route class.
 type Class struct {
 	name     string
 	requests *Requests
-	seconds  func() prometheus.Observer                   // made with the first: a class that waits has none
+	seconds  func() prometheus.Observer                   // made at the first: a class of long polls has none
 	codes    [statuses]atomic.Pointer[prometheus.Counter] // by status, from 100 on
 }
 
-// statuses is how many statuses there are: 100 to 599.
+// statuses is the number of status codes: 100 to 599.
 const statuses = 500
 
 // Answered counts a request that was answered with status after took.
@@ -137,15 +134,15 @@ func (c *Class) Answered(status int, took time.Duration) {
 	c.seconds().Observe(took.Seconds())
 }
 
-// Counted counts a request whose time says nothing, because it was meant to wait.
+// Counted counts a long poll, whose duration is not measured.
 func (c *Class) Counted(status int) {
 	if status < 100 || status >= 100+statuses {
-		status = http.StatusInternalServerError // no handler of ours answers so
+		status = http.StatusInternalServerError // not a status code
 	}
 	counter := c.codes[status-100].Load()
 	if counter == nil {
 		made := c.requests.total.WithLabelValues(c.name, strconv.Itoa(status))
-		counter = &made // the same one, should another be faster
+		counter = &made // a concurrent call makes the same
 		c.codes[status-100].Store(counter)
 	}
 	(*counter).Inc()

@@ -70,7 +70,7 @@ func TestClass_Observe_CountsByStatus(t *testing.T) {
 	polls.Counted(1)
 	requests.Class("wait").Counted(304) // whose time says nothing, so that it has none
 	const want = `
-# HELP fleetconf_controller_http_requests_total Requests answered, by class of route and status code.
+# HELP fleetconf_controller_http_requests_total Requests answered, by route class and status code.
 # TYPE fleetconf_controller_http_requests_total counter
 fleetconf_controller_http_requests_total{class="poll",code="200"} 1
 fleetconf_controller_http_requests_total{class="poll",code="304"} 2
@@ -104,7 +104,7 @@ func TestCertificate_ReadAtEachScrape(t *testing.T) {
 	}
 	ends = time.Unix(1_800_003_600, 0)
 	const want = `
-# HELP fleetconf_controller_tls_certificate_not_after_timestamp_seconds When the certificate that is served ends; 0 where none is.
+# HELP fleetconf_controller_tls_certificate_not_after_timestamp_seconds When the certificate in use expires; 0 if there is none.
 # TYPE fleetconf_controller_tls_certificate_not_after_timestamp_seconds gauge
 fleetconf_controller_tls_certificate_not_after_timestamp_seconds 1.8000036e+09
 `

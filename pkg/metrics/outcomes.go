@@ -5,11 +5,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// Outcomes counts what can end in several ways, by a label outcome. All of them
-// are there from the start, so that the first of a kind is seen as an increase.
+// Outcomes is a counter with a label outcome. All outcomes are exported from the start, so that
+// Prometheus sees the first of a kind as an increase.
 type Outcomes map[string]prometheus.Counter
 
-// NewOutcomes returns the counter that opts describe, of these outcomes.
+// NewOutcomes returns the counter that opts describe, with these outcomes.
 func NewOutcomes(reg prometheus.Registerer, opts prometheus.CounterOpts, outcomes ...string) Outcomes {
 	counters := promauto.With(reg).NewCounterVec(opts, []string{"outcome"})
 	o := make(Outcomes, len(outcomes))
@@ -19,8 +19,7 @@ func NewOutcomes(reg prometheus.Registerer, opts prometheus.CounterOpts, outcome
 	return o
 }
 
-// Count counts one that ended so. An outcome that was not announced is not
-// counted.
+// Count counts an outcome. It ignores one that NewOutcomes does not know.
 func (o Outcomes) Count(outcome string) {
 	if counter := o[outcome]; counter != nil {
 		counter.Inc()

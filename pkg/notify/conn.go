@@ -10,41 +10,40 @@ import (
 )
 
 const (
-	// maxMessage is the longest message, or reply, that a broker may announce.
+	// maxMessage is the longest message or reply of a broker.
 	maxMessage = 1 << 20
-	// maxLine is the longest line of a broker's protocol: that in which a NATS
-	// server lists its cluster.
+	// maxLine is the longest line of a broker's protocol. NATS servers list their cluster in
+	// one.
 	maxLine = 64 << 10
 	// dialTimeout bounds one attempt to connect.
 	dialTimeout = 5 * time.Second
 )
 
-// ErrTooLarge is the error of a broker that sends, or says that it will send,
-// more than any hint is long.
+// ErrTooLarge is the error of a broker that sends or announces more than maxMessage.
 var ErrTooLarge = errors.New("the broker sends too much")
 
-// Conn is a connection to a broker that may lie. The clients of brokers
-// allocate what a length or a line asks for, without a limit, so Conn checks both
-// before a client reads them. It does not limit how much a broker sends in total:
-// what a client has received and not yet processed is bounded by the driver.
+// Conn is a connection to an untrusted broker. The clients of brokers (go-redis 9.23, nats.go
+// 1.55) allocate what a length or a line asks for, without a limit, so Conn checks both before
+// a client reads them. The violations in the drivers' tests show it. Conn does not limit the
+// total that a broker sends: the driver limits what is received and not yet processed.
 type Conn struct {
 	net.Conn
 
-	// The rest belongs to the one goroutine that reads.
+	// Owned by the goroutine that reads.
 	length  Length
-	line    []byte // that has not ended yet
-	payload int64  // bytes to come that are no lines
-	closing bool   // a payload is to end
+	line    []byte // the incomplete line
+	payload int64  // remaining bytes of a payload
+	closing bool   // the end of a payload is expected
 
 	encrypted atomic.Bool // the client has begun TLS
 }
 
-// Length reads a line of a broker's protocol, without its end, and says whether
-// bytes follow that are no lines, and how many; less than 0 for more than there
-// should be. They end as a line does.
+// Length parses a line of a broker's protocol, without its end. follow reports whether a
+// payload follows, and n is its length, less than 0 if it is not acceptable. A payload ends as
+// a line does.
 type Length func(line []byte) (n int64, follow bool)
 
-// Guard wraps a connection.
+// Guard returns a Conn over conn.
 func Guard(conn net.Conn, length Length) *Conn { return &Conn{Conn: conn, length: length} }
 
 func (c *Conn) Read(p []byte) (int, error) {
@@ -55,8 +54,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// validate follows the lines of what was read. It is strict, so that a client
-// cannot take for a line what was judged as something else.
+// validate parses what was read into lines and payloads. It is strict, so that the client
+// cannot parse them differently.
 func (c *Conn) validate(read []byte) bool {
 	for len(read) > 0 {
 		if skip := min(c.payload, int64(len(read))); skip > 0 {
@@ -78,7 +77,7 @@ func (c *Conn) validate(read []byte) bool {
 	return true
 }
 
-// follow judges one line.
+// follow validates one line.
 func (c *Conn) follow(line []byte) bool {
 	if c.closing {
 		c.closing = false
@@ -88,12 +87,12 @@ func (c *Conn) follow(line []byte) bool {
 	return c.payload >= 0 && c.payload <= maxMessage
 }
 
-// tlsHandshake is the type of the record with which a client begins TLS (RFC
-// 8446 §5.1). No command of a broker's protocol begins with it.
+// tlsHandshake is the type of the first record of TLS (RFC 8446 §5.1). No command of a broker's
+// protocol begins with it.
 const tlsHandshake = 0x16
 
-// Write notes where a client begins TLS on a connection that it was given: what
-// comes then is from a server whose certificate was verified, and unreadable here.
+// Write detects a client that starts TLS on this connection. What follows is encrypted, and
+// from a server whose certificate the client verifies.
 func (c *Conn) Write(p []byte) (int, error) {
 	if len(p) > 0 && p[0] == tlsHandshake {
 		c.encrypted.Store(true)
@@ -101,14 +100,13 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// Dial connects to a broker. TCP sends nothing of its own while nothing is
-// said: whoever listens pings seldom enough.
+// Dial connects to a broker, without TCP keep-alive probes: subscriptions have their own pings.
 func Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: -1}
 	return dialer.DialContext(ctx, network, address)
 }
 
-// Decimal reads a length. It is less than 0 for what is none, or too large.
+// Decimal parses a length. It returns less than 0 for an invalid or too large one.
 func Decimal(digits []byte) int64 {
 	if len(digits) == 0 || len(digits) > 9 {
 		return -1

@@ -1,10 +1,9 @@
-// Package notify carries the hint that a newer version exists from the
-// controller to its agents, over a broker. A hint names a version and holds
-// nothing of it: it may be lost, doubled, late or forged, and the worst that
-// comes of it is one fetch too many, or one poll interval of delay.
+// Package notify sends the hint that a newer version exists from the controller to its agents,
+// over a broker. A hint names a version and holds no content. If it is lost, duplicated, late
+// or forged, the worst result is one needless fetch or one poll interval of delay.
 //
-// Each driver is a package beside this one, named for its broker. It knows how
-// to send and to hear bytes, and nothing of what they say.
+// Each driver is a package of its own, named for its broker. It sends and receives bytes and
+// does not interpret them.
 package notify
 
 import (
@@ -14,12 +13,10 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// Subject is where builds before fleets had ids broadcast hints: a Redis channel, a
-// NATS subject.
+// Subject is the Redis channel or NATS subject of builds without fleet ids.
 const Subject = "fleetconf.config"
 
-// SubjectOf is where hints for the agents of a fleet are broadcast: Subject itself
-// where the fleet is not known.
+// SubjectOf returns the subject of a fleet, or Subject if fleet is empty.
 func SubjectOf(fleet string) string {
 	if fleet == "" {
 		return Subject
@@ -31,8 +28,8 @@ func SubjectOf(fleet string) string {
 type Hint struct {
 	Version int64  `json:"version"`
 	ETag    string `json:"etag"`
-	// SpreadMS is the time in milliseconds over which those who hear this are to
-	// spread their fetches, so that the controller can serve all of them.
+	// SpreadMS is the time in milliseconds over which receivers must spread their fetches, so
+	// that the controller can serve all of them.
 	SpreadMS int64 `json:"spread_ms"`
 }
 
@@ -41,11 +38,11 @@ func (h Hint) Spread() time.Duration {
 	return time.Duration(min(max(h.SpreadMS, 0), models.MaxWait.Milliseconds())) * time.Millisecond
 }
 
-// Encode writes a hint as a message.
+// Encode returns the message of a hint.
 func (h Hint) Encode() ([]byte, error) { return models.Encode(h) }
 
-// Decode reads a message. The error is a *models.Invalid that says why it is no
-// hint. Members that a newer controller may have added are passed over.
+// Decode returns the hint of a message. The error is a *models.Invalid. Unknown members are
+// ignored: a newer controller may add some.
 func Decode(message []byte) (Hint, error) {
 	if len(message) > models.MaxHintBytes {
 		return Hint{}, models.Bad("", "message is longer than %d bytes", models.MaxHintBytes)
@@ -62,29 +59,27 @@ func Decode(message []byte) (Hint, error) {
 	return h, nil
 }
 
-// Announcer sends messages to all who listen at that moment.
+// Announcer broadcasts messages.
 type Announcer interface {
-	// Announce returns nil when the broker has taken the message, which says
-	// nothing of who heard it. It returns when ctx ends.
+	// Announce returns nil when the broker has accepted the message, which does not mean that
+	// any subscriber received it. It returns when ctx ends.
 	Announce(ctx context.Context, subject string, message []byte) error
 }
 
-// Subscriber listens to what is announced.
+// Subscriber receives announcements.
 type Subscriber interface {
-	// Run tells r what it hears on subject until ctx ends, and then returns nil. It never
-	// gives up: a connection that is lost, or never was, is tried again for ever,
-	// at moments that differ from one process to the next.
+	// Run passes the messages on subject to r until ctx ends, and then returns nil. It
+	// reconnects forever, with jittered backoff.
 	Run(ctx context.Context, subject string, r Receiver) error
 }
 
-// Receiver is told by a Subscriber, one call at a time. Calls return at once.
+// Receiver is called by a Subscriber, one call at a time. Its methods do not block.
 type Receiver interface {
-	// Subscribed: what is announced from now on is heard. What was announced
-	// before was missed.
+	// Subscribed reports that messages are received from now on. Earlier ones were missed.
 	Subscribed()
-	// Lost: nothing is heard until Subscribed. It is told once for each loss,
-	// also when there is no connection to begin with. The error holds no secret.
+	// Lost reports that no message is received until Subscribed. It is called once per loss,
+	// also if the first connection fails. The error holds no secret.
 	Lost(err error)
-	// Received: a message came, anybody's. It must not be kept.
+	// Received passes a message, which may be of any sender. It must not retain message.
 	Received(message []byte)
 }

@@ -12,18 +12,18 @@ const (
 	maxWait   = 30 * time.Second
 )
 
-// Idle and Answer are how a subscription is kept: after Idle without a byte the
-// broker is asked for a sign of life, and has Answer for it. Bytes count: an
-// agent that hears nothing costs less than one that polls.
+// Idle and Answer keep a subscription alive: after Idle without a byte a driver pings the
+// broker, which must answer within Answer. Idle is long because an idle subscription must cost
+// less than polling.
 const (
 	Idle   = 5 * time.Minute
 	Answer = 10 * time.Second
 )
 
-// Reconnect is the Run of a driver. listen connects, calls subscribed when the broker
-// has confirmed the subscription, tells the receiver what it hears, and returns
-// when the connection is lost or ctx ends. It is called again for ever, after
-// waits that grow while no connection holds.
+// Reconnect is the Run of a driver. listen connects, calls subscribed when the broker has
+// confirmed the subscription, passes messages to r, and returns when the connection is lost or
+// ctx ends. Reconnect calls it until ctx ends, with a backoff that grows while connections do
+// not last.
 func Reconnect(ctx context.Context, r Receiver, listen func(ctx context.Context, subscribed func()) error) error {
 	waits := backoff.New(firstWait, maxWait)
 	lost := false
@@ -51,7 +51,7 @@ func Reconnect(ctx context.Context, r Receiver, listen func(ctx context.Context,
 	}
 }
 
-// Nop announces nothing: agents hear of a newer version in another way.
+// Nop is an Announcer without a broker.
 type Nop struct{}
 
 // Announce does nothing.

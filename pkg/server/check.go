@@ -14,18 +14,16 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
-// checkTimeout is how long a process that lives may take to say so.
+// checkTimeout is the timeout of a health check.
 const checkTimeout = 3 * time.Second
 
-// CheckHealth asks the process of this machine that listens on host and port
-// whether it lives (GET /health): nil if so. It is for supervisors that have no
-// client of their own, in a container say. secure says that it speaks TLS: with what
-// certificate does not matter, for nothing is told to it, and nothing believed but
-// that it answers; one that was renewed by halves is no reason to end a process
-// that serves with the one before.
+// CheckHealth returns nil if the process of this machine that listens on host and port answers
+// GET /health with 200. It is for supervisors without an HTTP client, such as a container's.
+// secure says that the process uses TLS. The certificate is not verified: the check sends no
+// secret, and an invalid certificate is no reason to restart a process.
 func CheckHealth(ctx context.Context, host string, port int, secure bool) error {
 	if port == 0 {
-		return fmt.Errorf("PORT is 0, so nobody but the process itself knows where it listens; set PORT")
+		return fmt.Errorf("the command health requires a PORT other than 0; set PORT")
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -41,13 +39,13 @@ func CheckHealth(ctx context.Context, host string, port int, secure bool) error 
 	return err
 }
 
-// getHealth asks who listens at address.
+// getHealth requests /health from address.
 func getHealth(ctx context.Context, scheme, address string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+address+"/health", http.NoBody)
 	if err != nil {
 		return err
 	}
-	transport := &http.Transport{ // without a proxy: it is this machine
+	transport := &http.Transport{ // without a forward proxy
 		DisableKeepAlives: true,
 		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}, // see CheckHealth
 	}
@@ -62,17 +60,15 @@ func getHealth(ctx context.Context, scheme, address string) error {
 	return nil
 }
 
-// Answers gives what asks the process that listens on ln, which is this one, as
-// its callers would (CheckHealth).
+// Answers returns CheckHealth of this process, which listens on ln.
 func Answers(ln net.Listener, secure bool) func(context.Context) error {
 	at := ln.Addr().(*net.TCPAddr)
 	return func(ctx context.Context) error { return CheckHealth(ctx, at.IP.String(), at.Port, secure) }
 }
 
-// loopbackAddresses is where a process that listens on host is found from its own
-// machine. For every interface that is the loopback address of IPv4, and only if
-// nobody answers there that of IPv6: Go listens on [::] for both of them, on
-// machines too where IPv6 is switched off.
+// loopbackAddresses returns where a process that listens on host is reached from its own
+// machine. For a wildcard address that is the loopback address of IPv4, then of IPv6: Go
+// listens on [::] for both, even if IPv6 is disabled.
 func loopbackAddresses(host string) (first, second string) {
 	if addr, err := netip.ParseAddr(host); err == nil && addr.IsUnspecified() {
 		return "127.0.0.1", "::1"

@@ -13,13 +13,12 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
-// debugConnections are of those that reservedFiles leaves room for.
+// debugConnections is covered by the files that connlimit reserves.
 const debugConnections = 8
 
-// ServeDebug answers with profiles of this process (net/http/pprof) on port of
-// the loopback address, until ctx ends; port 0 is for none. Who may connect there
-// may read how the process works, and nobody else may: it listens nowhere else. A
-// profile that is being made ends with ctx: no stop waits for it.
+// ServeDebug serves profiles of this process (net/http/pprof) on port of the loopback address
+// until ctx ends; port 0 serves none. Profiles in progress end with ctx, so that they do not
+// delay a shutdown.
 func ServeDebug(ctx context.Context, port int, log logrus.FieldLogger) error {
 	if port == 0 {
 		return nil
@@ -27,13 +26,13 @@ func ServeDebug(ctx context.Context, port int, log logrus.FieldLogger) error {
 	var listen net.ListenConfig
 	ln, err := listen.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
-		return fmt.Errorf("%w; set DEBUG_PORT to a port that is free, or to 0", err)
+		return fmt.Errorf("%w; set DEBUG_PORT to a free port, or to 0", err)
 	}
 	limits := Limits{Connections: debugConnections}
 	return ServeWithin(ctx, ln, Wrap(cancelWith(ctx, Debug()), log), limits, log.WithField("serves", "pprof"))
 }
 
-// cancelWith ends the requests to a handler with ctx.
+// cancelWith returns next with requests that are canceled when ctx ends.
 func cancelWith(ctx context.Context, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked, leave := context.WithCancel(r.Context())
@@ -43,8 +42,8 @@ func cancelWith(ctx context.Context, next http.Handler) http.Handler {
 	})
 }
 
-// Debug is the handler of the profiles, under /debug/pprof/. A page of another
-// site, by a name that it rebinds to the loopback address, is refused.
+// Debug returns the handler of the profiles, under /debug/pprof/. It rejects requests with a
+// Host that DNS could rebind to the loopback address.
 func Debug() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
@@ -55,7 +54,7 @@ func Debug() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !FromLoopback(r) || !ToLoopback(r) {
 			problem.Write(w, problem.New(http.StatusForbidden,
-				"profiles are read on this machine, at 127.0.0.1 or localhost"))
+				"profiles are served to this machine only, at 127.0.0.1 or localhost"))
 			return
 		}
 		mux.ServeHTTP(w, r)

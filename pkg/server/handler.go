@@ -20,21 +20,21 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/requestid"
 )
 
-// HeaderRequestID names a request in logs and answers. The caller's is kept
-// if it is fit for a log line, else one is made.
+// HeaderRequestID identifies a request in logs and responses. A client's id is kept if it fits
+// requestID, else replaced.
 const HeaderRequestID = requestid.Header
 
-// probeNames are other names of the probes, which orchestrators use.
+// probeNames are aliases of the probes that orchestrators use.
 var probeNames = map[string]string{"/healthz": "/health", "/livez": "/health", "/readyz": "/ready"}
 
 var requestID = regexp.MustCompile(`^[A-Za-z0-9._:-]{1,64}$`)
 
-// RequestID is the id of a request that went through Wrap.
+// RequestID returns the id of a request that went through Wrap.
 func RequestID(r *http.Request) string { return r.Header.Get(HeaderRequestID) }
 
-// Wrap gives every request an id, answers the other names of the probes, bounds its body at models.MaxBodyBytes, sets
-// the headers that keep a browser from guessing, and turns a panic into a 500
-// that is logged with its stack. At the debug level every request is logged.
+// Wrap gives every request an id, maps the aliases of the probes, limits the body to
+// models.MaxBodyBytes, forbids content sniffing, and answers a panic with a 500 that it logs
+// with its stack. At debug level it logs every request.
 func Wrap(next http.Handler, log logrus.FieldLogger) http.Handler {
 	if l, ok := log.(*logrus.Logger); ok && l.IsLevelEnabled(logrus.DebugLevel) {
 		next = logRequests(next, log)
@@ -59,7 +59,7 @@ func Wrap(next http.Handler, log logrus.FieldLogger) http.Handler {
 	})
 }
 
-// logRequests logs each request when it has been answered.
+// logRequests logs each request after its response.
 func logRequests(next http.Handler, log logrus.FieldLogger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began, status := time.Now(), &statusWriter{ResponseWriter: w, status: http.StatusOK}
@@ -71,15 +71,15 @@ func logRequests(next http.Handler, log logrus.FieldLogger) http.Handler {
 	})
 }
 
-// statusWriter remembers the status of an answer that passes through it.
+// statusWriter is a ResponseWriter.
 type statusWriter struct {
 	http.ResponseWriter
 	status  int
-	written bool // the answer has
+	written bool
 }
 
 func (s *statusWriter) WriteHeader(status int) {
-	if status >= http.StatusOK { // not an interim answer
+	if status >= http.StatusOK { // not an interim response
 		s.status, s.written = status, true
 	}
 	s.ResponseWriter.WriteHeader(status)
@@ -104,7 +104,7 @@ func recoverPanic(w http.ResponseWriter, r *http.Request, log logrus.FieldLogger
 	switch err := recover(); err {
 	case nil:
 	case http.ErrAbortHandler:
-		panic(err) // a handler that means to cut the connection
+		panic(err) // cuts the connection
 	default:
 		log.WithFields(logrus.Fields{
 			"request_id": RequestID(r), "method": r.Method, "path": r.URL.Path, "panic": err,
@@ -114,19 +114,18 @@ func recoverPanic(w http.ResponseWriter, r *http.Request, log logrus.FieldLogger
 	}
 }
 
-// Internal is the answer to a request that failed for a reason that is ours.
-// The log has it under the request's id; the caller learns the id.
+// Internal returns the response to a request that failed for an internal reason. It names the
+// request id, under which the log has the reason.
 func Internal(r *http.Request) *problem.Problem {
 	return problem.New(http.StatusInternalServerError, "internal error; the log has it under request id %s",
 		RequestID(r))
 }
 
-// Decode reads the JSON document in the body of a request into a T. The error
-// is a *problem.Problem of status 415, 413, 408 or 400. It judges the shape, as
-// models.Decode does.
+// Decode reads the JSON document in the body of a request, as models.Decode does. The error is
+// a *problem.Problem of status 415, 413, 408 or 400.
 func Decode[T any](r *http.Request) (T, error) {
 	var zero T
-	if Bodyless(r) { // and so of no type
+	if Bodyless(r) { // before its missing Content-Type
 		return zero, problem.New(http.StatusBadRequest, "the body is empty; a JSON document was expected")
 	}
 	mediaType, parameters, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
@@ -157,8 +156,8 @@ func Decode[T any](r *http.Request) (T, error) {
 	return v, err
 }
 
-// Bodyless reports whether a request has no body. Of a chunked one only reading tells:
-// what is read of it stays in r.Body.
+// Bodyless reports whether a request has no body. It reads the first byte of a chunked body,
+// and leaves it in r.Body.
 func Bodyless(r *http.Request) bool {
 	if r.ContentLength >= 0 {
 		return r.ContentLength == 0
@@ -172,7 +171,7 @@ func Bodyless(r *http.Request) bool {
 	return errors.Is(err, io.EOF)
 }
 
-// WriteJSON answers with v as a JSON document.
+// WriteJSON answers with v as a JSON document. It writes nothing if v cannot be encoded.
 func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	body, err := models.Encode(v)
 	if err != nil {
@@ -180,14 +179,14 @@ func WriteJSON(w http.ResponseWriter, status int, v any) error {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n')) // the caller has gone: nobody is left to tell
+	_, _ = w.Write(append(body, '\n')) // an error means that the client disconnected
 	return nil
 }
 
-// Status is what /health and /ready answer when all is well.
+// Status is the response of /health and /ready with status 200.
 type Status struct {
 	Status string `json:"status" example:"ok"`
-	Detail string `json:"detail,omitempty"` // what somebody should look at all the same
+	Detail string `json:"detail,omitempty"` // what needs attention nevertheless
 }
 
 // Health answers GET /health: the process lives.
@@ -203,8 +202,8 @@ func Health(w http.ResponseWriter, _ *http.Request) {
 	_ = WriteJSON(w, http.StatusOK, Status{Status: "ok"})
 }
 
-// Ready answers GET /ready with what reasons gives: 200 when there is none to
-// send the traffic elsewhere, else 503 with each of them.
+// Ready returns a handler of GET /ready: 200 if reasons returns none against sending traffic
+// here, else 503 with each of them.
 //
 //	@ID			getReadiness
 //	@Summary	Whether to send traffic here
@@ -227,7 +226,7 @@ func Ready(reasons func(*http.Request) []models.FieldError) http.HandlerFunc {
 	}
 }
 
-// Version answers GET /version: which build this is.
+// Version answers GET /version.
 //
 //	@ID			getVersion
 //	@Summary	Which build this is
@@ -239,9 +238,8 @@ func Version(w http.ResponseWriter, _ *http.Request) {
 	_ = WriteJSON(w, http.StatusOK, buildinfo.Read())
 }
 
-// Redirect answers with 302 and a reference that is relative to the request's URL.
-// http.Redirect would make it absolute from the path that arrived here, which is
-// another one than the client's behind a proxy that strips a prefix.
+// Redirect answers with 302 and a reference relative to the request's URL. http.Redirect would
+// make it absolute, which is wrong behind a proxy that strips a prefix.
 func Redirect(w http.ResponseWriter, reference string) {
 	w.Header().Set("Location", reference)
 	w.WriteHeader(http.StatusFound)

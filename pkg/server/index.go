@@ -11,20 +11,20 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/buildinfo"
 )
 
-// Index is what GET / answers: which program this is, and where things are.
+// Index is the response of GET /: the program and its links.
 type Index struct {
 	Name    string `json:"name" example:"fleetconf controller"`
 	Version string `json:"version" example:"v1.0.0"`
 	Links   []Link `json:"links"`
 }
 
-// Link is where one thing is, relative to the URL of the Index: a proxy may add a prefix.
+// Link is a reference relative to the URL of the Index: a proxy may add a prefix.
 type Link struct {
 	Href  string `json:"href" example:"health"`
 	Title string `json:"title" example:"whether the process is alive"`
 }
 
-// Probes are the links that all programs have.
+// Probes are the links of all programs.
 var Probes = []Link{
 	{"health", "whether the process is alive (also healthz, livez)"},
 	{"ready", "whether it can do its job, and why not (also readyz)"},
@@ -32,8 +32,8 @@ var Probes = []Link{
 	{"version", "which build this is"},
 }
 
-// IndexOf returns a handler of GET / that lists links and the Probes, as JSON where the
-// client prefers it, else as text.
+// IndexOf returns a handler of GET / that lists links and the Probes, as JSON if the client
+// prefers it, else as text.
 //
 //	@ID				getIndex
 //	@Summary		Where things are
@@ -51,7 +51,7 @@ func IndexOf(program string, links ...Link) http.HandlerFunc {
 			return
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		_, _ = fmt.Fprintf(w, "%s %s\n\n", index.Name, index.Version) // the client has disconnected: no one reads it
+		_, _ = fmt.Fprintf(w, "%s %s\n\n", index.Name, index.Version) // an error means that the client disconnected
 		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		for _, link := range index.Links {
 			_, _ = fmt.Fprintf(table, "%s\t%s\n", link.Href, link.Title)
@@ -60,8 +60,8 @@ func IndexOf(program string, links ...Link) http.HandlerFunc {
 	}
 }
 
-// prefersJSON reports whether Accept (RFC 9110 §12.5.1) rates application/json above
-// text/plain, or as high and by its name.
+// prefersJSON reports whether Accept (RFC 9110 §12.5.1) ranks application/json above
+// text/plain, or equally and by its name.
 func prefersJSON(accept []string) bool {
 	json, text, named := quality{}, quality{}, false
 	for part := range strings.SplitSeq(strings.Join(accept, ","), ",") {
@@ -93,7 +93,7 @@ func prefersJSON(accept []string) bool {
 	return json.q > text.q || named && json.q > 0 && json.q == text.q
 }
 
-// quality is the quality of a media type by the most specific range that names it.
+// quality is the quality of a media type by its most specific range.
 type quality struct {
 	q        float64
 	specific int

@@ -8,16 +8,15 @@ import (
 	"strings"
 )
 
-// FromLoopback reports whether a request comes from this machine: by the address of
-// the socket, for a header can say anything, and not through a proxy (Proxied).
+// FromLoopback reports whether a request comes from this machine, by the address of the
+// socket, and not through a proxy (Proxied).
 func FromLoopback(r *http.Request) bool {
 	remote, err := netip.ParseAddrPort(r.RemoteAddr)
 	return err == nil && remote.Addr().IsLoopback() && Proxied(r) == ""
 }
 
-// ToLoopback reports whether the Host of a request names this machine in a way that
-// DNS cannot change. Any other name can be rebound to it, and a page in a browser
-// cannot help sending the name that it was loaded from.
+// ToLoopback reports whether the Host of a request is localhost or a loopback address, which
+// DNS cannot rebind. A page in a browser sends the name that it was loaded from.
 func ToLoopback(r *http.Request) bool {
 	name, addr := host(r)
 	return name == "localhost" || addr.IsLoopback()
@@ -39,8 +38,8 @@ func HostIn(r *http.Request, names []string) bool {
 	})
 }
 
-// host returns the Host of a request without its port, in lower case and without a
-// root dot; and as an address, if it is one.
+// host returns the Host of a request without port and root dot, in lower case, and as an
+// address, if it is one.
 func host(r *http.Request) (name string, addr netip.Addr) {
 	name, _, err := net.SplitHostPort(r.Host)
 	if err != nil {
@@ -51,7 +50,7 @@ func host(r *http.Request) (name string, addr netip.Addr) {
 	return name, addr
 }
 
-// proxyHeaders are added by proxies and gateways, and by no client of ours.
+// proxyHeaders are added by proxies and gateways, and not by our clients.
 var proxyHeaders = []string{
 	"Cdn-Loop", "Cf-Connecting-Ip", "Client-Ip", "Fastly-Client-Ip", "Forwarded", "Max-Forwards", "Proxy-Connection",
 	"Surrogate-Capability", "True-Client-Ip", "Via", "X-Client-Ip", "X-Cluster-Client-Ip", "X-Original-Uri",
@@ -59,14 +58,14 @@ var proxyHeaders = []string{
 	"X-Varnish",
 }
 
-// proxyPrefixes begin families of such headers.
+// proxyPrefixes are prefixes of such headers.
 var proxyPrefixes = []string{
 	"X-Amzn-", "X-Appengine-", "X-Arr-", "X-Envoy-", "X-Forwarded", "X-Original-Forwarded", "X-Proxy",
 }
 
-// Proxied returns by what a request shows that it came through a proxy: a header, or
-// HTTP/1.0, which nginx speaks to its backends by default and no client of ours does.
-// It returns "" if nothing does; a proxy can be configured not to show.
+// Proxied returns the sign that a request came through a proxy: a header, or HTTP/1.0, which
+// nginx uses to its backends by default and our clients do not. It returns "" if there is
+// none; a proxy can be configured to show none.
 func Proxied(r *http.Request) string {
 	if !r.ProtoAtLeast(1, 1) {
 		return r.Proto

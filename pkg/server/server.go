@@ -1,6 +1,6 @@
-// Package server runs an HTTP server that survives its clients: it bounds what
-// each of them may take in time and bytes, answers what breaks as a problem
-// document, and on the way out lets the requests in flight end.
+// Package server runs the HTTP servers of the three programs. It bounds the time and the bytes
+// of each client, runs requests through one pipeline of access rules, handlers, problem
+// documents and metrics, and drains at shutdown.
 package server
 
 import (
@@ -17,8 +17,8 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/logger"
 )
 
-// Bounds on one client. A handler that needs longer to answer sets a deadline
-// of its own with http.ResponseController.
+// Bounds on one client. A handler that needs more time sets a deadline with
+// http.ResponseController.
 const (
 	ReadHeaderTimeout = 5 * time.Second
 	ReadTimeout       = 15 * time.Second
@@ -28,7 +28,7 @@ const (
 	DrainTimeout      = 10 * time.Second
 )
 
-// Limits bound the connections of a server.
+// Limits are the limits on the connections of a server.
 type Limits struct {
 	// Connections is how many may be open, as package connlimit has it; 0 is
 	// connlimit.Max(1).
@@ -38,14 +38,13 @@ type Limits struct {
 	Keep time.Duration
 }
 
-// Serve answers requests on ln until ctx ends. Then it takes no new ones, gives
-// those in flight up to DrainTimeout to end, and returns nil; what is still
-// open after that is cut. It logs the address that it listens on.
+// Serve serves requests on ln until ctx ends. Then it accepts no more, waits up to DrainTimeout
+// for those in flight, closes the rest, and returns nil. It logs its address.
 func Serve(ctx context.Context, ln net.Listener, handler http.Handler, log logrus.FieldLogger) error {
 	return ServeWithin(ctx, ln, handler, Limits{}, log)
 }
 
-// ServeWithin is Serve with limits of its own.
+// ServeWithin is Serve with limits.
 func ServeWithin(ctx context.Context, ln net.Listener, handler http.Handler, limits Limits,
 	log logrus.FieldLogger) error {
 	if limits.Connections == 0 {
@@ -54,7 +53,7 @@ func ServeWithin(ctx context.Context, ln net.Listener, handler http.Handler, lim
 	conns := connlimit.New(connlimit.Options{
 		Limit: limits.Connections, Authenticates: limits.Keep > 0, IdleTimeout: IdleTimeout,
 	}, log)
-	if limits.Keep > 0 { // else IdleTimeout below does the same
+	if limits.Keep > 0 { // else the server's IdleTimeout does the same
 		defer conns.Watch()()
 	}
 	s := &http.Server{

@@ -1,6 +1,5 @@
-// Package systemd tells the service manager how a process fares: when it
-// serves, that it still does, and when it stops (sd_notify(3), Type=notify).
-// Where nothing of the kind started the process, it does nothing.
+// Package systemd notifies the service manager when a process is ready, that it is alive, and
+// when it stops (sd_notify(3), Type=notify). Without a service manager it does nothing.
 package systemd
 
 import (
@@ -13,37 +12,34 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// A check that fails at the start is made again after startRetry; it is given no
-// longer than startTimeout.
+// At the start a failed check is repeated after startRetry; each has startTimeout.
 const (
 	startRetry   = 50 * time.Millisecond
 	startTimeout = 5 * time.Second
 )
 
-// What systemctl status shows.
+// The states that systemctl status shows.
 const (
 	starting     = "STATUS=Starting"
 	serving      = "STATUS=Serving"
 	unresponsive = "STATUS=Does not answer"
-	stopping     = "STATUS=Letting the requests in flight end"
+	stopping     = "STATUS=Draining requests in flight"
 )
 
-// Run reports until ctx ends. The process is ready when healthy first gives
-// nil. From then on the watchdog, if the unit has one, is fed only while
-// healthy does: so healthy must go the way that the callers of the process go,
-// for a process that hangs would go on feeding it otherwise.
+// Run notifies until ctx ends. The process is ready when healthy first returns nil. From then
+// on the watchdog, if the unit has one, is notified only while healthy returns nil: so healthy
+// must take the path of a client's request.
 //
-// A service manager that cannot be told is warned of, and the process goes on: the
-// socket may be one that a shell has handed on. If it waits to be told, it ends the
-// process itself.
+// If the service manager cannot be notified, Run warns once and continues: NOTIFY_SOCKET may be
+// inherited from a shell. A manager that waits for a notification restarts the process itself.
 func Run(ctx context.Context, healthy func(context.Context) error, log logrus.FieldLogger) error {
 	sent, failure := daemon.SdNotify(false, starting)
 	if !sent && failure == nil {
-		return nil // there is no service manager
+		return nil // no service manager
 	}
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		return fmt.Errorf("read the time of the watchdog: %w", err)
+		return fmt.Errorf("read the interval of the watchdog: %w", err)
 	}
 	m := manager{log: log}
 	m.logOnce(failure)
@@ -60,7 +56,7 @@ func Run(ctx context.Context, healthy func(context.Context) error, log logrus.Fi
 	return nil
 }
 
-// ready waits until the process serves; it is false if ctx ended before that.
+// ready waits until healthy returns nil, and reports false if ctx ended before.
 func ready(ctx context.Context, healthy func(context.Context) error) bool {
 	for check(ctx, startTimeout, healthy) != nil {
 		if !pause(ctx, startRetry) {
@@ -70,9 +66,8 @@ func ready(ctx context.Context, healthy func(context.Context) error) bool {
 	return true
 }
 
-// watchdog keeps the watchdog from biting until ctx ends. It looks twice in the
-// time that the watchdog waits, and more often while the process does not
-// answer, so that one slow answer costs no restart.
+// watchdog notifies the watchdog until ctx ends. It checks twice per interval of the watchdog,
+// and more often while checks fail, so that one slow response causes no restart.
 func (m *manager) watchdog(ctx context.Context, limit time.Duration, healthy func(context.Context) error) {
 	const (
 		checks  = 2
@@ -106,7 +101,7 @@ func check(ctx context.Context, timeout time.Duration, healthy func(context.Cont
 	return healthy(ctx)
 }
 
-// pause is false if ctx ended first.
+// pause waits for d, and reports false if ctx ended before.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -118,14 +113,14 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// manager is the service manager, and whether it could be told last.
+// manager is the service manager.
 type manager struct {
 	log  logrus.FieldLogger
-	lost bool
+	lost bool // the last notification failed
 }
 
-// notify sends the news, if there are any. What does not get through is not said
-// again: the next news may pass, and if the watchdog hears none, it bites.
+// notify sends states, if there are any. A lost notification is not repeated: the next may
+// succeed, and without any the watchdog restarts the process.
 func (m *manager) notify(states ...string) {
 	if len(states) > 0 {
 		_, err := daemon.SdNotify(false, strings.Join(states, "\n"))
@@ -133,11 +128,11 @@ func (m *manager) notify(states ...string) {
 	}
 }
 
-// logOnce notes whether the news got through, and warns once when they do not.
+// logOnce records the result of a notification, and warns at the first failure.
 func (m *manager) logOnce(err error) {
 	if err != nil && !m.lost {
 		m.log.WithError(fmt.Errorf("NOTIFY_SOCKET: %w; unset it if no service manager started this",
-			err)).Warn("Service manager not told")
+			err)).Warn("Service manager not notified")
 	}
 	m.lost = err != nil
 }

@@ -118,7 +118,7 @@ func TestRun_NotifiesReadyThenStopping(t *testing.T) {
 		if err := stop(); err != nil {
 			t.Errorf("Run = %v, want nil", err)
 		}
-		socket.wants(t, "at the end", "STOPPING=1", "STATUS=Letting the requests in flight end")
+		socket.wants(t, "at the end", "STOPPING=1", "STATUS=Draining requests in flight")
 	})
 }
 

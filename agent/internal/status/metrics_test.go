@@ -116,7 +116,7 @@ func TestMetrics_Requests_CountedByRouteClassAndCode(t *testing.T) {
 	}
 	handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/status", nil))
 	const want = `
-# HELP fleetconf_agent_http_requests_total Requests answered, by class of route and status code.
+# HELP fleetconf_agent_http_requests_total Requests answered, by route class and status code.
 # TYPE fleetconf_agent_http_requests_total counter
 fleetconf_agent_http_requests_total{class="other",code="404"} 2
 fleetconf_agent_http_requests_total{class="other",code="405"} 1

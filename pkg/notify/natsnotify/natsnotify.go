@@ -1,5 +1,5 @@
-// Package natsnotify carries hints over NATS: plain subjects without any store,
-// and never a queue group, so that everybody hears each.
+// Package natsnotify sends hints over NATS: plain subjects without a store and without queue
+// groups, so that every subscriber receives each.
 package natsnotify
 
 import (
@@ -20,8 +20,8 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
-// Options say where NATS is, and who connects: by name and password, by token,
-// NKey or credentials file; one of them at most.
+// Options are the servers and the credentials: at most one of user name and password, token,
+// NKey and credentials file.
 type Options struct {
 	URL                string // of a server; of several with commas between
 	Username, Password string
@@ -29,17 +29,16 @@ type Options struct {
 	NKeyFile           string // holds the seed
 	CredsFile          string
 	CAFile             string // certificates to trust instead of those of the system
-	CertFile, KeyFile  string // by which the server knows this client
-	Name               string // that the server's own lists show
+	CertFile, KeyFile  string // of the client, if the server verifies it
+	Name               string // under which the server lists this client
 
-	// InProcess is a server within this process, nil for those of URL.
+	// InProcess is a server in this process, instead of those of URL.
 	InProcess nats.InProcessConnProvider
 }
 
-// Driver announces, and listens, over NATS. Each announcement has a connection
-// of its own: there are few, and one that was kept would be found dead by the
-// very hint that matters. To a server within this process it is kept: it does not
-// die unnoticed, and a server full of agents would refuse a new one.
+// Driver announces and subscribes over NATS. Each announcement opens a connection: they are
+// rare, and a dead idle connection would lose the next hint. The connection to a server in
+// this process is kept: it does not die unnoticed, and a full server would reject a new one.
 type Driver struct {
 	url     string
 	options []nats.Option
@@ -51,17 +50,16 @@ type Driver struct {
 	kept *nats.Conn // nil before the first
 }
 
-// maxPending and maxPendingBytes bound the messages that the client has received
-// and listen has not yet read. The client reads 32 KiB at a time, which is 1,200 of
-// the shortest messages, without waiting for listen. Beyond the bounds messages
-// are lost, and the subscription begins again, so that agents fetch what they missed.
+// maxPending and maxPendingBytes limit the messages that the client has received and listen
+// has not read. The client reads 32 KiB at a time, which is 1,200 of the shortest messages,
+// without waiting for listen. Over a limit messages are lost and the driver resubscribes, so
+// that agents fetch what they missed.
 const (
 	maxPending      = 1 << 12
 	maxPendingBytes = 32 << 20
 )
 
-// New reads the options and the files that they name. It connects to a server within
-// this process only.
+// New reads the options and their files. It connects only to a server in this process.
 func New(o Options) (*Driver, error) {
 	if o.InProcess == nil {
 		if err := notify.CheckNATSURL(o.URL); err != nil {
@@ -71,8 +69,8 @@ func New(o Options) (*Driver, error) {
 	d := &Driver{url: o.URL, keeps: o.InProcess != nil, idle: notify.Idle, answer: notify.Answer}
 	d.options = []nats.Option{
 		nats.Name(o.Name),
-		nats.NoReconnect(),   // notify.Reconnect does, spread as it should be
-		nats.PingInterval(0), // listen pings, and seldom
+		nats.NoReconnect(),   // notify.Reconnect does, with jitter
+		nats.PingInterval(0), // listen pings
 		nats.SyncQueueLen(maxPending),
 		nats.PermissionErrOnSubscribe(true),
 		nats.ErrorHandler(func(c *nats.Conn, _ *nats.Subscription, _ error) { c.Close() }),
@@ -106,8 +104,8 @@ func New(o Options) (*Driver, error) {
 	return d, nil
 }
 
-// The options of the library that name files would wait for a writer where one is a named
-// pipe. Those below refuse it, and read their files at each connection as well.
+// The library's options with files would block on a named pipe. Those below reject it. They
+// too read their files at each connection.
 
 func nkey(file string) nats.Option {
 	return func(o *nats.Options) error {
@@ -117,11 +115,11 @@ func nkey(file string) nats.Option {
 		}
 		key, err := nkeys.ParseDecoratedNKey(seed)
 		if err != nil {
-			return fmt.Errorf("%s holds no NKey seed", file)
+			return fmt.Errorf("%s must hold an NKey seed", file)
 		}
 		public, err := key.PublicKey()
 		if err != nil || !nkeys.IsValidPublicUserKey(public) {
-			return fmt.Errorf("%s holds no NKey seed of a user", file)
+			return fmt.Errorf("%s must hold the NKey seed of a user", file)
 		}
 		return nats.Nkey(public, key.Sign)(o)
 	}
@@ -159,7 +157,7 @@ func clientCert(certFile, keyFile string) nats.Option {
 	}
 }
 
-// suites bounds what TLS 1.2 offers, where the URL asks for TLS.
+// suites limits the cipher suites of TLS 1.2, if the URL asks for TLS.
 func suites(o *nats.Options) error {
 	if o.TLSConfig == nil {
 		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -168,7 +166,7 @@ func suites(o *nats.Options) error {
 	return nil
 }
 
-// try reads the files that the options name.
+// try applies the options once, to read their files.
 func (d *Driver) try() error {
 	opts := nats.GetDefaultOptions()
 	for _, option := range d.options {
@@ -179,7 +177,7 @@ func (d *Driver) try() error {
 	return nil
 }
 
-// dialer connects to a broker that may violate the protocol, by connections that end with ctx.
+// dialer opens guarded connections that end with ctx.
 type dialer struct{ ctx context.Context }
 
 func (d dialer) Dial(network, address string) (net.Conn, error) {
@@ -195,8 +193,8 @@ func (d *Driver) connect(ctx context.Context) (*nats.Conn, error) {
 	return nats.Connect(d.url, append([]nats.Option{nats.SetCustomDialer(dialer{ctx})}, d.options...)...)
 }
 
-// Announce publishes a message on a subject, and waits until the server has taken it. It
-// takes no longer than notify.Answer.
+// Announce publishes a message on a subject and waits until the server has accepted it, at most
+// notify.Answer.
 func (d *Driver) Announce(ctx context.Context, subject string, message []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, d.answer)
 	defer cancel()
@@ -216,7 +214,7 @@ func (d *Driver) Announce(ctx context.Context, subject string, message []byte) e
 	return nil
 }
 
-// announcing returns a connection for an announcement: the one that is kept, or a new one.
+// announcing returns the connection for an announcement: the kept one, or a new one.
 func (d *Driver) announcing(ctx context.Context) (*nats.Conn, error) {
 	if !d.keeps {
 		return d.connect(ctx)
@@ -230,16 +228,16 @@ func (d *Driver) announcing(ctx context.Context) (*nats.Conn, error) {
 	return d.kept, err
 }
 
-// flush waits until the server has dealt with all that it was sent.
+// flush waits until the server has processed all that was sent.
 func flush(ctx context.Context, conn *nats.Conn) error {
 	err := conn.FlushWithContext(ctx)
-	if last := conn.LastError(); last != nil { // also of what the server refuses
+	if last := conn.LastError(); last != nil { // also a rejection
 		return last
 	}
 	return err
 }
 
-// Run tells r what it hears on a subject until ctx ends.
+// Run passes messages on a subject to r until ctx ends.
 func (d *Driver) Run(ctx context.Context, subject string, r notify.Receiver) error {
 	return notify.Reconnect(ctx, r, func(ctx context.Context, subscribed func()) error {
 		ctx, cancel := context.WithCancel(ctx)
@@ -294,7 +292,7 @@ func (d *Driver) ping(ctx context.Context, conn *nats.Conn) error {
 	return flush(ctx, conn)
 }
 
-// reason words an error without secrets.
+// reason describes an error without secrets.
 func reason(ctx context.Context, subject string, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("nats: %w", ctx.Err())
@@ -306,8 +304,8 @@ func reason(ctx context.Context, subject string, err error) error {
 		{"the credentials are refused", []error{nats.ErrAuthorization, nats.ErrAuthExpired, nats.ErrAuthRevoked,
 			nats.ErrAccountAuthExpired}},
 		{"this account may not use subject " + subject, []error{nats.ErrPermissionViolation}},
-		{"messages come faster than they are read", []error{nats.ErrSlowConsumer}},
-		{"the server wants TLS otherwise", []error{nats.ErrSecureConnRequired, nats.ErrSecureConnWanted}},
+		{"messages arrive faster than they are processed", []error{nats.ErrSlowConsumer}},
+		{"client and server do not agree whether to use TLS", []error{nats.ErrSecureConnRequired, nats.ErrSecureConnWanted}},
 		{"the server has too many connections",
 			[]error{nats.ErrMaxConnectionsExceeded, nats.ErrMaxAccountConnectionsExceeded}},
 		{"no server can be reached", []error{nats.ErrNoServers}},
@@ -324,8 +322,8 @@ func reason(ctx context.Context, subject string, err error) error {
 	return fmt.Errorf("nats: %w", notify.Reason(err))
 }
 
-// length reads the lines of NATS's protocol: that of a message ends with how
-// many bytes follow.
+// length parses the lines of NATS's protocol: that of a message ends with the length of its
+// payload.
 func length(line []byte) (n int64, follow bool) {
 	fields := bytes.Fields(line)
 	if len(fields) == 0 || !bytes.EqualFold(fields[0], []byte("MSG")) && !bytes.EqualFold(fields[0], []byte("HMSG")) {

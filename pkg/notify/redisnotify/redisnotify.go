@@ -1,5 +1,4 @@
-// Package redisnotify carries hints over Redis: one server, the server that
-// Sentinels name, or a Cluster.
+// Package redisnotify sends hints over Redis: one server, the master of Sentinels, or a Cluster.
 package redisnotify
 
 import (
@@ -17,26 +16,24 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/notify"
 )
 
-// Driver announces, and listens, over Redis. Each announcement has a connection
-// of its own: there are few, and one that was kept would be found dead by the
-// very hint that matters.
+// Driver announces and subscribes over Redis. Each announcement opens a connection: they are
+// rare, and a dead idle connection would lose the next hint.
 type Driver struct {
-	server  redis.Options                             // less its address
-	address func(ctx context.Context) (string, error) // of the server at this moment
+	server  redis.Options                             // without its address
+	address func(ctx context.Context) (string, error) // of the current server
 	dial    func(ctx context.Context) func(context.Context, string, string) (net.Conn, error)
 
 	idle, answer time.Duration
 }
 
-// What the library would print to standard error, it gives as an error too.
+// The library also returns as errors what it would print to standard error.
 func init() { logging.Disable() }
 
-// errReconnect stops the library from connecting again by itself, at once and as
-// all others do.
+// errReconnect keeps the library from reconnecting by itself, without backoff.
 var errReconnect = errors.New("one connection only")
 
-// open returns a client with one connection, which lives until ctx ends or the
-// client is closed. It connects with its first command.
+// open returns a client with one connection, which ends with ctx or the client. It connects
+// with its first command.
 func (d *Driver) open(ctx context.Context) (*redis.Client, error) {
 	address, err := d.address(ctx)
 	if err != nil {
@@ -55,7 +52,7 @@ func (d *Driver) open(ctx context.Context) (*redis.Client, error) {
 	return redis.NewClient(&opts), nil
 }
 
-// Announce publishes a message on a subject. It takes no longer than notify.Answer.
+// Announce publishes a message on a subject, within notify.Answer.
 func (d *Driver) Announce(ctx context.Context, subject string, message []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, d.answer)
 	defer cancel()
@@ -70,7 +67,7 @@ func (d *Driver) Announce(ctx context.Context, subject string, message []byte) e
 	return nil
 }
 
-// Run tells r what it hears on a subject until ctx ends.
+// Run passes messages on a subject to r until ctx ends.
 func (d *Driver) Run(ctx context.Context, subject string, r notify.Receiver) error {
 	return notify.Reconnect(ctx, r, func(ctx context.Context, subscribed func()) error {
 		ctx, cancel := context.WithCancel(ctx)
@@ -79,8 +76,7 @@ func (d *Driver) Run(ctx context.Context, subject string, r notify.Receiver) err
 	})
 }
 
-// listen reads one connection itself. The channel that the library offers pings
-// every three seconds.
+// listen reads one connection. The channel of the library would ping every three seconds.
 func (d *Driver) listen(ctx context.Context, subject string, r notify.Receiver, subscribed func()) error {
 	client, err := d.open(ctx)
 	if err != nil {
@@ -112,8 +108,7 @@ func (d *Driver) listen(ctx context.Context, subject string, r notify.Receiver, 
 	}
 }
 
-// receive waits for whatever comes. The library panics on replies of another
-// shape than Redis gives them.
+// receive waits for the next reply. The library panics on replies of an unexpected shape.
 func receive(ctx context.Context, sub *redis.PubSub, timeout time.Duration) (message any, err error) {
 	defer func() {
 		if recover() != nil {
@@ -130,8 +125,8 @@ func isTimeout(err error) bool {
 	return errors.As(err, &target) && target.Timeout()
 }
 
-// reason words an error without secrets. Of what the server says it takes the
-// code alone: the rest may repeat the command, and with it the password.
+// reason describes an error without secrets. Of an error of the server it uses only the code:
+// the rest may repeat a command with its password.
 func reason(ctx context.Context, subject string, err error) error {
 	var said redis.Error
 	switch {
@@ -154,7 +149,7 @@ func reason(ctx context.Context, subject string, err error) error {
 	return fmt.Errorf("redis: %w", notify.Reason(err))
 }
 
-// tune leaves out what the library says of itself, and does again by itself.
+// tune disables client identification, retries and maintenance notifications.
 func tune(opts *redis.Options) {
 	opts.Protocol = 2
 	opts.ClientName, opts.DisableIdentity = "", true
@@ -165,16 +160,16 @@ func tune(opts *redis.Options) {
 
 const (
 	maxReplies    = 1 << 12 // in an array
-	maxNested     = 8       // arrays within arrays: the client goes as deep as it is told
-	maxReplyBytes = 2 << 20 // of a reply with all that is nested in it, which the client keeps until it is whole
-	replyBytes    = 32      // that the client keeps of each nested reply beside its text
+	maxNested     = 8       // arrays in arrays: the client recurses without a limit
+	maxReplyBytes = 2 << 20 // of a reply with all nested ones, which the client holds until it is complete
+	replyBytes    = 32      // of memory per nested reply beside its text
 )
 
-// replies follows the lines of Redis's protocol: a bulk string says how many
-// bytes follow, an array how many replies.
+// replies parses the lines of Redis's protocol: a bulk string announces how many bytes follow,
+// an array how many replies.
 type replies struct {
-	left []int64 // to come in each array that has begun
-	size int64   // bytes that the client keeps of the outermost reply so far
+	left []int64 // replies to come in each open array
+	size int64   // bytes that the client holds of the outermost reply
 }
 
 func (r *replies) length(line []byte) (n int64, follow bool) {
@@ -207,7 +202,7 @@ func (r *replies) next(line []byte) (n int64, follow bool) {
 		} else if count != 0 && !null {
 			return -1, false
 		}
-	case '%', '~', '>', '|', '!', '=': // of the protocol's next version
+	case '%', '~', '>', '|', '!', '=': // of RESP3
 		return -1, false
 	}
 	for last := len(r.left) - 1; last >= 0; last-- {

@@ -14,11 +14,10 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
-// New reads the URL of a server (redis://, or rediss:// for TLS), of Sentinels
-// (?master_name=…&addr=…, with their account before the host, and that of the
-// server as &username=…&password=…), or of nodes of a Cluster (?addr=…). caFile
-// holds the certificates to trust; "" stands for those of the system. Nothing
-// is connected.
+// New returns a driver for the URL of a server (redis://, or rediss:// for TLS), of Sentinels
+// (?master_name=…&addr=…, with their account before the host, and that of the server as
+// &username=…&password=…), or of nodes of a Cluster (?addr=…). caFile holds the trusted
+// certificates; "" stands for those of the system. New does not connect.
 func New(address, caFile string) (*Driver, error) {
 	if err := notify.CheckRedisURL(address); err != nil {
 		return nil, err
@@ -62,8 +61,8 @@ func (d *Driver) single(address string) error {
 	return nil
 }
 
-// sentinel asks for the server whenever one is needed. The library would listen
-// to the Sentinels too, and ping them.
+// sentinel looks the server up for each connection. The library's failover client would
+// subscribe to the Sentinels and ping them.
 func (d *Driver) sentinel(address string) error {
 	opts, err := redis.ParseFailoverURL(address)
 	if err != nil {
@@ -104,8 +103,8 @@ func (d *Driver) ask(ctx context.Context, sentinel string, opts *redis.FailoverO
 
 var errMaster = errors.New("the Sentinels know no such master")
 
-// cluster asks for the node that the subject belongs to. Any other would do, for
-// a Cluster repeats each message to all its nodes; this one is there.
+// cluster looks up the node of the subject. Any node would do, because a Cluster forwards each
+// message to all nodes; this one exists.
 func (d *Driver) cluster(address string) error {
 	opts, err := redis.ParseClusterURL(address)
 	if err != nil {
@@ -134,8 +133,8 @@ func (d *Driver) cluster(address string) error {
 	return nil
 }
 
-// dialer gives, for the time of one ctx, a function that connects: to a broker
-// that may violate the protocol, by a connection that ends with ctx.
+// dialer returns a function that returns, for a ctx, a dialer of guarded connections that end
+// with ctx.
 func dialer(config *tls.Config) func(ctx context.Context) func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context) func(context.Context, string, string) (net.Conn, error) {
 		return func(_ context.Context, network, address string) (net.Conn, error) {
@@ -145,7 +144,7 @@ func dialer(config *tls.Config) func(ctx context.Context) func(context.Context, 
 			}
 			if config != nil {
 				config := config.Clone()
-				config.ServerName, _, _ = net.SplitHostPort(address) // of a master, say, and not of its Sentinel
+				config.ServerName, _, _ = net.SplitHostPort(address) // of the master, not of its Sentinel
 				secure := tls.Client(conn, config)
 				if err := secure.HandshakeContext(ctx); err != nil {
 					_ = conn.Close()

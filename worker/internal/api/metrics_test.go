@@ -48,7 +48,7 @@ func TestMetrics_RequestsByClassAndCode(t *testing.T) {
 		send(h, get("/hit").WithContext(ctx))
 	}()
 	const want = `
-# HELP fleetconf_worker_http_requests_total Requests answered, by class of route and status code.
+# HELP fleetconf_worker_http_requests_total Requests answered, by route class and status code.
 # TYPE fleetconf_worker_http_requests_total counter
 fleetconf_worker_http_requests_total{class="docs",code="200"} 1
 fleetconf_worker_http_requests_total{class="hit",code="499"} 1
@@ -103,7 +103,7 @@ fleetconf_worker_pushes_total{outcome="invalid"} 2
 fleetconf_worker_pushes_total{outcome="left"} 1
 fleetconf_worker_pushes_total{outcome="refused"} 1
 fleetconf_worker_pushes_total{outcome="unchanged"} 2
-# HELP fleetconf_worker_http_requests_total Requests answered, by class of route and status code.
+# HELP fleetconf_worker_http_requests_total Requests answered, by route class and status code.
 # TYPE fleetconf_worker_http_requests_total counter
 fleetconf_worker_http_requests_total{class="push",code="200"} 3
 fleetconf_worker_http_requests_total{class="push",code="400"} 2
