@@ -13,7 +13,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// times reads times as RFC 3339 §5.6 has them: T and Z may be in lower case.
+// times reads times of RFC 3339 §5.6, in which T and Z may be in lower case.
 var times = json.WithUnmarshalers(json.UnmarshalFromFunc(func(d *jsontext.Decoder, t *time.Time) error {
 	if d.PeekKind() != '"' {
 		return errors.ErrUnsupported
@@ -26,10 +26,9 @@ var times = json.WithUnmarshalers(json.UnmarshalFromFunc(func(d *jsontext.Decode
 	return err
 }))
 
-// Decode reads exactly one JSON document (RFC 8259, and RFC 7493 §2: UTF-8, no
-// name twice) into a T. Unknown fields, wrong types, null, NUL characters and
-// anything behind the document are errors: an *Invalid that names the field.
-// It judges the shape only; Validate judges the values.
+// Decode reads exactly one JSON document (RFC 8259, and RFC 7493 §2: UTF-8, no duplicate names)
+// into a T. Unknown fields, wrong types, null, NUL characters and trailing data are errors: an
+// *Invalid that names the field. It checks the shape only; Validate checks the values.
 func Decode[T any](document []byte) (T, error) {
 	var v T
 	if err := scan(document); err != nil {
@@ -41,8 +40,7 @@ func Decode[T any](document []byte) (T, error) {
 	return v, nil
 }
 
-// DecodeOpen is Decode, but passes over members that are not known: those of a
-// document that a newer program may have written.
+// DecodeOpen is Decode, but ignores unknown members, which a newer program may have written.
 func DecodeOpen[T any](document []byte) (T, error) {
 	var v T
 	if err := scan(document); err != nil {
@@ -54,9 +52,9 @@ func DecodeOpen[T any](document []byte) (T, error) {
 	return v, nil
 }
 
-// DecodeConfig reads and validates a configuration as the controller serves
-// it. Fields that a newer controller may have added around the data are
-// passed over, but never one within it: half a configuration is not run.
+// DecodeConfig reads and validates a configuration as the controller serves it. It ignores
+// unknown fields beside the data, which a newer controller may add, but rejects those within:
+// a configuration is applied as a whole or not at all.
 func DecodeConfig(document []byte) (Config, error) {
 	if len(document) > MaxBodyBytes {
 		return Config{}, Bad("", "document is longer than %d bytes", MaxBodyBytes)
@@ -86,9 +84,8 @@ func DecodeConfig(document []byte) (Config, error) {
 	return c, c.Validate()
 }
 
-// Encode writes v as compact JSON. Bytes of a string that are not UTF-8, as names of
-// machines and files may have, become U+FFFD: what is written can be decoded. It fails
-// only on a value that no wire type holds, such as a NaN.
+// Encode returns v as compact JSON. Invalid UTF-8, which names of hosts and files may have,
+// becomes U+FFFD. It fails only for values that no wire type has, such as NaN.
 func Encode(v any) ([]byte, error) {
 	b, err := json.Marshal(v, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
 	if err != nil {
@@ -97,9 +94,9 @@ func Encode(v any) ([]byte, error) {
 	return b, nil
 }
 
-// scan reads every token once, for what Unmarshal lets pass: null, which would
-// leave a field as if it had not been sent, and NUL, which C strings end at.
-// Below the document's own fields null stands in a value that is kept as it is.
+// scan rejects what Unmarshal accepts: null, which would equal an omitted field, and NUL, which
+// ends C strings. Below the fields of the document null is allowed, in values that are stored
+// unchanged.
 func scan(document []byte) error {
 	d := jsontext.NewDecoder(bytes.NewReader(document))
 	for {
@@ -130,7 +127,7 @@ func scan(document []byte) error {
 	}
 }
 
-// invalid turns an error of the JSON library into one that a caller can act on.
+// invalid returns an error of the JSON library as an *Invalid.
 func invalid(err error) error {
 	var (
 		bad       *Invalid
@@ -141,7 +138,7 @@ func invalid(err error) error {
 	case errors.As(err, &bad):
 		return bad
 	case errors.Is(err, jsontext.ErrDuplicateName) && errors.As(err, &syntactic):
-		return Bad(field(syntactic.JSONPointer), "stands there twice")
+		return Bad(field(syntactic.JSONPointer), "occurs twice")
 	case errors.As(err, &syntactic):
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			return Bad("", "the JSON document ends too early, at byte %d", syntactic.ByteOffset)
@@ -157,7 +154,7 @@ func invalid(err error) error {
 	return Bad("", "not a valid JSON document")
 }
 
-// field writes a JSON Pointer (RFC 6901) as the path people write: data.url.
+// field returns a JSON Pointer (RFC 6901) in dotted form: data.url.
 func field(p jsontext.Pointer) string {
 	var names []string
 	for name := range p.Tokens() {

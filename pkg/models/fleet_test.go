@@ -36,8 +36,8 @@ func TestFreezeRequest_Validate(t *testing.T) {
 	}{
 		"until it is lifted":    {"sale", time.Time{}, "", ""},
 		"until a moment later":  {"sale", now.Add(1), "", ""},
-		"until now":             {"sale", now, "until", "is over"},
-		"until then, elsewhere": {"sale", now.Add(-1).In(time.FixedZone("", 3600)), "until", "is over"},
+		"until now":             {"sale", now, "until", "is in the past"},
+		"until then, elsewhere": {"sale", now.Add(-1).In(time.FixedZone("", 3600)), "until", "is in the past"},
 		"no reason":             {"", time.Time{}, "reason", "say why"},
 		"a reason in two lines": {"a\nb", time.Time{}, "reason", "control character"},
 		"a reason of many bytes": {strings.Repeat("r", models.MaxReasonBytes+1), time.Time{}, "reason",

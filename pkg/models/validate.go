@@ -15,15 +15,13 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// FieldError names a field of a document, a query or a header, and what is
-// wrong with it.
+// FieldError is a fault of a field of a document, a query or a header.
 type FieldError struct {
 	Field  string `json:"field" example:"url"`
 	Detail string `json:"detail" example:"must be absolute: begin with http:// or https://"`
 }
 
-// Invalid is the error of a document that breaks the contract. It holds every
-// fault that was found, not only the first.
+// Invalid is the error of a document that breaks the contract. It holds every fault.
 type Invalid struct {
 	Errors []FieldError
 }
@@ -36,12 +34,12 @@ func (e *Invalid) Error() string {
 	return strings.Join(faults, "; ")
 }
 
-// Bad is the error of one bad field.
+// Bad returns the error of one field.
 func Bad(field, format string, args ...any) *Invalid {
 	return &Invalid{Errors: []FieldError{{Field: field, Detail: fmt.Sprintf(format, args...)}}}
 }
 
-// faults collects faults and gives them back as one error, or nil.
+// faults collects faults.
 type faults []FieldError
 
 func (c *faults) require(ok bool, field, format string, args ...any) {
@@ -66,8 +64,8 @@ func (c Config) Validate() error {
 	return f.err()
 }
 
-// Validate returns an *Invalid that names every bad field, or nil. That a URL
-// is there at all is for the publish to decide, which knows what is current.
+// Validate returns an *Invalid that names every bad field, or nil. It accepts a missing URL: the
+// publish checks it against the current configuration.
 func (r PublishRequest) Validate() error {
 	var f faults
 	if r.URL != nil {
@@ -99,7 +97,7 @@ func (r RegisterRequest) Validate() error {
 	return f.err()
 }
 
-// depth is how many levels of objects and arrays a JSON value has.
+// depth returns the number of levels of objects and arrays in a JSON value.
 func depth(value jsontext.Value) (deepest int) {
 	d := jsontext.NewDecoder(bytes.NewReader(value))
 	for {
@@ -124,8 +122,8 @@ func (r Report) Validate() error {
 	return f.err()
 }
 
-// IsFleet reports whether id can be the id of a fleet: it is a part of the name of a
-// Redis channel and of a NATS subject.
+// IsFleet reports whether id is a valid id of a fleet, which is part of a Redis channel and of a
+// NATS subject.
 func IsFleet(id string) bool {
 	for _, c := range []byte(id) {
 		if (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') && c != '-' && c != '_' {
@@ -143,17 +141,16 @@ func (w WorkerConfig) Validate() error {
 	return f.err()
 }
 
-// agentID is what an agent may call itself: it must survive as a user-id of
-// Basic authentication (RFC 7617 §2: no colon) and as a segment of a path.
+// agentID matches the ids of agents, which are user-ids of Basic authentication (RFC 7617 §2: no
+// colon) and segments of paths.
 var agentID = regexp.MustCompile(fmt.Sprintf(`^[A-Za-z0-9][A-Za-z0-9._-]{0,%d}$`, MaxAgentIDBytes-1))
 
-// agentSecret is what an agent proves with that it is the one of its id: only its
-// digest is stored, so it must be too long to be guessed.
+// agentSecret matches the secrets of agents, which must be too long to be guessed.
 var agentSecret = regexp.MustCompile(fmt.Sprintf(`^[A-Za-z0-9._~+/=-]{%d,%d}$`, minSecretBytes, maxSecretBytes))
 
 const minSecretBytes, maxSecretBytes = 22, 128 // 22 characters of Base64 are 128 bits
 
-// PollInterval reads a poll interval in whole seconds, such as comes in a query.
+// PollInterval parses a poll interval in whole seconds.
 func PollInterval(field, text string) (int, error) {
 	n, err := strconv.Atoi(text)
 	if err != nil {
@@ -176,31 +173,29 @@ func (c *faults) text(field, s string, limit int) {
 	c.require(!strings.ContainsFunc(s, unicode.IsControl), field, "holds a control character")
 }
 
-// Text reports whether s is a line of at most limit bytes with no control
-// character, as an error that names the field, or nil.
+// Text returns an error that names the field unless s is at most limit bytes long and has no
+// control character.
 func Text(field, s string, limit int) error {
 	var f faults
 	f.text(field, s, limit)
 	return f.err()
 }
 
-// url judges a target as strictly as every part of the system needs: what
-// passes here is fetched as written, without a rewrite on the way.
+// url validates a target as strictly as every part of the system needs: what passes here is
+// fetched as written.
 func (c *faults) url(field, s string) {
 	if detail := urlFault(s); detail != "" {
 		*c = append(*c, FieldError{Field: field, Detail: detail})
 	}
 }
 
-// hostname is a DNS name (RFC 1035 §2.3.1, underscores tolerated, a root dot
-// allowed) in ASCII.
+// hostname matches DNS names in ASCII (RFC 1035 §2.3.1), with underscores and a root dot.
 var hostname = regexp.MustCompile(`^(?:` + dnsLabel + `\.)*` + dnsLabel + `\.?$`)
 
 const dnsLabel = `[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?`
 
-// numeric is a name whose last label is a number: some resolvers take such a
-// name for an IPv4 address in another notation, so it would mean different
-// hosts on different machines.
+// numeric matches names whose last label is a number. Some resolvers parse them as IPv4
+// addresses, so they would mean different hosts on different machines.
 var numeric = regexp.MustCompile(`(?i)(?:^|\.)(?:\d+|0x[0-9a-f]*)\.?$`)
 
 func urlFault(s string) string {
@@ -263,8 +258,8 @@ func hostFault(u *url.URL) string {
 	return ""
 }
 
-// Trim makes text of another process fit for a report and a log line: valid
-// UTF-8, one line, at most MaxErrorBytes.
+// Trim returns text of another process fit for a report and a log line: valid UTF-8, one line,
+// at most MaxErrorBytes.
 func Trim(text string) string {
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) {
@@ -283,8 +278,8 @@ func Trim(text string) string {
 	return text[:end] + "…"
 }
 
-// HeaderText makes a text fit for a header: one line of printable ASCII, at most
-// MaxHeaderText bytes. Other characters become question marks.
+// HeaderText returns text fit for a header: one line of printable ASCII, at most MaxHeaderText
+// bytes. Other characters become question marks.
 func HeaderText(text string) string {
 	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
 	text = strings.Map(func(r rune) rune {

@@ -1,7 +1,6 @@
-// Package tlsfiles has TLS follow the files of certificates and keys: what is
-// changed there holds from the next connection on, and the connections that are
-// open stay. What cannot be used is told once, and what was in use before stays
-// until it can be.
+// Package tlsfiles reloads certificates, keys and authorities when their files change. A change
+// applies from the next connection on. If changed files are unusable, it warns once and keeps
+// the last good ones.
 package tlsfiles
 
 import (
@@ -23,23 +22,22 @@ import (
 )
 
 const (
-	// Interval is how often the files are looked at.
+	// Interval is the time between two checks of the files.
 	Interval = 5 * time.Second
-	// warnBefore is how long before its end a certificate is warned of, and
-	// warnEvery how often.
+	// warnBefore is the time before the expiry of a certificate at which warnings begin, and
+	// warnEvery the time between two of them.
 	warnBefore = 7 * 24 * time.Hour
 	warnEvery  = 24 * time.Hour
 )
 
-// File is a file, by the setting that names it.
+// File is a file and the setting that names it.
 type File struct{ Setting, Path string }
 
-// Paths say where to read from. Files without a path are not there: a pair is
-// there as a whole or not at all.
+// Paths are the files to read. Files with empty paths are not used; Cert and Key need each other.
 type Paths struct {
-	Cert File // the certificate, and those between it and its authority, in PEM
+	Cert File // the certificate and its chain, in PEM
 	Key  File // its private key
-	CA   File // the certificates of the authorities to trust
+	CA   File // the certificates of the trusted authorities
 }
 
 func (f File) read() ([]byte, error) {
@@ -53,14 +51,14 @@ func (f File) read() ([]byte, error) {
 // Read returns the content of a regular file, without a byte order mark. The error names
 // the file.
 func Read(path string) ([]byte, error) {
-	if err := atomicfile.CheckRegular(path); err != nil { // to read a pipe would wait for a writer, each time
+	if err := atomicfile.CheckRegular(path); err != nil { // reading a named pipe would block
 		return nil, err
 	}
 	text, err := os.ReadFile(path)
-	return bytes.TrimPrefix(text, []byte("\ufeff")), err // the mark would hide the first certificate
+	return bytes.TrimPrefix(text, []byte("\ufeff")), err // it would hide the first certificate
 }
 
-// ReadPair reads a certificate, with its chain, and its private key once.
+// ReadPair reads a certificate, its chain and its private key.
 func ReadPair(certFile, keyFile string) (tls.Certificate, error) {
 	cert, err := Read(certFile)
 	if err != nil {
@@ -73,7 +71,7 @@ func ReadPair(certFile, keyFile string) (tls.Certificate, error) {
 	return tls.X509KeyPair(cert, key)
 }
 
-// ReadAuthorities reads the certificates to trust once.
+// ReadAuthorities reads the certificates of trusted authorities.
 func ReadAuthorities(path string) (*x509.CertPool, error) {
 	text, err := Read(path)
 	if err != nil {
@@ -86,32 +84,31 @@ func ReadAuthorities(path string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// fault is the error of a file that cannot be used.
+// fault returns the error of a file that cannot be used.
 func (f File) fault(why string, args ...any) error {
 	return &Error{f.Setting, fmt.Errorf("names %s, which "+why, append([]any{f.Path}, args...)...)}
 }
 
 // Error is the error of a file that cannot be used.
 type Error struct {
-	Setting string // that names it
+	Setting string // that names the file
 	Err     error
 }
 
 func (e *Error) Error() string { return e.Setting + " " + e.Err.Error() }
 func (e *Error) Unwrap() error { return e.Err }
 
-// Files are the files of one process, and what was in them when they could be
-// used last.
+// Files are the files of one process and their last good content.
 type Files struct {
 	pair reloaded[tls.Certificate]
 	ca   reloaded[x509.CertPool]
 	log  logrus.FieldLogger
 
-	warned time.Time // of the end of the certificate; only Run has it
+	warned time.Time // of the expiry; owned by Run
 }
 
-// Open reads the files. The error is an *Error. A certificate that has expired
-// can be used, and Run warns of it.
+// Open reads the files. The error is an *Error. Open accepts an expired certificate, of which
+// Run warns.
 func Open(paths Paths, log logrus.FieldLogger) (*Files, error) {
 	f := &Files{log: log}
 	f.pair = reloaded[tls.Certificate]{files: withPath(paths.Cert, paths.Key), parse: parsePair}
@@ -136,8 +133,8 @@ func withPath(files ...File) (set []File) {
 	return set
 }
 
-// Run follows the files until ctx ends, and warns of a certificate that has
-// expired, or is about to.
+// Run reloads the files until ctx ends, and warns of a certificate that has expired or is about
+// to.
 func (f *Files) Run(ctx context.Context) error {
 	if f.pair.files == nil && f.ca.files == nil {
 		<-ctx.Done()
@@ -164,7 +161,7 @@ func (f *Files) Run(ctx context.Context) error {
 	}
 }
 
-// warnOfExpiry warns once a day of a certificate that ends.
+// warnOfExpiry warns once a day of an expired or expiring certificate.
 func (f *Files) warnOfExpiry() {
 	end := f.NotAfter()
 	if end.IsZero() || time.Until(end) > warnBefore || !f.warned.IsZero() && time.Since(f.warned) < warnEvery {
@@ -173,13 +170,13 @@ func (f *Files) warnOfExpiry() {
 	f.warned = time.Now()
 	log := f.log.WithFields(logrus.Fields{"setting": f.pair.files[0].Setting, "not_after": end})
 	if time.Until(end) <= 0 {
-		log.Warn("Certificate has expired; put a new one in its place")
+		log.Warn("Certificate expired; replace it")
 		return
 	}
-	log.Warn("Certificate is about to expire; put a new one in its place")
+	log.Warn("Certificate about to expire; replace it")
 }
 
-// NotAfter is when the certificate in use ends, zero where there is none.
+// NotAfter returns when the certificate in use expires, or the zero time if there is none.
 func (f *Files) NotAfter() time.Time {
 	if c := f.pair.current.Load(); c != nil {
 		return c.Leaf.NotAfter
@@ -187,8 +184,8 @@ func (f *Files) NotAfter() time.Time {
 	return time.Time{}
 }
 
-// Suites are the cipher suites for TLS 1.2: those with authenticated encryption. Go
-// offers CBC suites too. TLS 1.3 has none, and takes no settings.
+// Suites returns the cipher suites for TLS 1.2: those with authenticated encryption. Go's
+// defaults include CBC suites. TLS 1.3 has none, and is not configurable.
 func Suites() []uint16 {
 	return []uint16{
 		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
@@ -197,11 +194,11 @@ func Suites() []uint16 {
 	}
 }
 
-// Server is the configuration of a server with this certificate. Where there is a
-// CA, clients may show a certificate, and one that it did not sign is refused.
+// Server returns the configuration of a server with this certificate. With a CA, clients may
+// send a certificate, and one that the CA did not sign is rejected.
 //
-// No session is resumed: that would be to trust, for days, what may have been
-// taken out of the files since.
+// Sessions are not resumed: that would trust, for days, certificates that may have been removed
+// from the files since.
 func (f *Files) Server() *tls.Config {
 	config := &tls.Config{
 		MinVersion:             tls.VersionTLS12,
@@ -226,10 +223,10 @@ func (f *Files) Server() *tls.Config {
 	return config
 }
 
-// Client is the configuration of the next connection of a client. It trusts the
-// CA, or the system's where there is none, and shows the certificate, where there
-// is one, to servers that ask. One that the server would refuse is not shown: the
-// handshake fails with an *Error, which says why, as an alert might not.
+// Client returns the configuration of the next connection of a client. It trusts the CA, or
+// else the authorities of the system, and sends the certificate, if there is one, to servers
+// that request one. It does not send one that the server would reject: the handshake fails
+// with an *Error, which gives a better reason than an alert.
 func (f *Files) Client() *tls.Config {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, CipherSuites: Suites(), RootCAs: f.ca.current.Load()}
 	if f.pair.files != nil {
@@ -248,20 +245,20 @@ func (f *Files) Client() *tls.Config {
 	return config
 }
 
-// reloaded is what was read from some files, nil for no files.
+// reloaded is the last good content of some files.
 type reloaded[T any] struct {
 	files []File
 	parse func(files []File, contents [][]byte) (*T, error)
-	check func(files []File, next *T) error // whether next is to replace what is in use; nil: it is
+	check func(files []File, next *T) error // rejects a next that must not replace the content in use; may be nil
 
 	current atomic.Pointer[T] // in use
 
-	// Of the goroutine that looks.
-	sum    [sha256.Size]byte // what is in use was made of
-	warned string            // what is the matter with the files
+	// Owned by the goroutine that reloads.
+	sum    [sha256.Size]byte // of the files in use
+	warned string            // the last error that was logged
 }
 
-// load reads the files, and takes what is in them unless that is in use already.
+// load reads the files, and reports whether their content is new.
 func (w *reloaded[T]) load() (changed bool, err error) {
 	if w.files == nil {
 		return false, nil
@@ -290,7 +287,7 @@ func (w *reloaded[T]) load() (changed bool, err error) {
 	return true, nil
 }
 
-// reload loads, and warns once of what is the matter.
+// reload loads, and warns once of each error.
 func reload[T any](w *reloaded[T], log logrus.FieldLogger) (changed bool) {
 	changed, err := w.load()
 	if err == nil {
@@ -299,12 +296,12 @@ func reload[T any](w *reloaded[T], log logrus.FieldLogger) (changed bool) {
 	}
 	if w.warned != err.Error() {
 		w.warned = err.Error()
-		log.WithError(err).Warn("Changed TLS files cannot be used; what was read before stays in use")
+		log.WithError(err).Warn("Changed TLS files cannot be used; the last good ones stay in use")
 	}
 	return false
 }
 
-// parsePair reads a certificate, with its chain, and the key that belongs to it.
+// parsePair parses a certificate, its chain and its key.
 func parsePair(files []File, contents [][]byte) (*tls.Certificate, error) {
 	if _, err := certificates(contents[0]); err != nil {
 		return nil, files[0].fault("%w", err)
@@ -316,7 +313,7 @@ func parsePair(files []File, contents [][]byte) (*tls.Certificate, error) {
 	return &cert, nil
 }
 
-// checkValidity gives the error of a certificate that has expired, or is not valid yet.
+// checkValidity returns an error for a certificate that has expired or is not valid yet.
 func checkValidity(files []File, next *tls.Certificate) error {
 	now := time.Now()
 	if now.Before(next.Leaf.NotBefore) || now.After(next.Leaf.NotAfter) {
@@ -326,7 +323,7 @@ func checkValidity(files []File, next *tls.Certificate) error {
 	return nil
 }
 
-// parseAuthorities reads the certificates to trust.
+// parseAuthorities parses the certificates of trusted authorities.
 func parseAuthorities(files []File, contents [][]byte) (*x509.CertPool, error) {
 	pool, err := poolOf(contents[0])
 	if err != nil {
@@ -347,13 +344,12 @@ func poolOf(text []byte) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// certificates reads all of them. A file that is still being written is none that
-// holds fewer.
+// certificates parses all certificates in text. It rejects a file that is still being written.
 func certificates(text []byte) (found []*x509.Certificate, err error) {
 	block, rest := pem.Decode(text)
 	for ; block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "CERTIFICATE" {
-			continue // certbot's and others' bundles hold more
+			continue // bundles of certbot and others hold more
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
@@ -370,8 +366,7 @@ func certificates(text []byte) (found []*x509.Certificate, err error) {
 	return found, nil
 }
 
-// NamesNoHost reports whether err rejects a certificate that has no subject alternative
-// name of any host.
+// NamesNoHost reports whether err rejects a certificate without a subject alternative name.
 func NamesNoHost(err error) bool {
 	var target x509.HostnameError
 	if !errors.As(err, &target) || target.Certificate == nil {

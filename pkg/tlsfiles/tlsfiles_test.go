@@ -169,9 +169,9 @@ func wantLog(t *testing.T, lines *logtest.Hook, want ...string) {
 
 const (
 	reloaded   = "info Certificate reloaded"
-	unusable   = "warning Changed TLS files cannot be used; what was read before stays in use"
-	expired    = "warning Certificate has expired; put a new one in its place"
-	aboutToEnd = "warning Certificate is about to expire; put a new one in its place"
+	unusable   = "warning Changed TLS files cannot be used; the last good ones stay in use"
+	expired    = "warning Certificate expired; replace it"
+	aboutToEnd = "warning Certificate about to expire; replace it"
 )
 
 func TestRun_HalfReplacedPair_WaitsForBoth(t *testing.T) {
