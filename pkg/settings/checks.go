@@ -18,13 +18,13 @@ import (
 // CheckErr adds err, whose text says what the setting must be, unless it is nil.
 func (f *Faults) CheckErr(setting string, err error) { f.Check(err == nil, setting, "%v", err) }
 
-// CheckOnce is Check, but it adds no second fault of a setting.
+// CheckOnce is Check, but adds no second fault of a setting.
 func (f *Faults) CheckOnce(ok bool, setting, detail string, args ...any) {
 	f.Check(ok || slices.ContainsFunc(*f, func(fault Fault) bool { return fault.Setting == setting }), setting, detail,
 		args...)
 }
 
-// CheckPair adds a fault where one of two settings is set without the other.
+// CheckPair adds a fault if one of two settings is set without the other.
 func (f *Faults) CheckPair(a, valueA, b, valueB string) {
 	f.Check(valueA != "" || valueB == "", a, "is empty, and %s is set; set both or none", b)
 	f.Check(valueB != "" || valueA == "", b, "is empty, and %s is set; set both or none", a)
@@ -38,8 +38,7 @@ func (f *Faults) CheckNoTLSFiles(urlSetting, tls string, files ...tlsfiles.File)
 	}
 }
 
-// IsLoopback reports whether a process that listens on host can be reached
-// from its own machine only.
+// IsLoopback reports whether only its own machine can reach a process that listens on host.
 func IsLoopback(host string) bool {
 	if strings.EqualFold(host, "localhost") {
 		return true
@@ -58,7 +57,7 @@ func (f *Faults) CheckListener(host string, port int) {
 
 func isPort(n int) bool { return n >= 0 && n <= 65535 }
 
-// IsAddress reports whether text is a host and a port to listen on.
+// IsAddress reports whether text is a host and a port.
 func IsAddress(text string) bool {
 	host, port, err := net.SplitHostPort(text)
 	if err != nil || host == "" {
@@ -84,19 +83,17 @@ func (f *Faults) CheckServer(setting, text string) {
 		setting, "is not the URL of a server, such as http://localhost:8080")
 }
 
-// CheckHosts adds a fault for each name that is no host as a Host header has it, without
-// a port.
+// CheckHosts adds a fault for each name that is not a host of a Host header, without a port.
 func (f *Faults) CheckHosts(setting string, names []string) {
 	for _, name := range names {
 		u, err := url.Parse("http://" + name + "/")
 		f.Check(err == nil && u.Host == name && u.Port() == "" && name != "" && !strings.ContainsAny(name, "*:[]"),
 			setting,
-			"holds %q, which is no host name such as worker.example.com", name)
+			"holds %q, which is not a host name such as worker.example.com", name)
 	}
 }
 
-// CheckAccount adds a fault unless name and password can stand in an
-// Authorization header (RFC 7617 §2).
+// CheckAccount adds a fault unless name and password fit an Authorization header (RFC 7617 §2).
 func (f *Faults) CheckAccount(userSetting, name, passwordSetting string, password Secret) {
 	f.Check(strings.TrimSpace(name) != "", userSetting, "is empty")
 	f.Check(!strings.Contains(name, ":") && !strings.ContainsFunc(name, unicode.IsControl), userSetting,
@@ -108,8 +105,7 @@ func (f *Faults) CheckAccount(userSetting, name, passwordSetting string, passwor
 		"and its user name are longer than %d bytes together", maxAccountBytes)
 }
 
-// CheckBearer adds a fault unless token, if it is set, can stand in an
-// Authorization header (RFC 6750 §2.1).
+// CheckBearer adds a fault unless token is empty or fits an Authorization header (RFC 6750 §2.1).
 func (f *Faults) CheckBearer(setting string, token Secret) {
 	f.Check(len(token) <= auth.MaxCredentialsBytes-len("Bearer "), setting, "is longer than a header may carry")
 	f.Check(!strings.ContainsFunc(token.Reveal(), func(r rune) bool { return r <= ' ' || r == ',' || r > '~' }),
@@ -117,18 +113,18 @@ func (f *Faults) CheckBearer(setting string, token Secret) {
 		"holds a space, a comma or a character outside printable ASCII")
 }
 
-// maxAccountBytes is what fits the header, in base64 and behind its scheme.
+// maxAccountBytes is the longest user name and password that fit the header, in base64.
 const maxAccountBytes = auth.MaxCredentialsBytes*3/4 - len("Basic :")
 
-// CheckPassword adds a fault for a password that is empty or, where other machines
-// can reach host, easy to guess. words are known to an attacker: user names, defaults.
+// CheckPassword adds a fault for a password that is empty or, if other machines can reach host,
+// easy to guess. words are known to attackers: user names, defaults.
 func (f *Faults) CheckPassword(host, setting string, password Secret, words ...string) {
 	f.Check(password != "", setting, "is empty; set it, or name a file that holds it in %s_FILE", setting)
 	f.CheckSecret(host, setting, password, words...)
 }
 
-// CheckSecret adds a fault for a secret that is set and, where other machines can
-// reach host, easy to guess.
+// CheckSecret adds a fault for a secret that is set and easy to guess, if other machines can
+// reach host.
 func (f *Faults) CheckSecret(host, setting string, secret Secret, words ...string) {
 	if secret == "" || IsLoopback(host) {
 		return
@@ -142,11 +138,11 @@ func (f *Faults) CheckSecret(host, setting string, secret Secret, words ...strin
 
 const (
 	minSecret   = 12 // characters
-	minUncommon = 6  // of them beside words that everybody tries
+	minUncommon = 6  // of them beside common words
 	minDistinct = 5  // different ones
 )
 
-// commonWords are what passwords that are guessed first are made of.
+// commonWords are parts of the passwords that attackers try first.
 var commonWords = []string{
 	"1234567890", "0123456789", "123456789", "12345678", "1234567", "123456", "12345", "1234", "0987654321",
 	"987654321",
@@ -155,7 +151,7 @@ var commonWords = []string{
 	"controller", "fleetconf", "root", "user", "guest", "test", "example", "iloveyou", "monkey", "dragon",
 }
 
-// weakness is why a secret is easy to guess, "" if it is not.
+// weakness returns why a secret is easy to guess, "" if it is not.
 func weakness(secret string, words []string) string {
 	if slices.Contains(words, secret) {
 		return "is a default"
@@ -177,7 +173,7 @@ func weakness(secret string, words []string) string {
 		}
 	}
 	if len([]rune(own)) < minUncommon {
-		return "is made of words that everybody tries first"
+		return "is made of common words"
 	}
 	return ""
 }

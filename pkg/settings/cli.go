@@ -15,40 +15,41 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/logger"
 )
 
-// Program is what --help says of a binary before it lists the settings.
+// Program describes a binary for --help.
 type Program struct {
-	Name     string // as it is typed
-	About    string // what it does, in a few lines
-	Examples string // command lines to paste
+	Name     string // of the command
+	About    string // its purpose, in a few lines
+	Examples string // command lines
 	Commands []Command
 }
 
-// Command is something that a program does instead of what it is for.
+// Command is a subcommand of a program.
 type Command struct {
 	Name     string
-	Argument string // how --help calls its one argument, in brackets if it may be left out; "" for none
+	Argument string // the name of its one argument, in brackets if optional; "" for none
 	About    string
 }
 
-// Health is the command by which a supervisor that has no client of its own asks
-// whether the program lives.
-var Health = Command{Name: "health", About: "ask the one that runs here, at PORT, whether it lives: exit status 0 " +
-	"if so"}
+// Health is the health check of supervisors without an HTTP client.
+var Health = Command{
+	Name:  "health",
+	About: "check the process that listens on PORT of this machine: exit status 0 if it is alive",
+}
 
-// errDone ends a run that was asked only to print something.
+// errDone ends a run that only prints something.
 var errDone = errors.New("done")
 
-// Parse reads the command line, then the settings. --help and --version print
-// to stdout and give an error that Exit takes for success.
+// Parse reads the command line and the settings. --help and --version print to stdout and return
+// an error that Exit treats as success.
 func (p Program) Parse(args []string, into Validator, stdout io.Writer) error {
 	_, _, err := p.ParseCommand(args, func(string) Validator { return into }, stdout)
 	return err
 }
 
-// ParseCommand is Parse for a program with commands. It returns the command,
-// "" for none, and its argument. into gives the settings of a command: some of
-// those of the program itself, which into gives for "". The others need not be
-// usable then, but a file may hold them.
+// ParseCommand is Parse for a program with commands. It returns the command, "" for none, and
+// its argument. into returns the settings of a command, and those of the program for "". A
+// command's settings are a part of the program's; a file may have the others too, which are not
+// validated.
 func (p Program) ParseCommand(args []string, into func(command string) Validator, stdout io.Writer) (command,
 	argument string, err error) {
 	p = p.withInstalledName(os.Args[0])
@@ -124,7 +125,7 @@ func (p Program) Start(w io.Writer, d Diagnosis, into Validator, fields logrus.F
 	return log, nil
 }
 
-// ParseArgs sets flags, wherever they stand, and returns the arguments between them.
+// ParseArgs sets flags and returns the other arguments, in any order.
 func ParseArgs(flags *flag.FlagSet, args []string) (arguments []string, err error) {
 	for err = flags.Parse(args); err == nil && flags.NArg() > 0; err = flags.Parse(flags.Args()[1:]) {
 		arguments = append(arguments, flags.Arg(0))
@@ -132,8 +133,7 @@ func ParseArgs(flags *flag.FlagSet, args []string) (arguments []string, err erro
 	return arguments, err
 }
 
-// command takes the arguments of a command line for a command and its argument, as
-// --help lists them.
+// command returns the command and the argument of a command line.
 func (p Program) command(arguments []string) (name, argument string, err error) {
 	if len(arguments) == 0 {
 		return "", "", nil
@@ -143,7 +143,7 @@ func (p Program) command(arguments []string) (name, argument string, err error) 
 		return arguments[0], "", nil
 	}
 	if i < 0 {
-		return "", "", fmt.Errorf("%w: %q is no command; %s", ErrUsage, arguments[0], p.listCommands())
+		return "", "", fmt.Errorf("%w: %q is not a command; %s", ErrUsage, arguments[0], p.listCommands())
 	}
 	c, rest := p.Commands[i], arguments[1:]
 	optional := c.Argument == "" || strings.HasPrefix(c.Argument, "[")
@@ -152,13 +152,13 @@ func (p Program) command(arguments []string) (name, argument string, err error) 
 		return "", "", fmt.Errorf("%w: type %s", ErrUsage, p.synopsis(c))
 	case len(rest) == 0:
 		return c.Name, "", nil
-	case rest[0] == "": // an unset variable in its quotes, say
+	case rest[0] == "": // such as an unset variable in quotes
 		return "", "", fmt.Errorf("%w: %s is empty; type %s", ErrUsage, strings.Trim(c.Argument, "[]"), p.synopsis(c))
 	}
 	return c.Name, rest[0], nil
 }
 
-// listCommands says which commands there are.
+// listCommands returns a sentence that lists the commands.
 func (p Program) listCommands() string {
 	names := make([]string, 0, len(p.Commands)+2)
 	for _, c := range p.Commands {
@@ -167,7 +167,7 @@ func (p Program) listCommands() string {
 	return "type " + strings.Join(append(names, "help", "version"), ", ") + ", or none"
 }
 
-// synopsis is how a command is typed.
+// synopsis returns the command line of a command.
 func (p Program) synopsis(c Command) string {
 	return strings.TrimSpace(p.Name + " " + c.Name + " " + c.Argument)
 }
@@ -196,13 +196,13 @@ Examples:
 `, exitStatus, strings.Trim(p.Examples, "\n"))
 }
 
-// The page is for a terminal of the usual width.
+// The layout of --help.
 const (
 	pageWidth = 80
-	column    = 25 // where explanations begin
+	column    = 25 // of the descriptions
 )
 
-// entry writes a term, and its explanation beside or below it.
+// entry writes a term with its description beside or below it.
 func entry(w io.Writer, term, text string) {
 	line := "  " + term
 	if len(line) > column-2 {
@@ -215,7 +215,7 @@ func entry(w io.Writer, term, text string) {
 	}
 }
 
-// wrap breaks text into lines at spaces, and what has no space after commas.
+// wrap breaks text into lines after spaces and commas.
 func wrap(text string, width int) (lines []string) {
 	line := ""
 	for _, word := range strings.Fields(text) {
@@ -235,7 +235,7 @@ func wrap(text string, width int) (lines []string) {
 	return append(lines, line)
 }
 
-// options are the flags that all programs take.
+// options are the flags of all programs.
 var options = []struct{ name, usage string }{
 	{"--config FILE", "read settings from a YAML, TOML or JSON file; the environment wins over it"},
 	{"--help, help", "print this page"},
@@ -249,7 +249,7 @@ program cannot go on, 2 when the command line or a setting cannot be used, 128
 and the number of the signal when a second SIGTERM or SIGINT ends it
 immediately.`
 
-// title is how a setting may be given.
+// title returns the variables of a setting.
 func (f field) title() string {
 	if f.secret {
 		return f.name + " or " + f.name + "_FILE"
@@ -257,7 +257,7 @@ func (f field) title() string {
 	return f.name
 }
 
-// description is what a setting does, and its default.
+// description returns the description of a setting with its default.
 func (f field) description() string {
 	if f.defaultText != "" {
 		return f.usage + " (" + f.defaultText + ")"
@@ -265,8 +265,8 @@ func (f field) description() string {
 	return f.usage
 }
 
-// Exit reports err on standard error, under the program's name, and ends the
-// process with the exit status that --help promises.
+// Exit prints err to standard error, after the program's name, and ends the process with the exit
+// status that --help documents.
 func (p Program) Exit(err error) {
 	var faults Faults
 	switch {

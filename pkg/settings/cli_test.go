@@ -63,9 +63,9 @@ func TestProgram_Exit(t *testing.T) {
 				"can be given\n"},
 		"the word help":        {"help", nil, 0, "Tester tests.", ""},
 		"the word version":     {"version", nil, 0, "tester dev (commit ", ""},
-		"version of something": {"version x", nil, 2, "", `"version" is no command`},
+		"version of something": {"version x", nil, 2, "", `"version" is not a command`},
 		"an argument": {"start", nil, 2, "",
-			`cannot be understood: "start" is no command; type help, version, or none`},
+			`cannot be understood: "start" is not a command; type help, version, or none`},
 		"a flag without value": {"--config", nil, 2, "", "flag needs an argument"},
 		"a setting": {"", []string{"T_PORT=abc", "T_TIMEOUT=5"}, 2, "",
 			"tester: these settings cannot be used:\n  T_PORT is \"abc\"; it must be a whole number\n  T_TIMEOUT is " +
@@ -227,9 +227,9 @@ func TestProgram_ParseCommand_UsageErrors(t *testing.T) {
 		want string
 	}{
 		"no such command": {[]string{"safe", "x"},
-			`"safe" is no command; type save, show, drop, help, version, or none`},
+			`"safe" is not a command; type save, show, drop, help, version, or none`},
 		"no word": {[]string{""},
-			`"" is no command; type save, show, drop, help, version, or none`},
+			`"" is not a command; type save, show, drop, help, version, or none`},
 		"an argument that is missing": {[]string{"save"}, "type keeper save FILE"},
 		"an argument that is empty":   {[]string{"save", ""}, "FILE is empty; type keeper save FILE"},
 		"an empty one of choice":      {[]string{"show", ""}, "FILE is empty; type keeper show [FILE]"},
@@ -251,7 +251,7 @@ func TestProgram_ParseCommand_UsageErrors(t *testing.T) {
 func TestProgram_Command_ValidatesOnlyItsSettings(t *testing.T) {
 	for name, row := range map[string]struct{ file, want string }{
 		"a bad value":    {"t_path: ''", "T_PATH is empty"},
-		"an unknown key": {"t_pass: /x", "T_PASS is no setting of this program"},
+		"an unknown key": {"t_pass: /x", "T_PASS is not a setting of this program"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, _, err := parseCommand(t, "save", "x", "--config", write(t, "s.yaml", row.file))

@@ -9,20 +9,19 @@ import (
 	"time"
 )
 
-// duplicateSignalWindow is how soon after a signal the same one is no second: timeout(1) and
-// other supervisors signal a process, and then its group.
+// duplicateSignalWindow is the time in which the same signal counts once: timeout(1) and other
+// supervisors signal a process and then its group.
 const duplicateSignalWindow = 100 * time.Millisecond
 
 // Main runs a program with its command line, and ends the process as Exit does.
 //
-// SIGTERM, SIGINT and SIGHUP end the context of run, which then lets requests in
-// flight end. The second SIGTERM, or the second SIGINT, ends the process
-// immediately, with 128 and the signal's number as its exit status, unless it came
-// within 100 ms of the first. A SIGHUP that the parent process had ignored (nohup)
-// stays ignored.
+// SIGTERM, SIGINT and SIGHUP end the context of run, which then drains requests in flight. A
+// second SIGTERM or SIGINT ends the process immediately, with 128 plus the signal's number as
+// its exit status, unless it arrives within 100 ms of the first. If the parent process ignored
+// SIGHUP (nohup), it stays ignored.
 //
-// SIGPIPE and SIGXFSZ are ignored: a daemon goes on when the reader of its standard
-// output or error goes away, or a file may grow no further. The write fails.
+// SIGPIPE and SIGXFSZ are ignored: a daemon continues when the reader of its standard output or
+// error is gone, or a file has reached its size limit. The write fails.
 func (p Program) Main(run func(ctx context.Context, args []string, stdout, stderr io.Writer) error) {
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGXFSZ)
 	stops := []os.Signal{syscall.SIGTERM, os.Interrupt}

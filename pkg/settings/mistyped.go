@@ -6,24 +6,23 @@ import (
 	"strings"
 )
 
-// Mistyped is a variable of the environment that is no setting of the program,
-// and the setting that was probably meant.
+// Mistyped is an environment variable that is not a setting, and the setting that was probably
+// meant.
 type Mistyped struct{ Variable, Meant string }
 
 func (m Mistyped) String() string {
-	return m.Variable + " is no setting; did you mean " + m.Meant + "?"
+	return m.Variable + " is not a setting; did you mean " + m.Meant + "?"
 }
 
-// prefix is not a part of our names, but of those that people expect.
+// prefix is not part of our names, but of those that people expect.
 const prefix = "FLEETCONF_"
 
-// FindMistyped finds the variables of this process's environment that look like
-// mistyped settings of a program.
+// FindMistyped returns the environment variables of this process that look like mistyped settings
+// of a program.
 func FindMistyped(into Validator) []Mistyped { return mistyped(os.Environ(), fieldsOf(into)) }
 
-// mistyped finds the variables of environ that look like one of these settings,
-// by name alone, in the order of their names. A variable without a value counts
-// as one that is not set.
+// mistyped returns the variables of environ whose names look like one of these settings, sorted.
+// A variable without a value counts as unset.
 func mistyped(environ []string, fields []field) (found []Mistyped) {
 	set, services := map[string]bool{}, []string{}
 	for _, variable := range environ {
@@ -44,7 +43,7 @@ func mistyped(environ []string, fields []field) (found []Mistyped) {
 	}
 	for name := range set {
 		upper := strings.ToUpper(name)
-		// Kubernetes makes CONTROLLER_PORT, and more, of a service named controller.
+		// Kubernetes sets CONTROLLER_PORT and others for a service named controller.
 		ofService := slices.ContainsFunc(services, func(port string) bool {
 			return name == port || strings.HasPrefix(name, port+"_")
 		})
@@ -59,8 +58,8 @@ func mistyped(environ []string, fields []field) (found []Mistyped) {
 	return found
 }
 
-// nearest returns the setting that name probably stands for, "" for none. set
-// are the variables that have a value.
+// nearest returns the setting that name probably means, "" for none. set are the variables with a
+// value.
 func nearest(name string, fields []field, set map[string]bool) (meant string) {
 	least := maxMistakes + 1
 	consider := func(candidate, setting string) {
@@ -76,7 +75,7 @@ func nearest(name string, fields []field, set map[string]bool) (meant string) {
 		case name == f.name+"_FILE": // of secrets alone
 			consider(name, f.name)
 		}
-		// Beside our own name another program's is no mistake.
+		// If our name is set too, the other is meant for another program.
 		if !set[f.name] && !set[f.name+"_FILE"] {
 			for _, other := range f.mistaken {
 				consider(other, f.name)
@@ -88,12 +87,12 @@ func nearest(name string, fields []field, set map[string]bool) (meant string) {
 
 const (
 	maxMistakes = 2
-	shortName   = 6 // below this length many other variables are near
-	longWord    = 8 // from this length on a word may have two mistakes
+	shortName   = 6 // below this length many variables are similar
+	longWord    = 8 // from this length a word may have two mistakes
 )
 
-// mistakes counts the mistakes in name if candidate was meant. It is above
-// maxMistakes where something else was: WORKER_UID is no way to write WORKER_URL.
+// mistakes returns the number of mistakes in name if candidate was meant, and more than
+// maxMistakes if something else was meant: WORKER_UID is not a mistyped WORKER_URL.
 func mistakes(name, candidate string) int {
 	const other = maxMistakes + 1
 	total := distance(name, candidate)
@@ -120,8 +119,8 @@ func sorted(word string) string {
 	return string(letters)
 }
 
-// distance counts the letters to insert, delete, change or swap with the next to
-// make b of a (optimal string alignment).
+// distance returns the optimal string alignment distance of a and b: insertions, deletions,
+// changes and swaps of neighbors.
 func distance(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {

@@ -156,7 +156,7 @@ func TestProgram_CommandWithMistypedSetting_Warns(t *testing.T) {
 	cmd.Env = append(os.Environ(), "SETTINGS_TEST_COMMAND=save x", "T_PAHT=hunter2", "T_PASSWORD=b",
 		"GORACE=atexit_sleep_ms=0")
 	out, err := cmd.CombinedOutput()
-	if want := "keeper: warning: T_PAHT is no setting; did you mean T_PATH?\n"; err != nil || string(out) != want {
+	if want := "keeper: warning: T_PAHT is not a setting; did you mean T_PATH?\n"; err != nil || string(out) != want {
 		t.Errorf("got %q, %v, want %q", out, err, want)
 	}
 }
@@ -173,7 +173,7 @@ func TestProgram_PrintSettings(t *testing.T) {
 	const want = `T_PATH      https://[secret]@example.com/a?[secret]  environment
 T_PORT      9000                                     --config
 T_PASSWORD  [secret]                                 T_PASSWORD_FILE
-T_PROT is no setting; did you mean T_PORT?
+T_PROT is not a setting; did you mean T_PORT?
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("--print settings (-want +got):\n%s", diff)

@@ -12,15 +12,13 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/buildinfo"
 )
 
-// pages are the other forms of --help, which packages are made with: so they
-// cannot say anything else.
+// pages are the other formats of --help, from which packages are made.
 var pages = map[string]func(p Program, into Validator, w io.Writer){
 	"man": Program.manual,
 	"env": Program.environment,
 }
 
-// withInstalledName is p under the name that it was installed by and is typed, such as
-// fleetconf-agent for agent.
+// withInstalledName returns p under its installed name, such as fleetconf-agent for agent.
 func (p Program) withInstalledName(path string) Program {
 	name := filepath.Base(path)
 	if !strings.HasSuffix(name, "-"+p.Name) {
@@ -32,7 +30,7 @@ func (p Program) withInstalledName(path string) Program {
 	return p
 }
 
-// manual writes a page of section 8 of the manual, for man(1).
+// manual writes a manual page of section 8, for man(1).
 func (p Program) manual(into Validator, w io.Writer) {
 	build := buildinfo.Read()
 	day, _, _ := strings.Cut(build.Date, "T")
@@ -73,8 +71,7 @@ func (p Program) manual(into Validator, w io.Writer) {
 	put(".SH EXAMPLES\n.nf\n%s\n.fi", strings.Trim(p.Examples, "\n"))
 }
 
-// roff writes text so that troff changes nothing of it. Long lists may be broken
-// after a comma.
+// roff escapes text for troff, and allows line breaks after commas.
 func roff(text string) string {
 	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, ", ", ", ", ",\n", ",\n", ",", `,\:`, "\n.", "\n\\&.", "\n'",
 		"\n\\&'").Replace(text)
@@ -84,8 +81,8 @@ func roff(text string) string {
 	return text
 }
 
-// environment writes every setting with its default, commented out: what
-// systemd takes for an EnvironmentFile.
+// environment writes every setting with its default, commented out, as an EnvironmentFile of
+// systemd.
 func (p Program) environment(into Validator, w io.Writer) {
 	_, _ = fmt.Fprintf(w, `# Settings of %s, as variables of its environment: see %[1]s(8).
 # What is commented out shows the default. They are read at the start: restart
@@ -103,9 +100,8 @@ func (p Program) environment(into Validator, w io.Writer) {
 	}
 }
 
-// printEffective writes the settings that the program would run with, and where each
-// comes from. Of a secret it writes whether there is one. Settings that cannot be
-// used are the error.
+// printEffective writes the effective settings and their sources, and of a secret only whether it
+// is set. The error holds the settings that cannot be used.
 func (p Program) printEffective(into Validator, file string, w io.Writer) error {
 	fields, err := read(into, file, fieldsOf(into))
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -122,10 +118,10 @@ func (p Program) printEffective(into Validator, file string, w io.Writer) error 
 	return errDone
 }
 
-// What of a URL may be secret.
+// The parts of a URL that may be secret.
 var userinfo, query = regexp.MustCompile(`://[^/@\s]*@`), regexp.MustCompile(`\?\S+`)
 
-// shown is the value of a setting without what is secret in it.
+// shown returns the value of a setting without secrets.
 func (f field) shown() string {
 	var text string
 	switch value := f.value.Interface().(type) {

@@ -8,16 +8,16 @@ import (
 	"golang.org/x/net/http/httpproxy"
 )
 
-// Proxy is the forward proxies by which other servers are reached, in the variables
-// that most programs read. The names in lower case count where the others are unset.
+// Proxy holds the forward proxies, in the usual variables. The names in lower case count if the
+// others are unset.
 type Proxy struct {
 	HTTPProxy  Secret   `setting:"HTTP_PROXY" alias:"http_proxy" usage:"proxy for http:// URLs, such as http://proxy.example.com:3128, or http_proxy; never for this machine itself"`
 	HTTPSProxy Secret   `setting:"HTTPS_PROXY" alias:"https_proxy" usage:"proxy for https:// URLs, or https_proxy; never for this machine itself"`
 	NoProxy    []string `setting:"NO_PROXY" alias:"no_proxy" usage:"hosts, domains (.example.com), addresses and networks that are reached without a proxy, with commas between, or no_proxy; * for all"`
 }
 
-// Validate reports nothing: most machines have these variables for other programs,
-// and a value that is not used needs no correction. See CheckProxyFor and CheckProxies.
+// Validate returns no fault: these variables may be set for other programs, and an unused value
+// needs no correction. See CheckProxyFor and CheckProxies.
 func (p *Proxy) Validate() Faults { return nil }
 
 // ProxyFor returns the proxy for a URL, nil for none. localhost and loopback addresses have none.
@@ -29,7 +29,7 @@ func (p *Proxy) ProxyFor(u *url.URL) *url.URL {
 	return proxy
 }
 
-// ProxyFunc returns ProxyFor as net/http wants it.
+// ProxyFunc returns ProxyFor as net/http takes it.
 func (p *Proxy) ProxyFunc() func(*url.URL) (*url.URL, error) {
 	config := httpproxy.Config{
 		HTTPProxy: p.HTTPProxy.Reveal(), HTTPSProxy: p.HTTPSProxy.Reveal(), NoProxy: strings.Join(p.NoProxy, ","),
@@ -41,9 +41,9 @@ func (p *Proxy) ProxyFunc() func(*url.URL) (*url.URL, error) {
 func (p *Proxy) CheckProxyFor(faults *Faults, address string) {
 	u, err := url.Parse(address)
 	if err != nil {
-		return // that is a fault of its own
+		return // a fault of its own
 	}
-	// Any proxy shows whether one would be used.
+	// A placeholder shows whether a proxy would be used.
 	probe := Proxy{HTTPProxy: "http://proxy", HTTPSProxy: "http://proxy", NoProxy: p.NoProxy}
 	if probe.ProxyFor(u) == nil {
 		return
@@ -55,7 +55,7 @@ func (p *Proxy) CheckProxyFor(faults *Faults, address string) {
 	faults.Check(isProxy(p.HTTPProxy), "HTTP_PROXY", notProxy)
 }
 
-// CheckProxies adds the faults of all proxies.
+// CheckProxies adds the faults of both proxies.
 func (p *Proxy) CheckProxies(faults *Faults) {
 	faults.Check(isProxy(p.HTTPProxy), "HTTP_PROXY", notProxy)
 	faults.Check(isProxy(p.HTTPSProxy), "HTTPS_PROXY", notProxy)
@@ -64,8 +64,8 @@ func (p *Proxy) CheckProxies(faults *Faults) {
 const notProxy = "is no URL of a proxy such as http://proxy.example.com:3128; its scheme is http, https, socks5 or " +
 	"socks5h, and what is special in a password stands percent-encoded"
 
-// isProxy reports whether a proxy can be used, or is not set. Without a scheme it
-// is an HTTP proxy.
+// isProxy reports whether address is empty or the URL of a proxy. Without a scheme it is an HTTP
+// proxy.
 func isProxy(address Secret) bool {
 	text := address.Reveal()
 	if text == "" {

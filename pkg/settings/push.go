@@ -9,8 +9,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
-// Push is how newer versions are announced and heard of. It is the same in a
-// controller and in its agents.
+// Push holds the settings of hints, which are the same in a controller and its agents.
 type Push struct {
 	Transport string `setting:"PUSH" default:"longpoll" usage:"how agents hear of a newer version at once: longpoll, redis, nats, or none for polling alone"`
 
@@ -38,10 +37,10 @@ const (
 	PushNone     = "none"
 )
 
-// embedded is the NATS_URL of a server within the controller.
+// embedded is the NATS_URL of the server in the controller.
 const embedded = "embedded"
 
-// Embedded reports whether the controller is to be its own broker.
+// Embedded reports whether the controller runs the broker.
 func (p *Push) Embedded() bool { return p.Transport == PushNATS && p.NATSURL == embedded }
 
 // Hints returns how agents receive hints.
@@ -52,7 +51,7 @@ func (p *Push) Hints() models.Transport {
 	return models.Transport(p.Transport)
 }
 
-// Validate names every setting that cannot be used.
+// Validate returns a fault for every setting that cannot be used.
 func (p *Push) Validate() (faults Faults) {
 	faults.Check(slices.Contains([]string{PushLongPoll, PushRedis, PushNATS, PushNone}, p.Transport), "PUSH",
 		"is %q; it must be longpoll, redis, nats or none", p.Transport)
@@ -71,7 +70,7 @@ func (p *Push) Validate() (faults Faults) {
 	return faults
 }
 
-// checkNATS adds the faults of settings that go together.
+// checkNATS adds the faults of combinations.
 func (p *Push) checkNATS(faults *Faults) {
 	var methods []string
 	for _, method := range []struct {

@@ -1,16 +1,15 @@
-// Package settings reads the options of a process: defaults, then an optional
-// file, then the environment. They are declared as one struct, which is also
-// the manual page: each field carries its name, its default and what it means.
+// Package settings reads the settings of a process: defaults, an optional file, the
+// environment. One struct declares them and is the manual page too: each field has its name,
+// default and description.
 //
 //	type Settings struct {
 //		Port     int             `setting:"PORT" default:"8080" usage:"TCP port to listen on; 0 picks a free one"`
 //		Password settings.Secret `setting:"ADMIN_PASSWORD" default:"admin123" usage:"password of the admin"`
 //	}
 //
-// A Secret X may also come from the file that X_FILE names. The tag group heads
-// this field and those after it in --help; alias is another variable of the
-// environment that it is read from; mistaken lists names that people give to this
-// setting, such as that of the same thing in another program.
+// A Secret X may also come from the file that X_FILE names. The tag group is the heading of this
+// field and the next ones in --help; alias is another environment variable of it; mistaken lists
+// names that people confuse it with, such as another program's name for the same thing.
 package settings
 
 import (
@@ -32,26 +31,25 @@ import (
 	"github.com/spf13/viper"
 )
 
-// Secret is a setting that is never printed: every way to format it gives a
-// placeholder.
+// Secret is a setting that is never printed: every format gives a placeholder.
 type Secret string
 
 const hidden = "[secret]"
 
 func (Secret) String() string               { return hidden }
-func (Secret) Format(w fmt.State, _ rune)   { _, _ = io.WriteString(w, hidden) } // %d and its like ask no Stringer
+func (Secret) Format(w fmt.State, _ rune)   { _, _ = io.WriteString(w, hidden) } // %d and others ignore Stringer
 func (Secret) MarshalText() ([]byte, error) { return []byte(hidden), nil }
 
-// Reveal gives the secret itself.
+// Reveal returns the secret.
 func (s Secret) Reveal() string { return string(s) }
 
-// Fault is a setting that cannot be used, and why.
+// Fault is a setting that cannot be used, and the reason.
 type Fault struct {
 	Setting string
 	Detail  string
 }
 
-// Faults is the error of settings that cannot be used: all of them at once.
+// Faults is the error of all settings that cannot be used.
 type Faults []Fault
 
 func (f Faults) Error() string {
@@ -70,7 +68,7 @@ func (f *Faults) Check(ok bool, setting, detail string, args ...any) {
 	}
 }
 
-// Err is f as an error, nil when there is no fault.
+// Err returns f, or nil if it is empty.
 func (f Faults) Err() error {
 	if len(f) == 0 {
 		return nil
@@ -78,24 +76,22 @@ func (f Faults) Err() error {
 	return f
 }
 
-// Validator is a settings struct that knows what its values must be, beyond
-// their types. It is asked also where some could not be read: these hold their
-// default then.
+// Validator is a settings struct that validates its values. Settings that could not be parsed
+// have their default then.
 type Validator interface{ Validate() Faults }
 
-// Read fills the struct that into points to. file may be empty. The error is a
-// Faults.
+// Read fills the struct that into points to. file may be "". The error is a Faults.
 func Read(into Validator, file string) error {
 	_, err := read(into, file, fieldsOf(into))
 	return err
 }
 
-// quoted finds what an error of a parser quotes. A quote may be part of the value, so it
-// reaches to the last one.
+// quoted matches what an error of a parser quotes, up to the last quote: the value may contain
+// some.
 var quoted = regexp.MustCompile("(?s)`.*`|'.*'|\".*\"")
 
-// withoutValues returns the text of a parser's error without the values that it quotes,
-// which may be secrets: a password that begins with * or & is an alias or an anchor in YAML.
+// withoutValues returns the text of a parser's error without quoted values, which may be
+// secrets: a password that begins with * or & is an alias or an anchor in YAML.
 func withoutValues(err error, known []field) string {
 	return quoted.ReplaceAllStringFunc(err.Error(), func(s string) string {
 		inner := s[1 : len(s)-1]
@@ -107,8 +103,8 @@ func withoutValues(err error, known []field) string {
 	})
 }
 
-// read fills into, and returns its fields with their sources; known are the
-// settings that the file may hold.
+// read fills into and returns its fields with their sources. known are the settings that the
+// file may have.
 func read(into Validator, file string, known []field) (fields []field, err error) {
 	v := viper.New()
 	fields = fieldsOf(into)
@@ -155,7 +151,7 @@ func read(into Validator, file string, known []field) (fields []field, err error
 
 const sourceDefault = "default"
 
-// sourceIn says where the value of a setting comes from.
+// sourceIn returns the source of the value of a setting.
 func (f field) sourceIn(v *viper.Viper) string {
 	switch {
 	case slices.ContainsFunc(f.variables(), func(name string) bool { return os.Getenv(name) != "" }):
@@ -166,7 +162,8 @@ func (f field) sourceIn(v *viper.Viper) string {
 	return sourceDefault
 }
 
-// variables are the environment variables of a setting; the first that is set counts.
+// variables returns the environment variables of a setting, of which the first that is set
+// counts.
 func (f field) variables() []string {
 	if f.alias == "" {
 		return []string{f.name}
@@ -174,9 +171,8 @@ func (f field) variables() []string {
 	return []string{f.name, f.alias}
 }
 
-// textOf writes the value of a setting as it would stand in the environment: a
-// list of a file with commas between. What cannot stand there is a fault, for
-// taken as empty it would switch off what it was to set.
+// textOf returns the value of a setting as an environment variable would have it: a list with
+// commas between. A table is a fault: as an empty value it would disable the setting.
 func textOf(value any) (text, fault string) {
 	switch value := value.(type) {
 	case []any:
@@ -193,8 +189,8 @@ func textOf(value any) (text, fault string) {
 	return fmt.Sprint(value), ""
 }
 
-// secretFromFile reads the secret X from the file named by X_FILE, less the byte
-// order mark and the newline that editors leave at its ends. source is where X itself comes from.
+// secretFromFile reads the secret X from the file that X_FILE names, without a byte order mark
+// and trailing newlines. source is the source of X itself.
 func (f field) secretFromFile(source string, v *viper.Viper) (string, Faults) {
 	setting := f.name + "_FILE"
 	_ = v.BindEnv(setting, setting)
@@ -221,14 +217,13 @@ func (f field) secretFromFile(source string, v *viper.Viper) (string, Faults) {
 	return secret, nil
 }
 
-// byteOrderMark is what some editors put before UTF-8. It is no part of a secret.
+// byteOrderMark is what some editors write before UTF-8.
 const byteOrderMark = "\ufeff"
 
-// maxSecretBytes is more than any secret has.
+// maxSecretBytes is the longest secret in a file.
 const maxSecretBytes = 64 << 10
 
-// readSecret reads a file, which may be a pipe, up to a byte more than a secret may
-// have.
+// readSecret reads at most maxSecretBytes+1 bytes of a file, which may be a pipe.
 func readSecret(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -244,9 +239,9 @@ func unknownKeys(v *viper.Viper, fields []field) (faults Faults) {
 		if !slices.ContainsFunc(fields, func(f field) bool {
 			return f.name == name || f.secret && f.name+"_FILE" == name
 		}) {
-			detail := "is no setting of this program; --help lists them"
+			detail := "is not a setting of this program; --help lists them"
 			if meant := nearest(name, fields, nil); meant != "" {
-				detail = "is no setting of this program; did you mean " + meant + "?"
+				detail = "is not a setting of this program; did you mean " + meant + "?"
 			}
 			faults = append(faults, Fault{name, detail})
 		}
@@ -255,13 +250,13 @@ func unknownKeys(v *viper.Viper, fields []field) (faults Faults) {
 	return faults
 }
 
-// field is one field of a settings struct.
+// field is a field of a settings struct.
 type field struct {
 	name, defaultText, usage string
 	alias                    string   // another environment variable of it, "" for none
-	group                    string   // the heading before it in --help, "" for none
-	mistaken                 []string // other names that it is looked for by
-	source                   string   // of its value, once that was read
+	group                    string   // heading before it in --help, "" for none
+	mistaken                 []string // names that it is confused with
+	source                   string   // of its value, once read
 	secret                   bool
 	value                    reflect.Value
 }
@@ -271,7 +266,7 @@ func fieldsOf(into Validator) []field {
 	fields := make([]field, 0, value.NumField())
 	for i := range value.NumField() {
 		f := value.Type().Field(i)
-		if f.Anonymous { // settings that a command reads alone
+		if f.Anonymous { // settings that a command reads without the others
 			part := fieldsOf(value.Field(i).Addr().Interface().(Validator))
 			if group := f.Tag.Get("group"); group != "" && len(part) > 0 {
 				part[0].group = group
@@ -293,8 +288,7 @@ func fieldsOf(into Validator) []field {
 	return fields
 }
 
-// set reads text as the field's type, and says what is wrong with it if it
-// cannot.
+// set parses text as the field's type. It returns the fault, "" for none.
 func (f field) set(text string) (fault string) {
 	switch into := f.value.Addr().Interface().(type) {
 	case *string:
@@ -337,8 +331,8 @@ func (f field) set(text string) (fault string) {
 	return ""
 }
 
-// parsePrefixes reads networks with commas between; a bare address is a network
-// of one, and "none" stands for no network: an empty variable is one that is not set.
+// parsePrefixes parses networks with commas between. An address is a network of one, and "none"
+// is no network, because an empty variable counts as unset.
 func parsePrefixes(text string) (prefixes []netip.Prefix, fault string) {
 	if strings.TrimSpace(text) == "none" {
 		return nil, ""
@@ -353,7 +347,7 @@ func parsePrefixes(text string) (prefixes []netip.Prefix, fault string) {
 			prefix, err = addr.Prefix(addr.BitLen())
 		}
 		if err != nil {
-			return nil, fmt.Sprintf("holds %q, which is no network such as 10.0.0.0/8", part)
+			return nil, fmt.Sprintf("holds %q, which is not a network such as 10.0.0.0/8", part)
 		}
 		prefixes = append(prefixes, prefix.Masked())
 	}
@@ -369,7 +363,7 @@ func Listen(ctx context.Context, host string, port int, keepAlive time.Duration)
 	return ln, nil
 }
 
-// Address joins a host and a port for net.Listen.
+// Address returns host and port as net.Listen takes them.
 func Address(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
 
 // ErrUsage is the error of a command line that cannot be understood.
