@@ -1,9 +1,8 @@
-// Package atomicfile writes the files that an operator names: whole or not at all,
-// where links point to, and never in the place of a pipe, a device or a folder.
+// Package atomicfile writes files atomically. It follows links, and never replaces a pipe, a
+// device or a folder.
 //
-// What was written outlives a power cut once the call that ends it returned nil. No
-// error holds the random name of a temporary file, so the same failure has the same
-// text each time.
+// A file survives a power cut once Commit or MoveNew has returned nil. Errors do not contain the
+// random names of temporary files, so the same failure has the same text each time.
 package atomicfile
 
 import (
@@ -19,11 +18,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLinks is how many links Resolve follows one after the other.
+// maxLinks is the longest chain of links that Resolve follows.
 const maxLinks = 40
 
-// Resolve returns the absolute name of the file that path leads to, without links.
-// The file and its folder need not exist.
+// Resolve returns the absolute path of the file that path leads to, without links. The file and
+// its folder need not exist.
 func Resolve(path string) (string, error) {
 	name, err := filepath.Abs(path)
 	for range maxLinks {
@@ -40,7 +39,7 @@ func Resolve(path string) (string, error) {
 		name = filepath.Join(dir, filepath.Base(name))
 		to, err := os.Readlink(name)
 		switch {
-		case errors.Is(err, syscall.EINVAL), errors.Is(err, fs.ErrNotExist): // it is no link
+		case errors.Is(err, syscall.EINVAL), errors.Is(err, fs.ErrNotExist): // not a link
 			return name, nil
 		case err != nil:
 			return "", err
@@ -52,17 +51,17 @@ func Resolve(path string) (string, error) {
 	return "", &fs.PathError{Op: "follow", Path: path, Err: syscall.ELOOP}
 }
 
-// CheckRegular returns an error that names path if it leads to anything but a regular
-// file. What cannot be looked at, or is not there, is for whoever opens it to report.
+// CheckRegular returns an error that names path if it leads to anything but a regular file. It
+// returns nil for a path that does not exist or cannot be examined: opening it gives the error.
 func CheckRegular(path string) error {
-	info, err := os.Stat(path) // follows the links of /proc too, which are no names
+	info, err := os.Stat(path) // also follows the links of /proc, which are not paths
 	if err == nil && !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is %s; name a file", path, Kind(info.Mode()))
 	}
 	return nil
 }
 
-// Kind says what is there instead of a regular file.
+// Kind returns what a file that is not regular is, for errors.
 func Kind(mode fs.FileMode) string {
 	switch {
 	case mode.IsDir():
@@ -79,14 +78,14 @@ func Kind(mode fs.FileMode) string {
 	return "no regular file"
 }
 
-// File is a file that is being written. It has another name until Commit.
+// File is a file that is being written under a temporary name.
 type File struct {
 	path    string
 	pending *renameio.PendingFile
 }
 
-// Create begins to write the file that path names, through links, with these
-// permissions. Discard must follow.
+// Create creates the temporary file for path, which may be a link, with these permissions. The
+// caller must call Discard.
 func Create(path string, mode fs.FileMode) (*File, error) {
 	if err := CheckRegular(path); err != nil {
 		return nil, err
@@ -108,7 +107,7 @@ func (f *File) Write(p []byte) (int, error) {
 	return n, rename(err, f.path)
 }
 
-// Commit puts the file in its place.
+// Commit replaces the file of Create's path.
 func (f *File) Commit() error {
 	if err := f.pending.CloseAtomicallyReplace(); err != nil {
 		return rename(err, f.path)
@@ -116,10 +115,10 @@ func (f *File) Commit() error {
 	return SyncFile(filepath.Dir(f.path))
 }
 
-// Discard removes what was written, unless it was committed.
+// Discard removes the temporary file, unless it was committed.
 func (f *File) Discard() { _ = f.pending.Cleanup() }
 
-// sync is that of files and folders.
+// sync is File.Sync, replaced in tests.
 var sync = (*os.File).Sync
 
 // SyncFile makes what was written to a file, or created, renamed or removed in a folder,
@@ -129,13 +128,12 @@ func SyncFile(path string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }() // it was only read
+	defer func() { _ = f.Close() }() // opened for reading only
 	return sync(f)
 }
 
-// MoveNew gives the file from, whose content is on the disk, the name to in the same
-// folder. It never replaces anything: the error is one of fs.ErrExist where to is
-// there.
+// MoveNew renames the synced file from to to in the same folder. It never replaces a file: the error
+// is fs.ErrExist if to exists.
 func MoveNew(from, to string) error {
 	var err error
 	for _, move := range moves {
@@ -149,8 +147,8 @@ func MoveNew(from, to string) error {
 	return rename(err, to)
 }
 
-// moves are the ways to do so, the best first: not every file system has links, or
-// a rename that does not replace.
+// moves are the ways to do so, the best first: not every file system has links, or a rename that
+// does not replace.
 var moves = []func(from, to string) error{
 	func(from, to string) error {
 		return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
@@ -159,14 +157,13 @@ var moves = []func(from, to string) error{
 	copyNew,
 }
 
-// copyNew is for a file system that has neither. After a power cut a part of the copy
-// may be there.
+// copyNew is for file systems with neither. A power cut may leave an incomplete copy.
 func copyNew(from, to string) (err error) {
 	source, err := os.Open(from)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = source.Close() }() // it was only read
+	defer func() { _ = source.Close() }() // opened for reading only
 	made, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -182,7 +179,7 @@ func copyNew(from, to string) (err error) {
 	return sync(made)
 }
 
-// rename gives an error the name that the operator knows.
+// rename returns err with path instead of a temporary name.
 func rename(err error, path string) error {
 	var (
 		one  *fs.PathError

@@ -1,6 +1,5 @@
-// Package buildinfo says which build this is. The Makefile stamps Release,
-// Commit and Date with -ldflags -X; a plain `go build` leaves them to what the
-// Go tool recorded.
+// Package buildinfo identifies the build. The Makefile sets Release, Commit and Date with -ldflags -X;
+// without them it uses what the Go tool recorded.
 package buildinfo
 
 import (
@@ -16,7 +15,7 @@ var (
 	Date    string
 )
 
-// Info is what GET /version answers.
+// Info is the response of GET /version.
 type Info struct {
 	Version string `json:"version" example:"v1.0.0"`
 	Commit  string `json:"commit" example:"3f2c1e9"`
@@ -24,8 +23,8 @@ type Info struct {
 	Go      string `json:"go" example:"go1.26.8"`
 }
 
-// Read returns what is known of this build; what is not known is "unknown",
-// and the version of an unstamped build is "dev".
+// Read returns the Info of this build. Unknown fields are "unknown", and the version of an unstamped
+// build is "dev".
 func Read() Info {
 	info := Info{Version: Release, Commit: Commit, Date: Date, Go: runtime.Version()}
 	if build, ok := debug.ReadBuildInfo(); ok {

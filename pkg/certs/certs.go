@@ -1,6 +1,5 @@
-// Package certs makes certificates for development and for tests: a local
-// authority, and those of servers and clients that it signs. A fleet that others
-// reach has an authority of its own.
+// Package certs makes certificates for development and tests: a local authority, and the
+// certificates of servers and clients that it signs. It is not for fleets in production.
 package certs
 
 import (
@@ -21,7 +20,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 )
 
-// clockSkew is how long before now a certificate begins to be valid: clocks differ.
+// clockSkew is the time before now from which a certificate is valid.
 const clockSkew = time.Hour
 
 // Authority signs certificates.
@@ -30,8 +29,8 @@ type Authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-// NewAuthority makes an authority that is valid for that long. It can sign
-// certificates of TLS servers and clients, and no further authority.
+// NewAuthority returns an authority that is valid for lifetime. It can sign certificates of TLS
+// servers and clients, and no other authority.
 func NewAuthority(name string, lifetime time.Duration) (*Authority, error) {
 	key, err := newKey()
 	if err != nil {
@@ -53,8 +52,7 @@ func NewAuthority(name string, lifetime time.Duration) (*Authority, error) {
 	return &Authority{cert, key}, nil
 }
 
-// Load reads the authority that Save wrote. The error is one of os where the
-// files are not there.
+// Load reads an authority that Save has written. The error is fs.ErrNotExist if a file is missing.
 func Load(certFile, keyFile string) (*Authority, error) {
 	certPEM, err := os.ReadFile(certFile)
 	if err != nil {
@@ -75,12 +73,12 @@ func Load(certFile, keyFile string) (*Authority, error) {
 	return &Authority{pair.Leaf, key}, nil
 }
 
-var errForeign = errors.New("not an authority that was made here")
+var errForeign = errors.New("not an authority of this program")
 
-// Certificate is the authority's own.
+// Certificate returns the certificate of the authority.
 func (a *Authority) Certificate() *x509.Certificate { return a.cert }
 
-// Pool trusts what the authority signs.
+// Pool returns a pool that trusts the authority.
 func (a *Authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)
@@ -92,7 +90,7 @@ func (a *Authority) Save(certFile, keyFile string) error {
 	return save(certFile, a.cert, keyFile, a.key)
 }
 
-// Leaf is what a certificate says.
+// Leaf describes a certificate.
 type Leaf struct {
 	Name      string
 	Hosts     []string  // names and addresses of a server; none for a mere client
@@ -101,7 +99,7 @@ type Leaf struct {
 	NotAfter  time.Time
 }
 
-// Issue makes the certificate of a server, or a client, and its key.
+// Issue returns a certificate with its key.
 func (a *Authority) Issue(l Leaf) (tls.Certificate, error) {
 	key, err := newKey()
 	if err != nil {
@@ -136,7 +134,7 @@ func (a *Authority) Issue(l Leaf) (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{cert.Raw}, PrivateKey: key, Leaf: cert}, nil
 }
 
-// Write issues a certificate into files, each of which is replaced whole.
+// Write issues a certificate and replaces each file atomically.
 func (a *Authority) Write(l Leaf, certFile, keyFile string) error {
 	made, err := a.Issue(l)
 	if err != nil {
@@ -155,10 +153,9 @@ func sign(cert, by *x509.Certificate, key, byKey *ecdsa.PrivateKey) (*x509.Certi
 	return x509.ParseCertificate(der)
 }
 
-// save writes the key first: where there was no certificate, one that is there has
-// its key. While one is renewed the key is for a moment that of the next, and who
-// reads both must take them only if they fit, as pkg/tlsfiles does. Nothing is
-// replaced unless both can be.
+// save replaces the key first, so that a new certificate never lacks its key. During a renewal the
+// key is briefly newer than the certificate: readers must accept only a matching pair, as
+// pkg/tlsfiles does. It replaces nothing unless both files can be written.
 func save(certFile string, cert *x509.Certificate, keyFile string, key crypto.PrivateKey) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -180,7 +177,7 @@ func save(certFile string, cert *x509.Certificate, keyFile string, key crypto.Pr
 	return nextCert.Commit()
 }
 
-// stage writes what is to replace file whole, so that nobody reads half of it.
+// stage writes the new content of file beside it. Commit replaces file.
 func stage(file, kind string, der []byte, mode os.FileMode) (*atomicfile.File, error) {
 	next, err := atomicfile.Create(file, mode)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package etag compares entity tags as RFC 9110 §8.8.3 and §13.1 say. A tag is
-// handled as it stands in a header, in its quotes.
+// Package etag compares entity tags by RFC 9110 §8.8.3 and §13.1. Tags include their quotes, as in a
+// header.
 package etag
 
 import (
@@ -9,35 +9,34 @@ import (
 	"strings"
 )
 
-// Quote makes a strong entity tag of an opaque text, which must hold neither a
-// quote nor a control character.
+// Quote returns the strong entity tag of an opaque text, which must not contain quotes or control
+// characters.
 func Quote(opaque string) string { return `"` + opaque + `"` }
 
-// Of makes a strong entity tag of what a representation depends on.
+// Of returns a strong entity tag of the parts on which a representation depends.
 func Of(parts ...string) string { return Quote(Hash(parts...)) }
 
-// HashLength is the length of what Hash returns: 16 bytes in base64url.
+// HashLength is the length of a Hash: 16 bytes in base64url.
 const HashLength = 22
 
-// Hash identifies parts among all lists of texts that hold no zero byte.
+// Hash returns a hash of parts, which must not contain zero bytes.
 func Hash(parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\x00")))
 	return base64.RawURLEncoding.EncodeToString(sum[:16])
 }
 
-// HashContent identifies what a configuration distributes, whatever its version.
-// Equal hashes stand for an equal URL, poll interval and probe.
+// HashContent returns a hash of the content of a configuration, which does not depend on the
+// version.
 func HashContent(url string, pollIntervalSeconds int, probe bool) string {
 	return Hash(url, strconv.Itoa(pollIntervalSeconds), strconv.FormatBool(probe))
 }
 
-// codings are the content codings whose names gateways append to the opaque part of
-// an entity tag, behind a separator: Apache makes "abc-gzip" of "abc".
+// codings are the content codings that gateways append to the opaque part of an entity tag, after a
+// separator: Apache turns "abc" into "abc-gzip".
 var codings = []string{"gzip", "br", "zstd", "deflate", "bzip2", "compress"}
 
-// cutSuffix takes off what a gateway appended to the opaque part of an entity tag.
-// An entity tag of ours never ends in one: the last character of a hash of 16 bytes
-// in base64url is A, Q, g or w.
+// cutSuffix returns the opaque part of an entity tag without the suffix of a gateway. Our tags never
+// end like one: the last character of 16 bytes in base64url is A, Q, g or w.
 func cutSuffix(opaque string) string {
 	for _, coding := range codings {
 		if bare, found := strings.CutSuffix(opaque, coding); found {
@@ -49,8 +48,8 @@ func cutSuffix(opaque string) string {
 	return opaque
 }
 
-// Original returns an entity tag as the origin server sent it: a gateway that
-// compresses may have marked it as weak, or appended a suffix.
+// Original returns the entity tag of the origin server: a gateway that compresses may have marked it
+// as weak, or appended a suffix.
 func Original(tag string) string {
 	tag = strings.TrimPrefix(tag, "W/")
 	opaque, quoted := strings.CutSuffix(tag, `"`)
@@ -60,12 +59,10 @@ func Original(tag string) string {
 	return tag
 }
 
-// NoneMatch reports whether the If-None-Match lines of a request name current,
-// the entity tag of what would be sent, so that 304 is the answer to a GET
-// (RFC 9110 §13.1.2). "*" names anything that exists. The comparison is weak, and
-// ignores suffixes, because a gateway that compresses may have changed the tag on
-// its way. A member that is no entity tag ends the reading of its line: it matches
-// nothing, and the document is sent.
+// NoneMatch reports whether the If-None-Match lines of a request match current, the entity tag of
+// the representation, so that a GET is answered 304 (RFC 9110 §13.1.2). "*" matches any. The
+// comparison is weak and ignores suffixes, because a gateway that compresses may have changed the
+// tag. Parsing of a line ends at an invalid member, which matches nothing.
 func NoneMatch(lines []string, current string) (matches bool) {
 	for _, line := range lines {
 		if isStar(line) {
@@ -81,11 +78,10 @@ func NoneMatch(lines []string, current string) (matches bool) {
 	return false
 }
 
-// Match reports whether the If-Match lines of a request allow a change of what
-// current names (RFC 9110 §13.1.1). The comparison is strong: a weak tag never
-// matches. An empty current stands for nothing being there: "*" does not match
-// it. ok is false when a line is not a list of entity tags, which is an error
-// to tell the caller of: a precondition must not be guessed at.
+// Match reports whether the If-Match lines of a request match current (RFC 9110 §13.1.1). The
+// comparison is strong: a weak tag never matches. An empty current means that there is no
+// representation, and "*" does not match it. ok is false if a line is not a list of entity tags;
+// such a request must be rejected.
 func Match(lines []string, current string) (matches, ok bool) {
 	for _, line := range lines {
 		if isStar(line) {
@@ -104,8 +100,7 @@ func Match(lines []string, current string) (matches, ok bool) {
 	return matches, true
 }
 
-// Single returns the entity tag that the lines of a request consist of, if it is
-// one alone.
+// Single returns the entity tag of the lines of a request, if they are exactly one.
 func Single(lines []string) (tag string, ok bool) {
 	if len(lines) != 1 {
 		return "", false
@@ -117,8 +112,8 @@ func Single(lines []string) (tag string, ok bool) {
 
 func isStar(line string) bool { return strings.Trim(line, " \t") == "*" }
 
-// next takes the first entity tag off a list. ok is false at the end, which
-// leaves list empty, and at what is no entity tag, which leaves it as it is.
+// next removes the first entity tag from a list. ok is false at the end, where list is empty, and at
+// an invalid member, which stays in list.
 func next(list *string) (tag string, ok bool) {
 	rest := strings.TrimLeft(*list, " \t,")
 	open := 0

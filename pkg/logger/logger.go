@@ -1,5 +1,4 @@
-// Package logger makes the one logger of a process: text for a person at a
-// terminal, a JSON object a line for everything else.
+// Package logger makes the logger of a process: text on a terminal, else one JSON object a line.
 package logger
 
 import (
@@ -20,10 +19,9 @@ import (
 // Formats are the values that New takes for format.
 var Formats = []string{"auto", "text", "json"}
 
-// New returns a logger that writes to w. level is a name that logrus knows
-// (error, warn, info, debug); format is text, json, or auto, which is text
-// where w is a terminal and JSON elsewhere. Text is coloured on a terminal, unless
-// NO_COLOR says otherwise, and elsewhere where CLICOLOR_FORCE is set.
+// New returns a logger that writes to w. level is error, warn, info or debug; format is text, json,
+// or auto, which is text if w is a terminal and else JSON. Text is colored on a terminal, unless
+// NO_COLOR is set, and elsewhere if CLICOLOR_FORCE is set.
 func New(w io.Writer, level, format string) (*logrus.Logger, error) {
 	parsed, err := logrus.ParseLevel(level)
 	if err != nil {
@@ -35,7 +33,7 @@ func New(w io.Writer, level, format string) (*logrus.Logger, error) {
 	switch {
 	case format == "text" || format == "auto" && isTerminal(w):
 		log.SetFormatter(&logrus.TextFormatter{
-			FullTimestamp: true, TimestampFormat: time.TimeOnly, ForceColors: coloured(w), DisableColors: !coloured(w),
+			FullTimestamp: true, TimestampFormat: time.TimeOnly, ForceColors: colored(w), DisableColors: !colored(w),
 		})
 	case format == "json" || format == "auto":
 		log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
@@ -45,8 +43,8 @@ func New(w io.Writer, level, format string) (*logrus.Logger, error) {
 	return log, nil
 }
 
-// coloured follows the conventions of no-color.org and bixense.com/clicolors.
-func coloured(w io.Writer) bool {
+// colored implements the conventions of no-color.org and bixense.com/clicolors.
+func colored(w io.Writer) bool {
 	if os.Getenv("NO_COLOR") != "" {
 		return false
 	}
@@ -61,28 +59,27 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// Bounds on a log whose reader does not read, such as a pipe to a program that
-// hangs: processes log under locks, and must go on.
+// Limits for a log whose reader stalls, such as a pipe to a program that hangs: programs log while
+// holding locks, and must not block.
 const (
-	stallTimeout = time.Second // how long one line waits for it
-	maxPending   = 256 << 10   // bytes of lines that are kept for it
+	stallTimeout = time.Second // of one line
+	maxPending   = 256 << 10   // bytes of buffered lines
 )
 
-// output is what a logger writes to. A line that cannot be written, or would be kept
-// beyond maxPending, is counted, and is no error: the log is the only place to report
-// one.
+// output is the writer of a logger. It counts lines that cannot be written or would exceed
+// maxPending, and returns no error: the log is the only place to report one.
 type output struct {
 	w    io.Writer
 	lost atomic.Int64
 
 	mu      sync.Mutex // guards the rest; not held while w writes
-	pending [][]byte   // lines in their order
-	size    int        // of them, in bytes
-	writing bool       // a goroutine writes them
+	pending [][]byte   // buffered lines
+	size    int        // of pending, in bytes
+	writing bool       // a goroutine writes pending
 }
 
-// Write returns when the line is written, or stallTimeout after it began to wait.
-// Lines that come while an earlier one waits do not wait.
+// Write returns when the line is written, or after stallTimeout. It does not wait while an earlier
+// line waits.
 func (o *output) Write(line []byte) (int, error) {
 	if !o.enqueue(line) {
 		return len(line), nil
@@ -107,7 +104,7 @@ func (o *output) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// enqueue reports whether the caller is to have the lines written.
+// enqueue buffers a line, and reports whether the caller must start a goroutine to write.
 func (o *output) enqueue(line []byte) (write bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -122,7 +119,7 @@ func (o *output) enqueue(line []byte) (write bool) {
 	return write
 }
 
-// take returns the lines that are to be written, nil for none.
+// take returns the lines to write, nil for none.
 func (o *output) take() (lines [][]byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -1,5 +1,5 @@
-// Package problem is the one form of an error answer: application/problem+json
-// (RFC 9457). Servers write it, clients read it back.
+// Package problem is the format of error responses: application/problem+json (RFC 9457). Servers write
+// it, clients parse it.
 package problem
 
 import (
@@ -19,7 +19,7 @@ const ContentType = "application/problem+json"
 
 // Problem is a problem document, and an error, so that a handler can return it.
 type Problem struct {
-	Type   string              `json:"type" example:"about:blank"` // RFC 9457 §4.2.1: the status says it all
+	Type   string              `json:"type" example:"about:blank"` // RFC 9457 §4.2.1
 	Title  string              `json:"title" example:"Bad Request"`
 	Status int                 `json:"status" example:"400"`
 	Detail string              `json:"detail" example:"url is missing"`
@@ -29,8 +29,8 @@ type Problem struct {
 	Challenge  string        `json:"-"` // of the WWW-Authenticate header; "": none
 }
 
-// New makes the problem of an HTTP status, with a sentence that says what is
-// wrong and, where that is not plain, what to do.
+// New returns the problem of an HTTP status. Its detail says what is wrong and, if that is not
+// obvious, what to do.
 func New(status int, format string, args ...any) *Problem {
 	return &Problem{
 		Type:   "about:blank",
@@ -40,11 +40,11 @@ func New(status int, format string, args ...any) *Problem {
 	}
 }
 
-// Invalid makes the 400 of a document that breaks the contract.
+// Invalid returns the 400 of a document that breaks the contract.
 func Invalid(err *models.Invalid) *Problem {
 	p := New(http.StatusBadRequest, "%s", err.Error())
 	for _, fault := range err.Errors {
-		if fault.Field != "" { // of the document as a whole the detail has said all
+		if fault.Field != "" { // else it concerns the whole document
 			p.Errors = append(p.Errors, fault)
 		}
 	}
@@ -70,7 +70,7 @@ func Write(w http.ResponseWriter, p *Problem) {
 	h.Set("Content-Type", ContentType)
 	h.Set("Cache-Control", "no-store")
 	for _, name := range []string{"ETag", "Content-Length", "Content-Encoding", "Last-Modified"} {
-		h.Del(name) // they spoke of the answer that this one replaces
+		h.Del(name) // of the response that this one replaces
 	}
 	if p.RetryAfter != 0 {
 		RetryAfter(h, p.RetryAfter)
@@ -80,13 +80,12 @@ func Write(w http.ResponseWriter, p *Problem) {
 	}
 	w.WriteHeader(p.Status)
 	body, _ := models.Encode(p)        // strings and numbers always encode
-	_, _ = w.Write(append(body, '\n')) // the client has disconnected: no one reads it
+	_, _ = w.Write(append(body, '\n')) // an error means that the client disconnected
 }
 
-// Read takes the problem out of an error answer. An answer that is not one of
-// ours, say a proxy's page, becomes a problem of the same status whose detail
-// is the beginning of its text. It reads at most 64 KiB and leaves the body
-// open.
+// Read returns the problem of an error response. A response in another format, such as a proxy's
+// page, becomes a problem of the same status with the beginning of its text as the detail. Read
+// reads at most 64 KiB and does not close the body.
 func Read(resp *http.Response) *Problem {
 	p := New(resp.StatusCode, "")
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, models.MaxBodyBytes))

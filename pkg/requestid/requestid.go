@@ -1,6 +1,5 @@
-// Package requestid names what one program asks of another, so that the lines
-// that it left in their logs can be found together. The name goes along in the
-// X-Request-Id header; within a program it travels in a context.
+// Package requestid identifies requests across programs, so that their log lines can be correlated.
+// The id is in the X-Request-Id header, and within a program in a context.
 package requestid
 
 import (
@@ -9,18 +8,18 @@ import (
 	"strconv"
 )
 
-// Header carries a request's id, both ways.
+// Header is the header of a request and its response.
 const Header = "X-Request-Id"
 
-// New makes an id. It tells requests apart, and keeps no secret.
+// New returns a random id. It is not a secret.
 func New() string { return strconv.FormatUint(rand.Uint64(), 36) }
 
 type key struct{}
 
-// With returns a context of the request that id names.
+// With returns a context with the id of a request.
 func With(ctx context.Context, id string) context.Context { return context.WithValue(ctx, key{}, id) }
 
-// Of is the id of the request that ctx belongs to, "" if it belongs to none.
+// Of returns the id of the request of ctx, "" if there is none.
 func Of(ctx context.Context) string {
 	id, _ := ctx.Value(key{}).(string)
 	return id
