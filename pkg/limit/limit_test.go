@@ -10,7 +10,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/limit"
 )
 
-// enter tries n requests that leave at once, and returns how many were let in.
+// enter tries n short requests, and returns how many were admitted.
 func enter(c *limit.Class, n int) (in int) {
 	for range n {
 		if c.Enter() {
@@ -43,19 +43,19 @@ func TestClass_Enter_LimitsConcurrency(t *testing.T) {
 	c := limit.New(1_000_000, 3)
 	for range 3 {
 		if !c.Enter() {
-			t.Fatal("a free place was not given")
+			t.Fatal("a request was rejected although there is a free slot")
 		}
 	}
 	if c.Enter() || c.InFlight() != 3 {
-		t.Errorf("a fourth was let in, or is counted: %d in flight", c.InFlight())
+		t.Errorf("a fourth request was admitted or counted: %d in flight", c.InFlight())
 	}
 	c.Leave()
 	if !c.Enter() {
-		t.Error("the place that one gave back was not given")
+		t.Error("a request was rejected although a slot was released")
 	}
 }
 
-// A request that finds no place takes no token from those that come after.
+// A request that finds no slot takes no token.
 func TestClass_Enter_FullTakesNoTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := limit.New(10, 1)
@@ -73,7 +73,7 @@ func TestClass_Return_FullClass(t *testing.T) {
 	c.Enter()
 	c.Leave() // to wait
 	if !c.Enter() {
-		t.Fatal("who waits keeps its place")
+		t.Fatal("a request that waits holds a slot")
 	}
 	c.Return()
 	if got := c.InFlight(); got != 2 || c.Enter() {
@@ -100,8 +100,7 @@ func TestClass_Enter_Concurrent(t *testing.T) {
 	}
 }
 
-// Whoever is turned away with many comes back as late as it takes to serve
-// them, and not with them.
+// Requests that are rejected together retry at random times, within the time that it takes to serve them.
 func TestClass_Reject_SpreadsRetries(t *testing.T) {
 	for name, row := range map[string]struct {
 		rate, callers int
@@ -122,7 +121,7 @@ func TestClass_Reject_SpreadsRetries(t *testing.T) {
 				if got := c.Rejected(); got != int64(row.callers-1) {
 					t.Fatalf("counted %d, want %d", got, row.callers-1)
 				}
-				// The window stands now; draw from it without making it longer.
+				// Draw from the window without extending it.
 				seen := map[time.Duration]int{}
 				for range 4000 {
 					seen[c.Reject()]++
@@ -154,7 +153,7 @@ func TestClass_Reject_WindowShrinksWithTime(t *testing.T) {
 		time.Sleep(limit.MaxRetryAfter)
 		for range 50 {
 			if got := c.Reject(); got > 2*time.Second {
-				t.Fatalf("a minute after the herd one is sent away for %s, want 2s at most", got)
+				t.Fatalf("a minute after the storm: got %s, want 2s at most", got)
 			}
 		}
 	})

@@ -79,7 +79,7 @@ func TestTable_ManyKeys(t *testing.T) {
 	})
 }
 
-// Whoever shares a cell with a key gives it no token back.
+// A key that shares a cell with another gives it no token back.
 func TestTable_SharedCell_GivesNoTokenBack(t *testing.T) {
 	table, bucket := limit.NewTable(), limit.Bucket{Burst: 2, Each: time.Hour}
 	const key, other = 0, 1 << 13 // they differ in one of the four cells

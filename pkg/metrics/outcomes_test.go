@@ -25,5 +25,5 @@ pushes_total{outcome="refused"} 0
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want)); err != nil {
 		t.Error(err)
 	}
-	metrics.NewOutcomes(nil, prometheus.CounterOpts{Name: "pushes_total"}, "applied").Count("applied") // for nobody
+	metrics.NewOutcomes(nil, prometheus.CounterOpts{Name: "pushes_total"}, "applied").Count("applied") // not exported
 }

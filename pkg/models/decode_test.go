@@ -14,8 +14,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// wantInvalid fails unless err is an *Invalid whose only fault is of that field
-// and says so in words that hold detail.
+// wantInvalid fails unless err is an *Invalid with one fault, of this field and with detail in its text.
 func wantInvalid(t *testing.T, err error, field, detail string) {
 	t.Helper()
 	var bad *models.Invalid

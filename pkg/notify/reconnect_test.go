@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// record is a Receiver that notes what it is told.
+// record is a Receiver that records its calls.
 type record struct{ told []string }
 
 func (r *record) Subscribed()       { r.told = append(r.told, "subscribed") }
@@ -99,8 +99,7 @@ func TestReconnect_CanceledDuringBackoff_Returns(t *testing.T) {
 	})
 }
 
-// README and ADR 8 name how long a connection that died without a FIN counts as
-// healthy, and compute what a shorter time would cost.
+// The documents say how long a connection that died without a FIN counts as healthy.
 func TestIdle_MatchesDocuments(t *testing.T) {
 	if got := notify.Idle + notify.Answer; got != 5*time.Minute+10*time.Second {
 		t.Errorf("a dead connection is noticed within %s; update README, ADR 8 and docs/architecture.md", got)

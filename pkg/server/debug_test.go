@@ -121,9 +121,9 @@ func TestServeDebug_NinthConnection_ClosesTheOldest(t *testing.T) {
 func TestCheckHealth(t *testing.T) {
 	lives := httptest.NewServer(http.HandlerFunc(server.Health))
 	defer lives.Close()
-	ails := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
-	defer ails.Close()
-	secret := httptest.NewTLSServer(http.HandlerFunc(server.Health)) // of an authority that nobody knows
+	failing := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
+	defer failing.Close()
+	secret := httptest.NewTLSServer(http.HandlerFunc(server.Health)) // of an unknown authority
 	defer secret.Close()
 	for name, row := range map[string]struct {
 		host   string
@@ -131,13 +131,13 @@ func TestCheckHealth(t *testing.T) {
 		secure bool
 		want   string
 	}{
-		"where it listens":            {"127.0.0.1", portOf(t, lives), false, ""},
-		"on every interface":          {"0.0.0.0", portOf(t, lives), false, ""},
-		"over TLS":                    {"127.0.0.1", portOf(t, secret), true, ""},
-		"one that speaks no TLS":      {"127.0.0.1", portOf(t, lives), true, "HTTPS"},
-		"one that ails":               {"localhost", portOf(t, ails), false, "500"},
-		"nobody":                      {"127.0.0.1", freePort(t), false, "refused"},
-		"a port that nobody can know": {"127.0.0.1", 0, false, "set PORT"},
+		"where it listens":       {"127.0.0.1", portOf(t, lives), false, ""},
+		"on every interface":     {"0.0.0.0", portOf(t, lives), false, ""},
+		"over TLS":               {"127.0.0.1", portOf(t, secret), true, ""},
+		"one that speaks no TLS": {"127.0.0.1", portOf(t, lives), true, "HTTPS"},
+		"failing":                {"localhost", portOf(t, failing), false, "500"},
+		"no listener":            {"127.0.0.1", freePort(t), false, "refused"},
+		"a random port":          {"127.0.0.1", 0, false, "set PORT"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := server.CheckHealth(t.Context(), row.host, row.port, row.secure)
@@ -179,7 +179,7 @@ func portOf(t *testing.T, s *httptest.Server) int {
 	return s.Listener.Addr().(*net.TCPAddr).Port
 }
 
-// freePort is a port of 127.0.0.1 on which nobody listens. It is taken at
+// freePort is a port of 127.0.0.1 without a listener. It is taken at
 // 127.0.0.2 for as long as the test runs, so that no connection of another test
 // goes out from it.
 func freePort(t *testing.T) int {

@@ -109,9 +109,8 @@ func AllOr(all, listener Validator) func(command string) Validator {
 	}
 }
 
-// Start returns the logger that d asks for, which writes to w. It logs one line that says
-// what this process is, and a warning for each environment variable that is probably a
-// mistyped setting.
+// Start returns the logger of d, which writes to w. It logs the build and fields, and a warning
+// for each environment variable that is probably a mistyped setting.
 func (p Program) Start(w io.Writer, d Diagnosis, into Validator, fields logrus.Fields) (*logrus.Logger, error) {
 	log, err := logger.New(w, d.LogLevel, d.LogFormat)
 	if err != nil {

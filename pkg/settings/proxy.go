@@ -11,9 +11,9 @@ import (
 // Proxy holds the forward proxies, in the usual variables. The names in lower case count if the
 // others are unset.
 type Proxy struct {
-	HTTPProxy  Secret   `setting:"HTTP_PROXY" alias:"http_proxy" usage:"proxy for http:// URLs, such as http://proxy.example.com:3128, or http_proxy; never for this machine itself"`
-	HTTPSProxy Secret   `setting:"HTTPS_PROXY" alias:"https_proxy" usage:"proxy for https:// URLs, or https_proxy; never for this machine itself"`
-	NoProxy    []string `setting:"NO_PROXY" alias:"no_proxy" usage:"hosts, domains (.example.com), addresses and networks that are reached without a proxy, with commas between, or no_proxy; * for all"`
+	HTTPProxy  Secret   `setting:"HTTP_PROXY" alias:"http_proxy" usage:"proxy for http:// URLs, such as http://proxy.example.com:3128, or http_proxy; never used for this machine itself"`
+	HTTPSProxy Secret   `setting:"HTTPS_PROXY" alias:"https_proxy" usage:"proxy for https:// URLs, or https_proxy; never used for this machine itself"`
+	NoProxy    []string `setting:"NO_PROXY" alias:"no_proxy" usage:"hosts, domains (.example.com), addresses and networks to reach without a proxy, with commas between, or no_proxy; * for all"`
 }
 
 // Validate returns no fault: these variables may be set for other programs, and an unused value

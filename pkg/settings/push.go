@@ -11,21 +11,21 @@ import (
 
 // Push holds the settings of hints, which are the same in a controller and its agents.
 type Push struct {
-	Transport string `setting:"PUSH" default:"longpoll" usage:"how agents hear of a newer version at once: longpoll, redis, nats, or none for polling alone"`
+	Transport string `setting:"PUSH" default:"longpoll" usage:"how agents learn of a newer version immediately: longpoll, redis, nats, or none for polling only"`
 
-	FleetID string `setting:"FLEET_ID" usage:"names the fleet on a broker that others use too; empty: made from the database, and learned by agents"`
+	FleetID string `setting:"FLEET_ID" usage:"id of the fleet on a shared broker; empty: made from the database, and sent to agents"`
 
-	RedisURL    Secret `setting:"REDIS_URL" default:"redis://localhost:6379" usage:"where Redis is; rediss:// for TLS; ?master_name= for Sentinels, and &addr= for more of them or for nodes of a Cluster"`
-	RedisCAFile string `setting:"REDIS_CA_FILE" usage:"file of the certificates to trust as Redis's, instead of those of the system"`
+	RedisURL    Secret `setting:"REDIS_URL" default:"redis://localhost:6379" usage:"URL of Redis; rediss:// for TLS; ?master_name= for Sentinels, and &addr= for more of them or for nodes of a Cluster"`
+	RedisCAFile string `setting:"REDIS_CA_FILE" usage:"file of the certificates to trust for Redis, instead of those of the system"`
 
-	NATSURL       Secret `setting:"NATS_URL" default:"nats://localhost:4222" usage:"where NATS is; several with commas between; embedded, in a controller, for one within it"`
+	NATSURL       Secret `setting:"NATS_URL" default:"nats://localhost:4222" usage:"URL of NATS; several with commas between; in a controller: embedded for a NATS server within it"`
 	NATSUsername  string `setting:"NATS_USERNAME" usage:"user name for NATS"`
 	NATSPassword  Secret `setting:"NATS_PASSWORD" usage:"its password"`
 	NATSToken     Secret `setting:"NATS_TOKEN" usage:"token for NATS, instead of a user name"`
 	NATSNKeyFile  string `setting:"NATS_NKEY_FILE" usage:"file of the NKey seed for NATS, instead of a user name"`
 	NATSCredsFile string `setting:"NATS_CREDS_FILE" usage:"credentials file for NATS, instead of a user name"`
-	NATSCAFile    string `setting:"NATS_CA_FILE" usage:"file of the certificates to trust as NATS's, instead of those of the system"`
-	NATSCertFile  string `setting:"NATS_CERT_FILE" usage:"file of the certificate that NATS knows this process by"`
+	NATSCAFile    string `setting:"NATS_CA_FILE" usage:"file of the certificates to trust for NATS, instead of those of the system"`
+	NATSCertFile  string `setting:"NATS_CERT_FILE" usage:"file of the client certificate for NATS"`
 	NATSKeyFile   string `setting:"NATS_KEY_FILE" usage:"file of its key"`
 }
 

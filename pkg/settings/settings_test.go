@@ -384,13 +384,13 @@ func TestCheckPassword_OffLoopback(t *testing.T) {
 				t.Errorf("%q on %s: got %v, want refused: %v", password, host, faults, want)
 			}
 			if strings.Contains(faults.Error(), password) && len(password) > 1 {
-				t.Errorf("%q stands in the error", password)
+				t.Errorf("the error contains %q", password)
 			}
 		}
 	}
 }
 
-// Editors put a byte order mark before UTF-8; nobody can type it at a login.
+// Editors write a byte order mark before UTF-8, which cannot be typed at a login.
 func TestRead_SecretWithByteOrderMark_MarkRemoved(t *testing.T) {
 	t.Setenv("T_PASSWORD_FILE", write(t, "secret", "\ufeffhunter2\r\n"))
 	var got options

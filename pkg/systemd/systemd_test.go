@@ -191,7 +191,7 @@ func TestRun_NoServiceManager_DoesNothing(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "")
 	log, lines := logtest.NewNullLogger()
 	err := systemd.Run(t.Context(), func(context.Context) error {
-		t.Error("the process was checked, for nobody")
+		t.Error("the process was checked without a service manager")
 		return nil
 	}, log)
 	if err != nil || len(lines.AllEntries()) > 0 {
@@ -199,7 +199,7 @@ func TestRun_NoServiceManager_DoesNothing(t *testing.T) {
 	}
 }
 
-// A shell that somebody opened under a service hands its socket on, and the socket
+// A shell under a service passes its socket on, and the socket
 // may be gone by then: that is no reason for a program not to run.
 func TestRun_NoListenerAtSocket_WarnsOnce(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "none"))

@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// lines gives each line that is written to it to whoever waits for one.
+// lines is a writer that sends each line to a channel.
 type lines struct {
 	mu   sync.Mutex
 	all  bytes.Buffer

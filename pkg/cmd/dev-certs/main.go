@@ -1,5 +1,5 @@
-// Command dev-certs makes the certificates with which controller and agents speak
-// TLS on a developer's machine. scripts/dev-certs.sh runs it.
+// Command dev-certs makes certificates for TLS between controller and agents on a developer's machine.
+// scripts/dev-certs.sh runs it.
 package main
 
 import (
@@ -29,14 +29,13 @@ Usage:
 
   DIR           folder for the files (./data/certs); made if missing
   --host NAME   a name or an address of the controller, beside localhost, 127.0.0.1
-                and ::1, and those that its certificate has; may stand there many times
-  --renew       make new certificates where there are some; programs that use them
-                take the new ones at once
+                and ::1, and those that its certificate has; may be repeated
+  --renew       replace existing certificates; programs that use them reload them
   --help        print this page
 
-What is there is kept: the authority for good, certificates unless the authority did
-not sign them, a --host is missing or they end within 30 days. Keys are readable by
-their owner alone. For a fleet that others reach take an authority of your own.
+Existing files are kept: the authority always, certificates unless the authority did
+not sign them, a --host is missing or they expire within 30 days. Only their owner can
+read keys. In production, use your own authority.
 `
 
 const (
@@ -99,10 +98,10 @@ CONTROLLER_KEY_FILE=%[6]s
 	return err
 }
 
-// plain is what a shell reads as it stands.
+// plain matches paths that need no quotes in a shell.
 var plain = regexp.MustCompile(`^[\pL\pN/._-]+$`)
 
-// shell returns a path as a shell reads it, in quotes only where it needs them.
+// shell returns a path for a shell, in quotes if it needs them.
 func shell(path string) string {
 	if plain.MatchString(path) {
 		return path
@@ -141,16 +140,16 @@ func parse(args []string) (dir string, hosts []string, renew bool, err error) {
 	return dir, hosts, renew, err
 }
 
-// files are those of a folder.
+// files are the files of a folder.
 type files struct{ dir string }
 
 func (f files) cert(name string) string { return filepath.Join(f.dir, name+".pem") }
 func (f files) key(name string) string  { return filepath.Join(f.dir, name+"-key.pem") }
 
-// authority is the one that is there, or a new one.
+// authority returns the existing authority, or a new one.
 func (f files) authority() (*certs.Authority, error) {
 	if _, err := os.Stat(f.cert("ca")); !errors.Is(err, fs.ErrNotExist) {
-		return certs.Load(f.cert("ca"), f.key("ca")) // which is not made again where its key is elsewhere
+		return certs.Load(f.cert("ca"), f.key("ca")) // an error if its key is elsewhere
 	}
 	if _, err := os.Stat(f.key("ca")); !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s is there and its certificate is not: put %s back, or delete the key to have a new "+
@@ -163,7 +162,7 @@ func (f files) authority() (*certs.Authority, error) {
 	return authority, authority.Save(f.cert("ca"), f.key("ca"))
 }
 
-// alsoFor adds what the controller's certificate that is there is for.
+// alsoFor adds the hosts of the controller's existing certificate to hosts.
 func (f files) alsoFor(hosts []string) []string {
 	now, err := tls.LoadX509KeyPair(f.cert("controller"), f.key("controller"))
 	if err != nil {
@@ -177,7 +176,7 @@ func (f files) alsoFor(hosts []string) []string {
 	return slices.Compact(hosts)
 }
 
-// holds reports whether a certificate that is there will do.
+// holds reports whether the existing certificate of leaf can stay.
 func (f files) holds(by *certs.Authority, leaf certs.Leaf) bool {
 	now, err := tls.LoadX509KeyPair(f.cert(leaf.Name), f.key(leaf.Name))
 	if err != nil || now.Leaf.CheckSignatureFrom(by.Certificate()) != nil ||

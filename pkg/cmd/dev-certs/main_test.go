@@ -98,7 +98,7 @@ func TestRun_ValidFiles_Kept(t *testing.T) {
 	authority, controller, agent := m.leaf("ca"), m.leaf("controller"), m.leaf("agent")
 	m.run("--host", "localhost")
 	if !m.leaf("ca").Equal(authority) || !m.leaf("controller").Equal(controller) || !m.leaf("agent").Equal(agent) {
-		t.Error("a second run made something anew")
+		t.Error("a second run replaced a certificate")
 	}
 	m.run("--host", "controller")
 	named := m.leaf("controller")

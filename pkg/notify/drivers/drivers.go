@@ -14,8 +14,8 @@ type Driver interface {
 	notify.Subscriber
 }
 
-// New returns the driver that set asks for, nil if it asks for none. program is the name
-// that a NATS server lists its client by. The broker need not be reachable. The error is a
+// New returns the driver of set, nil if PUSH names no broker. program is the name under which a
+// NATS server lists its client. The broker need not be reachable. The error is a
 // settings.Faults.
 func New(set settings.Push, program string) (Driver, error) {
 	switch set.Transport {

@@ -1,5 +1,5 @@
-// Package drivertest is what every driver of package notify is tested with:
-// real brokers, real faults between, and brokers that violate the protocol.
+// Package drivertest is the test suite of drivers of package notify: real brokers, faults of the network, and
+// brokers that violate the protocol.
 package drivertest
 
 import (
@@ -19,48 +19,46 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/notify/notifytest"
 )
 
-// Password is that of the broker. It stands in no error.
+// Password is the broker's. No error may contain it.
 const Password = "hunter2-0123456789"
 
-// Driver is what is tested.
+// Driver is a driver under test.
 type Driver interface {
 	notify.Announcer
 	notify.Subscriber
 }
 
-// Broker is a real broker, and the driver for it.
+// Broker is a real broker and its driver.
 type Broker struct {
-	// Start runs a broker that takes no password but the one given, until stop,
-	// which kills it, or the end of the test.
+	// Start runs a broker that requires password, until stop, which kills it, or the end of the test.
 	Start func(t *testing.T, address, password string) (stop func())
-	// New gives a driver whose patience is short.
+	// New returns a driver with short timeouts.
 	New func(t *testing.T, address, password string) Driver
-	// Confirms is what a broker says, step by step, each after the client spoke,
-	// until the subscription is confirmed.
+	// Confirms are the messages of a broker up to the confirmation of a subscription, each sent after
+	// the client has sent something.
 	Confirms []string
-	// Violations are what a broker could say then, each with words of the error that
-	// is to come of it.
+	// Violations are sent after Confirms, by the name of the violation.
 	Violations map[string]Violation
 }
 
-// Violation is said once, and Repeats for ever after.
+// Violation sends Sends once and then Repeats; the driver must report Error.
 type Violation struct{ Sends, Repeats, Error string }
 
 // Run tests the driver.
 func (b Broker) Run(t *testing.T) {
-	t.Run("everybody hears each message as it is", b.everyReceiver)
+	t.Run("every subscriber receives each message unchanged", b.everyReceiver)
 	t.Run("two fleets share a broker", b.fleets)
-	t.Run("a burst is heard by a slow receiver", b.burst)
-	t.Run("the broker comes late", b.brokerStartsLate)
-	t.Run("the broker is killed and comes back", b.brokerRestarts)
+	t.Run("a slow receiver gets a burst", b.burst)
+	t.Run("the broker starts late", b.brokerStartsLate)
+	t.Run("the broker is killed and restarts", b.brokerRestarts)
 	t.Run("the network flaps", b.flaps)
 	t.Run("the network hangs", b.hangs)
 	t.Run("the network is slow and in pieces", b.slow)
-	t.Run("the network ends in the middle of things", b.cut)
+	t.Run("the network cuts messages", b.cut)
 	t.Run("the password is wrong", b.wrongPassword)
-	t.Run("nobody answers an announcement", b.brokerSilent)
+	t.Run("the broker does not answer", b.brokerSilent)
 	for name, violation := range b.Violations {
-		t.Run("the broker lies: "+name, func(t *testing.T) { b.violates(t, violation) })
+		t.Run("the broker violates the protocol: "+name, func(t *testing.T) { b.violates(t, violation) })
 	}
 }
 
@@ -90,7 +88,7 @@ func (b Broker) everyReceiver(t *testing.T) {
 	}
 }
 
-// fleets has two fleets share a broker: neither receives the other's messages.
+// fleets checks that fleets on one broker do not receive each other's messages.
 func (b Broker) fleets(t *testing.T) {
 	address := notifytest.FreeAddress(t)
 	b.Start(t, address, Password)
@@ -110,8 +108,7 @@ func (b Broker) fleets(t *testing.T) {
 	}
 }
 
-// burst has a receiver begin to read when 20 MiB of messages have been
-// announced.
+// burst checks a receiver that begins to read after 20 MiB of messages.
 func (b Broker) burst(t *testing.T) {
 	address := notifytest.FreeAddress(t)
 	b.Start(t, address, Password)
@@ -140,7 +137,7 @@ func (b Broker) burst(t *testing.T) {
 	}
 	select {
 	case err := <-slow.lost:
-		t.Errorf("the broker was given up: %v", err)
+		t.Errorf("the connection was lost: %v", err)
 	default:
 	}
 	cancel()
@@ -169,10 +166,10 @@ func (b Broker) brokerStartsLate(t *testing.T) {
 	first := r.Lost(t)
 	other := notifytest.Listen(t, b.New(t, address, Password))
 	if again := other.Lost(t); first.Error() != again.Error() {
-		t.Errorf("the same failure has two wordings:\n%v\n%v", first, again)
+		t.Errorf("the same failure has two texts:\n%v\n%v", first, again)
 	}
-	if err := driver.Announce(t.Context(), notify.Subject, []byte("nobody")); err == nil {
-		t.Error("an announcement to nobody was taken")
+	if err := driver.Announce(t.Context(), notify.Subject, []byte("lost")); err == nil {
+		t.Error("an announcement without a broker succeeded")
 	}
 	b.Start(t, address, Password)
 	r.Subscribed(t)
@@ -226,7 +223,7 @@ func (b Broker) hangs(t *testing.T) {
 	addToxic(t, proxy, `{"name":"down","type":"timeout","stream":"downstream","attributes":{"timeout":0}}`)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if err := driver.Announce(ctx, notify.Subject, []byte("nobody")); err == nil ||
+	if err := driver.Announce(ctx, notify.Subject, []byte("lost")); err == nil ||
 		!strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
 		t.Errorf("Announce: got %v, want the end of its context", err)
 	}
@@ -259,7 +256,7 @@ func (b Broker) cut(t *testing.T) {
 	r := notifytest.Listen(t, driver)
 	_ = r.Lost(t)
 	if err := driver.Announce(t.Context(), notify.Subject, []byte("cut")); err == nil {
-		t.Error("an announcement whose acknowledgement was cut off was taken")
+		t.Error("an announcement without acknowledgement succeeded")
 	}
 	removeToxic(t, proxy, "cut")
 	r.Subscribed(t)
@@ -273,10 +270,10 @@ func (b Broker) wrongPassword(t *testing.T) {
 	stop := b.Start(t, address, other)
 	driver := b.New(t, address, Password)
 	r := notifytest.Listen(t, driver)
-	for _, err := range []error{r.Lost(t), driver.Announce(t.Context(), notify.Subject, []byte("nobody"))} {
+	for _, err := range []error{r.Lost(t), driver.Announce(t.Context(), notify.Subject, []byte("lost"))} {
 		if err == nil || strings.Contains(err.Error(), Password) ||
 			!strings.Contains(err.Error(), "credentials are refused") {
-			t.Errorf("got %v, want words on the credentials, without the password", err)
+			t.Errorf("got %v, want an error about the credentials, without the password", err)
 		}
 	}
 	stop()
@@ -291,11 +288,11 @@ func (b Broker) brokerSilent(t *testing.T) {
 	driver := b.New(t, address, Password)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
-	go func() { ended <- driver.Announce(ctx, notify.Subject, []byte("nobody")) }()
+	go func() { ended <- driver.Announce(ctx, notify.Subject, []byte("lost")) }()
 	r := notifytest.Listen(t, driver)
 	cancel()
 	if err := notifytest.Wait(t, ended, "Announce returns when its context ends"); err == nil {
-		t.Error("Announce: nobody answered, and it was taken")
+		t.Error("Announce succeeded without an answer")
 	}
 	if err := r.Lost(t); strings.Contains(err.Error(), Password) {
 		t.Errorf("the password is in %v", err)
@@ -306,12 +303,12 @@ func (b Broker) violates(t *testing.T, violation Violation) {
 	r := notifytest.Listen(t, b.New(t, b.rogueBroker(t, b.Confirms, violation), ""))
 	for range 2 {
 		if err := r.LostAtLast(t); !strings.Contains(err.Error(), violation.Error) {
-			t.Errorf("got %v, want words like %q", err, violation.Error)
+			t.Errorf("got %v, want %q in it", err, violation.Error)
 		}
 	}
 }
 
-// rogueBroker listens, and says to everybody what it is told to say.
+// rogueBroker returns the address of a broker that sends confirms and then violates the protocol.
 func (b Broker) rogueBroker(t *testing.T, confirms []string, violation Violation) (address string) {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -354,7 +351,7 @@ func converse(conn net.Conn, confirms []string, violation Violation) {
 	for rest := bytes.Repeat([]byte(violation.Repeats), 1<<10); err == nil && len(rest) > 0; {
 		_, err = conn.Write(rest)
 	}
-	for err == nil { // silent until the client goes
+	for err == nil { // silent until the client disconnects
 		_, err = conn.Read(read[:])
 	}
 }

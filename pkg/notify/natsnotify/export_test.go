@@ -2,5 +2,5 @@ package natsnotify
 
 import "time"
 
-// SetTimeouts makes a driver of tests as impatient as they are.
+// SetTimeouts replaces notify.Idle and notify.Answer.
 func (d *Driver) SetTimeouts(idle, answer time.Duration) { d.idle, d.answer = idle, answer }

@@ -96,10 +96,10 @@ func hears(t *testing.T, driver *natsnotify.Driver) {
 	r.Received(t, "v8")
 }
 
-// refused announces, and tells whether the error holds errorText.
+// refused checks that an announcement fails with errorText in the error.
 func refused(t *testing.T, driver *natsnotify.Driver, errorText string) {
 	t.Helper()
-	if err := driver.Announce(t.Context(), notify.Subject, []byte("nobody")); err == nil ||
+	if err := driver.Announce(t.Context(), notify.Subject, []byte("lost")); err == nil ||
 		!strings.Contains(err.Error(), errorText) {
 		t.Errorf("got %v, want an error like %q", err, errorText)
 	}

@@ -1,4 +1,4 @@
-// Package notifytest listens for tests to what is announced.
+// Package notifytest has test helpers for announcements.
 package notifytest
 
 import (
@@ -13,11 +13,11 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/notify"
 )
 
-// timeout is how long a test waits for what must come.
+// timeout is the timeout of each wait.
 const timeout = 90 * time.Second
 
-// FreeAddress returns a free address on loopback. Its port is below 32768, so Linux gives
-// it to no connection, and a broker that is started again finds it free.
+// FreeAddress returns a free loopback address. Its port is below 32768, so Linux does not use it for
+// outgoing connections, and a restarted broker finds it free.
 func FreeAddress(t *testing.T) string {
 	t.Helper()
 	var err error
@@ -34,13 +34,13 @@ func FreeAddress(t *testing.T) string {
 	return ""
 }
 
-// Announce announces a message that must be taken.
+// Announce announces a message on notify.Subject, which must succeed.
 func Announce(t *testing.T, a notify.Announcer, message string) {
 	t.Helper()
 	AnnounceOn(t, a, notify.Subject, message)
 }
 
-// AnnounceOn announces a message on a subject, that must be taken.
+// AnnounceOn announces a message on a subject, which must succeed.
 func AnnounceOn(t *testing.T, a notify.Announcer, subject, message string) {
 	t.Helper()
 	if err := a.Announce(t.Context(), subject, []byte(message)); err != nil {
@@ -48,14 +48,14 @@ func AnnounceOn(t *testing.T, a notify.Announcer, subject, message string) {
 	}
 }
 
-// event is what a receiver was told.
+// event is a call of a receiver.
 type event struct {
 	kind    string
 	err     error
 	message string
 }
 
-// Receiver records what it is told, and that it is told in the right order.
+// Receiver records the calls of a subscriber, and checks their order.
 type Receiver struct {
 	events chan event
 
@@ -98,7 +98,7 @@ func (r *Receiver) Lost(t *testing.T) error {
 	return r.next(t, "lost").err
 }
 
-// LostAtLast waits for Lost, whatever comes before.
+// LostAtLast waits for Lost and ignores other events.
 func (r *Receiver) LostAtLast(t *testing.T) error {
 	t.Helper()
 	for {
@@ -117,7 +117,7 @@ func (r *Receiver) Received(t *testing.T, message string) {
 	}
 }
 
-// Eventually says a message until it is heard, whatever else is.
+// Eventually calls say until message is received, and ignores other events.
 func (r *Receiver) Eventually(t *testing.T, message string, say func(message string)) {
 	t.Helper()
 	for end := time.Now().Add(timeout); time.Now().Before(end); {
@@ -130,7 +130,7 @@ func (r *Receiver) Eventually(t *testing.T, message string, say func(message str
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	t.Fatalf("not within %s: %q is heard", timeout, message)
+	t.Fatalf("not within %s: %q is received", timeout, message)
 }
 
 func (r *Receiver) next(t *testing.T, kind string) event {
@@ -142,7 +142,7 @@ func (r *Receiver) next(t *testing.T, kind string) event {
 	return got
 }
 
-// Wait waits for what must come.
+// Wait receives from a channel.
 func Wait[T any](t *testing.T, from <-chan T, what string) (got T) {
 	t.Helper()
 	select {

@@ -151,7 +151,7 @@ func TestDriver_TLS(t *testing.T) {
 		"another name":                open(t, "rediss://localhost.localdomain:"+portOf(address), certs.CA),
 		"redis:":                      open(t, "redis://"+address, ""), // no TLS
 	} {
-		err := other.Announce(t.Context(), notify.Subject, []byte("nobody"))
+		err := other.Announce(t.Context(), notify.Subject, []byte("lost"))
 		if errorText == "another name" && err != nil && strings.Contains(err.Error(), "the DNS") {
 			continue // this machine does not know the name
 		}
@@ -180,7 +180,7 @@ func TestDriver_Sentinel(t *testing.T) {
 	r.Received(t, "by way of a Sentinel")
 	if err := open(t, fmt.Sprintf(address, "other"), "").Announce(t.Context(), notify.Subject, nil); err == nil ||
 		!strings.HasPrefix(err.Error(), "redis:") {
-		t.Errorf("a master that nobody knows: got %v", err)
+		t.Errorf("an unknown master: got %v", err)
 	}
 }
 

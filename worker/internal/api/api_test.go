@@ -552,7 +552,7 @@ func TestRoutes_Unknown(t *testing.T) {
 	wantProblem(t, send(h, get("/swagger/.")), http.StatusNotFound)
 }
 
-// A proxy on this machine must not open the door that is for this machine.
+// Requests through a proxy on this machine do not count as local.
 func TestPush_LocalReverseProxy_Rejected(t *testing.T) {
 	h, _ := newHandler(t, "")
 	for _, name := range []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP",
@@ -561,7 +561,7 @@ func TestPush_LocalReverseProxy_Rejected(t *testing.T) {
 	}
 }
 
-// A new route is entered here with who may call it.
+// The access rule of each route.
 func TestRoutes_Access(t *testing.T) {
 	const anyone, guarded = false, true
 	rules := map[string]bool{
@@ -575,7 +575,7 @@ func TestRoutes_Access(t *testing.T) {
 		name := strings.Replace(route.Method, http.MethodHead, http.MethodGet, 1) + " " + route.Path
 		rule, known := rules[name]
 		if !known {
-			t.Errorf("%s: who may call it? Enter it above", name)
+			t.Errorf("%s is not in the table of access rules", name)
 			continue
 		}
 		tested[name] = true
@@ -592,7 +592,7 @@ func TestRoutes_Access(t *testing.T) {
 	}
 	for name := range rules {
 		if !tested[name] {
-			t.Errorf("%s is no route", name)
+			t.Errorf("%s is not a route", name)
 		}
 	}
 }

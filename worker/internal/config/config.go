@@ -18,20 +18,20 @@ type Settings struct {
 	Listener `group:"Listener"`
 
 	// Without a token only this machine may push and read a configuration.
-	WorkerToken settings.Secret `group:"Configuration" setting:"WORKER_TOKEN" usage:"when set, POST and GET /config are answered to anyone that presents it (Authorization: Bearer); required behind a reverse proxy on this machine"`
+	WorkerToken settings.Secret `group:"Configuration" setting:"WORKER_TOKEN" usage:"token that POST and GET /config require (Authorization: Bearer), from any machine; needed behind a reverse proxy on this machine"`
 
-	AllowedHosts []string `setting:"ALLOWED_HOSTS" usage:"names of this machine besides localhost and IP addresses (for POST: loopback addresses), with commas between, that POST and GET /config may be sent to without WORKER_TOKEN"`
+	AllowedHosts []string `setting:"ALLOWED_HOSTS" usage:"names of this machine besides localhost and IP addresses (for POST: loopback addresses), with commas between, allowed as Host of POST and GET /config without WORKER_TOKEN"`
 
-	HitTimeout time.Duration `group:"Hits" setting:"HIT_TIMEOUT" default:"30s" usage:"how long a hit may take, from its request to its last byte"`
+	HitTimeout time.Duration `group:"Hits" setting:"HIT_TIMEOUT" default:"30s" usage:"timeout of a hit, from its request to its last byte"`
 
 	// The default lists link-local addresses, and the other addresses at which clouds serve
 	// the credentials of a machine: AWS, Azure, GCP, Oracle and others at 169.254.169.254;
 	// AWS, GCP, Oracle and Scaleway over IPv6; Alibaba, Oracle (classic) and Azure.
-	DenyCIDRs []netip.Prefix `setting:"DENY_CIDRS" default:"169.254.0.0/16,fe80::/10,fd00:ec2::254,fd20:ce::254,fd00:c1::a9fe:a9fe,fd00:42::42,100.100.100.200,192.0.0.192,168.63.129.16" usage:"networks that a hit never connects to, checked after DNS at each redirect; none for no such network"`
+	DenyCIDRs []netip.Prefix `setting:"DENY_CIDRS" default:"169.254.0.0/16,fe80::/10,fd00:ec2::254,fd20:ce::254,fd00:c1::a9fe:a9fe,fd00:42::42,100.100.100.200,192.0.0.192,168.63.129.16" usage:"networks that no hit connects to, checked after DNS and at each redirect; none for no such network"`
 
-	AllowHosts []string `setting:"ALLOW_HOSTS" usage:"hosts that may be fetched, with commas between: example.com, *.example.com (what lies below it), 192.0.2.7; unset: all. Checked before a configuration is taken and at each redirect"`
+	AllowHosts []string `setting:"ALLOW_HOSTS" usage:"hosts that may be fetched, with commas between: example.com, *.example.com (its subdomains), 192.0.2.7; unset: all. Checked when a configuration is pushed and at each redirect"`
 
-	HitProxy       bool `setting:"HIT_PROXY" default:"false" usage:"true to fetch targets by the proxies below; then DENY_CIDRS is checked against addresses in URLs only, since the proxy connects"`
+	HitProxy       bool `setting:"HIT_PROXY" default:"false" usage:"true to fetch targets through the proxies below; DENY_CIDRS then applies only to addresses in URLs, since the proxy connects"`
 	settings.Proxy `group:"Proxy to the targets, if HIT_PROXY"`
 
 	settings.Diagnosis `group:"Logs and profiles"`

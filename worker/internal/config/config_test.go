@@ -89,7 +89,7 @@ func TestSettings_EveryFaultAtOnce(t *testing.T) {
 		t.Errorf("got %v, want four faults", err)
 	}
 	if strings.Contains(faults.Error(), "two words") {
-		t.Error("the token is told")
+		t.Error("the error contains the token")
 	}
 }
 

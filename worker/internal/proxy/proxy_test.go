@@ -453,7 +453,7 @@ func rebinding(t *testing.T, addresses ...[4]byte) {
 
 func TestHit_DNSRebinding_Denied(t *testing.T) {
 	target := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "allowed") })
-	target.Config.SetKeepAlivesEnabled(false) // each hit connects anew
+	target.Config.SetKeepAlivesEnabled(false) // each hit opens a connection
 	_, port, _ := net.SplitHostPort(target.Listener.Addr().String())
 	// for the push, for a hit, and from then on
 	rebinding(t, [4]byte{127, 0, 0, 1}, [4]byte{127, 0, 0, 1}, [4]byte{169, 254, 169, 254})
@@ -692,7 +692,7 @@ func TestHit_Unreachable(t *testing.T) {
 	secure.Config.ErrorLog = stdlog.New(io.Discard, "", 0) // of the handshakes that fail here
 	t.Cleanup(secure.Close)
 	for _, tc := range []struct{ name, url, errorText string }{
-		{"nobody listens", closed.URL, "connection refused"},
+		{"no listener", closed.URL, "connection refused"},
 		{"unknown certificate", secure.URL, "certificate"},
 		{"speaks another protocol", raw(t, "SSH-2.0-OpenSSH_9.9\r\n"), "malformed"},
 		{"hangs up", raw(t, ""), "EOF"},
@@ -736,9 +736,9 @@ func TestHit_ClientDisconnects(t *testing.T) {
 	if _, err := w.plain.Do(req); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v, want the request given up", err)
 	}
-	<-ended // the target is not kept at work for nobody
+	<-ended // the request to the target is canceled
 	if len(w.failed) > 0 {
-		t.Errorf("got %v, want no answer for nobody", <-w.failed)
+		t.Errorf("got %v, want no response to a disconnected client", <-w.failed)
 	}
 }
 

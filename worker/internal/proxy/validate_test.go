@@ -127,7 +127,7 @@ func TestApply_Probe_RefusesStatus500AndAbove(t *testing.T) {
 	}
 }
 
-// A probe of the worker itself would come back as a hit, for ever.
+// A probe of the worker itself would be a hit, which would fetch itself forever.
 func TestApply_ProbeOfWorkerItself_Refused(t *testing.T) {
 	target := serve(t, func(http.ResponseWriter, *http.Request) {})
 	w := newWorker(t)
