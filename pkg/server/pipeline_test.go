@@ -204,3 +204,27 @@ func TestPipeline_Handler_MeasuresDuration(t *testing.T) {
 		t.Errorf("got %d histograms (%v), want that of the class", got, err)
 	}
 }
+
+// fixedCall is a Call of a program with a call type of its own.
+type fixedCall struct {
+	w server.ResponseWriter
+	r *http.Request
+}
+
+type fixedWriter struct{ *httptest.ResponseRecorder }
+
+func (w fixedWriter) Status() int   { return w.Code }
+func (w fixedWriter) Written() bool { return true }
+
+func (c *fixedCall) HTTP() (server.ResponseWriter, *http.Request) { return c.w, c.r }
+func (c *fixedCall) Problem(error) *problem.Problem               { return nil }
+func (c *fixedCall) Observe(int, time.Duration)                   {}
+func (c *fixedCall) Logger() logrus.FieldLogger                   { return quiet() }
+
+func TestAnswer_AllocatesNothing(t *testing.T) {
+	c := &fixedCall{fixedWriter{httptest.NewRecorder()}, httptest.NewRequest("GET", "/", nil)}
+	handle := func(*fixedCall) error { return nil }
+	if made := testing.AllocsPerRun(1000, func() { server.Answer(c, handle) }); made != 0 {
+		t.Errorf("got %v allocations, want 0", made)
+	}
+}
