@@ -42,7 +42,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/gin-gonic/gin"
 	"github.com/sirupsen/logrus"
 	"golang.org/x/time/rate"
 
@@ -56,6 +55,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/limit"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/router"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
@@ -131,29 +131,22 @@ func broker(over models.Transport) models.Transport {
 	return ""
 }
 
-// handler answers these routes, and errors for all else.
+// handler returns the handler of these routes.
 func (a *API) handler(routes []route) http.Handler {
-	gin.SetMode(gin.ReleaseMode)
-	engine := gin.New()
-	engine.HandleMethodNotAllowed = true
-	engine.RedirectTrailingSlash = false // a redirect would lose the body of a publish
-	engine.RemoveExtraSlash = false
-	_ = engine.SetTrustedProxies(nil) // clientAddr reads X-Forwarded-For
-	unrouted := a.Metrics.as(other)
-	engine.NoRoute(a.answer(unrouted, func(*call) error {
-		return problem.New(http.StatusNotFound, "there is nothing here; /swagger/index.html lists what there is")
-	}))
-	engine.NoMethod(a.answer(unrouted, func(c *call) error {
-		return problem.New(http.StatusMethodNotAllowed, "%s is not for this path; it takes %s", c.Request.Method, c.Writer.Header().Get("Allow"))
-	}))
-	for _, r := range routes {
-		handler := a.answer(a.Metrics.as(r.measured), a.guarded(r))
-		engine.Handle(r.method, r.path, handler)
-		if r.method == http.MethodGet {
-			engine.HEAD(r.path, handler) // RFC 9110 §9.3.2: net/http leaves out the body
-		}
+	table := make([]router.Route, len(routes))
+	for i, r := range routes {
+		table[i] = router.Route{Method: r.method, Path: r.path, Handle: a.answer(a.Metrics.as(r.measured), a.guarded(r))}
 	}
-	return server.Wrap(sameOrigin(engine, unrouted), a.Log)
+	unrouted := a.Metrics.as(other)
+	return server.Wrap(sameOrigin(router.New(table, a.answer(unrouted, notFound), a.answer(unrouted, methodNotAllowed)), unrouted), a.Log)
+}
+
+func notFound(*call) error {
+	return problem.New(http.StatusNotFound, "there is nothing here; /swagger/index.html lists what there is")
+}
+
+func methodNotAllowed(c *call) error {
+	return problem.New(http.StatusMethodNotAllowed, "%s is not for this path; it takes %s", c.Request.Method, c.Writer.Header().Get("Allow"))
 }
 
 // sameOrigin keeps other sites' pages from changing anything with the

@@ -121,8 +121,7 @@ func (a *API) reject(c *call, d access, err error) error {
 	case forbidden != nil:
 		return forbidden
 	case errors.As(err, &guessed):
-		problem.RetryAfter(c.Writer.Header(), guessed.RetryAfter())
-		return problem.New(http.StatusTooManyRequests, "%v", err)
+		return guessed
 	case errors.Is(err, models.ErrCertificate):
 		c.Header("Connection", "close")
 		return problem.New(http.StatusForbidden, "%v; a registration with the agent's own token binds this one", err)

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"errors"
 	"math/rand/v2"
 	"net/http"
@@ -18,68 +17,71 @@ import (
 )
 
 // statuses is the one place where a kind of error gets its status.
-var statuses = []struct {
-	kind   error
-	status int
-}{
-	{models.ErrNotFound, http.StatusNotFound},
-	{models.ErrCertificate, http.StatusForbidden},
-	{models.ErrPrecondition, http.StatusPreconditionFailed},
-	{database.ErrBusy, http.StatusServiceUnavailable},
-	{database.ErrReadOnly, http.StatusServiceUnavailable},
-	{database.ErrFull, http.StatusInsufficientStorage},
-	{database.ErrIO, http.StatusServiceUnavailable},
-	{database.ErrCorrupt, http.StatusServiceUnavailable},
-	{database.ErrMoved, http.StatusServiceUnavailable},
+var statuses = server.Errors{
+	{Kind: models.ErrNotFound, Status: http.StatusNotFound},
+	{Kind: models.ErrCertificate, Status: http.StatusForbidden},
+	{Kind: models.ErrPrecondition, Status: http.StatusPreconditionFailed},
 }
 
-// A caller whose request the store could not take may try again after a time
-// that is drawn from between these, so that not all come at once.
+// storeFailures are the statuses of what keeps the store from its work.
+var storeFailures = server.Errors{
+	{Kind: database.ErrBusy, Status: http.StatusServiceUnavailable},
+	{Kind: database.ErrReadOnly, Status: http.StatusServiceUnavailable},
+	{Kind: database.ErrFull, Status: http.StatusInsufficientStorage},
+	{Kind: database.ErrIO, Status: http.StatusServiceUnavailable},
+	{Kind: database.ErrCorrupt, Status: http.StatusServiceUnavailable},
+	{Kind: database.ErrMoved, Status: http.StatusServiceUnavailable},
+}
+
+// A client whose request got a 503 may try again after a random time between these, so
+// that not all come at once.
 const (
 	soonest = 5 * time.Second
 	latest  = 10 * time.Second
 )
 
-// answer makes a gin handler of one that returns an error, and is the only
-// place where an error is answered and an answer measured.
+// answer makes a gin handler of one that returns an error.
 func (a *API) answer(as *measured, handle func(*call) error) gin.HandlerFunc {
-	return func(g *gin.Context) {
-		c := &call{Context: g, api: a, measured: as}
-		began, ended := time.Now(), false
-		defer func() { c.measure(began, ended) }()
-		err := handle(c)
-		ended = true
-		if err == nil || c.clientGone(err) {
-			return
-		}
-		p := a.problemOf(c, err)
-		if h := c.Writer.Header(); p.Status == http.StatusServiceUnavailable && h.Get("Retry-After") == "" {
-			problem.RetryAfter(h, soonest+rand.N(latest-soonest+1))
-		}
-		problem.Write(c.Writer, p)
+	return func(g *gin.Context) { server.Answer(&call{Context: g, api: a, measured: as}, handle) }
+}
+
+// HTTP implements server.Call.
+func (c *call) HTTP() (server.ResponseWriter, *http.Request) { return c.Writer, c.Request }
+
+// Problem implements server.Call.
+func (c *call) Problem(err error) *problem.Problem {
+	p := c.problem(err)
+	if p != nil && p.Status == http.StatusServiceUnavailable && p.RetryAfter == 0 && c.Writer.Header().Get("Retry-After") == "" {
+		p.RetryAfter = soonest + rand.N(latest-soonest+1)
+	}
+	return p
+}
+
+// Observe implements server.Call. The time that a response was held says nothing.
+func (c *call) Observe(status int, duration time.Duration) {
+	if c.measured.timed {
+		c.measured.class.Answered(status, duration)
+	} else {
+		c.measured.class.Counted(status)
 	}
 }
 
-// clientGone reports whether an error is that of a caller who did not wait: who has gone
-// reads no answer.
-func (c *call) clientGone(err error) bool {
-	return c.Request.Context().Err() != nil && errors.Is(err, context.Canceled)
+// Logger implements server.Call.
+func (c *call) Logger() logrus.FieldLogger {
+	return c.api.event(c).WithFields(logrus.Fields{"method": c.Request.Method, "path": c.FullPath()})
 }
 
-func (a *API) problemOf(c *call, err error) *problem.Problem {
+func (c *call) problem(err error) *problem.Problem {
 	var (
-		p       *problem.Problem
-		bad     *wire.Invalid
 		refused *models.InvalidError
 		frozen  *models.FrozenError
 		many    *models.TooManyAgentsError
 		often   *models.TooOftenError
 	)
-	switch {
-	case errors.As(err, &p):
+	if p := statuses.Problem(err); p != nil {
 		return p
-	case errors.As(err, &bad):
-		return problem.Invalid(bad)
+	}
+	switch {
 	case errors.As(err, &refused):
 		return problem.Invalid(wire.Bad(refused.Field, "%s", refused.Detail))
 	case errors.As(err, &frozen):
@@ -88,23 +90,19 @@ func (a *API) problemOf(c *call, err error) *problem.Problem {
 		return problem.New(http.StatusInsufficientStorage,
 			"%v; remove agents that will not come back (DELETE /api/v1/agents/{id}), or raise it", many)
 	case errors.As(err, &often):
-		problem.RetryAfter(c.Writer.Header(), often.Wait)
-		return problem.New(http.StatusTooManyRequests, "%v; it may again after the time in Retry-After", often)
+		p := problem.New(http.StatusTooManyRequests, "%v; it may again after the time in Retry-After", often)
+		p.RetryAfter = often.Wait
+		return p
 	case errors.Is(err, models.ErrDraining): // no failure
 		return problem.New(http.StatusServiceUnavailable, "%v; ask again", err)
 	}
-	for _, s := range statuses {
-		if !errors.Is(err, s.kind) {
-			continue
+	for _, s := range storeFailures {
+		if errors.Is(err, s.Kind) {
+			c.Logger().WithError(err).Error("Request failed")
+			return problem.New(s.Status, "%v%s", s.Kind, c.aftermath(err))
 		}
-		if s.status >= http.StatusInternalServerError {
-			a.logFailure(c, err)
-			return problem.New(s.status, "%v%s", s.kind, c.aftermath(err))
-		}
-		return problem.New(s.status, "%v", err)
 	}
-	a.logFailure(c, err)
-	return server.Internal(c.Request)
+	return nil
 }
 
 // aftermath says what became of a request that the store failed: "" where it only read.
@@ -116,8 +114,4 @@ func (c *call) aftermath(err error) string {
 		return "; nothing was changed"
 	}
 	return "; it may or may not have been done: send it again, the same content makes no second version"
-}
-
-func (a *API) logFailure(c *call, err error) {
-	a.event(c).WithFields(logrus.Fields{"method": c.Request.Method, "path": c.FullPath()}).WithError(err).Error("Request failed")
 }

@@ -1,14 +1,10 @@
 package api
 
 import (
-	"net/http"
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/fleetconf/fleetconf/pkg/metrics"
-	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
 // What a route is measured as.
@@ -74,24 +70,6 @@ func (m *Metrics) limits(classes ...*class) {
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "http_requests_in_flight",
 			Help: "Requests that are let in and not answered yet, by class. Those that are held are not among them.", ConstLabels: label,
 		}, func() float64 { return float64(k.InFlight()) })
-	}
-}
-
-// status is what the caller was answered. A handler that did not end panicked,
-// which is answered outside of it.
-func (c *call) status(ended bool) int {
-	if !ended {
-		return http.StatusInternalServerError
-	}
-	return server.Outcome(c.Request, c.Writer.Status(), c.Writer.Written() || c.Request.Context().Err() == nil)
-}
-
-// measure counts the answer, and how long it took where that says something.
-func (c *call) measure(began time.Time, ended bool) {
-	if status := c.status(ended); c.measured.timed {
-		c.measured.class.Answered(status, time.Since(began))
-	} else {
-		c.measured.class.Counted(status)
 	}
 }
 
