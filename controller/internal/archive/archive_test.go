@@ -15,6 +15,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/fleetconf/fleetconf/controller/internal/archive"
+	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
@@ -94,10 +95,10 @@ func full(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	err := db.SavePresence(t.Context(), map[string]models.Presence{"a1": {
+	err := db.SavePresence(t.Context(), []database.Presence{{Seq: 2, Reported: true, Presence: models.Presence{
 		LastPoll: at, PollInterval: 5 * time.Second, Applied: 2, AppliedAt: at, Refused: models.Refusal{Version: 10, Error: "no"},
 		Attempt: models.Attempt{Version: 10, Status: models.Failed, Error: "no", At: at},
-	}})
+	}}})
 	if err != nil {
 		t.Fatal(err)
 	}

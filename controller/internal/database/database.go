@@ -63,19 +63,30 @@ type Store interface {
 	// that id, and the entries with it. It returns the agent's place in the order of
 	// registration. It leaves the presence of a known agent alone.
 	SaveAgent(ctx context.Context, a models.Agent, entries ...models.Entry) (seq int64, err error)
-	// DeleteAgents removes agents, and adds the entry to the audit log.
+	// DeleteAgents removes agents with their presence, and adds the entry to the audit
+	// log. It ignores ids that are unknown. The seq of an agent is never used again.
 	DeleteAgents(ctx context.Context, ids []string, entry models.Entry) error
-	// SavePresence stores the presence of agents, and the entries with it. It ignores
-	// agents that are unknown by now.
-	SavePresence(ctx context.Context, batch map[string]models.Presence, entries ...models.Entry) error
-	// SaveReports is SavePresence of agents that wait for it.
-	SaveReports(ctx context.Context, batch map[string]models.Presence) error
+	// SavePresence stores what polls say of agents, what reports say of those that are
+	// Reported, and the entries with it. It ignores agents that are unknown by now, and
+	// may sort the batch.
+	SavePresence(ctx context.Context, batch []Presence, entries ...models.Entry) error
+	// SaveReports stores what reports say of agents, all of which wait for it. It ignores
+	// and sorts like SavePresence.
+	SaveReports(ctx context.Context, batch []Presence) error
 
 	// AppendAudit adds entries to the audit log.
 	AppendAudit(ctx context.Context, entries ...models.Entry) error
 	// Audit returns up to limit entries before the one of that Seq, newest first; 0
 	// begins with the newest. An action that is not empty leaves out all others.
 	Audit(ctx context.Context, action models.Action, before int64, limit int) ([]models.Entry, error)
+}
+
+// Presence is that of one agent, to be stored. What polls say is LastPoll, PollInterval,
+// Transport and Degraded. What reports say is the rest, which few polls change.
+type Presence struct {
+	Seq int64 // the agent's
+	models.Presence
+	Reported bool // what reports say may differ from what is stored
 }
 
 // acquireTimeout is how long a write waits for those before it. It is less than the

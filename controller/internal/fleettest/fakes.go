@@ -39,7 +39,7 @@ func (b *Batches) DeleteAgents(_ context.Context, ids []string, _ models.Entry) 
 }
 
 // SavePresence implements database.Store.
-func (b *Batches) SavePresence(_ context.Context, batch map[string]models.Presence, _ ...models.Entry) error {
+func (b *Batches) SavePresence(_ context.Context, batch []database.Presence, _ ...models.Entry) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.batches = append(b.batches, len(batch))
@@ -50,7 +50,7 @@ func (b *Batches) SavePresence(_ context.Context, batch map[string]models.Presen
 }
 
 // SaveReports implements database.Store.
-func (b *Batches) SaveReports(ctx context.Context, batch map[string]models.Presence) error {
+func (b *Batches) SaveReports(ctx context.Context, batch []database.Presence) error {
 	return b.SavePresence(ctx, batch)
 }
 

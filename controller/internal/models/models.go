@@ -180,17 +180,19 @@ type Poll struct {
 	Newest    int64  // the store's newest version
 }
 
-// Polled takes a poll into account. What it says of the version that runs heals
-// a report that was lost.
-func (p *Presence) Polled(poll Poll) {
+// Polled takes a poll into account. The version that runs replaces a report that was
+// lost: reported says whether it changed what reports set.
+func (p *Presence) Polled(poll Poll) (reported bool) {
 	p.LastPoll, p.PollInterval, p.Transport, p.Degraded = poll.At, poll.Interval, poll.Transport, poll.Degraded
 	if poll.Runs == 0 {
-		return
+		return false
 	}
-	p.applied(poll.Runs, poll.At)
+	reported = p.applied(poll.Runs, poll.At)
 	if p.Attempt.Version == poll.Runs && p.Attempt.Status != Applied {
 		p.Report(Attempt{Version: poll.Runs, Status: Applied, At: poll.At})
+		return true
 	}
+	return reported
 }
 
 // Report takes the outcome of an attempt into account.
@@ -208,10 +210,12 @@ func (p *Presence) Report(attempt Attempt) {
 	p.Attempt = attempt
 }
 
-func (p *Presence) applied(version int64, at time.Time) {
-	if p.Applied != version {
+func (p *Presence) applied(version int64, at time.Time) (changed bool) {
+	changed = p.Applied != version
+	if changed {
 		p.Applied, p.AppliedAt = version, at
 	}
+	return changed
 }
 
 // Refuses reports whether the agent's worker will not run a version.

@@ -232,12 +232,12 @@ func (l *leaving) DeleteAgents(ctx context.Context, ids []string, entry models.E
 	return l.DB.DeleteAgents(ctx, ids, entry)
 }
 
-func (l *leaving) SavePresence(ctx context.Context, batch map[string]models.Presence, entries ...models.Entry) error {
+func (l *leaving) SavePresence(ctx context.Context, batch []database.Presence, entries ...models.Entry) error {
 	l.leave()
 	return l.DB.SavePresence(ctx, batch, entries...)
 }
 
-func (l *leaving) SaveReports(ctx context.Context, batch map[string]models.Presence) error {
+func (l *leaving) SaveReports(ctx context.Context, batch []database.Presence) error {
 	l.leave()
 	return l.DB.SaveReports(ctx, batch)
 }

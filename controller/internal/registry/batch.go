@@ -5,13 +5,13 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/database"
 )
 
 // batch is the agents whose presence the store is to be told, in one write.
 type batch struct {
 	mark func(*Agent) *bool // where an agent notes that it stands here; its lock guards that
-	save func(context.Context, map[string]models.Presence) error
+	save func(context.Context, []database.Presence) error
 
 	mu     sync.Mutex // guards agents
 	agents []*Agent
@@ -57,11 +57,12 @@ func (b *batch) store(ctx context.Context) error {
 }
 
 func (b *batch) write(ctx context.Context, agents []*Agent) error {
-	presence := make(map[string]models.Presence, len(agents))
+	presence := make([]database.Presence, 0, len(agents))
 	for _, live := range agents {
 		live.mu.Lock()
 		if *b.mark(live) = false; !live.deregistered {
-			presence[live.id] = live.agent.Presence
+			presence = append(presence, live.unsaved())
+			live.reportUnsaved = false
 		}
 		live.mu.Unlock()
 	}
@@ -72,11 +73,16 @@ func (b *batch) write(ctx context.Context, agents []*Agent) error {
 	return err
 }
 
-// keep puts agents back that were taken out.
+// unsaved returns the presence to be stored of an agent, whose lock the caller holds.
+func (a *Agent) unsaved() database.Presence {
+	return database.Presence{Seq: a.seq, Presence: a.agent.Presence, Reported: a.reportUnsaved}
+}
+
+// keep puts agents back that were taken out. They are stored as a whole.
 func (b *batch) keep(agents []*Agent) {
 	for _, live := range agents {
 		live.mu.Lock()
-		*b.mark(live) = false
+		*b.mark(live), live.reportUnsaved = false, true
 		b.add(live)
 		live.mu.Unlock()
 	}

@@ -26,7 +26,9 @@ func (s *Registry) Poll(live *Agent, poll models.Poll) {
 // remember takes a poll into account. The caller holds the agent's lock.
 func (s *Registry) remember(live *Agent, poll models.Poll) {
 	before, mismatch := live.agent.Applied, live.agent.Mismatch
-	live.agent.Polled(poll)
+	if live.agent.Polled(poll) {
+		live.reportUnsaved = true
+	}
 	live.agent.PushError, live.agent.Unknown = poll.PushError, poll.Unknown
 	s.hold(live, poll)
 	if live.agent.Mismatch = poll.Mismatch; poll.Mismatch && !live.sawMismatch {
@@ -137,6 +139,7 @@ func (s *Registry) Report(ctx context.Context, live *Agent, attempt models.Attem
 	news = last.Version != attempt.Version || last.Status != attempt.Status ||
 		attempt.Status == models.Failed && !live.agent.Refuses(attempt.Version)
 	live.agent.Report(attempt)
+	live.reportUnsaved = true
 	s.measure(live)
 	s.show(live, time.Now())
 	s.polled.add(live) // should it not be stored below
@@ -147,6 +150,9 @@ func (s *Registry) Report(ctx context.Context, live *Agent, attempt models.Attem
 		s.metrics.reported(attempt.Status)
 	}
 	if err := s.settle(ctx, live); err != nil {
+		live.mu.Lock()
+		s.polled.add(live) // a flush may have come before the write that failed
+		live.mu.Unlock()
 		return news, fmt.Errorf("%w: %w", database.ErrInDoubt, err) // the next flush may store it
 	}
 	return news, nil
@@ -190,7 +196,8 @@ func (s *Registry) Retry(ctx context.Context, id string, origin models.Origin) e
 	entry := models.NewEntry(origin, models.ActionRetry, agent.Refused.Version, "agent "+id+" on "+agent.Hostname)
 	refused := agent.Refused
 	agent.Refused = models.Refusal{}
-	if err := s.store.SavePresence(context.WithoutCancel(ctx), map[string]models.Presence{id: agent.Presence}, entry); err != nil {
+	presence := []database.Presence{{Seq: live.seq, Presence: agent.Presence, Reported: true}}
+	if err := s.store.SavePresence(context.WithoutCancel(ctx), presence, entry); err != nil {
 		return fmt.Errorf("retry agent %s: %w", id, err)
 	}
 	live.mu.Lock()

@@ -78,6 +78,7 @@ type Agent struct {
 	sawMismatch bool // was logged with a content that is not that of its version
 
 	inPolled, inReported bool                           // stands in that batch
+	reportUnsaved        bool                           // the store may have what reports said before
 	measured             int64                          // the version whose way to this agent was measured last
 	checked              weak.Pointer[x509.Certificate] // has the name that the agent registered with
 }
@@ -110,7 +111,7 @@ func Open(
 		rejecting: rate.Sometimes{First: 1, Interval: time.Minute},
 		polled: batch{
 			mark: func(a *Agent) *bool { return &a.inPolled },
-			save: func(ctx context.Context, presence map[string]models.Presence) error {
+			save: func(ctx context.Context, presence []database.Presence) error {
 				return store.SavePresence(ctx, presence)
 			},
 		},

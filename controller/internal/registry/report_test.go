@@ -49,7 +49,7 @@ func TestReport_IsDurableWhenItReturns(t *testing.T) {
 // slowBatches is a store that takes a second to write reports.
 type slowBatches struct{ fleettest.Batches }
 
-func (s *slowBatches) SaveReports(ctx context.Context, batch map[string]models.Presence) error {
+func (s *slowBatches) SaveReports(ctx context.Context, batch []database.Presence) error {
 	time.Sleep(time.Second)
 	return s.Batches.SaveReports(ctx, batch)
 }
@@ -155,4 +155,112 @@ func TestRetry_OffersTheRefusedVersionAgain(t *testing.T) {
 	if got, _ := fleettest.New(t, db, db).Agents.Agent("a0"); got.Refuses(1) {
 		t.Error("after a crash it is refused again")
 	}
+}
+
+// flushes is a store that keeps the last flush.
+type flushes struct {
+	fleettest.Batches
+	last []database.Presence
+}
+
+func (f *flushes) SavePresence(ctx context.Context, batch []database.Presence, entries ...models.Entry) error {
+	f.last = batch
+	return f.Batches.SavePresence(ctx, batch, entries...)
+}
+
+// A flush includes what reports say where that may differ from what is stored.
+func TestRun_Flush_IncludesUnsavedReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &flushes{}
+		agents, _ := fleettest.OpenAgents(t, store)
+		id, token := fleettest.Register(t, agents, "a1")
+		live := fleettest.Login(t, agents, id, token)
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- agents.Run(ctx) }()
+		poll := func(runs int64) {
+			agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second, Runs: runs})
+		}
+		disconnected, disconnect := context.WithCancel(t.Context())
+		disconnect()
+		report := func(ctx context.Context, status models.AttemptStatus, want error) {
+			t.Helper()
+			attempt := models.Attempt{Version: 2, Status: status, At: models.Now()}
+			if _, err := agents.Report(ctx, live, attempt); !errors.Is(err, want) {
+				t.Errorf("Report: got %v, want %v", err, want)
+			}
+		}
+		for _, row := range []struct {
+			name     string
+			do       func()
+			fails    bool
+			reported bool
+		}{
+			{"a poll that tells of nothing", func() { poll(0) }, false, false},
+			{"a poll that tells of a version", func() { poll(1) }, false, true},
+			{"the same poll", func() { poll(1) }, false, false},
+			{"a report that is stored", func() { report(ctx, models.Applying, nil) }, false, false},
+			{"a poll that completes the report", func() { poll(2) }, true, true},
+			{"the same poll, after a flush that failed", func() { poll(2) }, false, true},
+			{"a report that is not stored", func() { store.Fail(true); report(ctx, models.Failed, database.ErrFull) }, false, true},
+			{"a poll that says otherwise", func() { poll(2) }, false, true},
+			{"that poll again", func() { poll(2) }, false, false},
+			{"a report of a client that disconnected", func() {
+				report(disconnected, models.Failed, context.Canceled)
+			}, false, true},
+		} {
+			store.last = nil
+			store.Fail(false)
+			row.do()
+			store.Fail(row.fails)
+			time.Sleep(registry.FlushInterval)
+			synctest.Wait()
+			if len(store.last) != 1 || store.last[0].Reported != row.reported {
+				t.Errorf("%s: got %+v, want one agent, with what reports say: %v", row.name, store.last, row.reported)
+			}
+		}
+		stop()
+		<-done
+	})
+}
+
+// lateFailure is a store whose writes of reports fail after a flush came in between.
+type lateFailure struct {
+	flushes
+	flushed chan struct{}
+}
+
+func (l *lateFailure) SaveReports(context.Context, []database.Presence) error {
+	<-l.flushed
+	return database.ErrFull
+}
+
+func TestReport_StoreFailsAfterFlush_FlushedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &lateFailure{flushed: make(chan struct{})}
+		agents, _ := fleettest.OpenAgents(t, store)
+		id, token := fleettest.Register(t, agents, "a1")
+		live := fleettest.Login(t, agents, id, token)
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- agents.Run(ctx) }()
+		failed := make(chan error)
+		go func() {
+			_, err := agents.Report(ctx, live, models.Attempt{Version: 1, Status: models.Applied, At: models.Now()})
+			failed <- err
+		}()
+		time.Sleep(registry.FlushInterval)
+		synctest.Wait()
+		close(store.flushed)
+		if err := <-failed; !errors.Is(err, database.ErrFull) {
+			t.Errorf("Report: got %v, want ErrFull", err)
+		}
+		time.Sleep(registry.FlushInterval)
+		synctest.Wait()
+		if len(store.Written()) != 2 || len(store.last) != 1 || !store.last[0].Reported {
+			t.Errorf("got %+v, last %+v, want a second flush with the report", store.Written(), store.last)
+		}
+		stop()
+		<-done
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 
+	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
@@ -87,7 +88,7 @@ func (s *Snapshot) Agents(ctx context.Context) iter.Seq2[models.Agent, error] {
 // Filling puts rows into a store that is empty.
 type Filling struct {
 	tx     *sql.Tx
-	update *sql.Stmt // of an agent's presence
+	update *presence
 	end    models.Observed
 	keyed  bool // the source's ETags have keyed hashes
 }
@@ -111,7 +112,7 @@ func (db *DB) Fill(ctx context.Context, fill func(*Filling) error) error {
 		if err != nil {
 			return err
 		}
-		defer func() { _ = update.Close() }()
+		defer update.close()
 		f := &Filling{tx: tx, update: update}
 		if err := fill(f); err != nil {
 			return err
@@ -163,8 +164,9 @@ func (f *Filling) Freeze(ctx context.Context, freeze *models.Freeze) error {
 // Agent adds an agent without a token and without a secret: it accepts one
 // registration.
 func (f *Filling) Agent(ctx context.Context, a models.Agent) error {
-	if _, err := upsertAgent(ctx, f.tx, a); err != nil {
+	seq, err := upsertAgent(ctx, f.tx, a)
+	if err != nil {
 		return err
 	}
-	return updatePresence(ctx, f.update, a.ID, a.Presence)
+	return f.update.savePoll(ctx, database.Presence{Seq: seq, Presence: a.Presence, Reported: true})
 }

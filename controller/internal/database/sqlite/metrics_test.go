@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
@@ -57,7 +58,7 @@ func change(ctx context.Context, db *sqlite.DB, c *models.Change) error {
 func TestMetrics_EachOperation_Timed(t *testing.T) {
 	db, reg := openMeasured(t, newPath(t))
 	ctx := t.Context()
-	batch := map[string]models.Presence{"a1": {}}
+	batch := []database.Presence{{Seq: 1}}
 	for _, row := range []struct {
 		operation string
 		do        func() error

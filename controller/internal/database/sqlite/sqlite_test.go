@@ -1,6 +1,7 @@
 package sqlite_test
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -510,7 +511,8 @@ func TestAgents_SavedAndDeleted(t *testing.T) {
 		Refused:  models.Refusal{Version: 8, Error: "host not allowed"},
 		Degraded: "connection refused",
 	}
-	if err := db.SavePresence(t.Context(), map[string]models.Presence{"a1": a.Presence, "gone": a.Presence}); err != nil {
+	batch := []database.Presence{{Seq: 1000, Presence: a.Presence}, {Seq: a.Seq, Presence: a.Presence, Reported: true}}
+	if err := db.SavePresence(t.Context(), batch); err != nil {
 		t.Fatal(err)
 	}
 	a.Hostname, a.Token, a.PreviousToken = "web-2", models.TokenHash{2}, models.TokenHash{1}
@@ -567,6 +569,51 @@ func TestOpen_SchemaThree_KeepsAgents(t *testing.T) {
 	}
 }
 
+// Databases of the builds before presence had a table of its own.
+func TestOpen_PresenceAmongAgents_KeepsAgents(t *testing.T) {
+	for schema := int64(7); schema <= 8; schema++ {
+		t.Run(fmt.Sprint("schema ", schema), func(t *testing.T) {
+			path := newPath(t)
+			sqlite.MakeAtSchema(t, path, schema,
+				`INSERT INTO agents (seq, id, hostname, metadata, registered_at, token, previous_token, poll_interval_seconds)
+					VALUES (3, 'a3', 'web-3', '{}', 1, zeroblob(32), zeroblob(32), 30)`,
+				`INSERT INTO agents VALUES (5, 'a5', 'web-5', '{"os":"linux"}', 1, X'`+strings.Repeat("01", 32)+`', X'`+
+					strings.Repeat("02", 32)+`', 2, 15, 7, 8, 'FAILED', 'no', 3, 8, 4, 'no room', 'longpoll', X'`+
+					strings.Repeat("03", 32)+`', 'DNS:web-5', 'connection refused')`,
+				`INSERT INTO agents (seq, id, hostname, metadata, registered_at, token, previous_token, poll_interval_seconds)
+					VALUES (9, 'a9', 'web-9', '{}', 1, zeroblob(32), zeroblob(32), 30)`,
+				`DELETE FROM agents WHERE id = 'a9'`)
+			at := func(us int64) time.Time { return time.UnixMicro(us).UTC() }
+			hash := func(b byte) models.TokenHash { return models.TokenHash(bytes.Repeat([]byte{b}, 32)) }
+			want := []models.Agent{
+				{
+					Seq: 3, ID: "a3", Hostname: "web-3", Metadata: []byte("{}"), RegisteredAt: at(1),
+					Presence: models.Presence{PollInterval: 30 * time.Second},
+				},
+				{
+					Seq: 5, ID: "a5", Hostname: "web-5", Metadata: []byte(`{"os":"linux"}`), RegisteredAt: at(1),
+					Token: hash(1), PreviousToken: hash(2), Secret: hash(3), Certificate: "DNS:web-5",
+					Presence: models.Presence{
+						LastPoll: at(2), PollInterval: 15 * time.Second, Transport: models.LongPoll, Applied: 7, AppliedAt: at(4),
+						Attempt:  models.Attempt{Version: 8, Status: models.Failed, Error: "no", At: at(3)},
+						Refused:  models.Refusal{Version: 8, Error: "no room"},
+						Degraded: "connection refused",
+					},
+				},
+			}
+			db := open(t, path)
+			got, err := db.Agents(t.Context())
+			if diff := cmp.Diff(want, got); err != nil || diff != "" {
+				t.Errorf("agents (%v), -want +got:\n%s", err, diff)
+			}
+			seq, err := db.SaveAgent(t.Context(), models.Agent{ID: "b", Metadata: []byte("{}")})
+			if err != nil || seq != 10 {
+				t.Errorf("the next agent: got seq %d, %v, want 10: that of a deleted agent is not used again", seq, err)
+			}
+		})
+	}
+}
+
 // Only a write that reaches the disk shows that the store can be written again.
 func TestPing_AfterAFailedWrite(t *testing.T) {
 	nothing := func(*models.Plan) (*models.Change, error) { return nil, nil }
@@ -575,8 +622,8 @@ func TestPing_AfterAFailedWrite(t *testing.T) {
 		ready bool
 	}{
 		"a publish that changes nothing":  {func(db *sqlite.DB) error { return appendChange(t.Context(), db, nothing) }, false},
-		"a flush of agents that are gone": {func(db *sqlite.DB) error { return flush(t, db, "gone") }, false},
-		"a flush that changes an agent":   {func(db *sqlite.DB) error { return flush(t, db, "a1") }, true},
+		"a flush of agents that are gone": {func(db *sqlite.DB) error { return flush(t, db, 2) }, false},
+		"a flush that changes an agent":   {func(db *sqlite.DB) error { return flush(t, db, 1) }, true},
 		"a publish":                       {func(db *sqlite.DB) error { return append1(db, "http://b/") }, true},
 		"a row that a trigger refuses":    {nil, false},
 	} {
@@ -612,9 +659,10 @@ func TestPing_AfterAFailedWrite(t *testing.T) {
 	}
 }
 
-func flush(t *testing.T, db *sqlite.DB, id string) error {
+func flush(t *testing.T, db *sqlite.DB, seq int64) error {
 	t.Helper()
-	return db.SavePresence(t.Context(), map[string]models.Presence{id: {LastPoll: models.Now()}})
+	presence := models.Presence{LastPoll: models.Now()}
+	return db.SavePresence(t.Context(), []database.Presence{{Seq: seq, Presence: presence}})
 }
 
 // What a caller or a rule of the schema breaks off is no failure of the store.
