@@ -25,9 +25,9 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// format is the version of what is written here. A reader refuses a later one. Before
-// 2 there was no etag_key.
-const format = 2
+// format is the version of what is written here. A reader refuses a later one. Before 2
+// there was no etag_key, before 3 the figures of a rollout had the names of Go fields.
+const format = 3
 
 // maxLineBytes bounds a line: the longest holds an agent's metadata, or the
 // figures of a rollout.
@@ -162,6 +162,7 @@ func Read(ctx context.Context, r io.Reader, sink Sink) (counts Counts, err error
 
 type reader struct {
 	sink   Sink
+	format int
 	lines  int
 	newest int64 // the version that came last
 	frozen bool
@@ -219,6 +220,7 @@ func (r *reader) store(ctx context.Context, s store) error {
 	case s.Format >= 2 && len(s.ETagKey) != models.KeyBytes || s.Format < 2 && len(s.ETagKey) != 0:
 		return wire.Bad("etag_key", "must be %d bytes in base64, in format 2 and later", models.KeyBytes)
 	}
+	r.format = s.Format
 	return r.sink.Store(ctx,
 		models.Tags{Epoch: s.Epoch, Key: s.ETagKey, UnkeyedUpTo: s.UnkeyedUpTo},
 		models.Observed{Highest: s.HighestReported, ResumedBelow: s.ResumedBelow})
@@ -251,10 +253,18 @@ func (r *reader) rollout(ctx context.Context, c rollout) error {
 	if c.Version < 1 || c.SupersededBy <= c.Version || c.SupersededBy > r.newest {
 		return wire.Bad("superseded_by", "must be a version of this archive, above version")
 	}
-	closed := models.Closed{Version: c.Version, SupersededBy: c.SupersededBy}
 	strict := stdjson.NewDecoder(bytes.NewReader(c.Figures))
 	strict.DisallowUnknownFields()
-	if err := strict.Decode(&closed.Figures); err != nil {
+	closed := models.Closed{Version: c.Version, SupersededBy: c.SupersededBy}
+	var err error
+	if r.format < 3 {
+		var old oldFigures
+		err = strict.Decode(&old)
+		closed.Figures = old.figures()
+	} else {
+		err = strict.Decode(&closed.Figures)
+	}
+	if err != nil {
 		return wire.Bad("figures", "cannot be read: %v", err)
 	}
 	return r.sink.Rollout(ctx, closed)
@@ -368,11 +378,46 @@ type (
 		RefusedVersion      int64          `json:"refused_version,omitzero"`
 		RefusedError        string         `json:"refused_error,omitzero"`
 	}
+	// oldFigures are models.Figures before format 3.
+	oldFigures struct {
+		Targets, Applied, Failed, Pending, Offline, Degraded int
+
+		FirstAppliedAt time.Time
+		Latency        struct {
+			Agents             int
+			P50, P90, P99, Max time.Duration
+		}
+		Failures []struct {
+			Error   string
+			Count   int
+			Samples []string
+		}
+		Stragglers []struct {
+			ID, Hostname string
+			Status       models.Status
+			Applied      int64
+			LastPoll     time.Time
+		}
+	}
 	end struct {
 		Kind  string `json:"kind"`
 		Lines int    `json:"lines"` // before this one
 	}
 )
+
+func (o oldFigures) figures() models.Figures {
+	f := models.Figures{
+		Targets: o.Targets, Applied: o.Applied, Failed: o.Failed, Pending: o.Pending, Offline: o.Offline,
+		Degraded: o.Degraded, FirstAppliedAt: o.FirstAppliedAt, Latency: models.Latency(o.Latency),
+	}
+	for _, failure := range o.Failures {
+		f.Failures = append(f.Failures, models.Failure(failure))
+	}
+	for _, straggler := range o.Stragglers {
+		f.Stragglers = append(f.Stragglers, models.Straggler(straggler))
+	}
+	return f
+}
 
 func fromConfig(c *models.Config) config {
 	return config{

@@ -178,9 +178,9 @@ func TestRead_NotAnArchive_Rejected(t *testing.T) {
 		"no end":                   {without(len(lines) - 1), "cut off"},
 		"a line that is missing":   {without(firstAgent), "lines"},
 		"something behind the end": {strings.Join(lines, "") + lines[1], "behind the end"},
-		"a later format":           {with(0, `"format":2`, `"format":3`), "newer controller"},
+		"a later format":           {with(0, `"format":3`, `"format":4`), "newer controller"},
 		"a short key":              {with(0, `"etag_key":"`, `"etag_key":"AAAA`), "line 1: etag_key"},
-		"a key before there was":   {with(0, `"format":2`, `"format":1`), "line 1: etag_key"},
+		"a key before there was":   {with(0, `"format":3`, `"format":1`), "line 1: etag_key"},
 		"an unknown kind":          {with(firstConfig, `"kind":"config"`, `"kind":"secret"`), "line 2"},
 		"an unknown field":         {with(firstConfig, `"message"`, `"massage"`), "line 2: massage"},
 		"a wrong type":             {with(firstConfig, `"version":1`, `"version":"1"`), "line 2: version"},
@@ -239,12 +239,25 @@ func TestRead_AgentMetadataOfOlderBuild(t *testing.T) {
 	}
 }
 
+// of returns an archive as a build wrote it that knew that format.
+func of(format int, text string) string {
+	const figures = `"figures":{"Targets":2,"Applied":1,"Failed":1,"Pending":0,"Offline":0,"Degraded":1,` +
+		`"FirstAppliedAt":"2026-11-24T02:00:00.123456Z","Latency":{"Agents":1,"P50":1,"P90":2,"P99":3,"Max":4},` +
+		`"Failures":[{"Error":"no","Count":1,"Samples":["a1"]}],"Stragglers":[{"ID":"a2","Hostname":"web",` +
+		`"Status":"stale","Applied":7,"LastPoll":"2026-11-24T02:00:00.123456Z"}]}}`
+	text = strings.Replace(text, `"format":3`, fmt.Sprint(`"format":`, format), 1)
+	text = regexp.MustCompile(`"figures":.*}`).ReplaceAllString(text, figures)
+	if format < 2 {
+		text = regexp.MustCompile(`"etag_key":"[^"]*",`).ReplaceAllString(text, "")
+	}
+	return text
+}
+
 // An archive of a build whose ETags had no keyed hash.
 func TestRead_OfAFormatWithoutKey(t *testing.T) {
-	text := regexp.MustCompile(`"etag_key":"[^"]*",`).ReplaceAllString(strings.Replace(export(t, full(t)), `"format":2`, `"format":1`, 1), "")
 	path := filepath.Join(t.TempDir(), "new.db")
 	db := open(t, path)
-	if _, err := fill(t, db, text); err != nil {
+	if _, err := fill(t, db, of(1, export(t, full(t)))); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {
@@ -252,6 +265,32 @@ func TestRead_OfAFormatWithoutKey(t *testing.T) {
 	}
 	if tags := open(t, path).Tags(); tags.Epoch == "" || len(tags.Key) != models.KeyBytes || tags.UnkeyedUpTo != 10 {
 		t.Errorf("got %+v, want a key, and that ETags without keyed hash are accepted up to version 10", tags)
+	}
+}
+
+// An archive of a build that wrote figures under the names of Go fields.
+func TestRead_FiguresUnderFieldNames(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "new.db"))
+	text := of(2, export(t, full(t)))
+	if _, err := fill(t, db, strings.Replace(text, `"Targets"`, `"targets_of"`, 1)); err == nil ||
+		!strings.Contains(err.Error(), "line 5: figures") {
+		t.Errorf("with an unknown name: got %v, want it rejected", err)
+	}
+	if _, err := fill(t, db, text); err != nil {
+		t.Fatal(err)
+	}
+	at := time.Date(2026, 11, 24, 2, 0, 0, 123456000, time.UTC)
+	want := models.Figures{
+		Targets: 2, Applied: 1, Failed: 1, Degraded: 1, FirstAppliedAt: at,
+		Latency:    models.Latency{Agents: 1, P50: 1, P90: 2, P99: 3, Max: 4},
+		Failures:   []models.Failure{{Error: "no", Count: 1, Samples: []string{"a1"}}},
+		Stragglers: []models.Straggler{{ID: "a2", Hostname: "web", Status: models.Stale, Applied: 7, LastPoll: at}},
+	}
+	for version, supersededBy := range map[int64]int64{1: 2, 2: 10} {
+		got, by, err := db.Figures(t.Context(), version)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" || by != supersededBy {
+			t.Errorf("version %d: got it superseded by %d (%v), -want +got:\n%s", version, by, err, diff)
+		}
 	}
 }
 

@@ -2,21 +2,20 @@ package models
 
 import "time"
 
-// Figures tell how far a version has spread. Applied, Failed, Pending and
-// Offline add up to Targets. The store keeps them as JSON, under these names.
+// Figures tell how far a version has spread. Applied, Failed, Pending and Offline add
+// up to Targets. The store and the archive keep them as JSON, under these names.
 type Figures struct {
-	Targets int // the agents that should run it: all but the inactive ones
-	Applied int // their worker accepted it
-	Failed  int // their worker refused it
-	Pending int // neither yet
-	Offline int // neither, and not heard of for a while
+	Targets  int `json:"targets"`  // the agents that should run it: all but the inactive ones
+	Applied  int `json:"applied"`  // their worker accepted it
+	Failed   int `json:"failed"`   // their worker refused it
+	Pending  int `json:"pending"`  // neither yet
+	Offline  int `json:"offline"`  // neither, and offline
+	Degraded int `json:"degraded"` // those of Applied whose agents cannot reach their workers now
 
-	Degraded int // among those that applied it: their agents cannot reach their workers now
-
-	FirstAppliedAt time.Time // zero while none has
-	Latency        Latency
-	Failures       []Failure   // the most frequent first
-	Stragglers     []Straggler // some of the pending, then some of the offline
+	FirstAppliedAt time.Time   `json:"first_applied_at,omitzero"` // zero while none has
+	Latency        Latency     `json:"latency"`
+	Failures       []Failure   `json:"failures"`   // the most frequent first
+	Stragglers     []Straggler `json:"stragglers"` // some of the pending, then some of the offline
 }
 
 // Share is the part of the targets that has applied the version, 0 where there
@@ -28,28 +27,31 @@ func (f *Figures) Share() float64 {
 	return float64(f.Applied) / float64(f.Targets)
 }
 
-// Latency is the time from the commit of a version until it was heard that an
-// agent's worker runs it: of half of the agents, of 90 %, of 99 %, of the last.
-// Agents that registered after the commit do not count.
+// Latency is the time from the commit of a version until the controller learns that an
+// agent's worker runs it: of half of the agents, of 90 %, of 99 %, of the last. Agents
+// that registered after the commit do not count.
 type Latency struct {
-	Agents             int // how many were measured
-	P50, P90, P99, Max time.Duration
+	Agents int           `json:"agents"` // how many were measured
+	P50    time.Duration `json:"p50_ns"`
+	P90    time.Duration `json:"p90_ns"`
+	P99    time.Duration `json:"p99_ns"`
+	Max    time.Duration `json:"max_ns"`
 }
 
-// Failure is a worker's words, and who had it say so.
+// Failure is a worker's error message, and who reported it.
 type Failure struct {
-	Error   string
-	Count   int
-	Samples []string // ids of some of the agents
+	Error   string   `json:"error"`
+	Count   int      `json:"count"`
+	Samples []string `json:"sample_agents"` // ids of some of the agents
 }
 
 // Straggler is an agent that has not applied the version yet.
 type Straggler struct {
-	ID       string
-	Hostname string
-	Status   Status
-	Applied  int64
-	LastPoll time.Time // zero before the first poll
+	ID       string    `json:"id"`
+	Hostname string    `json:"hostname"`
+	Status   Status    `json:"status"`
+	Applied  int64     `json:"applied_version"`
+	LastPoll time.Time `json:"last_poll,omitzero"` // zero before the first poll
 }
 
 // Rollout is a version and how far it has spread.

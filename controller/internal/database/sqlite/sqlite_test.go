@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/mattn/go-sqlite3"
 	"github.com/pressly/goose/v3"
 
@@ -609,6 +610,55 @@ func TestOpen_PresenceAmongAgents_KeepsAgents(t *testing.T) {
 			seq, err := db.SaveAgent(t.Context(), models.Agent{ID: "b", Metadata: []byte("{}")})
 			if err != nil || seq != 10 {
 				t.Errorf("the next agent: got seq %d, %v, want 10: that of a deleted agent is not used again", seq, err)
+			}
+		})
+	}
+}
+
+// The figures of builds that stored them under the names of Go fields; the first such
+// build knew no Degraded.
+func TestOpen_FiguresUnderFieldNames_Kept(t *testing.T) {
+	for schema := int64(7); schema <= 9; schema++ {
+		t.Run(fmt.Sprint("schema ", schema), func(t *testing.T) {
+			path := newPath(t)
+			sqlite.MakeAtSchema(t, path, schema,
+				`INSERT INTO store (only_row, epoch) VALUES (1, 'e')`,
+				`INSERT INTO configs (version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip)
+					VALUES (1, 'http://a/', 30, '"1"', '', 'admin', 1, '')`,
+				`INSERT INTO configs (version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip)
+					VALUES (2, 'http://b/', 30, '"2"', '', 'admin', 1, '')`,
+				`INSERT INTO configs (version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip)
+					VALUES (3, 'http://c/', 30, '"3"', '', 'admin', 1, '')`,
+				`INSERT INTO rollouts VALUES (1, 2, '{"Targets":9,"Applied":4,"Failed":2,"Pending":2,"Offline":1,"Degraded":3,'||
+					'"FirstAppliedAt":"2026-11-24T02:00:00.123456Z","Latency":{"Agents":4,"P50":1,"P90":2,"P99":3,"Max":4000000000},'||
+					'"Failures":[{"Error":"no \"room\" ✓\n","Count":2,"Samples":["a1","a2"]},{"Error":"b","Count":1,"Samples":null}],'||
+					'"Stragglers":[{"ID":"a3","Hostname":"web","Status":"online","Applied":7,"LastPoll":"2026-11-24T02:00:01Z"},'||
+					'{"ID":"a4","Hostname":"web","Status":"offline","Applied":0,"LastPoll":"0001-01-01T00:00:00Z"}]}')`,
+				`INSERT INTO rollouts VALUES (2, 3, '{"Targets":1,"Applied":0,"Failed":0,"Pending":1,"Offline":0,'||
+					'"FirstAppliedAt":"0001-01-01T00:00:00Z","Latency":{"Agents":0,"P50":0,"P90":0,"P99":0,"Max":0},'||
+					'"Failures":null,"Stragglers":null}')`)
+			at := time.Date(2026, 11, 24, 2, 0, 0, 0, time.UTC)
+			want := []models.Figures{
+				{
+					Targets: 9, Applied: 4, Failed: 2, Pending: 2, Offline: 1, Degraded: 3,
+					FirstAppliedAt: at.Add(123456 * time.Microsecond),
+					Latency:        models.Latency{Agents: 4, P50: 1, P90: 2, P99: 3, Max: 4 * time.Second},
+					Failures: []models.Failure{
+						{Error: "no \"room\" ✓\n", Count: 2, Samples: []string{"a1", "a2"}}, {Error: "b", Count: 1},
+					},
+					Stragglers: []models.Straggler{
+						{ID: "a3", Hostname: "web", Status: models.Online, Applied: 7, LastPoll: at.Add(time.Second)},
+						{ID: "a4", Hostname: "web", Status: models.Offline},
+					},
+				},
+				{Targets: 1, Pending: 1},
+			}
+			db := open(t, path)
+			for i, want := range want {
+				got, by, err := db.Figures(t.Context(), int64(i+1))
+				if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); err != nil || diff != "" || by != int64(i+2) {
+					t.Errorf("version %d: got it superseded by %d (%v), -want +got:\n%s", i+1, by, err, diff)
+				}
 			}
 		})
 	}
