@@ -2,7 +2,6 @@ package archive_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/controller/internal/archive"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/databasetest"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
@@ -32,24 +32,6 @@ func open(t *testing.T, path string) *sqlite.DB {
 	return db
 }
 
-// appendChange is db.Append, for its error alone.
-func appendChange(ctx context.Context, db *sqlite.DB, rule func(*models.Plan) (*models.Change, error)) error {
-	_, err := db.Append(ctx, rule)
-	return err
-}
-
-// newestOf is the newest version, or models.ErrNotFound.
-func newestOf(ctx context.Context, db *sqlite.DB) (*models.Config, error) {
-	plan, err := db.Plan(ctx)
-	if err == nil && plan.Newest == nil {
-		err = models.ErrNotFound
-	}
-	if err != nil {
-		return nil, err
-	}
-	return plan.Config(), nil
-}
-
 // full makes a store with something of everything, and a gap in its versions.
 func full(t *testing.T) string {
 	t.Helper()
@@ -57,7 +39,7 @@ func full(t *testing.T) string {
 	db := open(t, path)
 	at := time.Date(2026, 11, 24, 2, 0, 0, 123456000, time.UTC)
 	for _, version := range []int64{1, 2, 10} {
-		err := appendChange(t.Context(), db, func(plan *models.Plan) (*models.Change, error) {
+		err := databasetest.Append(t.Context(), db, func(plan *models.Plan) (*models.Change, error) {
 			content := models.Content{URL: fmt.Sprint("http://target/", version), PollInterval: 5 * time.Second, Probe: version == 2}
 			c := &models.Change{Config: &models.Config{
 				Content: content, Version: version, ETag: models.Tags{Epoch: "e"}.Of(version, content), Message: "why ✓", PublishedBy: "admin", PublishedAt: at, SourceIP: "192.0.2.1",
@@ -82,7 +64,7 @@ func full(t *testing.T) string {
 		Freeze: &models.Freeze{Reason: "sale", Until: at.Add(time.Hour), By: "admin", At: at},
 		Audit:  []models.Entry{{At: at, Action: models.ActionFreeze}},
 	}
-	if err := appendChange(t.Context(), db, func(*models.Plan) (*models.Change, error) { return freeze, nil }); err != nil {
+	if err := databasetest.Append(t.Context(), db, func(*models.Plan) (*models.Change, error) { return freeze, nil }); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 3 {
@@ -195,7 +177,7 @@ func TestRead_NotAnArchive_Rejected(t *testing.T) {
 			if _, err := fill(t, db, row.text); err == nil || !strings.Contains(err.Error(), row.words) {
 				t.Errorf("got %v, want %q", err, row.words)
 			}
-			if _, err := newestOf(t.Context(), db); !errors.Is(err, models.ErrNotFound) {
+			if _, err := databasetest.Newest(t.Context(), db); !errors.Is(err, models.ErrNotFound) {
 				t.Errorf("something was stored: %v", err)
 			}
 			if agents, err := db.Agents(t.Context()); err != nil || len(agents) != 0 {

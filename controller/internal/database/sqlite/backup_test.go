@@ -8,12 +8,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/fleetconf/fleetconf/controller/internal/database/databasetest"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
-	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
 func silent(int, int) {}
@@ -24,7 +21,7 @@ func TestBackup_DuringWrites_Consistent(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
 	for n := range 50 {
-		if err := append1(db, fmt.Sprint("http://target/", n)); err != nil {
+		if err := databasetest.Publish(db, fmt.Sprint("http://target/", n)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -37,14 +34,14 @@ func TestBackup_DuringWrites_Consistent(t *testing.T) {
 				return
 			default:
 			}
-			if err := append1(db, fmt.Sprint("http://target/", n)); err != nil {
+			if err := databasetest.Publish(db, fmt.Sprint("http://target/", n)); err != nil {
 				stopped <- err
 				return
 			}
 		}
 	}()
 	for n := range 5 {
-		newest, err := newestOf(t.Context(), db)
+		newest, err := databasetest.Newest(t.Context(), db)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +75,7 @@ func TestBackup_DuringWrites_Consistent(t *testing.T) {
 func TestBackup_ClosedDatabase_Copied(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
-	if err := append1(db, "http://a/"); err != nil {
+	if err := databasetest.Publish(db, "http://a/"); err != nil {
 		t.Fatal(err)
 	}
 	_ = db.Close()
@@ -125,62 +122,5 @@ func TestBackup_HarmfulTarget_Rejected(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "none.db")); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("a database was made where there was none")
-	}
-}
-
-func TestAppend_AboveReportedVersions_NoGapError(t *testing.T) {
-	db := open(t, newPath(t))
-	above := func(version, above int64) error {
-		return appendChange(t.Context(), db, func(plan *models.Plan) (*models.Change, error) {
-			return &models.Change{Config: config(version, fmt.Sprint("http://target/", version)), Observed: &models.Observed{Highest: max(above, plan.Observed.Highest)}}, nil
-		})
-	}
-	for _, row := range []struct {
-		version, above int64
-		want           bool
-	}{{1, 0, true}, {3, 0, false}, {10, 9, true}, {12, 0, false}, {11, 0, true}, {12, 9, true}} {
-		if err := above(row.version, row.above); (err == nil) != row.want {
-			t.Errorf("version %d above %d: got %v, want stored %v", row.version, row.above, err, row.want)
-		}
-	}
-	if r, err := observed(t.Context(), db); err != nil || r.Highest != 9 {
-		t.Errorf("got %+v, %v, want 9 kept", r, err)
-	}
-}
-
-func TestAudit_IsAppendOnly(t *testing.T) {
-	path := newPath(t)
-	db := open(t, path)
-	entry := models.Entry{At: time.Date(2026, 11, 24, 2, 0, 0, 0, time.UTC), Origin: models.Origin{Actor: "admin", SourceIP: "192.0.2.1"}, Action: models.ActionPublish, Version: 1, Detail: "why"}
-	if err := db.AppendAudit(t.Context(), entry); err != nil {
-		t.Fatal(err)
-	}
-	raw := outside(t, path)
-	for _, statement := range []string{`UPDATE audit SET actor = 'nobody'`, `DELETE FROM audit`} {
-		if _, err := raw.ExecContext(t.Context(), statement); err == nil {
-			t.Errorf("%s: got no error", statement)
-		}
-	}
-	entry.Seq = 1
-	if got, err := db.Audit(t.Context(), "", 0, 10); err != nil || !cmp.Equal([]models.Entry{entry}, got) {
-		t.Errorf("got %+v, %v, want %+v", got, err, entry)
-	}
-}
-
-// A change is stored whole or not at all: here its audit entry cannot be.
-func TestAppend_PartOfAChangeFails_NothingStored(t *testing.T) {
-	path := newPath(t)
-	db := open(t, path)
-	if _, err := outside(t, path).ExecContext(t.Context(), `CREATE TRIGGER broken BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END`); err != nil {
-		t.Fatal(err)
-	}
-	err := appendChange(t.Context(), db, func(*models.Plan) (*models.Change, error) {
-		return &models.Change{Config: config(1, "http://a/"), Audit: []models.Entry{{Action: models.ActionPublish}}}, nil
-	})
-	if err == nil {
-		t.Error("got no error")
-	}
-	if _, err := newestOf(t.Context(), db); !errors.Is(err, models.ErrNotFound) {
-		t.Errorf("the version: got %v, want it not stored", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/fleetconf/fleetconf/controller/internal/database/databasetest"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 )
 
@@ -18,7 +19,7 @@ func FuzzOpen_DamagedFile(f *testing.F) {
 		f.Fatal(err)
 	}
 	for _, url := range []string{"http://a/", "http://b/"} {
-		if err := append1(db, url); err != nil {
+		if err := databasetest.Publish(db, url); err != nil {
 			f.Fatal(err)
 		}
 	}

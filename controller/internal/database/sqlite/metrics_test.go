@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/databasetest"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
@@ -52,7 +51,7 @@ func operations(t *testing.T, reg prometheus.Gatherer) map[string]uint64 {
 
 // change stores a change.
 func change(ctx context.Context, db *sqlite.DB, c *models.Change) error {
-	return appendChange(ctx, db, func(*models.Plan) (*models.Change, error) { return c, nil })
+	return databasetest.Append(ctx, db, func(*models.Plan) (*models.Change, error) { return c, nil })
 }
 
 func TestMetrics_EachOperation_Timed(t *testing.T) {
@@ -63,7 +62,7 @@ func TestMetrics_EachOperation_Timed(t *testing.T) {
 		operation string
 		do        func() error
 	}{
-		{"publish", func() error { return append1(db, "http://a/") }},
+		{"publish", func() error { return databasetest.Publish(db, "http://a/") }},
 		{"register", func() error {
 			_, err := db.SaveAgent(ctx, models.Agent{ID: "a1", Metadata: []byte("{}")})
 			return err
@@ -97,26 +96,6 @@ func TestMetrics_EachOperation_Timed(t *testing.T) {
 	}
 }
 
-// failWrites has every write of this process to a file fail, as on a disk that does,
-// until restore is called.
-func failWrites(t *testing.T) (restore func()) {
-	t.Helper()
-	signal.Ignore(syscall.SIGXFSZ)
-	var limit syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 0, Max: limit.Max}); err != nil {
-		t.Fatal(err)
-	}
-	return func() {
-		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit); err != nil {
-			t.Error(err)
-		}
-		signal.Reset(syscall.SIGXFSZ)
-	}
-}
-
 func TestMetrics_Errors_ByKind(t *testing.T) {
 	path := newPath(t)
 	db, reg := openMeasured(t, path)
@@ -135,24 +114,24 @@ func TestMetrics_Errors_ByKind(t *testing.T) {
 		kind string
 		do   func() error
 	}{
-		{"", func() error { _, err := newestOf(t.Context(), db); return err }}, // finds nothing
+		{"", func() error { _, err := databasetest.Newest(t.Context(), db); return err }}, // finds nothing
 		{"", func() error {
-			return appendChange(t.Context(), db, func(*models.Plan) (*models.Change, error) { return nil, refusal })
+			return databasetest.Append(t.Context(), db, func(*models.Plan) (*models.Change, error) { return nil, refusal })
 		}},
 		{"", func() error {
 			gone, leave := context.WithCancel(t.Context())
 			leave()
 			return db.AppendAudit(gone, models.Entry{})
 		}},
-		{"busy", func() (err error) { locked(func() { err = append1(db, "http://a/") }); return err }},
-		{"full", func() error { defer sqlite.LimitPages(t, db)(); return append1(db, long) }},
-		{"io", func() error { defer failWrites(t)(); return append1(db, "http://a/") }},
+		{"busy", func() (err error) { locked(func() { err = databasetest.Publish(db, "http://a/") }); return err }},
+		{"full", func() error { defer sqlite.LimitPages(t, db)(); return databasetest.Publish(db, long) }},
+		{"io", func() error { defer failWrites(t)(); return databasetest.Publish(db, "http://a/") }},
 		{"other", func() error {
 			exec(t, outside(t, path), `DROP TABLE audit`)
 			return db.AppendAudit(t.Context(), models.Entry{})
 		}},
 		{"other", func() error { _, err := db.Audit(t.Context(), "", 0, 1); return err }},
-		{"readonly", func() error { sqlite.MakeReadOnly(t, db); return append1(db, "http://a/") }},
+		{"readonly", func() error { sqlite.MakeReadOnly(t, db); return databasetest.Publish(db, "http://a/") }},
 	} {
 		if err := row.do(); err == nil {
 			t.Fatalf("%q: no error", row.kind)
@@ -176,7 +155,7 @@ fleetconf_controller_database_errors_total{kind="readonly"} 1
 func TestMetrics_DamagedDatabase_Counted(t *testing.T) {
 	path := newPath(t)
 	db, reg := openMeasured(t, path)
-	if err := append1(db, "http://a/"); err != nil {
+	if err := databasetest.Publish(db, "http://a/"); err != nil {
 		t.Fatal(err)
 	}
 	exec(t, outside(t, path), `PRAGMA wal_checkpoint(TRUNCATE)`)
@@ -192,7 +171,7 @@ func TestMetrics_DamagedDatabase_Counted(t *testing.T) {
 	if _, err := file.WriteAt([]byte(strings.Repeat("x", int(info.Size())-4096)), 4096); err != nil { // all but the first page
 		t.Fatal(err)
 	}
-	if err := append1(db, "http://b/"); err == nil {
+	if err := databasetest.Publish(db, "http://b/"); err == nil {
 		t.Fatal("a damaged database took a version")
 	}
 	if families, err := testutil.GatherAndCount(reg, "fleetconf_controller_database_errors_total"); err != nil || families != 6 {
@@ -213,7 +192,7 @@ func TestCollector_Files_Measured(t *testing.T) { synctest.Test(t, tellsOfTheFil
 func tellsOfTheFiles(t *testing.T) {
 	path := newPath(t)
 	db, _ := openMeasured(t, path)
-	if err := append1(db, "http://a/"); err != nil {
+	if err := databasetest.Publish(db, "http://a/"); err != nil {
 		t.Fatal(err)
 	}
 	collector := sqlite.NewCollector(db)

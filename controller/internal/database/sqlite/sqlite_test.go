@@ -3,7 +3,6 @@ package sqlite_test
 import (
 	"bytes"
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"os"
@@ -20,125 +19,10 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/databasetest"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
-
-func open(t *testing.T, path string) *sqlite.DB {
-	t.Helper()
-	db, err := sqlite.Open(t.Context(), path)
-	if err != nil {
-		t.Fatalf("Open: %v", err)
-	}
-	t.Cleanup(func() { _ = db.Close() })
-	return db
-}
-
-func newPath(t *testing.T) string { return filepath.Join(t.TempDir(), "controller.db") }
-
-// append1 stores the next version with a URL.
-func append1(db *sqlite.DB, url string) error {
-	return appendChange(context.Background(), db, func(plan *models.Plan) (*models.Change, error) {
-		return &models.Change{Config: config(plan.Version()+1, url)}, nil
-	})
-}
-
-// appendChange is db.Append, for its error alone.
-func appendChange(ctx context.Context, db *sqlite.DB, rule func(*models.Plan) (*models.Change, error)) error {
-	_, err := db.Append(ctx, rule)
-	return err
-}
-
-// newestOf is the newest version, or models.ErrNotFound.
-func newestOf(ctx context.Context, db *sqlite.DB) (*models.Config, error) {
-	plan, err := db.Plan(ctx)
-	if err == nil && plan.Newest == nil {
-		err = models.ErrNotFound
-	}
-	if err != nil {
-		return nil, err
-	}
-	return plan.Config(), nil
-}
-
-// observed is what is stored of versions above the store's own.
-func observed(ctx context.Context, db *sqlite.DB) (models.Observed, error) {
-	plan, err := db.Plan(ctx)
-	if err != nil {
-		return models.Observed{}, err
-	}
-	return plan.Observed, nil
-}
-
-func config(version int64, url string) *models.Config {
-	return &models.Config{
-		Content: models.Content{URL: url, PollInterval: 30 * time.Second},
-		Version: version, ETag: fmt.Sprintf(`"e%d"`, version), Message: "why", PublishedBy: "admin",
-		PublishedAt: time.Date(2026, 11, 24, 2, 0, 0, 123456000, time.UTC), SourceIP: "127.0.0.1",
-	}
-}
-
-// outside opens the file as another program would.
-func outside(t *testing.T, path string) *sql.DB {
-	t.Helper()
-	raw, err := sql.Open("sqlite3", "file:"+path+"?_txlock=immediate")
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw.SetMaxOpenConns(1)
-	t.Cleanup(func() { _ = raw.Close() })
-	return raw
-}
-
-func exec(t *testing.T, raw *sql.DB, statement string) {
-	t.Helper()
-	if _, err := raw.ExecContext(t.Context(), statement); err != nil {
-		t.Fatalf("%s: %v", statement, err)
-	}
-}
-
-func TestOpen_Again_KeepsData(t *testing.T) {
-	path := newPath(t)
-	db := open(t, path)
-	epoch := db.Tags().Epoch
-	for _, url := range []string{"http://a/", "http://b/"} {
-		if err := append1(db, url); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	db = open(t, path)
-	if db.Tags().Epoch != epoch || epoch == "" {
-		t.Errorf("epoch after a restart: got %q, want %q", db.Tags().Epoch, epoch)
-	}
-	got, err := db.Configs(t.Context(), 1<<62, 10)
-	want := []*models.Config{config(2, "http://b/"), config(1, "http://a/")}
-	if diff := cmp.Diff(want, got); err != nil || diff != "" {
-		t.Errorf("history after a restart (%v), -want +got:\n%s", err, diff)
-	}
-	one, err := db.Config(t.Context(), 1)
-	if diff := cmp.Diff(want[1], one); err != nil || diff != "" {
-		t.Errorf("version 1 (%v), -want +got:\n%s", err, diff)
-	}
-	if _, err := db.Config(t.Context(), 3); !errors.Is(err, models.ErrNotFound) {
-		t.Errorf("version 3: got %v, want ErrNotFound", err)
-	}
-	if page, err := db.Configs(t.Context(), 2, 1); err != nil || len(page) != 1 || page[0].Version != 1 {
-		t.Errorf("a page before 2: got %v, %v", page, err)
-	}
-}
-
-func TestOpen_AnotherStoreHasAnotherEpoch(t *testing.T) {
-	a, b := open(t, newPath(t)).Tags(), open(t, newPath(t)).Tags()
-	if a.Epoch == b.Epoch {
-		t.Errorf("two stores share the epoch %q", a.Epoch)
-	}
-	if len(a.Key) != models.KeyBytes || string(a.Key) == string(b.Key) {
-		t.Errorf("the keys of two stores: got %x and %x, want %d bytes each, not the same", a.Key, b.Key, models.KeyBytes)
-	}
-}
 
 // A store of a build without keyed hashes gets a key once, and accepts the ETags that
 // it had made by then.
@@ -152,11 +36,11 @@ func TestOpen_MigratesToKeyedETags(t *testing.T) {
 	if first.Epoch != "e" || len(first.Key) != models.KeyBytes || first.UnkeyedUpTo != 2 {
 		t.Errorf("got %+v, want the epoch e, a key, and 2", first)
 	}
-	newest, err := newestOf(t.Context(), db)
+	newest, err := databasetest.Newest(t.Context(), db)
 	if err != nil || newest.ETag != `"2-AAAAAAAAAAAAAAAAAAAAAA"` {
 		t.Errorf("the newest: got %+v, %v, want it with its ETag", newest, err)
 	}
-	if err := append1(db, "http://c/"); err != nil {
+	if err := databasetest.Publish(db, "http://c/"); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {
@@ -188,121 +72,11 @@ func TestOpen_IsDurable(t *testing.T) {
 	}
 }
 
-func TestConfigs_AreNeverRewritten(t *testing.T) {
-	path := newPath(t)
-	db := open(t, path)
-	if err := append1(db, "http://a/"); err != nil {
-		t.Fatal(err)
-	}
-	raw := outside(t, path)
-	for _, statement := range []string{
-		`UPDATE configs SET url = 'http://evil/'`,
-		`DELETE FROM configs`,
-		`INSERT INTO configs VALUES (7, 'http://gap/', 30, '"x"', '', '', 0, '', NULL)`,
-		`INSERT INTO configs VALUES (2, 'http://text/', 'often', '"x"', '', '', 0, '', NULL)`,
-	} {
-		if _, err := raw.Exec(statement); err == nil {
-			t.Errorf("%s: got no error", statement)
-		}
-	}
-}
-
-func TestAppend_RuleRejects_NothingStored(t *testing.T) {
-	db := open(t, newPath(t))
-	refusal := errors.New("no")
-	err := appendChange(t.Context(), db, func(*models.Plan) (*models.Change, error) {
-		return &models.Change{Config: config(1, "http://a/")}, refusal
-	})
-	if !errors.Is(err, refusal) {
-		t.Errorf("got %v, want the refusal itself", err)
-	}
-	if err := appendChange(t.Context(), db, func(*models.Plan) (*models.Change, error) { return nil, nil }); err != nil {
-		t.Errorf("next returned nothing: got %v", err)
-	}
-	if _, err := newestOf(t.Context(), db); !errors.Is(err, models.ErrNotFound) {
-		t.Errorf("newest: got %v, want ErrNotFound", err)
-	}
-}
-
-func TestAppend_OnAFullDisk(t *testing.T) {
-	db := open(t, newPath(t))
-	if err := append1(db, "http://a/"); err != nil {
-		t.Fatal(err)
-	}
-	restore := sqlite.LimitPages(t, db) // SQLite's own quota gives the error of a full disk
-	err := append1(db, "http://b/"+strings.Repeat("b", 20_000))
-	if !errors.Is(err, database.ErrFull) {
-		t.Fatalf("got %v, want ErrFull", err)
-	}
-	if newest, err := newestOf(t.Context(), db); err != nil || newest.Version != 1 {
-		t.Errorf("newest after it: got %v, %v, want version 1", newest, err)
-	}
-	restore()
-	if err := append1(db, "http://c/"); err != nil {
-		t.Errorf("with room again: %v", err)
-	}
-}
-
-// What is read is what was committed, and waits for no write.
-func TestAppend_InProgress_ReadsProceed(t *testing.T) {
-	db := open(t, newPath(t))
-	if err := append1(db, "http://a/"); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // over only where one waits
-	defer cancel()
-	if err := appendChange(t.Context(), db, func(*models.Plan) (*models.Change, error) {
-		for name, read := range map[string]func() error{
-			"plan":    func() error { _, err := db.Plan(ctx); return err },
-			"config":  func() error { _, err := db.Config(ctx, 1); return err },
-			"configs": func() error { _, err := db.Configs(ctx, 2, 1); return err },
-			"figures": func() error { _, _, err := db.Figures(ctx, 1); return err },
-			"audit":   func() error { _, err := db.Audit(ctx, "", 0, 1); return err },
-			"agents":  func() error { _, err := db.Agents(ctx); return err },
-			"ping":    func() error { return db.Ping(ctx) },
-		} {
-			if err := read(); err != nil && !errors.Is(err, models.ErrNotFound) {
-				t.Errorf("%s: %v", name, err)
-			}
-		}
-		return &models.Change{Config: config(2, "http://b/")}, nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// A disk that fails at the commit may have stored the version all the same; one that
-// is full has not.
-func TestAppend_CommitFails_InDoubt(t *testing.T) {
-	db := open(t, newPath(t))
-	restore := failWrites(t)
-	err := append1(db, "http://a/")
-	restore()
-	if !errors.Is(err, database.ErrIO) || !errors.Is(err, database.ErrInDoubt) {
-		t.Errorf("got %v, want ErrIO, in doubt", err)
-	}
+// A commit that finds the disk full is not in doubt, unlike any other that fails.
+func TestCommitError_FullDisk_NotInDoubt(t *testing.T) {
 	full := sqlite3.Error{Code: sqlite3.ErrFull}
 	if got := sqlite.CommitError(full); !errors.Is(got, full) || errors.Is(got, database.ErrInDoubt) {
 		t.Errorf("on a full disk: got %v, want that error alone", got)
-	}
-}
-
-func TestAppend_WhileAnotherProcessHoldsTheLock(t *testing.T) {
-	path := newPath(t)
-	db := open(t, path)
-	sqlite.ShortenBusyTimeout(t, db)
-	tx, err := outside(t, path).BeginTx(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := append1(db, "http://a/"); !errors.Is(err, database.ErrBusy) {
-		t.Errorf("got %v, want ErrBusy", err)
-	}
-	if err := tx.Rollback(); err != nil {
-		t.Fatal(err)
-	}
-	if err := append1(db, "http://a/"); err != nil {
-		t.Errorf("with the lock free again: %v", err)
 	}
 }
 
@@ -319,7 +93,7 @@ func TestOpen_Refuses(t *testing.T) {
 			func(t *testing.T, path string) {
 				db := open(t, path)
 				for range 200 {
-					if err := append1(db, "http://a/"+strings.Repeat("a", 500)); err != nil {
+					if err := databasetest.Publish(db, "http://a/"+strings.Repeat("a", 500)); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -436,7 +210,7 @@ func TestPing_Failure_SaysWhy(t *testing.T) {
 		t.Errorf("when all is well: %v", err)
 	}
 	restore := sqlite.LimitPages(t, db)
-	if err := append1(db, "http://a/"+strings.Repeat("a", 20_000)); !errors.Is(err, database.ErrFull) {
+	if err := databasetest.Publish(db, "http://a/"+strings.Repeat("a", 20_000)); !errors.Is(err, database.ErrFull) {
 		t.Fatalf("got %v, want ErrFull", err)
 	}
 	for range 2 {
@@ -454,7 +228,7 @@ func TestPing_Failure_SaysWhy(t *testing.T) {
 		t.Fatal(err)
 	}
 	sqlite.ShortenBusyTimeout(t, db)
-	if err := append1(db, "http://a/"); !errors.Is(err, database.ErrBusy) {
+	if err := databasetest.Publish(db, "http://a/"); !errors.Is(err, database.ErrBusy) {
 		t.Fatalf("got %v, want ErrBusy", err)
 	}
 	if err := db.Ping(t.Context()); !errors.Is(err, database.ErrBusy) {
@@ -480,64 +254,12 @@ func TestOpen_OddFileNames_Opened(t *testing.T) {
 	t.Chdir(dir)
 	for _, name := range []string{"a b?c=d#e%20f.db", ":memory:", "//" + dir + "/slashes.db"} {
 		db := open(t, name)
-		if err := append1(db, "http://a/"); err != nil {
+		if err := databasetest.Publish(db, "http://a/"); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := os.Stat(name); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-}
-
-func TestAgents_SavedAndDeleted(t *testing.T) {
-	path := newPath(t)
-	db := open(t, path)
-	at := time.Date(2026, 11, 24, 2, 0, 0, 1000, time.UTC)
-	a := models.Agent{
-		ID: "a1", Hostname: "web-1", Metadata: []byte(`{"os":"linux"}`), RegisteredAt: at, Token: models.TokenHash{1},
-		Presence: models.Presence{PollInterval: 30 * time.Second},
-	}
-	b := a
-	b.ID = "b1"
-	for _, agent := range []*models.Agent{&a, &b} {
-		seq, err := db.SaveAgent(t.Context(), *agent)
-		if err != nil {
-			t.Fatal(err)
-		}
-		agent.Seq = seq
-	}
-	a.Presence = models.Presence{
-		LastPoll: at.Add(time.Minute), PollInterval: 15 * time.Second, Applied: 7, AppliedAt: at.Add(time.Second),
-		Attempt:  models.Attempt{Version: 8, Status: models.Failed, Error: "host not allowed", At: at.Add(time.Minute)},
-		Refused:  models.Refusal{Version: 8, Error: "host not allowed"},
-		Degraded: "connection refused",
-	}
-	batch := []database.Presence{{Seq: 1000, Presence: a.Presence}, {Seq: a.Seq, Presence: a.Presence, Reported: true}}
-	if err := db.SavePresence(t.Context(), batch); err != nil {
-		t.Fatal(err)
-	}
-	a.Hostname, a.Token, a.PreviousToken = "web-2", models.TokenHash{2}, models.TokenHash{1}
-	a.Secret, a.Certificate = models.TokenHash{3}, "DNS:web-2"
-	entry := models.Entry{At: at, Action: models.ActionReregister}
-	if seq, err := db.SaveAgent(t.Context(), a, entry); err != nil || seq != a.Seq {
-		t.Errorf("saving a known agent: got seq %d, %v, want %d", seq, err, a.Seq)
-	}
-	if entries, err := db.Audit(t.Context(), models.ActionReregister, 0, 10); err != nil || len(entries) != 1 {
-		t.Errorf("the audit log: got %v, %v, want the entry that was saved with the agent", entries, err)
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	db = open(t, path)
-	got, err := db.Agents(t.Context())
-	if diff := cmp.Diff([]models.Agent{a, b}, got); err != nil || diff != "" {
-		t.Errorf("agents after a restart (%v), -want +got:\n%s", err, diff)
-	}
-	if err := db.DeleteAgents(t.Context(), []string{"a1"}, models.Entry{At: at, Action: models.ActionDecommission}); err != nil {
-		t.Fatal(err)
-	}
-	if got, err = db.Agents(t.Context()); err != nil || len(got) != 1 || got[0].ID != "b1" {
-		t.Errorf("agents after a removal: got %v, %v", got, err)
 	}
 }
 
@@ -671,10 +393,10 @@ func TestPing_AfterAFailedWrite(t *testing.T) {
 		write func(*sqlite.DB) error
 		ready bool
 	}{
-		"a publish that changes nothing":  {func(db *sqlite.DB) error { return appendChange(t.Context(), db, nothing) }, false},
+		"a publish that changes nothing":  {func(db *sqlite.DB) error { return databasetest.Append(t.Context(), db, nothing) }, false},
 		"a flush of agents that are gone": {func(db *sqlite.DB) error { return flush(t, db, 2) }, false},
 		"a flush that changes an agent":   {func(db *sqlite.DB) error { return flush(t, db, 1) }, true},
-		"a publish":                       {func(db *sqlite.DB) error { return append1(db, "http://b/") }, true},
+		"a publish":                       {func(db *sqlite.DB) error { return databasetest.Publish(db, "http://b/") }, true},
 		"a row that a trigger refuses":    {nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -688,7 +410,7 @@ func TestPing_AfterAFailedWrite(t *testing.T) {
 				t.Fatal(err)
 			}
 			sqlite.ShortenBusyTimeout(t, db)
-			if err := append1(db, "http://a/"); !errors.Is(err, database.ErrBusy) {
+			if err := databasetest.Publish(db, "http://a/"); !errors.Is(err, database.ErrBusy) {
 				t.Fatalf("got %v, want ErrBusy", err)
 			}
 			if err := db.Ping(t.Context()); !errors.Is(err, database.ErrBusy) { // and no probe for the next second
@@ -720,9 +442,9 @@ func TestPing_AfterARefusedWrite(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
 	gap := func(*models.Plan) (*models.Change, error) {
-		return &models.Change{Config: config(7, "http://a/")}, nil
+		return &models.Change{Config: databasetest.Config(7, "http://a/")}, nil
 	}
-	if err := appendChange(t.Context(), db, gap); err == nil {
+	if err := databasetest.Append(t.Context(), db, gap); err == nil {
 		t.Error("a gap was stored")
 	}
 	// An insert that never ends by itself:
@@ -732,13 +454,13 @@ func TestPing_AfterARefusedWrite(t *testing.T) {
 	exec(t, raw, `CREATE TRIGGER hangs BEFORE INSERT ON configs BEGIN SELECT count(*) FROM endless; END`)
 	for _, after := range []time.Duration{0, 50 * time.Millisecond} {
 		ctx, cancel := context.WithCancel(t.Context())
-		err := appendChange(ctx, db, func(*models.Plan) (*models.Change, error) {
+		err := databasetest.Append(ctx, db, func(*models.Plan) (*models.Change, error) {
 			if after == 0 {
 				cancel()
 			} else {
 				time.AfterFunc(after, cancel) // in the middle of the statement
 			}
-			return &models.Change{Config: config(1, "http://a/")}, nil
+			return &models.Change{Config: databasetest.Config(1, "http://a/")}, nil
 		})
 		if !errors.Is(err, context.Canceled) {
 			t.Errorf("a write whose caller disconnected: got %v, want that error alone", err)
@@ -759,7 +481,7 @@ func TestPing_ProbeLeavesNothing(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
 	restore := sqlite.LimitPages(t, db)
-	_ = append1(db, "http://a/"+strings.Repeat("a", 20_000))
+	_ = databasetest.Publish(db, "http://a/"+strings.Repeat("a", 20_000))
 	restore()
 	before := size(t, path+"-wal")
 	if err := db.Ping(t.Context()); err != nil {
@@ -789,7 +511,7 @@ func TestWrite_FileMoved_IsNotAcknowledged(t *testing.T) {
 		t.Run("the database"+suffix, func(t *testing.T) {
 			path := newPath(t)
 			db := open(t, path)
-			if err := append1(db, "http://a/"); err != nil {
+			if err := databasetest.Publish(db, "http://a/"); err != nil {
 				t.Fatal(err)
 			}
 			away := func() {
@@ -798,7 +520,7 @@ func TestWrite_FileMoved_IsNotAcknowledged(t *testing.T) {
 				}
 			}
 			away()
-			if err := append1(db, "http://b/"); !errors.Is(err, database.ErrMoved) || errors.Is(err, database.ErrInDoubt) {
+			if err := databasetest.Publish(db, "http://b/"); !errors.Is(err, database.ErrMoved) || errors.Is(err, database.ErrInDoubt) {
 				t.Errorf("a publish: got %v, want ErrMoved", err)
 			}
 			if _, err := db.SaveAgent(t.Context(), models.Agent{ID: "a1", Metadata: []byte("{}")}); !errors.Is(err, database.ErrMoved) {
@@ -810,17 +532,17 @@ func TestWrite_FileMoved_IsNotAcknowledged(t *testing.T) {
 			if err := os.Rename(path+suffix+".away", path+suffix); err != nil {
 				t.Fatal(err)
 			}
-			if err := append1(db, "http://c/"); err != nil {
+			if err := databasetest.Publish(db, "http://c/"); err != nil {
 				t.Errorf("with the file back: %v", err)
 			}
-			err := appendChange(t.Context(), db, func(plan *models.Plan) (*models.Change, error) {
+			err := databasetest.Append(t.Context(), db, func(plan *models.Plan) (*models.Change, error) {
 				away() // between the first check and the commit
-				return &models.Change{Config: config(plan.Version()+1, "http://d/")}, nil
+				return &models.Change{Config: databasetest.Config(plan.Version()+1, "http://d/")}, nil
 			})
 			if !errors.Is(err, database.ErrMoved) || !errors.Is(err, database.ErrInDoubt) {
 				t.Errorf("a publish that was under way: got %v, want ErrMoved, in doubt", err)
 			}
-			if newest, err := newestOf(t.Context(), db); !errors.Is(err, database.ErrMoved) {
+			if newest, err := databasetest.Newest(t.Context(), db); !errors.Is(err, database.ErrMoved) {
 				t.Errorf("its version: got %v, %v, want ErrMoved: the fleet must not get it", newest, err)
 			}
 		})
@@ -840,7 +562,7 @@ func TestOpen_EveryConnectionIsDurable(t *testing.T) {
 		if diff := cmp.Diff([]sqlite.Durability{reading, reading, reading, reading}, readers); diff != "" {
 			t.Errorf("readers, opened anew: %v, -want +got:\n%s", reopen, diff)
 		}
-		if err := append1(db, "http://a/"); err != nil {
+		if err := databasetest.Publish(db, "http://a/"); err != nil {
 			t.Errorf("a publish, opened anew: %v: %v", reopen, err)
 		}
 	}
