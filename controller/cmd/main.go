@@ -17,7 +17,6 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/audit"
 	"github.com/fleetconf/fleetconf/controller/internal/config"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
-	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/poll"
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
@@ -145,7 +144,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		Waiters:        waiters,
 		Announcements:  announcements,
 		Fleet:          fleet,
-		Transport:      models.Transport(set.Transport),
+		Transport:      wire.Transport(set.Transport),
 		SweepInterval:  set.SweepInterval,
 		Store:          db,
 		Draining:       ctx.Done(),

@@ -10,6 +10,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/config"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/notify"
 	"github.com/fleetconf/fleetconf/pkg/notify/drivers"
 	"github.com/fleetconf/fleetconf/pkg/settings"
@@ -40,7 +41,7 @@ func announcing(
 		out.subjects = append(out.subjects, &target{name: subject})
 	}
 	if set.Transport == settings.PushRedis || set.Transport == settings.PushNATS {
-		return m.Announcing(models.Transport(set.Transport), out)
+		return m.Announcing(wire.Transport(set.Transport), out)
 	}
 	return out
 }

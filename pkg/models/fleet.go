@@ -28,6 +28,9 @@ const (
 	Degraded AgentStatus = "degraded" // seen, but it cannot reach or configure its worker
 )
 
+// AgentStatuses are all of them.
+var AgentStatuses = []AgentStatus{Online, Stale, Offline, Inactive, Refused, Conflict, Degraded}
+
 // AgentSummary counts the agents.
 type AgentSummary struct {
 	Total            int                 `json:"total" example:"20"`

@@ -89,6 +89,9 @@ const (
 	NATS     Transport = "nats"
 )
 
+// Transports are all of them.
+var Transports = []Transport{Polling, LongPoll, Redis, NATS}
+
 // Data is the part of a configuration that the admin writes and the worker runs.
 type Data struct {
 	// URL is fetched for every hit: absolute, http or https.

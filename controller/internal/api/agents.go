@@ -127,7 +127,7 @@ func (a *API) agents(c *call) error {
 }
 
 // allStatuses asks for agents in any state, the inactive ones too.
-const allStatuses models.Status = "all"
+const allStatuses wire.AgentStatus = "all"
 
 func agentQuery(c *call) (q registry.Query, err error) {
 	limit, err := number(c, "limit", defaultLimit, maxLimit)
@@ -135,13 +135,13 @@ func agentQuery(c *call) (q registry.Query, err error) {
 		return q, err
 	}
 	q.Limit = int(limit)
-	if q.Status, err = oneOf(c, "status", append([]models.Status{allStatuses}, models.Statuses...)); err != nil {
+	if q.Status, err = oneOf(c, "status", append([]wire.AgentStatus{allStatuses}, wire.AgentStatuses...)); err != nil {
 		return q, err
 	}
 	if q.Status == allStatuses {
 		q.Status, q.All = "", true
 	}
-	if q.Hears, err = oneOf(c, "transport", models.Transports); err != nil {
+	if q.Hears, err = oneOf(c, "transport", wire.Transports); err != nil {
 		return q, err
 	}
 	hostname, named := c.GetQuery("hostname")
@@ -323,7 +323,7 @@ func (a *API) report(c *call) error {
 	}
 	attempt := fromReport(req, models.Now())
 	news, err := a.Agents.Report(c.Request.Context(), c.self, attempt)
-	if news && attempt.Status == models.Failed && a.Agents.Allow(c.self, registry.Logging) == nil {
+	if news && attempt.Status == wire.Failed && a.Agents.Allow(c.self, registry.Logging) == nil {
 		a.event(c).WithFields(logrus.Fields{"version": attempt.Version, "error": attempt.Error}).
 			Warn("Worker refused a version")
 	}

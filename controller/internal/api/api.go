@@ -46,7 +46,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/fleetconf/fleetconf/controller/internal/audit"
-	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/poll"
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
@@ -73,9 +72,9 @@ type Options struct {
 
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For names the client
 
-	Fleet         string           // the id of the fleet
-	Transport     models.Transport // how agents hear of a newer version
-	SweepInterval time.Duration    // how often agents poll while a broker tells them of newer versions
+	Fleet         string         // the id of the fleet
+	Transport     wire.Transport // how agents hear of a newer version
+	SweepInterval time.Duration  // how often agents poll while a broker tells them of newer versions
 
 	AgentName    string
 	AgentAccount *auth.Account // what agents register with
@@ -124,8 +123,8 @@ func newAPI(o Options) *API {
 }
 
 // broker is the broker among the transports that versions are announced over, "" for none.
-func broker(over models.Transport) models.Transport {
-	if over == models.Redis || over == models.NATS {
+func broker(over wire.Transport) wire.Transport {
+	if over == wire.Redis || over == wire.NATS {
 		return over
 	}
 	return ""

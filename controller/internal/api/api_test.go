@@ -27,7 +27,6 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/audit"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
-	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/poll"
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
@@ -91,7 +90,7 @@ func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *sy
 	s := &system{t: t, path: path, registry: prometheus.NewRegistry(), db: db, configs: configs, agents: agents, logged: hook, draining: draining, waiters: waiters, drain: stop}
 	options := api.Options{
 		Configs: configs, Agents: agents, Rollouts: rollout.New(configs, agents, db), Trail: audit.New(db, log), Store: db,
-		Waiters: waiters, Transport: models.NATS, SweepInterval: 5 * time.Minute, Announcements: announced{s},
+		Waiters: waiters, Transport: wire.NATS, SweepInterval: 5 * time.Minute, Announcements: announced{s},
 		Fleet: "fleet-1", Draining: draining, Limits: limits, AgentName: "agent", AdminName: "admin",
 		AdminAccount: auth.NewAccount("admin", "admin123"), AgentAccount: auth.NewAccount("agent", "secret123"), Log: log,
 		Metrics: api.NewMetrics(s.registry), Scrape: metrics.Handler(s.registry),

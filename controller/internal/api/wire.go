@@ -52,21 +52,21 @@ func fromRegister(r wire.RegisterRequest) (registry.Registration, error) {
 	return registry.Registration{ID: r.AgentID, Hostname: r.Hostname, Metadata: bytes.Clone(metadata), Secret: r.AgentSecret}, nil
 }
 
-func fromReport(r wire.Report, now time.Time) models.Attempt {
-	return models.Attempt{Version: r.Version, Status: models.AttemptStatus(r.Status), Error: wire.Trim(r.Error), At: now}
+func fromReport(r wire.Report, now time.Time) wire.Attempt {
+	return wire.Attempt{Version: r.Version, Status: r.Status, Error: wire.Trim(r.Error), At: now}
 }
 
-func toAgent(a *models.Agent, status models.Status, plan *models.Plan) wire.Agent {
+func toAgent(a *models.Agent, status wire.AgentStatus, plan *models.Plan) wire.Agent {
 	_, reason := plan.For(a.Traits())
 	out := wire.Agent{
-		ID: a.ID, Hostname: a.Hostname, RegisteredAt: a.RegisteredAt, Status: wire.AgentStatus(status), Metadata: a.Metadata,
+		ID: a.ID, Hostname: a.Hostname, RegisteredAt: a.RegisteredAt, Status: status, Metadata: a.Metadata,
 		LastPoll: orNull(a.LastPoll), DesiredVersion: orNull(plan.Version()), AppliedVersion: orNull(a.Applied),
 		DesiredBecause: reason.String(),
-		Transport:      orNull(wire.Transport(a.Transport)), Degraded: orNull(a.Degraded), ContentMismatch: a.Mismatch,
+		Transport:      orNull(a.Transport), Degraded: orNull(a.Degraded), ContentMismatch: a.Mismatch,
 		PushError: orNull(a.PushError),
 	}
-	if t := a.Attempt; t.Version != 0 {
-		out.LastAttempt = &wire.Attempt{Version: t.Version, Status: wire.AttemptStatus(t.Status), Error: t.Error, At: t.At}
+	if a.Attempt.Version != 0 {
+		out.LastAttempt = &a.Attempt
 	}
 	return out
 }
@@ -85,14 +85,14 @@ func toSummary(s registry.Summary, desired int64) wire.AgentSummary {
 		Total: s.Total, DesiredVersion: orNull(desired), ByStatus: map[wire.AgentStatus]int{}, ByAppliedVersion: []wire.VersionCount{},
 		ByTransport: map[wire.Transport]int{},
 	}
-	for _, status := range models.Statuses {
-		out.ByStatus[wire.AgentStatus(status)] = s.ByStatus[status]
+	for _, status := range wire.AgentStatuses {
+		out.ByStatus[status] = s.ByStatus[status]
 	}
 	for _, version := range slices.Backward(slices.Sorted(maps.Keys(s.ByApplied))) {
 		out.ByAppliedVersion = append(out.ByAppliedVersion, wire.VersionCount{Version: orNull(version), Count: s.ByApplied[version]})
 	}
-	for _, transport := range models.Transports {
-		out.ByTransport[wire.Transport(transport)] = s.ByTransport[transport]
+	for _, transport := range wire.Transports {
+		out.ByTransport[transport] = s.ByTransport[transport]
 	}
 	return out
 }
@@ -107,9 +107,7 @@ func toRollout(r *models.Rollout) wire.Rollout {
 	if l := r.Latency; l.Agents > 0 {
 		out.LatencyMS = wire.Latency{P50: milliseconds(l.P50), P90: milliseconds(l.P90), P99: milliseconds(l.P99), Max: milliseconds(l.Max)}
 	}
-	for _, f := range r.Failures {
-		out.Failures = append(out.Failures, wire.RolloutFailure{Error: f.Error, Count: f.Count, SampleAgents: f.Samples})
-	}
+	out.Failures = append(out.Failures, r.Failures...)
 	for _, s := range r.Stragglers {
 		out.Stragglers = append(out.Stragglers, wire.Straggler{
 			ID: s.ID, Hostname: s.Hostname, Status: wire.AgentStatus(s.Status), AppliedVersion: orNull(s.Applied), LastPoll: orNull(s.LastPoll),

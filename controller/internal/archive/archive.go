@@ -394,7 +394,7 @@ type (
 		}
 		Stragglers []struct {
 			ID, Hostname string
-			Status       models.Status
+			Status       wire.AgentStatus
 			Applied      int64
 			LastPoll     time.Time
 		}
@@ -411,7 +411,8 @@ func (o oldFigures) figures() models.Figures {
 		Degraded: o.Degraded, FirstAppliedAt: o.FirstAppliedAt, Latency: models.Latency(o.Latency),
 	}
 	for _, failure := range o.Failures {
-		f.Failures = append(f.Failures, models.Failure(failure))
+		f.Failures = append(f.Failures,
+			wire.RolloutFailure{Error: failure.Error, Count: failure.Count, SampleAgents: failure.Samples})
 	}
 	for _, straggler := range o.Stragglers {
 		f.Stragglers = append(f.Stragglers, models.Straggler(straggler))
@@ -449,7 +450,7 @@ func (a agent) agent() models.Agent {
 		Presence: models.Presence{
 			LastPoll: a.LastPoll.UTC(), PollInterval: time.Duration(a.PollIntervalSeconds) * time.Second,
 			Applied: a.AppliedVersion, AppliedAt: a.AppliedAt.UTC(),
-			Attempt: models.Attempt{Version: a.AttemptVersion, Status: models.AttemptStatus(a.AttemptStatus), Error: a.AttemptError, At: a.AttemptAt.UTC()},
+			Attempt: wire.Attempt{Version: a.AttemptVersion, Status: wire.AttemptStatus(a.AttemptStatus), Error: a.AttemptError, At: a.AttemptAt.UTC()},
 			Refused: models.Refusal{Version: a.RefusedVersion, Error: a.RefusedError},
 		},
 	}

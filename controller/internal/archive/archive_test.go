@@ -20,6 +20,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 func open(t *testing.T, path string) *sqlite.DB {
@@ -50,7 +51,7 @@ func full(t *testing.T) string {
 			if plan.Newest != nil {
 				c.Figures = &models.Figures{
 					Targets: 2, Applied: 1, Failed: 1, FirstAppliedAt: at, Latency: models.Latency{Agents: 1, P50: time.Second, P90: time.Second, P99: time.Second, Max: time.Second},
-					Failures: []models.Failure{{Error: "no", Count: 1, Samples: []string{"a1"}}},
+					Failures: []wire.RolloutFailure{{Error: "no", Count: 1, SampleAgents: []string{"a1"}}},
 				}
 			}
 			c.Audit = []models.Entry{{At: at, Origin: models.Origin{Actor: "admin", SourceIP: "192.0.2.1"}, Action: models.ActionPublish, Version: version, Detail: "why"}}
@@ -79,7 +80,7 @@ func full(t *testing.T) string {
 	}
 	err := db.SavePresence(t.Context(), []database.Presence{{Seq: 2, Reported: true, Presence: models.Presence{
 		LastPoll: at, PollInterval: 5 * time.Second, Applied: 2, AppliedAt: at, Refused: models.Refusal{Version: 10, Error: "no"},
-		Attempt: models.Attempt{Version: 10, Status: models.Failed, Error: "no", At: at},
+		Attempt: wire.Attempt{Version: 10, Status: wire.Failed, Error: "no", At: at},
 	}}})
 	if err != nil {
 		t.Fatal(err)
@@ -265,8 +266,8 @@ func TestRead_FiguresUnderFieldNames(t *testing.T) {
 	want := models.Figures{
 		Targets: 2, Applied: 1, Failed: 1, Degraded: 1, FirstAppliedAt: at,
 		Latency:    models.Latency{Agents: 1, P50: 1, P90: 2, P99: 3, Max: 4},
-		Failures:   []models.Failure{{Error: "no", Count: 1, Samples: []string{"a1"}}},
-		Stragglers: []models.Straggler{{ID: "a2", Hostname: "web", Status: models.Stale, Applied: 7, LastPoll: at}},
+		Failures:   []wire.RolloutFailure{{Error: "no", Count: 1, SampleAgents: []string{"a1"}}},
+		Stragglers: []models.Straggler{{ID: "a2", Hostname: "web", Status: wire.Stale, Applied: 7, LastPoll: at}},
 	}
 	for version, supersededBy := range map[int64]int64{1: 2, 2: 10} {
 		got, by, err := db.Figures(t.Context(), version)

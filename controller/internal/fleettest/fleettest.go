@@ -19,6 +19,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/controller/internal/rollout"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // What the controllers of tests are set to.
@@ -134,7 +135,7 @@ func Login(t testing.TB, agents *registry.Registry, id, token string) *registry.
 }
 
 // Report reports an outcome.
-func Report(t testing.TB, agents *registry.Registry, live *registry.Agent, attempt models.Attempt) {
+func Report(t testing.TB, agents *registry.Registry, live *registry.Agent, attempt wire.Attempt) {
 	t.Helper()
 	if _, err := agents.Report(t.Context(), live, attempt); err != nil {
 		t.Fatalf("Report: %v", err)
@@ -149,7 +150,7 @@ func Offers(live *registry.Agent, version int64) bool {
 }
 
 // StatusOf is how an agent is at a moment.
-func StatusOf(a *models.Agent, plan *models.Plan, now time.Time) models.Status {
+func StatusOf(a *models.Agent, plan *models.Plan, now time.Time) wire.AgentStatus {
 	return plan.Status(a.Health(models.AgeOf(now.Sub(a.Seen()), a.PollInterval, InactiveAfter)))
 }
 

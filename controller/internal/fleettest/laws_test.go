@@ -18,6 +18,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/controller/internal/rollout"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // world is a controller on a real store, and beside it what must be true of
@@ -154,11 +155,11 @@ func (w *world) poll(t *rapid.T) {
 		return
 	}
 	m.offered[desired] = true
-	attempt := models.Attempt{Version: desired, At: models.Now()}
+	attempt := wire.Attempt{Version: desired, At: models.Now()}
 	if m.refuses[current.URL] {
-		attempt.Status, attempt.Error = models.Failed, "no "+current.URL
+		attempt.Status, attempt.Error = wire.Failed, "no "+current.URL
 	} else {
-		m.runs, attempt.Status = desired, models.Applied
+		m.runs, attempt.Status = desired, wire.Applied
 	}
 	if rapid.IntRange(0, 3).Draw(t, "crash of the agent") == 0 {
 		return // before it reported
@@ -166,7 +167,7 @@ func (w *world) poll(t *rapid.T) {
 	if _, err := w.agents.Report(t.Context(), live, attempt); err != nil {
 		t.Fatalf("report: %v", err)
 	}
-	if m.refused = 0; attempt.Status == models.Failed {
+	if m.refused = 0; attempt.Status == wire.Failed {
 		m.refused = desired
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // The kinds of error. Each is mapped to a status in exactly one place, the
@@ -116,12 +118,12 @@ const Released = -1
 // Presence is what changes with every poll and report of an agent. It lives in
 // memory and is stored in batches.
 type Presence struct {
-	LastPoll     time.Time     // zero before the first poll
-	PollInterval time.Duration // within which it was told last to come again
-	Transport    Transport     // how it hears of a newer version; empty for unknown
-	Applied      int64         // the version that its worker runs; 0 for none
-	AppliedAt    time.Time     // when the controller heard of it; zero for unknown
-	Attempt      Attempt
+	LastPoll     time.Time      // zero before the first poll
+	PollInterval time.Duration  // within which it was told last to come again
+	Transport    wire.Transport // how it hears of a newer version; empty for unknown
+	Applied      int64          // the version that its worker runs; 0 for none
+	AppliedAt    time.Time      // when the controller heard of it; zero for unknown
+	Attempt      wire.Attempt
 	Refused      Refusal
 	Degraded     string // why it cannot reach or feed its worker, as it said last; empty while it can
 }
@@ -134,45 +136,13 @@ type Refusal struct {
 	Error   string
 }
 
-// AttemptStatus is the outcome of an attempt.
-type AttemptStatus string
-
-// The outcomes.
-const (
-	Applying AttemptStatus = "APPLYING"
-	Applied  AttemptStatus = "APPLIED"
-	Failed   AttemptStatus = "FAILED"
-)
-
-// Attempt is the last report of an agent. Its zero value is none.
-type Attempt struct {
-	Version int64
-	Status  AttemptStatus
-	Error   string
-	At      time.Time // the controller's clock
-}
-
-// Transport is how an agent hears of a newer version.
-type Transport string
-
-// The transports.
-const (
-	Polling  Transport = "poll"
-	LongPoll Transport = "longpoll"
-	Redis    Transport = "redis"
-	NATS     Transport = "nats"
-)
-
-// Transports are all of them.
-var Transports = []Transport{Polling, LongPoll, Redis, NATS}
-
 // Poll is what an agent's poll tells of it.
 type Poll struct {
 	At        time.Time     // the controller's clock
 	Interval  time.Duration // within which it is to come again
 	Runs      int64         // the version that its worker runs; 0 where it did not say
 	Unknown   bool          // its worker runs something, and it did not say which version
-	Transport Transport
+	Transport wire.Transport
 	Degraded  string // as Presence.Degraded
 	PushError string // as Agent.PushError
 	Mismatch  bool   // the content that the agent holds is not that of Runs
@@ -188,24 +158,24 @@ func (p *Presence) Polled(poll Poll) (reported bool) {
 		return false
 	}
 	reported = p.applied(poll.Runs, poll.At)
-	if p.Attempt.Version == poll.Runs && p.Attempt.Status != Applied {
-		p.Report(Attempt{Version: poll.Runs, Status: Applied, At: poll.At})
+	if p.Attempt.Version == poll.Runs && p.Attempt.Status != wire.Applied {
+		p.Report(wire.Attempt{Version: poll.Runs, Status: wire.Applied, At: poll.At})
 		return true
 	}
 	return reported
 }
 
 // Report takes the outcome of an attempt into account.
-func (p *Presence) Report(attempt Attempt) {
+func (p *Presence) Report(attempt wire.Attempt) {
 	switch attempt.Status {
-	case Applied:
+	case wire.Applied:
 		p.applied(attempt.Version, attempt.At)
 		if p.Refused.Version == attempt.Version {
 			p.Refused = Refusal{} // the worker has changed its mind
 		}
-	case Failed:
+	case wire.Failed:
 		p.Refused = Refusal{Version: attempt.Version, Error: attempt.Error}
-	case Applying:
+	case wire.Applying:
 	}
 	p.Attempt = attempt
 }

@@ -1,6 +1,10 @@
 package models
 
-import "time"
+import (
+	"time"
+
+	wire "github.com/fleetconf/fleetconf/pkg/models"
+)
 
 // Figures tell how far a version has spread. Applied, Failed, Pending and Offline add
 // up to Targets. The store and the archive keep them as JSON, under these names.
@@ -12,10 +16,10 @@ type Figures struct {
 	Offline  int `json:"offline"`  // neither, and offline
 	Degraded int `json:"degraded"` // those of Applied whose agents cannot reach their workers now
 
-	FirstAppliedAt time.Time   `json:"first_applied_at,omitzero"` // zero while none has
-	Latency        Latency     `json:"latency"`
-	Failures       []Failure   `json:"failures"`   // the most frequent first
-	Stragglers     []Straggler `json:"stragglers"` // some of the pending, then some of the offline
+	FirstAppliedAt time.Time             `json:"first_applied_at,omitzero"` // zero while none has
+	Latency        Latency               `json:"latency"`
+	Failures       []wire.RolloutFailure `json:"failures"`   // the most frequent first
+	Stragglers     []Straggler           `json:"stragglers"` // some of the pending, then some of the offline
 }
 
 // Share is the part of the targets that has applied the version, 0 where there
@@ -38,20 +42,13 @@ type Latency struct {
 	Max    time.Duration `json:"max_ns"`
 }
 
-// Failure is a worker's error message, and who reported it.
-type Failure struct {
-	Error   string   `json:"error"`
-	Count   int      `json:"count"`
-	Samples []string `json:"sample_agents"` // ids of some of the agents
-}
-
 // Straggler is an agent that has not applied the version yet.
 type Straggler struct {
-	ID       string    `json:"id"`
-	Hostname string    `json:"hostname"`
-	Status   Status    `json:"status"`
-	Applied  int64     `json:"applied_version"`
-	LastPoll time.Time `json:"last_poll,omitzero"` // zero before the first poll
+	ID       string           `json:"id"`
+	Hostname string           `json:"hostname"`
+	Status   wire.AgentStatus `json:"status"`
+	Applied  int64            `json:"applied_version"`
+	LastPoll time.Time        `json:"last_poll,omitzero"` // zero before the first poll
 }
 
 // Rollout is a version and how far it has spread.

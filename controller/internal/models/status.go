@@ -1,23 +1,10 @@
 package models
 
-import "time"
+import (
+	"time"
 
-// Status is how an agent is, as far as the controller can tell.
-type Status string
-
-// The states of an agent.
-const (
-	Online   Status = "online"
-	Stale    Status = "stale"
-	Offline  Status = "offline"
-	Inactive Status = "inactive" // offline for so long that it may never come back
-	Refused  Status = "failed"   // seen, but its worker refused the desired version
-	Ahead    Status = "conflict" // seen, but it runs a version that this store does not have
-	Degraded Status = "degraded" // seen, but it cannot reach its worker or push to it
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
-
-// Statuses are all of them.
-var Statuses = []Status{Online, Stale, Offline, Inactive, Refused, Ahead, Degraded}
 
 // Age is how long an agent is unseen, measured by its own poll interval.
 type Age int32
@@ -76,23 +63,23 @@ type Health struct {
 }
 
 // Status returns how an agent is.
-func (p *Plan) Status(h Health) Status {
+func (p *Plan) Status(h Health) wire.AgentStatus {
 	_, reason := p.For(Traits{Runs: h.Applied, Held: h.Held, Refused: h.Refused})
 	switch {
 	case h.Age == AgeInactive:
-		return Inactive
+		return wire.Inactive
 	case h.Age == AgeOffline:
-		return Offline
+		return wire.Offline
 	case reason.Kind == ReasonNewer, reason.Kind == ReasonForeign:
-		return Ahead
+		return wire.Conflict
 	case reason.Kind == ReasonRefused:
-		return Refused
+		return wire.Refused
 	case h.Age == AgeStale:
-		return Stale
+		return wire.Stale
 	case h.Degraded:
-		return Degraded
+		return wire.Degraded
 	}
-	return Online
+	return wire.Online
 }
 
 // Seen is when the agent was here last: its last poll, or its registration before that.

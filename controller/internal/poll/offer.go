@@ -43,7 +43,7 @@ func (s *Service) offer(r *Request, wait time.Duration) offer {
 	o.seen = models.Poll{
 		At: r.StartedAt, Transport: s.transportOf(r.Header, wait), Degraded: text(r.Header, wire.HeaderWorkerError),
 	}
-	if o.seen.Transport == models.Polling {
+	if o.seen.Transport == wire.Polling {
 		o.seen.PushError = text(r.Header, wire.HeaderPushError)
 	}
 	return o
@@ -63,16 +63,16 @@ func appliedOf(h map[string][]string) applied {
 
 // transportOf returns how the caller receives hints of a newer version. A broker that
 // this controller does not announce over brings none.
-func (s *Service) transportOf(h map[string][]string, wait time.Duration) models.Transport {
+func (s *Service) transportOf(h map[string][]string, wait time.Duration) wire.Transport {
 	switch named := h[wire.HeaderTransport]; {
-	case wait > 0 && len(named) == 1 && named[0] == string(models.Polling):
-		return models.Polling // no wait of it was ever held
+	case wait > 0 && len(named) == 1 && named[0] == string(wire.Polling):
+		return wire.Polling // no wait of it was ever held
 	case wait > 0:
-		return models.LongPoll
+		return wire.LongPoll
 	case len(named) == 1 && s.Broker != "" && named[0] == string(s.Broker):
 		return s.Broker
 	}
-	return models.Polling
+	return wire.Polling
 }
 
 // text returns the text in a header, "" if it is absent.

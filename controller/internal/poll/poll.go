@@ -26,9 +26,9 @@ type Options struct {
 	Agents    *registry.Registry
 	Waiters   *Waiters
 
-	Fleet         string           // the id of the fleet
-	Broker        models.Transport // the broker that versions are announced over; empty for none
-	SweepInterval time.Duration    // how often agents poll while that broker tells them of newer versions
+	Fleet         string         // the id of the fleet
+	Broker        wire.Transport // the broker that versions are announced over; empty for none
+	SweepInterval time.Duration  // how often agents poll while that broker tells them of newer versions
 }
 
 // Service answers polls.
@@ -68,7 +68,7 @@ type Response struct {
 
 	service   *Service
 	plan      *models.Plan
-	transport models.Transport
+	transport wire.Transport
 	tag       []string
 	older     []string // value of X-Older-Because; nil for none
 	wait      []string // value of X-Wait-Seconds; nil for none

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
-	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/poll"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
@@ -134,7 +133,7 @@ func TestTicket_Woken_Resumes(t *testing.T) {
 // The retry of a refused version wakes the agent's own poll.
 func TestTicket_Retry_OffersTheRefusedVersion(t *testing.T) {
 	inPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, _ func()) {
-		fleettest.Report(t, p.Agents, live, models.Attempt{Version: 1, Status: models.Failed, Error: "no", At: time.Now()})
+		fleettest.Report(t, p.Agents, live, wire.Attempt{Version: 1, Status: wire.Failed, Error: "no", At: time.Now()})
 		woken := make(chan struct{}, 100)
 		_, ticket := p.Begin(p.request(live, "", time.Minute, func() { woken <- struct{}{} }))
 		if ticket == nil {
@@ -153,11 +152,11 @@ func TestTicket_Retry_OffersTheRefusedVersion(t *testing.T) {
 func TestTicket_Disconnect_PollsAgainInTime(t *testing.T) {
 	inPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, _ func()) {
 		_, ticket := p.Begin(p.request(live, p.etag, time.Hour, func() {}))
-		if a, _ := p.Agents.Agent("a0"); a.Transport != models.LongPoll || a.PollInterval != time.Hour {
+		if a, _ := p.Agents.Agent("a0"); a.Transport != wire.LongPoll || a.PollInterval != time.Hour {
 			t.Errorf("while it waits: got %s every %s, want longpoll every hour", a.Transport, a.PollInterval)
 		}
 		ticket.Disconnect()
-		if a, _ := p.Agents.Agent("a0"); a.Transport != models.Polling || a.PollInterval != fleettest.DefaultInterval {
+		if a, _ := p.Agents.Agent("a0"); a.Transport != wire.Polling || a.PollInterval != fleettest.DefaultInterval {
 			t.Errorf("after it: got %s every %s, want poll in its interval", a.Transport, a.PollInterval)
 		}
 		if n := p.waiters.Waiting(); n != 0 {

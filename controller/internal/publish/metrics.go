@@ -10,6 +10,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 const subsystem = "controller"
@@ -72,7 +73,7 @@ func (m *Metrics) published(outcome models.Outcome, err error) {
 
 // Announcing returns the announcer, whose announcements are counted as going out
 // over a transport.
-func (m *Metrics) Announcing(over models.Transport, announcer Announcer) Announcer {
+func (m *Metrics) Announcing(over wire.Transport, announcer Announcer) Announcer {
 	return counted{
 		announcer,
 		m.announcements.WithLabelValues(string(over), outcomeTaken),

@@ -21,6 +21,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/poll"
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // measured is a fleet that is measured.
@@ -46,7 +47,7 @@ func newMeasured(t *testing.T, db *sqlite.DB) *measured {
 	}
 	m.Publisher = publish.New(db, plan, m.Agents, publish.Options{Tags: db.Tags(), Metrics: m.metrics}, log)
 	m.waiters = poll.NewWaiters(m.Publisher.Changed, 1000, 77)
-	m.announcements = publish.NewAnnouncements(m.Publisher, m.metrics.Announcing(models.NATS, m.broker), 10, log)
+	m.announcements = publish.NewAnnouncements(m.Publisher, m.metrics.Announcing(wire.NATS, m.broker), 10, log)
 	m.reg.MustRegister(m.Publisher, m.Agents, m.waiters, m.announcements)
 	return m
 }
@@ -161,8 +162,8 @@ func TestMetrics_Reports_ByStatus(t *testing.T) {
 	live := m.Join(t, 1)[0]
 	fleettest.Publish(t, m.Publisher, fleettest.Draft("http://a/"))
 	m.want(t, "before the first", "reports_total", map[string]float64{"applying": 0, "applied": 0, "failed": 0})
-	for _, status := range []models.AttemptStatus{models.Applying, models.Failed, models.Failed, models.Applying, models.Failed, models.Applied, models.Applied} {
-		fleettest.Report(t, m.Agents, live, models.Attempt{Version: 1, Status: status, At: models.Now()})
+	for _, status := range []wire.AttemptStatus{wire.Applying, wire.Failed, wire.Failed, wire.Applying, wire.Failed, wire.Applied, wire.Applied} {
+		fleettest.Report(t, m.Agents, live, wire.Attempt{Version: 1, Status: status, At: models.Now()})
 	}
 	m.want(t, "with some said again", "reports_total", map[string]float64{"applying": 2, "applied": 1, "failed": 2})
 }
@@ -172,7 +173,7 @@ func TestMetrics_SecondRefusal_Counted(t *testing.T) {
 	m := newMeasured(t, fleettest.NewStore(t))
 	live := m.Join(t, 1)[0]
 	fleettest.Publish(t, m.Publisher, fleettest.Draft("http://a/"))
-	refused := models.Attempt{Version: 1, Status: models.Failed, At: models.Now()}
+	refused := wire.Attempt{Version: 1, Status: wire.Failed, At: models.Now()}
 	fleettest.Report(t, m.Agents, live, refused)
 	if err := m.Agents.Retry(t.Context(), live.ID(), fleettest.ByAdmin); err != nil {
 		t.Fatal(err)
@@ -190,7 +191,7 @@ func TestMetrics_Propagation_OncePerAgent(t *testing.T) {
 		m := newMeasured(t, db)
 		lives := m.Join(t, 4)
 		applies := func(live *registry.Agent, version int64) {
-			fleettest.Report(t, m.Agents, live, models.Attempt{Version: version, Status: models.Applied, At: models.Now()})
+			fleettest.Report(t, m.Agents, live, wire.Attempt{Version: version, Status: wire.Applied, At: models.Now()})
 		}
 		wants := func(when string, agents, sum float64) {
 			t.Helper()
@@ -203,8 +204,8 @@ func TestMetrics_Propagation_OncePerAgent(t *testing.T) {
 		wants("a report", 1, 0.25)
 		applies(lives[0], 1)
 		wants("the same one again", 1, 0.25)
-		fleettest.Report(t, m.Agents, lives[1], models.Attempt{Version: 1, Status: models.Applying, At: models.Now()})
-		fleettest.Report(t, m.Agents, lives[2], models.Attempt{Version: 1, Status: models.Failed, At: models.Now()})
+		fleettest.Report(t, m.Agents, lives[1], wire.Attempt{Version: 1, Status: wire.Applying, At: models.Now()})
+		fleettest.Report(t, m.Agents, lives[2], wire.Attempt{Version: 1, Status: wire.Failed, At: models.Now()})
 		wants("what is no success", 1, 0.25)
 		time.Sleep(250 * time.Millisecond)
 		m.Agents.Poll(lives[1], models.Poll{At: models.Now(), Interval: time.Minute, Runs: 1})
@@ -265,7 +266,7 @@ func TestMetrics_Announcements_ByOutcome(t *testing.T) {
 		m.want(t, "one that is back", "broker_lost", map[string]float64{"": 0})
 		stop()
 		<-done
-		err := m.metrics.Announcing(models.NATS, &fleettest.Broker{Began: time.Now(), Hanging: time.Hour}).Announce(ctx, models.Announcement{})
+		err := m.metrics.Announcing(wire.NATS, &fleettest.Broker{Began: time.Now(), Hanging: time.Hour}).Announce(ctx, models.Announcement{})
 		if !errors.Is(err, context.Canceled) {
 			t.Fatalf("got %v, want it broken off", err)
 		}
@@ -364,15 +365,15 @@ fleetconf_controller_waiters_limit 77
 		time.Sleep(3*fleettest.DefaultInterval + time.Second)
 		lives := m.Join(t, 6)
 		cfg := fleettest.Publish(t, m.Publisher, fleettest.Draft("http://a/"))
-		polled := func(live *registry.Agent, runs int64, over models.Transport) {
+		polled := func(live *registry.Agent, runs int64, over wire.Transport) {
 			m.Agents.Poll(live, models.Poll{At: models.Now(), Interval: fleettest.DefaultInterval, Runs: runs, Transport: over})
 		}
-		polled(lives[0], 1, models.LongPoll)
-		polled(lives[1], 1, models.NATS)
-		polled(lives[2], 0, models.Redis)
-		polled(lives[3], 0, models.Polling)
+		polled(lives[0], 1, wire.LongPoll)
+		polled(lives[1], 1, wire.NATS)
+		polled(lives[2], 0, wire.Redis)
+		polled(lives[3], 0, wire.Polling)
 		m.Agents.Poll(lives[5], models.Poll{At: models.Now(), Interval: fleettest.DefaultInterval, Degraded: "not reached"})
-		fleettest.Report(t, m.Agents, lives[3], models.Attempt{Version: 1, Status: models.Failed, At: models.Now()})
+		fleettest.Report(t, m.Agents, lives[3], wire.Attempt{Version: 1, Status: wire.Failed, At: models.Now()})
 		m.want(t, "a fleet", "agents", map[string]float64{"online": 4, "degraded": 1, "failed": 1, "stale": 1, "offline": 1, "inactive": 1, "conflict": 0})
 		m.want(t, "a fleet", "agents_by_transport", map[string]float64{"longpoll": 1, "nats": 1, "redis": 1, "poll": 1, "unknown": 4})
 		m.want(t, "a fleet", "agents_by_applied_version", map[string]float64{"1": 2, "none": 6, "other": 0})
@@ -380,7 +381,7 @@ fleetconf_controller_waiters_limit 77
 		m.want(t, "a fleet", "last_publish_timestamp_seconds", map[string]float64{"": float64(cfg.PublishedAt.UnixMicro()) / 1e6})
 
 		m.Publisher.ObserveTag(m.Publisher.Plan(), m.Later(9))
-		polled(lives[4], 9, models.Polling)
+		polled(lives[4], 9, wire.Polling)
 		if err := m.Publisher.Freeze(t.Context(), models.Freeze{Reason: "r"}, fleettest.ByAdmin, func(*models.Freeze) bool { return true }); err != nil {
 			t.Fatal(err)
 		}
@@ -419,7 +420,7 @@ func (m *many) Agents(context.Context) ([]models.Agent, error) {
 		}
 		agents[i] = models.Agent{
 			Seq: int64(i + 1), ID: fmt.Sprintf("agent\"}\n%d", i), Hostname: fmt.Sprintf("host{\"%d\"}", i), Metadata: []byte("{}"), RegisteredAt: now,
-			Presence: models.Presence{LastPoll: now, PollInterval: time.Hour, Applied: version, Transport: models.Transport(fmt.Sprint("t", i))},
+			Presence: models.Presence{LastPoll: now, PollInterval: time.Hour, Applied: version, Transport: wire.Transport(fmt.Sprint("t", i))},
 		}
 	}
 	return agents, nil

@@ -20,6 +20,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // observed is what the store has of versions above its own.
@@ -288,7 +289,7 @@ func TestWrites_CallerDisconnects_Finished(t *testing.T) {
 			return f.Agents.Decommission(ctx, live.ID(), fleettest.ByAdmin)
 		},
 		"report": func(ctx context.Context, f *fleettest.Fleet, live *registry.Agent, _ *audit.Log) error {
-			_, err := f.Agents.Report(ctx, live, models.Attempt{Version: 1, Status: models.Applied, At: models.Now()})
+			_, err := f.Agents.Report(ctx, live, wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()})
 			return err
 		},
 		"refused logins": func(ctx context.Context, f *fleettest.Fleet, _ *registry.Agent, trail *audit.Log) error {

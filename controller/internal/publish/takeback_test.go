@@ -15,6 +15,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 func actions(t *testing.T, db *sqlite.DB) (actions []models.Action) {
@@ -345,7 +346,7 @@ func TestHolds_UntilAnAdminDecides(t *testing.T) {
 		f.Agents.Poll(live, models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 9, Foreign: true, Newest: newest})
 		return held
 	}
-	status := func() models.Status {
+	status := func() wire.AgentStatus {
 		a, err := f.Agents.Agent(lives[0].ID())
 		if err != nil {
 			t.Fatal(err)
@@ -353,11 +354,11 @@ func TestHolds_UntilAnAdminDecides(t *testing.T) {
 		return f.Agents.StatusOf(&a, f.Publisher.Plan(), time.Now())
 	}
 	first, again := hold(lives[0], 1), hold(lives[0], 1)
-	if !first || !again || f.Agents.Held(1, time.Now()) != 1 || status() != models.Ahead {
+	if !first || !again || f.Agents.Held(1, time.Now()) != 1 || status() != wire.Conflict {
 		t.Errorf("at first: %d held, status %s, want one, in conflict", f.Agents.Held(1, time.Now()), status())
 	}
 	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://b/"))
-	if hold(lives[0], 2) || f.Agents.Held(2, time.Now()) != 0 || status() == models.Ahead {
+	if hold(lives[0], 2) || f.Agents.Held(2, time.Now()) != 0 || status() == wire.Conflict {
 		t.Errorf("after a publish: %d held, status %s", f.Agents.Held(2, time.Now()), status())
 	}
 	if !hold(lives[1], 2) {

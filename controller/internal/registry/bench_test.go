@@ -16,6 +16,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // million is a store with a million agents: nearly all run version 8, some have
@@ -31,7 +32,7 @@ func (*million) Agents(context.Context) ([]models.Agent, error) {
 			Seq: int64(i + 1), ID: fmt.Sprintf("agent-%07d", i), Hostname: fmt.Sprintf("web-%d", i), Metadata: []byte("{}"), RegisteredAt: now.Add(-time.Hour),
 			Presence: models.Presence{
 				LastPoll: now, PollInterval: time.Hour, Applied: 8, AppliedAt: now.Add(time.Duration(i) * time.Microsecond),
-				Attempt: models.Attempt{Version: 8, Status: models.Applied, At: now},
+				Attempt: wire.Attempt{Version: 8, Status: wire.Applied, At: now},
 			},
 		}
 		switch {
@@ -56,7 +57,7 @@ func BenchmarkAgents_OfAMillion(b *testing.B) {
 	}
 	for name, ask := range map[string]func(time.Time){
 		"list":             func(now time.Time) { agents.List(registry.Query{Limit: 100}, plan.Load(), now) },
-		"list_failed":      func(now time.Time) { agents.List(registry.Query{Limit: 100, Status: models.Refused}, plan.Load(), now) },
+		"list_failed":      func(now time.Time) { agents.List(registry.Query{Limit: 100, Status: wire.Refused}, plan.Load(), now) },
 		"list_version":     func(now time.Time) { agents.List(registry.Query{Limit: 100, Applied: 7}, plan.Load(), now) },
 		"list_hostname":    func(now time.Time) { agents.List(registry.Query{Limit: 100, Hostname: "web-999999"}, plan.Load(), now) },
 		"list_prefix":      func(now time.Time) { agents.List(registry.Query{Limit: 100, Hostname: "web-99*"}, plan.Load(), now) },

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // How many of each the figures name.
@@ -80,7 +81,7 @@ func (s *Registry) Figures(plan *models.Plan, now time.Time) (f models.Figures) 
 		tally(&f, p, g.count)
 		switch p {
 		case applied:
-			if plan.Status(g.Health) == models.Degraded {
+			if plan.Status(g.Health) == wire.Degraded {
 				f.Degraded += g.count
 			}
 		case failed:
@@ -104,30 +105,30 @@ func (s *Registry) Figures(plan *models.Plan, now time.Time) (f models.Figures) 
 
 // failure is an error message of workers, and some of the agents that reported it.
 type failure struct {
-	models.Failure
+	wire.RolloutFailure
 	agents []*Agent
 }
 
 func addFailure(failures map[string]*failure, g *group) {
 	f := failures[g.Refused.Error]
 	if f == nil {
-		f = &failure{Failure: models.Failure{Error: g.Refused.Error}}
+		f = &failure{RolloutFailure: wire.RolloutFailure{Error: g.Refused.Error}}
 		failures[g.Refused.Error] = f
 	}
 	f.Count += g.count
 	f.agents = append(f.agents, g.some(maxSamples)...)
 }
 
-func mostFrequent(failures map[string]*failure) []models.Failure {
+func mostFrequent(failures map[string]*failure) []wire.RolloutFailure {
 	sorted := slices.SortedFunc(maps.Values(failures), func(a, b *failure) int {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Error, b.Error))
 	})
-	all := make([]models.Failure, 0, min(len(sorted), maxFailures))
+	all := make([]wire.RolloutFailure, 0, min(len(sorted), maxFailures))
 	for _, f := range sorted[:min(len(sorted), maxFailures)] {
 		for _, live := range earliest(f.agents, maxSamples) {
-			f.Samples = append(f.Samples, live.id)
+			f.SampleAgents = append(f.SampleAgents, live.id)
 		}
-		all = append(all, f.Failure)
+		all = append(all, f.RolloutFailure)
 	}
 	return all
 }
@@ -207,21 +208,21 @@ func (s *spread) figures(version int64) (first time.Time, l models.Latency) {
 // Summary counts the agents.
 type Summary struct {
 	Total    int
-	ByStatus map[models.Status]int
+	ByStatus map[wire.AgentStatus]int
 	// The inactive ones are left out of these two.
-	ByApplied   map[int64]int            // by the version that they run, 0 for none
-	ByTransport map[models.Transport]int // by how they hear of a newer version; empty for unknown
+	ByApplied   map[int64]int          // by the version that they run, 0 for none
+	ByTransport map[wire.Transport]int // by how they hear of a newer version; empty for unknown
 }
 
 // Summary counts the agents by status, by what they run, and by how they receive hints
 // of a newer version.
 func (s *Registry) Summary(plan *models.Plan, now time.Time) Summary {
-	out := Summary{ByStatus: map[models.Status]int{}, ByApplied: map[int64]int{}, ByTransport: map[models.Transport]int{}}
+	out := Summary{ByStatus: map[wire.AgentStatus]int{}, ByApplied: map[int64]int{}, ByTransport: map[wire.Transport]int{}}
 	s.index.each(now, func(g *group) {
 		status := plan.Status(g.Health)
 		out.Total += g.count
 		out.ByStatus[status] += g.count
-		if status != models.Inactive {
+		if status != wire.Inactive {
 			out.ByApplied[g.Applied] += g.count
 			out.ByTransport[g.transport] += g.count
 		}

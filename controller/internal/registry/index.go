@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // index groups the agents that are alike in all that counts ask for. A count looks at
@@ -25,7 +26,7 @@ type index struct {
 // groupKey is what the agents of a group have in common.
 type groupKey struct {
 	models.Health
-	transport models.Transport
+	transport wire.Transport
 	mismatch  bool
 }
 

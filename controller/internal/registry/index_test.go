@@ -13,6 +13,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // Counts that are maintained are those of a walk over all agents, whatever these did
@@ -55,7 +56,7 @@ func TestCounts_AnyHistory_AsAWalkOverAllAgents(t *testing.T) {
 					poll := models.Poll{
 						At: time.Now(), Newest: plan.Load().Version(), Runs: rapid.Int64Range(0, 4).Draw(t, "runs"),
 						Interval:  time.Duration(rapid.SampledFrom([]int{1, 5, 30, 3600}).Draw(t, "interval")) * time.Second,
-						Transport: rapid.SampledFrom(models.Transports).Draw(t, "transport"),
+						Transport: rapid.SampledFrom(wire.Transports).Draw(t, "transport"),
 						Degraded:  rapid.SampledFrom([]string{"", "why"}).Draw(t, "degraded"),
 						Mismatch:  rapid.Bool().Draw(t, "mismatch"),
 					}
@@ -77,9 +78,9 @@ func TestCounts_AnyHistory_AsAWalkOverAllAgents(t *testing.T) {
 					if live == nil {
 						return
 					}
-					attempt := models.Attempt{
+					attempt := wire.Attempt{
 						Version: rapid.Int64Range(1, 4).Draw(t, "version"), At: time.Now(),
-						Status: rapid.SampledFrom([]models.AttemptStatus{models.Applying, models.Applied, models.Failed}).Draw(t, "status"),
+						Status: rapid.SampledFrom([]wire.AttemptStatus{wire.Applying, wire.Applied, wire.Failed}).Draw(t, "status"),
 						Error:  rapid.SampledFrom([]string{"one", "another"}).Draw(t, "error"),
 					}
 					if _, err := agents.Report(ctx, live, attempt); err != nil {
@@ -136,7 +137,7 @@ func keys(m map[string]*registry.Agent) (keys []string) {
 func checkCounts(t *rapid.T, agents *registry.Registry, plan *models.Plan) {
 	now := time.Now()
 	all := agents.List(registry.Query{All: true, Limit: 1000}, plan, now)
-	want := registry.Summary{ByStatus: map[models.Status]int{}, ByApplied: map[int64]int{}, ByTransport: map[models.Transport]int{}}
+	want := registry.Summary{ByStatus: map[wire.AgentStatus]int{}, ByApplied: map[int64]int{}, ByTransport: map[wire.Transport]int{}}
 	var figures models.Figures
 	held := 0
 	for _, a := range all.Agents {
@@ -146,7 +147,7 @@ func checkCounts(t *rapid.T, agents *registry.Registry, plan *models.Plan) {
 		if a.Held > plan.Version() {
 			held++
 		}
-		if status == models.Inactive {
+		if status == wire.Inactive {
 			continue
 		}
 		want.ByApplied[a.Applied]++
@@ -157,7 +158,7 @@ func checkCounts(t *rapid.T, agents *registry.Registry, plan *models.Plan) {
 			figures.Applied++
 		case a.Refused.Version == version:
 			figures.Failed++
-		case status == models.Offline:
+		case status == wire.Offline:
 			figures.Offline++
 		default:
 			figures.Pending++
@@ -174,7 +175,7 @@ func checkCounts(t *rapid.T, agents *registry.Registry, plan *models.Plan) {
 	if got := agents.Held(plan.Version(), now); got != held {
 		t.Fatalf("got %d held, want %d", got, held)
 	}
-	for _, status := range models.Statuses {
+	for _, status := range wire.AgentStatuses {
 		if page := agents.List(registry.Query{Status: status, Limit: 1}, plan, now); page.Total != want.ByStatus[status] {
 			t.Fatalf("%s: got %d in the list, want %d", status, page.Total, want.ByStatus[status])
 		}

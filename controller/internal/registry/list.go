@@ -4,14 +4,15 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // Query asks for a page of the agents. Zero values ask for all of them.
 type Query struct {
-	Status   models.Status // empty: all but the inactive ones
-	All      bool          // the inactive ones too, where Status is empty
+	Status   wire.AgentStatus // empty: all but the inactive ones
+	All      bool             // the inactive ones too, where Status is empty
 	Applied  int64
-	Hears    models.Transport
+	Hears    wire.Transport
 	Hostname string // a * at its end stands for anything
 	After    int64  // Seq of the last agent of the page before
 	Limit    int
@@ -26,7 +27,7 @@ func (q *Query) matches(k groupKey, plan *models.Plan) bool {
 	if q.Status != "" {
 		return status == q.Status
 	}
-	return q.All || status != models.Inactive
+	return q.All || status != wire.Inactive
 }
 
 // Page is some of the agents, in the order of registration.

@@ -14,6 +14,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 func TestStatus_AgentSeen_ByWhatItRuns(t *testing.T) {
@@ -21,19 +22,19 @@ func TestStatus_AgentSeen_ByWhatItRuns(t *testing.T) {
 		unseen, interval time.Duration
 		applied, refused int64
 		conflict         bool
-		want             models.Status
+		want             wire.AgentStatus
 	}{
-		"runs what it should":                    {0, time.Second, 5, 0, false, models.Online},
-		"refused what it should run":             {0, time.Second, 4, 5, false, models.Refused},
-		"refused another":                        {0, time.Second, 5, 4, false, models.Online},
-		"refused, and is late":                   {5 * time.Second, time.Second, 4, 5, false, models.Refused},
-		"refused, and is gone":                   {time.Minute, time.Second, 4, 5, false, models.Offline},
-		"runs a later one":                       {0, time.Second, 9, 0, true, models.Ahead},
-		"runs a later one, and that is settled":  {0, time.Second, 9, 0, false, models.Online},
-		"runs what it should in a conflict":      {0, time.Second, 5, 0, true, models.Online},
-		"unseen for a week":                      {fleettest.InactiveAfter, time.Second, 5, 0, false, models.Offline},
-		"unseen for longer":                      {fleettest.InactiveAfter + 1, time.Second, 5, 0, false, models.Inactive},
-		"polls every three days, and is on time": {3 * fleettest.InactiveAfter / 2, fleettest.InactiveAfter / 2, 5, 0, false, models.Online},
+		"runs what it should":                    {0, time.Second, 5, 0, false, wire.Online},
+		"refused what it should run":             {0, time.Second, 4, 5, false, wire.Refused},
+		"refused another":                        {0, time.Second, 5, 4, false, wire.Online},
+		"refused, and is late":                   {5 * time.Second, time.Second, 4, 5, false, wire.Refused},
+		"refused, and is gone":                   {time.Minute, time.Second, 4, 5, false, wire.Offline},
+		"runs a later one":                       {0, time.Second, 9, 0, true, wire.Conflict},
+		"runs a later one, and that is settled":  {0, time.Second, 9, 0, false, wire.Online},
+		"runs what it should in a conflict":      {0, time.Second, 5, 0, true, wire.Online},
+		"unseen for a week":                      {fleettest.InactiveAfter, time.Second, 5, 0, false, wire.Offline},
+		"unseen for longer":                      {fleettest.InactiveAfter + 1, time.Second, 5, 0, false, wire.Inactive},
+		"polls every three days, and is on time": {3 * fleettest.InactiveAfter / 2, fleettest.InactiveAfter / 2, 5, 0, false, wire.Online},
 	} {
 		plan := fleettest.Newest(5)
 		if row.conflict {
@@ -47,7 +48,7 @@ func TestStatus_AgentSeen_ByWhatItRuns(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", name, got, row.want)
 		}
 	}
-	if got := fleettest.Newest(0).Status(models.Health{}); got != models.Online {
+	if got := fleettest.Newest(0).Status(models.Health{}); got != wire.Online {
 		t.Errorf("while nothing was published: got %s, want online", got)
 	}
 }
@@ -85,7 +86,7 @@ func TestList_InactiveHidden_HostsFound(t *testing.T) {
 		time.Sleep(fleettest.InactiveAfter + time.Hour)
 		for host, token := range tokens {
 			if host != "web-2" {
-				agents.Poll(fleettest.Login(t, agents, host, token), models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 1, Transport: models.NATS})
+				agents.Poll(fleettest.Login(t, agents, host, token), models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 1, Transport: wire.NATS})
 			}
 		}
 		for name, row := range map[string]struct {
@@ -93,7 +94,7 @@ func TestList_InactiveHidden_HostsFound(t *testing.T) {
 			want  []string
 		}{
 			"nothing asked":       {registry.Query{}, []string{"web-1", "Web-10", "db-1"}},
-			"the inactive ones":   {registry.Query{Status: models.Inactive}, []string{"web-2"}},
+			"the inactive ones":   {registry.Query{Status: wire.Inactive}, []string{"web-2"}},
 			"all":                 {registry.Query{All: true}, []string{"web-1", "web-2", "Web-10", "db-1"}},
 			"a host":              {registry.Query{Hostname: "WEB-1"}, []string{"web-1"}},
 			"some hosts":          {registry.Query{Hostname: "web-*"}, []string{"web-1", "Web-10"}},
@@ -113,7 +114,7 @@ func TestList_InactiveHidden_HostsFound(t *testing.T) {
 			}
 		}
 		want := registry.Summary{
-			Total: 4, ByStatus: map[models.Status]int{models.Online: 3, models.Inactive: 1}, ByApplied: map[int64]int{1: 3}, ByTransport: map[models.Transport]int{models.NATS: 3},
+			Total: 4, ByStatus: map[wire.AgentStatus]int{wire.Online: 3, wire.Inactive: 1}, ByApplied: map[int64]int{1: 3}, ByTransport: map[wire.Transport]int{wire.NATS: 3},
 		}
 		if diff := cmp.Diff(want, agents.Summary(fleettest.Newest(1), time.Now())); diff != "" {
 			t.Errorf("the summary, -want +got:\n%s", diff)

@@ -10,8 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
-	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 const subsystem = "controller"
@@ -45,19 +45,19 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Help: "When the presence of all agents was last in the database.",
 		}),
 	}
-	for _, status := range []models.AttemptStatus{models.Applying, models.Applied, models.Failed} {
+	for _, status := range []wire.AttemptStatus{wire.Applying, wire.Applied, wire.Failed} {
 		m.reports.WithLabelValues(statusLabel(status))
 	}
 	return m
 }
 
-func statusLabel(status models.AttemptStatus) string { return strings.ToLower(string(status)) }
+func statusLabel(status wire.AttemptStatus) string { return strings.ToLower(string(status)) }
 
 // propagated measures how long the newest version took to an agent.
 func (m *Metrics) propagated(took time.Duration) { m.propagation.Observe(took.Seconds()) }
 
 // reported counts an outcome that an agent reported.
-func (m *Metrics) reported(status models.AttemptStatus) {
+func (m *Metrics) reported(status wire.AttemptStatus) {
 	m.reports.WithLabelValues(statusLabel(status)).Inc()
 }
 
@@ -86,10 +86,10 @@ func (s *Registry) Collect(to chan<- prometheus.Metric) {
 	}
 	plan := s.plan.Load()
 	summary := s.Summary(plan, time.Now())
-	for _, status := range models.Statuses {
+	for _, status := range wire.AgentStatuses {
 		gauge(agentsDesc, summary.ByStatus[status], string(status))
 	}
-	for _, transport := range models.Transports {
+	for _, transport := range wire.Transports {
 		gauge(transportsDesc, summary.ByTransport[transport], string(transport))
 	}
 	gauge(transportsDesc, summary.ByTransport[""], "unknown")

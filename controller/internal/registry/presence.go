@@ -10,6 +10,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // FlushInterval is how often presence goes to the store, in one batch. What a
@@ -125,7 +126,7 @@ func (s *Registry) Disconnected(live *Agent, poll models.Poll, interval time.Dur
 	if live.agent.LastPoll.After(poll.At) {
 		return
 	}
-	poll.At, poll.Interval, poll.Runs, poll.Transport = time.Now().UTC(), interval, 0, models.Polling
+	poll.At, poll.Interval, poll.Runs, poll.Transport = time.Now().UTC(), interval, 0, wire.Polling
 	s.remember(live, poll)
 }
 
@@ -133,11 +134,11 @@ func (s *Registry) Disconnected(live *Agent, poll models.Poll, interval time.Dur
 // news: the same said again is none, unless an admin had the agent try again. When
 // err is nil the outcome is durable; with an error it is in memory only, and the
 // agent is to say it again. err is database.ErrBusy if its turn does not come.
-func (s *Registry) Report(ctx context.Context, live *Agent, attempt models.Attempt) (news bool, err error) {
+func (s *Registry) Report(ctx context.Context, live *Agent, attempt wire.Attempt) (news bool, err error) {
 	live.mu.Lock()
 	last := live.agent.Attempt
 	news = last.Version != attempt.Version || last.Status != attempt.Status ||
-		attempt.Status == models.Failed && !live.agent.Refuses(attempt.Version)
+		attempt.Status == wire.Failed && !live.agent.Refuses(attempt.Version)
 	live.agent.Report(attempt)
 	live.reportUnsaved = true
 	s.measure(live)

@@ -19,6 +19,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/auth"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // Registry knows every agent. All of it is in memory, so that neither a poll nor
@@ -181,7 +182,7 @@ func (s *Registry) known(id string) (*Agent, error) {
 }
 
 // StatusOf returns how an agent is.
-func (s *Registry) StatusOf(a *models.Agent, plan *models.Plan, now time.Time) models.Status {
+func (s *Registry) StatusOf(a *models.Agent, plan *models.Plan, now time.Time) wire.AgentStatus {
 	return plan.Status(a.Health(models.AgeOf(now.Sub(a.Seen()), a.PollInterval, s.inactiveAfter)))
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 func openCounted(store database.Store, plan *atomic.Pointer[models.Plan]) (*registry.Registry, error) {
@@ -166,8 +167,8 @@ func TestReport_Failed_NotOfferedUntilANewerVersion(t *testing.T) {
 	id, token := fleettest.Register(t, agents, "")
 	live := fleettest.Login(t, agents, id, token)
 	now := time.Now().UTC()
-	fleettest.Report(t, agents, live, models.Attempt{Version: 1, Status: models.Applied, At: now})
-	fleettest.Report(t, agents, live, models.Attempt{Version: 2, Status: models.Failed, Error: "host not allowed", At: now})
+	fleettest.Report(t, agents, live, wire.Attempt{Version: 1, Status: wire.Applied, At: now})
+	fleettest.Report(t, agents, live, wire.Attempt{Version: 2, Status: wire.Failed, Error: "host not allowed", At: now})
 	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1})
 	if fleettest.Offers(live, 2) {
 		t.Error("the refused version is offered again")
@@ -178,17 +179,17 @@ func TestReport_Failed_NotOfferedUntilANewerVersion(t *testing.T) {
 	}
 	// A restarted agent tells again what it runs; the refusal stands.
 	got, _ := agents.Agent(id)
-	fleettest.Report(t, agents, live, models.Attempt{Version: 1, Status: models.Applied, At: now})
+	fleettest.Report(t, agents, live, wire.Attempt{Version: 1, Status: wire.Applied, At: now})
 	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1})
 	if fleettest.Offers(live, 2) {
 		t.Error("the refused version is offered again after a restart of the agent")
 	}
-	fleettest.Report(t, agents, live, models.Attempt{Version: 2, Status: models.Applied, At: now})
+	fleettest.Report(t, agents, live, wire.Attempt{Version: 2, Status: wire.Applied, At: now})
 	agents.Poll(live, models.Poll{At: now, Interval: time.Second})
 	if !fleettest.Offers(live, 2) {
 		t.Error("a version that runs after all is not offered")
 	}
-	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || fleettest.StatusOf(&got, fleettest.Newest(2), now) != models.Refused || fleettest.StatusOf(&got, fleettest.Newest(3), now) != models.Online {
+	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || fleettest.StatusOf(&got, fleettest.Newest(2), now) != wire.Refused || fleettest.StatusOf(&got, fleettest.Newest(3), now) != wire.Online {
 		t.Errorf("got %+v, want version 1 applied, 2 failed", got)
 	}
 }
@@ -199,10 +200,10 @@ func TestPoll_AfterALostReport_ShowsApplied(t *testing.T) {
 	id, token := fleettest.Register(t, agents, "")
 	live := fleettest.Login(t, agents, id, token)
 	now := time.Now().UTC()
-	fleettest.Report(t, agents, live, models.Attempt{Version: 2, Status: models.Failed, Error: "no", At: now})
+	fleettest.Report(t, agents, live, wire.Attempt{Version: 2, Status: wire.Failed, Error: "no", At: now})
 	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 2})
 	got, _ := agents.Agent(id)
-	want := models.Presence{LastPoll: now, PollInterval: time.Second, Applied: 2, AppliedAt: now, Attempt: models.Attempt{Version: 2, Status: models.Applied, At: now}}
+	want := models.Presence{LastPoll: now, PollInterval: time.Second, Applied: 2, AppliedAt: now, Attempt: wire.Attempt{Version: 2, Status: wire.Applied, At: now}}
 	if diff := cmp.Diff(want, got.Presence); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
@@ -213,16 +214,16 @@ func TestStatus(t *testing.T) {
 	const interval = 10 * time.Second
 	for name, row := range map[string]struct {
 		lastPoll, now time.Duration // since registration; lastPoll 0 is never
-		want          models.Status
+		want          wire.AgentStatus
 	}{
-		"just registered":             {0, time.Second, models.Online},
-		"never polled for a while":    {0, 31 * time.Second, models.Stale},
-		"never polled for long":       {0, 101 * time.Second, models.Offline},
-		"three intervals ago":         {time.Hour, time.Hour + 30*time.Second, models.Online},
-		"more than three intervals":   {time.Hour, time.Hour + 31*time.Second, models.Stale},
-		"ten intervals ago":           {time.Hour, time.Hour + 100*time.Second, models.Stale},
-		"more than ten intervals":     {time.Hour, time.Hour + 101*time.Second, models.Offline},
-		"the clock was set backwards": {time.Hour, 0, models.Online},
+		"just registered":             {0, time.Second, wire.Online},
+		"never polled for a while":    {0, 31 * time.Second, wire.Stale},
+		"never polled for long":       {0, 101 * time.Second, wire.Offline},
+		"three intervals ago":         {time.Hour, time.Hour + 30*time.Second, wire.Online},
+		"more than three intervals":   {time.Hour, time.Hour + 31*time.Second, wire.Stale},
+		"ten intervals ago":           {time.Hour, time.Hour + 100*time.Second, wire.Stale},
+		"more than ten intervals":     {time.Hour, time.Hour + 101*time.Second, wire.Offline},
+		"the clock was set backwards": {time.Hour, 0, wire.Online},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := models.Agent{RegisteredAt: registered, Presence: models.Presence{PollInterval: interval}}
@@ -241,14 +242,14 @@ func TestStatus_Degraded_Precedence(t *testing.T) {
 	for name, row := range map[string]struct {
 		unseen         time.Duration
 		applied, fails int64
-		want           models.Status
+		want           wire.AgentStatus
 	}{
-		"seen":                        {0, 1, 0, models.Degraded},
-		"stale":                       {31 * time.Second, 1, 0, models.Stale},
-		"offline":                     {101 * time.Second, 1, 0, models.Offline},
-		"refused the desired version": {0, 1, 2, models.Refused},
-		"refused an older version":    {0, 2, 1, models.Degraded},
-		"in conflict":                 {0, 3, 0, models.Ahead},
+		"seen":                        {0, 1, 0, wire.Degraded},
+		"stale":                       {31 * time.Second, 1, 0, wire.Stale},
+		"offline":                     {101 * time.Second, 1, 0, wire.Offline},
+		"refused the desired version": {0, 1, 2, wire.Refused},
+		"refused an older version":    {0, 2, 1, wire.Degraded},
+		"in conflict":                 {0, 3, 0, wire.Conflict},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := models.Agent{Presence: models.Presence{
@@ -283,8 +284,8 @@ func TestList_Pages(t *testing.T) {
 	}{
 		"all":              {registry.Query{}, ids},
 		"by version":       {registry.Query{Applied: 1}, []string{"a0", "a2", "a4", "a6"}},
-		"by status":        {registry.Query{Status: models.Online}, ids},
-		"by status, none":  {registry.Query{Status: models.Offline}, nil},
+		"by status":        {registry.Query{Status: wire.Online}, ids},
+		"by status, none":  {registry.Query{Status: wire.Offline}, nil},
 		"by version, none": {registry.Query{Applied: 9}, nil},
 	} {
 		for limit := 1; limit <= 8; limit++ {
@@ -346,7 +347,7 @@ func TestPresence_SurvivesARestart(t *testing.T) {
 	id, token := fleettest.Register(t, agents, "")
 	at := time.Now().UTC().Truncate(time.Microsecond)
 	agents.Poll(fleettest.Login(t, agents, id, token), models.Poll{At: at, Interval: time.Minute, Runs: 1})
-	fleettest.Report(t, agents, fleettest.Login(t, agents, id, token), models.Attempt{Version: 2, Status: models.Failed, Error: "no", At: at})
+	fleettest.Report(t, agents, fleettest.Login(t, agents, id, token), wire.Attempt{Version: 2, Status: wire.Failed, Error: "no", At: at})
 	want, _ := agents.Agent(id)
 
 	ctx, stop := context.WithCancel(t.Context())
@@ -437,11 +438,11 @@ func TestAgents_UnderManyCallersAtOnce(t *testing.T) {
 			for n := range 20 {
 				if live := agents.Authenticate([]byte(id), []byte(token)); live != nil {
 					agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second, Runs: int64(n)})
-					if _, err := agents.Report(t.Context(), live, models.Attempt{Version: int64(n), Status: models.Applied, At: time.Now()}); err != nil {
+					if _, err := agents.Report(t.Context(), live, wire.Attempt{Version: int64(n), Status: wire.Applied, At: time.Now()}); err != nil {
 						t.Errorf("Report: %v", err)
 					}
 				}
-				agents.List(registry.Query{Limit: 5, Status: models.Online}, fleettest.Newest(1), time.Now())
+				agents.List(registry.Query{Limit: 5, Status: wire.Online}, fleettest.Newest(1), time.Now())
 				own, _ := fleettest.Register(t, agents, fmt.Sprintf("a%d", i))
 				if n%5 == 0 {
 					_ = agents.Decommission(t.Context(), own, fleettest.ByAdmin)

@@ -16,6 +16,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // What an agent was told is noted is on the disk.
@@ -27,9 +28,9 @@ func TestReport_IsDurableWhenItReturns(t *testing.T) {
 	var group sync.WaitGroup
 	for i, live := range lives {
 		group.Go(func() {
-			attempt := models.Attempt{Version: 1, Status: models.Applied, At: models.Now()}
+			attempt := wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()}
 			if i%3 == 0 {
-				attempt.Status, attempt.Error = models.Failed, "no room"
+				attempt.Status, attempt.Error = wire.Failed, "no room"
 			}
 			if _, err := f.Agents.Report(t.Context(), live, attempt); err != nil {
 				t.Errorf("Report: %v", err)
@@ -65,7 +66,7 @@ func TestReport_Concurrent_FewWrites(t *testing.T) {
 			id, token := fleettest.Register(t, agents, fmt.Sprint("a", i))
 			live := fleettest.Login(t, agents, id, token)
 			group.Go(func() {
-				if _, err := agents.Report(t.Context(), live, models.Attempt{Version: 1, Status: models.Applied, At: models.Now()}); err != nil {
+				if _, err := agents.Report(t.Context(), live, wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()}); err != nil {
 					t.Errorf("Report: %v", err)
 				}
 			})
@@ -95,7 +96,7 @@ func TestReport_StoredByAnother_Returns(t *testing.T) {
 			id, token := fleettest.Register(t, agents, fmt.Sprint("a", i))
 			live := fleettest.Login(t, agents, id, token)
 			group.Go(func() {
-				attempt := models.Attempt{Version: 1, Status: models.Applied, At: models.Now()}
+				attempt := wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()}
 				_, errs[i] = agents.Report(t.Context(), live, attempt)
 			})
 		}
@@ -114,7 +115,7 @@ func TestReport_StoreFails_KeptInMemory(t *testing.T) {
 	id, token := fleettest.Register(t, agents, "a1")
 	live := fleettest.Login(t, agents, id, token)
 	store.Fail(true)
-	attempt := models.Attempt{Version: 1, Status: models.Failed, Error: "no", At: models.Now()}
+	attempt := wire.Attempt{Version: 1, Status: wire.Failed, Error: "no", At: models.Now()}
 	if _, err := agents.Report(t.Context(), live, attempt); !errors.Is(err, database.ErrFull) || !errors.Is(err, database.ErrInDoubt) {
 		t.Errorf("got %v, want the store's error, in doubt: memory has it, and the agent is to say it again", err)
 	}
@@ -135,7 +136,7 @@ func TestRetry_OffersTheRefusedVersionAgain(t *testing.T) {
 	f := fleettest.New(t, db, db)
 	live := f.Join(t, 1)[0]
 	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
-	fleettest.Report(t, f.Agents, live, models.Attempt{Version: 1, Status: models.Failed, Error: "no", At: models.Now()})
+	fleettest.Report(t, f.Agents, live, wire.Attempt{Version: 1, Status: wire.Failed, Error: "no", At: models.Now()})
 	if err := f.Agents.Retry(t.Context(), "a0", fleettest.ByAdmin); err != nil {
 		t.Fatal(err)
 	}
@@ -183,9 +184,9 @@ func TestRun_Flush_IncludesUnsavedReports(t *testing.T) {
 		}
 		disconnected, disconnect := context.WithCancel(t.Context())
 		disconnect()
-		report := func(ctx context.Context, status models.AttemptStatus, want error) {
+		report := func(ctx context.Context, status wire.AttemptStatus, want error) {
 			t.Helper()
-			attempt := models.Attempt{Version: 2, Status: status, At: models.Now()}
+			attempt := wire.Attempt{Version: 2, Status: status, At: models.Now()}
 			if _, err := agents.Report(ctx, live, attempt); !errors.Is(err, want) {
 				t.Errorf("Report: got %v, want %v", err, want)
 			}
@@ -199,14 +200,14 @@ func TestRun_Flush_IncludesUnsavedReports(t *testing.T) {
 			{"a poll that tells of nothing", func() { poll(0) }, false, false},
 			{"a poll that tells of a version", func() { poll(1) }, false, true},
 			{"the same poll", func() { poll(1) }, false, false},
-			{"a report that is stored", func() { report(ctx, models.Applying, nil) }, false, false},
+			{"a report that is stored", func() { report(ctx, wire.Applying, nil) }, false, false},
 			{"a poll that completes the report", func() { poll(2) }, true, true},
 			{"the same poll, after a flush that failed", func() { poll(2) }, false, true},
-			{"a report that is not stored", func() { store.Fail(true); report(ctx, models.Failed, database.ErrFull) }, false, true},
+			{"a report that is not stored", func() { store.Fail(true); report(ctx, wire.Failed, database.ErrFull) }, false, true},
 			{"a poll that says otherwise", func() { poll(2) }, false, true},
 			{"that poll again", func() { poll(2) }, false, false},
 			{"a report of a client that disconnected", func() {
-				report(disconnected, models.Failed, context.Canceled)
+				report(disconnected, wire.Failed, context.Canceled)
 			}, false, true},
 		} {
 			store.last = nil
@@ -246,7 +247,7 @@ func TestReport_StoreFailsAfterFlush_FlushedAgain(t *testing.T) {
 		go func() { done <- agents.Run(ctx) }()
 		failed := make(chan error)
 		go func() {
-			_, err := agents.Report(ctx, live, models.Attempt{Version: 1, Status: models.Applied, At: models.Now()})
+			_, err := agents.Report(ctx, live, wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()})
 			failed <- err
 		}()
 		time.Sleep(registry.FlushInterval)

@@ -15,6 +15,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 func TestRollout_CountsAgentsByOutcome(t *testing.T) {
@@ -22,33 +23,33 @@ func TestRollout_CountsAgentsByOutcome(t *testing.T) {
 	lives := f.Join(t, 40)
 	cfg := fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
 	for i, live := range lives[:10] { // 100 ms, 200 ms, … a second
-		fleettest.Report(t, f.Agents, live, models.Attempt{Version: 1, Status: models.Applied, At: cfg.PublishedAt.Add(time.Duration(i+1) * 100 * time.Millisecond)})
+		fleettest.Report(t, f.Agents, live, wire.Attempt{Version: 1, Status: wire.Applied, At: cfg.PublishedAt.Add(time.Duration(i+1) * 100 * time.Millisecond)})
 	}
 	for i, live := range lives[10:18] {
 		words := "host not allowed"
 		if i == 0 {
 			words = "status 503"
 		}
-		fleettest.Report(t, f.Agents, live, models.Attempt{Version: 1, Status: models.Failed, Error: words, At: models.Now()})
+		fleettest.Report(t, f.Agents, live, wire.Attempt{Version: 1, Status: wire.Failed, Error: words, At: models.Now()})
 	}
-	fleettest.Report(t, f.Agents, lives[18], models.Attempt{Version: 1, Status: models.Applying, At: models.Now()})
+	fleettest.Report(t, f.Agents, lives[18], wire.Attempt{Version: 1, Status: wire.Applying, At: models.Now()})
 	late, token := fleettest.Register(t, f.Agents, "late") // what it takes to join is not latency
-	fleettest.Report(t, f.Agents, fleettest.Login(t, f.Agents, late, token), models.Attempt{Version: 1, Status: models.Applied, At: cfg.PublishedAt.Add(time.Hour)})
+	fleettest.Report(t, f.Agents, fleettest.Login(t, f.Agents, late, token), wire.Attempt{Version: 1, Status: wire.Applied, At: cfg.PublishedAt.Add(time.Hour)})
 
 	got := f.Figures(t, 1)
 	want := models.Figures{
 		Targets: 41, Applied: 11, Failed: 8, Pending: 22,
 		FirstAppliedAt: cfg.PublishedAt.Add(100 * time.Millisecond),
 		Latency:        models.Latency{Agents: 10, P50: 500 * time.Millisecond, P90: 900 * time.Millisecond, P99: time.Second, Max: time.Second},
-		Failures: []models.Failure{
-			{Error: "host not allowed", Count: 7, Samples: []string{"a11", "a12", "a13", "a14", "a15"}},
-			{Error: "status 503", Count: 1, Samples: []string{"a10"}},
+		Failures: []wire.RolloutFailure{
+			{Error: "host not allowed", Count: 7, SampleAgents: []string{"a11", "a12", "a13", "a14", "a15"}},
+			{Error: "status 503", Count: 1, SampleAgents: []string{"a10"}},
 		},
 	}
 	if diff := cmp.Diff(want, got.Figures, cmpopts.IgnoreFields(models.Figures{}, "Stragglers")); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
-	if len(got.Stragglers) != 20 || got.Stragglers[0].ID != "a18" || got.Stragglers[0].Status != models.Online {
+	if len(got.Stragglers) != 20 || got.Stragglers[0].ID != "a18" || got.Stragglers[0].Status != wire.Online {
 		t.Errorf("stragglers: got %d of them, %+v first, want 20 and a18 first", len(got.Stragglers), got.Stragglers[0])
 	}
 }
@@ -82,7 +83,7 @@ func TestRollout_TellsOfflineFromPending(t *testing.T) {
 		if got.Targets != 3 || got.Pending != 1 || got.Offline != 2 {
 			t.Errorf("got %+v, want one pending and two offline", got.Figures)
 		}
-		if len(got.Stragglers) != 3 || got.Stragglers[0].ID != "a0" || got.Stragglers[1].Status != models.Offline {
+		if len(got.Stragglers) != 3 || got.Stragglers[0].ID != "a0" || got.Stragglers[1].Status != wire.Offline {
 			t.Errorf("stragglers: got %+v, want the pending one first", got.Stragglers)
 		}
 		time.Sleep(fleettest.InactiveAfter)
@@ -99,12 +100,12 @@ func TestRollout_Superseded_KeepsItsFigures(t *testing.T) {
 	f := fleettest.New(t, db, db)
 	lives := f.Join(t, 3)
 	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
-	fleettest.Report(t, f.Agents, lives[0], models.Attempt{Version: 1, Status: models.Applied, At: models.Now()})
-	fleettest.Report(t, f.Agents, lives[1], models.Attempt{Version: 1, Status: models.Failed, Error: "no", At: models.Now()})
+	fleettest.Report(t, f.Agents, lives[0], wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()})
+	fleettest.Report(t, f.Agents, lives[1], wire.Attempt{Version: 1, Status: wire.Failed, Error: "no", At: models.Now()})
 	before := f.Figures(t, 1)
 	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://b/"))
-	fleettest.Report(t, f.Agents, lives[2], models.Attempt{Version: 1, Status: models.Applied, At: models.Now()}) // too late
-	closeDB()                                                                                                     // as kill -9 does
+	fleettest.Report(t, f.Agents, lives[2], wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()}) // too late
+	closeDB()                                                                                                 // as kill -9 does
 	db, _ = fleettest.OpenStore(t, path)
 	f = fleettest.New(t, db, db)
 	before.SupersededBy = 2
@@ -138,7 +139,7 @@ func (c *counting) Figures(ctx context.Context, version int64) (models.Figures, 
 
 func TestWait(t *testing.T) {
 	applied := func(t *testing.T, f *fleettest.Fleet, live *registry.Agent) {
-		fleettest.Report(t, f.Agents, live, models.Attempt{Version: 1, Status: models.Applied, At: models.Now()})
+		fleettest.Report(t, f.Agents, live, wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()})
 	}
 	for name, row := range map[string]struct {
 		share   float64
@@ -177,7 +178,7 @@ func TestWait(t *testing.T) {
 			applied(t, f, lives[0])
 		}, false, 1, nil, time.Minute},
 		"a refusal is not an application": {0.25, func(t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func()) {
-			fleettest.Report(t, f.Agents, lives[0], models.Attempt{Version: 1, Status: models.Failed, At: models.Now()})
+			fleettest.Report(t, f.Agents, lives[0], wire.Attempt{Version: 1, Status: wire.Failed, At: models.Now()})
 		}, false, 0, nil, time.Minute},
 		"the version is superseded": {1, func(t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func()) {
 			applied(t, f, lives[0])

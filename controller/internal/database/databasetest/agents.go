@@ -9,6 +9,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 func (d Driver) auditAppendOnly(t *testing.T) {
@@ -86,9 +87,9 @@ func (d Driver) agents(t *testing.T) {
 		agent.Seq = seq
 	}
 	a.Presence = models.Presence{
-		LastPoll: at.Add(time.Minute), PollInterval: 15 * time.Second, Transport: models.NATS,
+		LastPoll: at.Add(time.Minute), PollInterval: 15 * time.Second, Transport: wire.NATS,
 		Applied: 7, AppliedAt: at.Add(time.Second),
-		Attempt:  models.Attempt{Version: 8, Status: models.Failed, Error: "host not allowed", At: at.Add(time.Minute)},
+		Attempt:  wire.Attempt{Version: 8, Status: wire.Failed, Error: "host not allowed", At: at.Add(time.Minute)},
 		Refused:  models.Refusal{Version: 8, Error: "host not allowed"},
 		Degraded: "connection refused",
 	}
@@ -150,9 +151,9 @@ func (d Driver) presenceGroups(t *testing.T) {
 	presence := func(n int64) models.Presence {
 		return models.Presence{
 			LastPoll: at.Add(time.Duration(n) * time.Hour), PollInterval: time.Duration(n) * time.Second,
-			Transport: models.Transports[n], Degraded: fmt.Sprint("degraded ", n),
+			Transport: wire.Transports[n], Degraded: fmt.Sprint("degraded ", n),
 			Applied: n, AppliedAt: at.Add(time.Duration(n) * time.Second),
-			Attempt: models.Attempt{Version: n, Status: models.Failed, Error: fmt.Sprint("no ", n), At: at},
+			Attempt: wire.Attempt{Version: n, Status: wire.Failed, Error: fmt.Sprint("no ", n), At: at},
 			Refused: models.Refusal{Version: n, Error: fmt.Sprint("refused ", n)},
 		}
 	}

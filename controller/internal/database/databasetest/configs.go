@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 func (d Driver) tags(t *testing.T) {
@@ -284,9 +285,9 @@ func (d Driver) figures(t *testing.T) {
 	want := models.Figures{
 		Targets: 9, Applied: 4, Failed: 2, Pending: 2, Offline: 1, Degraded: 3, FirstAppliedAt: at,
 		Latency:  models.Latency{Agents: 4, P50: 1, P90: time.Millisecond, P99: time.Second, Max: time.Hour},
-		Failures: []models.Failure{{Error: "no \"room\" ✓", Count: 2, Samples: []string{"a1", "a2"}}},
+		Failures: []wire.RolloutFailure{{Error: "no \"room\" ✓", Count: 2, SampleAgents: []string{"a1", "a2"}}},
 		Stragglers: []models.Straggler{
-			{ID: "a3", Hostname: "web", Status: models.Online, Applied: 7, LastPoll: at}, {ID: "a4", Status: models.Offline},
+			{ID: "a3", Hostname: "web", Status: wire.Online, Applied: 7, LastPoll: at}, {ID: "a4", Status: wire.Offline},
 		},
 	}
 	publish(t, store, "http://a/")

@@ -9,6 +9,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // One flush of 4096 agents that polled, of a fleet of as many and of a larger one, and
@@ -25,9 +26,9 @@ func BenchmarkSavePresence_Flush4096(b *testing.B) {
 				batch := make([]database.Presence, 4096)
 				for i, agent := range rand.Perm(row.fleet)[:len(batch)] {
 					batch[i] = database.Presence{Seq: int64(agent + 1), Reported: row.reported, Presence: models.Presence{
-						LastPoll: models.Now(), PollInterval: 30 * time.Second, Transport: models.LongPoll,
+						LastPoll: models.Now(), PollInterval: 30 * time.Second, Transport: wire.LongPoll,
 						Applied: 7, AppliedAt: models.Now(),
-						Attempt: models.Attempt{Version: 7, Status: models.Applied, At: models.Now()},
+						Attempt: wire.Attempt{Version: 7, Status: wire.Applied, At: models.Now()},
 					}}
 				}
 				if err := db.SavePresence(b.Context(), batch); err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/database/databasetest"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
+	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // A store of a build without keyed hashes gets a key once, and accepts the ETags that
@@ -317,8 +318,8 @@ func TestOpen_PresenceAmongAgents_KeepsAgents(t *testing.T) {
 					Seq: 5, ID: "a5", Hostname: "web-5", Metadata: []byte(`{"os":"linux"}`), RegisteredAt: at(1),
 					Token: hash(1), PreviousToken: hash(2), Secret: hash(3), Certificate: "DNS:web-5",
 					Presence: models.Presence{
-						LastPoll: at(2), PollInterval: 15 * time.Second, Transport: models.LongPoll, Applied: 7, AppliedAt: at(4),
-						Attempt:  models.Attempt{Version: 8, Status: models.Failed, Error: "no", At: at(3)},
+						LastPoll: at(2), PollInterval: 15 * time.Second, Transport: wire.LongPoll, Applied: 7, AppliedAt: at(4),
+						Attempt:  wire.Attempt{Version: 8, Status: wire.Failed, Error: "no", At: at(3)},
 						Refused:  models.Refusal{Version: 8, Error: "no room"},
 						Degraded: "connection refused",
 					},
@@ -365,12 +366,12 @@ func TestOpen_FiguresUnderFieldNames_Kept(t *testing.T) {
 					Targets: 9, Applied: 4, Failed: 2, Pending: 2, Offline: 1, Degraded: 3,
 					FirstAppliedAt: at.Add(123456 * time.Microsecond),
 					Latency:        models.Latency{Agents: 4, P50: 1, P90: 2, P99: 3, Max: 4 * time.Second},
-					Failures: []models.Failure{
-						{Error: "no \"room\" ✓\n", Count: 2, Samples: []string{"a1", "a2"}}, {Error: "b", Count: 1},
+					Failures: []wire.RolloutFailure{
+						{Error: "no \"room\" ✓\n", Count: 2, SampleAgents: []string{"a1", "a2"}}, {Error: "b", Count: 1},
 					},
 					Stragglers: []models.Straggler{
-						{ID: "a3", Hostname: "web", Status: models.Online, Applied: 7, LastPoll: at.Add(time.Second)},
-						{ID: "a4", Hostname: "web", Status: models.Offline},
+						{ID: "a3", Hostname: "web", Status: wire.Online, Applied: 7, LastPoll: at.Add(time.Second)},
+						{ID: "a4", Hostname: "web", Status: wire.Offline},
 					},
 				},
 				{Targets: 1, Pending: 1},
