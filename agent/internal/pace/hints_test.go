@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fleetconf/fleetconf/agent/internal/protocol"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/notify"
 )
@@ -43,6 +44,25 @@ func TestHintResult_News_EndsIgnoringHints(t *testing.T) {
 	p.HintResult(start, notify.Hint{Version: 121}, false)
 	if wait := p.hints.ignoreUntil.Sub(start); wait > RetryFirst {
 		t.Errorf("after the next false hint: hints are ignored for %s, want %s at most", wait, RetryFirst)
+	}
+}
+
+// A hint that names what the agent has, or an older version, is not followed.
+func TestHint_Old_NotFollowed(t *testing.T) {
+	two := &protocol.Release{ETag: `"two"`, Config: wire.Config{Version: 2}}
+	for hint, want := range map[notify.Hint]Outcome{
+		{Version: 1}: HintOld, {Version: 2, ETag: two.ETag}: HintOld, {Version: 2, ETag: "another"}: HintFollowed,
+		{Version: 3}: HintFollowed,
+	} {
+		p := New(wire.NATS)
+		if got := p.Hint(start, hint, nil, two); got != want || p.hints.due.IsZero() != (want == HintOld) {
+			t.Errorf("%+v: got %s, want %s", hint, got, want)
+		}
+	}
+	p := New(wire.NATS)
+	p.HintResult(start, notify.Hint{}, false) // a fetch that followed no hint
+	if got := p.Hint(start, notify.Hint{Version: 1}); got != HintFollowed {
+		t.Errorf("after a fetch without a hint: got %s, want %s", got, HintFollowed)
 	}
 }
 

@@ -147,6 +147,160 @@ func TestAnswered_LongPoll_Rests(t *testing.T) {
 	}
 }
 
+// What an answer says of hints decides whether a broker counts as push, and how often the
+// agent resyncs.
+func TestAnnounced_Subscribed_DecidesPush(t *testing.T) {
+	for name, row := range map[string]struct {
+		subscribed bool
+		polledAs   wire.Transport
+		resync     time.Duration
+		ownFleet   bool
+		want       Push
+		rest       time.Duration // at least
+	}{
+		"announced":     {true, wire.NATS, time.Hour, true, Push{Healthy: true}, time.Hour},
+		"not announced": {true, wire.NATS, 0, true, Push{Err: errNotAnnounced.Error()}, 27 * time.Second},
+		"for another fleet": {
+			true, wire.NATS, time.Hour, false, Push{Err: errOtherFleet.Error()}, 27 * time.Second,
+		},
+		"polled before subscribed": {true, wire.Polling, 0, false, Push{Healthy: true}, firstResync},
+		"not subscribed":           {false, wire.NATS, time.Hour, true, Push{}, 27 * time.Second},
+	} {
+		p := New(wire.NATS)
+		if row.subscribed {
+			p.Subscribed(start)
+		}
+		p.Announced(row.polledAs, row.resync, row.ownFleet)
+		if got := p.Push(); got != row.want {
+			t.Errorf("%s: got %+v, want %+v", name, got, row.want)
+		}
+		rest := p.Answered(start, Answer{})
+		if got := rest.Until.Sub(start); got < row.rest || got > max(33*time.Second, row.rest*3/2) || !rest.OnHint {
+			t.Errorf("%s: got a rest of %s, on hints %v, want about %s, on hints", name, got, rest.OnHint, row.rest)
+		}
+	}
+}
+
+// Polls name the transport that works, and why another does not.
+func TestTransport_Failures_PollsWithReason(t *testing.T) {
+	p := New(wire.Redis)
+	check := func(when string, transport wire.Transport, pushErr string) {
+		t.Helper()
+		if got, err := p.Transport(); got != transport || err != pushErr {
+			t.Errorf("%s: got %s %q, want %s %q", when, got, err, transport, pushErr)
+		}
+	}
+	check("at the start", wire.Polling, "")
+	p.Unsubscribed(start, errOutage)
+	check("without a broker", wire.Polling, errOutage.Error())
+	p.Subscribed(start)
+	check("with a broker", wire.Redis, "")
+	p.Announced(wire.Redis, 0, true)
+	check("without announcements", wire.Redis, "") // so that the controller may announce
+	p = New(wire.Polling)
+	p.Failed(start, errOutage)
+	check("with PUSH=none", wire.Polling, "")
+}
+
+func TestSetInterval_Changes_Reported(t *testing.T) {
+	p := New(wire.Polling)
+	for _, row := range []struct {
+		interval time.Duration
+		changed  bool
+		want     time.Duration
+	}{
+		{0, false, firstInterval}, {firstInterval, false, firstInterval}, {time.Minute, true, time.Minute},
+	} {
+		if got := p.SetInterval(row.interval); got != row.changed || p.Interval() != row.want {
+			t.Errorf(
+				"%s: got changed %v and %s, want %v and %s", row.interval, got, p.Interval(), row.changed, row.want,
+			)
+		}
+	}
+}
+
+// Long polls that end early back off, and do not count as push after several in a row. A
+// complete one ends that.
+func TestAnswered_EarlyAnswers_Poll(t *testing.T) {
+	p := New(wire.LongPoll)
+	p.Answered(start, Answer{CanWait: true})
+	early := Answer{Wait: firstWait, Waited: firstWait, Took: time.Second, CanWait: true}
+	for i := range maxPrompt {
+		if rest := p.Answered(start, early); rest.Until.Before(start) || !p.Push().Healthy {
+			t.Errorf("early answer %d: got a rest until %s, push %+v", i+1, rest.Until, p.Push())
+		}
+	}
+	rest := p.Answered(start, early)
+	if got := rest.Until.Sub(start); got < 27*time.Second || p.Push().Err != errNeverHeld.Error() {
+		t.Errorf("one more: got a rest of %s, push %+v, want an interval and the reason", got, p.Push())
+	}
+	if p.Answered(start, Answer{CanWait: true, New: true}); p.Push().Healthy {
+		t.Error("a release counts as push, although long polls end early")
+	}
+	early.Took = early.Waited
+	if rest := p.Answered(start, early); !rest.Until.IsZero() || !p.Push().Healthy || p.NextWait() != 2*firstWait {
+		t.Errorf("complete: got a rest until %s, push %+v, a wait of %s", rest.Until, p.Push(), p.NextWait())
+	}
+}
+
+// Releases that arrive immediately, one after the other, back off. One that was waited for
+// ends that.
+func TestAnswered_PromptReleases_BackOff(t *testing.T) {
+	p := New(wire.LongPoll)
+	prompt := Answer{CanWait: true, New: true, Decided: true}
+	for i := range maxPrompt {
+		if rest := p.Answered(start, prompt); !rest.Until.IsZero() {
+			t.Errorf("release %d: got a rest until %s, want none", i+1, rest.Until)
+		}
+	}
+	if rest := p.Answered(start, prompt); rest.Until.IsZero() {
+		t.Error("one more: got no rest")
+	}
+	prompt.Took = time.Second
+	if rest := p.Answered(start, prompt); !rest.Until.IsZero() {
+		t.Errorf("after a wait: got a rest until %s, want none", rest.Until)
+	}
+}
+
+// The back-off grows to twice the interval, and no further.
+func TestFailed_LongOutage_BacksOffToTwoIntervals(t *testing.T) {
+	p := New(wire.Polling)
+	for range 20 {
+		p.Failed(start, errOutage)
+	}
+	var longest time.Duration
+	for range 200 {
+		longest = max(longest, p.Failed(start, errOutage).Until.Sub(start))
+	}
+	if longest < 50*time.Second || longest > time.Minute {
+		t.Errorf("rests of up to %s, want up to a minute", longest)
+	}
+	p.AfterInterval(start)
+	if wait := p.Failed(start, errOutage).Until.Sub(start); wait > RetryFirst {
+		t.Errorf("after an answer: got a rest of %s, want %s at most", wait, RetryFirst)
+	}
+}
+
+// A long poll that is under way is interrupted, other polls are brought forward.
+func TestSoon_LongPoll_Interrupts(t *testing.T) {
+	for _, transport := range []wire.Transport{wire.LongPoll, wire.Polling, wire.NATS} {
+		p := New(transport)
+		at := p.Soon(start)
+		until := p.RestUntil(Rest{Until: start.Add(time.Hour), OnHint: true})
+		if transport == wire.LongPoll {
+			at, until = until.Add(-time.Hour), at
+			if !at.Equal(start) {
+				t.Errorf("%s: the next poll is brought forward", transport)
+			}
+		} else if !at.IsZero() {
+			t.Errorf("%s: interrupts at %s", transport, at)
+		}
+		if wait := until.Sub(start); wait < 0 || wait > firstInterval/2 {
+			t.Errorf("%s: after %s, want half an interval at most", transport, wait)
+		}
+	}
+}
+
 // A failure makes the next poll ask for no wait, and an outage right after a cut shows
 // that nothing was cut.
 func TestFailed_AfterCut_RestoresTheWait(t *testing.T) {

@@ -162,7 +162,8 @@ func (w *world) converged() string {
 		return fmt.Sprintf("the worker runs version %d, the last good one is %+v", w.runs, stored.LastGood)
 	case stored.Candidate != nil || !status.InSync || !status.Registered || status.LastError != "":
 		return fmt.Sprintf("the status is %+v, the candidate %+v", status, stored.Candidate)
-	case w.last.Status != wire.Applied && w.last.Version != w.refuses, w.last.Status == wire.Applied && w.last.Version != w.current:
+	case w.last.Status != wire.Applied && w.last.Version != w.refuses, w.last.Status == wire.Applied &&
+		w.last.Version != w.current:
 		return fmt.Sprintf("the last report is %+v", w.last)
 	}
 	return ""

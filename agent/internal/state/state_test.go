@@ -268,6 +268,128 @@ func TestFetched_OlderVersion_NeedsAReason(t *testing.T) {
 	}
 }
 
+// After an answer that cannot be used, the agent polls on as usual and shows the error.
+func TestFetched_Unusable_PollsOn(t *testing.T) {
+	for name, row := range map[string]struct {
+		answer protocol.Answer
+		err    error
+		want   error
+	}{
+		"invalid": {protocol.Answer{PollInterval: time.Minute}, protocol.ErrInvalidConfig, protocol.ErrInvalidConfig},
+		"older":   {offer(1), nil, protocol.ErrOlder},
+	} {
+		m := machine(wire.Polling, registered())
+		m.following.registerWith, m.following.refused = sharedPassword, errOutage
+		if err := fetch(m, start, row.answer, row.err); !errors.Is(err, row.want) {
+			t.Errorf("%s: got %v, want %v", name, err, row.want)
+		}
+		status, actions := m.Status(start), m.Actions()
+		if !status.Registered || status.LastFetch == nil || !strings.Contains(status.LastError, row.want.Error()) ||
+			!actions.Report {
+			t.Errorf("%s: the status is %+v", name, status)
+		}
+		if n := logged(actions.Log, logrus.WarnLevel, "Configuration unusable"); n != 1 {
+			t.Errorf("%s: %d warnings, want 1", name, n)
+		}
+		step, until := m.Next(start)
+		if wait := until.Sub(start); step != Rest || wait < 27*time.Second || wait > 66*time.Second {
+			t.Errorf("%s: got step %d for %s, want a rest of an interval", name, step, wait)
+		}
+		if got, _ := m.Next(until); got != Fetch {
+			t.Errorf("%s: then got step %d, want a fetch without a registration", name, got)
+		}
+		if fetch(m, until, protocol.Answer{}, protocol.ErrNotModified); m.Status(until).LastError != "" {
+			t.Errorf("%s: after a 304 the error is %q", name, m.Status(until).LastError)
+		}
+	}
+}
+
+// An outage is logged once, and so is its end.
+func TestFetched_Outage_LoggedOnce(t *testing.T) {
+	m := machine(wire.LongPoll, registered())
+	for range 3 {
+		_ = fetch(m, start, protocol.Answer{}, errOutage)
+	}
+	lines := m.Actions().Log
+	if n := logged(lines, logrus.WarnLevel, "Controller lost"); n != 1 ||
+		m.Status(start).ControllerError != errOutage.Error() {
+		t.Errorf("%d warnings and the error %q, want one", n, m.Status(start).ControllerError)
+	}
+	_ = fetch(m, start, protocol.Answer{CanWait: true}, protocol.ErrNotModified)
+	if n := logged(m.Actions().Log, logrus.InfoLevel, "Controller back"); n != 1 {
+		t.Errorf("%d lines that it is back, want 1", n)
+	}
+	_ = fetch(m, start, protocol.Answer{}, protocol.ErrCut) // of a long poll: not an outage
+	if got := m.Status(start).ControllerError; got != "" {
+		t.Errorf("after a cut the error is %q, want none", got)
+	}
+	_ = fetch(m, start, protocol.Answer{CanWait: true}, protocol.ErrNotModified)
+	_ = fetch(m, start, protocol.Answer{}, errOutage) // of a long poll
+	if got := m.Status(start).ControllerError; got != errOutage.Error() {
+		t.Errorf("after a broken long poll the error is %q, want %q", got, errOutage)
+	}
+}
+
+// What the worker refused is pushed again once the controller confirms it, or offers it.
+func TestFetched_RefusedLastGood_PushedWhenConfirmed(t *testing.T) {
+	for name, answer := range map[string]protocol.Answer{"304": {}, "200": offer(7)} {
+		m := machine(wire.Polling, registered())
+		push, _ := m.Observed(start, wire.WorkerState{}, protocol.ErrNothingRuns)
+		m.Pushed(start, push, &protocol.Refused{Message: "no"})
+		later := start.Add(time.Minute)
+		if push, _ := m.Observed(later, wire.WorkerState{}, protocol.ErrNothingRuns); push != nil {
+			t.Errorf("%s: pushed again before the controller confirms it", name)
+		}
+		err := error(nil)
+		if answer.Release == nil {
+			err = protocol.ErrNotModified
+		}
+		_ = fetch(m, later, answer, err)
+		if push, _ := m.Observed(later, wire.WorkerState{}, protocol.ErrNothingRuns); push == nil {
+			t.Errorf("%s: not pushed again", name)
+		}
+	}
+}
+
+// An agent that follows a hint in vain ignores the same hint.
+func TestFetched_UnfoundedHint_Ignored(t *testing.T) {
+	m := machine(wire.NATS, registered())
+	hint := notify.Hint{Version: 9}
+	m.Hinted(start, hint)
+	_ = fetch(m, start, protocol.Answer{}, protocol.ErrNotModified)
+	if got := m.Hinted(start, hint); got != pace.HintIgnored {
+		t.Errorf("got %s, want %s", got, pace.HintIgnored)
+	}
+}
+
+// A refused release that is offered again rests for an interval, a new one until the verdict.
+func TestFetched_LongPollRefusedRelease_RestsForAnInterval(t *testing.T) {
+	m := machine(wire.LongPoll, registered())
+	_ = fetch(m, start, offer(8), nil)
+	push, _ := m.Observed(start, runs(7), nil)
+	m.Pushed(start, push, &protocol.Refused{Message: "no"})
+	_ = fetch(m, start, offer(8), nil)
+	m.verdict()
+	step(t, m, start, Rest)
+	_ = fetch(m, start, offer(9), nil)
+	m.verdict()
+	step(t, m, start, Fetch)
+}
+
+// If the worker runs a release by the time that its answer arrives, the next long poll
+// follows immediately.
+func TestFetched_LongPollReleaseRuns_PollsImmediately(t *testing.T) {
+	m := machine(
+		wire.LongPoll,
+		Stored{Identity: registered().Identity, Registered: registered().Registered, Candidate: release(8)},
+	)
+	_, q := m.Querying(start)
+	m.Observed(start, runs(8), nil)
+	m.Reported(start, wire.Report{Version: 8, Status: wire.Applied, ETag: release(8).ETag}, nil)
+	_ = m.Fetched(start, q, offer(8), nil)
+	step(t, m, start, Fetch)
+}
+
 // A change that came after the query was made ends the long poll too.
 func TestStale_ChangedSinceQuery(t *testing.T) {
 	for _, row := range []struct {
