@@ -117,10 +117,9 @@ func (w *world) observe(err error) {
 	if push.New {
 		w.save()
 	}
-	switch {
-	case push.Config.Version == w.refuses:
+	if push.Config.Version == w.refuses {
 		w.Pushed(w.now, push, &protocol.Refused{Message: "no"})
-	default:
+	} else {
 		w.runs = push.Config.Version
 		w.accepted[push.Release.ETag] = true
 		w.Pushed(w.now, push, nil)

@@ -179,8 +179,12 @@ func TestNext_CredentialsRefused_RegistersAgain(t *testing.T) {
 			for i, err := range row.register {
 				step(t, m, start, Register)
 				as, self := m.Registering()
-				if i == 0 && as != row.as {
-					t.Errorf("registers as %q, want %q", as.AgentToken, row.as.AgentToken)
+				want := row.as
+				if i > 0 {
+					want = shared
+				}
+				if as != want {
+					t.Errorf("registration %d: with the token %q, want %q", i+1, as.AgentToken, want.AgentToken)
 				}
 				m.Registered(
 					start, self,
@@ -265,6 +269,63 @@ func TestFetched_OlderVersion_NeedsAReason(t *testing.T) {
 		if stored, _ := m.Stored(); (stored.Candidate != nil) != (row.want == nil) {
 			t.Errorf("%s: the candidate is %+v", name, stored.Candidate)
 		}
+	}
+}
+
+// A new release becomes the candidate, which is saved and pushed. A 304 withdraws it.
+func TestFetched_Release_BecomesCandidate(t *testing.T) {
+	m := machine(wire.Polling, registered())
+	m.reports.acknowledged = wire.Report{Version: 8, Status: wire.Failed}
+	_ = fetch(m, start, offer(8), nil)
+	stored, _ := m.Stored()
+	if actions := m.Actions(); !actions.Save || !actions.Reconcile || stored.Candidate == nil ||
+		logged(actions.Log, logrus.InfoLevel, "Configuration fetched") != 1 {
+		t.Errorf("got %+v, want it saved, logged and pushed", actions)
+	}
+	if m.reports.acknowledged != (wire.Report{}) {
+		t.Error("if it is refused again, that is not reported again")
+	}
+	_ = fetch(m, start, offer(8), nil)
+	if actions := m.Actions(); actions.Save || actions.Reconcile {
+		t.Errorf("the same again: got %+v, want nothing to do", actions)
+	}
+	_ = fetch(m, start, protocol.Answer{}, protocol.ErrNotModified)
+	stored, _ = m.Stored()
+	if actions := m.Actions(); !actions.Save || stored.Candidate != nil ||
+		logged(actions.Log, logrus.InfoLevel, "Configuration withdrawn") != 1 {
+		t.Errorf("got %+v and the candidate %+v, want it withdrawn", actions, stored.Candidate)
+	}
+	_ = fetch(m, start, offer(8), nil)
+	_ = fetch(m, start, offer(7), nil)
+	if stored, _ := m.Stored(); stored.Candidate != nil {
+		t.Errorf("after the offer of what runs: got the candidate %+v, want none", stored.Candidate)
+	}
+	bare := offer(9)
+	bare.Release.ETag = ""
+	_ = fetch(m, start, bare, nil)
+	if n := logged(m.Actions().Log, logrus.WarnLevel, "Configuration without usable ETag"); n != 1 {
+		t.Errorf("%d warnings of a missing ETag, want 1", n)
+	}
+}
+
+// After the token was refused, the last report is sent again, because the controller may not
+// know the outcome.
+func TestRegistered_TokenRefused_ReportsAgain(t *testing.T) {
+	m := machine(wire.Polling, registered())
+	report := wire.Report{Version: 7, Status: wire.Applied}
+	m.Reported(start, report, nil)
+	_ = fetch(m, start, protocol.Answer{}, protocol.ErrUnauthorized)
+	step(t, m, start, Register)
+	_, self := m.Registering()
+	answer := protocol.Registration{
+		Identity: protocol.Identity{AgentID: "agent-7", AgentToken: "token-1"}, PollInterval: time.Hour,
+	}
+	m.Registered(start, self, answer, nil)
+	if _, got, _ := m.NextReport(start); got == nil || *got != report || !m.Actions().Report {
+		t.Errorf("got the report %+v, want %+v", got, report)
+	}
+	if status := m.Status(start); !status.Registered || status.PollIntervalSeconds != 3600 {
+		t.Errorf("the status is %+v, want it registered, with an interval of an hour", status)
 	}
 }
 
