@@ -62,7 +62,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return server.CheckHealth(ctx, s.Host, s.Port, false)
 	}
 	log, err := program.Start(stderr, s.Diagnosis, &s, logrus.Fields{
-		"listen": settings.Address(s.Host, s.Port), "controller": s.ControllerURL, "worker": s.WorkerURL, "cache": s.CacheFile, "transport": s.Transport,
+		"listen": settings.Address(s.Host, s.Port), "controller": s.ControllerURL, "worker": s.WorkerURL,
+		"cache": s.CacheFile, "transport": s.Transport,
 	})
 	if err != nil {
 		return err

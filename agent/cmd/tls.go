@@ -15,8 +15,7 @@ func secure(s config.Settings, log logrus.FieldLogger) (*tlsfiles.Files, error) 
 		log.WithFields(logrus.Fields{
 			"controller": s.ControllerURL,
 			"advice":     "set CONTROLLER_URL to https://, and TLS_CERT_FILE of the controller",
-		}).
-			Warn("CONTROLLER_URL is http:// to another machine; the password can be read on the way")
+		}).Warn("CONTROLLER_URL is http:// to another machine; the password can be read on the way")
 	}
 	return settings.OpenTLS(tlsfiles.Paths{
 		Cert: tlsfiles.File{Setting: "CONTROLLER_CERT_FILE", Path: s.ControllerCertFile},

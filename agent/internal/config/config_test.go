@@ -81,13 +81,23 @@ func TestSettings_TLSFilesWithoutTLS_Refused(t *testing.T) {
 		change map[string]string
 		want   []string
 	}{
-		"all of them":        {nil, nil},
-		"the CA alone":       {map[string]string{"CONTROLLER_CERT_FILE": "", "CONTROLLER_KEY_FILE": ""}, nil},
-		"no key":             {map[string]string{"CONTROLLER_KEY_FILE": ""}, []string{"CONTROLLER_KEY_FILE is empty"}},
-		"no certificate":     {map[string]string{"CONTROLLER_CERT_FILE": ""}, []string{"CONTROLLER_CERT_FILE is empty"}},
-		"without TLS":        {map[string]string{"CONTROLLER_URL": "http://controller"}, []string{"CONTROLLER_CA_FILE requires", "CONTROLLER_CERT_FILE requires"}},
-		"HTTP in capitals":   {map[string]string{"CONTROLLER_URL": "HTTP://controller"}, []string{"CONTROLLER_CA_FILE requires", "CONTROLLER_CERT_FILE requires"}},
-		"without TLS, a key": {map[string]string{"CONTROLLER_URL": "http://controller", "CONTROLLER_CA_FILE": "", "CONTROLLER_CERT_FILE": ""}, []string{"CONTROLLER_CERT_FILE is empty"}},
+		"all of them":  {nil, nil},
+		"the CA alone": {map[string]string{"CONTROLLER_CERT_FILE": "", "CONTROLLER_KEY_FILE": ""}, nil},
+		"no key":       {map[string]string{"CONTROLLER_KEY_FILE": ""}, []string{"CONTROLLER_KEY_FILE is empty"}},
+		"no certificate": {
+			map[string]string{"CONTROLLER_CERT_FILE": ""}, []string{"CONTROLLER_CERT_FILE is empty"},
+		},
+		"without TLS": {
+			map[string]string{"CONTROLLER_URL": "http://controller"},
+			[]string{"CONTROLLER_CA_FILE requires", "CONTROLLER_CERT_FILE requires"},
+		},
+		"HTTP in capitals": {
+			map[string]string{"CONTROLLER_URL": "HTTP://controller"},
+			[]string{"CONTROLLER_CA_FILE requires", "CONTROLLER_CERT_FILE requires"},
+		},
+		"without TLS, a key": {map[string]string{
+			"CONTROLLER_URL": "http://controller", "CONTROLLER_CA_FILE": "", "CONTROLLER_CERT_FILE": "",
+		}, []string{"CONTROLLER_CERT_FILE is empty"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			set := maps.Clone(all)

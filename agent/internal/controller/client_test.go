@@ -463,7 +463,8 @@ func FuzzRetryAfter(f *testing.F) {
 }
 
 func TestRegister_EachStatus_MapsToItsError(t *testing.T) {
-	const good = `{"agent_id":"agent-7","agent_token":"` + token + `","poll_url":"/api/v1/config","poll_interval_seconds":30,"more":1}`
+	const good = `{"agent_id":"agent-7","agent_token":"` + token + `","poll_url":"/api/v1/config",` +
+		`"poll_interval_seconds":30,"more":1}`
 	want := protocol.Registration{Identity: self, PollInterval: 30 * time.Second}
 	for name, tt := range map[string]struct {
 		handle http.HandlerFunc

@@ -101,11 +101,13 @@ func TestFetch_TLS_VerifiesAndAuthenticates(t *testing.T) {
 		},
 		"signed by others": {
 			server: others, leaf: here, trusts: ours,
-			words: "is not trusted: its certificate is signed by an authority that is not known here (see CONTROLLER_CA_FILE)",
+			words: "is not trusted: its certificate is signed by an authority " +
+				"that is not known here (see CONTROLLER_CA_FILE)",
 		},
 		"signed by a namesake": {
 			server: namesake, leaf: here, trusts: ours,
-			words: "is not trusted: its certificate is signed by an authority that is not known here (see CONTROLLER_CA_FILE)",
+			words: "is not trusted: its certificate is signed by an authority " +
+				"that is not known here (see CONTROLLER_CA_FILE)",
 		},
 		"expired": {
 			server: ours, leaf: certs.Leaf{Hosts: here.Hosts, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1, 0)},

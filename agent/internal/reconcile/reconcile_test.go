@@ -68,7 +68,8 @@ func TestObserved_EachState_PushesOrNot(t *testing.T) {
 		}
 		if push != row.push || isNew != row.isNew || probe != row.isNew || runs != row.runs ||
 			o.Idle != (push == 0 && runs == 0) {
-			t.Errorf("%s: got a push of %d (new %v, probed %v), %d runs, idle %v", name, push, isNew, probe, runs, o.Idle)
+			t.Errorf("%s: got a push of %d (new %v, probed %v), %d runs, idle %v",
+				name, push, isNew, probe, runs, o.Idle)
 			t.Errorf("%s: want a push of %d (new and probed %v), %d runs", name, row.push, row.isNew, row.runs)
 		}
 		if row.runs == 0 && w.InSync != row.inSync {

@@ -24,12 +24,6 @@ type Parts struct {
 
 // Handler returns the API. Each request calls Current.
 func Handler(p Parts) http.Handler {
-	if p.Metrics == nil {
-		p.Metrics = NewMetrics(nil, p.Current)
-	}
-	if p.Scrape == nil {
-		p.Scrape = http.NotFoundHandler()
-	}
 	pipeline := server.Pipeline{Requests: p.Metrics.requests, Log: p.Log}
 	handle := func(class string, h server.HandlerFunc) http.Handler {
 		return pipeline.Handler(server.Route{Class: class, Access: server.Public, Handle: h})
@@ -38,7 +32,7 @@ func Handler(p Parts) http.Handler {
 		"/":        handle(probeClass, server.Plain(index)),
 		"/status":  handle(statusClass, p.status),
 		"/health":  handle(probeClass, server.Plain(server.Health)),
-		"/ready":   handle(probeClass, server.Plain(func(w http.ResponseWriter, r *http.Request) { ready(w, r, p.Current()) })),
+		"/ready":   handle(probeClass, server.Plain(p.ready)),
 		"/metrics": handle(probeClass, server.Plain(p.Scrape.ServeHTTP)),
 		"/version": handle(probeClass, server.Plain(server.Version)),
 	}
@@ -83,7 +77,8 @@ type readiness struct {
 
 // ready answers 200 if the agent can do its work: it is registered, or the worker runs what
 // the cache holds while the controller is unavailable.
-func ready(w http.ResponseWriter, r *http.Request, s protocol.Status) {
+func (p Parts) ready(w http.ResponseWriter, r *http.Request) {
+	s := p.Current()
 	var faults []wire.FieldError
 	add := func(field, detail, fallback string) {
 		if detail == "" {
