@@ -81,11 +81,13 @@ func TestDocuments_ShellBlocks_ParseInDash(t *testing.T) {
 
 // Prose is wrapped; tables, code and lines with a URL are exempt.
 func TestDocuments_Prose_Below120Columns(t *testing.T) {
-	documents, err := filepath.Glob("../../docs/*.md")
-	must(t, err)
-	inRoot, err := filepath.Glob("../../*.md")
-	must(t, err)
-	for _, document := range append(documents, inRoot...) {
+	var documents []string
+	for _, folder := range []string{"../..", "../../docs", "../../docs/adr"} {
+		found, err := filepath.Glob(filepath.Join(folder, "*.md"))
+		must(t, err)
+		documents = append(documents, found...)
+	}
+	for _, document := range documents {
 		code := false
 		for i, line := range strings.Split(readText(t, document), "\n") {
 			if strings.HasPrefix(line, "```") {
