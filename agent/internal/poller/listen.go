@@ -17,6 +17,10 @@ var errFleetChanged = errors.New("the controller names another fleet")
 // listen receives the hints for the agent's fleet until ctx ends.
 func (p *Poller) listen(ctx context.Context) error {
 	for ctx.Err() == nil {
+		select {
+		case <-p.wakeListen: // the fleet that is read below
+		default:
+		}
 		var fleet string
 		p.ask(func(m *state.Machine, _ time.Time) { fleet = m.Fleet() })
 		g, listening := errgroup.WithContext(ctx)

@@ -576,7 +576,7 @@ func TestRun_ControllerNamesFleet_SubscribesToIt(t *testing.T) {
 		want   []string
 	}{
 		"an older controller": {"", nil, []string{"fleetconf.config"}},
-		"learned":             {"", []namedFleet{{0, "a"}}, []string{"fleetconf.config", "fleetconf.config.a"}},
+		"learned":             {"", []namedFleet{{time.Hour, "a"}}, []string{"fleetconf.config", "fleetconf.config.a"}},
 		"remembered":          {"a", []namedFleet{{0, "a"}}, []string{"fleetconf.config.a"}},
 		"another controller": {
 			"a", []namedFleet{{0, "a"}, {time.Hour, "b"}}, []string{"fleetconf.config.a", "fleetconf.config.b"},
