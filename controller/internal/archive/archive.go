@@ -1,10 +1,9 @@
-// Package archive writes a controller's store as JSON lines, for people and
-// programs to read, and reads it back into an empty one. It holds no credentials: an
-// agent that was imported registers again and stays who it was. It does hold one
-// secret, the key of the store's ETags.
+// Package archive exports a store as JSON lines, and imports these into an empty store.
+// An archive holds no credentials: an imported agent registers again under its id. It
+// does hold one secret, the key of the store's ETags.
 //
-// The first line says which store it is, the last how many lines there are, so
-// that a part is not taken for the whole.
+// The first line identifies the store. The last counts the lines, so that an archive
+// that was cut off is rejected.
 package archive
 
 import (
@@ -25,19 +24,19 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// format is the version of what is written here. A reader refuses a later one. Before 2
-// there was no etag_key, before 3 the figures of a rollout had the names of Go fields.
+// format is the version of the archive's format. Read rejects a later one. Before 2 there
+// was no etag_key. Before 3 the figures of a rollout had the names of Go fields.
 const format = 3
 
-// maxLineBytes bounds a line: the longest holds an agent's metadata, or the
-// figures of a rollout.
+// maxLineBytes bounds a line. The longest have an agent's metadata, or the figures of a
+// rollout.
 const maxLineBytes = 1 << 20
 
-// maxMetadataBytes bounds an agent's metadata: what any build has stored. A
-// registration takes less today, and bounds its depth.
+// maxMetadataBytes bounds an agent's metadata: earlier builds stored as much. Today a
+// registration takes less, and bounds the depth.
 const maxMetadataBytes = 8 << 10
 
-// Source is a store at one moment.
+// Source is a snapshot of a store. It yields versions and entries oldest first.
 type Source interface {
 	Store(ctx context.Context) (models.Tags, models.Observed, error)
 	Configs(ctx context.Context) iter.Seq2[*models.Config, error]
@@ -47,7 +46,7 @@ type Source interface {
 	Agents(ctx context.Context) iter.Seq2[models.Agent, error]
 }
 
-// Sink is an empty store. It takes versions and entries in their order.
+// Sink is an empty store. It takes what a Source yields, in that order.
 type Sink interface {
 	Store(ctx context.Context, t models.Tags, r models.Observed) error
 	Config(ctx context.Context, cfg *models.Config) error
@@ -57,14 +56,14 @@ type Sink interface {
 	Agent(ctx context.Context, a models.Agent) error
 }
 
-// Counts say what was written or read.
+// Counts are how many of each were written or read.
 type Counts struct{ Configs, Entries, Agents int }
 
 func (c Counts) String() string {
 	return fmt.Sprintf("versions: %d, audit entries: %d, agents: %d", c.Configs, c.Entries, c.Agents)
 }
 
-// Write writes what source holds to w.
+// Write writes an archive of source to w.
 func Write(ctx context.Context, source Source, w io.Writer) (counts Counts, err error) {
 	buffered := bufio.NewWriter(w)
 	out := &writer{w: buffered}
@@ -87,7 +86,7 @@ func Write(ctx context.Context, source Source, w io.Writer) (counts Counts, err 
 		if err != nil {
 			return counts, err
 		}
-		figures, err := stdjson.Marshal(c.Figures) // as the store has them
+		figures, err := stdjson.Marshal(c.Figures) // as in the store
 		if err != nil {
 			return counts, err
 		}
@@ -97,7 +96,10 @@ func Write(ctx context.Context, source Source, w io.Writer) (counts Counts, err 
 		if err != nil {
 			return counts, err
 		}
-		out.line(audit{Kind: "audit", At: e.At, Actor: e.Actor, SourceIP: e.SourceIP, Action: string(e.Action), Version: e.Version, Detail: e.Detail})
+		out.line(audit{
+			Kind: "audit", At: e.At, Actor: e.Actor, SourceIP: e.SourceIP, Action: string(e.Action),
+			Version: e.Version, Detail: e.Detail,
+		})
 		counts.Entries++
 	}
 	frozen, err := source.Freeze(ctx)
@@ -105,7 +107,9 @@ func Write(ctx context.Context, source Source, w io.Writer) (counts Counts, err 
 		return counts, err
 	}
 	if frozen != nil {
-		out.line(freeze{Kind: "freeze", Reason: frozen.Reason, Until: frozen.Until, FrozenBy: frozen.By, FrozenAt: frozen.At})
+		out.line(freeze{
+			Kind: "freeze", Reason: frozen.Reason, Until: frozen.Until, FrozenBy: frozen.By, FrozenAt: frozen.At,
+		})
 	}
 	for a, err := range source.Agents(ctx) {
 		if err != nil {
@@ -118,7 +122,7 @@ func Write(ctx context.Context, source Source, w io.Writer) (counts Counts, err 
 	return counts, errors.Join(out.err, buffered.Flush())
 }
 
-// writer writes lines until one cannot be written.
+// writer writes lines until one fails.
 type writer struct {
 	w     io.Writer
 	lines int
@@ -137,8 +141,8 @@ func (w *writer) line(v any) {
 	w.err = err
 }
 
-// Read puts the archive in r into sink. An error names the line, and the field
-// where there is one; what was put by then is to be thrown away.
+// Read reads the archive in r into sink. An error names the line, and the field if there
+// is one; the caller discards what sink has by then.
 func Read(ctx context.Context, r io.Reader, sink Sink) (counts Counts, err error) {
 	in := &reader{sink: sink}
 	lines := bufio.NewScanner(r)
@@ -151,7 +155,8 @@ func Read(ctx context.Context, r io.Reader, sink Sink) (counts Counts, err error
 	}
 	switch {
 	case errors.Is(lines.Err(), bufio.ErrTooLong):
-		return Counts{}, fmt.Errorf("line %d: it is longer than %d bytes; this is no archive of a controller", in.lines+1, maxLineBytes)
+		return Counts{}, fmt.Errorf("line %d: it is longer than %d bytes; this is no archive of a controller",
+			in.lines+1, maxLineBytes)
 	case lines.Err() != nil:
 		return Counts{}, lines.Err()
 	case !in.ended:
@@ -164,7 +169,7 @@ type reader struct {
 	sink   Sink
 	format int
 	lines  int
-	newest int64 // the version that came last
+	newest int64 // the last version that was read
 	frozen bool
 	ended  bool
 	counts Counts
@@ -179,7 +184,7 @@ func (r *reader) line(ctx context.Context, line []byte) error {
 	}
 	switch {
 	case r.ended:
-		return errors.New("it stands behind the end")
+		return errors.New("it comes after the end")
 	case (r.lines == 0) != (peek.Kind == "store"):
 		return fmt.Errorf("it is of kind %q; the first line, and no other, is of kind \"store\"", peek.Kind)
 	}
@@ -202,7 +207,7 @@ func (r *reader) line(ctx context.Context, line []byte) error {
 	return fmt.Errorf("kind %q is not known", peek.Kind)
 }
 
-// decode reads a line strictly, and hands it on.
+// decode decodes a line without unknown fields, and calls take with it.
 func decode[T any](line []byte, take func(T) error) error {
 	v, err := wire.Decode[T](line)
 	if err != nil {
@@ -214,9 +219,11 @@ func decode[T any](line []byte, take func(T) error) error {
 func (r *reader) store(ctx context.Context, s store) error {
 	switch {
 	case s.Format > format:
-		return fmt.Errorf("format %d is later than what this build knows, %d: a newer controller has written it; use that build", s.Format, format)
+		return fmt.Errorf("format %d is later than %d, the last that this build knows: "+
+			"a newer controller has written it; use that build", s.Format, format)
 	case s.Epoch == "" || s.HighestReported < 0 || s.ResumedBelow < 0 || s.UnkeyedUpTo < 0:
-		return wire.Bad("epoch", "must be there, and highest_reported, resumed_below and unkeyed_up_to not be negative")
+		return wire.Bad("epoch",
+			"is required, and highest_reported, resumed_below and unkeyed_up_to must be 0 or more")
 	case s.Format >= 2 && len(s.ETagKey) != models.KeyBytes || s.Format < 2 && len(s.ETagKey) != 0:
 		return wire.Bad("etag_key", "must be %d bytes in base64, in format 2 and later", models.KeyBytes)
 	}
@@ -228,16 +235,18 @@ func (r *reader) store(ctx context.Context, s store) error {
 
 func (r *reader) config(ctx context.Context, c config) error {
 	cfg := c.config()
-	document := wire.Config{Version: c.Version, Data: wire.Data{URL: c.URL, Probe: c.Probe}, PollIntervalSeconds: c.PollIntervalSeconds}
+	document := wire.Config{
+		Version: c.Version, Data: wire.Data{URL: c.URL, Probe: c.Probe}, PollIntervalSeconds: c.PollIntervalSeconds,
+	}
 	switch err := document.Validate(); {
 	case err != nil:
 		return err
 	case c.Version <= r.newest:
-		return wire.Bad("version", "%d does not come behind %d", c.Version, r.newest)
+		return wire.Bad("version", "must be above %d, the one before, and is %d", r.newest, c.Version)
 	case c.RestoredFrom < 0 || c.RestoredFrom >= c.Version:
-		return wire.Bad("restored_from", "must be a version before")
+		return wire.Bad("restored_from", "must be an earlier version")
 	case len(c.ETag) < 3 || c.ETag[0] != '"' || c.ETag[len(c.ETag)-1] != '"':
-		return wire.Bad("etag", "must be an entity tag in its quotes")
+		return wire.Bad("etag", "must be an entity tag in quotes")
 	case c.PublishedAt.IsZero():
 		return wire.Bad("published_at", "is missing")
 	}
@@ -272,20 +281,23 @@ func (r *reader) rollout(ctx context.Context, c rollout) error {
 
 func (r *reader) audit(ctx context.Context, a audit) error {
 	if a.At.IsZero() || a.Action == "" {
-		return wire.Bad("action", "and at must be there")
+		return wire.Bad("action", "and at are required")
 	}
 	r.counts.Entries++
 	return r.sink.Entry(ctx, models.Entry{
-		At: a.At.UTC(), Origin: models.Origin{Actor: a.Actor, SourceIP: a.SourceIP}, Action: models.Action(a.Action), Version: a.Version, Detail: a.Detail,
+		At: a.At.UTC(), Origin: models.Origin{Actor: a.Actor, SourceIP: a.SourceIP}, Action: models.Action(a.Action),
+		Version: a.Version, Detail: a.Detail,
 	})
 }
 
 func (r *reader) freeze(ctx context.Context, f freeze) error {
 	if r.frozen || f.Reason == "" {
-		return wire.Bad("reason", "must be there, and no second freeze")
+		return wire.Bad("reason", "is required, and there must be no second freeze")
 	}
 	r.frozen = true
-	return r.sink.Freeze(ctx, &models.Freeze{Reason: f.Reason, Until: f.Until.UTC(), By: f.FrozenBy, At: f.FrozenAt.UTC()})
+	return r.sink.Freeze(ctx, &models.Freeze{
+		Reason: f.Reason, Until: f.Until.UTC(), By: f.FrozenBy, At: f.FrozenAt.UTC(),
+	})
 }
 
 func (r *reader) agent(ctx context.Context, a agent) error {
@@ -308,14 +320,14 @@ func (r *reader) agent(ctx context.Context, a agent) error {
 
 func (r *reader) end(e end) error {
 	if e.Lines != r.lines {
-		return wire.Bad("lines", "says that %d came before, but %d did; lines are missing, or were added", e.Lines, r.lines)
+		return wire.Bad("lines", "must be %d, the number of lines before, and is %d: lines are missing, or were added",
+			r.lines, e.Lines)
 	}
 	r.ended = true
 	return nil
 }
 
-// The lines, each by its kind. Zero values are left out where nothing says
-// nothing.
+// The kinds of lines. A zero value is omitted if it means the same.
 type (
 	store struct {
 		Kind            string `json:"kind"`
@@ -401,7 +413,7 @@ type (
 	}
 	end struct {
 		Kind  string `json:"kind"`
-		Lines int    `json:"lines"` // before this one
+		Lines int    `json:"lines"` // how many came before
 	}
 )
 
@@ -422,24 +434,29 @@ func (o oldFigures) figures() models.Figures {
 
 func fromConfig(c *models.Config) config {
 	return config{
-		Kind: "config", Version: c.Version, URL: c.URL, Probe: c.Probe, PollIntervalSeconds: int(c.PollInterval / time.Second), ETag: c.ETag,
-		Message: c.Message, PublishedBy: c.PublishedBy, PublishedAt: c.PublishedAt, SourceIP: c.SourceIP, RestoredFrom: c.RestoredFrom,
+		Kind: "config", Version: c.Version, URL: c.URL, Probe: c.Probe,
+		PollIntervalSeconds: int(c.PollInterval / time.Second), ETag: c.ETag, Message: c.Message,
+		PublishedBy: c.PublishedBy, PublishedAt: c.PublishedAt, SourceIP: c.SourceIP, RestoredFrom: c.RestoredFrom,
 	}
 }
 
 func (c config) config() *models.Config {
 	return &models.Config{
-		Content: models.Content{URL: c.URL, PollInterval: time.Duration(c.PollIntervalSeconds) * time.Second, Probe: c.Probe},
-		Version: c.Version, ETag: c.ETag, Message: c.Message, PublishedBy: c.PublishedBy, PublishedAt: c.PublishedAt.UTC(),
-		SourceIP: c.SourceIP, RestoredFrom: c.RestoredFrom,
+		Content: models.Content{
+			URL: c.URL, PollInterval: time.Duration(c.PollIntervalSeconds) * time.Second, Probe: c.Probe,
+		},
+		Version: c.Version, ETag: c.ETag, Message: c.Message, PublishedBy: c.PublishedBy,
+		PublishedAt: c.PublishedAt.UTC(), SourceIP: c.SourceIP, RestoredFrom: c.RestoredFrom,
 	}
 }
 
 func fromAgent(a models.Agent) agent {
 	return agent{
-		Kind: "agent", ID: a.ID, Hostname: a.Hostname, Metadata: a.Metadata, RegisteredAt: a.RegisteredAt, LastPoll: a.LastPoll,
-		PollIntervalSeconds: int(a.PollInterval / time.Second), AppliedVersion: a.Applied, AppliedAt: a.AppliedAt,
-		AttemptVersion: a.Attempt.Version, AttemptStatus: string(a.Attempt.Status), AttemptError: a.Attempt.Error, AttemptAt: a.Attempt.At,
+		Kind: "agent", ID: a.ID, Hostname: a.Hostname, Metadata: a.Metadata, RegisteredAt: a.RegisteredAt,
+		LastPoll: a.LastPoll, PollIntervalSeconds: int(a.PollInterval / time.Second),
+		AppliedVersion: a.Applied, AppliedAt: a.AppliedAt,
+		AttemptVersion: a.Attempt.Version, AttemptStatus: string(a.Attempt.Status),
+		AttemptError: a.Attempt.Error, AttemptAt: a.Attempt.At,
 		RefusedVersion: a.Refused.Version, RefusedError: a.Refused.Error,
 	}
 }
@@ -450,7 +467,10 @@ func (a agent) agent() models.Agent {
 		Presence: models.Presence{
 			LastPoll: a.LastPoll.UTC(), PollInterval: time.Duration(a.PollIntervalSeconds) * time.Second,
 			Applied: a.AppliedVersion, AppliedAt: a.AppliedAt.UTC(),
-			Attempt: wire.Attempt{Version: a.AttemptVersion, Status: wire.AttemptStatus(a.AttemptStatus), Error: a.AttemptError, At: a.AttemptAt.UTC()},
+			Attempt: wire.Attempt{
+				Version: a.AttemptVersion, Status: wire.AttemptStatus(a.AttemptStatus),
+				Error: a.AttemptError, At: a.AttemptAt.UTC(),
+			},
 			Refused: models.Refusal{Version: a.RefusedVersion, Error: a.RefusedError},
 		},
 	}

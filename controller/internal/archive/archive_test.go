@@ -33,7 +33,8 @@ func open(t *testing.T, path string) *sqlite.DB {
 	return db
 }
 
-// full makes a store with something of everything, and a gap in its versions.
+// full creates a store with some of everything, and a gap between its versions. It
+// stays open, as a controller keeps it.
 func full(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "controller.db")
@@ -41,20 +42,29 @@ func full(t *testing.T) string {
 	at := time.Date(2026, 11, 24, 2, 0, 0, 123456000, time.UTC)
 	for _, version := range []int64{1, 2, 10} {
 		err := databasetest.Append(t.Context(), db, func(plan *models.Plan) (*models.Change, error) {
-			content := models.Content{URL: fmt.Sprint("http://target/", version), PollInterval: 5 * time.Second, Probe: version == 2}
+			content := models.Content{
+				URL: fmt.Sprint("http://target/", version), PollInterval: 5 * time.Second, Probe: version == 2,
+			}
 			c := &models.Change{Config: &models.Config{
-				Content: content, Version: version, ETag: models.Tags{Epoch: "e"}.Of(version, content), Message: "why ✓", PublishedBy: "admin", PublishedAt: at, SourceIP: "192.0.2.1",
+				Content: content, Version: version, ETag: models.Tags{Epoch: "e"}.Of(version, content),
+				Message: "why ✓", PublishedBy: "admin", PublishedAt: at, SourceIP: "192.0.2.1",
 			}}
 			if version == 10 {
 				c.Observed, c.Config.RestoredFrom = &models.Observed{Highest: 9}, 1
 			}
 			if plan.Newest != nil {
 				c.Figures = &models.Figures{
-					Targets: 2, Applied: 1, Failed: 1, FirstAppliedAt: at, Latency: models.Latency{Agents: 1, P50: time.Second, P90: time.Second, P99: time.Second, Max: time.Second},
+					Targets: 2, Applied: 1, Failed: 1, FirstAppliedAt: at,
+					Latency: models.Latency{
+						Agents: 1, P50: time.Second, P90: time.Second, P99: time.Second, Max: time.Second,
+					},
 					Failures: []wire.RolloutFailure{{Error: "no", Count: 1, SampleAgents: []string{"a1"}}},
 				}
 			}
-			c.Audit = []models.Entry{{At: at, Origin: models.Origin{Actor: "admin", SourceIP: "192.0.2.1"}, Action: models.ActionPublish, Version: version, Detail: "why"}}
+			c.Audit = []models.Entry{{
+				At: at, Origin: models.Origin{Actor: "admin", SourceIP: "192.0.2.1"},
+				Action: models.ActionPublish, Version: version, Detail: "why",
+			}}
 			return c, nil
 		})
 		if err != nil {
@@ -65,7 +75,8 @@ func full(t *testing.T) string {
 		Freeze: &models.Freeze{Reason: "sale", Until: at.Add(time.Hour), By: "admin", At: at},
 		Audit:  []models.Entry{{At: at, Action: models.ActionFreeze}},
 	}
-	if err := databasetest.Append(t.Context(), db, func(*models.Plan) (*models.Change, error) { return freeze, nil }); err != nil {
+	err := databasetest.Append(t.Context(), db, func(*models.Plan) (*models.Change, error) { return freeze, nil })
+	if err != nil {
 		t.Fatal(err)
 	}
 	for i := range 3 {
@@ -78,14 +89,15 @@ func full(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	err := db.SavePresence(t.Context(), []database.Presence{{Seq: 2, Reported: true, Presence: models.Presence{
-		LastPoll: at, PollInterval: 5 * time.Second, Applied: 2, AppliedAt: at, Refused: models.Refusal{Version: 10, Error: "no"},
+	err = db.SavePresence(t.Context(), []database.Presence{{Seq: 2, Reported: true, Presence: models.Presence{
+		LastPoll: at, PollInterval: 5 * time.Second, Applied: 2, AppliedAt: at,
 		Attempt: wire.Attempt{Version: 10, Status: wire.Failed, Error: "no", At: at},
+		Refused: models.Refusal{Version: 10, Error: "no"},
 	}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return path // open still, as by a controller
+	return path
 }
 
 func export(t *testing.T, path string) string {
@@ -114,7 +126,7 @@ func fill(t *testing.T, db *sqlite.DB, text string) (counts archive.Counts, err 
 func TestArchive_ExportImport_RoundTrip(t *testing.T) {
 	text := export(t, full(t))
 	if strings.Contains(text, "token") || strings.Contains(text, "secret") || strings.Contains(text, "\x01") {
-		t.Errorf("there are secrets in it:\n%s", text)
+		t.Errorf("got secrets in\n%s", text)
 	}
 	path := filepath.Join(t.TempDir(), "new.db")
 	db := open(t, path)
@@ -126,20 +138,20 @@ func TestArchive_ExportImport_RoundTrip(t *testing.T) {
 		t.Errorf("exported again, -want +got:\n%s", diff)
 	}
 	if key := `"etag_key":"`; !strings.Contains(text, key) {
-		t.Errorf("there is no %s in it", key)
+		t.Errorf("got no %s in\n%s", key, text)
 	}
 	if _, err := fill(t, db, text); !errors.Is(err, sqlite.ErrNotEmpty) {
-		t.Errorf("once more: got %v, want it refused", err)
+		t.Errorf("once more: got %v, want ErrNotEmpty", err)
 	}
 	agents, err := db.Agents(t.Context())
 	none := models.TokenHash{}
 	if err != nil || len(agents) != 3 || agents[1].Token != none || agents[1].Secret != none ||
 		agents[1].Certificate != "" || !agents[1].Refuses(10) {
-		t.Errorf("the agents: got %+v, %v, want them without tokens, secrets and certificates", agents, err)
+		t.Errorf("agents: got %+v, %v, want them without tokens, secrets and certificates", agents, err)
 	}
 }
 
-// What is not as it was written is refused, and nothing of it is stored.
+// Nothing is stored of an archive that is rejected.
 func TestRead_NotAnArchive_Rejected(t *testing.T) {
 	lines := strings.SplitAfter(strings.TrimSuffix(export(t, full(t)), "\n"), "\n")
 	lines[len(lines)-1] += "\n"
@@ -154,32 +166,33 @@ func TestRead_NotAnArchive_Rejected(t *testing.T) {
 		return strings.Join(append(append([]string(nil), lines[:at]...), lines[at+1:]...), "")
 	}
 	const firstConfig, firstAgent = 1, 11
-	for name, row := range map[string]struct{ text, words string }{
-		"nothing":                  {"", "line 1"},
-		"a page":                   {"<html>", "line 1: it is no JSON object"},
-		"no beginning":             {without(0), `line 1: it is of kind "config"`},
-		"no end":                   {without(len(lines) - 1), "cut off"},
-		"a line that is missing":   {without(firstAgent), "lines"},
-		"something behind the end": {strings.Join(lines, "") + lines[1], "behind the end"},
-		"a later format":           {with(0, `"format":3`, `"format":4`), "newer controller"},
-		"a short key":              {with(0, `"etag_key":"`, `"etag_key":"AAAA`), "line 1: etag_key"},
-		"a key before there was":   {with(0, `"format":3`, `"format":1`), "line 1: etag_key"},
-		"an unknown kind":          {with(firstConfig, `"kind":"config"`, `"kind":"secret"`), "line 2"},
-		"an unknown field":         {with(firstConfig, `"message"`, `"massage"`), "line 2: massage"},
-		"a wrong type":             {with(firstConfig, `"version":1`, `"version":"1"`), "line 2: version"},
-		"a bad URL":                {with(firstConfig, "http://target/1", "ftp://target/1"), "line 2: data.url"},
-		"a version twice":          {strings.Join(lines[:2], "") + strings.Join(lines[1:], ""), "line 3: version"},
-		"a bad agent":              {with(firstAgent, `"hostname":"web"`, `"hostname":""`), "hostname"},
-		"an agent twice":           {strings.Join(lines[:firstAgent+1], "") + strings.Join(lines[firstAgent:], ""), "line"},
-		"half a line":              {strings.Join(lines[:3], "")[:300], "line"},
+	twice := func(at int) string { return strings.Join(lines[:at+1], "") + strings.Join(lines[at:], "") }
+	for name, row := range map[string]struct{ text, want string }{
+		"nothing":                {"", "line 1"},
+		"a page":                 {"<html>", "line 1: it is no JSON object"},
+		"no beginning":           {without(0), `line 1: it is of kind "config"`},
+		"no end":                 {without(len(lines) - 1), "cut off"},
+		"a line that is missing": {without(firstAgent), "lines"},
+		"a line after the end":   {strings.Join(lines, "") + lines[1], "after the end"},
+		"a later format":         {with(0, `"format":3`, `"format":4`), "newer controller"},
+		"a short key":            {with(0, `"etag_key":"`, `"etag_key":"AAAA`), "line 1: etag_key"},
+		"a key before there was": {with(0, `"format":3`, `"format":1`), "line 1: etag_key"},
+		"an unknown kind":        {with(firstConfig, `"kind":"config"`, `"kind":"secret"`), "line 2"},
+		"an unknown field":       {with(firstConfig, `"message"`, `"massage"`), "line 2: massage"},
+		"a wrong type":           {with(firstConfig, `"version":1`, `"version":"1"`), "line 2: version"},
+		"a bad URL":              {with(firstConfig, "http://target/1", "ftp://target/1"), "line 2: data.url"},
+		"a version twice":        {twice(firstConfig), "line 3: version"},
+		"a bad agent":            {with(firstAgent, `"hostname":"web"`, `"hostname":""`), "hostname"},
+		"an agent twice":         {twice(firstAgent), "line"},
+		"half a line":            {strings.Join(lines[:3], "")[:300], "line"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			db := open(t, filepath.Join(t.TempDir(), "new.db"))
-			if _, err := fill(t, db, row.text); err == nil || !strings.Contains(err.Error(), row.words) {
-				t.Errorf("got %v, want %q", err, row.words)
+			if _, err := fill(t, db, row.text); err == nil || !strings.Contains(err.Error(), row.want) {
+				t.Errorf("got %v, want %q", err, row.want)
 			}
 			if _, err := databasetest.Newest(t.Context(), db); !errors.Is(err, models.ErrNotFound) {
-				t.Errorf("something was stored: %v", err)
+				t.Errorf("the newest version: got %v, want ErrNotFound", err)
 			}
 			if agents, err := db.Agents(t.Context()); err != nil || len(agents) != 0 {
 				t.Errorf("agents were stored: %v, %v", agents, err)
@@ -188,8 +201,9 @@ func TestRead_NotAnArchive_Rejected(t *testing.T) {
 	}
 }
 
-// Builds before metadata was bounded to 4 KiB and 16 levels stored up to 8 KiB of any depth.
-func TestRead_AgentMetadataOfOlderBuild(t *testing.T) {
+// Earlier builds stored metadata of up to 8 KiB and any depth, instead of 4 KiB and 16
+// levels.
+func TestRead_MetadataOfEarlierBuild_BoundedTo8KiB(t *testing.T) {
 	text, small := export(t, full(t)), `"metadata":{"os":"linux"}`
 	if !strings.Contains(text, small) {
 		t.Fatalf("no agent has %s:\n%s", small, text)
@@ -222,8 +236,8 @@ func TestRead_AgentMetadataOfOlderBuild(t *testing.T) {
 	}
 }
 
-// of returns an archive as a build wrote it that knew that format.
-func of(format int, text string) string {
+// inFormat returns an archive as a build with that format wrote it.
+func inFormat(format int, text string) string {
 	const figures = `"figures":{"Targets":2,"Applied":1,"Failed":1,"Pending":0,"Offline":0,"Degraded":1,` +
 		`"FirstAppliedAt":"2026-11-24T02:00:00.123456Z","Latency":{"Agents":1,"P50":1,"P90":2,"P99":3,"Max":4},` +
 		`"Failures":[{"Error":"no","Count":1,"Samples":["a1"]}],"Stragglers":[{"ID":"a2","Hostname":"web",` +
@@ -237,24 +251,24 @@ func of(format int, text string) string {
 }
 
 // An archive of a build whose ETags had no keyed hash.
-func TestRead_OfAFormatWithoutKey(t *testing.T) {
+func TestRead_FormatWithoutKey_Accepted(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new.db")
 	db := open(t, path)
-	if _, err := fill(t, db, of(1, export(t, full(t)))); err != nil {
+	if _, err := fill(t, db, inFormat(1, export(t, full(t)))); err != nil {
 		t.Fatal(err)
 	}
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if tags := open(t, path).Tags(); tags.Epoch == "" || len(tags.Key) != models.KeyBytes || tags.UnkeyedUpTo != 10 {
-		t.Errorf("got %+v, want a key, and that ETags without keyed hash are accepted up to version 10", tags)
+		t.Errorf("got %+v, want a key, and ETags without keyed hash accepted up to version 10", tags)
 	}
 }
 
 // An archive of a build that wrote figures under the names of Go fields.
-func TestRead_FiguresUnderFieldNames(t *testing.T) {
+func TestRead_FiguresUnderFieldNames_Accepted(t *testing.T) {
 	db := open(t, filepath.Join(t.TempDir(), "new.db"))
-	text := of(2, export(t, full(t)))
+	text := inFormat(2, export(t, full(t)))
 	if _, err := fill(t, db, strings.Replace(text, `"Targets"`, `"targets_of"`, 1)); err == nil ||
 		!strings.Contains(err.Error(), "line 5: figures") {
 		t.Errorf("with an unknown name: got %v, want it rejected", err)
@@ -277,7 +291,8 @@ func TestRead_FiguresUnderFieldNames(t *testing.T) {
 	}
 }
 
-// An imported agent registers once, with whatever secret it has, and stays who it was.
+// The first registration of an imported agent is accepted with any secret, and keeps its
+// id.
 func TestArchive_ImportedAgentRegisters_KeepsItsID(t *testing.T) {
 	db := open(t, filepath.Join(t.TempDir(), "new.db"))
 	if _, err := fill(t, db, export(t, full(t))); err != nil {
@@ -295,7 +310,7 @@ func TestArchive_ImportedAgentRegisters_KeepsItsID(t *testing.T) {
 	again := registry.Registration{ID: "a1", Hostname: "web", Metadata: []byte("{}"), Secret: strings.Repeat("s", 43)}
 	for range 2 {
 		if id, _, isNew, err := agents.Register(t.Context(), again); err != nil || isNew || id != "a1" {
-			t.Errorf("got %q, new %v, %v, want the agent of before", id, isNew, err)
+			t.Errorf("got %q, new %v, %v, want the imported agent", id, isNew, err)
 		}
 	}
 	again.Secret = strings.Repeat("t", 43)
@@ -303,6 +318,6 @@ func TestArchive_ImportedAgentRegisters_KeepsItsID(t *testing.T) {
 		t.Errorf("with another secret: got %v, want ErrSecret", err)
 	}
 	if page := agents.List(registry.Query{All: true, Limit: 10}, plan.Load(), time.Now()); page.Total != 3 {
-		t.Errorf("got %d agents, want the three of before", page.Total)
+		t.Errorf("got %d agents, want the three imported ones", page.Total)
 	}
 }
