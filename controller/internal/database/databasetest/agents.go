@@ -20,7 +20,7 @@ func (d Driver) auditAppendOnly(t *testing.T) {
 		Action: models.ActionPublish, Version: 1, Detail: "why",
 	}
 	must(t, store.AppendAudit(t.Context(), entry))
-	for _, statement := range []string{`UPDATE audit SET actor = 'nobody'`, `DELETE FROM audit`} {
+	for _, statement := range []string{`UPDATE audit SET actor = 'another'`, `DELETE FROM audit`} {
 		if err := d.Exec(t, store, statement); err == nil {
 			t.Errorf("%s: got no error", statement)
 		}
@@ -89,7 +89,7 @@ func (d Driver) agents(t *testing.T) {
 	a.Presence = models.Presence{
 		LastPoll: at.Add(time.Minute), PollInterval: 15 * time.Second, Transport: wire.NATS,
 		Applied: 7, AppliedAt: at.Add(time.Second),
-		Attempt:  wire.Attempt{Version: 8, Status: wire.Failed, Error: "host not allowed", At: at.Add(time.Minute)},
+		Attempt:  wire.Attempt{Version: 8, Status: wire.Failed, Error: "not allowed", At: at.Add(time.Minute)},
 		Refused:  models.Refusal{Version: 8, Error: "host not allowed"},
 		Degraded: "connection refused",
 	}
@@ -105,7 +105,7 @@ func (d Driver) agents(t *testing.T) {
 	}
 	for _, action := range []models.Action{models.ActionRetry, models.ActionReregister} {
 		if entries, err := store.Audit(t.Context(), action, 0, 10); err != nil || len(entries) != 1 {
-			t.Errorf("the audit log: got %v, %v, want the entry %s that was saved with the agent", entries, err, action)
+			t.Errorf("the audit log: got %v, %v, want the entry %s saved with the agent", entries, err, action)
 		}
 	}
 	store = d.Reopen(t, store)
@@ -182,7 +182,9 @@ func (d Driver) presenceGroups(t *testing.T) {
 		{Seq: first, Presence: two}, {Seq: second, Presence: two, Reported: true},
 	}))
 	check("polls of the first", mixed(two, one), two)
-	must(t, store.SaveReports(t.Context(), []database.Presence{{Seq: second, Presence: three}, {Seq: first, Presence: three}}))
+	must(t, store.SaveReports(t.Context(), []database.Presence{
+		{Seq: second, Presence: three}, {Seq: first, Presence: three},
+	}))
 	check("reports", mixed(two, three), mixed(two, three))
 	store = d.Reopen(t, store)
 	check("after a restart", mixed(two, three), mixed(two, three))

@@ -242,7 +242,8 @@ func (d Driver) planConsistent(t *testing.T) {
 func (d Driver) configsAppendOnly(t *testing.T) {
 	store := d.Open(t)
 	publish(t, store, "http://a/")
-	const insert = `INSERT INTO configs (version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip) VALUES `
+	const insert = `INSERT INTO configs
+		(version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip) VALUES `
 	for _, statement := range []string{
 		`UPDATE configs SET url = 'http://evil/'`,
 		`DELETE FROM configs`,
@@ -268,7 +269,10 @@ func (d Driver) configPages(t *testing.T) {
 		before int64
 		limit  int
 		want   []int64
-	}{{1 << 62, 10, []int64{3, 2, 1}}, {1 << 62, 2, []int64{3, 2}}, {2, 10, []int64{1}}, {3, 1, []int64{2}}, {1, 10, nil}} {
+	}{
+		{1 << 62, 10, []int64{3, 2, 1}}, {1 << 62, 2, []int64{3, 2}},
+		{2, 10, []int64{1}}, {3, 1, []int64{2}}, {1, 10, nil},
+	} {
 		page, err := store.Configs(t.Context(), row.before, row.limit)
 		must(t, err)
 		var versions []int64
@@ -287,7 +291,8 @@ func (d Driver) figures(t *testing.T) {
 		Latency:  models.Latency{Agents: 4, P50: 1, P90: time.Millisecond, P99: time.Second, Max: time.Hour},
 		Failures: []wire.RolloutFailure{{Error: "no \"room\" ✓", Count: 2, SampleAgents: []string{"a1", "a2"}}},
 		Stragglers: []models.Straggler{
-			{ID: "a3", Hostname: "web", Status: wire.Online, Applied: 7, LastPoll: at}, {ID: "a4", Status: wire.Offline},
+			{ID: "a3", Hostname: "web", Status: wire.Online, Applied: 7, LastPoll: at},
+			{ID: "a4", Status: wire.Offline},
 		},
 	}
 	publish(t, store, "http://a/")

@@ -91,6 +91,7 @@ func populate(t *testing.T, store database.Store) {
 func (d Driver) failures(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
+	nothing := func(*testing.T, database.Store) (restore func()) { return func() {} }
 	for _, row := range []struct {
 		name string
 		ctx  context.Context
@@ -100,7 +101,7 @@ func (d Driver) failures(t *testing.T) {
 		{"full disk", t.Context(), d.FillDisk, database.ErrFull},
 		{"lock of another process", t.Context(), d.Lock, database.ErrBusy},
 		{"audit log that fails", t.Context(), d.FailAudit, nil},
-		{"context that has ended", canceled, func(*testing.T, database.Store) func() { return func() {} }, context.Canceled},
+		{"context that has ended", canceled, nothing, context.Canceled},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			store, long := d.Open(t), lengthening()

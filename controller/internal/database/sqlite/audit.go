@@ -19,25 +19,27 @@ func scanEntry(row scanner) (e models.Entry, err error) {
 	return e, err
 }
 
-// AppendAudit adds entries to the audit trail.
+// AppendAudit implements database.Store.
 func (db *DB) AppendAudit(ctx context.Context, entries ...models.Entry) error {
 	return explain(db.inTx(ctx, auditing, func(tx *sql.Tx) error { return insertEntries(ctx, tx, entries) }))
 }
 
-// Audit returns up to limit entries before the one of that Seq, newest first;
-// 0 begins with the newest. An action that is not empty leaves out all others.
-func (db *DB) Audit(ctx context.Context, action models.Action, before int64, limit int) (entries []models.Entry, err error) {
+// Audit implements database.Store.
+func (db *DB) Audit(
+	ctx context.Context, action models.Action, before int64, limit int,
+) (entries []models.Entry, err error) {
 	defer db.metrics.ended(reading, time.Now(), &err)
 	if before == 0 {
 		before = math.MaxInt64
 	}
-	return list(ctx, db.reader, scanEntry, selectEntries+`WHERE seq < $1 AND ($2 = '' OR action = $3) ORDER BY seq DESC LIMIT $4`,
-		before, string(action), string(action), limit)
+	const page = selectEntries + `WHERE seq < $1 AND ($2 = '' OR action = $3) ORDER BY seq DESC LIMIT $4`
+	return list(ctx, db.reader, scanEntry, page, before, string(action), string(action), limit)
 }
 
 func insertEntries(ctx context.Context, tx *sql.Tx, entries []models.Entry) error {
 	for _, e := range entries {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO audit (at, actor, source_ip, action, version, detail) VALUES ($1, $2, $3, $4, $5, $6)`,
+		if _, err := tx.ExecContext(ctx, `INSERT INTO audit (at, actor, source_ip, action, version, detail)
+			VALUES ($1, $2, $3, $4, $5, $6)`,
 			fromTime(e.At), e.Actor, e.SourceIP, string(e.Action), e.Version, e.Detail); err != nil {
 			return err
 		}

@@ -17,22 +17,21 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 )
 
-// Contents say what a store holds.
+// Contents summarize a store.
 type Contents struct {
 	Epoch  string
 	Schema int64
-	Newest int64 // version; 0 for none
-	Agents int64
-	Bytes  int64 // of its file
+	Newest int64 // newest version; 0 for none
+	Agents int64 // how many
+	Bytes  int64 // size of the file
 }
 
-// pagesAtOnce is how much of a backup is copied between two calls of progress.
+// pagesAtOnce is how many pages of a backup are copied between two calls of progress.
 const pagesAtOnce = 1024
 
-// Backup copies the store in the file at path, which a controller may be
-// writing to, to a new file, as it is at one moment, and proves that the copy is
-// whole. Writers do not wait for it. progress is told how much of it is done.
-// The new file is there when Backup returns nil, and only then.
+// Backup copies a snapshot of the store in the file at path, which a controller may have
+// open, to a new file, and verifies the copy. Writers do not wait for it. It calls
+// progress with numbers of pages. The new file exists only if Backup returns nil.
 func Backup(ctx context.Context, path, to string, progress func(done, total int)) (Contents, error) {
 	made, err := backup(ctx, path, to, progress)
 	if err != nil {
@@ -55,7 +54,7 @@ func backup(ctx context.Context, path, to string, progress func(done, total int)
 		return made, err
 	}
 	_ = draft.Close()
-	defer func() { // the draft's own files too, should it not have been closed in order
+	defer func() { // with the journals of a draft that was not closed in order
 		for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
 			_ = os.Remove(draft.Name() + suffix)
 		}
@@ -72,8 +71,8 @@ func backup(ctx context.Context, path, to string, progress func(done, total int)
 	return made, atomicfile.MoveNew(draft.Name(), to)
 }
 
-// checkNew refuses to write over anything, or beside the store where SQLite
-// keeps files of its own.
+// checkNew returns an error if a file exists at the path to, or if the store's own files
+// have that name.
 func checkNew(path, to string) error {
 	if to == "-" {
 		return errors.New("standard output cannot be verified; name a new file")
@@ -99,9 +98,8 @@ func checkNew(path, to string) error {
 	return nil
 }
 
-// openToRead opens the store of a file that is there, ours and of a schema that
-// this build knows, beside a controller that may have it open. It changes
-// nothing.
+// openToRead opens an existing store, of a schema that this build knows, only to read.
+// A controller may have it open.
 func openToRead(ctx context.Context, path string) (*sql.DB, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("%w; DB_PATH names the database", err)
@@ -132,7 +130,8 @@ func checkSchema(ctx context.Context, db *sql.DB) error {
 	if id != applicationID {
 		return errors.New("it is no database of a controller; DB_PATH names the database")
 	}
-	if err := db.QueryRowContext(ctx, `SELECT max(version_id) FROM goose_db_version WHERE is_applied`).Scan(&schema); err != nil {
+	const current = `SELECT max(version_id) FROM goose_db_version WHERE is_applied`
+	if err := db.QueryRowContext(ctx, current).Scan(&schema); err != nil {
 		return err
 	}
 	newest, err := newestSchema()
@@ -140,12 +139,13 @@ func checkSchema(ctx context.Context, db *sql.DB) error {
 		return err
 	}
 	if schema > newest {
-		return fmt.Errorf("its schema is version %d and this build knows %d: a newer controller has written it; use that build", schema, newest)
+		return fmt.Errorf("its schema is version %d and this build knows %d: a newer controller has written it; "+
+			"use that build", schema, newest)
 	}
 	return nil
 }
 
-// newestSchema is the last migration of this build.
+// newestSchema returns the number of the last migration of this build.
 func newestSchema() (newest int64, err error) {
 	files, err := fs.Glob(migrations, "migrations/*.sql")
 	for _, file := range files {
@@ -158,9 +158,9 @@ func newestSchema() (newest int64, err error) {
 	return newest, err
 }
 
-// copyPages copies source into the file at path by SQLite's online backup. A
-// read transaction holds the moment still: without it each write of another
-// process would begin the copy anew.
+// copyPages copies source into the file at path with SQLite's online backup. A read
+// transaction keeps the snapshot: without it, each write of another process would
+// restart the copy.
 func copyPages(ctx context.Context, source *sql.DB, path string, progress func(done, total int)) error {
 	target, err := connect(path, "", 1)
 	if err != nil {
@@ -184,7 +184,7 @@ func copyPages(ctx context.Context, source *sql.DB, path string, progress func(d
 	}
 	defer func() { _ = tx.Rollback() }()
 	var epoch string
-	if err := tx.QueryRowContext(ctx, `SELECT epoch FROM store`).Scan(&epoch); err != nil { // the moment
+	if err := tx.QueryRowContext(ctx, `SELECT epoch FROM store`).Scan(&epoch); err != nil { // begins the snapshot
 		return err
 	}
 	return from.Raw(func(from any) error {
@@ -205,7 +205,7 @@ func copyPages(ctx context.Context, source *sql.DB, path string, progress func(d
 	})
 }
 
-// verify proves that the file at path is a whole store, and the same as source.
+// verify checks that the file at path is an undamaged copy of source.
 func verify(ctx context.Context, source *sql.DB, path string) (c Contents, err error) {
 	db, err := connect(path, "mode=rw", 1)
 	if err != nil {
@@ -223,16 +223,18 @@ func verify(ctx context.Context, source *sql.DB, path string) (c Contents, err e
 		return c, fmt.Errorf("%w: %s", database.ErrCorrupt, strings.ReplaceAll(verdict, "\n", " "))
 	}
 	var table string
-	if err := db.QueryRowContext(ctx, `SELECT "table" FROM pragma_foreign_key_check`).Scan(&table); !errors.Is(err, sql.ErrNoRows) {
+	err = db.QueryRowContext(ctx, `SELECT "table" FROM pragma_foreign_key_check`).Scan(&table)
+	if !errors.Is(err, sql.ErrNoRows) {
 		return c, errors.Join(err, fmt.Errorf("table %q refers to what is not there", table))
 	}
 	if err := source.QueryRowContext(ctx, `SELECT epoch FROM store`).Scan(&epoch); err != nil {
 		return c, err
 	}
-	err = db.QueryRowContext(ctx, `SELECT epoch, (SELECT coalesce(max(version), 0) FROM configs), (SELECT count(*) FROM agents),
-		(SELECT max(version_id) FROM goose_db_version WHERE is_applied) FROM store`).Scan(&c.Epoch, &c.Newest, &c.Agents, &c.Schema)
+	row := db.QueryRowContext(ctx, `SELECT epoch, (SELECT coalesce(max(version), 0) FROM configs),
+		(SELECT count(*) FROM agents), (SELECT max(version_id) FROM goose_db_version WHERE is_applied) FROM store`)
+	err = row.Scan(&c.Epoch, &c.Newest, &c.Agents, &c.Schema)
 	if err == nil && c.Epoch != epoch {
-		err = errors.New("it is another store's")
+		err = errors.New("its epoch is that of another store")
 	}
 	if err != nil {
 		return c, err

@@ -15,8 +15,7 @@ import (
 
 func silent(int, int) {}
 
-// A backup is whole and of one moment, whatever is written meanwhile, and a
-// controller can run on it.
+// A backup is a consistent snapshot during writes, and a controller can run on it.
 func TestBackup_DuringWrites_Consistent(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
@@ -54,21 +53,21 @@ func TestBackup_DuringWrites_Consistent(t *testing.T) {
 			t.Errorf("got %+v, want at least version %d, which was acknowledged before", made, newest.Version)
 		}
 		if info, err := os.Stat(to); err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("the file: got %v, %v, want it for this user's eyes only", info.Mode(), err)
+			t.Errorf("the file: got %v, %v, want mode 0600", info.Mode(), err)
 		}
 		if files, _ := os.ReadDir(filepath.Dir(to)); len(files) != 1 {
-			t.Errorf("beside the backup lie %v", files)
+			t.Errorf("got files beside the backup: %v", files)
 		}
 		saved := open(t, to)
 		history, err := saved.Configs(t.Context(), 1<<62, 10000)
 		if err != nil || int64(len(history)) != made.Newest || history[0].Version != made.Newest {
-			t.Errorf("the copy holds %d versions, %v, want %d", len(history), err, made.Newest)
+			t.Errorf("the copy has %d versions, %v, want %d", len(history), err, made.Newest)
 		}
 		_ = saved.Close()
 	}
 	close(stop)
 	if err := <-stopped; err != nil {
-		t.Errorf("a publish meanwhile: %v", err)
+		t.Errorf("a publish during the backups: %v", err)
 	}
 }
 
@@ -83,7 +82,8 @@ func TestBackup_ClosedDatabase_Copied(t *testing.T) {
 	if err := os.Symlink(path, link); err != nil {
 		t.Fatal(err)
 	}
-	if made, err := sqlite.Backup(t.Context(), link, filepath.Join(t.TempDir(), "saved.db"), silent); err != nil || made.Newest != 1 {
+	made, err := sqlite.Backup(t.Context(), link, filepath.Join(t.TempDir(), "saved.db"), silent)
+	if err != nil || made.Newest != 1 {
 		t.Errorf("got %+v, %v, want version 1", made, err)
 	}
 }
@@ -100,7 +100,7 @@ func TestBackup_HarmfulTarget_Rejected(t *testing.T) {
 	if err := os.Symlink(path, link); err != nil {
 		t.Fatal(err)
 	}
-	for name, row := range map[string]struct{ from, to, words string }{
+	for name, row := range map[string]struct{ from, to, want string }{
 		"over another file":           {path, other, "exists already"},
 		"over itself":                 {path, path, "exists already"},
 		"over itself, through a link": {path, link, "exists already"},
@@ -110,17 +110,17 @@ func TestBackup_HarmfulTarget_Rejected(t *testing.T) {
 		"of what is no database":      {other, filepath.Join(dir, "saved.db"), "is no SQLite database"},
 	} {
 		_, err := sqlite.Backup(t.Context(), row.from, row.to, silent)
-		if err == nil || !strings.Contains(err.Error(), row.words) {
-			t.Errorf("%s: got %v, want %q", name, err, row.words)
+		if err == nil || !strings.Contains(err.Error(), row.want) {
+			t.Errorf("%s: got %v, want %q", name, err, row.want)
 		}
 	}
 	if _, err := os.Stat(filepath.Join(dir, "saved.db")); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("a failed backup left a file")
 	}
 	if b, _ := os.ReadFile(other); string(b) != "precious" {
-		t.Error("the other file was written to")
+		t.Error("the other file was changed")
 	}
 	if _, err := os.Stat(filepath.Join(dir, "none.db")); !errors.Is(err, fs.ErrNotExist) {
-		t.Error("a database was made where there was none")
+		t.Error("a database was created where there was none")
 	}
 }

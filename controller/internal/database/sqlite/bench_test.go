@@ -25,11 +25,12 @@ func BenchmarkSavePresence_Flush4096(b *testing.B) {
 			for b.Loop() {
 				batch := make([]database.Presence, 4096)
 				for i, agent := range rand.Perm(row.fleet)[:len(batch)] {
-					batch[i] = database.Presence{Seq: int64(agent + 1), Reported: row.reported, Presence: models.Presence{
+					said := models.Presence{
 						LastPoll: models.Now(), PollInterval: 30 * time.Second, Transport: wire.LongPoll,
 						Applied: 7, AppliedAt: models.Now(),
 						Attempt: wire.Attempt{Version: 7, Status: wire.Applied, At: models.Now()},
-					}}
+					}
+					batch[i] = database.Presence{Seq: int64(agent + 1), Presence: said, Reported: row.reported}
 				}
 				if err := db.SavePresence(b.Context(), batch); err != nil {
 					b.Fatal(err)

@@ -9,18 +9,20 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-const selectConfig = `SELECT version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip, coalesce(restored_from, 0), probe FROM configs `
+const selectConfig = `SELECT version, url, poll_interval_seconds, etag, message, published_by, published_at,
+	source_ip, coalesce(restored_from, 0), probe FROM configs `
 
 func insertConfig(ctx context.Context, tx *sql.Tx, cfg *models.Config) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO configs
-		(version, url, poll_interval_seconds, probe, etag, message, published_by, published_at, source_ip, restored_from)
+		(version, url, poll_interval_seconds, probe, etag, message,
+		published_by, published_at, source_ip, restored_from)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, nullif($10, 0))`,
 		cfg.Version, cfg.URL, int64(cfg.PollInterval/time.Second), cfg.Probe, cfg.ETag, cfg.Message,
 		cfg.PublishedBy, fromTime(cfg.PublishedAt), cfg.SourceIP, cfg.RestoredFrom)
 	return err
 }
 
-// Config returns a version, or models.ErrNotFound.
+// Config implements database.Store.
 func (db *DB) Config(ctx context.Context, version int64) (cfg *models.Config, err error) {
 	defer db.metrics.ended(reading, time.Now(), &err)
 	cfg, err = scanConfig(db.reader.QueryRowContext(ctx, selectConfig+`WHERE version = $1`, version))
@@ -30,14 +32,14 @@ func (db *DB) Config(ctx context.Context, version int64) (cfg *models.Config, er
 	return cfg, nil
 }
 
-// Configs returns up to limit versions below before, newest first.
+// Configs implements database.Store.
 func (db *DB) Configs(ctx context.Context, before int64, limit int) (all []*models.Config, err error) {
 	defer db.metrics.ended(reading, time.Now(), &err)
-	return list(ctx, db.reader, scanConfig, selectConfig+`WHERE version < $1 ORDER BY version DESC LIMIT $2`, before, limit)
+	const page = selectConfig + `WHERE version < $1 ORDER BY version DESC LIMIT $2`
+	return list(ctx, db.reader, scanConfig, page, before, limit)
 }
 
-// scanConfig reads a row of selectConfig; the error is sql.ErrNoRows where
-// there is none.
+// scanConfig reads a row of selectConfig. It returns sql.ErrNoRows if there is none.
 func scanConfig(row scanner) (*models.Config, error) {
 	var (
 		cfg                  models.Config

@@ -11,8 +11,7 @@ import (
 	"github.com/pressly/goose/v3"
 )
 
-// MakeAtSchema makes a store as a build with an earlier schema does, and lets it
-// execute statements.
+// MakeAtSchema creates a store of an earlier schema, and executes statements on it.
 func MakeAtSchema(t *testing.T, path string, schema int64, statements ...string) {
 	t.Helper()
 	db, err := connect(path, durable, 1)
@@ -38,7 +37,7 @@ func MakeAtSchema(t *testing.T, path string, schema int64, statements ...string)
 	}
 }
 
-// LimitPages lets the database grow no further until restore is called.
+// LimitPages prevents the database from growing until restore is called.
 func LimitPages(t *testing.T, db *DB) (restore func()) {
 	t.Helper()
 	set := func(statement string) {
@@ -46,11 +45,11 @@ func LimitPages(t *testing.T, db *DB) (restore func()) {
 			t.Fatal(err)
 		}
 	}
-	set(`PRAGMA max_page_count = 1`) // SQLite takes it as the size that there is
+	set(`PRAGMA max_page_count = 1`) // SQLite raises it to the present size
 	return func() { set(`PRAGMA max_page_count = 1000000`) }
 }
 
-// ShortenBusyTimeout makes the wait for another process's lock a short one.
+// ShortenBusyTimeout shortens how long writes wait for the lock of another process.
 func ShortenBusyTimeout(t *testing.T, db *DB) {
 	t.Helper()
 	if _, err := db.writer.ExecContext(t.Context(), `PRAGMA busy_timeout = 20`); err != nil {
@@ -58,7 +57,7 @@ func ShortenBusyTimeout(t *testing.T, db *DB) {
 	}
 }
 
-// MakeReadOnly lets nothing be written any more.
+// MakeReadOnly makes every write fail from now on.
 func MakeReadOnly(t *testing.T, db *DB) {
 	t.Helper()
 	if _, err := db.writer.ExecContext(t.Context(), `PRAGMA query_only = true`); err != nil {
@@ -66,20 +65,20 @@ func MakeReadOnly(t *testing.T, db *DB) {
 	}
 }
 
-// CommitError is what a write returns of a commit that failed with err.
+// CommitError returns the error of a write whose commit failed with err.
 var CommitError = commitError
 
-// HangCheck has a check in progress until finish.
+// HangCheck starts a check that lasts until finish is called.
 func HangCheck(db *DB) (finish func()) {
 	c := &check{done: make(chan struct{})}
 	db.check = c
 	return func() { close(c.done); db.check = nil }
 }
 
-// ForgetProbe lets the next Ping of a store that fails try a write.
+// ForgetProbe makes the next Ping of a failing store try a write.
 func ForgetProbe(db *DB) { db.probed = time.Time{} }
 
-// Durability are the settings of a connection on which what is acknowledged depends.
+// Durability are the settings of a connection that durability depends on.
 type Durability struct {
 	Journal     string
 	Synchronous int // 2: FULL
@@ -88,9 +87,8 @@ type Durability struct {
 	QueryOnly   bool
 }
 
-// Connections opens all the connections that db may have, and returns their
-// settings: of those that write, and of those that read. Where reopen, these are
-// not the ones that were open before.
+// Connections opens all connections that db may have, after it closed the open ones if
+// reopen is set, and returns their settings.
 func Connections(t *testing.T, db *DB, reopen bool) (writers, readers []Durability) {
 	t.Helper()
 	return durabilities(t, db.writer, db.writer.Stats().MaxOpenConnections, reopen),
@@ -119,7 +117,8 @@ func durabilities(t *testing.T, pool *sql.DB, n int, reopen bool) (all []Durabil
 		defer func() { _ = conn.Close() }()
 		var d Durability
 		err := conn.QueryRowContext(t.Context(), `SELECT journal_mode, synchronous, foreign_keys, timeout, query_only
-			FROM pragma_journal_mode, pragma_synchronous, pragma_foreign_keys, pragma_busy_timeout, pragma_query_only`).
+			FROM pragma_journal_mode, pragma_synchronous, pragma_foreign_keys,
+				pragma_busy_timeout, pragma_query_only`).
 			Scan(&d.Journal, &d.Synchronous, &d.ForeignKeys, &d.BusyTimeout, &d.QueryOnly)
 		if err != nil {
 			t.Fatal(err)
@@ -129,7 +128,8 @@ func durabilities(t *testing.T, pool *sql.DB, n int, reopen bool) (all []Durabil
 	return all
 }
 
-// Hang has a write of the past fail, and the next one wait until release.
+// Hang makes the store one whose last write failed, and blocks writes until release is
+// called.
 func (db *DB) Hang(t *testing.T) (release func()) {
 	t.Helper()
 	failure := errors.New("input/output error")
@@ -141,8 +141,7 @@ func (db *DB) Hang(t *testing.T) (release func()) {
 	return func() { _ = conn.Close() }
 }
 
-// Readers is how many connections that read are open, and how many of these are never
-// given back.
+// Readers returns how many connections that read are open, and how many are in use.
 func Readers(db *DB) (open, pinned int) {
 	stats := db.reader.Stats()
 	return stats.OpenConnections, stats.InUse

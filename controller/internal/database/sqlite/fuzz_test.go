@@ -10,8 +10,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 )
 
-// A database file of which some bytes are not what they were is opened or refused;
-// a refused one is left as it was.
+// Open rejects a damaged database file and does not change it, or opens it.
 func FuzzOpen_DamagedFile(f *testing.F) {
 	path := filepath.Join(f.TempDir(), "controller.db")
 	db, err := sqlite.Open(f.Context(), path)
@@ -57,7 +56,7 @@ func FuzzOpen_DamagedFile(f *testing.F) {
 		}
 		after, readErr := os.ReadFile(path)
 		if readErr != nil || !bytes.Equal(after, content) {
-			t.Errorf("refused with %v, and not left as it was: %v", err, readErr)
+			t.Errorf("rejected with %v, and changed: %v", err, readErr)
 		}
 	})
 }

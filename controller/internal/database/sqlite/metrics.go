@@ -15,13 +15,13 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 )
 
-// operation is what the database is asked to do, as it is measured.
+// operation is the label of a kind of transaction or query.
 type operation string
 
 const (
 	publishing  operation = "publish"
-	reporting   operation = "report"   // what agents wait for
-	present     operation = "presence" // what nobody waits for
+	reporting   operation = "report"   // reports, which agents wait for
+	present     operation = "presence" // flushes of presence
 	registering operation = "register"
 	removing    operation = "remove"
 	freezing    operation = "freeze"
@@ -30,34 +30,35 @@ const (
 	reading     operation = "read"
 )
 
-// The kinds of error of SQLite.
+// kinds are the labels of errors.
 var kinds = []struct {
 	label string
 	kind  error
 }{
-	{"busy", database.ErrBusy}, {"full", database.ErrFull}, {"readonly", database.ErrReadOnly}, {"io", database.ErrIO}, {"corrupt", database.ErrCorrupt},
+	{"busy", database.ErrBusy}, {"full", database.ErrFull}, {"readonly", database.ErrReadOnly},
+	{"io", database.ErrIO}, {"corrupt", database.ErrCorrupt},
 }
 
 const anyOther = "other"
 
-// Metrics are how long the database takes, and how it fails.
+// Metrics measure how long operations take, and count errors.
 type Metrics struct {
 	seconds *prometheus.HistogramVec
 	errors  *prometheus.CounterVec
 }
 
-// NewMetrics returns the metrics of one database; reg may be nil.
+// NewMetrics returns the metrics of one store; reg may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	factory := promauto.With(reg)
 	m := &Metrics{
 		seconds: factory.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "database_operation_duration_seconds",
-			Help:    "Time that a transaction or a query took, with its wait for those before it, by operation.",
+			Help:    "Duration of transactions and queries with their wait for earlier ones, by operation.",
 			Buckets: metrics.Buckets,
 		}, []string{"operation"}),
 		errors: factory.NewCounterVec(prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "database_errors_total",
-			Help: "Transactions and queries that SQLite failed, by kind.",
+			Help: "Failed transactions and queries, by kind of error.",
 		}, []string{"kind"}),
 	}
 	for _, k := range kinds {
@@ -69,12 +70,12 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 
 const subsystem = "controller"
 
-// ended measures an operation that began then, and ended now with *err.
+// ended measures an operation that ends now, with *err.
 func (m *Metrics) ended(op operation, began time.Time, err *error) {
 	m.seconds.WithLabelValues(string(op)).Observe(time.Since(began).Seconds())
 	var driver sqlite3.Error
 	if !errors.As(*err, &driver) {
-		return // it succeeded, or found nothing, or a rule refused it
+		return // it succeeded, or found nothing, or a rule rejected it
 	}
 	m.errors.WithLabelValues(kindOf(driver)).Inc()
 }
@@ -89,13 +90,13 @@ func kindOf(driver sqlite3.Error) string {
 	return anyOther
 }
 
-// Collector tells how the database is: ready or not, and how large.
+// Collector collects whether a store is ready, and the size of its files.
 type Collector struct {
 	db *DB
 
 	mu    sync.Mutex // guards the rest
-	asked time.Time  // when the database was last asked whether it is ready
-	ready float64
+	asked time.Time  // when ready was set
+	ready float64    // 1 or 0
 }
 
 // NewCollector returns the collector of db.
@@ -103,7 +104,7 @@ func NewCollector(db *DB) *Collector { return &Collector{db: db} }
 
 var (
 	readyDesc = metrics.Describe(subsystem, "database_ready",
-		"Whether the database answers, is still the file that was opened, and can be written: 1 or 0.")
+		"Whether the database responds, is still the file that was opened, and can be written: 1 or 0.")
 	sizeDesc = metrics.Describe(subsystem, "database_size_bytes",
 		"Size of the database on the disk, by file: main, and wal, the write-ahead log.", "file")
 )
@@ -114,15 +115,15 @@ func (c *Collector) Describe(to chan<- *prometheus.Desc) {
 	to <- sizeDesc
 }
 
-// readyTimeout is how long a database that does not answer holds up who collects.
-// Whether it is ready holds good for as long as fresh: to find out may take a write,
-// and everybody may scrape.
 const (
+	// readyTimeout bounds how long a store that does not respond delays a scrape.
 	readyTimeout = 2 * time.Second
-	fresh        = 5 * time.Second
+	// fresh is how long the answer of Ping is used: Ping may write, and scrapes need no
+	// credentials.
+	fresh = 5 * time.Second
 )
 
-// isReady is 1 or 0.
+// isReady returns 1 if the store is ready, 0 if not.
 func (c *Collector) isReady() float64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -143,7 +144,7 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 	to <- prometheus.MustNewConstMetric(sizeDesc, prometheus.GaugeValue, size(c.db.path+"-wal"), "wal")
 }
 
-// size is that of a file, 0 where there is none.
+// size returns the size of a file in bytes, 0 if there is none.
 func size(path string) float64 {
 	info, err := os.Stat(path)
 	if err != nil {

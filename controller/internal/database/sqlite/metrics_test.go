@@ -30,7 +30,7 @@ func openMeasured(t *testing.T, path string) (*sqlite.DB, *prometheus.Registry) 
 	return db, reg
 }
 
-// operations are how often each was measured.
+// operations returns how often each operation was measured.
 func operations(t *testing.T, reg prometheus.Gatherer) map[string]uint64 {
 	t.Helper()
 	families, err := reg.Gather()
@@ -96,27 +96,27 @@ func TestMetrics_EachOperation_Timed(t *testing.T) {
 	}
 }
 
+const errorsTotal = "fleetconf_controller_database_errors_total"
+
 func TestMetrics_Errors_ByKind(t *testing.T) {
 	path := newPath(t)
 	db, reg := openMeasured(t, path)
 	long := "http://a/" + strings.Repeat("a", 20_000)
 	locked := func(do func()) {
-		tx, err := outside(t, path).BeginTx(t.Context(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		defer lock(t, path)()
 		sqlite.ShortenBusyTimeout(t, db)
 		do()
-		_ = tx.Rollback()
 	}
-	refusal := errors.New("a rule")
+	rejection := errors.New("a rule")
 	for _, row := range []struct {
 		kind string
 		do   func() error
 	}{
 		{"", func() error { _, err := databasetest.Newest(t.Context(), db); return err }}, // finds nothing
 		{"", func() error {
-			return databasetest.Append(t.Context(), db, func(*models.Plan) (*models.Change, error) { return nil, refusal })
+			return databasetest.Append(t.Context(), db, func(*models.Plan) (*models.Change, error) {
+				return nil, rejection
+			})
 		}},
 		{"", func() error {
 			gone, leave := context.WithCancel(t.Context())
@@ -138,7 +138,7 @@ func TestMetrics_Errors_ByKind(t *testing.T) {
 		}
 	}
 	const want = `
-# HELP fleetconf_controller_database_errors_total Transactions and queries that SQLite failed, by kind.
+# HELP fleetconf_controller_database_errors_total Failed transactions and queries, by kind of error.
 # TYPE fleetconf_controller_database_errors_total counter
 fleetconf_controller_database_errors_total{kind="busy"} 1
 fleetconf_controller_database_errors_total{kind="corrupt"} 0
@@ -147,7 +147,7 @@ fleetconf_controller_database_errors_total{kind="io"} 1
 fleetconf_controller_database_errors_total{kind="other"} 2
 fleetconf_controller_database_errors_total{kind="readonly"} 1
 `
-	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "fleetconf_controller_database_errors_total"); err != nil {
+	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), errorsTotal); err != nil {
 		t.Error(err)
 	}
 }
@@ -168,14 +168,16 @@ func TestMetrics_DamagedDatabase_Counted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	if _, err := file.WriteAt([]byte(strings.Repeat("x", int(info.Size())-4096)), 4096); err != nil { // all but the first page
+	const page = 4096
+	damage := strings.Repeat("x", int(info.Size())-page) // of all pages but the first
+	if _, err := file.WriteAt([]byte(damage), page); err != nil {
 		t.Fatal(err)
 	}
 	if err := databasetest.Publish(db, "http://b/"); err == nil {
-		t.Fatal("a damaged database took a version")
+		t.Fatal("a damaged database accepted a version")
 	}
-	if families, err := testutil.GatherAndCount(reg, "fleetconf_controller_database_errors_total"); err != nil || families != 6 {
-		t.Errorf("got %d series of errors, %v, want 6", families, err)
+	if n, err := testutil.GatherAndCount(reg, errorsTotal); err != nil || n != 6 {
+		t.Errorf("got %d series of errors, %v, want 6", n, err)
 	}
 	families, _ := reg.Gather()
 	for _, family := range families {
@@ -187,9 +189,9 @@ func TestMetrics_DamagedDatabase_Counted(t *testing.T) {
 	}
 }
 
-func TestCollector_Files_Measured(t *testing.T) { synctest.Test(t, tellsOfTheFiles) }
+func TestCollector_Files_Measured(t *testing.T) { synctest.Test(t, measuresFiles) }
 
-func tellsOfTheFiles(t *testing.T) {
+func measuresFiles(t *testing.T) {
 	path := newPath(t)
 	db, _ := openMeasured(t, path)
 	if err := databasetest.Publish(db, "http://a/"); err != nil {
@@ -206,12 +208,15 @@ func tellsOfTheFiles(t *testing.T) {
 		}
 		for _, family := range families {
 			for _, m := range family.GetMetric() {
-				if family.GetName() == "fleetconf_controller_"+name && (file == "" || m.GetLabel()[0].GetValue() == file) {
+				if family.GetName() != "fleetconf_controller_"+name {
+					continue
+				}
+				if file == "" || m.GetLabel()[0].GetValue() == file {
 					return m.GetGauge().GetValue()
 				}
 			}
 		}
-		t.Fatalf("there is no %s", name)
+		t.Fatalf("got no metric %s", name)
 		return 0
 	}
 	for file, path := range map[string]string{"main": path, "wal": path + "-wal"} {
@@ -224,17 +229,17 @@ func tellsOfTheFiles(t *testing.T) {
 		}
 	}
 	if got := value("database_ready", ""); got != 1 {
-		t.Errorf("when all is well: got ready %v, want 1", got)
+		t.Errorf("before the failure: got ready %v, want 1", got)
 	}
 	if err := os.Rename(path, path+".gone"); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(4 * time.Second)
 	if got := value("database_ready", ""); got != 1 {
-		t.Errorf("within five seconds: got ready %v, want the answer from before: to ask may cost a write", got)
+		t.Errorf("within five seconds: got ready %v, want the last answer, because Ping may write", got)
 	}
 	time.Sleep(time.Second)
 	if ready, size := value("database_ready", ""), value("database_size_bytes", "main"); ready != 0 || size != 0 {
-		t.Errorf("when its file is gone: got ready %v and %v bytes, want 0 and 0", ready, size)
+		t.Errorf("without its file: got ready %v and %v bytes, want 0 and 0", ready, size)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-// Plan returns the plan, or database.ErrMoved: what is in a file that is no longer at its
-// name was not acknowledged.
+// Plan implements database.Store. It returns database.ErrMoved if a file is no longer at
+// its name, because writes to that were not acknowledged.
 func (db *DB) Plan(ctx context.Context) (plan *models.Plan, err error) {
 	defer db.metrics.ended(reading, time.Now(), &err)
 	if err := db.checkFiles(); err != nil {
@@ -25,8 +25,7 @@ func (db *DB) Plan(ctx context.Context) (plan *models.Plan, err error) {
 	return plan, explain(err)
 }
 
-// Append stores the change that rule makes of the plan, and returns the plan after it;
-// see service.ConfigStore.
+// Append implements database.Store.
 func (db *DB) Append(
 	ctx context.Context, rule func(*models.Plan) (*models.Change, error),
 ) (next *models.Plan, err error) {
@@ -54,7 +53,7 @@ func (db *DB) Append(
 	return next, nil
 }
 
-// operationOf returns as what a change is measured.
+// operationOf returns the operation that a change is measured as.
 func operationOf(c *models.Change) operation {
 	switch {
 	case c.Config != nil:
@@ -117,7 +116,7 @@ func storeChange(ctx context.Context, tx *sql.Tx, plan, next *models.Plan, c *mo
 
 const selectFreeze = `SELECT reason, until, frozen_by, frozen_at FROM freeze`
 
-// scanFreeze reads a row of selectFreeze; nil where there is none.
+// scanFreeze reads a row of selectFreeze. It returns nil if there is none.
 func scanFreeze(row scanner) (*models.Freeze, error) {
 	var (
 		f         models.Freeze

@@ -21,9 +21,10 @@ func scanClosed(row scanner) (c models.Closed, err error) {
 	return c, json.Unmarshal([]byte(text), &c.Figures)
 }
 
-// Figures returns the last figures of a version that was superseded, and the
-// version after it. It returns models.ErrNotFound where there are none.
-func (db *DB) Figures(ctx context.Context, version int64) (figures models.Figures, supersededBy int64, err error) {
+// Figures implements database.Store.
+func (db *DB) Figures(
+	ctx context.Context, version int64,
+) (figures models.Figures, supersededBy int64, err error) {
 	defer db.metrics.ended(reading, time.Now(), &err)
 	c, err := scanClosed(db.reader.QueryRowContext(ctx, selectClosed+`WHERE version = $1`, version))
 	if err != nil {
@@ -37,6 +38,7 @@ func insertFigures(ctx context.Context, tx *sql.Tx, version, supersededBy int64,
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO rollouts (version, superseded_by, figures) VALUES ($1, $2, $3)`, version, supersededBy, string(text))
+	_, err = tx.ExecContext(ctx, `INSERT INTO rollouts (version, superseded_by, figures) VALUES ($1, $2, $3)`,
+		version, supersededBy, string(text))
 	return err
 }

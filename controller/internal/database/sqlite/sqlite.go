@@ -1,9 +1,8 @@
-// Package sqlite keeps the controller's store in one SQLite file. A write
-// that returned is on the disk: write-ahead log, synchronous=FULL. Nothing of
-// SQLite leaves the package, neither its types nor its errors.
+// Package sqlite implements database.Store in one SQLite file, with a write-ahead log
+// and synchronous=FULL. Neither types nor errors of SQLite leave the package.
 //
-// Queries number their parameters $1, $2, … in the order in which they stand
-// in the text: to SQLite these are names, bound in the order of appearance.
+// Queries number their parameters $1, $2, … in the order of appearance: SQLite takes
+// these as names, and binds names in that order.
 package sqlite
 
 import (
@@ -36,45 +35,45 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// minSQLite is the first SQLite that has no known way to corrupt a
+// minSQLite is the first version of SQLite without a known bug that corrupts a
 // write-ahead log, as major*1e6 + minor*1e3 + patch.
 const minSQLite = 3_051_003
 
-// busyTimeout is how long a statement waits for another process's lock.
+// busyTimeout is how long a statement waits for the lock of another process.
 const busyTimeout = 3 * time.Second
 
 // applicationID marks a file as ours; the first migration sets it.
 const applicationID = 0x466C6366
 
-// DB is the open store. All writes go through one connection, for SQLite has
-// one writer; reads have connections of their own and never wait for it.
+// DB is an open store. All writes use one connection, because SQLite allows one writer
+// at a time. Reads use others, and never wait for a write.
 type DB struct {
 	path   string
 	file   os.FileInfo            // what path named when it was locked
-	files  map[string]os.FileInfo // what is open, by name: the database and its journals
+	files  map[string]os.FileInfo // the open files by name: the database and its journals
 	writer *sql.DB
 	reader *sql.DB
-	pin    *sql.Conn // of reader; while it is open SQLite keeps the journals
+	pin    *sql.Conn // of reader; while it is open, SQLite keeps the journals
 	lock   *flock.Flock
 	tags   models.Tags
 
 	metrics *Metrics
-	failing atomic.Pointer[error] // why a write failed, nil since one succeeded
-	probed  time.Time             // when the last probe was tried; of the check in progress
+	failing atomic.Pointer[error] // of the last write that failed; nil once a later one succeeded
+	probed  time.Time             // when the last probe began; the check in progress owns it
 
 	checking sync.Mutex // guards check
-	check    *check     // in progress, nil for none
+	check    *check     // in progress; nil for none
 }
 
-// Open opens the store in the file at path, makes it if it is not there, and
-// brings its schema up to date. It refuses a file that another controller has
-// open, that is damaged, read-only or another program's, or that a newer build
-// has written; the error says what to do, and the file is left as it was.
+// Open opens the store in the file at path, creates it if it does not exist, and
+// migrates its schema. It rejects a file that another controller has open, that is
+// damaged or read-only, or that another program or a newer build has written: the error
+// says what to do, and the file is not changed.
 func Open(ctx context.Context, path string) (*DB, error) {
 	return OpenMeasured(ctx, path, NewMetrics(nil))
 }
 
-// OpenMeasured is Open; m measures what the store is asked to do from then on.
+// OpenMeasured is Open with metrics, which measure all operations after it.
 func OpenMeasured(ctx context.Context, path string, m *Metrics) (*DB, error) {
 	db := &DB{metrics: m}
 	if err := db.open(ctx, path); err != nil {
@@ -86,7 +85,8 @@ func OpenMeasured(ctx context.Context, path string, m *Metrics) (*DB, error) {
 
 func (db *DB) open(ctx context.Context, path string) (err error) {
 	if _, n, _ := sqlite3.Version(); n < minSQLite {
-		return fmt.Errorf("this build holds SQLite %d, which can corrupt a write-ahead log; %d is the least", n, minSQLite)
+		return fmt.Errorf("SQLite must be %d or later; this build has %d, which can corrupt a write-ahead log",
+			minSQLite, n)
 	}
 	if err := db.claim(path); err != nil {
 		return err
@@ -112,8 +112,8 @@ func (db *DB) open(ctx context.Context, path string) (err error) {
 	return db.identify()
 }
 
-// openReaders opens all connections that read: one that is opened later would make
-// the files anew that somebody has removed.
+// openReaders opens all connections that read: one that is opened later would create
+// files again that were removed.
 func (db *DB) openReaders(ctx context.Context) (err error) {
 	if db.pin, err = db.reader.Conn(ctx); err != nil {
 		return err
@@ -134,7 +134,7 @@ func (db *DB) openReaders(ctx context.Context) (err error) {
 	return nil
 }
 
-// identify notes which files are open.
+// identify sets db.files.
 func (db *DB) identify() (err error) {
 	files := map[string]os.FileInfo{db.path: db.file}
 	for _, journal := range []string{db.path + "-wal", db.path + "-shm"} {
@@ -146,8 +146,8 @@ func (db *DB) identify() (err error) {
 	return nil
 }
 
-// checkFiles returns database.ErrMoved unless the files that are open are still those
-// at their names: what is written to others is lost with the process.
+// checkFiles returns database.ErrMoved unless the open files are still at their names:
+// writes to a file that was removed are lost with the process.
 func (db *DB) checkFiles() error {
 	for name, open := range db.files {
 		if now, err := os.Stat(name); err != nil || !os.SameFile(open, now) {
@@ -157,16 +157,16 @@ func (db *DB) checkFiles() error {
 	return nil
 }
 
-// claim makes the file if it is not there, for this user's eyes only, and
-// takes its lock, by its real name: a link must not lead two controllers to
-// one file.
+// claim creates the file with mode 0600 if it does not exist, and locks it by its real
+// name, so that two controllers cannot open one file through a link.
 func (db *DB) claim(path string) error {
 	if err := atomicfile.CheckRegular(path); err != nil { // to open a pipe would wait for a writer
 		return err
 	}
 	file, err := os.OpenFile(path, os.O_RDONLY|os.O_CREATE, 0o600)
 	if err != nil {
-		return fmt.Errorf("%w: DB_PATH must name a file in a folder that is there and that this user may write: %w", database.ErrReadOnly, err)
+		return fmt.Errorf("%w: DB_PATH must name a file in a folder that exists and that this user may write: %w",
+			database.ErrReadOnly, err)
 	}
 	defer func() { _ = file.Close() }()
 	if db.path, err = filepath.EvalSymlinks(path); err != nil {
@@ -186,7 +186,7 @@ func (db *DB) claim(path string) error {
 		return fmt.Errorf("its lock file %s is %s; remove it", db.lock.Path(), atomicfile.Kind(info.Mode()))
 	}
 	if err != nil {
-		return fmt.Errorf("take the lock file: %w; this user must be able to write it and its folder", err)
+		return fmt.Errorf("lock its lock file: %w; this user must be able to write it and its folder", err)
 	}
 	if !locked {
 		return errors.New("another controller has it open; stop that one, or set DB_PATH to another file")
@@ -194,14 +194,15 @@ func (db *DB) claim(path string) error {
 	return nil
 }
 
-// readers is how many queries run at the same time.
+// readers is how many queries can run at the same time.
 const readers = 4
 
-// durable are the options of a connection to our own file.
+// durable are the options of every connection to the store's file.
 const durable = "_journal_mode=WAL&_synchronous=FULL&_foreign_keys=true"
 
 func connect(path, options string, connections int) (*sql.DB, error) {
-	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() + fmt.Sprintf("?_busy_timeout=%d&", busyTimeout.Milliseconds()) + options
+	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
+		fmt.Sprintf("?_busy_timeout=%d&", busyTimeout.Milliseconds()) + options
 	pool, err := sql.Open("sqlite3", dsn)
 	if err != nil {
 		return nil, err
@@ -211,8 +212,8 @@ func connect(path, options string, connections int) (*sql.DB, error) {
 	return pool, nil
 }
 
-// inspect proves, before anything is changed, that the file is empty or ours,
-// whole, and can be written.
+// inspect checks, before the first change, that the file is empty or a store, that it
+// is not damaged, and that it can be written.
 func (db *DB) inspect(ctx context.Context) error {
 	plain, err := connect(db.path, "_txlock=immediate", 1)
 	if err != nil {
@@ -223,7 +224,9 @@ func (db *DB) inspect(ctx context.Context) error {
 		id, tables int64
 		verdict    string
 	)
-	if err := plain.QueryRowContext(ctx, `SELECT application_id, (SELECT count(*) FROM sqlite_schema) FROM pragma_application_id`).Scan(&id, &tables); err != nil {
+	row := plain.QueryRowContext(ctx, `SELECT application_id, (SELECT count(*) FROM sqlite_schema)
+		FROM pragma_application_id`)
+	if err := row.Scan(&id, &tables); err != nil {
 		return err
 	}
 	if tables > 0 && id != applicationID {
@@ -256,7 +259,8 @@ func (db *DB) migrate(ctx context.Context) error {
 		return fmt.Errorf("read the schema's version: %w", err)
 	}
 	if current > newest {
-		return fmt.Errorf("its schema is version %d and this build knows %d: a newer controller has written it; run that build, or restore a backup", current, newest)
+		return fmt.Errorf("its schema is version %d and this build knows %d: a newer controller has written it; "+
+			"run that build, or restore a backup", current, newest)
 	}
 	if _, err := provider.Up(ctx); err != nil {
 		return fmt.Errorf("migrate the schema: %w", err)
@@ -264,16 +268,18 @@ func (db *DB) migrate(ctx context.Context) error {
 	return nil
 }
 
-// readTags reads what the store's ETags are made of. Its epoch and its key are made
-// once, with the store, or with the migration to a schema that has a key.
+// readTags sets db.tags. The epoch of a store is created once, with the store, and its
+// key likewise, or with the migration to a schema that has a key.
 func (db *DB) readTags(ctx context.Context) error {
 	key := make([]byte, models.KeyBytes)
 	_, _ = rand.Read(key) // never fails
 	return db.write(ctx, func(tx *sql.Tx) (err error) {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO store (only_row, epoch) VALUES (1, $1) ON CONFLICT DO NOTHING`, rand.Text()); err != nil {
+		const insert = `INSERT INTO store (only_row, epoch) VALUES (1, $1) ON CONFLICT DO NOTHING`
+		if _, err := tx.ExecContext(ctx, insert, rand.Text()); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, `UPDATE store SET etag_key = $1 WHERE length(etag_key) = 0`, key); err != nil {
+		_, err = tx.ExecContext(ctx, `UPDATE store SET etag_key = $1 WHERE length(etag_key) = 0`, key)
+		if err != nil {
 			return err
 		}
 		db.tags, _, err = scanStore(tx.QueryRowContext(ctx, selectStore))
@@ -289,23 +295,22 @@ func scanStore(row scanner) (t models.Tags, r models.Observed, err error) {
 	return t, r, err
 }
 
-// Tags makes and verifies the ETags of this store.
+// Tags implements database.Store.
 func (db *DB) Tags() models.Tags { return db.tags }
 
-// check is the result of looking whether the store can do its work.
+// check is one check of whether the store can do its work.
 type check struct {
 	done chan struct{} // closed when err is set
 	err  error
 }
 
-// checkTimeout is longer than a statement waits for another process.
+// checkTimeout is longer than busyTimeout.
 const checkTimeout = busyTimeout + 2*time.Second
 
-// Ping says why the store cannot do its work at the moment, nil when it can: it
-// answers, its files are still those at their names, and no write has failed since
-// the last that succeeded. Where one has, Ping tries one of its own. It returns when
-// ctx ends or after checkTimeout, also where the disk hangs: callers share one check,
-// so that they do not pile up behind it.
+// Ping implements database.Store. It returns nil if the store responds, its files are
+// still at their names, and no write has failed since the last that succeeded; after a
+// failure, it tries a write itself. It returns when ctx ends or after checkTimeout, also
+// if the disk hangs: callers share one check, so that they do not queue behind it.
 func (db *DB) Ping(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -327,7 +332,7 @@ func (db *DB) startCheck() *check {
 	}
 	c := &check{done: make(chan struct{})}
 	db.check = c
-	go func() { // ends when the disk answers
+	go func() { // ends when the disk responds
 		c.err = db.doCheck(context.Background())
 		db.checking.Lock()
 		db.check = nil
@@ -352,13 +357,12 @@ const (
 	// fillProbe is more than a publish writes.
 	fillProbe  = `INSERT INTO probe (filler) VALUES (randomblob(65536))`
 	emptyProbe = `DELETE FROM probe`
-	// probeEvery is how often a store that fails is written to: everybody may ask /ready.
+	// probeEvery limits the probes, because requests to /ready need no credentials.
 	probeEvery = time.Second
 )
 
-// probe returns nil if no write has failed since the last that succeeded. Else it
-// stores as much as a publish does, as new pages that reach the disk, and removes
-// it; what is there stays as it is.
+// probe returns nil if no write has failed since the last that succeeded. Otherwise it
+// stores as much as a publish does, in new pages that reach the disk, and removes it.
 func (db *DB) probe(ctx context.Context) error {
 	failure := db.failing.Load()
 	if failure == nil {
@@ -381,7 +385,7 @@ func (db *DB) probe(ctx context.Context) error {
 	return nil
 }
 
-// Close lets go of the file.
+// Close closes the store and releases its file.
 func (db *DB) Close() error {
 	var errs []error
 	if db.pin != nil {
@@ -398,16 +402,16 @@ func (db *DB) Close() error {
 	return errors.Join(errs...)
 }
 
-// inTx is write, measured as an operation.
+// inTx is write, measured as op.
 func (db *DB) inTx(ctx context.Context, op operation, f func(*sql.Tx) error) (err error) {
 	defer db.metrics.ended(op, time.Now(), &err)
 	return db.write(ctx, f)
 }
 
-// write runs f in a transaction that holds the write lock from the start, and
-// commits if f returns nil. It remembers that the store could not be written until
-// a transaction that changed something could. What it returned nil for is in the
-// files that are at their names.
+// write runs f in a transaction that holds the write lock from its beginning, and
+// commits if f returns nil. It returns nil only if the files are still at their names.
+// It sets db.failing if the store could not be written, and clears it if it could be
+// and f changed a row.
 func (db *DB) write(ctx context.Context, f func(*sql.Tx) error) error {
 	if err := db.checkFiles(); err != nil {
 		return fmt.Errorf("%w; nothing was written", err)
@@ -433,7 +437,7 @@ func (db *DB) write(ctx context.Context, f func(*sql.Tx) error) error {
 	return err
 }
 
-// observeChanges runs f, and notes whether it changed a row.
+// observeChanges runs f, and sets changed to whether f changed a row.
 func observeChanges(ctx context.Context, tx *sql.Tx, f func(*sql.Tx) error, changed *bool) error {
 	var before, after int64
 	if err := tx.QueryRowContext(ctx, `SELECT total_changes()`).Scan(&before); err != nil {
@@ -447,8 +451,8 @@ func observeChanges(ctx context.Context, tx *sql.Tx, f func(*sql.Tx) error, chan
 	return err
 }
 
-// isStorageFailure reports whether err says that the store could not be written: not
-// that a rule of the schema was broken, nor that the caller disconnected, which is no
+// isStorageFailure reports whether err means that the store could not be written. A
+// violated constraint does not, nor does the end of the caller's context, which is no
 // error of the driver.
 func isStorageFailure(err error) bool {
 	var driver sqlite3.Error
@@ -467,8 +471,8 @@ func (db *DB) transact(ctx context.Context, f func(*sql.Tx) error) error {
 	return commitError(tx.Commit())
 }
 
-// commitError adds database.ErrInDoubt to the error of a commit that may be on the disk
-// all the same. One that found the disk full is not.
+// commitError adds database.ErrInDoubt to the error of a failed commit, unless the disk
+// was full: any other may be on the disk all the same.
 func commitError(err error) error {
 	var driver sqlite3.Error
 	if errors.As(err, &driver) && driver.Code != sqlite3.ErrFull {
@@ -477,8 +481,8 @@ func commitError(err error) error {
 	return err
 }
 
-// explain turns an error of the driver into one of the domain's kinds, and
-// leaves every other error as it is.
+// explain adds the error of package database or models that an error of the driver
+// matches, and returns any other error as it is.
 func explain(err error) error {
 	var driver sqlite3.Error
 	if errors.Is(err, sql.ErrNoRows) {
@@ -502,17 +506,19 @@ func explain(err error) error {
 	return err
 }
 
-// scanner is a row, alone or of many.
+// scanner is an *sql.Row or an *sql.Rows.
 type scanner interface{ Scan(into ...any) error }
 
-// queryer is a pool of connections, or a transaction.
+// queryer is an *sql.DB or an *sql.Tx.
 type queryer interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
-// read gives each row of a query; an error is the last that it gives.
-func read[T any](ctx context.Context, from queryer, scan func(scanner) (T, error), query string, args ...any) iter.Seq2[T, error] {
+// read yields each row of a query, and ends with the first error.
+func read[T any](
+	ctx context.Context, from queryer, scan func(scanner) (T, error), query string, args ...any,
+) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		var none T
 		rows, err := from.QueryContext(ctx, query, args...)
@@ -534,7 +540,9 @@ func read[T any](ctx context.Context, from queryer, scan func(scanner) (T, error
 }
 
 // list returns every row of a query.
-func list[T any](ctx context.Context, from queryer, scan func(scanner) (T, error), query string, args ...any) (all []T, err error) {
+func list[T any](
+	ctx context.Context, from queryer, scan func(scanner) (T, error), query string, args ...any,
+) (all []T, err error) {
 	for v, err := range read(ctx, from, scan, query, args...) {
 		if err != nil {
 			return nil, err
@@ -544,7 +552,8 @@ func list[T any](ctx context.Context, from queryer, scan func(scanner) (T, error
 	return all, nil
 }
 
-// Moments are stored as microseconds since 1970 UTC; the zero time as 0.
+// fromTime returns a time as it is stored: in microseconds since 1970 UTC, 0 for the
+// zero time.
 func fromTime(t time.Time) int64 {
 	if t.IsZero() {
 		return 0

@@ -1,10 +1,8 @@
 package sqlite_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,45 +12,15 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/mattn/go-sqlite3"
-	"github.com/pressly/goose/v3"
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/database/databasetest"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// A store of a build without keyed hashes gets a key once, and accepts the ETags that
-// it had made by then.
-func TestOpen_MigratesToKeyedETags(t *testing.T) {
-	path := newPath(t)
-	sqlite.MakeAtSchema(t, path, 3, `INSERT INTO store (only_row, epoch) VALUES (1, 'e')`,
-		`INSERT INTO configs (version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip)
-			VALUES (1, 'http://a/', 30, '"1-AAAAAAAAAAAAAAAAAAAAAA"', '', 'admin', 1, ''), (2, 'http://b/', 30, '"2-AAAAAAAAAAAAAAAAAAAAAA"', '', 'admin', 1, '')`)
-	db := open(t, path)
-	first := db.Tags()
-	if first.Epoch != "e" || len(first.Key) != models.KeyBytes || first.UnkeyedUpTo != 2 {
-		t.Errorf("got %+v, want the epoch e, a key, and 2", first)
-	}
-	newest, err := databasetest.Newest(t.Context(), db)
-	if err != nil || newest.ETag != `"2-AAAAAAAAAAAAAAAAAAAAAA"` {
-		t.Errorf("the newest: got %+v, %v, want it with its ETag", newest, err)
-	}
-	if err := databasetest.Publish(db, "http://c/"); err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(first, open(t, path).Tags()); diff != "" {
-		t.Errorf("after a restart, -want +got:\n%s", diff)
-	}
-}
-
-func TestOpen_IsDurable(t *testing.T) {
+func TestOpen_Schema_WALAndStrictTables(t *testing.T) {
 	path := newPath(t)
 	open(t, path)
 	raw := outside(t, path)
@@ -143,7 +111,7 @@ func TestOpen_Refuses(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			"in a folder that is there",
+			"in a folder that exists",
 		},
 		"a lock file that is a pipe": {
 			func(t *testing.T, path string) {
@@ -172,10 +140,10 @@ func TestOpen_Refuses(t *testing.T) {
 			select {
 			case err = <-opened:
 			case <-time.After(time.Minute):
-				t.Fatal("Open does not return")
+				t.Fatal("Open does not return within a minute")
 			}
 			if _, made := os.Lstat(path + ".elsewhere"); made == nil {
-				t.Error("the target of a link was made")
+				t.Error("the target of the link was created")
 			}
 			if err == nil || !strings.Contains(err.Error(), row.want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("got %v, want an error that says %q and names the file", err, row.want)
@@ -208,7 +176,7 @@ func TestPing_Failure_SaysWhy(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
 	if err := db.Ping(t.Context()); err != nil {
-		t.Errorf("when all is well: %v", err)
+		t.Errorf("before the first failure: %v", err)
 	}
 	restore := sqlite.LimitPages(t, db)
 	if err := databasetest.Publish(db, "http://a/"+strings.Repeat("a", 20_000)); !errors.Is(err, database.ErrFull) {
@@ -222,22 +190,17 @@ func TestPing_Failure_SaysWhy(t *testing.T) {
 	}
 	restore()
 	if err := db.Ping(t.Context()); err != nil {
-		t.Errorf("when there is room again, and nobody writes: %v", err)
+		t.Errorf("with room again, and no write: %v", err)
 	}
-	tx, err := outside(t, path).BeginTx(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	release := lock(t, path)
 	sqlite.ShortenBusyTimeout(t, db)
 	if err := databasetest.Publish(db, "http://a/"); !errors.Is(err, database.ErrBusy) {
 		t.Fatalf("got %v, want ErrBusy", err)
 	}
 	if err := db.Ping(t.Context()); !errors.Is(err, database.ErrBusy) {
-		t.Errorf("while it is locked: got %v, want ErrBusy", err)
+		t.Errorf("during the lock: got %v, want ErrBusy", err)
 	}
-	if err := tx.Rollback(); err != nil {
-		t.Fatal(err)
-	}
+	release()
 	sqlite.ForgetProbe(db)
 	if err := db.Ping(t.Context()); err != nil {
 		t.Errorf("with the lock free again: %v", err)
@@ -246,7 +209,7 @@ func TestPing_Failure_SaysWhy(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := db.Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "removed or replaced") {
-		t.Errorf("when its file is gone: got %v", err)
+		t.Errorf("without its file: got %v, want \"removed or replaced\"", err)
 	}
 }
 
@@ -264,141 +227,22 @@ func TestOpen_OddFileNames_Opened(t *testing.T) {
 	}
 }
 
-// A database of the build before agents had secrets: its agents keep their ids,
-// tokens and what they run, and may register once without a secret.
-func TestOpen_SchemaThree_KeepsAgents(t *testing.T) {
-	path := newPath(t)
-	raw := outside(t, path)
-	provider, err := goose.NewProvider(goose.DialectSQLite3, raw, os.DirFS("migrations"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := provider.UpTo(t.Context(), 3); err != nil {
-		t.Fatal(err)
-	}
-	exec(t, raw, `INSERT INTO agents
-		(id, hostname, metadata, registered_at, token, previous_token, poll_interval_seconds, applied_version)
-		VALUES ('a1', 'web-1', '{}', 1, X'`+strings.Repeat("01", 32)+`', X'`+strings.Repeat("00", 32)+`', 30, 7)`)
-	if err := raw.Close(); err != nil {
-		t.Fatal(err)
-	}
-	got, err := open(t, path).Agents(t.Context())
-	want := models.Agent{
-		Seq: 1, ID: "a1", Hostname: "web-1", Metadata: []byte("{}"), RegisteredAt: time.UnixMicro(1).UTC(),
-		Token:    models.TokenHash([]byte(strings.Repeat("\x01", 32))),
-		Presence: models.Presence{PollInterval: 30 * time.Second, Applied: 7},
-	}
-	if diff := cmp.Diff([]models.Agent{want}, got); err != nil || diff != "" {
-		t.Errorf("agents (%v), -want +got:\n%s", err, diff)
-	}
-}
-
-// Databases of the builds before presence had a table of its own.
-func TestOpen_PresenceAmongAgents_KeepsAgents(t *testing.T) {
-	for schema := int64(7); schema <= 8; schema++ {
-		t.Run(fmt.Sprint("schema ", schema), func(t *testing.T) {
-			path := newPath(t)
-			sqlite.MakeAtSchema(t, path, schema,
-				`INSERT INTO agents (seq, id, hostname, metadata, registered_at, token, previous_token, poll_interval_seconds)
-					VALUES (3, 'a3', 'web-3', '{}', 1, zeroblob(32), zeroblob(32), 30)`,
-				`INSERT INTO agents VALUES (5, 'a5', 'web-5', '{"os":"linux"}', 1, X'`+strings.Repeat("01", 32)+`', X'`+
-					strings.Repeat("02", 32)+`', 2, 15, 7, 8, 'FAILED', 'no', 3, 8, 4, 'no room', 'longpoll', X'`+
-					strings.Repeat("03", 32)+`', 'DNS:web-5', 'connection refused')`,
-				`INSERT INTO agents (seq, id, hostname, metadata, registered_at, token, previous_token, poll_interval_seconds)
-					VALUES (9, 'a9', 'web-9', '{}', 1, zeroblob(32), zeroblob(32), 30)`,
-				`DELETE FROM agents WHERE id = 'a9'`)
-			at := func(us int64) time.Time { return time.UnixMicro(us).UTC() }
-			hash := func(b byte) models.TokenHash { return models.TokenHash(bytes.Repeat([]byte{b}, 32)) }
-			want := []models.Agent{
-				{
-					Seq: 3, ID: "a3", Hostname: "web-3", Metadata: []byte("{}"), RegisteredAt: at(1),
-					Presence: models.Presence{PollInterval: 30 * time.Second},
-				},
-				{
-					Seq: 5, ID: "a5", Hostname: "web-5", Metadata: []byte(`{"os":"linux"}`), RegisteredAt: at(1),
-					Token: hash(1), PreviousToken: hash(2), Secret: hash(3), Certificate: "DNS:web-5",
-					Presence: models.Presence{
-						LastPoll: at(2), PollInterval: 15 * time.Second, Transport: wire.LongPoll, Applied: 7, AppliedAt: at(4),
-						Attempt:  wire.Attempt{Version: 8, Status: wire.Failed, Error: "no", At: at(3)},
-						Refused:  models.Refusal{Version: 8, Error: "no room"},
-						Degraded: "connection refused",
-					},
-				},
-			}
-			db := open(t, path)
-			got, err := db.Agents(t.Context())
-			if diff := cmp.Diff(want, got); err != nil || diff != "" {
-				t.Errorf("agents (%v), -want +got:\n%s", err, diff)
-			}
-			seq, err := db.SaveAgent(t.Context(), models.Agent{ID: "b", Metadata: []byte("{}")})
-			if err != nil || seq != 10 {
-				t.Errorf("the next agent: got seq %d, %v, want 10: that of a deleted agent is not used again", seq, err)
-			}
-		})
-	}
-}
-
-// The figures of builds that stored them under the names of Go fields; the first such
-// build knew no Degraded.
-func TestOpen_FiguresUnderFieldNames_Kept(t *testing.T) {
-	for schema := int64(7); schema <= 9; schema++ {
-		t.Run(fmt.Sprint("schema ", schema), func(t *testing.T) {
-			path := newPath(t)
-			sqlite.MakeAtSchema(t, path, schema,
-				`INSERT INTO store (only_row, epoch) VALUES (1, 'e')`,
-				`INSERT INTO configs (version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip)
-					VALUES (1, 'http://a/', 30, '"1"', '', 'admin', 1, '')`,
-				`INSERT INTO configs (version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip)
-					VALUES (2, 'http://b/', 30, '"2"', '', 'admin', 1, '')`,
-				`INSERT INTO configs (version, url, poll_interval_seconds, etag, message, published_by, published_at, source_ip)
-					VALUES (3, 'http://c/', 30, '"3"', '', 'admin', 1, '')`,
-				`INSERT INTO rollouts VALUES (1, 2, '{"Targets":9,"Applied":4,"Failed":2,"Pending":2,"Offline":1,"Degraded":3,'||
-					'"FirstAppliedAt":"2026-11-24T02:00:00.123456Z","Latency":{"Agents":4,"P50":1,"P90":2,"P99":3,"Max":4000000000},'||
-					'"Failures":[{"Error":"no \"room\" ✓\n","Count":2,"Samples":["a1","a2"]},{"Error":"b","Count":1,"Samples":null}],'||
-					'"Stragglers":[{"ID":"a3","Hostname":"web","Status":"online","Applied":7,"LastPoll":"2026-11-24T02:00:01Z"},'||
-					'{"ID":"a4","Hostname":"web","Status":"offline","Applied":0,"LastPoll":"0001-01-01T00:00:00Z"}]}')`,
-				`INSERT INTO rollouts VALUES (2, 3, '{"Targets":1,"Applied":0,"Failed":0,"Pending":1,"Offline":0,'||
-					'"FirstAppliedAt":"0001-01-01T00:00:00Z","Latency":{"Agents":0,"P50":0,"P90":0,"P99":0,"Max":0},'||
-					'"Failures":null,"Stragglers":null}')`)
-			at := time.Date(2026, 11, 24, 2, 0, 0, 0, time.UTC)
-			want := []models.Figures{
-				{
-					Targets: 9, Applied: 4, Failed: 2, Pending: 2, Offline: 1, Degraded: 3,
-					FirstAppliedAt: at.Add(123456 * time.Microsecond),
-					Latency:        models.Latency{Agents: 4, P50: 1, P90: 2, P99: 3, Max: 4 * time.Second},
-					Failures: []wire.RolloutFailure{
-						{Error: "no \"room\" ✓\n", Count: 2, SampleAgents: []string{"a1", "a2"}}, {Error: "b", Count: 1},
-					},
-					Stragglers: []models.Straggler{
-						{ID: "a3", Hostname: "web", Status: wire.Online, Applied: 7, LastPoll: at.Add(time.Second)},
-						{ID: "a4", Hostname: "web", Status: wire.Offline},
-					},
-				},
-				{Targets: 1, Pending: 1},
-			}
-			db := open(t, path)
-			for i, want := range want {
-				got, by, err := db.Figures(t.Context(), int64(i+1))
-				if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); err != nil || diff != "" || by != int64(i+2) {
-					t.Errorf("version %d: got it superseded by %d (%v), -want +got:\n%s", i+1, by, err, diff)
-				}
-			}
-		})
-	}
-}
-
 // Only a write that reaches the disk shows that the store can be written again.
-func TestPing_AfterAFailedWrite(t *testing.T) {
+func TestPing_AfterFailedWrite_ReadyAfterOneThatReachesTheDisk(t *testing.T) {
 	nothing := func(*models.Plan) (*models.Change, error) { return nil, nil }
 	for name, row := range map[string]struct {
 		write func(*sqlite.DB) error
 		ready bool
 	}{
-		"a publish that changes nothing":  {func(db *sqlite.DB) error { return databasetest.Append(t.Context(), db, nothing) }, false},
-		"a flush of agents that are gone": {func(db *sqlite.DB) error { return flush(t, db, 2) }, false},
-		"a flush that changes an agent":   {func(db *sqlite.DB) error { return flush(t, db, 1) }, true},
-		"a publish":                       {func(db *sqlite.DB) error { return databasetest.Publish(db, "http://b/") }, true},
-		"a row that a trigger refuses":    {nil, false},
+		"a publish that changes nothing": {func(db *sqlite.DB) error {
+			return databasetest.Append(t.Context(), db, nothing)
+		}, false},
+		"a flush of deleted agents":     {func(db *sqlite.DB) error { return flush(t, db, 2) }, false},
+		"a flush that changes an agent": {func(db *sqlite.DB) error { return flush(t, db, 1) }, true},
+		"a publish": {func(db *sqlite.DB) error {
+			return databasetest.Publish(db, "http://b/")
+		}, true},
+		"nothing": {nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := newPath(t)
@@ -406,10 +250,7 @@ func TestPing_AfterAFailedWrite(t *testing.T) {
 			if _, err := db.SaveAgent(t.Context(), models.Agent{ID: "a1", Metadata: []byte("{}")}); err != nil {
 				t.Fatal(err)
 			}
-			tx, err := outside(t, path).BeginTx(t.Context(), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
+			release := lock(t, path)
 			sqlite.ShortenBusyTimeout(t, db)
 			if err := databasetest.Publish(db, "http://a/"); !errors.Is(err, database.ErrBusy) {
 				t.Fatalf("got %v, want ErrBusy", err)
@@ -417,9 +258,7 @@ func TestPing_AfterAFailedWrite(t *testing.T) {
 			if err := db.Ping(t.Context()); !errors.Is(err, database.ErrBusy) { // and no probe for the next second
 				t.Errorf("got %v, want ErrBusy", err)
 			}
-			if err := tx.Rollback(); err != nil {
-				t.Fatal(err)
-			}
+			release()
 			if row.write != nil {
 				if err := row.write(db); err != nil {
 					t.Fatal(err)
@@ -438,8 +277,9 @@ func flush(t *testing.T, db *sqlite.DB, seq int64) error {
 	return db.SavePresence(t.Context(), []database.Presence{{Seq: seq, Presence: presence}})
 }
 
-// What a caller or a rule of the schema breaks off is no failure of the store.
-func TestPing_AfterARefusedWrite(t *testing.T) {
+// A write that the schema rejects, or whose caller disconnects, is no failure of the
+// store.
+func TestPing_AfterRejectedWrite_ReadyWithoutProbe(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
 	gap := func(*models.Plan) (*models.Change, error) {
@@ -478,7 +318,7 @@ func TestPing_AfterARefusedWrite(t *testing.T) {
 	}
 }
 
-func TestPing_ProbeLeavesNothing(t *testing.T) {
+func TestPing_Probe_LeavesNothing(t *testing.T) {
 	path := newPath(t)
 	db := open(t, path)
 	restore := sqlite.LimitPages(t, db)
@@ -506,7 +346,7 @@ func size(t *testing.T, path string) int64 {
 	return info.Size()
 }
 
-// Nothing is acknowledged that a restart would not find.
+// A write is acknowledged only if a restart finds it.
 func TestWrite_FileMoved_IsNotAcknowledged(t *testing.T) {
 	for _, suffix := range []string{"", "-wal", "-shm"} {
 		t.Run("the database"+suffix, func(t *testing.T) {
@@ -521,10 +361,12 @@ func TestWrite_FileMoved_IsNotAcknowledged(t *testing.T) {
 				}
 			}
 			away()
-			if err := databasetest.Publish(db, "http://b/"); !errors.Is(err, database.ErrMoved) || errors.Is(err, database.ErrInDoubt) {
+			err := databasetest.Publish(db, "http://b/")
+			if !errors.Is(err, database.ErrMoved) || errors.Is(err, database.ErrInDoubt) {
 				t.Errorf("a publish: got %v, want ErrMoved", err)
 			}
-			if _, err := db.SaveAgent(t.Context(), models.Agent{ID: "a1", Metadata: []byte("{}")}); !errors.Is(err, database.ErrMoved) {
+			agent := models.Agent{ID: "a1", Metadata: []byte("{}")}
+			if _, err := db.SaveAgent(t.Context(), agent); !errors.Is(err, database.ErrMoved) {
 				t.Errorf("a registration: got %v, want ErrMoved", err)
 			}
 			if err := db.Ping(t.Context()); !errors.Is(err, database.ErrMoved) {
@@ -536,42 +378,41 @@ func TestWrite_FileMoved_IsNotAcknowledged(t *testing.T) {
 			if err := databasetest.Publish(db, "http://c/"); err != nil {
 				t.Errorf("with the file back: %v", err)
 			}
-			err := databasetest.Append(t.Context(), db, func(plan *models.Plan) (*models.Change, error) {
+			err = databasetest.Append(t.Context(), db, func(plan *models.Plan) (*models.Change, error) {
 				away() // between the first check and the commit
 				return &models.Change{Config: databasetest.Config(plan.Version()+1, "http://d/")}, nil
 			})
 			if !errors.Is(err, database.ErrMoved) || !errors.Is(err, database.ErrInDoubt) {
-				t.Errorf("a publish that was under way: got %v, want ErrMoved, in doubt", err)
+				t.Errorf("a publish in progress: got %v, want ErrMoved, in doubt", err)
 			}
 			if newest, err := databasetest.Newest(t.Context(), db); !errors.Is(err, database.ErrMoved) {
-				t.Errorf("its version: got %v, %v, want ErrMoved: the fleet must not get it", newest, err)
+				t.Errorf("its version: got %v, %v, want ErrMoved: agents must not receive it", newest, err)
 			}
 		})
 	}
 }
 
-func TestOpen_EveryConnectionIsDurable(t *testing.T) {
+func TestOpen_EveryConnection_Durable(t *testing.T) {
 	db := open(t, newPath(t))
 	durable := sqlite.Durability{Journal: "wal", Synchronous: 2, ForeignKeys: true, BusyTimeout: 3000}
 	for _, reopen := range []bool{false, true} {
 		writers, readers := sqlite.Connections(t, db, reopen)
 		if diff := cmp.Diff([]sqlite.Durability{durable}, writers); diff != "" {
-			t.Errorf("writers, opened anew: %v, -want +got:\n%s", reopen, diff)
+			t.Errorf("writers, reopened: %v, -want +got:\n%s", reopen, diff)
 		}
 		reading := durable
 		reading.QueryOnly = true
 		if diff := cmp.Diff([]sqlite.Durability{reading, reading, reading, reading}, readers); diff != "" {
-			t.Errorf("readers, opened anew: %v, -want +got:\n%s", reopen, diff)
+			t.Errorf("readers, reopened: %v, -want +got:\n%s", reopen, diff)
 		}
 		if err := databasetest.Publish(db, "http://a/"); err != nil {
-			t.Errorf("a publish, opened anew: %v: %v", reopen, err)
+			t.Errorf("a publish, reopened: %v: %v", reopen, err)
 		}
 	}
 }
 
-// A disk that hangs in the middle of a probe holds up nobody: neither those who ask
-// next, nor a scrape.
-func TestPing_DiskHangs(t *testing.T) {
+// A disk that hangs during a probe delays neither the next Ping nor a scrape.
+func TestPing_DiskHangs_ReturnsWithContext(t *testing.T) {
 	db := open(t, filepath.Join(t.TempDir(), "c.db"))
 	release := db.Hang(t)
 	first := make(chan error, 1)
@@ -585,31 +426,31 @@ func TestPing_DiskHangs(t *testing.T) {
 	}
 	release()
 	if err := <-first; err != nil {
-		t.Errorf("when the disk answers: got %v, want nil", err)
+		t.Errorf("when the disk responds: got %v, want nil", err)
 	}
 	if err := db.Ping(t.Context()); err != nil {
 		t.Errorf("afterwards: got %v, want nil", err)
 	}
 }
 
-// Ping ends by itself, also where the disk hangs and no context reaches the check.
-func TestPing_CheckHangs_Ends(t *testing.T) {
+// Ping returns in time even if the disk hangs and its context does not end.
+func TestPing_CheckHangs_ReturnsAfter5s(t *testing.T) {
 	db := open(t, newPath(t))
 	synctest.Test(t, func(t *testing.T) {
 		finish := sqlite.HangCheck(db)
 		began := time.Now()
 		err := db.Ping(context.WithoutCancel(t.Context()))
 		if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took != 5*time.Second {
-			t.Errorf("got %v after %s, want the end of 5 s", err, took)
+			t.Errorf("got %v after %s, want DeadlineExceeded after 5 s", err, took)
 		}
 		finish()
 	})
 }
 
-// A connection that is opened later makes the files anew that somebody has removed,
-// and without one that stays open SQLite removes its journals.
-func TestOpen_OpensAllReaders(t *testing.T) {
+// A connection that is opened later creates files again that were removed, and without
+// one that stays open SQLite removes its journals.
+func TestOpen_Readers_AllOpen(t *testing.T) {
 	if open, pinned := sqlite.Readers(open(t, newPath(t))); open != 5 || pinned != 1 {
-		t.Errorf("got %d connections that read, %d of them kept, want 5 and 1", open, pinned)
+		t.Errorf("got %d connections that read, %d of them in use, want 5 and 1", open, pinned)
 	}
 }
