@@ -8,9 +8,9 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 )
 
-// batch is the agents whose presence the store is to be told, in one write.
+// batch collects agents whose presence goes to the store in one write.
 type batch struct {
-	mark func(*Agent) *bool // where an agent notes that it stands here; its lock guards that
+	mark func(*Agent) *bool // whether an agent is in the batch; the agent's lock guards it
 	save func(context.Context, []database.Presence) error
 
 	mu     sync.Mutex // guards agents
@@ -27,19 +27,18 @@ func (b *batch) add(live *Agent) {
 	}
 }
 
-// holds reports whether an agent stands in the batch.
+// holds reports whether an agent is in the batch.
 func (b *batch) holds(live *Agent) bool {
 	live.mu.Lock()
 	defer live.mu.Unlock()
 	return *b.mark(live)
 }
 
-// atOnce is how many agents one write tells of: a publish that comes meanwhile
-// waits for no more than that.
+// atOnce is how many agents one write stores at most. It bounds how long a publish waits.
 const atOnce = 4096
 
-// store empties the batch into the store. After an error it holds what was not
-// stored.
+// store writes the batch to the store and empties it. After an error the batch has the
+// agents that were not stored.
 func (b *batch) store(ctx context.Context) error {
 	b.mu.Lock()
 	agents := b.agents
@@ -73,12 +72,13 @@ func (b *batch) write(ctx context.Context, agents []*Agent) error {
 	return err
 }
 
-// unsaved returns the presence to be stored of an agent, whose lock the caller holds.
+// unsaved returns the presence of an agent for the store. The caller holds its lock.
 func (a *Agent) unsaved() database.Presence {
 	return database.Presence{Seq: a.seq, Presence: a.agent.Presence, Reported: a.reportUnsaved}
 }
 
-// keep puts agents back that were taken out. They are stored as a whole.
+// keep puts agents back into the batch. Both column groups are stored, because a write
+// that failed may have included reports.
 func (b *batch) keep(agents []*Agent) {
 	for _, live := range agents {
 		live.mu.Lock()

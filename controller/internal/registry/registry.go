@@ -79,7 +79,7 @@ type Agent struct {
 	sawMismatch bool // was logged with a content that is not that of its version
 
 	inPolled, inReported bool                           // stands in that batch
-	reportUnsaved        bool                           // the store may have what reports said before
+	reportUnsaved        bool                           // the store may not have what reports say
 	measured             int64                          // the version whose way to this agent was measured last
 	checked              weak.Pointer[x509.Certificate] // has the name that the agent registered with
 }
