@@ -96,7 +96,7 @@ type Call interface {
 	HTTP() (ResponseWriter, *http.Request)
 	// Problem returns the response to an error, nil for an error that has no status.
 	Problem(err error) *problem.Problem
-	// Observe measures the response, as Outcome has its status.
+	// Observe measures the response. status is 499 if the client disconnected before it.
 	Observe(status int, duration time.Duration)
 	// Logger returns the logger of this request.
 	Logger() logrus.FieldLogger
@@ -108,7 +108,7 @@ func Answer[C Call](c C, handle func(C) error) {
 	w, r := c.HTTP()
 	start, returned := time.Now(), false
 	defer func() {
-		c.Observe(Outcome(r, w.Status(), w.Written() || returned && r.Context().Err() == nil), time.Since(start))
+		c.Observe(outcome(r, w.Status(), w.Written() || returned && r.Context().Err() == nil), time.Since(start))
 	}()
 	if err := handle(c); err != nil && !clientGone(r, err) {
 		writeError(c, w, r, err)
@@ -175,9 +175,9 @@ func (e Errors) Problem(err error) *problem.Problem {
 // disconnected before the response.
 const clientClosedRequest = 499
 
-// Outcome returns the code that metrics count r with: status if r was answered, else 499
+// outcome returns the code that metrics count r with: status if r was answered, else 499
 // if the client has disconnected, else 500, which a panic is answered with.
-func Outcome(r *http.Request, status int, answered bool) int {
+func outcome(r *http.Request, status int, answered bool) int {
 	switch {
 	case answered:
 		return status
