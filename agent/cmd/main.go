@@ -20,6 +20,7 @@ import (
 	"github.com/fleetconf/fleetconf/agent/internal/status"
 	"github.com/fleetconf/fleetconf/agent/internal/worker"
 	"github.com/fleetconf/fleetconf/pkg/buildinfo"
+	"github.com/fleetconf/fleetconf/pkg/cli"
 	"github.com/fleetconf/fleetconf/pkg/logger"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 	"github.com/fleetconf/fleetconf/pkg/models"
@@ -29,12 +30,12 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/systemd"
 )
 
-var program = settings.Program{
+var program = cli.Program{
 	Name: "agent",
 	About: `Fetches the configuration from the controller, keeps the last good one on disk,
 and makes the worker beside it run it, also after a restart of the worker and
 while the controller is unavailable.`,
-	Commands: []settings.Command{settings.Health},
+	Commands: []cli.Command{cli.Health},
 	Examples: `
   agent
   CONTROLLER_URL=https://fleet.example.com \
@@ -54,15 +55,15 @@ func main() { program.Main(run) }
 //	    systemd ◀──alive───┘        └──gauges──▶ metrics registry (the Poller counts there too)
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var s config.Settings
-	command, _, err := program.ParseCommand(args, settings.AllOr(&s, &s.Listener), stdout)
+	command, _, err := program.ParseCommand(args, cli.AllOr(&s, &s.Listener), stdout)
 	if err != nil {
 		return err
 	}
-	if command == settings.Health.Name {
+	if command == cli.Health.Name {
 		return server.CheckHealth(ctx, s.Host, s.Port, false)
 	}
 	log, err := program.Start(stderr, s.Diagnosis, &s, logrus.Fields{
-		"listen": settings.Address(s.Host, s.Port), "controller": s.ControllerURL, "worker": s.WorkerURL,
+		"listen": cli.Address(s.Host, s.Port), "controller": s.ControllerURL, "worker": s.WorkerURL,
 		"cache": s.CacheFile, "transport": s.Transport,
 	})
 	if err != nil {
@@ -102,7 +103,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		Current: agent.Status, Hosts: s.AllowedHosts, Log: log,
 		Metrics: status.NewMetrics(registry, agent.Status), Scrape: metrics.Handler(registry),
 	})
-	ln, err := settings.Listen(ctx, s.Host, s.Port, 0)
+	ln, err := cli.Listen(ctx, s.Host, s.Port, 0)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/controller/internal/rollout"
 	"github.com/fleetconf/fleetconf/pkg/auth"
+	"github.com/fleetconf/fleetconf/pkg/cli"
 	"github.com/fleetconf/fleetconf/pkg/connlimit"
 	"github.com/fleetconf/fleetconf/pkg/logger"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
@@ -34,7 +35,7 @@ import (
 //go:generate go tool swag init --quiet --generalInfo api.go --dir ../internal/api,../../pkg/models,../../pkg/problem,../../pkg/server,../../pkg/metrics,../../pkg/buildinfo --outputTypes json --output ../docs
 //go:generate go run ../../test/cmd/openapi ../docs ../../pkg/models ../../pkg/problem ../../pkg/server ../../pkg/buildinfo
 
-var program = settings.Program{
+var program = cli.Program{
 	Name: "controller",
 	About: `The Fleetconf controller keeps every version of the configuration, serves the
 current one to the agents, and knows who runs what.`,
@@ -57,7 +58,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		switch command {
 		case "":
 			return &set
-		case settings.Health.Name:
+		case cli.Health.Name:
 			return &set.Listener
 		}
 		return &set.Store
@@ -72,7 +73,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return export(ctx, set.DBPath, file, stdout, stderr)
 	case "import":
 		return importFrom(ctx, set.DBPath, file, os.Stdin, stdout)
-	case settings.Health.Name:
+	case cli.Health.Name:
 		return server.CheckHealth(ctx, set.Host, set.Port, set.TLSCertFile != "")
 	}
 	return serve(ctx, set, stderr)
@@ -89,7 +90,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 // All read one models.Plan. tlsfiles.Files (certificates) ──▶ server ──alive──▶ systemd.
 func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	log, err := program.Start(stderr, set.Diagnosis, &set, logrus.Fields{
-		"listen": settings.Address(set.Host, set.Port), "tls": set.TLSCertFile != "", "database": set.DBPath, "transport": set.Transport,
+		"listen": cli.Address(set.Host, set.Port), "tls": set.TLSCertFile != "", "database": set.DBPath, "transport": set.Transport,
 	})
 	if err != nil {
 		return err
@@ -161,7 +162,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	})
 	// No keep-alive probes: thousands of connections that only wait would cost more
 	// than all else. Every wait has an end, and so has a peer that is gone.
-	listener, err := settings.Listen(ctx, set.Host, set.Port, -1)
+	listener, err := cli.Listen(ctx, set.Host, set.Port, -1)
 	if err != nil {
 		return err
 	}

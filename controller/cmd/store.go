@@ -11,16 +11,17 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/archive"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/pkg/atomicfile"
-	"github.com/fleetconf/fleetconf/pkg/settings"
+
+	"github.com/fleetconf/fleetconf/pkg/cli"
 )
 
 // commands are what the program does instead of serving: with a store, but for
 // the last.
-var commands = []settings.Command{
+var commands = []cli.Command{
 	{Name: "backup", Argument: "FILE", About: "copy the database that DB_PATH names to a new file, while a controller runs or not, and verify the copy"},
 	{Name: "export", Argument: "[FILE]", About: "write versions, audit trail and agents as JSON lines, without credentials but with the key of the ETags; to standard output without FILE, or with -"},
 	{Name: "import", Argument: "[FILE]", About: "read such lines into a new database; from standard input without FILE, or with -"},
-	settings.Health,
+	cli.Health,
 }
 
 // between is the time between two lines on the progress of a backup.

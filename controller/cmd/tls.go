@@ -4,6 +4,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/config"
+	"github.com/fleetconf/fleetconf/pkg/cli"
 	"github.com/fleetconf/fleetconf/pkg/settings"
 	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
@@ -16,7 +17,7 @@ func secure(set config.Settings, log logrus.FieldLogger) (*tlsfiles.Files, error
 			"advice": "set TLS_CERT_FILE and TLS_KEY_FILE; or let nothing reach HOST but a load balancer that ends TLS in front of it",
 		}).Warn("Serving other machines without TLS; passwords can be read on the way")
 	}
-	return settings.OpenTLS(tlsfiles.Paths{
+	return cli.OpenTLS(tlsfiles.Paths{
 		Cert: tlsfiles.File{Setting: "TLS_CERT_FILE", Path: set.TLSCertFile},
 		Key:  tlsfiles.File{Setting: "TLS_KEY_FILE", Path: set.TLSKeyFile},
 		CA:   tlsfiles.File{Setting: "TLS_CLIENT_CA_FILE", Path: set.TLSClientCAFile},

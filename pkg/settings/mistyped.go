@@ -19,11 +19,11 @@ const prefix = "FLEETCONF_"
 
 // FindMistyped returns the environment variables of this process that look like mistyped settings
 // of a program.
-func FindMistyped(into Validator) []Mistyped { return mistyped(os.Environ(), fieldsOf(into)) }
+func FindMistyped(into Validator) []Mistyped { return mistyped(os.Environ(), Fields(into)) }
 
 // mistyped returns the variables of environ whose names look like one of these settings, sorted.
 // A variable without a value counts as unset.
-func mistyped(environ []string, fields []field) (found []Mistyped) {
+func mistyped(environ []string, fields []Field) (found []Mistyped) {
 	set, services := map[string]bool{}, []string{}
 	for _, variable := range environ {
 		name, value, _ := strings.Cut(variable, "=")
@@ -36,9 +36,9 @@ func mistyped(environ []string, fields []field) (found []Mistyped) {
 	}
 	known := map[string]bool{}
 	for _, f := range fields {
-		known[f.name], known[f.alias] = true, true
-		if f.secret {
-			known[f.name+"_FILE"] = true
+		known[f.Name], known[f.alias] = true, true
+		if f.Secret {
+			known[f.Name+"_FILE"] = true
 		}
 	}
 	for name := range set {
@@ -60,7 +60,7 @@ func mistyped(environ []string, fields []field) (found []Mistyped) {
 
 // nearest returns the setting that name probably means, "" for none. set are the variables with a
 // value.
-func nearest(name string, fields []field, set map[string]bool) (meant string) {
+func nearest(name string, fields []Field, set map[string]bool) (meant string) {
 	least := maxMistakes + 1
 	consider := func(candidate, setting string) {
 		if n := mistakes(name, candidate); n < least {
@@ -68,17 +68,17 @@ func nearest(name string, fields []field, set map[string]bool) (meant string) {
 		}
 	}
 	for _, f := range fields {
-		consider(f.name, f.name)
+		consider(f.Name, f.Name)
 		switch {
-		case f.secret:
-			consider(f.name+"_FILE", f.name+"_FILE")
-		case name == f.name+"_FILE": // of secrets alone
-			consider(name, f.name)
+		case f.Secret:
+			consider(f.Name+"_FILE", f.Name+"_FILE")
+		case name == f.Name+"_FILE": // of secrets alone
+			consider(name, f.Name)
 		}
 		// If our name is set too, the other is meant for another program.
-		if !set[f.name] && !set[f.name+"_FILE"] {
+		if !set[f.Name] && !set[f.Name+"_FILE"] {
 			for _, other := range f.mistaken {
-				consider(other, f.name)
+				consider(other, f.Name)
 			}
 		}
 	}

@@ -14,11 +14,8 @@ package settings
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"os"
 	"reflect"
@@ -82,7 +79,7 @@ type Validator interface{ Validate() Faults }
 
 // Read fills the struct that into points to. file may be "". The error is a Faults.
 func Read(into Validator, file string) error {
-	_, err := read(into, file, fieldsOf(into))
+	_, err := Load(into, file, Fields(into))
 	return err
 }
 
@@ -92,25 +89,25 @@ var quoted = regexp.MustCompile("(?s)`.*`|'.*'|\".*\"")
 
 // withoutValues returns the text of a parser's error without quoted values, which may be
 // secrets: a password that begins with * or & is an alias or an anchor in YAML.
-func withoutValues(err error, known []field) string {
+func withoutValues(err error, known []Field) string {
 	return quoted.ReplaceAllStringFunc(err.Error(), func(s string) string {
 		inner := s[1 : len(s)-1]
 		if len(inner) < 2 || slices.ContainsFunc(known,
-			func(f field) bool { return strings.EqualFold(f.name, inner) }) {
+			func(f Field) bool { return strings.EqualFold(f.Name, inner) }) {
 			return s
 		}
 		return "(not shown)"
 	})
 }
 
-// read fills into and returns its fields with their sources. known are the settings that the
-// file may have.
-func read(into Validator, file string, known []field) (fields []field, err error) {
+// Load is Read, and returns the fields with their sources. known are the settings that the file may
+// have.
+func Load(into Validator, file string, known []Field) (fields []Field, err error) {
 	v := viper.New()
-	fields = fieldsOf(into)
+	fields = Fields(into)
 	for _, f := range fields {
-		v.SetDefault(f.name, f.defaultText)
-		_ = v.BindEnv(append([]string{f.name}, f.variables()...)...) // fails only without a name
+		v.SetDefault(f.Name, f.Default)
+		_ = v.BindEnv(append([]string{f.Name}, f.variables()...)...) // fails only without a name
 	}
 	var faults Faults
 	if file != "" {
@@ -122,24 +119,24 @@ func read(into Validator, file string, known []field) (fields []field, err error
 		faults = append(faults, unknownKeys(v, known)...)
 	}
 	for i, f := range fields {
-		text, detail := textOf(v.Get(f.name))
+		text, detail := textOf(v.Get(f.Name))
 		source := f.sourceIn(v)
-		if f.secret {
+		if f.Secret {
 			fromFile, fault := f.secretFromFile(source, v)
 			faults = append(faults, fault...)
 			if fromFile != "" {
-				text, source = fromFile, f.name+"_FILE"
+				text, source = fromFile, f.Name+"_FILE"
 			}
 		}
 		if detail == "" {
 			detail = f.set(text)
 		}
 		if detail != "" {
-			faults = append(faults, Fault{f.name, detail})
-			f.set(f.defaultText)
+			faults = append(faults, Fault{f.Name, detail})
+			f.set(f.Default)
 			source = sourceDefault
 		}
-		fields[i].source = source
+		fields[i].Source = source
 	}
 	for _, fault := range into.Validate() {
 		if !slices.ContainsFunc(faults, func(f Fault) bool { return f.Setting == fault.Setting }) {
@@ -152,11 +149,11 @@ func read(into Validator, file string, known []field) (fields []field, err error
 const sourceDefault = "default"
 
 // sourceIn returns the source of the value of a setting.
-func (f field) sourceIn(v *viper.Viper) string {
+func (f Field) sourceIn(v *viper.Viper) string {
 	switch {
 	case slices.ContainsFunc(f.variables(), func(name string) bool { return os.Getenv(name) != "" }):
 		return "environment"
-	case v.InConfig(f.name):
+	case v.InConfig(f.Name):
 		return "--config"
 	}
 	return sourceDefault
@@ -164,11 +161,11 @@ func (f field) sourceIn(v *viper.Viper) string {
 
 // variables returns the environment variables of a setting, of which the first that is set
 // counts.
-func (f field) variables() []string {
+func (f Field) variables() []string {
 	if f.alias == "" {
-		return []string{f.name}
+		return []string{f.Name}
 	}
-	return []string{f.name, f.alias}
+	return []string{f.Name, f.alias}
 }
 
 // textOf returns the value of a setting as an environment variable would have it: a list with
@@ -191,15 +188,15 @@ func textOf(value any) (text, fault string) {
 
 // secretFromFile reads the secret X from the file that X_FILE names, without a byte order mark
 // and trailing newlines. source is the source of X itself.
-func (f field) secretFromFile(source string, v *viper.Viper) (string, Faults) {
-	setting := f.name + "_FILE"
+func (f Field) secretFromFile(source string, v *viper.Viper) (string, Faults) {
+	setting := f.Name + "_FILE"
 	_ = v.BindEnv(setting, setting)
 	path := v.GetString(setting)
 	switch {
 	case path == "":
 		return "", nil
 	case source != sourceDefault:
-		return "", Faults{{setting, "is set, and so is " + f.name + "; set one of the two"}}
+		return "", Faults{{setting, "is set, and so is " + f.Name + "; set one of the two"}}
 	}
 	b, err := readSecret(path)
 	switch {
@@ -233,11 +230,11 @@ func readSecret(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxSecretBytes+1))
 }
 
-func unknownKeys(v *viper.Viper, fields []field) (faults Faults) {
+func unknownKeys(v *viper.Viper, fields []Field) (faults Faults) {
 	for _, key := range v.AllKeys() {
 		name := strings.ToUpper(key)
-		if !slices.ContainsFunc(fields, func(f field) bool {
-			return f.name == name || f.secret && f.name+"_FILE" == name
+		if !slices.ContainsFunc(fields, func(f Field) bool {
+			return f.Name == name || f.Secret && f.Name+"_FILE" == name
 		}) {
 			detail := "is not a setting of this program; --help lists them"
 			if meant := nearest(name, fields, nil); meant != "" {
@@ -250,46 +247,48 @@ func unknownKeys(v *viper.Viper, fields []field) (faults Faults) {
 	return faults
 }
 
-// field is a field of a settings struct.
-type field struct {
-	name, defaultText, usage string
-	alias                    string   // another environment variable of it, "" for none
-	group                    string   // heading before it in --help, "" for none
-	mistaken                 []string // names that it is confused with
-	source                   string   // of its value, once read
-	secret                   bool
-	value                    reflect.Value
+// Field is a field of a settings struct.
+type Field struct {
+	Name, Default, Usage string
+	Group                string // heading before it in --help, "" for none
+	Secret               bool
+	Source               string // of its value, once read
+
+	alias    string   // another environment variable of it, "" for none
+	mistaken []string // names that it is confused with
+	value    reflect.Value
 }
 
-func fieldsOf(into Validator) []field {
+// Fields returns the fields of a settings struct.
+func Fields(into Validator) []Field {
 	value := reflect.ValueOf(into).Elem()
-	fields := make([]field, 0, value.NumField())
+	fields := make([]Field, 0, value.NumField())
 	for i := range value.NumField() {
 		f := value.Type().Field(i)
 		if f.Anonymous { // settings that a command reads without the others
-			part := fieldsOf(value.Field(i).Addr().Interface().(Validator))
+			part := Fields(value.Field(i).Addr().Interface().(Validator))
 			if group := f.Tag.Get("group"); group != "" && len(part) > 0 {
-				part[0].group = group
+				part[0].Group = group
 			}
 			fields = append(fields, part...)
 			continue
 		}
-		fields = append(fields, field{
-			name:        f.Tag.Get("setting"),
-			defaultText: f.Tag.Get("default"),
-			usage:       f.Tag.Get("usage"),
-			group:       f.Tag.Get("group"),
-			alias:       f.Tag.Get("alias"),
-			mistaken:    strings.Fields(f.Tag.Get("mistaken")),
-			secret:      f.Type == reflect.TypeFor[Secret](),
-			value:       value.Field(i),
+		fields = append(fields, Field{
+			Name:     f.Tag.Get("setting"),
+			Default:  f.Tag.Get("default"),
+			Usage:    f.Tag.Get("usage"),
+			Group:    f.Tag.Get("group"),
+			alias:    f.Tag.Get("alias"),
+			mistaken: strings.Fields(f.Tag.Get("mistaken")),
+			Secret:   f.Type == reflect.TypeFor[Secret](),
+			value:    value.Field(i),
 		})
 	}
 	return fields
 }
 
 // set parses text as the field's type. It returns the fault, "" for none.
-func (f field) set(text string) (fault string) {
+func (f Field) set(text string) (fault string) {
 	switch into := f.value.Addr().Interface().(type) {
 	case *string:
 		*into = text
@@ -326,7 +325,7 @@ func (f field) set(text string) (fault string) {
 		}
 		*into = prefixes
 	default:
-		panic(fmt.Sprintf("settings: %s has a type that cannot be read: %T", f.name, into))
+		panic(fmt.Sprintf("settings: %s has a type that cannot be read: %T", f.Name, into))
 	}
 	return ""
 }
@@ -354,17 +353,34 @@ func parsePrefixes(text string) (prefixes []netip.Prefix, fault string) {
 	return prefixes, ""
 }
 
-// Listen opens the listener of a program. keepAlive is that of net.ListenConfig.
-func Listen(ctx context.Context, host string, port int, keepAlive time.Duration) (net.Listener, error) {
-	ln, err := (&net.ListenConfig{KeepAlive: keepAlive}).Listen(ctx, "tcp", Address(host, port))
-	if err != nil {
-		return nil, fmt.Errorf("%w; set HOST and PORT to an address that is free", err)
+// The parts of a URL that may be secret.
+var userinfo, query = regexp.MustCompile(`://[^/@\s]*@`), regexp.MustCompile(`\?\S+`)
+
+// Shown returns the value of a setting without secrets.
+func (f Field) Shown() string {
+	var text string
+	switch value := f.value.Interface().(type) {
+	case Secret:
+		if value == "" {
+			return "-"
+		}
+		return hidden
+	case []string:
+		text = strings.Join(value, ",")
+	case []netip.Prefix:
+		parts := make([]string, len(value))
+		for i, prefix := range value {
+			parts[i] = prefix.String()
+		}
+		text = strings.Join(parts, ",")
+	default:
+		text = fmt.Sprint(value)
 	}
-	return ln, nil
+	if text == "" {
+		return "-"
+	}
+	if strings.Contains(text, "://") {
+		text = query.ReplaceAllString(userinfo.ReplaceAllString(text, "://"+hidden+"@"), "?"+hidden)
+	}
+	return text
 }
-
-// Address returns host and port as net.Listen takes them.
-func Address(host string, port int) string { return net.JoinHostPort(host, strconv.Itoa(port)) }
-
-// ErrUsage is the error of a command line that cannot be understood.
-var ErrUsage = errors.New("the command line cannot be understood")

@@ -359,12 +359,6 @@ func TestFaults_Checks(t *testing.T) {
 	}
 }
 
-func TestAddress(t *testing.T) {
-	if got := settings.Address("::1", 80); got != "[::1]:80" {
-		t.Errorf("got %q, want [::1]:80", got)
-	}
-}
-
 func TestCheckPassword_OffLoopback(t *testing.T) {
 	for password, weak := range map[string]bool{
 		"x": true, "known-default": true, "changeme": true, "changemechangeme": true, "password": true,

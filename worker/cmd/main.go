@@ -22,24 +22,24 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/fleetconf/fleetconf/pkg/cli"
 	"github.com/fleetconf/fleetconf/pkg/connlimit"
 	"github.com/fleetconf/fleetconf/pkg/logger"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 	"github.com/fleetconf/fleetconf/pkg/server"
-	"github.com/fleetconf/fleetconf/pkg/settings"
 	"github.com/fleetconf/fleetconf/pkg/systemd"
 	"github.com/fleetconf/fleetconf/worker/internal/api"
 	"github.com/fleetconf/fleetconf/worker/internal/config"
 	"github.com/fleetconf/fleetconf/worker/internal/proxy"
 )
 
-var program = settings.Program{
+var program = cli.Program{
 	Name: "worker",
 	About: `
 Answers GET /hit with what the configured URL answers. The configuration is
 pushed with POST /config, by the agent on the same machine; until then a hit
 is answered 503. It lives in memory: after a restart the agent pushes it again.`,
-	Commands: []settings.Command{settings.Health},
+	Commands: []cli.Command{cli.Health},
 	Examples: `
   worker
   PORT=9000 HIT_TIMEOUT=5s worker
@@ -55,18 +55,18 @@ func main() { program.Main(run) }
 // systemd ◀──alive───────── │ ──figures──▶ metrics registry (the Proxy counts there too)
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var s config.Settings
-	command, _, err := program.ParseCommand(args, settings.AllOr(&s, &s.Listener), stdout)
+	command, _, err := program.ParseCommand(args, cli.AllOr(&s, &s.Listener), stdout)
 	if err != nil {
 		return err
 	}
-	if command == settings.Health.Name {
+	if command == cli.Health.Name {
 		return server.CheckHealth(ctx, s.Host, s.Port, false)
 	}
-	log, err := program.Start(stderr, s.Diagnosis, &s, logrus.Fields{"listen": settings.Address(s.Host, s.Port)})
+	log, err := program.Start(stderr, s.Diagnosis, &s, logrus.Fields{"listen": cli.Address(s.Host, s.Port)})
 	if err != nil {
 		return err
 	}
-	ln, err := settings.Listen(ctx, s.Host, s.Port, 0)
+	ln, err := cli.Listen(ctx, s.Host, s.Port, 0)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/fleetconf/fleetconf/pkg/cli"
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
@@ -140,7 +141,7 @@ func TestRun_BadSettings(t *testing.T) {
 	if err := run(t.Context(), nil, io.Discard, io.Discard); !errors.As(err, &faults) || len(faults) == 0 {
 		t.Errorf("got %v, want the faults of the settings", err)
 	}
-	if err := run(t.Context(), []string{"--bogus"}, io.Discard, io.Discard); !errors.Is(err, settings.ErrUsage) {
+	if err := run(t.Context(), []string{"--bogus"}, io.Discard, io.Discard); !errors.Is(err, cli.ErrUsage) {
 		t.Errorf("got %v, want the command line refused", err)
 	}
 }

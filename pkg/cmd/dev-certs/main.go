@@ -18,7 +18,8 @@ import (
 	"time"
 
 	"github.com/fleetconf/fleetconf/pkg/certs"
-	"github.com/fleetconf/fleetconf/pkg/settings"
+
+	"github.com/fleetconf/fleetconf/pkg/cli"
 )
 
 const help = `Make a local authority, and the certificates that it signs of a controller and of
@@ -50,7 +51,7 @@ func main() {
 		return
 	}
 	_, _ = fmt.Fprintln(os.Stderr, "dev-certs:", err)
-	if errors.Is(err, settings.ErrUsage) {
+	if errors.Is(err, cli.ErrUsage) {
 		os.Exit(2)
 	}
 	os.Exit(1)
@@ -124,15 +125,15 @@ func parse(args []string) (dir string, hosts []string, renew bool, err error) {
 		}
 		return nil
 	})
-	arguments, err := settings.ParseArgs(flags, args)
+	arguments, err := cli.ParseArgs(flags, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return "", nil, false, err
 	case err != nil:
-		return "", nil, false, fmt.Errorf("%w: %w; --help says what can be given", settings.ErrUsage, err)
+		return "", nil, false, fmt.Errorf("%w: %w; --help says what can be given", cli.ErrUsage, err)
 	case len(arguments) > 1:
 		return "", nil, false, fmt.Errorf("%w: %q is one folder too many; --help says what can be given",
-			settings.ErrUsage, arguments[1])
+			cli.ErrUsage, arguments[1])
 	case len(arguments) == 0:
 		arguments = []string{filepath.Join("data", "certs")}
 	}

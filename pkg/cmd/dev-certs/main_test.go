@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/fleetconf/fleetconf/pkg/settings"
+	"github.com/fleetconf/fleetconf/pkg/cli"
 )
 
 // made is what is in the folder after a run.
@@ -147,8 +147,8 @@ func TestRun_UsageErrors(t *testing.T) {
 		"a host with a port": {"--host", "controller:8080"},
 		"another option":     {"--hots", "controller"},
 	} {
-		if err := run(args, &bytes.Buffer{}); !errors.Is(err, settings.ErrUsage) {
-			t.Errorf("%s: got %v, want settings.ErrUsage", name, err)
+		if err := run(args, &bytes.Buffer{}); !errors.Is(err, cli.ErrUsage) {
+			t.Errorf("%s: got %v, want cli.ErrUsage", name, err)
 		}
 	}
 	var help bytes.Buffer

@@ -1,4 +1,4 @@
-package settings_test
+package cli_test
 
 import (
 	"bufio"
@@ -42,7 +42,7 @@ func start(t *testing.T, shell string, stderr *os.File) running {
 	}
 	p := running{Cmd: exec.Command("sh", "-c", shell, self)}
 	p.Stderr = stderr
-	p.Env = append(os.Environ(), "SETTINGS_TEST_ARGS=daemon", "GORACE=atexit_sleep_ms=0")
+	p.Env = append(os.Environ(), "CLI_TEST_ARGS=daemon", "GORACE=atexit_sleep_ms=0")
 	out, err := p.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -1,4 +1,4 @@
-package settings_test
+package cli_test
 
 import (
 	"bytes"
@@ -10,15 +10,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/fleetconf/fleetconf/pkg/settings"
+	"github.com/fleetconf/fleetconf/pkg/cli"
 )
 
 // printed is what the program of these tests answers to --print.
-func printed(t *testing.T, p settings.Program, page string) string {
+func printed(t *testing.T, p cli.Program, page string) string {
 	t.Helper()
 	var out bytes.Buffer
 	err := p.Parse([]string{"--print", page}, &whole{}, &out)
-	if err == nil || errors.Is(err, settings.ErrUsage) || out.Len() == 0 {
+	if err == nil || errors.Is(err, cli.ErrUsage) || out.Len() == 0 {
 		t.Fatalf("--print %s gave %v and %d bytes, want what Exit takes for success, and a page", page, err, out.Len())
 	}
 	return out.String()
@@ -108,7 +108,7 @@ func TestProgram_InstalledName_IsShown(t *testing.T) {
 
 func TestProgram_Print_UnknownPage(t *testing.T) {
 	err := commander.Parse([]string{"--print", "money"}, &whole{}, nil)
-	if !errors.Is(err, settings.ErrUsage) || !strings.Contains(err.Error(), "money") {
+	if !errors.Is(err, cli.ErrUsage) || !strings.Contains(err.Error(), "money") {
 		t.Errorf("got %v, want a fault of the command line that names it", err)
 	}
 }

@@ -1,4 +1,6 @@
-package settings
+// Package cli is the command line of the three programs: commands, --help and its other formats, signals,
+// exit statuses and the start of the log.
+package cli
 
 import (
 	"errors"
@@ -9,10 +11,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/sirupsen/logrus"
-
 	"github.com/fleetconf/fleetconf/pkg/buildinfo"
-	"github.com/fleetconf/fleetconf/pkg/logger"
+	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
 // Program describes a binary for --help.
@@ -36,13 +36,16 @@ var Health = Command{
 	About: "check the process that listens on PORT of this machine: exit status 0 if it is alive",
 }
 
+// ErrUsage is the error of a command line that cannot be understood.
+var ErrUsage = errors.New("the command line cannot be understood")
+
 // errDone ends a run that only prints something.
 var errDone = errors.New("done")
 
 // Parse reads the command line and the settings. --help and --version print to stdout and return
 // an error that Exit treats as success.
-func (p Program) Parse(args []string, into Validator, stdout io.Writer) error {
-	_, _, err := p.ParseCommand(args, func(string) Validator { return into }, stdout)
+func (p Program) Parse(args []string, into settings.Validator, stdout io.Writer) error {
+	_, _, err := p.ParseCommand(args, func(string) settings.Validator { return into }, stdout)
 	return err
 }
 
@@ -50,7 +53,7 @@ func (p Program) Parse(args []string, into Validator, stdout io.Writer) error {
 // its argument. into returns the settings of a command, and those of the program for "". A
 // command's settings are a part of the program's; a file may have the others too, which are not
 // validated.
-func (p Program) ParseCommand(args []string, into func(command string) Validator, stdout io.Writer) (command,
+func (p Program) ParseCommand(args []string, into func(command string) settings.Validator, stdout io.Writer) (command,
 	argument string, err error) {
 	p = p.withInstalledName(os.Args[0])
 	flags := flag.NewFlagSet(p.Name, flag.ContinueOnError)
@@ -90,38 +93,23 @@ func (p Program) ParseCommand(args []string, into func(command string) Validator
 		return "", "", errDone
 	case "", Health.Name: // Start logs them
 	default:
-		for _, m := range FindMistyped(into("")) {
+		for _, m := range settings.FindMistyped(into("")) {
 			_, _ = fmt.Fprintf(os.Stderr, "%s: warning: %s\n", p.Name, m)
 		}
 	}
-	_, err = read(into(command), *file, fieldsOf(into("")))
+	_, err = settings.Load(into(command), *file, settings.Fields(into("")))
 	return command, argument, err
 }
 
 // AllOr returns the into of ParseCommand for a program whose one command is Health, which
 // needs the settings of the listener only.
-func AllOr(all, listener Validator) func(command string) Validator {
-	return func(command string) Validator {
+func AllOr(all, listener settings.Validator) func(command string) settings.Validator {
+	return func(command string) settings.Validator {
 		if command == Health.Name {
 			return listener
 		}
 		return all
 	}
-}
-
-// Start returns the logger of d, which writes to w. It logs the build and fields, and a warning
-// for each environment variable that is probably a mistyped setting.
-func (p Program) Start(w io.Writer, d Diagnosis, into Validator, fields logrus.Fields) (*logrus.Logger, error) {
-	log, err := logger.New(w, d.LogLevel, d.LogFormat)
-	if err != nil {
-		return nil, err
-	}
-	log.WithField("program", p.Name).WithField("build", buildinfo.Read().String()).WithFields(fields).Info("Starting")
-	for _, m := range FindMistyped(into) {
-		log.WithFields(logrus.Fields{"variable": m.Variable, "did_you_mean": m.Meant}).
-			Warn("Environment variable not recognized")
-	}
-	return log, nil
 }
 
 // ParseArgs sets flags and returns the other arguments, in any order.
@@ -171,7 +159,7 @@ func (p Program) synopsis(c Command) string {
 	return strings.TrimSpace(p.Name + " " + c.Name + " " + c.Argument)
 }
 
-func (p Program) help(into Validator, w io.Writer) {
+func (p Program) help(into settings.Validator, w io.Writer) {
 	_, _ = fmt.Fprintf(w, "%s\n\nUsage:\n  %s [--config FILE]\n", strings.TrimSpace(p.About), p.Name)
 	for _, c := range p.Commands {
 		entry(w, p.synopsis(c), c.About)
@@ -181,11 +169,11 @@ func (p Program) help(into Validator, w io.Writer) {
 		entry(w, o.name, o.usage)
 	}
 	_, _ = fmt.Fprint(w, "\nSettings, each a variable of the environment or a key of the file (default):\n")
-	for _, f := range fieldsOf(into) {
-		if f.group != "" {
-			_, _ = fmt.Fprintf(w, "\n%s:\n", f.group)
+	for _, f := range settings.Fields(into) {
+		if f.Group != "" {
+			_, _ = fmt.Fprintf(w, "\n%s:\n", f.Group)
 		}
-		entry(w, f.title(), f.description())
+		entry(w, title(f), description(f))
 	}
 	_, _ = fmt.Fprintf(w, `
 Exit status: %s
@@ -249,25 +237,25 @@ and the number of the signal when a second SIGTERM or SIGINT ends it
 immediately.`
 
 // title returns the variables of a setting.
-func (f field) title() string {
-	if f.secret {
-		return f.name + " or " + f.name + "_FILE"
+func title(f settings.Field) string {
+	if f.Secret {
+		return f.Name + " or " + f.Name + "_FILE"
 	}
-	return f.name
+	return f.Name
 }
 
 // description returns the description of a setting with its default.
-func (f field) description() string {
-	if f.defaultText != "" {
-		return f.usage + " (" + f.defaultText + ")"
+func description(f settings.Field) string {
+	if f.Default != "" {
+		return f.Usage + " (" + f.Default + ")"
 	}
-	return f.usage
+	return f.Usage
 }
 
 // Exit prints err to standard error, after the program's name, and ends the process with the exit
 // status that --help documents.
 func (p Program) Exit(err error) {
-	var faults Faults
+	var faults settings.Faults
 	switch {
 	case err == nil || errors.Is(err, errDone):
 		os.Exit(0)

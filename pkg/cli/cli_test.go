@@ -1,4 +1,4 @@
-package settings_test
+package cli_test
 
 import (
 	"bytes"
@@ -12,10 +12,11 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/fleetconf/fleetconf/pkg/cli"
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
-var program = settings.Program{
+var program = cli.Program{
 	Name:     "tester",
 	About:    "\nTester tests.\n",
 	Examples: "\n  tester --config tester.yaml\n",
@@ -24,7 +25,7 @@ var program = settings.Program{
 // TestMain is the program itself when a test starts it again to see how it
 // ends.
 func TestMain(m *testing.M) {
-	if line, ok := os.LookupEnv("SETTINGS_TEST_ARGS"); ok {
+	if line, ok := os.LookupEnv("CLI_TEST_ARGS"); ok {
 		switch line {
 		case "run":
 			program.Exit(errors.New("the disk is full"))
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 		}
 		program.Exit(program.Parse(strings.Fields(line), &options{}, os.Stdout))
 	}
-	if line, ok := os.LookupEnv("SETTINGS_TEST_COMMAND"); ok {
+	if line, ok := os.LookupEnv("CLI_TEST_COMMAND"); ok {
 		_, _, err := commander.ParseCommand(strings.Fields(line), func(string) settings.Validator { return &whole{} },
 			os.Stdout)
 		commander.Exit(err)
@@ -78,7 +79,7 @@ func TestProgram_Exit(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
 			cmd := exec.Command(self)
-			cmd.Env = append(append(os.Environ(), row.env...), "SETTINGS_TEST_ARGS="+row.args,
+			cmd.Env = append(append(os.Environ(), row.env...), "CLI_TEST_ARGS="+row.args,
 				"GORACE=atexit_sleep_ms=0")
 			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			_ = cmd.Run()
@@ -173,9 +174,9 @@ func (w *whole) Validate() (faults settings.Faults) {
 	return append(faults, w.Part.Validate()...)
 }
 
-var commander = settings.Program{
+var commander = cli.Program{
 	Name: "keeper", About: "Keeper keeps.",
-	Commands: []settings.Command{
+	Commands: []cli.Command{
 		{Name: "save", Argument: "FILE", About: "save things"},
 		{Name: "show", Argument: "[FILE]", About: "show things"},
 		{Name: "drop", About: "drop things"},
@@ -241,7 +242,7 @@ func TestProgram_ParseCommand_UsageErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			command, _, _, err := parseCommand(t, row.args...)
-			if !errors.Is(err, settings.ErrUsage) || !strings.Contains(err.Error(), row.want) || command != "" {
+			if !errors.Is(err, cli.ErrUsage) || !strings.Contains(err.Error(), row.want) || command != "" {
 				t.Errorf("got %q, %v, want an ErrUsage that says %q", command, err, row.want)
 			}
 		})
@@ -283,5 +284,11 @@ Usage:
 	}
 	if !strings.Contains(out.String(), "T_PATH ") || !strings.Contains(out.String(), "T_PASSWORD ") {
 		t.Errorf("not every setting is listed:\n%s", out.String())
+	}
+}
+
+func TestAddress(t *testing.T) {
+	if got := cli.Address("::1", 80); got != "[::1]:80" {
+		t.Errorf("got %q, want [::1]:80", got)
 	}
 }
