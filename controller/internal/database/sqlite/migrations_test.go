@@ -76,7 +76,8 @@ func TestOpen_PresenceAmongAgents_KeepsAgents(t *testing.T) {
 			sqlite.MakeAtSchema(t, path, schema,
 				insertAgent+`(3, 'a3', 'web-3', '{}', 1, zeroblob(32), zeroblob(32), 30)`,
 				`INSERT INTO agents VALUES (5, 'a5', 'web-5', '{"os":"linux"}', 1, X'`+
-					strings.Repeat("01", 32)+`', X'`+strings.Repeat("02", 32)+`', 2, 15, 7, 8, 'FAILED', 'no', 3, 8, 4, 'no room', 'longpoll', X'`+
+					strings.Repeat("01", 32)+`', X'`+strings.Repeat("02", 32)+
+					`', 2, 15, 7, 8, 'FAILED', 'no', 3, 8, 4, 'no room', 'longpoll', X'`+
 					strings.Repeat("03", 32)+`', 'DNS:web-5', 'connection refused')`,
 				insertAgent+`(9, 'a9', 'web-9', '{}', 1, zeroblob(32), zeroblob(32), 30)`,
 				`DELETE FROM agents WHERE id = 'a9'`)
@@ -141,7 +142,8 @@ func TestOpen_FiguresUnderFieldNames_Kept(t *testing.T) {
 					FirstAppliedAt: at.Add(123456 * time.Microsecond),
 					Latency:        models.Latency{Agents: 4, P50: 1, P90: 2, P99: 3, Max: 4 * time.Second},
 					Failures: []wire.RolloutFailure{
-						{Error: "no \"room\" ✓\n", Count: 2, SampleAgents: []string{"a1", "a2"}}, {Error: "b", Count: 1},
+						{Error: "no \"room\" ✓\n", Count: 2, SampleAgents: []string{"a1", "a2"}},
+						{Error: "b", Count: 1},
 					},
 					Stragglers: []models.Straggler{
 						{ID: "a3", Hostname: "web", Status: wire.Online, Applied: 7, LastPoll: at.Add(time.Second)},
