@@ -110,7 +110,7 @@ func toRollout(r *models.Rollout) wire.Rollout {
 	out.Failures = append(out.Failures, r.Failures...)
 	for _, s := range r.Stragglers {
 		out.Stragglers = append(out.Stragglers, wire.Straggler{
-			ID: s.ID, Hostname: s.Hostname, Status: wire.AgentStatus(s.Status), AppliedVersion: orNull(s.Applied), LastPoll: orNull(s.LastPoll),
+			ID: s.ID, Hostname: s.Hostname, Status: s.Status, AppliedVersion: orNull(s.Applied), LastPoll: orNull(s.LastPoll),
 		})
 	}
 	return out
