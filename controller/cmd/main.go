@@ -100,8 +100,8 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	measured := metrics.NewRegistry(func() float64 { return logger.Lost(log) })
-	db, err := sqlite.OpenMeasured(ctx, set.DBPath, sqlite.NewMetrics(measured))
+	registerer := metrics.NewRegistry(func() float64 { return logger.Lost(log) })
+	db, err := sqlite.OpenMeasured(ctx, set.DBPath, sqlite.NewMetrics(registerer))
 	if err != nil {
 		return err
 	}
@@ -115,12 +115,12 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		InactiveAfter: set.InactiveAfter,
 		PruneAfter:    set.PruneAfter,
 		MaxAgents:     set.MaxAgents,
-		Metrics:       registry.NewMetrics(measured),
+		Metrics:       registry.NewMetrics(registerer),
 	}, log)
 	if err != nil {
 		return err
 	}
-	published := publish.NewMetrics(measured)
+	published := publish.NewMetrics(registerer)
 	publisher := publish.New(db, plan, agents, publish.Options{Tags: db.Tags(), Pace: set.PushRate, Metrics: published}, log)
 	auditLog := audit.New(db, log)
 	if err := publishInitial(ctx, publisher, set.InitialURL, log); err != nil {
@@ -135,13 +135,13 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	out := announcing(set, fleet, announcer, published, log)
 	announcements := publish.NewAnnouncements(publisher, out, set.PushRate, log)
 	waiters := poll.NewWaiters(publisher.Changed, set.PushRate, maxWaiting(set, limits(set).Connections, log))
-	metrics.Certificate(measured, program.Name, files.NotAfter)
-	measured.MustRegister(sqlite.NewCollector(db), agents, publisher, waiters, announcements)
+	metrics.Certificate(registerer, program.Name, files.NotAfter)
+	registerer.MustRegister(sqlite.NewCollector(db), agents, publisher, waiters, announcements)
 	handler := api.New(api.Options{
-		Configs:        publisher,
+		Publisher:      publisher,
 		Agents:         agents,
 		Rollouts:       rollout.New(publisher, agents, db),
-		Trail:          auditLog,
+		Audit:          auditLog,
 		Waiters:        waiters,
 		Announcements:  announcements,
 		Fleet:          fleet,
@@ -157,8 +157,8 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		AdminName:      set.AdminUsername,
 		AdminAccount:   auth.NewAccount(set.AdminUsername, set.AdminPassword.Reveal()),
 		Log:            log,
-		Metrics:        api.NewMetrics(measured),
-		Scrape:         metrics.Handler(measured),
+		Metrics:        api.NewMetrics(registerer),
+		Scrape:         metrics.Handler(registerer),
 	})
 	// No keep-alive probes: thousands of connections that only wait would cost more
 	// than all else. Every wait has an end, and so has a peer that is gone.
@@ -171,17 +171,20 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	}
 
 	// What is kept in memory is flushed once more after the last request has ended.
-	serving, served := context.WithCancel(context.WithoutCancel(ctx))
+	flushCtx, stopFlushing := context.WithCancel(context.WithoutCancel(ctx))
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return agents.Run(serving) })
-	group.Go(func() error { return publisher.Run(serving) })
-	group.Go(func() error { return auditLog.Run(serving) })
+	group.Go(func() error { return agents.Run(flushCtx) })
+	group.Go(func() error { return publisher.Run(flushCtx) })
+	group.Go(func() error { return auditLog.Run(flushCtx) })
 	group.Go(func() error { return files.Run(ctx) })
 	group.Go(func() error { return waiters.Run(ctx) })
 	group.Go(func() error { return announcements.Run(ctx) })
 	group.Go(func() error { return server.ServeDebug(ctx, set.DebugPort, log) })
 	group.Go(func() error { return systemd.Run(ctx, server.Answers(listener, set.TLSCertFile != ""), log) })
-	group.Go(func() error { defer served(); return server.ServeWithin(ctx, listener, handler, limits(set), log) })
+	group.Go(func() error {
+		defer stopFlushing()
+		return server.ServeWithin(ctx, listener, handler, limits(set), log)
+	})
 	return group.Wait()
 }
 

@@ -20,7 +20,7 @@ import (
 // stops the embedded broker, if there is one. Other brokers need not be reachable.
 func announcer(set config.Settings, log logrus.FieldLogger) (a notify.Announcer, stop func(), err error) {
 	if set.Embedded() {
-		return embedded(set, log)
+		return startEmbedded(set, log)
 	}
 	driver, err := drivers.New(set.Push, program.Name)
 	if err != nil {
@@ -36,7 +36,7 @@ func announcer(set config.Settings, log logrus.FieldLogger) (a notify.Announcer,
 func announcing(
 	set config.Settings, fleet string, a notify.Announcer, m *publish.Metrics, log logrus.FieldLogger,
 ) publish.Announcer {
-	out := messages{Announcer: a, log: log}
+	out := messageAnnouncer{Announcer: a, log: log}
 	for _, subject := range []string{notify.SubjectOf(fleet), notify.Subject} {
 		out.subjects = append(out.subjects, &target{name: subject})
 	}
@@ -48,7 +48,7 @@ func announcing(
 
 // messages gives the domain's announcements to a broker as messages, on each of the
 // subjects: agents of builds before fleets had ids listen to notify.Subject.
-type messages struct {
+type messageAnnouncer struct {
 	notify.Announcer
 	subjects []*target
 	log      logrus.FieldLogger
@@ -62,7 +62,7 @@ type target struct {
 
 // Announce returns an error only if the broker took the message on no subject: an
 // account may be allowed to use only one of them.
-func (a messages) Announce(ctx context.Context, v models.Announcement) error {
+func (a messageAnnouncer) Announce(ctx context.Context, v models.Announcement) error {
 	message, err := notify.Hint{Version: v.Version, ETag: v.ETag, SpreadMS: v.Spread.Milliseconds()}.Encode()
 	if err != nil {
 		return err
@@ -89,7 +89,7 @@ func (a messages) Announce(ctx context.Context, v models.Announcement) error {
 }
 
 // embedded starts the controller's own broker.
-func embedded(set config.Settings, log logrus.FieldLogger) (a notify.Announcer, stop func(), err error) {
+func startEmbedded(set config.Settings, log logrus.FieldLogger) (a notify.Announcer, stop func(), err error) {
 	routes, err := set.Routes()
 	if err != nil {
 		return nil, nil, err

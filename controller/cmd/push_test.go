@@ -90,14 +90,14 @@ func TestAnnouncing_CountsWhatGoesOverABroker(t *testing.T) {
 
 // told is a broker that counts what it is sent on each subject, and takes nothing on
 // those in denied.
-type told struct {
+type fakeBroker struct {
 	sent   map[string]int
 	denied []string
 }
 
 var errDenied = errors.New("denied")
 
-func (b told) Announce(_ context.Context, subject string, _ []byte) error {
+func (b fakeBroker) Announce(_ context.Context, subject string, _ []byte) error {
 	b.sent[subject]++
 	if slices.Contains(b.denied, subject) {
 		return errDenied
@@ -121,7 +121,7 @@ func TestAnnouncing_SubjectDenied_FailsOnlyIfNoneIsTaken(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			log, lines := test.NewNullLogger()
-			broker := told{map[string]int{}, row.denied}
+			broker := fakeBroker{map[string]int{}, row.denied}
 			announcer := announcing(pushSettings(t), "f", broker, publish.NewMetrics(nil), log)
 			for range 3 {
 				if err := announcer.Announce(t.Context(), models.Announcement{Version: 1}); !errors.Is(err, row.err) {

@@ -25,13 +25,13 @@ var commands = []cli.Command{
 }
 
 // between is the time between two lines on the progress of a backup.
-const between = 2 * time.Second
+const progressInterval = 2 * time.Second
 
 func backup(ctx context.Context, path, to string, stdout, stderr io.Writer) error {
-	told := time.Now()
+	lastProgress := time.Now()
 	made, err := sqlite.Backup(ctx, path, to, func(done, total int) {
-		if time.Since(told) >= between {
-			told = time.Now()
+		if time.Since(lastProgress) >= progressInterval {
+			lastProgress = time.Now()
 			_, _ = fmt.Fprintf(stderr, "%d %% of %d pages copied\n", 100*done/max(1, total), total)
 		}
 	})

@@ -58,7 +58,7 @@ func (a *API) register(c *call) error {
 			return err
 		}
 	}
-	registration.PollInterval, registration.Self, registration.Origin = a.Configs.Plan().PollInterval(), c.self, c.origin()
+	registration.PollInterval, registration.Self, registration.Origin = a.Publisher.Plan().PollInterval(), c.self, c.origin()
 	if _, token, ok := c.Request.BasicAuth(); ok && c.self != nil {
 		registration.Token = auth.DigestOf(token)
 	}
@@ -67,7 +67,7 @@ func (a *API) register(c *call) error {
 	}
 	id, token, isNew, err := a.Agents.Register(c.Request.Context(), registration)
 	if errors.Is(err, models.ErrSecret) || errors.Is(err, models.ErrCertificate) {
-		a.refuse(c, err)
+		a.recordInvalid(c, err)
 	}
 	if errors.Is(err, models.ErrSecret) {
 		return problem.New(http.StatusConflict,
@@ -110,7 +110,7 @@ func (a *API) agents(c *call) error {
 	if err != nil {
 		return err
 	}
-	plan, now := a.Configs.Plan(), time.Now()
+	plan, now := a.Publisher.Plan(), time.Now()
 	page := a.Agents.List(query, plan, now)
 	out := make([]wire.Agent, 0, len(page.Agents))
 	for _, agent := range page.Agents {
@@ -190,7 +190,7 @@ func (a *API) agent(c *call) error {
 	if err != nil {
 		return err
 	}
-	plan := a.Configs.Plan()
+	plan := a.Publisher.Plan()
 	return server.WriteJSON(c.Writer, http.StatusOK, toAgent(&agent, a.Agents.StatusOf(&agent, plan, time.Now()), plan))
 }
 
@@ -205,7 +205,7 @@ func (a *API) agent(c *call) error {
 //	@Failure	401,403,429	{object}	problem.Problem
 //	@Router		/api/v1/agents/summary [get]
 func (a *API) summary(c *call) error {
-	plan := a.Configs.Plan()
+	plan := a.Publisher.Plan()
 	return server.WriteJSON(c.Writer, http.StatusOK, toSummary(a.Agents.Summary(plan, time.Now()), plan.Version()))
 }
 
@@ -223,7 +223,7 @@ func (a *API) summary(c *call) error {
 //	@Failure		400,401,403,404,412,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id} [delete]
 func (a *API) decommission(c *call) error {
-	if err := a.onCurrent(c); err != nil {
+	if err := a.checkCurrent(c); err != nil {
 		return err
 	}
 	if c.self != nil {
@@ -251,7 +251,7 @@ func (a *API) decommission(c *call) error {
 //	@Failure		400,401,403,404,412,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id}/retry [post]
 func (a *API) retry(c *call) error {
-	if err := a.onCurrent(c); err != nil {
+	if err := a.checkCurrent(c); err != nil {
 		return err
 	}
 	if err := a.Agents.Retry(c.Request.Context(), c.Param("id"), c.origin()); err != nil {
@@ -274,7 +274,7 @@ func (a *API) retry(c *call) error {
 //	@Failure		400,401,403,404,412,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id}/reset [post]
 func (a *API) reset(c *call) error {
-	if err := a.onCurrent(c); err != nil {
+	if err := a.checkCurrent(c); err != nil {
 		return err
 	}
 	if err := a.Agents.Reset(c.Request.Context(), c.Param("id"), c.origin()); err != nil {
@@ -284,14 +284,14 @@ func (a *API) reset(c *call) error {
 	return noContent(c)
 }
 
-// onCurrent judges the conditional headers of a write that changes no
+// checkCurrent judges the conditional headers of a write that changes no
 // configuration: it was decided on in view of the current one.
-func (a *API) onCurrent(c *call) error {
+func (a *API) checkCurrent(c *call) error {
 	allowed, err := precondition(c.Request.Header)
 	if err != nil {
 		return err
 	}
-	if !allowed(a.Configs.Plan().ETag()) {
+	if !allowed(a.Publisher.Plan().ETag()) {
 		return models.ErrPrecondition
 	}
 	return nil
@@ -318,8 +318,8 @@ func (a *API) report(c *call) error {
 	if err := req.Validate(); err != nil {
 		return err
 	}
-	if !a.Configs.ObserveReport(req.Version, req.ETag) {
-		return wire.Bad("version", "%d cannot be one of this fleet's; the newest is %d", req.Version, a.Configs.Plan().Version())
+	if !a.Publisher.ObserveReport(req.Version, req.ETag) {
+		return wire.Bad("version", "%d cannot be one of this fleet's; the newest is %d", req.Version, a.Publisher.Plan().Version())
 	}
 	attempt := fromReport(req, models.Now())
 	news, err := a.Agents.Report(c.Request.Context(), c.self, attempt)

@@ -60,10 +60,10 @@ import (
 
 // Options is what the API is made of.
 type Options struct {
-	Configs       *publish.Publisher
+	Publisher     *publish.Publisher
 	Agents        *registry.Registry
 	Rollouts      *rollout.Rollouts
-	Trail         *audit.Log
+	Audit         *audit.Log
 	Waiters       *poll.Waiters                            // nil: no poll is held
 	Announcements interface{ Lost() error }                // asked by /ready; nil where nothing is announced
 	Store         interface{ Ping(context.Context) error } // asked by /ready
@@ -95,7 +95,7 @@ type API struct {
 	churn           *limit.Table // new agents and removals of agents by themselves, by source
 	guesses         *limit.Guesses
 	polls           *poll.Service
-	refused         rate.Sometimes // how often refused credentials are worth a warning
+	warning         rate.Sometimes // how often refused credentials are worth a warning
 }
 
 // New returns the handler of the whole contract.
@@ -114,9 +114,9 @@ func newAPI(o Options) *API {
 	a := &API{
 		Options: o, classes: newClasses(o.Limits), rejectedCallers: limit.NewTable(), churn: limit.NewTable(), guesses: limit.NewGuesses(),
 		polls: poll.New(poll.Options{
-			Publisher: o.Configs, Agents: o.Agents, Waiters: o.Waiters, Fleet: o.Fleet, Broker: broker(o.Transport), SweepInterval: o.SweepInterval,
+			Publisher: o.Publisher, Agents: o.Agents, Waiters: o.Waiters, Fleet: o.Fleet, Broker: broker(o.Transport), SweepInterval: o.SweepInterval,
 		}),
-		refused: rate.Sometimes{First: 1, Interval: time.Minute},
+		warning: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
 	a.Metrics.limits(a.classes[enrolling], a.classes[reading], a.classes[reporting], a.classes[administering])
 	return a
@@ -134,9 +134,9 @@ func broker(over wire.Transport) wire.Transport {
 func (a *API) handler(routes []route) http.Handler {
 	table := make([]router.Route, len(routes))
 	for i, r := range routes {
-		table[i] = router.Route{Method: r.method, Path: r.path, Handle: a.answer(a.Metrics.as(r.measured), a.guarded(r))}
+		table[i] = router.Route{Method: r.method, Path: r.path, Handle: a.answer(a.Metrics.measured(r.measured), a.guarded(r))}
 	}
-	unrouted := a.Metrics.as(other)
+	unrouted := a.Metrics.measured(other)
 	return server.Wrap(sameOrigin(router.New(table, a.answer(unrouted, notFound), a.answer(unrouted, methodNotAllowed)), unrouted), a.Log)
 }
 
@@ -169,7 +169,7 @@ func (a *API) guarded(r route) func(*call) error {
 		if err := a.admit(c, r.who); err != nil {
 			return err
 		}
-		defer c.leave()
+		defer c.release()
 		if r.query != "*" && c.Request.URL.RawQuery != "" {
 			if err := checkQuery(c.Request.URL.RawQuery, known); err != nil {
 				return err
@@ -211,7 +211,7 @@ func (a *API) ready(c *call) error {
 // warnings is what somebody should look at, "" for nothing.
 func (a *API) warnings() string {
 	var found []string
-	if plan := a.Configs.Plan(); plan.Conflict() {
+	if plan := a.Publisher.Plan(); plan.Conflict() {
 		found = append(found, fmt.Sprintf(
 			"conflict: agents run versions up to %d and the store ends at %d, as if it was restored from an older backup; they keep what they run until you publish, or POST /api/v1/agents/resume",
 			plan.Observed.Highest, plan.Version()))

@@ -41,18 +41,18 @@ import (
 // system is the whole controller but its process: the real rules on a real
 // database behind the real handler.
 type system struct {
-	path     string // of the database
-	t        testing.TB
-	handler  http.Handler
-	configs  *publish.Publisher
-	agents   *registry.Registry
-	db       *sqlite.DB
-	logged   *logtest.Hook
-	draining chan struct{} // to be closed by a test that stops the controller
-	waiters  *poll.Waiters
-	drain    func()               // lets them go for good
-	lost     error                // why nothing is announced
-	registry *prometheus.Registry // what the API measures
+	path      string // of the database
+	t         testing.TB
+	handler   http.Handler
+	publisher *publish.Publisher
+	agents    *registry.Registry
+	db        *sqlite.DB
+	logged    *logtest.Hook
+	draining  chan struct{} // to be closed by a test that stops the controller
+	waiters   *poll.Waiters
+	drain     func()               // lets them go for good
+	lost      error                // why nothing is announced
+	registry  *prometheus.Registry // what the API measures
 }
 
 func newSystem(t testing.TB) *system {
@@ -80,16 +80,16 @@ func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *sy
 	if err != nil {
 		t.Fatal(err)
 	}
-	configs := publish.New(db, plan, agents, publish.Options{Tags: db.Tags(), Pace: 200}, log)
+	publisher := publish.New(db, plan, agents, publish.Options{Tags: db.Tags(), Pace: 200}, log)
 	draining := make(chan struct{})
-	waiters := poll.NewWaiters(configs.Changed, 20_000, 2000)
+	waiters := poll.NewWaiters(publisher.Changed, 20_000, 2000)
 	waiting, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = waiters.Run(waiting) }() // ends with the test, or when that drains it
 	t.Cleanup(func() { stop(); <-ended })
-	s := &system{t: t, path: path, registry: prometheus.NewRegistry(), db: db, configs: configs, agents: agents, logged: hook, draining: draining, waiters: waiters, drain: stop}
+	s := &system{t: t, path: path, registry: prometheus.NewRegistry(), db: db, publisher: publisher, agents: agents, logged: hook, draining: draining, waiters: waiters, drain: stop}
 	options := api.Options{
-		Configs: configs, Agents: agents, Rollouts: rollout.New(configs, agents, db), Trail: audit.New(db, log), Store: db,
+		Publisher: publisher, Agents: agents, Rollouts: rollout.New(publisher, agents, db), Audit: audit.New(db, log), Store: db,
 		Waiters: waiters, Transport: wire.NATS, SweepInterval: 5 * time.Minute, Announcements: announced{s},
 		Fleet: "fleet-1", Draining: draining, Limits: limits, AgentName: "agent", AdminName: "admin",
 		AdminAccount: auth.NewAccount("admin", "admin123"), AgentAccount: auth.NewAccount("agent", "secret123"), Log: log,
@@ -118,10 +118,10 @@ var (
 // call sends a request. Headers come in pairs; a body that is not empty is sent as JSON.
 func (s *system) call(who account, method, path, body string, headers ...string) *http.Response {
 	s.t.Helper()
-	return s.callIn(s.t.Context(), who, method, path, body, headers...)
+	return s.callContext(s.t.Context(), who, method, path, body, headers...)
 }
 
-func (s *system) callIn(ctx context.Context, who account, method, path, body string, headers ...string) *http.Response {
+func (s *system) callContext(ctx context.Context, who account, method, path, body string, headers ...string) *http.Response {
 	s.t.Helper()
 	r := httptest.NewRequestWithContext(ctx, method, path, strings.NewReader(body))
 	if who != (account{}) {
@@ -287,7 +287,7 @@ func TestPublish_Preconditions(t *testing.T) {
 			wantProblem(t, resp, row.status, field)
 		})
 	}
-	if got := s.configs.Plan().Config(); got.URL != "http://c/" {
+	if got := s.publisher.Plan().Config(); got.URL != "http://c/" {
 		t.Errorf("current: got %+v, want what was there", got)
 	}
 	for _, header := range []string{tag, old + "," + tag, "*"} {
@@ -303,13 +303,13 @@ func TestPublish_PollIntervalInTheQuery(t *testing.T) {
 	if resp := s.call(admin, "POST", "/api/v1/config?poll_interval=15", ""); resp.StatusCode != 200 {
 		t.Fatalf("without a body: got %d %s", resp.StatusCode, text(t, resp))
 	}
-	if got := s.configs.Plan().Config(); got.PollInterval != 15*time.Second || got.URL != "http://a/" || got.Version != 2 {
+	if got := s.publisher.Plan().Config(); got.PollInterval != 15*time.Second || got.URL != "http://a/" || got.Version != 2 {
 		t.Errorf("got %+v, want 15 s and the URL kept, as version 2", got)
 	}
 	if resp := s.call(admin, "POST", "/api/v1/config?poll_interval=20", `{"url":"http://b/"}`); resp.StatusCode != 200 {
 		t.Fatalf("with a body: got %d", resp.StatusCode)
 	}
-	if got := s.configs.Plan().Config(); got.PollInterval != 20*time.Second || got.URL != "http://b/" {
+	if got := s.publisher.Plan().Config(); got.PollInterval != 20*time.Second || got.URL != "http://b/" {
 		t.Errorf("got %+v, want 20 s and the new URL", got)
 	}
 	wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval=5&poll_interval=6", ""), 400, "poll_interval")
@@ -319,7 +319,7 @@ func TestPublish_PollIntervalInTheQuery(t *testing.T) {
 	}
 	wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval=5", `{"poll_interval_seconds":6}`), 400, "poll_interval")
 	wantProblem(t, s.call(admin, "POST", "/api/v1/config?pol_interval=5", `{"url":"http://c/"}`), 400, "pol_interval")
-	if got := s.configs.Plan().Config().Version; got != 3 {
+	if got := s.publisher.Plan().Config().Version; got != 3 {
 		t.Errorf("after bad input the version is %d, want 3", got)
 	}
 }
@@ -408,7 +408,7 @@ func TestPublish_BadInput(t *testing.T) {
 		s.handler.ServeHTTP(w, r)
 		wantProblem(t, w.Result(), http.StatusUnsupportedMediaType, "")
 	}
-	if got := s.configs.Plan().Config(); got.Version != 1 || got.URL != "http://a/" {
+	if got := s.publisher.Plan().Config(); got.Version != 1 || got.URL != "http://a/" {
 		t.Errorf("after all that: got %+v, want what was there", got)
 	}
 }
@@ -451,7 +451,7 @@ func TestConfig_WritesNothing(t *testing.T) {
 			"nothing":                        nil,
 			"an earlier version":             {"If-None-Match", old},
 			"the current one":                {"If-None-Match", tag},
-			"a later one of this store":      {"If-None-Match", s.later(9)},
+			"a later one of this store":      {"If-None-Match", s.laterETag(9)},
 			"a later one of another store":   {"If-None-Match", `"9-abcdefghijklmnopqrstuv"`},
 			"another content":                append(asApplied(2, content("http://edited/")), "If-None-Match", tag),
 			"a worker that it cannot reach":  {"If-None-Match", tag, wire.HeaderWorkerError, "connection refused"},
@@ -892,7 +892,7 @@ func TestPublish_SameIfMatchAtOnce_OneWins(t *testing.T) {
 				t.Errorf("got %d %s, want 200 or 412", resp.StatusCode, text(t, resp))
 			}
 		}
-		current := s.configs.Plan().Config()
+		current := s.publisher.Plan().Config()
 		if want := int64(round) + 2; won != 1 || current.Version != want || current.ETag != tag {
 			t.Fatalf("round %d: %d of %d won, version %d is current under %s; want one, version %d under %s",
 				round, won, writers, current.Version, current.ETag, want, tag)
@@ -910,7 +910,7 @@ func TestPublish_FromAPageOfAnotherSite(t *testing.T) {
 		wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval=1", "", header...), 403, "")
 		wantProblem(t, s.call(admin, "DELETE", "/api/v1/agents/a1", "", header...), 403, "")
 	}
-	if got := s.configs.Plan().Config().Version; got != 1 {
+	if got := s.publisher.Plan().Config().Version; got != 1 {
 		t.Errorf("got version %d, want 1", got)
 	}
 	if resp := s.call(admin, "POST", "/api/v1/config?poll_interval=1", "", "Sec-Fetch-Site", "same-origin"); resp.StatusCode != 200 {
@@ -959,7 +959,7 @@ func TestConfig_ThousandConcurrent_Answered(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if got := s.configs.Plan().Config().Version; got != 11 {
+	if got := s.publisher.Plan().Config().Version; got != 11 {
 		t.Errorf("after 10 publishes amid 990 polls: got version %d, want 11", got)
 	}
 }

@@ -23,7 +23,7 @@ func content(url string) string {
 	return wire.Config{Data: wire.Data{URL: url}, PollIntervalSeconds: 30}.ContentHash()
 }
 
-func (s *system) one(id string) wire.Agent {
+func (s *system) agent(id string) wire.Agent {
 	s.t.Helper()
 	return decode[wire.Agent](s.t, s.call(admin, "GET", "/api/v1/agents/"+id, ""))
 }
@@ -66,8 +66,8 @@ func TestApplied_OtherContent_Replaced(t *testing.T) {
 					t.Errorf("got %s: %q", wire.HeaderOlderBecause, resp.Header.Get(wire.HeaderOlderBecause))
 				}
 			}
-			if !s.one("a1").ContentMismatch || *s.one("a1").AppliedVersion != 2 {
-				t.Errorf("the list: got %+v, want a content_mismatch", s.one("a1"))
+			if !s.agent("a1").ContentMismatch || *s.agent("a1").AppliedVersion != 2 {
+				t.Errorf("the list: got %+v, want a content_mismatch", s.agent("a1"))
 			}
 			if n := len(s.logged.AllEntries()); n != 1 {
 				t.Errorf("logged %d lines, want one", n)
@@ -78,7 +78,7 @@ func TestApplied_OtherContent_Replaced(t *testing.T) {
 			if resp := s.call(a1, "GET", "/api/v1/config", "", append(asApplied(2, content("http://b/")), "If-None-Match", tag)...); resp.StatusCode != 304 {
 				t.Errorf("when it is right: got %d, want 304", resp.StatusCode)
 			}
-			if s.one("a1").ContentMismatch {
+			if s.agent("a1").ContentMismatch {
 				t.Error("the list still shows a content_mismatch")
 			}
 		})
@@ -90,12 +90,12 @@ func TestApplied_OtherContent_Replaced(t *testing.T) {
 func TestApplied_OtherContentOfAnEarlierVersion_Listed(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
-	tag := refusedTwo(s, a1)
+	tag := refuseVersionTwo(s, a1)
 	for content, want := range map[string]bool{content("http://a/"): false, content("http://edited/"): true} {
 		if resp := s.call(a1, "GET", "/api/v1/config", "", append(asApplied(1, content), "If-None-Match", tag)...); resp.StatusCode != 304 {
 			t.Errorf("got %d, want 304", resp.StatusCode)
 		}
-		if got := s.one("a1").ContentMismatch; got != want {
+		if got := s.agent("a1").ContentMismatch; got != want {
 			t.Errorf("content_mismatch: got %v, want %v", got, want)
 		}
 	}
@@ -114,14 +114,14 @@ func TestApplied_WithoutIfNoneMatch(t *testing.T) {
 		if resp := s.call(a1, "GET", "/api/v1/config", "", headers...); resp.StatusCode != 200 || !strings.Contains(text(t, resp), "http://a/") {
 			t.Errorf("If-None-Match %q: got %d, want 200: it was not asked for what a 304 is about", sent, resp.StatusCode)
 		}
-		if got := s.one("a1"); *got.AppliedVersion != 1 || got.ContentMismatch {
+		if got := s.agent("a1"); *got.AppliedVersion != 1 || got.ContentMismatch {
 			t.Errorf("the list: got %+v, want version 1 applied", got)
 		}
 	}
 	// It runs a later version than this store has.
 	resp := s.call(a1, "GET", "/api/v1/config", "", asApplied(9, content("http://later/"))...)
 	wantProblem(t, resp, 404, "")
-	if got := s.one("a1"); got.Status != wire.Conflict || *got.AppliedVersion != 9 {
+	if got := s.agent("a1"); got.Status != wire.Conflict || *got.AppliedVersion != 9 {
 		t.Errorf("the list: got %+v, want a conflict", got)
 	}
 	if got := text(t, s.call(account{}, "GET", "/ready", "")); got != "{\"status\":\"ready\"}\n" {
@@ -187,7 +187,7 @@ func TestApplied_OlderVersionOffered_SaysWhy(t *testing.T) {
 			a1 := s.register("a1")
 			tag := foreign
 			if row.verified {
-				tag = s.later(9)
+				tag = s.laterETag(9)
 			}
 			poll := func(self account) *http.Response {
 				headers := append(asApplied(9, content("http://later/")), "If-None-Match", tag)
@@ -233,7 +233,7 @@ func TestConfig_TransportHeader_Recorded(t *testing.T) {
 				headers = headers[:2]
 			}
 			s.call(a, "GET", "/api/v1/config?wait=1s", "", headers...)
-			if got := s.one(a[0]).Transport; got == nil || *got != want {
+			if got := s.agent(a[0]).Transport; got == nil || *got != want {
 				t.Errorf("X-Transport %q: got %v, want %s", headerText, got, want)
 			}
 		}

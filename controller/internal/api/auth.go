@@ -47,60 +47,60 @@ var credentials = sync.Pool{New: func() any { return new(auth.Basic) }}
 //
 // Only callers that may do this are charged to the class. All others are charged to
 // where they come from, so they take nothing from those.
-func (a *API) admit(c *call, d access) error {
+func (a *API) admit(c *call, rule access) error {
 	switch {
-	case d == open:
+	case rule == open:
 		return nil
-	case a.classes[d] == nil: // closed
+	case a.classes[rule] == nil: // closed
 		return problem.New(http.StatusForbidden, "this route has no access rule")
 	}
 	who, self, err := a.identify(c)
 	if err == nil {
 		c.self, c.by = self, a.name(who, self)
-		err = a.authorize(c, d, who)
+		err = a.authorize(c, rule, who)
 	}
 	if err != nil {
-		return a.reject(c, d, err)
+		return a.reject(c, rule, err)
 	}
 	connlimit.Authenticated(c.Request)
-	if err := a.allow(self, d); err != nil {
+	if err := a.allow(self, rule); err != nil {
 		return err
 	}
-	return a.enter(c, d, who)
+	return a.acquire(c, rule, who)
 }
 
 // allow rejects what an agent does too often: before the class is charged, so that
 // one agent takes nothing from the others.
-func (a *API) allow(self *registry.Agent, d access) error {
+func (a *API) allow(self *registry.Agent, rule access) error {
 	switch {
-	case self != nil && d == enrolling:
+	case self != nil && rule == enrolling:
 		return a.Agents.Allow(self, registry.Registering)
-	case d == reporting:
+	case rule == reporting:
 		return a.Agents.Allow(self, registry.Reporting)
 	}
 	return nil
 }
 
 // authorize checks that a caller may pass a door: 403 if not.
-func (a *API) authorize(c *call, d access, who caller) error {
+func (a *API) authorize(c *call, rule access, who caller) error {
 	if who != admin && a.Mutual && !certified(c.Request) {
 		return errUncertified
 	}
-	if who == agent && a.Mutual && d != enrolling { // a registration may bind another certificate
+	if who == agent && a.Mutual && rule != enrolling { // a registration may bind another certificate
 		if err := checkCertificate(c); err != nil {
 			return err
 		}
 	}
 	itself := who == agent && c.self.ID() == c.Param("id")
 	switch {
-	case d == enrolling && who != enroller && who != agent:
+	case rule == enrolling && who != enroller && who != agent:
 		return problem.New(http.StatusForbidden,
 			"registering requires the shared agent credentials (AGENT_USERNAME) or the agent's own id and token")
-	case d == reporting && !itself:
+	case rule == reporting && !itself:
 		return problem.New(http.StatusForbidden, "an agent reports as itself: its own id and token")
-	case d == removing && !itself && who != admin:
+	case rule == removing && !itself && who != admin:
 		return problem.New(http.StatusForbidden, "these credentials are good, but this is for the admin (ADMIN_USERNAME), or for that agent itself")
-	case d == administering && who != admin:
+	case rule == administering && who != admin:
 		return problem.New(http.StatusForbidden, "these credentials are good, but this is for the admin (ADMIN_USERNAME)")
 	}
 	return nil
@@ -108,12 +108,12 @@ func (a *API) authorize(c *call, d access, who caller) error {
 
 // reject answers a request that may not pass a door, for the reason err: with 429
 // if too many such requests came from its source.
-func (a *API) reject(c *call, d access, err error) error {
+func (a *API) reject(c *call, rule access, err error) error {
 	var forbidden *problem.Problem
 	if !errors.As(err, &forbidden) {
-		a.refuse(c, err)
+		a.recordInvalid(c, err)
 	}
-	if overflow := a.charge(c, d); overflow != nil {
+	if overflow := a.countRejected(c, rule); overflow != nil {
 		return overflow
 	}
 	var guessed *limit.TooManyGuesses
@@ -178,23 +178,23 @@ func unauthorized(c *call, err error) error {
 
 // refuse notes refused credentials: invalid ones, and an agent's that came without its
 // certificate. A request without any is no refused login.
-func (a *API) refuse(c *call, err error) {
+func (a *API) recordInvalid(c *call, err error) {
 	if errors.Is(err, auth.ErrMissing) {
 		return
 	}
-	a.Metrics.refused.Inc()
-	a.refused.Do(func() {
+	a.Metrics.invalidCredentials.Inc()
+	a.warning.Do(func() {
 		a.event(c).WithField("path", c.Request.URL.Path).WithError(err).Warn("Credentials refused; more within a minute are not logged")
 	})
-	a.Trail.LoginFailed(models.Origin{Actor: a.claimed(c), SourceIP: c.ClientIP()}, c.Request.Method+" "+c.FullPath())
+	a.Audit.LoginFailed(models.Origin{Actor: a.claimedName(c), SourceIP: c.ClientIP()}, c.Request.Method+" "+c.FullPath())
 }
 
 // unknownName is the audit log's entry for an unknown name.
 const unknownName = "unknown"
 
-// claimed is the name that refused credentials came with, if it is a known one:
+// claimedName is the name that refused credentials came with, if it is a known one:
 // any other may be a password in the wrong field.
-func (a *API) claimed(c *call) string {
+func (a *API) claimedName(c *call) string {
 	name, _, _ := c.Request.BasicAuth()
 	if name == a.AdminName || name == a.AgentName {
 		return name
@@ -205,7 +205,7 @@ func (a *API) claimed(c *call) string {
 	return unknownName
 }
 
-var errWrong = errors.New("the user name, the password or the token is wrong")
+var errInvalidCredentials = errors.New("the user name, the password or the token is wrong")
 
 // identify finds out whose credentials these are. Agents come first: they are
 // the many, and no agent has an account's name. Their tokens are random and too long
@@ -238,5 +238,5 @@ func (a *API) identify(c *call) (caller, *registry.Agent, error) {
 			return anonymous, nil, tooManyGuesses(wait)
 		}
 	}
-	return anonymous, nil, errWrong
+	return anonymous, nil, errInvalidCredentials
 }

@@ -30,7 +30,7 @@ func TestAgents_DesiredBecause_NamesTheReason(t *testing.T) {
 	wantBecause("a2", "its worker refused version 1: no such host")
 	s.poll(a3, `"7-AAAAAAAAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAAAAAAAA"`)
 	wantBecause("a3", "runs version 7, which this store did not make: its newest is 1")
-	s.poll(a4, s.later(9))
+	s.poll(a4, s.laterETag(9))
 	wantBecause("a4", "runs version 9, and the store's newest is 1")
 	s.poll(a1, `"of-a-gateway"`)
 	wantBecause("a1", "runs an unknown version, and other agents run versions above the store's newest, 1")

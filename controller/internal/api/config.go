@@ -88,12 +88,12 @@ func (a *API) hold(c *call, request poll.Request) (poll.Response, error) {
 		return response, nil
 	}
 	extend(c, request.Wait)
-	back := c.releaseWhileHeld()
+	reacquire := c.releaseWhileHeld()
 	for {
 		select {
 		case <-woken:
 			if response, done := ticket.Resume(); done {
-				back()
+				reacquire()
 				return response, nil
 			}
 		case <-c.Request.Context().Done():
@@ -108,7 +108,7 @@ func respond(c *call, r *poll.Response) error {
 	r.SetHeader(c.Writer.Header())
 	switch r.Status {
 	case poll.StatusUnauthorized:
-		return unauthorized(c, errWrong)
+		return unauthorized(c, errInvalidCredentials)
 	case poll.StatusNotFound:
 		return problem.New(http.StatusNotFound, "%s", r.Detail)
 	case poll.StatusNotModified:

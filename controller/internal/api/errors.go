@@ -36,8 +36,8 @@ var storeFailures = server.Errors{
 // A client whose request got a 503 may try again after a random time between these, so
 // that not all come at once.
 const (
-	soonest = 5 * time.Second
-	latest  = 10 * time.Second
+	minRetryAfter = 5 * time.Second
+	maxRetryAfter = 10 * time.Second
 )
 
 // answer makes a gin handler of one that returns an error.
@@ -52,7 +52,7 @@ func (c *call) HTTP() (server.ResponseWriter, *http.Request) { return c.Writer, 
 func (c *call) Problem(err error) *problem.Problem {
 	p := c.problem(err)
 	if p != nil && p.Status == http.StatusServiceUnavailable && p.RetryAfter == 0 && c.Writer.Header().Get("Retry-After") == "" {
-		p.RetryAfter = soonest + rand.N(latest-soonest+1)
+		p.RetryAfter = minRetryAfter + rand.N(maxRetryAfter-minRetryAfter+1)
 	}
 	return p
 }
@@ -99,14 +99,14 @@ func (c *call) problem(err error) *problem.Problem {
 	for _, s := range storeFailures {
 		if errors.Is(err, s.Kind) {
 			c.Logger().WithError(err).Error("Request failed")
-			return problem.New(s.Status, "%v%s", s.Kind, c.aftermath(err))
+			return problem.New(s.Status, "%v%s", s.Kind, c.effect(err))
 		}
 	}
 	return nil
 }
 
-// aftermath says what became of a request that the store failed: "" where it only read.
-func (c *call) aftermath(err error) string {
+// effect says what became of a request that the store failed: "" where it only read.
+func (c *call) effect(err error) string {
 	switch {
 	case c.Request.Method == http.MethodGet, c.Request.Method == http.MethodHead:
 		return ""

@@ -19,35 +19,35 @@ func Routes() (routes [][3]string) {
 	return routes
 }
 
-// StepAside is how many are in flight before a call steps aside, meanwhile,
+// InFlightWhileHeld is how many are in flight before a call steps aside, meanwhile,
 // when it is back, and when it has left.
-func StepAside() (inFlight []int64) {
+func InFlightWhileHeld() (inFlight []int64) {
 	c := entered()
 	k := c.class
 	note := func() { inFlight = append(inFlight, k.InFlight()) }
 	note()
-	back := c.releaseWhileHeld()
+	reacquire := c.releaseWhileHeld()
 	note()
-	back()
+	reacquire()
 	note()
-	c.leave()
+	c.release()
 	note()
 	return inFlight
 }
 
-// StepAsideForEver is how many are in flight when a call that stepped aside
+// InFlightAfterAbandonedHold is how many are in flight when a call that stepped aside
 // leaves without coming back, as one that panics does.
-func StepAsideForEver() int64 {
+func InFlightAfterAbandonedHold() int64 {
 	c := entered()
 	k := c.class
 	c.releaseWhileHeld()
-	c.leave()
+	c.release()
 	return k.InFlight()
 }
 
 // entered is a call with a place.
 func entered() *call {
-	c := &call{measured: NewMetrics(nil).as(polls), class: newClasses(Limits{1, 1, 1, 1})[reading]}
+	c := &call{measured: NewMetrics(nil).measured(polls), class: newClasses(Limits{1, 1, 1, 1})[reading]}
 	c.class.Enter()
 	return c
 }

@@ -400,29 +400,29 @@ func TestAgents_SummaryAndFilters(t *testing.T) {
 }
 
 // later is the ETag of a version that this store made, and has no more.
-func (s *system) later(version int64) string {
+func (s *system) laterETag(version int64) string {
 	return s.db.Tags().Of(version, models.Content{URL: "http://later/", PollInterval: 30 * time.Second})
 }
 
 // reported is the body of a report that a version was applied, with its ETag.
-func reported(tag string) string {
+func appliedReport(tag string) string {
 	return `{"version":%d,"status":"APPLIED","etag":` + strconv.Quote(tag) + `}`
 }
 
 // The store knows two versions; agents run the ninth of the same fleet.
 func TestConflict(t *testing.T) {
 	s := newSystem(t)
-	ahead, behind, fresh, teller := s.register("ahead"), s.register("behind"), s.register("fresh"), s.register("teller")
+	ahead, behind, fresh, reporting := s.register("ahead"), s.register("behind"), s.register("fresh"), s.register("reporting")
 	first := s.publish("http://a/").Header.Get("ETag")
 	current := s.publish("http://b/").Header.Get("ETag")
-	ninth := s.later(9)
+	ninth := s.laterETag(9)
 
 	for _, tag := range []string{`"another"`, `"3-"`} {
 		if resp := s.poll(ahead, tag); resp.StatusCode != 200 {
 			t.Errorf("%s, which is no tag of this fleet: got %d, want 200", tag, resp.StatusCode)
 		}
 	}
-	wantProblem(t, s.call(teller, "POST", "/api/v1/agents/teller/status", fmt.Sprintf(applied, 2_000_000)), 400, "version")
+	wantProblem(t, s.call(reporting, "POST", "/api/v1/agents/reporting/status", fmt.Sprintf(applied, 2_000_000)), 400, "version")
 	if got := text(t, s.call(account{}, "GET", "/ready", "")); got != "{\"status\":\"ready\"}\n" {
 		t.Errorf("/ready: got %s", got)
 	}
@@ -452,7 +452,7 @@ func TestConflict(t *testing.T) {
 	if resp := s.poll(fresh, ""); resp.StatusCode != 200 {
 		t.Errorf("one that runs nothing: got %d, want 200", resp.StatusCode)
 	}
-	s.report(teller, 11, reported(s.later(11)))
+	s.report(reporting, 11, appliedReport(s.laterETag(11)))
 	resp = s.call(account{}, "GET", "/ready", "")
 	if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, "conflict") || !strings.Contains(body, "11") {
 		t.Errorf("/ready: got %d %s, want a word of the conflict", resp.StatusCode, body)
@@ -472,11 +472,11 @@ func TestConflict(t *testing.T) {
 		t.Errorf("once more: got %+v, want nothing to resume", got)
 	}
 
-	s.report(teller, 12, reported(s.later(12)))
+	s.report(reporting, 12, appliedReport(s.laterETag(12)))
 	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/"}`)); got.Version != 13 || !got.Changed {
 		t.Errorf("a publish of the same in a conflict: got %+v, want version 13", got)
 	}
-	if resp := s.poll(teller, s.later(12)); resp.StatusCode != 200 {
+	if resp := s.poll(reporting, s.laterETag(12)); resp.StatusCode != 200 {
 		t.Errorf("after the publish: got %d, want 200", resp.StatusCode)
 	}
 }
@@ -485,7 +485,7 @@ func TestConflict(t *testing.T) {
 func TestConflict_WithAnEmptyStore(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
-	wantProblem(t, s.poll(a1, s.later(9)), 404, "")
+	wantProblem(t, s.poll(a1, s.laterETag(9)), 404, "")
 	if got := decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents?status=conflict", "")); len(got) != 1 {
 		t.Errorf("the agents in conflict: got %+v, want one", got)
 	}
@@ -501,7 +501,7 @@ func TestForeignETag_HoldsThatAgentAlone(t *testing.T) {
 	other := newSystem(t)
 	first := s.publish("http://a/").Header.Get("ETag")
 	current := s.publish("http://b/").Header.Get("ETag")
-	honest := s.register("honest")
+	native := s.register("native")
 	list := func() (ids []string) {
 		for _, a := range decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents?status=conflict", "")) {
 			ids = append(ids, a.ID)
@@ -509,21 +509,21 @@ func TestForeignETag_HoldsThatAgentAlone(t *testing.T) {
 		return ids
 	}
 	foreign := []string{
-		`"900001-AAAAAAAAAAAAAAAAAAAAAA"`, `"9000000000-AAAAAAAAAAAAAAAAAAAAAA"`, `"900001-AAAAAAAAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAAAAAAAA"`, other.later(7),
+		`"900001-AAAAAAAAAAAAAAAAAAAAAA"`, `"9000000000-AAAAAAAAAAAAAAAAAAAAAA"`, `"900001-AAAAAAAAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAAAAAAAA"`, other.laterETag(7),
 	}
-	var liars []account
+	var foreignAgents []account
 	for i, tag := range foreign {
-		liar := s.register(fmt.Sprint("liar-", i))
-		liars = append(liars, liar)
+		agent := s.register(fmt.Sprint("foreign-", i))
+		foreignAgents = append(foreignAgents, agent)
 		for range 2 {
-			if resp := s.poll(liar, tag); resp.StatusCode != 304 || resp.Header.Get("ETag") != tag {
+			if resp := s.poll(agent, tag); resp.StatusCode != 304 || resp.Header.Get("ETag") != tag {
 				t.Errorf("%s: got %d %s, want 304 against what it runs", tag, resp.StatusCode, resp.Header.Get("ETag"))
 			}
 		}
-		s.report(liar, 900_001, reported(tag))
-		s.report(liar, 900_001, failed)
+		s.report(agent, 900_001, appliedReport(tag))
+		s.report(agent, 900_001, failed)
 	}
-	if got, want := list(), []string{"liar-0", "liar-1", "liar-2", "liar-3"}; !slices.Equal(got, want) {
+	if got, want := list(), []string{"foreign-0", "foreign-1", "foreign-2", "foreign-3"}; !slices.Equal(got, want) {
 		t.Errorf("in conflict: got %v, want %v", got, want)
 	}
 	logged := slices.Collect(func(yield func([2]any) bool) {
@@ -540,7 +540,7 @@ func TestForeignETag_HoldsThatAgentAlone(t *testing.T) {
 		t.Errorf("/ready: got %s", got)
 	}
 	for tag, want := range map[string]int{"": 200, first: 200, current: 304, `"unknown"`: 200} {
-		if resp := s.poll(honest, tag); resp.StatusCode != want {
+		if resp := s.poll(native, tag); resp.StatusCode != want {
 			t.Errorf("another agent that runs %s: got %d, want %d", tag, resp.StatusCode, want)
 		}
 	}
@@ -552,7 +552,7 @@ func TestForeignETag_HoldsThatAgentAlone(t *testing.T) {
 		t.Errorf("the next version: got %d, want 3", got.Version)
 	}
 	for i, tag := range foreign {
-		if resp := s.poll(liars[i], tag); resp.StatusCode != 200 {
+		if resp := s.poll(foreignAgents[i], tag); resp.StatusCode != 200 {
 			t.Errorf("%s after a publish: got %d, want 200", tag, resp.StatusCode)
 		}
 	}
@@ -749,7 +749,7 @@ func TestReport_OneAgentWithoutEnd_Bounded(t *testing.T) {
 				case 204:
 					taken++
 				default:
-					wantTurnedAway(t, resp, 429)
+					wantRateLimited(t, resp, 429)
 				}
 			}
 			time.Sleep(time.Second / 4)
@@ -778,7 +778,7 @@ func TestRegister_OneAgentWithoutEnd_Bounded(t *testing.T) {
 		for i := range 1000 {
 			resp := s.call(a1, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"h%d","agent_id":"a1"}`, i))
 			if resp.StatusCode != 200 {
-				wantTurnedAway(t, resp, 429)
+				wantRateLimited(t, resp, 429)
 				continue
 			}
 			taken++

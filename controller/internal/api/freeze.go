@@ -50,7 +50,7 @@ func (a *API) freeze(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := a.Configs.Freeze(c.Request.Context(), fromFreeze(req), c.origin(), allowed); err != nil {
+	if err := a.Publisher.Freeze(c.Request.Context(), fromFreeze(req), c.origin(), allowed); err != nil {
 		return err
 	}
 	a.event(c).WithField("reason", req.Reason).Info("Publishing frozen")
@@ -72,7 +72,7 @@ func (a *API) unfreeze(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := a.Configs.Unfreeze(c.Request.Context(), c.origin(), allowed); err != nil {
+	if err := a.Publisher.Unfreeze(c.Request.Context(), c.origin(), allowed); err != nil {
 		return err
 	}
 	a.event(c).Info("Publishing not frozen")
@@ -80,7 +80,7 @@ func (a *API) unfreeze(c *call) error {
 }
 
 func (a *API) showFreeze(c *call) error {
-	f := a.Configs.Plan().FrozenAt(time.Now())
+	f := a.Publisher.Plan().FrozenAt(time.Now())
 	if f != nil {
 		c.Header("ETag", freezeETag(f))
 	}

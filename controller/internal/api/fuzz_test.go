@@ -97,7 +97,7 @@ func FuzzQuery(f *testing.F) {
 
 // A rollback makes the content of its version current or changes nothing, and a
 // difference is the same read from either side.
-func FuzzTakeBack(f *testing.F) {
+func FuzzRollback(f *testing.F) {
 	for _, seed := range [][3]string{
 		{"1", "2", `{"message":"why"}`}, {"2", "1", ``}, {"3", "3", `{}`}, {"0", "-1", `null`}, {"01", "+2", `{"message":null}`},
 		{"9223372036854775807", "9223372036854775808", `[]`}, {"1.0", "1e0", `{"message":""}`}, {"%31", "..", "{\"message\":\"\xff\"}"}, {"", "x", `{"version":1}`},
@@ -117,16 +117,16 @@ func FuzzTakeBack(f *testing.F) {
 		if forward.StatusCode == http.StatusOK && strings.Count(one, `"field"`) != strings.Count(other, `"field"`) {
 			t.Errorf("%s: got %s, and the other way %s; want the same fields", there, one, other)
 		}
-		before := s.configs.Plan().Config()
+		before := s.publisher.Plan().Config()
 		path := "/api/v1/configs/" + from + "/rollback"
 		resp := s.call(admin, "POST", path, string(body), "Content-Type", "application/json")
 		wantAnswer(t, path, resp)
-		after := s.configs.Plan().Config()
+		after := s.publisher.Plan().Config()
 		switch {
 		case resp.StatusCode != http.StatusOK && after != before:
 			t.Errorf("%s: got %d, and version %d became %d", path, resp.StatusCode, before.Version, after.Version)
 		case resp.StatusCode == http.StatusOK:
-			restored, err := s.configs.Version(t.Context(), max(after.RestoredFrom, 1))
+			restored, err := s.publisher.Version(t.Context(), max(after.RestoredFrom, 1))
 			if err != nil || after.RestoredFrom != 0 && restored.URL != after.URL {
 				t.Errorf("%s: got %s, %v; want the content of version %d", path, after.URL, err, after.RestoredFrom)
 			}

@@ -51,7 +51,7 @@ func TestGuesses_Over20AMinute_Rejected(t *testing.T) {
 					if resp.Header.Get("WWW-Authenticate") != "" {
 						t.Errorf("%s: a rejected guess is asked for credentials", from)
 					}
-					wantTurnedAway(t, resp, 429)
+					wantRateLimited(t, resp, 429)
 					wantSpread(t, func() *http.Response {
 						return s.callFrom(from, row.who, row.method, row.path) // the right one too, or it would be told
 					})
@@ -82,7 +82,7 @@ func TestGuesses_CredentialsRightBefore_Pass(t *testing.T) {
 				t.Fatalf("the admin: got %d, want 200", got)
 			}
 		}
-		wantTurnedAway(t, s.callFrom(neighbour, account{"admin", "old"}, "GET", "/api/v1/agents"), 429)
+		wantRateLimited(t, s.callFrom(neighbour, account{"admin", "old"}, "GET", "/api/v1/agents"), 429)
 		if got := s.callFrom(neighbour, enroller, "GET", "/api/v1/config").StatusCode; got != 404 {
 			t.Errorf("another account from there: got %d, want it accepted", got)
 		}
@@ -98,7 +98,7 @@ func TestGuesses_WhereTheAdminWorks_Bounded(t *testing.T) {
 			for range 1000 {
 				s.callFrom(from, account{"admin", "guess"}, "GET", "/api/v1/config")
 			}
-			wantTurnedAway(t, s.callFrom(from, admin, "GET", "/api/v1/config"), 429)
+			wantRateLimited(t, s.callFrom(from, admin, "GET", "/api/v1/config"), 429)
 			time.Sleep(time.Second)
 			if got := s.callFrom(from, admin, "GET", "/api/v1/agents").StatusCode; got != 200 {
 				t.Errorf("a second later: got %d, want 200", got)
@@ -148,7 +148,7 @@ func TestGuesses_ManySources_CountStays(t *testing.T) {
 		for i := range 5000 {
 			s.callFrom(fmt.Sprintf("10.%d.%d.1:40000", i/250, i%250), guess, "GET", "/api/v1/agents")
 		}
-		wantTurnedAway(t, s.callFrom(elsewhere, guess, "GET", "/api/v1/agents"), 429)
+		wantRateLimited(t, s.callFrom(elsewhere, guess, "GET", "/api/v1/agents"), 429)
 		if got := s.callFrom(far, admin, "GET", "/api/v1/agents").StatusCode; got != 200 {
 			t.Errorf("the admin from a source of his own: got %d, want 200", got)
 		}

@@ -124,7 +124,7 @@ func TestFreeze_Ends(t *testing.T) {
 func TestFreeze_FirstConfiguration_Published(t *testing.T) {
 	s := newSystem(t)
 	s.call(admin, "PUT", "/api/v1/freeze", `{"reason":"sale"}`)
-	if _, published, err := s.configs.PublishFirst(t.Context(), "http://a/"); err != nil || !published {
+	if _, published, err := s.publisher.PublishFirst(t.Context(), "http://a/"); err != nil || !published {
 		t.Errorf("INITIAL_URL: got %v, %v, want it published", published, err)
 	}
 }
@@ -159,7 +159,7 @@ func TestPreconditions_EveryOtherWrite_Checked(t *testing.T) {
 		wantProblem(t, s.call(admin, call[0], call[1], "", "If-Match", stale), 412, "")
 		wantProblem(t, s.call(admin, call[0], call[1], "", "If-Match", "bare"), 400, "If-Match")
 	}
-	if got := s.actions("?limit=1"); got[0] != "publish by admin" || s.configs.Plan().Config().Version != 2 {
+	if got := s.actions("?limit=1"); got[0] != "publish by admin" || s.publisher.Plan().Config().Version != 2 {
 		t.Errorf("after all that the newest entry is %s, want the publish", got)
 	}
 }

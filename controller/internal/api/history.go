@@ -30,7 +30,7 @@ func (a *API) history(c *call) error {
 	if err != nil {
 		return err
 	}
-	configs, err := a.Configs.History(c.Request.Context(), before, int(limit))
+	configs, err := a.Publisher.History(c.Request.Context(), before, int(limit))
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func (a *API) version(c *call) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := a.Configs.Version(c.Request.Context(), n)
+	cfg, err := a.Publisher.Version(c.Request.Context(), n)
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ func (a *API) diff(c *call) error {
 		if err != nil {
 			return err
 		}
-		cfg, err := a.Configs.Version(c.Request.Context(), n)
+		cfg, err := a.Publisher.Version(c.Request.Context(), n)
 		if err != nil {
 			return err
 		}
@@ -120,7 +120,7 @@ func (a *API) audit(c *call) error {
 	if err != nil {
 		return err
 	}
-	entries, err := a.Trail.Entries(c.Request.Context(), action, before, int(limit))
+	entries, err := a.Audit.Entries(c.Request.Context(), action, before, int(limit))
 	if err != nil {
 		return err
 	}

@@ -38,8 +38,8 @@ type class struct {
 	rejectedCallers *limit.Rejections // of those that may not pass
 	bucket          limit.Bucket      // of the strangers at one source
 
-	warning rate.Sometimes // how often a herd is worth a warning
-	warned  atomic.Int64   // of how many turned away the log has told
+	warning  rate.Sometimes // how often a herd is worth a warning
+	reported atomic.Int64   // of how many turned away the log has told
 }
 
 // newClasses returns the class of each door; an open one has none. Except for
@@ -68,13 +68,13 @@ func newClass(name string, perSecond, inFlight int) *class {
 
 // enter takes a place of the class for a request that may pass the door d. An admin
 // on this machine needs none: from there an overload can be ended.
-func (a *API) enter(c *call, d access, who caller) error {
-	k := a.classes[d]
+func (a *API) acquire(c *call, rule access, who caller) error {
+	k := a.classes[rule]
 	if who == admin && server.FromLoopback(c.Request) {
 		return nil
 	}
 	if !k.Enter() {
-		return a.overflow(c, k, &k.Rejections, d)
+		return a.overflow(c, k, &k.Rejections, rule)
 	}
 	c.class = k
 	return nil
@@ -82,12 +82,12 @@ func (a *API) enter(c *call, d access, who caller) error {
 
 // charge counts a request that may not pass the door d, and rejects it if more came
 // from its source than the class takes of all callers.
-func (a *API) charge(c *call, d access) error {
-	k := a.classes[d]
+func (a *API) countRejected(c *call, rule access) error {
+	k := a.classes[rule]
 	if a.rejectedCallers.Take(a.rejectedCallers.Key(k.name, limit.Source(c.source())), k.bucket) == 0 {
 		return nil
 	}
-	return a.overflow(c, k, k.rejectedCallers, d)
+	return a.overflow(c, k, k.rejectedCallers, rule)
 }
 
 // churn is how many registrations of new agents, and removals of agents by themselves,
@@ -114,15 +114,15 @@ func (a *API) allowChurn(c *call) error {
 
 // overflow answers a request that its class has no room for. With it wait the others
 // of line.
-func (a *API) overflow(c *call, k *class, line *limit.Rejections, d access) error {
+func (a *API) overflow(c *call, k *class, rejections *limit.Rejections, rule access) error {
 	h := c.Writer.Header()
-	problem.RetryAfter(h, line.Reject())
-	if d == reading {
-		h.Set(wire.HeaderPollInterval, strconv.Itoa(seconds(a.Configs.Plan().PollInterval())))
+	problem.RetryAfter(h, rejections.Reject())
+	if rule == reading {
+		h.Set(wire.HeaderPollInterval, strconv.Itoa(seconds(a.Publisher.Plan().PollInterval())))
 	}
 	k.warning.Do(func() {
 		total := k.rejected()
-		a.Log.WithFields(logrus.Fields{"class": k.name, "turned_away": total - k.warned.Swap(total), "in_flight": k.InFlight()}).
+		a.Log.WithFields(logrus.Fields{"class": k.name, "turned_away": total - k.reported.Swap(total), "in_flight": k.InFlight()}).
 			Warn("Requests turned away; more within a minute are counted, not logged")
 	})
 	select {
@@ -137,7 +137,7 @@ func (a *API) overflow(c *call, k *class, line *limit.Rejections, d access) erro
 func (k *class) rejected() int64 { return k.Rejected() + k.rejectedCallers.Rejected() }
 
 // leave gives back the place of a request.
-func (c *call) leave() {
+func (c *call) release() {
 	if c.class != nil {
 		c.class.Leave()
 		c.class = nil
@@ -147,13 +147,13 @@ func (c *call) leave() {
 // releaseWhileHeld gives back the place of a request while it waits for something to
 // happen; back takes it again, be there room or not. Who does not come back has
 // clientGone.
-func (c *call) releaseWhileHeld() (back func()) {
+func (c *call) releaseWhileHeld() (reacquire func()) {
 	c.measured = c.measured.held
 	k := c.class
 	if k == nil {
 		return func() {}
 	}
-	c.leave()
+	c.release()
 	return func() {
 		k.Return()
 		c.class = k

@@ -54,8 +54,8 @@ func (s *system) callWith(remote string, headers http.Header, who account, metho
 	return w.Result()
 }
 
-// wantTurnedAway checks the answer to a request that found no room.
-func wantTurnedAway(t testing.TB, resp *http.Response, status int) {
+// wantRateLimited checks the answer to a request that found no room.
+func wantRateLimited(t testing.TB, resp *http.Response, status int) {
 	t.Helper()
 	wantProblem(t, resp, status, "")
 	if after, err := strconv.Atoi(resp.Header.Get("Retry-After")); err != nil || after < 1 || after > 60 {
@@ -69,7 +69,7 @@ func wantSpread(t testing.TB, rejected func() *http.Response) {
 	seen := map[string]bool{}
 	for range 100 {
 		resp := rejected()
-		wantTurnedAway(t, resp, 429)
+		wantRateLimited(t, resp, 429)
 		seen[resp.Header.Get("Retry-After")] = true
 	}
 	if len(seen) < 20 { // 48 on average
@@ -98,7 +98,7 @@ func TestLimits_Classes_Independent(t *testing.T) {
 					t.Fatalf("the first: got %d", resp.StatusCode)
 				}
 				for range 100 {
-					wantTurnedAway(t, s.call(as[full.class], full.method, full.path, full.body), 429)
+					wantRateLimited(t, s.call(as[full.class], full.method, full.path, full.body), 429)
 				}
 				for _, other := range requests {
 					if other == full {
@@ -149,7 +149,7 @@ func TestLimits_RegisterAndRemoveRepeatedly_LimitedPerSource(t *testing.T) {
 		}
 		self := account{known.AgentID, known.AgentToken}
 		wantSpread(t, func() *http.Response { return register(elsewhere, "a2") })
-		wantTurnedAway(t, send(elsewhere, self, "DELETE", "/api/v1/agents/known", ""), 429)
+		wantRateLimited(t, send(elsewhere, self, "DELETE", "/api/v1/agents/known", ""), 429)
 		for name, row := range map[string]struct {
 			got  *http.Response
 			want int
@@ -175,7 +175,7 @@ func TestLimits_RemovalsShareThatOfRegistrations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		a1 := s.register("a1")
-		wantTurnedAway(t, s.call(a1, "DELETE", "/api/v1/agents/a1", ""), 429)
+		wantRateLimited(t, s.call(a1, "DELETE", "/api/v1/agents/a1", ""), 429)
 		if resp := s.call(admin, "GET", "/api/v1/agents", ""); resp.StatusCode != 200 {
 			t.Errorf("the admin: got %d, want 200", resp.StatusCode)
 		}
@@ -208,7 +208,7 @@ func TestLimits_Rejected_SaysWhenToPoll(t *testing.T) {
 			if got := resp.Header.Get(wire.HeaderPollInterval); got != interval {
 				t.Errorf("got the interval %q, want %s", got, interval)
 			}
-			wantTurnedAway(t, resp, 429)
+			wantRateLimited(t, resp, 429)
 			s.publishHere("http://a/", 15)
 		}
 		time.Sleep(time.Second)
@@ -266,7 +266,7 @@ func TestLimits_Draining_503(t *testing.T) {
 		if got := resp.Header.Get("Retry-After"); got != "1" && got != "2" { // as a 429, not as a busy store
 			t.Errorf("got Retry-After %q, want 1 or 2", got)
 		}
-		wantTurnedAway(t, resp, 503)
+		wantRateLimited(t, resp, 503)
 	})
 }
 
@@ -377,7 +377,7 @@ func TestLimits_InFlight_Bounded(t *testing.T) {
 				s := newLimited(t, scarce)
 				release := s.occupy(row.who, row.slow)
 				time.Sleep(time.Minute)
-				wantTurnedAway(t, s.call(row.who, row.method, row.path, row.body), 429)
+				wantRateLimited(t, s.call(row.who, row.method, row.path, row.body), 429)
 				if resp := s.callFrom(here, admin, "GET", "/api/v1/agents"); resp.StatusCode != 200 {
 					t.Errorf("an admin here: got %d, want 200", resp.StatusCode)
 				}
@@ -398,7 +398,7 @@ func TestLimits_RegistrationsInFlight_Bounded(t *testing.T) {
 		for range 250 {
 			defer s.occupy(enroller, "/api/v1/register")()
 		}
-		wantTurnedAway(t, s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h"}`), 429)
+		wantRateLimited(t, s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h"}`), 429)
 	})
 }
 
@@ -479,11 +479,11 @@ func TestLimits_HeldPollsAnswered_TakePlaces(t *testing.T) {
 }
 
 func TestCall_HeldPoll_ReleasesItsPlace(t *testing.T) {
-	got := api.StepAside()
+	got := api.InFlightWhileHeld()
 	if diff := cmp.Diff([]int64{1, 0, 1, 0}, got); diff != "" {
 		t.Errorf("in flight before, meanwhile, after and when it has left, -want +got:\n%s", diff)
 	}
-	if got := api.StepAsideForEver(); got != 0 {
+	if got := api.InFlightAfterAbandonedHold(); got != 0 {
 		t.Errorf("%d in flight after one left that never came back, want none", got)
 	}
 }
@@ -575,7 +575,7 @@ func TestLimits_RegistrationStorm_AdminServed(t *testing.T) {
 	}
 
 	var storm, polls sync.WaitGroup
-	var registered, turnedAway atomic.Int64
+	var registered, rateLimited atomic.Int64
 	const agents = 1000
 	queue := make(chan int, agents)
 	for i := range agents {
@@ -592,7 +592,7 @@ func TestLimits_RegistrationStorm_AdminServed(t *testing.T) {
 				case resp.StatusCode == 201:
 					registered.Add(1)
 				case resp.StatusCode == 429 && resp.Header.Get("Retry-After") != "":
-					turnedAway.Add(1)
+					rateLimited.Add(1)
 				default:
 					t.Errorf("registration %d: got %d", i, resp.StatusCode)
 				}
@@ -614,8 +614,8 @@ func TestLimits_RegistrationStorm_AdminServed(t *testing.T) {
 	}
 	polls.Wait()
 	storm.Wait()
-	if registered.Load() == 0 || turnedAway.Load() < agents/2 {
-		t.Errorf("registered %d and turned away %d of %d", registered.Load(), turnedAway.Load(), agents)
+	if registered.Load() == 0 || rateLimited.Load() < agents/2 {
+		t.Errorf("registered %d and turned away %d of %d", registered.Load(), rateLimited.Load(), agents)
 	}
 }
 
@@ -670,13 +670,13 @@ func TestLimits_InvalidCredentials_AgentsServed(t *testing.T) {
 				if row.who[0] == "a1" {
 					row.who = a1
 				}
-				rejectedCallers := []account{{}, {"admin", "guess"}, {"agent", "guess"}, {"a1", "guess"}, {"nobody", "guess"}}
+				callers := []account{{}, {"admin", "guess"}, {"agent", "guess"}, {"a1", "guess"}, {"nobody", "guess"}}
 				if name != "poll" && name != "register" { // which a2 may do
-					rejectedCallers = append(rejectedCallers, a2)
+					callers = append(callers, a2)
 				}
 				rejected := 0
 				for i := range 600 {
-					if s.callWith(elsewhere, nil, rejectedCallers[i%len(rejectedCallers)], row.method, row.path, row.body).StatusCode == 429 {
+					if s.callWith(elsewhere, nil, callers[i%len(callers)], row.method, row.path, row.body).StatusCode == 429 {
 						rejected++
 					}
 				}
@@ -704,12 +704,12 @@ func TestLimits_InvalidCredentials_RejectedPerClass(t *testing.T) {
 			"/api/v1/register": "POST", "/api/v1/agents/a1/status": "POST", "/api/v1/agents": "GET",
 		} {
 			wantProblem(t, s.callFrom(elsewhere, account{}, method, path), 401, "")
-			wantTurnedAway(t, s.callFrom(elsewhere, account{}, method, path), 429)
+			wantRateLimited(t, s.callFrom(elsewhere, account{}, method, path), 429)
 		}
 		for range 10 {
 			s.callFrom(elsewhere, enroller, "GET", "/api/v1/config")
 			resp := s.callFrom(elsewhere, enroller, "GET", "/api/v1/config")
-			wantTurnedAway(t, resp, 429)
+			wantRateLimited(t, resp, 429)
 			if after := resp.Header.Get("Retry-After"); after != "1" && after != "2" {
 				t.Errorf("an authorized caller: got Retry-After %s, want 1 or 2", after)
 			}
@@ -739,11 +739,11 @@ func TestLimits_InvalidCredentialsInFlight_TakeNoPlaces(t *testing.T) {
 func TestLimits_InvalidCredentials_AdminServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, api.Limits{Register: 1, Config: 1, Status: 1, Admin: 1})
-		rejectedCallers := 0
+		rejected := 0
 		for range 60 {
 			for _, who := range []account{{}, {"admin", "wrong"}} {
 				if s.callFrom("192.0.2.7:40000", who, "GET", "/api/v1/agents").StatusCode == 429 {
-					rejectedCallers++
+					rejected++
 				}
 			}
 			if got := s.callFrom("192.0.2.7:40000", admin, "GET", "/api/v1/agents").StatusCode; got != 200 {
@@ -751,8 +751,8 @@ func TestLimits_InvalidCredentials_AdminServed(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		if rejectedCallers < 50 {
-			t.Errorf("%d strangers were turned away, want most of 120", rejectedCallers)
+		if rejected < 50 {
+			t.Errorf("%d strangers were turned away, want most of 120", rejected)
 		}
 	})
 }

@@ -22,15 +22,15 @@ const (
 
 // Metrics are how requests are answered, and who is turned away.
 type Metrics struct {
-	factory  promauto.Factory
-	requests *metrics.Requests
-	refused  prometheus.Counter
+	factory            promauto.Factory
+	requests           *metrics.Requests
+	invalidCredentials prometheus.Counter
 }
 
 // NewMetrics returns the metrics of one API; reg may be nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{factory: promauto.With(reg), requests: metrics.NewRequests(reg, subsystem)}
-	m.refused = m.factory.NewCounter(prometheus.CounterOpts{
+	m.invalidCredentials = m.factory.NewCounter(prometheus.CounterOpts{
 		Namespace: metrics.Namespace, Subsystem: subsystem, Name: "credentials_refused_total",
 		Help: "Requests with invalid credentials or with another certificate than TLS_CLIENT_CA_FILE requires of that agent, " +
 			"and registrations of another agent's id. Requests without credentials do not count.",
@@ -48,7 +48,7 @@ type measured struct {
 }
 
 // as returns how answers of a class are measured.
-func (m *Metrics) as(name string) *measured {
+func (m *Metrics) measured(name string) *measured {
 	class := m.requests.Class(name)
 	held := &measured{class: class}
 	if name == polls {

@@ -60,7 +60,7 @@ func TestMetrics_Requests_ByClassAndCode(t *testing.T) {
 		s.call(a1, "GET", "/api/v1/config", "")
 		s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", tag)
 		s.call(a1, "GET", "/api/v1/config?wait=60s", "") // has its answer at once
-		<-s.held(a1, tag)
+		<-s.holdPoll(a1, tag)
 		s.report(a1, 1, applied)
 		s.call(admin, "GET", "/api/v1/agents", "")
 		s.call(admin, "GET", "/api/v1/rollouts/1?wait=10s&applied=1", "")
@@ -88,11 +88,11 @@ func TestMetrics_DisconnectAndPanic_Counted(t *testing.T) {
 		s := newSystem(t)
 		a1 := s.register("a1")
 		tag := s.publish("http://a/").Header.Get("ETag")
-		ctx, leave := context.WithCancel(t.Context())
+		ctx, disconnect := context.WithCancel(t.Context())
 		var polling sync.WaitGroup
-		polling.Go(func() { s.callIn(ctx, a1, "GET", "/api/v1/config?wait=60s", "", "If-None-Match", tag) })
+		polling.Go(func() { s.callContext(ctx, a1, "GET", "/api/v1/config?wait=60s", "", "If-None-Match", tag) })
 		synctest.Wait()
-		leave()
+		disconnect()
 		polling.Wait()
 		if got := s.series("fleetconf_controller_http_requests_total")["wait 499"]; got != 1 {
 			t.Errorf("who left is counted %v times, want once, as 499", got)
@@ -115,8 +115,8 @@ func TestMetrics_DisconnectWhileQueued_Counted(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
 	s.publish("http://a/")
-	gone, leave := context.WithCancel(t.Context())
-	leave()
+	ctx, disconnect := context.WithCancel(t.Context())
+	disconnect()
 	for class, row := range map[string]struct {
 		who        account
 		path, body string
@@ -125,7 +125,7 @@ func TestMetrics_DisconnectWhileQueued_Counted(t *testing.T) {
 		"register 499": {enroller, "/api/v1/register", `{"hostname":"h"}`},
 		"report 499":   {a1, "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`},
 	} {
-		if got := text(t, s.callIn(gone, row.who, "POST", row.path, row.body)); got != "" {
+		if got := text(t, s.callContext(ctx, row.who, "POST", row.path, row.body)); got != "" {
 			t.Errorf("%s: got %s, want nothing", class, got)
 		}
 		if got := s.series("fleetconf_controller_http_requests_total")[class]; got != 1 {
@@ -305,7 +305,7 @@ func TestLog_NamesRequestAgentAndVersion(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
 	s.publish("http://a/")
-	conflict := func() { s.configs.ObserveTag(s.configs.Plan(), s.later(9)) }
+	conflict := func() { s.publisher.ObserveTag(s.publisher.Plan(), s.laterETag(9)) }
 	for _, row := range []struct {
 		before             func()
 		who                account

@@ -41,10 +41,10 @@ func (a *API) publish(c *call) error {
 		return err
 	}
 	if dry {
-		outcome, err := a.Configs.PreviewPublish(c.Request.Context(), draft)
+		outcome, err := a.Publisher.PreviewPublish(c.Request.Context(), draft)
 		return preview(c, outcome, err)
 	}
-	outcome, err := a.Configs.Publish(c.Request.Context(), draft)
+	outcome, err := a.Publisher.Publish(c.Request.Context(), draft)
 	return a.published(c, outcome, err)
 }
 
@@ -87,10 +87,10 @@ func (a *API) rollback(c *call) error {
 		return err
 	}
 	if dry {
-		outcome, err := a.Configs.PreviewRollback(c.Request.Context(), version, terms)
+		outcome, err := a.Publisher.PreviewRollback(c.Request.Context(), version, terms)
 		return preview(c, outcome, err)
 	}
-	outcome, err := a.Configs.Rollback(c.Request.Context(), version, terms)
+	outcome, err := a.Publisher.Rollback(c.Request.Context(), version, terms)
 	return a.published(c, outcome, err)
 }
 
@@ -154,11 +154,11 @@ func (a *API) resume(c *call) error {
 	if err != nil {
 		return err
 	}
-	resumed, err := a.Configs.Resume(c.Request.Context(), c.origin(), allowed)
+	resumed, err := a.Publisher.Resume(c.Request.Context(), c.origin(), allowed)
 	if err != nil {
 		return err
 	}
-	out := wire.PublishResponse{Message: "There is no conflict; nothing was changed", Version: a.Configs.Plan().Version(), Changed: resumed}
+	out := wire.PublishResponse{Message: "There is no conflict; nothing was changed", Version: a.Publisher.Plan().Version(), Changed: resumed}
 	if resumed {
 		out.Message = "Agents follow the store again"
 		a.event(c).WithField("version", out.Version).Info("Conflict resumed")

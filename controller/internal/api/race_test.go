@@ -16,7 +16,7 @@ func TestConflict_PublishDuringPolls_NeverOffersAnOlderVersion(t *testing.T) {
 	s.publish("http://h/0")
 	for i := range 150 {
 		runs := version + 1
-		tag := s.later(runs)
+		tag := s.laterETag(runs)
 		var done atomic.Bool
 		var polls sync.WaitGroup
 		for range 2 {

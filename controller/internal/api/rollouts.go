@@ -44,9 +44,9 @@ func (a *API) rollout(c *call) error {
 		return server.WriteJSON(c.Writer, http.StatusOK, toRollout(rollout))
 	}
 	extend(c, wait)
-	back := c.releaseWhileHeld()
+	reacquire := c.releaseWhileHeld()
 	rollout, reached, err := a.Rollouts.Wait(c.Request.Context(), version, share, wait, a.Draining)
-	back()
+	reacquire()
 	if err != nil {
 		return err
 	}

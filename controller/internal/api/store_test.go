@@ -19,13 +19,13 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// failing is a store that fails in one way.
-type failing struct {
+// failingStore is a store that fails in one way.
+type failingStore struct {
 	database.Store
 	with error
 }
 
-func (f failing) Figures(context.Context, int64) (models.Figures, int64, error) {
+func (f failingStore) Figures(context.Context, int64) (models.Figures, int64, error) {
 	return models.Figures{}, 0, fmt.Errorf("%w: the words of SQLite", f.with)
 }
 
@@ -34,7 +34,7 @@ func TestAnswer_KindsOfStoreFailure(t *testing.T) {
 		database.ErrBusy: 503, database.ErrReadOnly: 503, database.ErrIO: 503, database.ErrCorrupt: 503, database.ErrMoved: 503, database.ErrFull: 507,
 	} {
 		s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) {
-			o.Rollouts = rollout.New(o.Configs, o.Agents, failing{with: err})
+			o.Rollouts = rollout.New(o.Publisher, o.Agents, failingStore{with: err})
 		})
 		s.publish("http://a/")
 		s.publish("http://b/")
@@ -47,13 +47,13 @@ func TestAnswer_KindsOfStoreFailure(t *testing.T) {
 	}
 }
 
-// uncertain is a store whose commits are in doubt while it is set.
-type uncertain struct {
+// inDoubtStore is a store whose commits are in doubt while it is set.
+type inDoubtStore struct {
 	*sqlite.DB
 	before, after error // of the commit
 }
 
-func (u *uncertain) Append(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) (*models.Plan, error) {
+func (u *inDoubtStore) Append(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) (*models.Plan, error) {
 	if u.before != nil {
 		return nil, u.before
 	}
@@ -63,14 +63,14 @@ func (u *uncertain) Append(ctx context.Context, rule func(*models.Plan) (*models
 
 // A failure says that nothing was changed where that is known, and only there.
 func TestPublish_CommitInDoubt_DoesNotClaimThatNothingChanged(t *testing.T) {
-	store := &uncertain{}
+	store := &inDoubtStore{}
 	s := newLimited(t, plenty, func(o *api.Options) {
 		store.DB = o.Store.(*sqlite.DB)
 		plan, err := publish.Load(t.Context(), store, 30*time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
-		o.Configs = publish.New(store, plan, o.Agents, publish.Options{Tags: store.Tags(), Pace: 200}, o.Log)
+		o.Publisher = publish.New(store, plan, o.Agents, publish.Options{Tags: store.Tags(), Pace: 200}, o.Log)
 	})
 	s.publish("http://a/")
 	const document = `{"url":"http://b/"}`

@@ -22,7 +22,7 @@ import (
 )
 
 // secured has a listener speak TLS, with HTTP/2, and gives who trusts it.
-func secured(t *testing.T, ln net.Listener) (net.Listener, *tls.Config) {
+func newTLSListener(t *testing.T, ln net.Listener) (net.Listener, *tls.Config) {
 	t.Helper()
 	authority, err := certs.NewAuthority("authority", 24*time.Hour)
 	if err != nil {
@@ -36,7 +36,7 @@ func secured(t *testing.T, ln net.Listener) (net.Listener, *tls.Config) {
 }
 
 // shown is a connection whose client showed a certificate that ends then.
-func shown(ends time.Time) *tls.ConnectionState {
+func verifiedUntil(ends time.Time) *tls.ConnectionState {
 	cert := &x509.Certificate{NotAfter: ends}
 	return &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: [][]*x509.Certificate{{cert}}}
 }
@@ -48,10 +48,10 @@ func TestRoutes_CertificateRequired_ByAccess(t *testing.T) {
 		plain    *tls.ConnectionState
 		none     = &tls.ConnectionState{}
 		unproven = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{}}}
-		verified = shown(time.Now().Add(time.Hour))
-		expired  = shown(time.Now().Add(-time.Second)) // since the handshake
+		verified = verifiedUntil(time.Now().Add(time.Hour))
+		expired  = verifiedUntil(time.Now().Add(-time.Second)) // since the handshake
 	)
-	stranger := account{"agent", "guessed"}
+	invalid := account{"agent", "guessed"}
 	for _, mutual := range []bool{true, false} {
 		s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) { o.Mutual = mutual })
 		call := func(conn *tls.ConnectionState, who account, method, path, body string) *http.Response {
@@ -84,7 +84,7 @@ func TestRoutes_CertificateRequired_ByAccess(t *testing.T) {
 			{a1, "GET", "/api/v1/config?wait=1s", "", 200, 403},
 			{a1, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`, 204, 403},
 			{a1, "DELETE", "/api/v1/agents/a1", "", 204, 403},
-			{stranger, "GET", "/api/v1/config", "", 401, 401},
+			{invalid, "GET", "/api/v1/config", "", 401, 401},
 			{account{}, "GET", "/api/v1/config", "", 401, 401},
 			{admin, "GET", "/api/v1/config", "", 200, 200},
 			{admin, "GET", "/api/v1/agents", "", 200, 200},
@@ -145,8 +145,8 @@ func TestCertificate_Missing_Audited(t *testing.T) {
 }
 
 // over is a connection whose client showed a certificate for these DNS names.
-func over(names ...string) *tls.ConnectionState {
-	conn := shown(time.Now().Add(time.Hour))
+func verifiedAs(names ...string) *tls.ConnectionState {
+	conn := verifiedUntil(time.Now().Add(time.Hour))
 	conn.VerifiedChains[0][0].DNSNames = names
 	return conn
 }
@@ -189,38 +189,38 @@ func TestCertificate_OtherName_Rejected(t *testing.T) {
 		return account{got.AgentID, got.AgentToken}
 	}
 	s.publish("http://a/")
-	a1 := agent(register(over("web-1", "10.0.0.1"), enroller))
+	a1 := agent(register(verifiedAs("web-1", "10.0.0.1"), enroller))
 	for _, row := range []struct{ method, path, body string }{
 		{"GET", "/api/v1/config", ""},
 		{"GET", "/api/v1/config?wait=1s", ""},
 		{"POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`},
 	} {
-		renewed := over("10.0.0.1", "web-1")
+		renewed := verifiedAs("10.0.0.1", "web-1")
 		if resp := s.callOver(renewed, a1, row.method, row.path, row.body); resp.StatusCode >= 300 {
 			t.Errorf("%s %s over its certificate: got %d %s", row.method, row.path, resp.StatusCode, text(t, resp))
 		}
-		resp := s.callOver(over("web-2"), a1, row.method, row.path, row.body)
+		resp := s.callOver(verifiedAs("web-2"), a1, row.method, row.path, row.body)
 		if resp.Header.Get("Connection") != "close" {
 			t.Errorf("%s %s: the connection is kept, which shows no other certificate", row.method, row.path)
 		}
 		wantProblem(t, resp, 403, "")
 	}
-	wantProblem(t, s.callOver(over("web-2"), a1, "DELETE", "/api/v1/agents/a1", ""), 403, "")
+	wantProblem(t, s.callOver(verifiedAs("web-2"), a1, "DELETE", "/api/v1/agents/a1", ""), 403, "")
 	names := func(s string) bool { return strings.Contains(s, "DNS:web-1") && strings.Contains(s, "DNS:web-2") }
-	if got := text(t, s.callOver(over("web-2"), a1, "GET", "/api/v1/config", "")); !names(got) {
+	if got := text(t, s.callOver(verifiedAs("web-2"), a1, "GET", "/api/v1/config", "")); !names(got) {
 		t.Errorf("got %s, want both names", got)
 	}
 
 	// The shared password and the secret do not rebind it, its token does.
-	wantProblem(t, register(over("web-2"), enroller), 403, "")
-	if resp := s.callOver(over("web-1", "10.0.0.1"), a1, "GET", "/api/v1/config", ""); resp.StatusCode != 200 {
+	wantProblem(t, register(verifiedAs("web-2"), enroller), 403, "")
+	if resp := s.callOver(verifiedAs("web-1", "10.0.0.1"), a1, "GET", "/api/v1/config", ""); resp.StatusCode != 200 {
 		t.Errorf("the agent after a registration that was refused: got %d", resp.StatusCode)
 	}
-	a1 = agent(register(over("web-2"), a1))
-	if resp := s.callOver(over("web-2"), a1, "GET", "/api/v1/config", ""); resp.StatusCode != 200 {
+	a1 = agent(register(verifiedAs("web-2"), a1))
+	if resp := s.callOver(verifiedAs("web-2"), a1, "GET", "/api/v1/config", ""); resp.StatusCode != 200 {
 		t.Errorf("rebound: got %d %s", resp.StatusCode, text(t, resp))
 	}
-	wantProblem(t, s.callOver(over("web-1", "10.0.0.1"), a1, "GET", "/api/v1/config", ""), 403, "")
+	wantProblem(t, s.callOver(verifiedAs("web-1", "10.0.0.1"), a1, "GET", "/api/v1/config", ""), 403, "")
 	entries := decode[[]wire.AuditEntry](t, s.call(admin, "GET", "/api/v1/audit?action=certificate", ""))
 	if len(entries) != 1 || entries[0].Actor != "a1" || !names(entries[0].Detail) {
 		t.Errorf("the audit log: got %+v, want one entry with both names", entries)
@@ -228,8 +228,8 @@ func TestCertificate_OtherName_Rejected(t *testing.T) {
 
 	// After a reset any certificate of the authority is bound by the next registration.
 	s.call(admin, "POST", "/api/v1/agents/a1/reset", "")
-	a1 = agent(register(over("web-3"), enroller))
-	if resp := s.callOver(over("web-3"), a1, "GET", "/api/v1/config", ""); resp.StatusCode != 200 {
+	a1 = agent(register(verifiedAs("web-3"), enroller))
+	if resp := s.callOver(verifiedAs("web-3"), a1, "GET", "/api/v1/config", ""); resp.StatusCode != 200 {
 		t.Errorf("after a reset: got %d %s", resp.StatusCode, text(t, resp))
 	}
 }
@@ -244,7 +244,7 @@ func TestCertificate_AgentRegisteredWithoutOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	a1, audited := account{"a1", token}, len(s.actions(""))
-	resp := s.callOver(over("web-1"), a1, "GET", "/api/v1/config", "")
+	resp := s.callOver(verifiedAs("web-1"), a1, "GET", "/api/v1/config", "")
 	if resp.Header.Get("Connection") == "close" {
 		t.Error("the connection is closed, over which it could re-register")
 	}
@@ -252,8 +252,8 @@ func TestCertificate_AgentRegisteredWithoutOne(t *testing.T) {
 	if got := s.actions(""); len(got) != audited {
 		t.Errorf("the audit log: got %v, want nothing more", got)
 	}
-	a1[1] = decode[wire.RegisterResponse](t, s.registerOver(over("web-1"), a1, "a1")).AgentToken
-	if resp := s.callOver(over("web-1"), a1, "GET", "/api/v1/config", ""); resp.StatusCode != 404 {
+	a1[1] = decode[wire.RegisterResponse](t, s.registerOver(verifiedAs("web-1"), a1, "a1")).AgentToken
+	if resp := s.callOver(verifiedAs("web-1"), a1, "GET", "/api/v1/config", ""); resp.StatusCode != 404 {
 		t.Errorf("after it re-registered: got %d %s", resp.StatusCode, text(t, resp))
 	}
 	if got := s.actions("?action=certificate"); len(got) != 0 {

@@ -20,7 +20,7 @@ import (
 
 // held polls with a wait of 60 s, and returns where the answer will be. It fails
 // the test if there is one at once.
-func (s *system) held(who account, tag string) <-chan *http.Response {
+func (s *system) holdPoll(who account, tag string) <-chan *http.Response {
 	s.t.Helper()
 	answered := make(chan *http.Response, 1)
 	go func() { answered <- s.call(who, "GET", "/api/v1/config?wait=60s", "", "If-None-Match", tag) }()
@@ -53,14 +53,14 @@ func TestConfig_Wait_HeldUntilANewerVersion(t *testing.T) {
 			s.register("a2")
 			s.call(admin, "DELETE", "/api/v1/agents/a2", "")
 		}, 304, 64 * time.Second, ""},
-		"a refused version is published again": {refusedTwo, func(s *system, _ account) { s.publish("http://b/") }, 304, 64 * time.Second, ""},
-		"a newer one than the refused":         {refusedTwo, func(s *system, _ account) { s.publish("http://c/") }, 200, 0, `"version":3`},
-		"a retry": {refusedTwo, func(s *system, a1 account) {
+		"a refused version is published again": {refuseVersionTwo, func(s *system, _ account) { s.publish("http://b/") }, 304, 64 * time.Second, ""},
+		"a newer one than the refused":         {refuseVersionTwo, func(s *system, _ account) { s.publish("http://c/") }, 200, 0, `"version":3`},
+		"a retry": {refuseVersionTwo, func(s *system, a1 account) {
 			s.call(admin, "POST", "/api/v1/agents/"+a1[0]+"/retry", "")
 		}, 200, 0, `"version":2`},
 		"a resume after a restore": {func(s *system, _ account) string {
 			s.publish("http://a/")
-			return s.later(7)
+			return s.laterETag(7)
 		}, func(s *system, _ account) { s.call(admin, "POST", "/api/v1/agents/resume", "") }, 200, 0, `"version":1`},
 		"a resume after another store": {func(s *system, _ account) string {
 			s.publish("http://a/")
@@ -78,7 +78,7 @@ func TestConfig_Wait_HeldUntilANewerVersion(t *testing.T) {
 					tag = row.before(s, a1)
 				}
 				began := time.Now()
-				answer := s.held(a1, tag)
+				answer := s.holdPoll(a1, tag)
 				time.Sleep(time.Second)
 				row.meanwhile(s, a1)
 				resp := <-answer
@@ -103,8 +103,8 @@ func TestConfig_Wait_HeldUntilANewerVersion(t *testing.T) {
 	}
 }
 
-// refusedTwo lets a1's worker run version 1 and refuse version 2.
-func refusedTwo(s *system, a1 account) string {
+// refuseVersionTwo lets a1's worker run version 1 and refuse version 2.
+func refuseVersionTwo(s *system, a1 account) string {
 	tag := s.publish("http://a/").Header.Get("ETag")
 	s.publish("http://b/")
 	s.report(a1, 2, failed)
@@ -180,7 +180,7 @@ func TestAgents_Transport_Listed(t *testing.T) {
 				t.Errorf("%q: told to sweep every %q seconds, want %q: the controller announces over NATS", header, got, sweep)
 			}
 		}
-		answer := s.held(a1, tag)
+		answer := s.holdPoll(a1, tag)
 		shows(`"longpoll"`)
 		<-answer
 		shows(`"longpoll"`)
@@ -201,15 +201,15 @@ func TestConfig_DisconnectWhileHeld_SeenAtOnce(t *testing.T) {
 		s := newSystem(t)
 		a1 := s.register("a1")
 		tag := s.publish("http://a/").Header.Get("ETag")
-		ctx, leave := context.WithCancel(t.Context())
+		ctx, disconnect := context.WithCancel(t.Context())
 		var polling sync.WaitGroup
-		polling.Go(func() { s.callIn(ctx, a1, "GET", "/api/v1/config?wait=300s", "", "If-None-Match", tag) })
+		polling.Go(func() { s.callContext(ctx, a1, "GET", "/api/v1/config?wait=300s", "", "If-None-Match", tag) })
 		synctest.Wait()
 		if got := s.waiters.Waiting(); got != 1 {
 			t.Fatalf("%d wait, want 1", got)
 		}
 		time.Sleep(200 * time.Second)
-		leave()
+		disconnect()
 		clientGone := time.Now()
 		polling.Wait()
 		if got := s.waiters.Waiting(); got != 0 {
@@ -241,7 +241,7 @@ func TestConfig_WaitLongerThanTheServersTimeouts_Answered(t *testing.T) {
 				s := newSystem(t)
 				s.register("a1")
 				tag := s.publish("http://a/").Header.Get("ETag")
-				ln := &pipes{conns: make(chan net.Conn), done: make(chan struct{})}
+				ln := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
 				ctx, stop := context.WithCancel(t.Context())
 				var serving sync.WaitGroup
 				log, _ := logtest.NewNullLogger()
@@ -255,7 +255,7 @@ func TestConfig_WaitLongerThanTheServersTimeouts_Answered(t *testing.T) {
 				scheme, listener := "http", net.Listener(ln)
 				if row.proto == "HTTP/2.0" {
 					scheme = "https"
-					listener, transport.TLSClientConfig = secured(t, ln)
+					listener, transport.TLSClientConfig = newTLSListener(t, ln)
 				}
 				serving.Go(func() { _ = server.Serve(ctx, listener, s.handler, log) })
 				client := &http.Client{Transport: transport}
@@ -287,13 +287,13 @@ func TestConfig_WaitLongerThanTheServersTimeouts_Answered(t *testing.T) {
 	}
 }
 
-// pipes is a listener whose connections live in fake time.
-type pipes struct {
+// pipeListener is a listener whose connections live in fake time.
+type pipeListener struct {
 	conns chan net.Conn
 	done  chan struct{}
 }
 
-func (p *pipes) Accept() (net.Conn, error) {
+func (p *pipeListener) Accept() (net.Conn, error) {
 	select {
 	case c := <-p.conns:
 		return c, nil
@@ -302,8 +302,8 @@ func (p *pipes) Accept() (net.Conn, error) {
 	}
 }
 
-func (p *pipes) Close() error   { close(p.done); return nil }
-func (p *pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
+func (p *pipeListener) Close() error   { close(p.done); return nil }
+func (p *pipeListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
 
 // While the whole fleet fetches, who has a newer version is told to leave the
 // controller to those who do not have it yet.
@@ -315,7 +315,7 @@ func TestConfig_DuringTheWindow_SpreadsReports(t *testing.T) {
 		}
 		tag := s.publish("http://a/").Header.Get("ETag")
 		time.Sleep(time.Second)
-		answer := s.held(enroller, tag)
+		answer := s.holdPoll(enroller, tag)
 		s.publish("http://b/")
 		if got := (<-answer).Header.Get(wire.HeaderSpread); got != "400" {
 			t.Errorf("who is let go is told %q ms, want 400", got)
@@ -338,7 +338,7 @@ func TestConfig_Held_SeenAtPollAndAtResponse(t *testing.T) {
 			return *decode[wire.Agent](t, s.call(admin, "GET", "/api/v1/agents/a1", "")).LastPoll
 		}
 		began := time.Now()
-		answer := s.held(a1, tag)
+		answer := s.holdPoll(a1, tag)
 		time.Sleep(40 * time.Second)
 		s.call(admin, "DELETE", "/api/v1/agents/a2", "")
 		synctest.Wait()
@@ -359,12 +359,12 @@ func TestConfig_ReconnectBeforeTheDisconnectIsSeen_Online(t *testing.T) {
 		s := newSystem(t)
 		a1 := s.register("a1")
 		tag := s.publish("http://a/").Header.Get("ETag")
-		ctx, leave := context.WithCancel(t.Context())
+		ctx, disconnect := context.WithCancel(t.Context())
 		var polling sync.WaitGroup
-		polling.Go(func() { s.callIn(ctx, a1, "GET", "/api/v1/config?wait=300s", "", "If-None-Match", tag) })
+		polling.Go(func() { s.callContext(ctx, a1, "GET", "/api/v1/config?wait=300s", "", "If-None-Match", tag) })
 		time.Sleep(time.Second)
-		answer := s.held(a1, tag)
-		leave()
+		answer := s.holdPoll(a1, tag)
+		disconnect()
 		polling.Wait()
 		if got := text(t, s.call(admin, "GET", "/api/v1/agents/a1", "")); !strings.Contains(got, `"transport":"longpoll"`) {
 			t.Errorf("got %s, want it on long-poll", got)

@@ -193,7 +193,7 @@ func (b *Broker) Close() error {
 // secret is what a client presents.
 type secret struct{ username, password, token string }
 
-func (s secret) is(other secret) bool {
+func (s secret) equals(other secret) bool {
 	same := func(a, b string) int { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) }
 	return same(s.username, other.username)&same(s.password, other.password)&same(s.token, other.token) == 1
 }
@@ -207,11 +207,11 @@ type guard struct {
 
 // Check lets the controller publish hints, and agents hear them.
 func (g *guard) Check(c server.ClientAuthentication) bool {
-	said := c.GetOpts()
-	presented := secret{said.Username, said.Password, said.Token}
+	options := c.GetOpts()
+	presented := secret{options.Username, options.Password, options.Token}
 	none, hints := &server.SubjectPermission{Deny: []string{">"}}, &server.SubjectPermission{Allow: []string{notify.Subject, notify.SubjectOf("*")}}
 	switch {
-	case presented.is(g.controller):
+	case presented.equals(g.controller):
 		c.RegisterUser(&server.User{Username: "controller", Permissions: &server.Permissions{Publish: hints, Subscribe: none}})
 	case g.agent == secret{} || g.accepts("agent", presented, g.agent, c):
 		c.RegisterUser(&server.User{Username: "agent", Permissions: &server.Permissions{Publish: none, Subscribe: hints}})
@@ -229,7 +229,7 @@ func (g *guard) accepts(account string, presented, right secret, c server.Client
 		source = limit.Source(tcp.AddrPort().Addr())
 	}
 	switch {
-	case presented.is(right):
+	case presented.equals(right):
 		return g.guesses.Right(account, source) == 0
 	case presented != secret{}: // a client without credentials guesses nothing
 		g.guesses.Wrong(account, source)
@@ -242,8 +242,8 @@ type routes guard
 
 // Check accepts brokers that know the cluster's password.
 func (r *routes) Check(c server.ClientAuthentication) bool {
-	g, said := (*guard)(r), c.GetOpts()
-	return g.accepts("cluster", secret{username: said.Username, password: said.Password}, g.cluster, c)
+	g, options := (*guard)(r), c.GetOpts()
+	return g.accepts("cluster", secret{username: options.Username, password: options.Password}, g.cluster, c)
 }
 
 // events writes what the server says to the controller's log.
@@ -253,18 +253,18 @@ type events struct {
 	once  sync.Once
 }
 
-func (e *events) say(format string, v []any) logrus.FieldLogger {
+func (e *events) entry(format string, v []any) logrus.FieldLogger {
 	return e.log.WithField("detail", fmt.Sprintf(format, v...))
 }
 
 // Noticef is chatter.
-func (e *events) Noticef(format string, v ...any) { e.say(format, v).Debug("Embedded NATS") }
+func (e *events) Noticef(format string, v ...any) { e.entry(format, v).Debug("Embedded NATS") }
 
 // Warnf is what the server deals with by itself.
-func (e *events) Warnf(format string, v ...any) { e.say(format, v).Warn("Embedded NATS") }
+func (e *events) Warnf(format string, v ...any) { e.entry(format, v).Warn("Embedded NATS") }
 
 // Errorf is mostly what a client did wrong.
-func (e *events) Errorf(format string, v ...any) { e.say(format, v).Warn("Embedded NATS") }
+func (e *events) Errorf(format string, v ...any) { e.entry(format, v).Warn("Embedded NATS") }
 
 // Fatalf is why the server cannot run. Start says so.
 func (e *events) Fatalf(format string, v ...any) {

@@ -236,12 +236,12 @@ func TestBroker_ClusterWrongPassword_Rejected(t *testing.T) {
 	address := notifytest.FreeAddress(t)
 	start(t, broker.Options{ClusterListen: address, ClusterUsername: "cluster", ClusterPassword: "secret"})
 	log, hook := test.NewNullLogger()
-	stranger, err := broker.Start(broker.Options{Listen: "127.0.0.1:0", ClusterListen: notifytest.FreeAddress(t),
+	intruder, err := broker.Start(broker.Options{Listen: "127.0.0.1:0", ClusterListen: notifytest.FreeAddress(t),
 		ClusterUsername: "cluster", ClusterPassword: "guess-0123456789", Routes: []*url.URL{{Scheme: "nats-route", Host: address}}}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = stranger.Close() }()
+	defer func() { _ = intruder.Close() }()
 	for end := time.Now().Add(time.Minute); ; {
 		var said bytes.Buffer
 		for _, entry := range hook.AllEntries() {
