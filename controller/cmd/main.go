@@ -1,5 +1,5 @@
-// Command controller keeps every version of the configuration and serves the
-// current one to the fleet.
+// Command controller stores every version of the configuration and serves the current one to
+// the fleet.
 package main
 
 import (
@@ -37,8 +37,8 @@ import (
 
 var program = cli.Program{
 	Name: "controller",
-	About: `The Fleetconf controller keeps every version of the configuration, serves the
-current one to the agents, and knows who runs what.`,
+	About: `The Fleetconf controller stores every version of the configuration, serves the
+current one to agents, and tracks which agent runs which version.`,
 	Commands: commands,
 	Examples: `  controller
   HOST=0.0.0.0 DB_PATH=/var/lib/fleetconf/controller.db \
@@ -51,7 +51,7 @@ current one to the agents, and knows who runs what.`,
 
 func main() { program.Main(run) }
 
-// run does what the command line says: to serve, where it names no command.
+// run runs the command that args name, and serves if they name none.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var set config.Settings
 	command, file, err := program.ParseCommand(args, func(command string) settings.Validator {
@@ -79,8 +79,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	return serve(ctx, set, stderr)
 }
 
-// admin, agents ──▶ api ──▶ rollout.Rollouts ─────────────▶ database.Store (SQLite)
+// serve runs the controller until ctx ends:
 //
+//	admin, agents ──▶ api ──▶ rollout.Rollouts ─────────────▶ database.Store (SQLite)
 //	│ │        │  └──▶ registry.Registry ───▲  (presence, in batches)
 //	│ │        └─────▶ publish.Publisher ───┤  (each publish immediately)
 //	│ │                    │ plan, changed  │
@@ -90,7 +91,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 // All read one models.Plan. tlsfiles.Files (certificates) ──▶ server ──alive──▶ systemd.
 func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	log, err := program.Start(stderr, set.Diagnosis, &set, logrus.Fields{
-		"listen": cli.Address(set.Host, set.Port), "tls": set.TLSCertFile != "", "database": set.DBPath, "transport": set.Transport,
+		"listen": cli.Address(set.Host, set.Port), "tls": set.TLSCertFile != "", "database": set.DBPath,
+		"transport": set.Transport,
 	})
 	if err != nil {
 		return err
@@ -121,7 +123,9 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		return err
 	}
 	published := publish.NewMetrics(registerer)
-	publisher := publish.New(db, plan, agents, publish.Options{Tags: db.Tags(), Pace: set.PushRate, Metrics: published}, log)
+	publisher := publish.New(
+		db, plan, agents, publish.Options{Tags: db.Tags(), Pace: set.PushRate, Metrics: published}, log,
+	)
 	auditLog := audit.New(db, log)
 	if err := publishInitial(ctx, publisher, set.InitialURL, log); err != nil {
 		return err
@@ -138,18 +142,20 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	metrics.Certificate(registerer, program.Name, files.NotAfter)
 	registerer.MustRegister(sqlite.NewCollector(db), agents, publisher, waiters, announcements)
 	handler := api.New(api.Options{
-		Publisher:      publisher,
-		Agents:         agents,
-		Rollouts:       rollout.New(publisher, agents, db),
-		Audit:          auditLog,
-		Waiters:        waiters,
-		Announcements:  announcements,
-		Fleet:          fleet,
-		Transport:      wire.Transport(set.Transport),
-		SweepInterval:  set.SweepInterval,
-		Store:          db,
-		Draining:       ctx.Done(),
-		Limits:         api.Limits{Register: set.LimitRegister, Config: set.LimitConfig, Status: set.LimitStatus, Admin: set.LimitAdmin},
+		Publisher:     publisher,
+		Agents:        agents,
+		Rollouts:      rollout.New(publisher, agents, db),
+		Audit:         auditLog,
+		Waiters:       waiters,
+		Announcements: announcements,
+		Fleet:         fleet,
+		Transport:     wire.Transport(set.Transport),
+		SweepInterval: set.SweepInterval,
+		Store:         db,
+		Draining:      ctx.Done(),
+		Limits: api.Limits{
+			Register: set.LimitRegister, Config: set.LimitConfig, Status: set.LimitStatus, Admin: set.LimitAdmin,
+		},
 		TrustedProxies: set.TrustedProxies,
 		AgentName:      set.AgentUsername,
 		AgentAccount:   auth.NewAccount(set.AgentUsername, set.AgentPassword.Reveal()),
@@ -160,8 +166,8 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		Metrics:        api.NewMetrics(registerer),
 		Scrape:         metrics.Handler(registerer),
 	})
-	// No keep-alive probes: thousands of connections that only wait would cost more
-	// than all else. Every wait has an end, and so has a peer that is gone.
+	// No TCP keep-alive: probes on thousands of waiting connections would cost more than all
+	// other work. Every wait ends, which detects a peer that is gone.
 	listener, err := cli.Listen(ctx, set.Host, set.Port, -1)
 	if err != nil {
 		return err
@@ -170,7 +176,7 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		listener = tls.NewListener(listener, files.Server())
 	}
 
-	// What is kept in memory is flushed once more after the last request has ended.
+	// Components that buffer writes run until the last request has ended, and then flush.
 	flushCtx, stopFlushing := context.WithCancel(context.WithoutCancel(ctx))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return agents.Run(flushCtx) })
@@ -188,8 +194,8 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	return group.Wait()
 }
 
-// limits shares the files that may be open between the API and the embedded NATS
-// server.
+// limits returns the limits of the API's server. The API and the embedded NATS server share the
+// limit of open files.
 func limits(set config.Settings) server.Limits {
 	each := 1
 	if set.Transport == settings.PushNATS && set.Embedded() {
@@ -198,8 +204,8 @@ func limits(set config.Settings) server.Limits {
 	return server.Limits{Connections: connlimit.Max(each), Keep: wire.KeepAlive}
 }
 
-// maxWaiting is LIMIT_WAITING, but leaves a quarter of the connections to requests
-// that are answered immediately. It is 0 if push is switched off: then no poll is held.
+// maxWaiting returns the maximum number of waiting long polls: LIMIT_WAITING, but at most three
+// quarters of the connections, so that other requests get one. It is 0 if PUSH is none.
 func maxWaiting(set config.Settings, connections int, log logrus.FieldLogger) int {
 	if set.Transport == settings.PushNone {
 		return 0
@@ -209,12 +215,11 @@ func maxWaiting(set config.Settings, connections int, log logrus.FieldLogger) in
 		return set.LimitWaiting
 	}
 	log.WithFields(logrus.Fields{"LIMIT_WAITING": set.LimitWaiting, "used": most, "connections": connections}).
-		Info("Held polls limited by the limit of open files")
+		Info("LIMIT_WAITING reduced to fit the limit of open files")
 	return most
 }
 
-// publishInitial publishes the URL of the settings where nothing was ever
-// published.
+// publishInitial publishes INITIAL_URL if it is set and the store has no version.
 func publishInitial(ctx context.Context, publisher *publish.Publisher, url string, log logrus.FieldLogger) error {
 	if url == "" {
 		return nil

@@ -16,8 +16,8 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
-// announcer returns what the settings choose to announce versions with, and a function that
-// stops the embedded broker, if there is one. Other brokers need not be reachable.
+// announcer returns the announcer that the settings select, and a function that stops the
+// embedded broker, if there is one. External brokers need not be reachable.
 func announcer(set config.Settings, log logrus.FieldLogger) (a notify.Announcer, stop func(), err error) {
 	if set.Embedded() {
 		return startEmbedded(set, log)
@@ -32,7 +32,8 @@ func announcer(set config.Settings, log logrus.FieldLogger) (a notify.Announcer,
 	return driver, func() {}, nil
 }
 
-// announcing counts what goes out over a broker, where there is one.
+// announcing returns an announcer to the subjects of a fleet. Announcements over a broker are
+// counted in m.
 func announcing(
 	set config.Settings, fleet string, a notify.Announcer, m *publish.Metrics, log logrus.FieldLogger,
 ) publish.Announcer {
@@ -46,21 +47,21 @@ func announcing(
 	return out
 }
 
-// messages gives the domain's announcements to a broker as messages, on each of the
-// subjects: agents of builds before fleets had ids listen to notify.Subject.
+// messageAnnouncer sends announcements as messages on several subjects. Agents of builds before
+// fleet ids subscribe to notify.Subject.
 type messageAnnouncer struct {
 	notify.Announcer
 	subjects []*target
 	log      logrus.FieldLogger
 }
 
-// target is a subject that messages go to.
+// target is a subject that messages are sent on.
 type target struct {
 	name   string
-	warned sync.Once // that the broker rejects it, but not the other
+	warned sync.Once // logs a rejection of this subject alone
 }
 
-// Announce returns an error only if the broker took the message on no subject: an
+// Announce returns an error only if the broker accepts the message on no subject, because an
 // account may be allowed to use only one of them.
 func (a messageAnnouncer) Announce(ctx context.Context, v models.Announcement) error {
 	message, err := notify.Hint{Version: v.Version, ETag: v.ETag, SpreadMS: v.Spread.Milliseconds()}.Encode()
@@ -68,15 +69,15 @@ func (a messageAnnouncer) Announce(ctx context.Context, v models.Announcement) e
 		return err
 	}
 	errs := make([]error, len(a.subjects))
-	taken := false
+	accepted := false
 	for i, subject := range a.subjects {
 		errs[i] = a.Announcer.Announce(ctx, subject.name, message)
-		taken = taken || errs[i] == nil
+		accepted = accepted || errs[i] == nil
 	}
 	for i, subject := range a.subjects {
 		switch {
 		case errs[i] == nil:
-		case !taken:
+		case !accepted:
 			return errs[i]
 		default:
 			subject.warned.Do(func() {
@@ -88,7 +89,8 @@ func (a messageAnnouncer) Announce(ctx context.Context, v models.Announcement) e
 	return nil
 }
 
-// embedded starts the controller's own broker.
+// startEmbedded starts the embedded broker. It returns its announcer, and a function that stops
+// it.
 func startEmbedded(set config.Settings, log logrus.FieldLogger) (a notify.Announcer, stop func(), err error) {
 	routes, err := set.Routes()
 	if err != nil {

@@ -81,7 +81,8 @@ func TestAnnouncing_CountsWhatGoesOverABroker(t *testing.T) {
 			if err := announcer.Announce(t.Context(), models.Announcement{Version: 1}); err != nil {
 				t.Fatal(err)
 			}
-			if got, err := testutil.GatherAndCount(reg, "fleetconf_controller_announcements_total"); got != want || err != nil {
+			if got, err := testutil.GatherAndCount(reg, "fleetconf_controller_announcements_total"); got != want ||
+				err != nil {
 				t.Errorf("got %d outcomes, %v, want %d", got, err, want)
 			}
 		})
@@ -129,7 +130,10 @@ func TestAnnouncing_SubjectDenied_FailsOnlyIfNoneIsTaken(t *testing.T) {
 				}
 			}
 			if broker.sent[fleet] != 3 || broker.sent[older] != 3 || len(broker.sent) != 2 {
-				t.Errorf("got %v, want each message on the fleet's subject and on the one before fleets had ids", broker.sent)
+				t.Errorf(
+					"got %v, want each message on the fleet's subject and on the one before fleets had ids",
+					broker.sent,
+				)
 			}
 			if got := len(lines.AllEntries()); got != row.warned {
 				t.Errorf("got %d lines, want %d", got, row.warned)

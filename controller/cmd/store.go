@@ -11,22 +11,28 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/archive"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/pkg/atomicfile"
-
 	"github.com/fleetconf/fleetconf/pkg/cli"
 )
 
-// commands are what the program does instead of serving: with a store, but for
-// the last.
+// commands are the commands of the program. All but the last work on a store.
 var commands = []cli.Command{
-	{Name: "backup", Argument: "FILE", About: "copy the database that DB_PATH names to a new file, while a controller runs or not, and verify the copy"},
-	{Name: "export", Argument: "[FILE]", About: "write versions, audit trail and agents as JSON lines, without credentials but with the key of the ETags; to standard output without FILE, or with -"},
-	{Name: "import", Argument: "[FILE]", About: "read such lines into a new database; from standard input without FILE, or with -"},
+	{
+		Name: "backup", Argument: "FILE",
+		About: "copy the database at DB_PATH to a new file and verify the copy; a controller may be running",
+	},
+	{Name: "export", Argument: "[FILE]", About: "write versions, audit log and agents as JSON lines, " +
+		"without credentials but with the key of the ETags; without FILE, or with -, to standard output"},
+	{
+		Name: "import", Argument: "[FILE]",
+		About: "read exported lines into a new database; without FILE, or with -, from standard input",
+	},
 	cli.Health,
 }
 
-// between is the time between two lines on the progress of a backup.
+// progressInterval is the time between two progress lines of a backup.
 const progressInterval = 2 * time.Second
 
+// backup copies the database at path to a new file, and prints progress to stderr.
 func backup(ctx context.Context, path, to string, stdout, stderr io.Writer) error {
 	lastProgress := time.Now()
 	made, err := sqlite.Backup(ctx, path, to, func(done, total int) {
@@ -43,6 +49,7 @@ func backup(ctx context.Context, path, to string, stdout, stderr io.Writer) erro
 	return err
 }
 
+// export writes the database at path to a file, or to stdout if to is empty or "-".
 func export(ctx context.Context, path, to string, stdout, stderr io.Writer) (err error) {
 	snapshot, err := sqlite.OpenSnapshot(ctx, path)
 	if err != nil {
@@ -71,6 +78,7 @@ func export(ctx context.Context, path, to string, stdout, stderr io.Writer) (err
 	return err
 }
 
+// importFrom fills a new database at path from a file, or from stdin if from is empty or "-".
 func importFrom(ctx context.Context, path, from string, stdin io.Reader, stdout io.Writer) (err error) {
 	in := stdin
 	if from != "" && from != "-" {

@@ -9,13 +9,14 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
-// secure reads the files of TLS, and warns if other machines are served plain HTTP.
+// secure opens the TLS files of the settings. It warns if other machines are served over plain
+// HTTP.
 func secure(set config.Settings, log logrus.FieldLogger) (*tlsfiles.Files, error) {
 	if set.TLSCertFile == "" && !settings.IsLoopback(set.Host) {
 		log.WithFields(logrus.Fields{
 			"host":   set.Host,
-			"advice": "set TLS_CERT_FILE and TLS_KEY_FILE; or let nothing reach HOST but a load balancer that ends TLS in front of it",
-		}).Warn("Serving other machines without TLS; passwords can be read on the way")
+			"advice": "set TLS_CERT_FILE and TLS_KEY_FILE, or let only a load balancer that terminates TLS reach HOST",
+		}).Warn("Plain HTTP served to other machines; passwords can be intercepted")
 	}
 	return cli.OpenTLS(tlsfiles.Paths{
 		Cert: tlsfiles.File{Setting: "TLS_CERT_FILE", Path: set.TLSCertFile},

@@ -21,7 +21,9 @@ func TestSecure_PlainHTTPOffLoopback_Warns(t *testing.T) {
 		t.Fatal(err)
 	}
 	cert, key := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	if err := authority.Write(certs.Leaf{Name: "controller", NotAfter: time.Now().Add(time.Hour)}, cert, key); err != nil {
+	if err := authority.Write(
+		certs.Leaf{Name: "controller", NotAfter: time.Now().Add(time.Hour)}, cert, key,
+	); err != nil {
 		t.Fatal(err)
 	}
 	for name, row := range map[string]struct {
@@ -41,7 +43,8 @@ func TestSecure_PlainHTTPOffLoopback_Warns(t *testing.T) {
 			if err != nil || files.NotAfter().IsZero() == (row.listener.TLSCertFile != "") {
 				t.Fatalf("got %v, %v", files.NotAfter(), err)
 			}
-			if got := lines.AllEntries(); (len(got) == 1) != row.warned || row.warned && !strings.Contains(got[0].Data["advice"].(string), "TLS_CERT_FILE") {
+			if got := lines.AllEntries(); (len(got) == 1) != row.warned ||
+				row.warned && !strings.Contains(got[0].Data["advice"].(string), "TLS_CERT_FILE") {
 				t.Errorf("logged %v, want a warning: %v", got, row.warned)
 			}
 		})

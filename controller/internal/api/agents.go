@@ -18,25 +18,25 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// pollURL is where to poll, relative to the URL of the registration: a proxy may have
-// stripped a prefix of that.
+// pollURL is the URL to poll, relative to that of the registration, because a proxy may have
+// stripped a prefix of the path.
 const pollURL = "config"
 
-// register makes an agent known.
+// register registers an agent, or re-registers a known one.
 //
 //	@ID				registerAgent
 //	@Summary		Register an agent
-//	@Description	With the agent_id and the agent_secret of a known agent it stays that agent. The token is in this answer only. An agent may also authenticate with its own id and token.
+//	@Description	With the agent_id and agent_secret of a registered agent, it re-registers that agent. The token is returned only here. An agent may also re-register with its own id and token.
 //	@Tags			agents
 //	@Accept			json
 //	@Produce		json
 //	@Security		Enroller
 //	@Security		Agent
-//	@Param			agent	body		wire.RegisterRequest	true	"who it is"
-//	@Success		200		{object}	wire.RegisterResponse	"was known"
-//	@Success		201		{object}	wire.RegisterResponse	"is new"
+//	@Param			agent	body		wire.RegisterRequest	true	"the agent"
+//	@Success		200		{object}	wire.RegisterResponse	"re-registered"
+//	@Success		201		{object}	wire.RegisterResponse	"registered"
 //	@Failure		400,401,403,413,415,429,503,507	{object}	problem.Problem
-//	@Failure		409		{object}	problem.Problem	"this agent has another secret: an admin can reset it"
+//	@Failure		409		{object}	problem.Problem	"agent_secret is not that of the registered agent; an admin can reset it"
 //	@Router			/api/v1/register [post]
 func (a *API) register(c *call) error {
 	req, err := server.Decode[wire.RegisterRequest](c.Request)
@@ -53,12 +53,13 @@ func (a *API) register(c *call) error {
 	if c.self != nil && req.AgentID != c.self.ID() {
 		return problem.New(http.StatusForbidden, "an agent's own token registers its own agent_id only")
 	}
-	if _, err := a.Agents.Agent(req.AgentID); err != nil { // a new one: a known one has a limit of its own
+	if _, err := a.Agents.Agent(req.AgentID); err != nil { // new agents only: a registered agent has its own limit
 		if err := a.allowChurn(c); err != nil {
 			return err
 		}
 	}
-	registration.PollInterval, registration.Self, registration.Origin = a.Publisher.Plan().PollInterval(), c.self, c.origin()
+	registration.PollInterval = a.Publisher.Plan().PollInterval()
+	registration.Self, registration.Origin = c.self, c.origin()
 	if _, token, ok := c.Request.BasicAuth(); ok && c.self != nil {
 		registration.Token = auth.DigestOf(token)
 	}
@@ -71,7 +72,8 @@ func (a *API) register(c *call) error {
 	}
 	if errors.Is(err, models.ErrSecret) {
 		return problem.New(http.StatusConflict,
-			"%v; if it is the same agent, an admin's POST /api/v1/agents/%s/reset lets it register once", err, req.AgentID)
+			"%v; if it is the same agent, an admin can let it register once: POST /api/v1/agents/%s/reset",
+			err, req.AgentID)
 	}
 	if err != nil {
 		return err
@@ -87,22 +89,22 @@ func (a *API) register(c *call) error {
 	})
 }
 
-// agents lists the agents as they are now.
+// agents lists the agents, a page at a time.
 //
 //	@ID			listAgents
-//	@Summary	List the agents, in the order of registration
+//	@Summary	List agents, in order of registration
 //	@Tags		agents
 //	@Produce	json
 //	@Security	Admin
-//	@Param		limit	query		int		false	"at most this many (100, at most 1000)"
-//	@Param		cursor	query		string	false	"where the page before ended; Link has it"
-//	@Param		status	query		string	false	"only agents in this state; without it, or with all, in any, but without it no inactive ones"	Enums(online, stale, offline, inactive, failed, conflict, degraded, all)
-//	@Param		version	query		int		false	"only agents that have applied this version"
-//	@Param		transport	query	string	false	"only agents that hear of a newer version in this way now"	Enums(poll, longpoll, redis, nats)
-//	@Param		hostname	query	string	false	"only agents on this host; a * at the end stands for anything"
+//	@Param		limit	query		int		false	"maximum number of agents, 1 to 1000 (100)"
+//	@Param		cursor	query		string	false	"start of the page, from the Link header of the previous one"
+//	@Param		status	query		string	false	"only agents with this status; all includes the inactive ones, which are left out by default"	Enums(online, stale, offline, inactive, failed, conflict, degraded, all)
+//	@Param		version	query		int		false	"only agents that run this version"
+//	@Param		transport	query	string	false	"only agents that currently learn of new versions over this transport"	Enums(poll, longpoll, redis, nats)
+//	@Param		hostname	query	string	false	"only agents on this host; a trailing * matches any suffix"
 //	@Success	200		{array}		wire.Agent
-//	@Header		200		{string}	Link			"rel=next: the next page; missing on the last"
-//	@Header		200		{integer}	X-Total-Count	"how many there are on all pages; always"
+//	@Header		200		{string}	Link			"rel=next: the next page; absent on the last page"
+//	@Header		200		{integer}	X-Total-Count	"number of agents on all pages; always"
 //	@Failure	400,401,403,429	{object}	problem.Problem
 //	@Router		/api/v1/agents [get]
 func (a *API) agents(c *call) error {
@@ -120,13 +122,13 @@ func (a *API) agents(c *call) error {
 	if page.More {
 		next := c.Request.URL.Query()
 		next.Set("cursor", toCursor(page.Agents[len(page.Agents)-1].Seq))
-		// Relative (RFC 8288 §3), because a proxy may have stripped a prefix of the path.
+		// The reference is relative (RFC 8288 §3), because a proxy may have stripped a prefix.
 		c.Header("Link", "<?"+next.Encode()+`>; rel="next"`)
 	}
 	return server.WriteJSON(c.Writer, http.StatusOK, out)
 }
 
-// allStatuses asks for agents in any state, the inactive ones too.
+// allStatuses selects agents of every status, including inactive ones.
 const allStatuses wire.AgentStatus = "all"
 
 func agentQuery(c *call) (q registry.Query, err error) {
@@ -154,17 +156,18 @@ func agentQuery(c *call) (q registry.Query, err error) {
 	}
 	if cursor, ok := c.GetQuery("cursor"); ok {
 		if q.After, ok = fromCursor(cursor); !ok {
-			return q, wire.Bad("cursor", "is not one that this server gave; begin again without it")
+			return q, wire.Bad("cursor", "is not a cursor of this server; start again without it")
 		}
 	}
 	return q, nil
 }
 
-// A cursor is opaque to everyone else, so that what it holds may change.
+// toCursor encodes a position in the list. Clients must not interpret it.
 func toCursor(seq int64) string {
 	return base64.RawURLEncoding.EncodeToString([]byte("s" + strconv.FormatInt(seq, 10)))
 }
 
+// fromCursor decodes a cursor; ok is false if this server did not make it.
 func fromCursor(cursor string) (seq int64, ok bool) {
 	b, err := base64.RawURLEncoding.DecodeString(cursor)
 	if err != nil || len(b) < 2 || b[0] != 's' {
@@ -174,10 +177,10 @@ func fromCursor(cursor string) (seq int64, ok bool) {
 	return seq, err == nil && seq > 0
 }
 
-// agent shows one agent.
+// agent returns one agent.
 //
 //	@ID			getAgent
-//	@Summary	One agent
+//	@Summary	Get an agent
 //	@Tags		agents
 //	@Produce	json
 //	@Security	Admin
@@ -191,13 +194,15 @@ func (a *API) agent(c *call) error {
 		return err
 	}
 	plan := a.Publisher.Plan()
-	return server.WriteJSON(c.Writer, http.StatusOK, toAgent(&agent, a.Agents.StatusOf(&agent, plan, time.Now()), plan))
+	return server.WriteJSON(
+		c.Writer, http.StatusOK, toAgent(&agent, a.Agents.StatusOf(&agent, plan, time.Now()), plan),
+	)
 }
 
 // summary counts the agents.
 //
 //	@ID			summarizeAgents
-//	@Summary	How many agents there are, by status, by what they run and by transport
+//	@Summary	Count agents by status, applied version and transport
 //	@Tags		agents
 //	@Produce	json
 //	@Security	Admin
@@ -209,17 +214,17 @@ func (a *API) summary(c *call) error {
 	return server.WriteJSON(c.Writer, http.StatusOK, toSummary(a.Agents.Summary(plan, time.Now()), plan.Version()))
 }
 
-// decommission forgets an agent.
+// decommission removes an agent.
 //
 //	@ID				deleteAgent
 //	@Summary		Decommission an agent
-//	@Description	Its token is revoked. An agent that still runs registers again. An agent may take off itself.
+//	@Description	The agent's token is revoked. An agent that still runs registers again. An agent may remove itself.
 //	@Tags			agents
 //	@Security		Admin
 //	@Security		Agent
 //	@Param			id			path	string	true	"its id"
 //	@Param			If-Match	header	string	false	"only if this is the ETag of the current configuration"
-//	@Success		204	"gone"
+//	@Success		204	"removed"
 //	@Failure		400,401,403,404,412,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id} [delete]
 func (a *API) decommission(c *call) error {
@@ -238,16 +243,16 @@ func (a *API) decommission(c *call) error {
 	return noContent(c)
 }
 
-// retry offers an agent the version that its worker refused once more.
+// retry offers an agent again the version that its worker refused.
 //
 //	@ID				retryAgent
 //	@Summary		Let an agent try a refused version again
-//	@Description	The version that its worker refused is offered to it once more, with its next poll.
+//	@Description	The agent's next poll offers it the version that its worker refused.
 //	@Tags			agents
 //	@Security		Admin
 //	@Param			id			path	string	true	"its id"
 //	@Param			If-Match	header	string	false	"only if this is the ETag of the current configuration"
-//	@Success		204	"it will"
+//	@Success		204	"the version will be offered again"
 //	@Failure		400,401,403,404,412,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id}/retry [post]
 func (a *API) retry(c *call) error {
@@ -257,20 +262,20 @@ func (a *API) retry(c *call) error {
 	if err := a.Agents.Retry(c.Request.Context(), c.Param("id"), c.origin()); err != nil {
 		return err
 	}
-	a.event(c).WithField("agent", c.Param("id")).Info("Agent is to try again")
+	a.event(c).WithField("agent", c.Param("id")).Info("Agent retry requested")
 	return noContent(c)
 }
 
-// reset lets an agent register once with the shared credentials.
+// reset lets an agent register once with a new secret and certificate.
 //
 //	@ID				resetAgent
-//	@Summary		Let an agent register once more
-//	@Description	The secret and the certificate that the agent registered with are forgotten: the next registration of its id sets new ones. Its token stays good.
+//	@Summary		Reset an agent's secret and certificate
+//	@Description	The next registration with this id sets a new secret and certificate. The agent's token stays valid.
 //	@Tags			agents
 //	@Security		Admin
 //	@Param			id			path	string	true	"its id"
 //	@Param			If-Match	header	string	false	"only if this is the ETag of the current configuration"
-//	@Success		204	"it may"
+//	@Success		204	"reset"
 //	@Failure		400,401,403,404,412,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id}/reset [post]
 func (a *API) reset(c *call) error {
@@ -284,8 +289,8 @@ func (a *API) reset(c *call) error {
 	return noContent(c)
 }
 
-// checkCurrent judges the conditional headers of a write that changes no
-// configuration: it was decided on in view of the current one.
+// checkCurrent checks If-Match and If-None-Match of a write to an agent against the ETag of
+// the current configuration. It returns models.ErrPrecondition if they do not hold.
 func (a *API) checkCurrent(c *call) error {
 	allowed, err := precondition(c.Request.Header)
 	if err != nil {
@@ -297,17 +302,17 @@ func (a *API) checkCurrent(c *call) error {
 	return nil
 }
 
-// report takes the outcome of an agent's attempt.
+// report stores the outcome of an agent's attempt to apply a version.
 //
 //	@ID				reportAttempt
-//	@Summary		Report the outcome of an attempt
-//	@Description	A version that an agent reported FAILED is not offered to it again until a newer one is published, or an admin has it retry. What was answered 204 is stored.
+//	@Summary		Report the outcome of applying a version
+//	@Description	A version that an agent reports FAILED is not offered to it again until a newer version is published or an admin requests a retry. After 204 the report is stored.
 //	@Tags			agents
 //	@Accept			json
 //	@Security		Agent
 //	@Param			id		path	string		true	"the agent's own id"
-//	@Param			report	body	wire.Report	true	"what came of it"
-//	@Success		204		"noted"
+//	@Param			report	body	wire.Report	true	"the outcome"
+//	@Success		204		"stored"
 //	@Failure		400,401,403,413,415,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/{id}/status [post]
 func (a *API) report(c *call) error {
@@ -319,7 +324,8 @@ func (a *API) report(c *call) error {
 		return err
 	}
 	if !a.Publisher.ObserveReport(req.Version, req.ETag) {
-		return wire.Bad("version", "%d cannot be one of this fleet's; the newest is %d", req.Version, a.Publisher.Plan().Version())
+		return wire.Bad("version", "%d is too high for this fleet; its newest version is %d",
+			req.Version, a.Publisher.Plan().Version())
 	}
 	attempt := fromReport(req, models.Now())
 	news, err := a.Agents.Report(c.Request.Context(), c.self, attempt)

@@ -1,5 +1,6 @@
-// Package api is the HTTP contract of the controller: who may call what, how a
-// document is read, which status an error gets. The rules are package service's.
+// Package api is the controller's HTTP API: its routes, their access rules and limits, and
+// the status of each error. The rules of publishing are in package publish, those of agents
+// in package registry, and those of polls in package poll.
 //
 //	@title						Fleetconf controller
 //	@version					1.0
@@ -7,15 +8,15 @@
 //	@x-secured					[400,401,403,429,503]
 //	@x-body						[408,413,415]
 //	@x-problem-400				"a parameter, header or field is unknown or invalid; errors names it"
-//	@x-problem-401				"no credentials, or invalid ones"
-//	@x-problem-403				"these credentials do not allow it, or agents need a certificate too, or a page of another site sent it"
-//	@x-problem-404				"nothing of that name exists"
+//	@x-problem-401				"the credentials are missing or invalid"
+//	@x-problem-403				"the credentials do not allow this request, a required client certificate is missing or belongs to another agent, or a page of another site sent the request"
+//	@x-problem-404				"the resource does not exist"
 //	@x-problem-408				"the body did not arrive in time"
-//	@x-problem-412				"If-Match or If-None-Match does not hold: something else is current"
+//	@x-problem-412				"If-Match or If-None-Match does not hold for the current state"
 //	@x-problem-413				"the body is larger than 64 KiB"
 //	@x-problem-415				"the body is not application/json in UTF-8, or is compressed"
-//	@x-problem-429				"more requests of this kind came than are let in at once"
-//	@x-problem-503				"the database is locked, read-only or damaged, its disk fails, its files were moved away, or the controller is stopping"
+//	@x-problem-429				"too many requests of this route class; Retry-After says when to retry"
+//	@x-problem-503				"the database is locked, read-only or damaged, its disk fails, its files were moved or removed, or the controller is stopping"
 //	@x-problem-507				"the disk is full; nothing was changed"
 //
 //	@securityDefinitions.apikey	Admin
@@ -29,7 +30,7 @@
 //	@securityDefinitions.apikey	Agent
 //	@in							header
 //	@name						Authorization
-//	@description				Basic: the id of an agent and the token that its registration was answered with.
+//	@description				Basic: an agent's id and the token that its registration returned.
 package api
 
 import (
@@ -58,47 +59,47 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// Options is what the API is made of.
+// Options are the parts and settings of the API. All are required, except where noted.
 type Options struct {
 	Publisher     *publish.Publisher
 	Agents        *registry.Registry
 	Rollouts      *rollout.Rollouts
 	Audit         *audit.Log
-	Waiters       *poll.Waiters                            // nil: no poll is held
-	Announcements interface{ Lost() error }                // asked by /ready; nil where nothing is announced
-	Store         interface{ Ping(context.Context) error } // asked by /ready
-	Draining      <-chan struct{}                          // closed when held answers are to be let go
+	Waiters       *poll.Waiters
+	Announcements interface{ Lost() error }                // why announcements fail, for /ready; may be nil
+	Store         interface{ Ping(context.Context) error } // why the store fails, for /ready
+	Draining      <-chan struct{}                          // closed when the controller stops
 	Limits        Limits
 
-	TrustedProxies []netip.Prefix // whose X-Forwarded-For names the client
+	TrustedProxies []netip.Prefix // proxies whose X-Forwarded-For is trusted
 
-	Fleet         string         // the id of the fleet
-	Transport     wire.Transport // how agents hear of a newer version
-	SweepInterval time.Duration  // how often agents poll while a broker tells them of newer versions
+	Fleet         string         // id of the fleet, sent in X-Fleet
+	Transport     wire.Transport // how the controller announces versions
+	SweepInterval time.Duration  // resync interval of agents that receive hints over a broker
 
 	AgentName    string
-	AgentAccount *auth.Account // what agents register with
-	Mutual       bool          // agents must show a TLS certificate too, which whoever serves this has verified
+	AgentAccount *auth.Account // the shared credentials that agents register with
+	Mutual       bool          // agents must also present a client certificate; the TLS server verifies it
 	AdminName    string
 	AdminAccount *auth.Account
 
 	Log     logrus.FieldLogger
-	Metrics *Metrics     // nil: measured for nobody
-	Scrape  http.Handler // answers GET /metrics; nil: nothing is there
+	Metrics *Metrics     // nil: nothing is measured
+	Scrape  http.Handler // answers GET /metrics; nil: 404
 }
 
-// API answers the controller's requests.
+// API serves the controller's HTTP API.
 type API struct {
 	Options
 	classes         map[access]*class
-	rejectedCallers *limit.Table // the requests of a class that may not pass, by source
-	churn           *limit.Table // new agents and removals of agents by themselves, by source
+	rejectedCallers *limit.Table // requests that were not authorized, by class and source
+	churn           *limit.Table // registrations of new agents and removals of agents by themselves, by source
 	guesses         *limit.Guesses
 	polls           *poll.Service
-	warning         rate.Sometimes // how often refused credentials are worth a warning
+	warning         rate.Sometimes // limits the log lines about rejected credentials
 }
 
-// New returns the handler of the whole contract.
+// New returns the handler of all routes.
 func New(o Options) http.Handler {
 	a := newAPI(o)
 	return a.handler(a.routes())
@@ -112,9 +113,11 @@ func newAPI(o Options) *API {
 		o.Scrape = http.NotFoundHandler()
 	}
 	a := &API{
-		Options: o, classes: newClasses(o.Limits), rejectedCallers: limit.NewTable(), churn: limit.NewTable(), guesses: limit.NewGuesses(),
+		Options: o, classes: newClasses(o.Limits), rejectedCallers: limit.NewTable(), churn: limit.NewTable(),
+		guesses: limit.NewGuesses(),
 		polls: poll.New(poll.Options{
-			Publisher: o.Publisher, Agents: o.Agents, Waiters: o.Waiters, Fleet: o.Fleet, Broker: broker(o.Transport), SweepInterval: o.SweepInterval,
+			Publisher: o.Publisher, Agents: o.Agents, Waiters: o.Waiters, Fleet: o.Fleet, Broker: broker(o.Transport),
+			SweepInterval: o.SweepInterval,
 		}),
 		warning: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
@@ -122,7 +125,7 @@ func newAPI(o Options) *API {
 	return a
 }
 
-// broker is the broker among the transports that versions are announced over, "" for none.
+// broker returns over if it is a broker, and "" if it is not.
 func broker(over wire.Transport) wire.Transport {
 	if over == wire.Redis || over == wire.NATS {
 		return over
@@ -130,27 +133,33 @@ func broker(over wire.Transport) wire.Transport {
 	return ""
 }
 
-// handler returns the handler of these routes.
+// handler returns the handler of the given routes.
 func (a *API) handler(routes []route) http.Handler {
 	table := make([]router.Route, len(routes))
 	for i, r := range routes {
-		table[i] = router.Route{Method: r.method, Path: r.path, Handle: a.answer(a.Metrics.measured(r.measured), a.guarded(r))}
+		table[i] = router.Route{
+			Method: r.method, Path: r.path, Handle: a.answer(a.Metrics.measured(r.measured), a.guarded(r)),
+		}
 	}
 	unrouted := a.Metrics.measured(other)
-	return server.Wrap(sameOrigin(router.New(table, a.answer(unrouted, notFound), a.answer(unrouted, methodNotAllowed)), unrouted), a.Log)
+	return server.Wrap(
+		sameOrigin(router.New(table, a.answer(unrouted, notFound), a.answer(unrouted, methodNotAllowed)), unrouted),
+		a.Log,
+	)
 }
 
 func notFound(*call) error {
-	return problem.New(http.StatusNotFound, "there is nothing here; /swagger/index.html lists what there is")
+	return problem.New(http.StatusNotFound, "no such path; /swagger/index.html lists the API")
 }
 
 func methodNotAllowed(c *call) error {
-	return problem.New(http.StatusMethodNotAllowed, "%s is not for this path; it takes %s", c.Request.Method, c.Writer.Header().Get("Allow"))
+	return problem.New(http.StatusMethodNotAllowed, "method %s is not allowed here; allowed: %s",
+		c.Request.Method, c.Writer.Header().Get("Allow"))
 }
 
-// sameOrigin keeps other sites' pages from changing anything with the
-// credentials that an admin's browser remembers. No program sends what browsers
-// say of a page, so it concerns nobody else.
+// sameOrigin rejects writes that a page of another site sends with the credentials that an
+// admin's browser remembers: 403. Only browsers send the headers that it checks
+// (Sec-Fetch-Site, Origin), so other clients are unaffected.
 func sameOrigin(next http.Handler, as *measured) http.Handler {
 	protection := http.NewCrossOriginProtection()
 	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -160,9 +169,8 @@ func sameOrigin(next http.Handler, as *measured) http.Handler {
 	return protection.Handler(next)
 }
 
-// guarded lets a request through to its route if its caller may, if there is room
-// for it, and if it asks for nothing that the route does not know: a
-// misspelt parameter must not be taken for its absence.
+// guarded returns r's handler behind its access rule, its limits and the check of the query.
+// Unknown parameters are rejected, so that a misspelt one is not ignored.
 func (a *API) guarded(r route) func(*call) error {
 	known := strings.Fields(r.query)
 	return func(c *call) error {
@@ -187,17 +195,17 @@ func checkQuery(query string, known []string) error {
 	for name, value := range values {
 		switch {
 		case !slices.Contains(known, name):
-			return wire.Bad(name, "is not a known parameter here")
+			return wire.Bad(name, "is not a parameter of this route")
 		case len(value) > 1:
-			return wire.Bad(name, "stands there twice")
+			return wire.Bad(name, "is given more than once")
 		}
 	}
 	return nil
 }
 
-// ready answers GET /ready. What does not keep the controller from its job is
-// reported, no more: to end a conflict an admin must be able to reach it, and
-// without a broker agents poll.
+// ready answers GET /ready: 503 if the store fails, and else 200 with any warnings. A
+// conflict and a lost broker are warnings: an admin must reach the controller to end a
+// conflict, and agents poll while the broker is unavailable.
 func (a *API) ready(c *call) error {
 	detail := a.warnings()
 	if detail == "" || a.notReady(c.Request) != nil {
@@ -208,23 +216,26 @@ func (a *API) ready(c *call) error {
 	return server.WriteJSON(c.Writer, http.StatusOK, server.Status{Status: "ready", Detail: detail})
 }
 
-// warnings is what somebody should look at, "" for nothing.
+// warnings returns the conditions that an admin should look at, "" if there are none.
 func (a *API) warnings() string {
 	var found []string
 	if plan := a.Publisher.Plan(); plan.Conflict() {
 		found = append(found, fmt.Sprintf(
-			"conflict: agents run versions up to %d and the store ends at %d, as if it was restored from an older backup; they keep what they run until you publish, or POST /api/v1/agents/resume",
+			"conflict: agents run versions up to %d and the store ends at %d, "+
+				"as after the restore of an older backup; they keep their version until you publish, or POST /api/v1/agents/resume",
 			plan.Observed.Highest, plan.Version()))
 	}
 	if a.Announcements != nil {
 		if err := a.Announcements.Lost(); err != nil {
-			found = append(found, fmt.Sprintf("push: agents are not told of new versions and follow by polling: %v", err))
+			found = append(
+				found, fmt.Sprintf("push: new versions are not announced, and agents find them by polling: %v", err),
+			)
 		}
 	}
 	return strings.Join(found, "; ")
 }
 
-// notReady is what keeps the controller from doing its job.
+// notReady returns why the controller cannot serve, nil if it can.
 func (a *API) notReady(r *http.Request) (reasons []wire.FieldError) {
 	if err := a.Store.Ping(r.Context()); err != nil {
 		reasons = append(reasons, wire.FieldError{Field: "database", Detail: err.Error()})

@@ -87,12 +87,17 @@ func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *sy
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = waiters.Run(waiting) }() // ends with the test, or when that drains it
 	t.Cleanup(func() { stop(); <-ended })
-	s := &system{t: t, path: path, registry: prometheus.NewRegistry(), db: db, publisher: publisher, agents: agents, logged: hook, draining: draining, waiters: waiters, drain: stop}
+	s := &system{
+		t: t, path: path, registry: prometheus.NewRegistry(), db: db, publisher: publisher, agents: agents,
+		logged: hook, draining: draining, waiters: waiters, drain: stop,
+	}
 	options := api.Options{
-		Publisher: publisher, Agents: agents, Rollouts: rollout.New(publisher, agents, db), Audit: audit.New(db, log), Store: db,
+		Publisher: publisher, Agents: agents, Rollouts: rollout.New(publisher, agents, db), Audit: audit.New(db, log),
+		Store:   db,
 		Waiters: waiters, Transport: wire.NATS, SweepInterval: 5 * time.Minute, Announcements: announced{s},
 		Fleet: "fleet-1", Draining: draining, Limits: limits, AgentName: "agent", AdminName: "admin",
-		AdminAccount: auth.NewAccount("admin", "admin123"), AgentAccount: auth.NewAccount("agent", "secret123"), Log: log,
+		AdminAccount: auth.NewAccount("admin", "admin123"), AgentAccount: auth.NewAccount("agent", "secret123"),
+		Log:     log,
 		Metrics: api.NewMetrics(s.registry), Scrape: metrics.Handler(s.registry),
 	}
 	for _, change := range with {
@@ -121,7 +126,9 @@ func (s *system) call(who account, method, path, body string, headers ...string)
 	return s.callContext(s.t.Context(), who, method, path, body, headers...)
 }
 
-func (s *system) callContext(ctx context.Context, who account, method, path, body string, headers ...string) *http.Response {
+func (s *system) callContext(
+	ctx context.Context, who account, method, path, body string, headers ...string,
+) *http.Response {
 	s.t.Helper()
 	r := httptest.NewRequestWithContext(ctx, method, path, strings.NewReader(body))
 	if who != (account{}) {
@@ -180,7 +187,10 @@ func decode[T any](t testing.TB, resp *http.Response) (v T) {
 func wantProblem(t testing.TB, resp *http.Response, status int, field string) {
 	t.Helper()
 	if resp.StatusCode != status || resp.Header.Get("Content-Type") != problem.ContentType {
-		t.Errorf("got %d %s %s, want %d %s", resp.StatusCode, resp.Header.Get("Content-Type"), text(t, resp), status, problem.ContentType)
+		t.Errorf(
+			"got %d %s %s, want %d %s", resp.StatusCode, resp.Header.Get("Content-Type"), text(t, resp), status,
+			problem.ContentType,
+		)
 		return
 	}
 	p := decode[problem.Problem](t, resp)
@@ -205,7 +215,9 @@ func TestConfig_BeforeTheFirstPublish(t *testing.T) {
 
 func TestPublish_ThenFetch(t *testing.T) {
 	s := newSystem(t)
-	resp := s.call(admin, "POST", "/api/v1/config", `{"url":"https://example.com/","poll_interval_seconds":15,"message":"first"}`)
+	resp := s.call(
+		admin, "POST", "/api/v1/config", `{"url":"https://example.com/","poll_interval_seconds":15,"message":"first"}`,
+	)
 	tag := resp.Header.Get("ETag")
 	if got := decode[wire.PublishResponse](t, resp); got.Version != 1 || !got.Changed || got.Message == "" {
 		t.Errorf("publish: got %+v", got)
@@ -214,7 +226,8 @@ func TestPublish_ThenFetch(t *testing.T) {
 		t.Errorf("publish: got the ETag %s, want a strong quoted one", tag)
 	}
 	resp = s.call(enroller, "GET", "/api/v1/config", "")
-	if h := resp.Header; h.Get("ETag") != tag || h.Get(wire.HeaderPollInterval) != "15" || h.Get("Content-Type") != "application/json" {
+	if h := resp.Header; h.Get("ETag") != tag || h.Get(wire.HeaderPollInterval) != "15" ||
+		h.Get("Content-Type") != "application/json" {
 		t.Errorf("fetch: got the headers %v, want the ETag %s and the interval 15", h, tag)
 	}
 	want := `{"version":1,"data":{"url":"https://example.com/"},"poll_interval_seconds":15}` + "\n"
@@ -261,11 +274,19 @@ func TestConfig_IfNoneMatch(t *testing.T) {
 
 func TestPublish_Preconditions(t *testing.T) {
 	s := newSystem(t)
-	wantProblem(t, s.call(admin, "POST", "/api/v1/config", `{"url":"http://a/"}`, "If-Match", "*"), http.StatusPreconditionFailed, "")
-	if resp := s.call(admin, "POST", "/api/v1/config", `{"url":"http://a/"}`, "If-None-Match", "*"); resp.StatusCode != 200 {
+	wantProblem(
+		t, s.call(admin, "POST", "/api/v1/config", `{"url":"http://a/"}`, "If-Match", "*"),
+		http.StatusPreconditionFailed, "",
+	)
+	if resp := s.call(
+		admin, "POST", "/api/v1/config", `{"url":"http://a/"}`, "If-None-Match", "*",
+	); resp.StatusCode != 200 {
 		t.Errorf("If-None-Match: * with nothing published: got %d, want 200", resp.StatusCode)
 	}
-	wantProblem(t, s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/"}`, "If-None-Match", "*"), http.StatusPreconditionFailed, "")
+	wantProblem(
+		t, s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/"}`, "If-None-Match", "*"),
+		http.StatusPreconditionFailed, "",
+	)
 	old := s.publish("http://b/").Header.Get("ETag")
 	tag := s.publish("http://c/").Header.Get("ETag")
 	for name, row := range map[string]struct {
@@ -291,7 +312,9 @@ func TestPublish_Preconditions(t *testing.T) {
 		t.Errorf("current: got %+v, want what was there", got)
 	}
 	for _, header := range []string{tag, old + "," + tag, "*"} {
-		if resp := s.call(admin, "POST", "/api/v1/config", `{"url":"http://c/"}`, "If-Match", header); resp.StatusCode != 200 {
+		if resp := s.call(
+			admin, "POST", "/api/v1/config", `{"url":"http://c/"}`, "If-Match", header,
+		); resp.StatusCode != 200 {
 			t.Errorf("If-Match: %s: got %d, want 200", header, resp.StatusCode)
 		}
 	}
@@ -303,7 +326,8 @@ func TestPublish_PollIntervalInTheQuery(t *testing.T) {
 	if resp := s.call(admin, "POST", "/api/v1/config?poll_interval=15", ""); resp.StatusCode != 200 {
 		t.Fatalf("without a body: got %d %s", resp.StatusCode, text(t, resp))
 	}
-	if got := s.publisher.Plan().Config(); got.PollInterval != 15*time.Second || got.URL != "http://a/" || got.Version != 2 {
+	if got := s.publisher.Plan().Config(); got.PollInterval != 15*time.Second || got.URL != "http://a/" ||
+		got.Version != 2 {
 		t.Errorf("got %+v, want 15 s and the URL kept, as version 2", got)
 	}
 	if resp := s.call(admin, "POST", "/api/v1/config?poll_interval=20", `{"url":"http://b/"}`); resp.StatusCode != 200 {
@@ -317,7 +341,9 @@ func TestPublish_PollIntervalInTheQuery(t *testing.T) {
 	for _, bad := range []string{"0", "-1", "abc", "", "1.5", "86401", "99999999999999999999"} {
 		wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval="+bad, ""), 400, "poll_interval")
 	}
-	wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval=5", `{"poll_interval_seconds":6}`), 400, "poll_interval")
+	wantProblem(
+		t, s.call(admin, "POST", "/api/v1/config?poll_interval=5", `{"poll_interval_seconds":6}`), 400, "poll_interval",
+	)
 	wantProblem(t, s.call(admin, "POST", "/api/v1/config?pol_interval=5", `{"url":"http://c/"}`), 400, "pol_interval")
 	if got := s.publisher.Plan().Config().Version; got != 3 {
 		t.Errorf("after bad input the version is %d, want 3", got)
@@ -346,8 +372,10 @@ func TestBodies_EndWithANewline(t *testing.T) {
 	s := newSystem(t)
 	s.publish("http://a/")
 	for _, path := range []string{
-		"/", "/health", "/ready", "/version", "/metrics", "/openapi.json", "/swagger/doc.json", "/nothing", "/api/v1/register", "/api/v1/config", "/api/v1/configs",
-		"/api/v1/configs/1", "/api/v1/configs/1/diff/1", "/api/v1/configs/9", "/api/v1/agents", "/api/v1/agents/summary", "/api/v1/audit", "/api/v1/freeze",
+		"/", "/health", "/ready", "/version", "/metrics", "/openapi.json", "/swagger/doc.json", "/nothing",
+		"/api/v1/register", "/api/v1/config", "/api/v1/configs",
+		"/api/v1/configs/1", "/api/v1/configs/1/diff/1", "/api/v1/configs/9", "/api/v1/agents",
+		"/api/v1/agents/summary", "/api/v1/audit", "/api/v1/freeze",
 		"/api/v1/rollouts/1", "/api/v1/agents?limit=0",
 	} {
 		resp := s.call(admin, "GET", path, "")
@@ -355,7 +383,9 @@ func TestBodies_EndWithANewline(t *testing.T) {
 			t.Errorf("%s: got %d %q, want one newline at the end", path, resp.StatusCode, body[max(0, len(body)-40):])
 		}
 	}
-	if resp := s.call(admin, "GET", "/api/v1/config", ""); resp.Header.Get("Content-Length") != strconv.Itoa(len(text(t, resp))) {
+	if resp := s.call(
+		admin, "GET", "/api/v1/config", "",
+	); resp.Header.Get("Content-Length") != strconv.Itoa(len(text(t, resp))) {
 		t.Errorf("got Content-Length %s, want that of the body", resp.Header.Get("Content-Length"))
 	}
 }
@@ -401,7 +431,9 @@ func TestPublish_BadInput(t *testing.T) {
 		})
 	}
 	for _, contentType := range []string{"text/plain", "application/x-www-form-urlencoded", "json", ";"} {
-		r := httptest.NewRequestWithContext(t.Context(), "POST", "/api/v1/config", strings.NewReader(`{"url":"http://b/"}`))
+		r := httptest.NewRequestWithContext(
+			t.Context(), "POST", "/api/v1/config", strings.NewReader(`{"url":"http://b/"}`),
+		)
 		r.SetBasicAuth(admin[0], admin[1])
 		r.Header.Set("Content-Type", contentType)
 		w := httptest.NewRecorder()
@@ -494,7 +526,8 @@ func TestHistory(t *testing.T) {
 		}
 	}
 	one := decode[wire.PublishedConfig](t, s.call(admin, "GET", "/api/v1/configs/2", ""))
-	if one.Data.URL != "http://t/2" || one.PublishedBy != "admin" || one.SourceIP != "192.0.2.1" || one.PublishedAt.IsZero() ||
+	if one.Data.URL != "http://t/2" || one.PublishedBy != "admin" || one.SourceIP != "192.0.2.1" ||
+		one.PublishedAt.IsZero() ||
 		one.RestoredFrom != nil || !strings.HasPrefix(one.ETag, `"`) {
 		t.Errorf("version 2: got %+v", one)
 	}
@@ -511,10 +544,13 @@ func TestRegister(t *testing.T) {
 	s := newSystem(t)
 	resp := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"web-1","metadata":{"os":"linux","cpus":4}}`)
 	first := decode[wire.RegisterResponse](t, resp)
-	if resp.StatusCode != 201 || first.AgentID == "" || first.AgentToken == "" || first.PollURL != "config" || first.PollIntervalSeconds != 30 {
+	if resp.StatusCode != 201 || first.AgentID == "" || first.AgentToken == "" || first.PollURL != "config" ||
+		first.PollIntervalSeconds != 30 {
 		t.Errorf("a new agent: got %d %+v", resp.StatusCode, first)
 	}
-	resp = s.call(enroller, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"web-1","agent_id":%q}`, first.AgentID))
+	resp = s.call(
+		enroller, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"web-1","agent_id":%q}`, first.AgentID),
+	)
 	if again := decode[wire.RegisterResponse](t, resp); resp.StatusCode != 200 || again.AgentID != first.AgentID {
 		t.Errorf("the same agent: got %d %+v, want 200 and the same id", resp.StatusCode, again)
 	}
@@ -542,7 +578,8 @@ func TestAgents_ShowWhoRunsWhat(t *testing.T) {
 	tag := s.publish("http://a/").Header.Get("ETag")
 	a1 := s.register("a1")
 	show := func() wire.Agent { return decode[wire.Agent](t, s.call(admin, "GET", "/api/v1/agents/a1", "")) }
-	if got := show(); got.LastPoll != nil || got.AppliedVersion != nil || *got.DesiredVersion != 1 || got.Status != wire.Online || got.LastAttempt != nil {
+	if got := show(); got.LastPoll != nil || got.AppliedVersion != nil || *got.DesiredVersion != 1 ||
+		got.Status != wire.Online || got.LastAttempt != nil {
 		t.Errorf("just registered: got %+v", got)
 	}
 	s.call(a1, "GET", "/api/v1/config", "")
@@ -553,7 +590,9 @@ func TestAgents_ShowWhoRunsWhat(t *testing.T) {
 	if got := show(); got.AppliedVersion != nil {
 		t.Errorf("after If-None-Match: *: got applied %d, want none", *got.AppliedVersion)
 	}
-	if resp := s.call(a1, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`); resp.StatusCode != 204 {
+	if resp := s.call(
+		a1, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`,
+	); resp.StatusCode != 204 {
 		t.Errorf("report: got %d", resp.StatusCode)
 	}
 	if got := show(); got.AppliedVersion == nil || *got.AppliedVersion != 1 || got.LastAttempt.Status != wire.Applied {
@@ -572,7 +611,8 @@ func TestConfig_AfterARefusal(t *testing.T) {
 	a1 := s.register("a1")
 	s.publish("http://a/")
 	s.call(a1, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"FAILED","error":"host not allowed"}`)
-	wantProblem(t, s.call(a1, "GET", "/api/v1/config", ""), 404, "") // it runs nothing: there is nothing to be unchanged
+	// it runs nothing: there is nothing to be unchanged
+	wantProblem(t, s.call(a1, "GET", "/api/v1/config", ""), 404, "")
 	runs := s.publish("http://b/").Header.Get("ETag")
 	s.call(a1, "POST", "/api/v1/agents/a1/status", `{"version":2,"status":"APPLIED"}`)
 	s.publish("http://c/")
@@ -591,7 +631,8 @@ func TestConfig_AfterARefusal(t *testing.T) {
 		t.Errorf("another reader: got %d, want 200", resp.StatusCode)
 	}
 	got := decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents?status=failed", ""))
-	if len(got) != 1 || got[0].LastAttempt.Error != "host not allowed" || *got[0].AppliedVersion != 2 || *got[0].DesiredVersion != 3 {
+	if len(got) != 1 || got[0].LastAttempt.Error != "host not allowed" || *got[0].AppliedVersion != 2 ||
+		*got[0].DesiredVersion != 3 {
 		t.Errorf("failed agents: got %+v", got)
 	}
 	s.publish("http://d/")
@@ -663,7 +704,8 @@ func TestDecommission(t *testing.T) {
 func TestRoutes_AccessRules_Enforced(t *testing.T) {
 	const anyone = "anonymous, wrong, bearer, decommissioned, shared, a1, a2, admin"
 	rules := map[string]string{
-		"GET /": anyone, "GET /openapi.json": anyone, "GET /swagger": anyone, "GET /health": anyone, "GET /ready": anyone, "GET /version": anyone, "GET /metrics": anyone, "GET /swagger/*page": anyone,
+		"GET /": anyone, "GET /openapi.json": anyone, "GET /swagger": anyone, "GET /health": anyone,
+		"GET /ready": anyone, "GET /version": anyone, "GET /metrics": anyone, "GET /swagger/*page": anyone,
 		"POST /api/v1/register":                    "shared, a1, a2",
 		"GET /api/v1/config":                       "shared, a1, a2, admin",
 		"POST /api/v1/config":                      "admin",
@@ -700,9 +742,13 @@ func TestRoutes_AccessRules_Enforced(t *testing.T) {
 		if route[0] == "GET" {
 			methods = append(methods, "HEAD")
 		}
-		a1, a2, former := s.register(fmt.Sprint("a1-", n)), s.register(fmt.Sprint("a2-", n)), s.register(fmt.Sprint("former-", n))
+		a1, a2, former := s.register(fmt.Sprint(
+			"a1-", n,
+		)), s.register(fmt.Sprint("a2-", n)), s.register(fmt.Sprint("former-", n))
 		s.call(admin, "DELETE", "/api/v1/agents/"+former[0], "")
-		path := strings.NewReplacer(":id", a1[0], ":version", "1", ":other", "1", "*page", "index.html").Replace(route[1])
+		path := strings.NewReplacer(
+			":id", a1[0], ":version", "1", ":other", "1", "*page", "index.html",
+		).Replace(route[1])
 		for _, method := range methods {
 			for _, caller := range []struct {
 				name, kind string
@@ -740,7 +786,9 @@ func TestRoutes_AccessRules_Enforced(t *testing.T) {
 				if refused := got == 401 || got == 403 || got == 429; refused && want == 0 || want != 0 && got != want {
 					t.Errorf("%s %s by %s: got %d, want %d", method, route[1], caller.name, got, want)
 				}
-				if challenge := resp.Header.Get("WWW-Authenticate"); (got == 401) != strings.HasPrefix(challenge, "Basic realm=") {
+				if challenge := resp.Header.Get("WWW-Authenticate"); (got == 401) != strings.HasPrefix(
+					challenge, "Basic realm=",
+				) {
 					t.Errorf("%s %s by %s: got %d with the challenge %q", method, route[1], caller.name, got, challenge)
 				}
 				if want != 0 && method != "HEAD" {
@@ -771,18 +819,24 @@ func TestRoutes_WithoutRule_Closed(t *testing.T) {
 
 func TestAuthorization_BadHeaders(t *testing.T) {
 	s := newSystem(t)
-	for _, header := range []string{"", "Basic", "Basic ", "Basic !!", "Basic YWRtaW4=", "Bearer abc", "Digest x", "Basic YWRtaW46YWRtaW4xMjM", "Basic " + strings.Repeat("A", 20_000)} {
+	for _, header := range []string{
+		"", "Basic", "Basic ", "Basic !!", "Basic YWRtaW4=", "Bearer abc", "Digest x", "Basic YWRtaW46YWRtaW4xMjM",
+		"Basic " + strings.Repeat("A", 20_000),
+	} {
 		wantProblem(t, s.call(account{}, "GET", "/api/v1/config", "", "Authorization", header), 401, "")
 	}
 }
 
 func TestRoutes_UnknownPathsAndMethods(t *testing.T) {
 	s := newSystem(t)
-	for _, path := range []string{"/api", "/api/v1/config/", "/api/v2/config", "/api/v1/configs/1/2", "//api/v1/config"} {
+	for _, path := range []string{
+		"/api", "/api/v1/config/", "/api/v2/config", "/api/v1/configs/1/2", "//api/v1/config",
+	} {
 		wantProblem(t, s.call(admin, "GET", path, ""), 404, "")
 	}
 	for path, allow := range map[string][]string{
-		"/api/v1/config": {"GET", "HEAD", "POST"}, "/api/v1/register": {"POST"}, "/health": {"GET", "HEAD"}, "/api/v1/agents/a1": {"GET", "HEAD", "DELETE"},
+		"/api/v1/config": {"GET", "HEAD", "POST"}, "/api/v1/register": {"POST"}, "/health": {"GET", "HEAD"},
+		"/api/v1/agents/a1": {"GET", "HEAD", "DELETE"},
 	} {
 		for _, method := range []string{"PUT", "PATCH", "OPTIONS", "BREW"} {
 			resp := s.call(admin, method, path, "")
@@ -839,7 +893,9 @@ func TestOpenAPI_NamesEveryRoute(t *testing.T) {
 func TestSwagger_ServesItsPages(t *testing.T) {
 	s := newSystem(t)
 	for path, want := range map[string]string{
-		"/swagger/index.html": "swagger-ui", "/swagger/doc.json": "Fleetconf controller", "/swagger/swagger-initializer.js": "../openapi.json", "/openapi.json": `"openapi": "3.0.3"`, "/swagger/swagger-ui.css": "swagger-ui", "/swagger/swagger-ui-bundle.js": "Swagger",
+		"/swagger/index.html": "swagger-ui", "/swagger/doc.json": "Fleetconf controller",
+		"/swagger/swagger-initializer.js": "../openapi.json", "/openapi.json": `"openapi": "3.0.3"`,
+		"/swagger/swagger-ui.css": "swagger-ui", "/swagger/swagger-ui-bundle.js": "Swagger",
 	} {
 		resp := s.call(account{}, "GET", path, "")
 		if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, want) {
@@ -850,8 +906,12 @@ func TestSwagger_ServesItsPages(t *testing.T) {
 		wantProblem(t, s.call(account{}, "GET", path, ""), 404, "")
 	}
 	for path, location := range map[string]string{"/swagger": "swagger/index.html", "/swagger/": "index.html"} {
-		if resp := s.call(account{}, "GET", path, ""); resp.StatusCode != 302 || resp.Header.Get("Location") != location {
-			t.Errorf("%s: got %d with the location %q, want 302 to %s", path, resp.StatusCode, resp.Header.Get("Location"), location)
+		if resp := s.call(account{}, "GET", path, ""); resp.StatusCode != 302 ||
+			resp.Header.Get("Location") != location {
+			t.Errorf(
+				"%s: got %d with the location %q, want 302 to %s", path, resp.StatusCode, resp.Header.Get("Location"),
+				location,
+			)
 		}
 	}
 	if resp := s.call(account{}, "HEAD", "/swagger/index.html", ""); resp.StatusCode != 200 {
@@ -905,7 +965,8 @@ func TestPublish_FromAPageOfAnotherSite(t *testing.T) {
 	s := newSystem(t)
 	s.publish("http://a/")
 	for _, header := range [][]string{
-		{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "http://evil.example"}, {"Origin", "null"},
+		{"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"}, {"Origin", "http://evil.example"},
+		{"Origin", "null"},
 	} {
 		wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval=1", "", header...), 403, "")
 		wantProblem(t, s.call(admin, "DELETE", "/api/v1/agents/a1", "", header...), 403, "")
@@ -913,7 +974,9 @@ func TestPublish_FromAPageOfAnotherSite(t *testing.T) {
 	if got := s.publisher.Plan().Config().Version; got != 1 {
 		t.Errorf("got version %d, want 1", got)
 	}
-	if resp := s.call(admin, "POST", "/api/v1/config?poll_interval=1", "", "Sec-Fetch-Site", "same-origin"); resp.StatusCode != 200 {
+	if resp := s.call(
+		admin, "POST", "/api/v1/config?poll_interval=1", "", "Sec-Fetch-Site", "same-origin",
+	); resp.StatusCode != 200 {
 		t.Errorf("from our own page: got %d, want 200", resp.StatusCode)
 	}
 }

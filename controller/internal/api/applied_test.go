@@ -35,13 +35,17 @@ func TestApplied_OtherContent_Replaced(t *testing.T) {
 		tagged  bool // the current ETag came through
 		applied []string
 	}{
-		"the content":                 {true, asApplied(2, content("http://edited/"))},
-		"the version":                 {true, asApplied(1, content("http://b/"))},
-		"a later version":             {true, asApplied(900, content("http://b/"))},
-		"the content, and no ETag":    {false, asApplied(2, content("http://edited/"))},
-		"that of an earlier version":  {true, asApplied(2, content("http://a/"))},
-		"another poll interval":       {true, asApplied(2, wire.Config{Data: wire.Data{URL: "http://b/"}, PollIntervalSeconds: 31}.ContentHash())},
-		"another probe":               {true, asApplied(2, wire.Config{Data: wire.Data{URL: "http://b/", Probe: true}, PollIntervalSeconds: 30}.ContentHash())},
+		"the content":                {true, asApplied(2, content("http://edited/"))},
+		"the version":                {true, asApplied(1, content("http://b/"))},
+		"a later version":            {true, asApplied(900, content("http://b/"))},
+		"the content, and no ETag":   {false, asApplied(2, content("http://edited/"))},
+		"that of an earlier version": {true, asApplied(2, content("http://a/"))},
+		"another poll interval": {
+			true, asApplied(2, wire.Config{Data: wire.Data{URL: "http://b/"}, PollIntervalSeconds: 31}.ContentHash()),
+		},
+		"another probe": {true, asApplied(
+			2, wire.Config{Data: wire.Data{URL: "http://b/", Probe: true}, PollIntervalSeconds: 30}.ContentHash(),
+		)},
 		"the content, on a long poll": {true, asApplied(2, content("http://edited/"))},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -59,10 +63,13 @@ func TestApplied_OtherContent_Replaced(t *testing.T) {
 			s.logged.Reset()
 			for range 3 {
 				resp := s.call(a1, "GET", path, "", headers...)
-				if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, "http://b/") || resp.Header.Get("ETag") != tag {
+				if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, "http://b/") ||
+					resp.Header.Get("ETag") != tag {
 					t.Errorf("got %d %s, want the version again", resp.StatusCode, body)
 				}
-				if later := strings.Contains(name, "later"); (resp.Header.Get(wire.HeaderOlderBecause) == wire.OlderPublish) != later {
+				if later := strings.Contains(
+					name, "later",
+				); (resp.Header.Get(wire.HeaderOlderBecause) == wire.OlderPublish) != later {
 					t.Errorf("got %s: %q", wire.HeaderOlderBecause, resp.Header.Get(wire.HeaderOlderBecause))
 				}
 			}
@@ -75,7 +82,9 @@ func TestApplied_OtherContent_Replaced(t *testing.T) {
 			if got, err := s.db.Plan(t.Context()); err != nil || got.Observed != (models.Observed{}) {
 				t.Errorf("the store has %+v, %v, want nothing", got, err)
 			}
-			if resp := s.call(a1, "GET", "/api/v1/config", "", append(asApplied(2, content("http://b/")), "If-None-Match", tag)...); resp.StatusCode != 304 {
+			if resp := s.call(
+				a1, "GET", "/api/v1/config", "", append(asApplied(2, content("http://b/")), "If-None-Match", tag)...,
+			); resp.StatusCode != 304 {
 				t.Errorf("when it is right: got %d, want 304", resp.StatusCode)
 			}
 			if s.agent("a1").ContentMismatch {
@@ -92,7 +101,9 @@ func TestApplied_OtherContentOfAnEarlierVersion_Listed(t *testing.T) {
 	a1 := s.register("a1")
 	tag := refuseVersionTwo(s, a1)
 	for content, want := range map[string]bool{content("http://a/"): false, content("http://edited/"): true} {
-		if resp := s.call(a1, "GET", "/api/v1/config", "", append(asApplied(1, content), "If-None-Match", tag)...); resp.StatusCode != 304 {
+		if resp := s.call(
+			a1, "GET", "/api/v1/config", "", append(asApplied(1, content), "If-None-Match", tag)...,
+		); resp.StatusCode != 304 {
 			t.Errorf("got %d, want 304", resp.StatusCode)
 		}
 		if got := s.agent("a1").ContentMismatch; got != want {
@@ -111,8 +122,11 @@ func TestApplied_WithoutIfNoneMatch(t *testing.T) {
 		if sent == "" {
 			headers = headers[:4]
 		}
-		if resp := s.call(a1, "GET", "/api/v1/config", "", headers...); resp.StatusCode != 200 || !strings.Contains(text(t, resp), "http://a/") {
-			t.Errorf("If-None-Match %q: got %d, want 200: it was not asked for what a 304 is about", sent, resp.StatusCode)
+		if resp := s.call(a1, "GET", "/api/v1/config", "", headers...); resp.StatusCode != 200 ||
+			!strings.Contains(text(t, resp), "http://a/") {
+			t.Errorf(
+				"If-None-Match %q: got %d, want 200: it was not asked for what a 304 is about", sent, resp.StatusCode,
+			)
 		}
 		if got := s.agent("a1"); *got.AppliedVersion != 1 || got.ContentMismatch {
 			t.Errorf("the list: got %+v, want version 1 applied", got)
@@ -128,7 +142,10 @@ func TestApplied_WithoutIfNoneMatch(t *testing.T) {
 		t.Errorf("/ready: got %s", got)
 	}
 	// What is no such header is taken for none.
-	for _, bad := range [][]string{asApplied(0, content("http://a/")), asApplied(1, "short"), {wire.HeaderAppliedVersion, "1"}, {wire.HeaderAppliedVersion, "x", wire.HeaderAppliedContent, content("http://a/")}} {
+	for _, bad := range [][]string{
+		asApplied(0, content("http://a/")), asApplied(1, "short"), {wire.HeaderAppliedVersion, "1"},
+		{wire.HeaderAppliedVersion, "x", wire.HeaderAppliedContent, content("http://a/")},
+	} {
 		for sent, want := range map[string]int{"": 200, tag: 304} {
 			headers := append(bad[:len(bad):len(bad)], "If-None-Match", sent)
 			if resp := s.call(a1, "GET", "/api/v1/config", "", headers...); resp.StatusCode != want {
@@ -161,8 +178,11 @@ func TestApplied_AheadWithoutIfNoneMatch_Kept(t *testing.T) {
 				row.meanwhile(s)
 				resp := <-answer
 				took := time.Since(began)
-				if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, row.version) || took < row.least || took > row.most {
-					t.Errorf("got %d %s after %s, want 200 %s after %s", resp.StatusCode, body, took, row.version, row.least)
+				if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, row.version) ||
+					took < row.least || took > row.most {
+					t.Errorf(
+						"got %d %s after %s, want 200 %s after %s", resp.StatusCode, body, took, row.version, row.least,
+					)
 				}
 			})
 		})
@@ -178,8 +198,12 @@ func TestApplied_OlderVersionOffered_SaysWhy(t *testing.T) {
 		want     string
 	}{
 		"another store's, then a publish": {false, func(s *system) { s.publish("http://b/") }, wire.OlderPublish},
-		"another store's, then a resume":  {false, func(s *system) { s.call(admin, "POST", "/api/v1/agents/resume", "") }, wire.OlderResume},
-		"this store's, then a resume":     {true, func(s *system) { s.call(admin, "POST", "/api/v1/agents/resume", "") }, wire.OlderResume},
+		"another store's, then a resume": {
+			false, func(s *system) { s.call(admin, "POST", "/api/v1/agents/resume", "") }, wire.OlderResume,
+		},
+		"this store's, then a resume": {
+			true, func(s *system) { s.call(admin, "POST", "/api/v1/agents/resume", "") }, wire.OlderResume,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSystem(t)
@@ -199,11 +223,16 @@ func TestApplied_OlderVersionOffered_SaysWhy(t *testing.T) {
 			row.decide(s)
 			for range 2 {
 				if resp := poll(a1); resp.StatusCode != 200 || resp.Header.Get(wire.HeaderOlderBecause) != row.want {
-					t.Errorf("after: got %d because %q, want 200 because %s", resp.StatusCode, resp.Header.Get(wire.HeaderOlderBecause), row.want)
+					t.Errorf(
+						"after: got %d because %q, want 200 because %s", resp.StatusCode,
+						resp.Header.Get(wire.HeaderOlderBecause), row.want,
+					)
 				}
 			}
 			if resp := poll(s.register("a2")); (resp.StatusCode == 200) != row.verified {
-				t.Errorf("an agent that comes later: got %d, want 200 only if this store made its ETag", resp.StatusCode)
+				t.Errorf(
+					"an agent that comes later: got %d, want 200 only if this store made its ETag", resp.StatusCode,
+				)
 			}
 		})
 	}
@@ -226,7 +255,9 @@ func TestConfig_TransportHeader_Recorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		tag := s.publish("http://a/").Header.Get("ETag")
-		for headerText, want := range map[string]wire.Transport{"": wire.LongPoll, "poll": wire.Polling, "nats": wire.LongPoll} {
+		for headerText, want := range map[string]wire.Transport{
+			"": wire.LongPoll, "poll": wire.Polling, "nats": wire.LongPoll,
+		} {
 			a := s.register(fmt.Sprint("a-", headerText))
 			headers := []string{"If-None-Match", tag, wire.HeaderTransport, headerText}
 			if headerText == "" {

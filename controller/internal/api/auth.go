@@ -15,20 +15,20 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
-// access is who may call a route.
+// access is the access rule of a route. It also selects the route's class of limits.
 type access int
 
 const (
-	closed        access = iota // anonymous: the rule of a route that was given none
-	open                        // everybody
-	enrolling                   // who holds the shared agent credentials, an agent as itself
-	reading                     // these, an agent as itself, the admin
+	closed        access = iota // no caller: a route without a rule
+	open                        // every caller, also without credentials
+	enrolling                   // the shared agent account, or an agent
+	reading                     // the shared agent account, an agent, or the admin
 	reporting                   // the agent that the path names
-	removing                    // that agent, or the admin
+	removing                    // the agent that the path names, or the admin
 	administering               // the admin
 )
 
-// caller is who a request's credentials belong to.
+// caller is the kind of account that a request's credentials belong to.
 type caller int
 
 const (
@@ -38,15 +38,15 @@ const (
 	admin
 )
 
-// credentials are the buffers that Authorization headers are read into.
+// credentials pools the buffers that Authorization headers are decoded into.
 var credentials = sync.Pool{New: func() any { return new(auth.Basic) }}
 
-// admit authenticates a request, checks that it may call the route, and takes a
-// place of the route's class for it, which it must leave. 401 is for invalid
-// credentials, 403 for valid ones that may not do this, 429 for too many requests.
+// admit authenticates a request, checks the access rule, and acquires a slot of the route's
+// class, which the caller must release. It fails with 401 for invalid credentials, 403 for
+// valid ones that the rule does not allow, and 429 for too many requests.
 //
-// Only callers that may do this are charged to the class. All others are charged to
-// where they come from, so they take nothing from those.
+// Authorized requests count against their class. All others count against their source
+// only, so they take no capacity from authorized callers.
 func (a *API) admit(c *call, rule access) error {
 	switch {
 	case rule == open:
@@ -69,8 +69,8 @@ func (a *API) admit(c *call, rule access) error {
 	return a.acquire(c, rule, who)
 }
 
-// allow rejects what an agent does too often: before the class is charged, so that
-// one agent takes nothing from the others.
+// allow applies the limits of a single agent. It runs before the request counts against its
+// class, so that one agent cannot use up the capacity of the others.
 func (a *API) allow(self *registry.Agent, rule access) error {
 	switch {
 	case self != nil && rule == enrolling:
@@ -81,12 +81,13 @@ func (a *API) allow(self *registry.Agent, rule access) error {
 	return nil
 }
 
-// authorize checks that a caller may pass a door: 403 if not.
+// authorize checks that an access rule allows a caller. It fails with 403, or with an error
+// that reject turns into 403.
 func (a *API) authorize(c *call, rule access, who caller) error {
 	if who != admin && a.Mutual && !certified(c.Request) {
 		return errUncertified
 	}
-	if who == agent && a.Mutual && rule != enrolling { // a registration may bind another certificate
+	if who == agent && a.Mutual && rule != enrolling { // a registration may bind a new certificate
 		if err := checkCertificate(c); err != nil {
 			return err
 		}
@@ -97,17 +98,22 @@ func (a *API) authorize(c *call, rule access, who caller) error {
 		return problem.New(http.StatusForbidden,
 			"registering requires the shared agent credentials (AGENT_USERNAME) or the agent's own id and token")
 	case rule == reporting && !itself:
-		return problem.New(http.StatusForbidden, "an agent reports as itself: its own id and token")
+		return problem.New(http.StatusForbidden, "a report requires the id and token of the agent that the path names")
 	case rule == removing && !itself && who != admin:
-		return problem.New(http.StatusForbidden, "these credentials are good, but this is for the admin (ADMIN_USERNAME), or for that agent itself")
+		return problem.New(
+			http.StatusForbidden,
+			"these credentials are valid, but only the admin (ADMIN_USERNAME) or the agent itself may do this",
+		)
 	case rule == administering && who != admin:
-		return problem.New(http.StatusForbidden, "these credentials are good, but this is for the admin (ADMIN_USERNAME)")
+		return problem.New(
+			http.StatusForbidden, "these credentials are valid, but only the admin (ADMIN_USERNAME) may do this",
+		)
 	}
 	return nil
 }
 
-// reject answers a request that may not pass a door, for the reason err: with 429
-// if too many such requests came from its source.
+// reject returns the response to an unauthorized request, whose reason is err: 429 if its
+// source sent too many of them, and else 401 or 403.
 func (a *API) reject(c *call, rule access, err error) error {
 	var forbidden *problem.Problem
 	if !errors.As(err, &forbidden) {
@@ -124,9 +130,9 @@ func (a *API) reject(c *call, rule access, err error) error {
 		return guessed
 	case errors.Is(err, models.ErrCertificate):
 		c.Header("Connection", "close")
-		return problem.New(http.StatusForbidden, "%v; a registration with the agent's own token binds this one", err)
+		return problem.New(http.StatusForbidden, "%v; to bind the new one, register with the agent's own token", err)
 	case errors.Is(err, errUncertified):
-		c.Header("Connection", "close") // on the next one it may show another
+		c.Header("Connection", "close") // a new connection may present a valid one
 		return problem.New(http.StatusForbidden, "%v", err)
 	}
 	return unauthorized(c, err)
@@ -136,10 +142,12 @@ func tooManyGuesses(wait time.Duration) error {
 	return &limit.TooManyGuesses{Of: "passwords of this account", Wait: wait}
 }
 
-var errUncertified = errors.New("agents come with a TLS certificate of their own that is valid (TLS_CLIENT_CA_FILE): set CONTROLLER_CERT_FILE and CONTROLLER_KEY_FILE of the agent")
+var errUncertified = errors.New("agents require a valid TLS client certificate (TLS_CLIENT_CA_FILE): " +
+	"set CONTROLLER_CERT_FILE and CONTROLLER_KEY_FILE of the agent")
 
-// checkCertificate compares the certificate of a connection with the one that an
-// agent registered over. Only another one is a sign of an intruder.
+// checkCertificate checks that a connection uses the certificate that the agent registered
+// with. A different certificate is an invalid credential (models.ErrCertificate); an agent
+// that registered without one only gets 403.
 func checkCertificate(c *call) error {
 	err := c.self.CheckCertificate(certificate(c.Request))
 	if errors.Is(err, registry.ErrUnbound) {
@@ -148,15 +156,16 @@ func checkCertificate(c *call) error {
 	return err
 }
 
-// certificate is the client's, of a request that is certified.
+// certificate returns the client certificate of a request that is certified.
 func certificate(r *http.Request) *x509.Certificate { return r.TLS.VerifiedChains[0][0] }
 
-// certified reports whether a request came over a connection whose client showed a
-// certificate that TLS_CLIENT_CA_FILE signed, and that has not ended since.
+// certified reports whether the client presented a certificate that is signed by an authority
+// of TLS_CLIENT_CA_FILE and has not expired since the handshake.
 func certified(r *http.Request) bool {
 	return r.TLS != nil && len(r.TLS.VerifiedChains) > 0 && time.Now().Before(certificate(r).NotAfter)
 }
 
+// name returns the user name of a caller, "" for an anonymous one.
 func (a *API) name(who caller, self *registry.Agent) string {
 	switch who {
 	case agent:
@@ -170,30 +179,33 @@ func (a *API) name(who caller, self *registry.Agent) string {
 	return ""
 }
 
-// unauthorized is the answer to invalid credentials (RFC 9110 §15.5.2).
+// unauthorized returns 401 with a challenge (RFC 9110 §15.5.2).
 func unauthorized(c *call, err error) error {
 	c.Header("WWW-Authenticate", `Basic realm="fleetconf", charset="UTF-8"`)
 	return problem.New(http.StatusUnauthorized, "%v", err)
 }
 
-// refuse notes refused credentials: invalid ones, and an agent's that came without its
-// certificate. A request without any is no refused login.
+// recordInvalid counts, logs and audits invalid credentials, including those of an agent
+// without its certificate. Requests without credentials are not recorded.
 func (a *API) recordInvalid(c *call, err error) {
 	if errors.Is(err, auth.ErrMissing) {
 		return
 	}
 	a.Metrics.invalidCredentials.Inc()
 	a.warning.Do(func() {
-		a.event(c).WithField("path", c.Request.URL.Path).WithError(err).Warn("Credentials refused; more within a minute are not logged")
+		a.event(c).WithField("path", c.Request.URL.Path).WithError(err).
+			Warn("Credentials rejected; others within a minute are not logged")
 	})
-	a.Audit.LoginFailed(models.Origin{Actor: a.claimedName(c), SourceIP: c.ClientIP()}, c.Request.Method+" "+c.FullPath())
+	a.Audit.LoginFailed(
+		models.Origin{Actor: a.claimedName(c), SourceIP: c.ClientIP()}, c.Request.Method+" "+c.FullPath(),
+	)
 }
 
-// unknownName is the audit log's entry for an unknown name.
+// unknownName stands for an unknown user name in the audit log.
 const unknownName = "unknown"
 
-// claimedName is the name that refused credentials came with, if it is a known one:
-// any other may be a password in the wrong field.
+// claimedName returns the user name of invalid credentials if it is known, else unknownName:
+// an unknown name may be a password that was typed into the wrong field.
 func (a *API) claimedName(c *call) string {
 	name, _, _ := c.Request.BasicAuth()
 	if name == a.AdminName || name == a.AgentName {
@@ -207,9 +219,9 @@ func (a *API) claimedName(c *call) string {
 
 var errInvalidCredentials = errors.New("the user name, the password or the token is wrong")
 
-// identify finds out whose credentials these are. Agents come first: they are
-// the many, and no agent has an account's name. Their tokens are random and too long
-// to be guessed; passwords are not, so guesses of these are limited.
+// identify authenticates a request. It tries agents first, because most requests are theirs
+// and no agent may have the name of an account. Their tokens are random and too long to be
+// guessed. Passwords may be guessed, so the guesses from one source are limited.
 func (a *API) identify(c *call) (caller, *registry.Agent, error) {
 	basic := credentials.Get().(*auth.Basic)
 	defer credentials.Put(basic)

@@ -9,38 +9,39 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
-// config answers a poll. It is the hot path: no database, no JSON, no log line.
+// config answers a poll. It is the hot path: it uses no database, encodes no JSON and writes
+// no log line.
 //
 //	@ID				getConfig
 //	@Summary		Fetch the current configuration
-//	@Description	Answers 304 while If-None-Match (lists and * too) names the current one. An agent that reported the current version FAILED is not offered it again; and one that runs a later version than the store has keeps it until an admin decides.
-//	@Description	With wait the answer is held until there is something else to say than 304, or than 404, and given when the wait and up to a sixteenth of it are over. X-Wait-Seconds says that it was.
+//	@Description	Returns 304 if If-None-Match (a list or * too) matches the current configuration. An agent that reported the current version FAILED is not offered it again. An agent that runs a later version than the store has keeps it until an admin publishes or resumes.
+//	@Description	With wait, a 304 or 404 is delayed until the configuration changes or the wait, lengthened by up to a sixteenth, expires. X-Wait-Seconds is the granted wait.
 //	@Tags			configuration
 //	@Produce		json
 //	@Security		Admin
 //	@Security		Enroller
 //	@Security		Agent
 //	@Param			If-None-Match	header		string	false	"ETag of the configuration that the caller runs"
-//	@Param			wait			query		string	false	"how long to hold the answer, such as 30s; longer than 5m is taken for 5m (0s)"
-//	@Param			X-Transport		header		string	false	"the broker that an agent receives hints over; poll for none, although it asks to wait"	Enums(redis, nats, poll)
+//	@Param			wait			query		string	false	"how long to delay a 304 or 404, such as 30s; more than 5m counts as 5m (0s)"
+//	@Param			X-Transport		header		string	false	"the broker over which the agent receives hints; poll: none, even if the request has wait"	Enums(redis, nats, poll)
 //	@Param			X-Applied-Version	header	int		false	"the version that the agent's worker runs"
-//	@Param			X-Applied-Content	header	string	false	"the hash of the content that the agent holds for it; where it is not that of the version, the answer is 200"
-//	@Param			X-Worker-Error	header		string	false	"why an agent cannot reach or feed its worker; absent while it can"
-//	@Param			X-Push-Error	header		string	false	"why an agent polls although its PUSH is another"
+//	@Param			X-Applied-Content	header	string	false	"hash of the content that the agent holds for that version; if it differs from the version's, the response is 200"
+//	@Param			X-Worker-Error	header		string	false	"why the agent cannot reach or configure its worker; absent if it can"
+//	@Param			X-Push-Error	header		string	false	"why the agent polls although its PUSH selects another transport"
 //	@Success		200				{object}	wire.Config
 //	@Success		304				"unchanged"
 //	@Failure		400,401			{object}	problem.Problem
-//	@Failure		404				{object}	problem.Problem	"nothing was ever published"
-//	@Failure		429				{object}	problem.Problem	"more polls came than are let in at once"
-//	@Failure		503				{object}	problem.Problem	"as 429, while the controller stops"
+//	@Failure		404				{object}	problem.Problem	"no configuration is published"
+//	@Failure		429				{object}	problem.Problem	"too many polls"
+//	@Failure		503				{object}	problem.Problem	"too many polls, and the controller is stopping"
 //	@Header			200,304,404,429	{integer}	X-Poll-Interval-Seconds		"seconds until the next poll; always"
-//	@Header			200,304,404		{integer}	X-Sweep-Interval-Seconds	"to an agent that hears the broker that is announced over: seconds until its next poll"
-//	@Header			200,304,404		{integer}	X-Wait-Seconds				"how long the answer was held at most; missing where nothing is held"
+//	@Header			200,304,404		{integer}	X-Sweep-Interval-Seconds	"seconds until the next poll of an agent that receives hints over the controller's broker"
+//	@Header			200,304,404		{integer}	X-Wait-Seconds				"the granted wait, in seconds; absent if the controller does not hold the response"
 //	@Header			200,304,404		{string}	X-Fleet						"id of the controller's fleet"
-//	@Header			200				{string}	X-Older-Because				"why the version is below X-Applied-Version: publish or resume"
-//	@Header			200				{integer}	X-Spread-Milliseconds		"while the whole fleet fetches: how much later the report is best sent"
+//	@Header			200				{string}	X-Older-Because				"why the version is older than X-Applied-Version: publish or resume"
+//	@Header			200				{integer}	X-Spread-Milliseconds		"during a rollout window: how long the agent should delay its report"
 //	@Header			429,503			{integer}	Retry-After					"seconds, randomized"
-//	@Header			200,304			{string}	ETag						"strong validator; always"
+//	@Header			200,304			{string}	ETag						"strong validator of the configuration; always"
 //	@Router			/api/v1/config [get]
 func (a *API) config(c *call) error {
 	wait, err := waitOf(c)
@@ -57,8 +58,9 @@ func (a *API) config(c *call) error {
 	return respond(c, &response)
 }
 
-// waitOf reads how long the response to a poll may be held, below 0 if the caller did
-// not ask. A caller that asks for 0 learns whether responses are held.
+// waitOf returns how long the response to a poll may be held: the query's wait, at most
+// wire.MaxWait, or a negative value if the query has none. With a wait of 0 the response
+// shows only whether long polls are supported.
 func waitOf(c *call) (time.Duration, error) {
 	if c.Request.URL.RawQuery == "" {
 		return -1, nil
@@ -74,13 +76,14 @@ func waitOf(c *call) (time.Duration, error) {
 	return min(wait, wire.MaxWait), nil
 }
 
-// hold answers a poll whose response may be held.
+// hold begins a long poll and returns its response. It returns the context's error if the
+// client disconnects first.
 func (a *API) hold(c *call, request poll.Request) (poll.Response, error) {
 	woken := make(chan struct{}, 1)
 	request.OnWake = func() {
 		select {
 		case woken <- struct{}{}:
-		default: // it is woken already
+		default: // a wake-up is pending
 		}
 	}
 	response, ticket := a.polls.Begin(request)
@@ -116,7 +119,7 @@ func respond(c *call, r *poll.Response) error {
 		c.Writer.WriteHeaderNow()
 	default:
 		c.Status(http.StatusOK)
-		_, _ = c.Writer.Write(r.Body) // the client has disconnected, if this fails
+		_, _ = c.Writer.Write(r.Body) // an error means that the client disconnected
 	}
 	return nil
 }

@@ -2,8 +2,7 @@ package api
 
 import "net/http"
 
-// NewWithoutRule is New with one more route, GET /api/v1/unset, that was given no
-// access rule.
+// NewWithoutRule is New with one more route, GET /api/v1/unset, without an access rule.
 func NewWithoutRule(o Options) http.Handler {
 	a := newAPI(o)
 	unset := route{method: "GET", path: "/api/v1/unset", measured: admins}
@@ -11,7 +10,7 @@ func NewWithoutRule(o Options) http.Handler {
 	return a.handler(append(a.routes(), unset))
 }
 
-// Routes lists method, path and known parameters of every route.
+// Routes returns the method, the path and the known parameters of every route.
 func Routes() (routes [][3]string) {
 	for _, r := range (&API{}).routes() {
 		routes = append(routes, [3]string{r.method, r.path, r.query})
@@ -19,8 +18,8 @@ func Routes() (routes [][3]string) {
 	return routes
 }
 
-// InFlightWhileHeld is how many are in flight before a call steps aside, meanwhile,
-// when it is back, and when it has left.
+// InFlightWhileHeld returns the number of requests in flight before a call is held, while it
+// is held, when it has its slot again, and after its release.
 func InFlightWhileHeld() (inFlight []int64) {
 	c := entered()
 	k := c.class
@@ -35,8 +34,8 @@ func InFlightWhileHeld() (inFlight []int64) {
 	return inFlight
 }
 
-// InFlightAfterAbandonedHold is how many are in flight when a call that stepped aside
-// leaves without coming back, as one that panics does.
+// InFlightAfterAbandonedHold returns the number of requests in flight after a held call is
+// released without its slot, as after a panic.
 func InFlightAfterAbandonedHold() int64 {
 	c := entered()
 	k := c.class
@@ -45,7 +44,7 @@ func InFlightAfterAbandonedHold() int64 {
 	return k.InFlight()
 }
 
-// entered is a call with a place.
+// entered returns a call with a slot.
 func entered() *call {
 	c := &call{measured: NewMetrics(nil).measured(polls), class: newClasses(Limits{1, 1, 1, 1})[reading]}
 	c.class.Enter()

@@ -77,22 +77,27 @@ func TestRollout_MatchesTheContract(t *testing.T) {
 	want := map[string]any{
 		"version": 1.0, "superseded_by": nil, "targets": 3.0,
 		"applied": 1.0, "degraded": 0.0, "failed": 1.0, "pending": 1.0, "offline": 0.0,
-		"failures":   []any{map[string]any{"error": "host not allowed", "count": 1.0, "sample_agents": []any{"a2"}}},
-		"stragglers": []any{map[string]any{"id": "a3", "hostname": "h", "status": "online", "applied_version": nil, "last_poll": nil}},
+		"failures": []any{map[string]any{"error": "host not allowed", "count": 1.0, "sample_agents": []any{"a2"}}},
+		"stragglers": []any{
+			map[string]any{"id": "a3", "hostname": "h", "status": "online", "applied_version": nil, "last_poll": nil},
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	for query, status := range map[string]int{
-		"?applied=0.33": 200, "?applied=0.34": 408, "?wait=0s": 408, "?wait=1ms&applied=0.3": 200, "?wait=1&applied=0.3": 200,
+		"?applied=0.33": 200, "?applied=0.34": 408, "?wait=0s": 408, "?wait=1ms&applied=0.3": 200,
+		"?wait=1&applied=0.3": 200,
 	} {
 		resp := s.call(admin, "GET", "/api/v1/rollouts/1"+query, "")
-		if resp.StatusCode != status || resp.Header.Get("Content-Type") != "application/json" || decode[wire.Rollout](t, resp).Targets != 3 {
+		if resp.StatusCode != status || resp.Header.Get("Content-Type") != "application/json" ||
+			decode[wire.Rollout](t, resp).Targets != 3 {
 			t.Errorf("%s: got %d, want %d with the same body", query, resp.StatusCode, status)
 		}
 	}
 	for query, field := range map[string]string{
-		"?wait=soon": "wait", "?wait=-1s": "wait", "?wait=301s": "wait", "?applied=0": "applied", "?applied=1.1": "applied", "?applied=NaN": "applied",
+		"?wait=soon": "wait", "?wait=-1s": "wait", "?wait=301s": "wait", "?applied=0": "applied",
+		"?applied=1.1": "applied", "?applied=NaN": "applied",
 		"?applied=x": "applied", "?since=1": "since",
 	} {
 		wantProblem(t, s.call(admin, "GET", "/api/v1/rollouts/1"+query, ""), 400, field)
@@ -177,7 +182,9 @@ func TestRefusal_NotOfferedUntilRetry(t *testing.T) {
 func TestRollback(t *testing.T) {
 	s := newSystem(t)
 	s.call(admin, "POST", "/api/v1/config", `{"url":"http://a/","probe":true,"poll_interval_seconds":5}`)
-	stale := s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/","probe":false,"poll_interval_seconds":9}`).Header.Get("ETag")
+	stale := s.call(
+		admin, "POST", "/api/v1/config", `{"url":"http://b/","probe":false,"poll_interval_seconds":9}`,
+	).Header.Get("ETag")
 
 	preview := decode[wire.Preview](t, s.call(admin, "POST", "/api/v1/configs/1/rollback?dry_run=true", ""))
 	want := wire.Preview{
@@ -192,7 +199,8 @@ func TestRollback(t *testing.T) {
 		t.Errorf("the preview, -want +got:\n%s", diff)
 	}
 	resp := s.call(admin, "POST", "/api/v1/configs/1/rollback", `{"message":"b is slow"}`, "If-Match", stale)
-	if got := decode[wire.PublishResponse](t, resp); got.Version != 3 || !got.Changed || resp.Header.Get("ETag") == stale {
+	if got := decode[wire.PublishResponse](t, resp); got.Version != 3 || !got.Changed ||
+		resp.Header.Get("ETag") == stale {
 		t.Errorf("got %+v, want version 3 with its ETag", got)
 	}
 	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/2/rollback", "", "If-Match", stale), 412, "")
@@ -202,19 +210,28 @@ func TestRollback(t *testing.T) {
 	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/2/rollback", `{"url":"http://c/"}`), 400, "url")
 	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/2/rollback", `{"message":"a\nb"}`), 400, "message")
 	wantProblem(t, s.call(admin, "POST", "/api/v1/configs/2/rollback?dry_run=yes", ""), 400, "dry_run")
-	if got := decode[wire.PublishedConfig](t, s.call(admin, "GET", "/api/v1/configs/3", "")); got.Message != "b is slow" || got.RestoredFrom == nil || *got.RestoredFrom != 1 || !got.Data.Probe {
+	if got := decode[wire.PublishedConfig](
+		t, s.call(admin, "GET", "/api/v1/configs/3", ""),
+	); got.Message != "b is slow" || got.RestoredFrom == nil || *got.RestoredFrom != 1 || !got.Data.Probe {
 		t.Errorf("the history: got %+v, want version 1 restored, and why", got)
 	}
-	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/configs/2/rollback", "")); got.Version != 4 {
+	if got := decode[wire.PublishResponse](
+		t, s.call(admin, "POST", "/api/v1/configs/2/rollback", ""),
+	); got.Version != 4 {
 		t.Errorf("the rollback rolled back: got %+v, want version 4", got)
 	}
-	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/configs/4/rollback", "")); got.Version != 4 || got.Changed {
+	if got := decode[wire.PublishResponse](
+		t, s.call(admin, "POST", "/api/v1/configs/4/rollback", ""),
+	); got.Version != 4 || got.Changed {
 		t.Errorf("to what is current: got %+v, want no change", got)
 	}
-	if got := decode[[]wire.Difference](t, s.call(admin, "GET", "/api/v1/configs/2/diff/4", "")); len(got) != 0 || got == nil {
+	if got := decode[[]wire.Difference](t, s.call(admin, "GET", "/api/v1/configs/2/diff/4", "")); len(got) != 0 ||
+		got == nil {
 		t.Errorf("the difference of equals: got %v, want []", got)
 	}
-	if got := decode[[]wire.Difference](t, s.call(admin, "GET", "/api/v1/configs/2/diff/1", "")); !cmp.Equal(got, want.Changes) {
+	if got := decode[[]wire.Difference](
+		t, s.call(admin, "GET", "/api/v1/configs/2/diff/1", ""),
+	); !cmp.Equal(got, want.Changes) {
 		t.Errorf("the difference: got %v, want %v", got, want.Changes)
 	}
 	wantProblem(t, s.call(admin, "GET", "/api/v1/configs/1/diff/9", ""), 404, "")
@@ -225,7 +242,8 @@ func TestPublish_DryRun(t *testing.T) {
 	s := newSystem(t)
 	s.register("a1")
 	got := decode[wire.Preview](t, s.call(admin, "POST", "/api/v1/config?dry_run=true", `{"url":"http://a/"}`))
-	if got.Version != 1 || !got.DryRun || got.Agents != 1 || got.Config.PollIntervalSeconds != 30 || len(got.Changes) != 3 || got.Changes[0].From != nil {
+	if got.Version != 1 || !got.DryRun || got.Agents != 1 || got.Config.PollIntervalSeconds != 30 ||
+		len(got.Changes) != 3 || got.Changes[0].From != nil {
 		t.Errorf("the first: got %+v", got)
 	}
 	wantProblem(t, s.call(admin, "POST", "/api/v1/config?dry_run=true", `{"url":"ftp://a/"}`), 400, "url")
@@ -242,15 +260,18 @@ func TestFreeze(t *testing.T) {
 	s := newSystem(t)
 	s.publish("http://a/")
 	for body, field := range map[string]string{
-		`{}`: "reason", `{"reason":""}`: "reason", `{"reason":"` + strings.Repeat("r", 1025) + `"}`: "reason", `{"reason":"r","until":"2020-01-01T00:00:00Z"}`: "until",
-		`{"reason":"r","until":"tomorrow"}`: "until", `{"reason":"r","until":null}`: "until", `{"reason":"r","by":"me"}`: "by",
+		`{}`: "reason", `{"reason":""}`: "reason", `{"reason":"` + strings.Repeat("r", 1025) + `"}`: "reason",
+		`{"reason":"r","until":"2020-01-01T00:00:00Z"}`: "until",
+		`{"reason":"r","until":"tomorrow"}`:             "until", `{"reason":"r","until":null}`: "until",
+		`{"reason":"r","by":"me"}`: "by",
 	} {
 		wantProblem(t, s.call(admin, "PUT", "/api/v1/freeze", body), 400, field)
 	}
 	until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
 	resp := s.call(admin, "PUT", "/api/v1/freeze", `{"reason":"sale","until":"`+until+`"}`)
 	tag := resp.Header.Get("ETag")
-	if got := decode[wire.Freeze](t, resp); !got.Frozen || got.Reason != "sale" || got.FrozenBy != "admin" || got.Until == nil || tag == "" {
+	if got := decode[wire.Freeze](t, resp); !got.Frozen || got.Reason != "sale" || got.FrozenBy != "admin" ||
+		got.Until == nil || tag == "" {
 		t.Errorf("the freeze: got %+v, ETag %s", got, tag)
 	}
 	for _, path := range []string{"/api/v1/config", "/api/v1/config?dry_run=true"} {
@@ -271,7 +292,9 @@ func TestFreeze(t *testing.T) {
 	if got := text(t, s.call(admin, "GET", "/api/v1/freeze", "")); got != "{\"frozen\":false}\n" {
 		t.Errorf("after it: got %s", got)
 	}
-	want := []string{"unfreeze by admin", "publish by admin", "override by admin", "freeze by admin", "publish by admin"}
+	want := []string{
+		"unfreeze by admin", "publish by admin", "override by admin", "freeze by admin", "publish by admin",
+	}
 	if diff := cmp.Diff(want, s.actions("")); diff != "" {
 		t.Errorf("the audit trail, -want +got:\n%s", diff)
 	}
@@ -299,8 +322,9 @@ func TestAudit(t *testing.T) {
 		counts[action]++
 	}
 	want := map[string]int{
-		"publish by admin": 1, "decommission by a1": 1, "login_failed by admin": 1, "login_failed by a1": 1, "login_failed by unknown": 1,
-		"register by agent": 1,
+		"publish by admin": 1, "decommission by a1": 1, "login_failed by admin": 1, "login_failed by a1": 1,
+		"login_failed by unknown": 1,
+		"register by agent":       1,
 	}
 	if diff := cmp.Diff(want, counts); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
@@ -381,7 +405,8 @@ func TestAgents_SummaryAndFilters(t *testing.T) {
 		t.Errorf("got  %swant %s", got, want)
 	}
 	for query, total := range map[string]string{
-		"": "3", "?transport=nats": "1", "?transport=poll": "0", "?status=all": "3", "?status=failed": "1", "?status=inactive": "0", "?hostname=H": "3", "?hostname=h*&version=1": "1", "?hostname=x": "0",
+		"": "3", "?transport=nats": "1", "?transport=poll": "0", "?status=all": "3", "?status=failed": "1",
+		"?status=inactive": "0", "?hostname=H": "3", "?hostname=h*&version=1": "1", "?hostname=x": "0",
 	} {
 		if got := s.call(admin, "GET", "/api/v1/agents"+query, "").Header.Get("X-Total-Count"); got != total {
 			t.Errorf("%s: got %s agents, want %s", query, got, total)
@@ -395,7 +420,9 @@ func TestAgents_SummaryAndFilters(t *testing.T) {
 	}
 	wantProblem(t, s.call(admin, "GET", "/api/v1/agents?status=lost", ""), 400, "status")
 	for _, name := range []string{"summary", "resume"} {
-		wantProblem(t, s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"`+name+`"}`), 400, "agent_id")
+		wantProblem(
+			t, s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"`+name+`"}`), 400, "agent_id",
+		)
 	}
 }
 
@@ -412,7 +439,8 @@ func appliedReport(tag string) string {
 // The store knows two versions; agents run the ninth of the same fleet.
 func TestConflict(t *testing.T) {
 	s := newSystem(t)
-	ahead, behind, fresh, reporting := s.register("ahead"), s.register("behind"), s.register("fresh"), s.register("reporting")
+	ahead, behind := s.register("ahead"), s.register("behind")
+	fresh, reporting := s.register("fresh"), s.register("reporting")
 	first := s.publish("http://a/").Header.Get("ETag")
 	current := s.publish("http://b/").Header.Get("ETag")
 	ninth := s.laterETag(9)
@@ -422,7 +450,10 @@ func TestConflict(t *testing.T) {
 			t.Errorf("%s, which is no tag of this fleet: got %d, want 200", tag, resp.StatusCode)
 		}
 	}
-	wantProblem(t, s.call(reporting, "POST", "/api/v1/agents/reporting/status", fmt.Sprintf(applied, 2_000_000)), 400, "version")
+	wantProblem(
+		t, s.call(reporting, "POST", "/api/v1/agents/reporting/status", fmt.Sprintf(applied, 2_000_000)), 400,
+		"version",
+	)
 	if got := text(t, s.call(account{}, "GET", "/ready", "")); got != "{\"status\":\"ready\"}\n" {
 		t.Errorf("/ready: got %s", got)
 	}
@@ -431,7 +462,10 @@ func TestConflict(t *testing.T) {
 	}
 
 	if resp := s.poll(ahead, ninth); resp.StatusCode != 304 || resp.Header.Get("ETag") != ninth {
-		t.Errorf("the first that runs it: got %d %s, want 304 against what it runs", resp.StatusCode, resp.Header.Get("ETag"))
+		t.Errorf(
+			"the first that runs it: got %d %s, want 304 against what it runs", resp.StatusCode,
+			resp.Header.Get("ETag"),
+		)
 	}
 	if resp := s.poll(ahead, "W/"+ninth); resp.StatusCode != 304 {
 		t.Errorf("the same behind a gateway that compresses: got %d, want 304", resp.StatusCode)
@@ -442,7 +476,10 @@ func TestConflict(t *testing.T) {
 	if resp := s.poll(behind, `"from-an-older-build"`); resp.StatusCode != 304 {
 		t.Errorf("one of which nobody knows what it runs: got %d, want 304", resp.StatusCode)
 	}
-	resp := s.call(behind, "GET", "/api/v1/config", "", append(asApplied(1, content("http://a/")), "If-None-Match", `"of-a-gateway"`)...)
+	resp := s.call(
+		behind, "GET", "/api/v1/config", "",
+		append(asApplied(1, content("http://a/")), "If-None-Match", `"of-a-gateway"`)...,
+	)
 	if resp.StatusCode != 200 {
 		t.Errorf("one that says that it runs an older one, under a gateway's ETag: got %d, want 200", resp.StatusCode)
 	}
@@ -454,15 +491,19 @@ func TestConflict(t *testing.T) {
 	}
 	s.report(reporting, 11, appliedReport(s.laterETag(11)))
 	resp = s.call(account{}, "GET", "/ready", "")
-	if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, "conflict") || !strings.Contains(body, "11") {
+	if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, "conflict") ||
+		!strings.Contains(body, "11") {
 		t.Errorf("/ready: got %d %s, want a word of the conflict", resp.StatusCode, body)
 	}
-	if got := decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents?status=conflict", "")); len(got) != 2 || *got[0].AppliedVersion != 9 {
+	if got := decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents?status=conflict", "")); len(got) != 2 ||
+		*got[0].AppliedVersion != 9 {
 		t.Errorf("the agents in conflict: got %+v, want two", got)
 	}
 
 	wantProblem(t, s.call(admin, "POST", "/api/v1/agents/resume", "", "If-Match", first), 412, "")
-	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/agents/resume", "", "If-Match", current)); !got.Changed || got.Version != 2 {
+	if got := decode[wire.PublishResponse](
+		t, s.call(admin, "POST", "/api/v1/agents/resume", "", "If-Match", current),
+	); !got.Changed || got.Version != 2 {
 		t.Errorf("resume: got %+v", got)
 	}
 	if resp := s.poll(ahead, ninth); resp.StatusCode != 200 || resp.Header.Get("ETag") != current {
@@ -473,7 +514,9 @@ func TestConflict(t *testing.T) {
 	}
 
 	s.report(reporting, 12, appliedReport(s.laterETag(12)))
-	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/"}`)); got.Version != 13 || !got.Changed {
+	if got := decode[wire.PublishResponse](
+		t, s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/"}`),
+	); got.Version != 13 || !got.Changed {
 		t.Errorf("a publish of the same in a conflict: got %+v, want version 13", got)
 	}
 	if resp := s.poll(reporting, s.laterETag(12)); resp.StatusCode != 200 {
@@ -509,7 +552,8 @@ func TestForeignETag_HoldsThatAgentAlone(t *testing.T) {
 		return ids
 	}
 	foreign := []string{
-		`"900001-AAAAAAAAAAAAAAAAAAAAAA"`, `"9000000000-AAAAAAAAAAAAAAAAAAAAAA"`, `"900001-AAAAAAAAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAAAAAAAA"`, other.laterETag(7),
+		`"900001-AAAAAAAAAAAAAAAAAAAAAA"`, `"9000000000-AAAAAAAAAAAAAAAAAAAAAA"`,
+		`"900001-AAAAAAAAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAAAAAAAA"`, other.laterETag(7),
 	}
 	var foreignAgents []account
 	for i, tag := range foreign {
@@ -528,7 +572,8 @@ func TestForeignETag_HoldsThatAgentAlone(t *testing.T) {
 	}
 	logged := slices.Collect(func(yield func([2]any) bool) {
 		for _, e := range s.logged.AllEntries() {
-			if e.Message == "Agent runs a version that this store did not make" && !yield([2]any{e.Data["version"], e.Data["newest"]}) {
+			if e.Message == "Agent runs a version that this store did not make" &&
+				!yield([2]any{e.Data["version"], e.Data["newest"]}) {
 				return
 			}
 		}
@@ -564,7 +609,8 @@ func TestForeignETag_HoldsThatAgentAlone(t *testing.T) {
 	if resp := s.poll(late, foreign[0]); resp.StatusCode != 304 {
 		t.Errorf("one that comes after the publish: got %d, want 304", resp.StatusCode)
 	}
-	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/agents/resume", "")); !got.Changed || got.Version != 3 {
+	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/agents/resume", "")); !got.Changed ||
+		got.Version != 3 {
 		t.Errorf("resume: got %+v, want a change", got)
 	}
 	if resp := s.poll(late, foreign[0]); resp.StatusCode != 200 {
@@ -656,7 +702,9 @@ func TestRegister_AboveMaxAgents_507(t *testing.T) {
 	if resp := s.call(a2, "POST", "/api/v1/register", `{"hostname":"h2","agent_id":"a2"}`); resp.StatusCode != 200 {
 		t.Errorf("a known agent: got %d, want 200", resp.StatusCode)
 	}
-	if resp := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h2","agent_id":"a2"}`); resp.StatusCode != 200 {
+	if resp := s.call(
+		enroller, "POST", "/api/v1/register", `{"hostname":"h2","agent_id":"a2"}`,
+	); resp.StatusCode != 200 {
 		t.Errorf("a known agent with the shared credentials: got %d, want 200", resp.StatusCode)
 	}
 	if resp := s.call(admin, "DELETE", "/api/v1/agents/a1", ""); resp.StatusCode != 204 {
@@ -710,7 +758,9 @@ func BenchmarkRegister_Memory(b *testing.B) {
 			before, n := heap(), 0
 			for b.Loop() {
 				n++
-				body := fmt.Sprintf(`{"hostname":"host-%d.example.com","agent_id":"agent-%d","metadata":%s}`, n, n, metadata)
+				body := fmt.Sprintf(
+					`{"hostname":"host-%d.example.com","agent_id":"agent-%d","metadata":%s}`, n, n, metadata,
+				)
 				resp := s.call(enroller, "POST", "/api/v1/register", body)
 				if resp.StatusCode != 201 {
 					b.Fatalf("got %d", resp.StatusCode)

@@ -10,32 +10,32 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// frozen tells whether publishing is frozen.
+// frozen returns the freeze that is in force, if any.
 //
 //	@ID			getFreeze
-//	@Summary	Whether publishing is frozen, and why
+//	@Summary	Get the freeze
 //	@Tags		freeze
 //	@Produce	json
 //	@Security	Admin
 //	@Success	200	{object}	wire.Freeze
-//	@Header		200	{string}	ETag	"of the freeze, where there is one"
+//	@Header		200	{string}	ETag	"ETag of the freeze; absent without a freeze"
 //	@Failure	401,403,429	{object}	problem.Problem
 //	@Router		/api/v1/freeze [get]
 func (a *API) frozen(c *call) error { return a.showFreeze(c) }
 
-// freeze lets nothing be published.
+// freeze sets a freeze, or replaces the one in force.
 //
 //	@ID				freezePublishing
 //	@Summary		Freeze publishing
-//	@Description	A publish or rollback then answers 409 with the reason, unless override=true. A freeze that is there is replaced.
+//	@Description	While publishing is frozen, a publish or rollback without override=true returns 409 with the reason. An existing freeze is replaced.
 //	@Tags			freeze
 //	@Accept			json
 //	@Produce		json
 //	@Security		Admin
-//	@Param			freeze		body		wire.FreezeRequest	true	"why, and until when"
+//	@Param			freeze		body		wire.FreezeRequest	true	"the reason and the end of the freeze"
 //	@Param			If-Match	header		string				false	"only if this is the ETag of the freeze"
 //	@Success		200			{object}	wire.Freeze
-//	@Header			200			{string}	ETag	"of the freeze; always"
+//	@Header			200			{string}	ETag	"ETag of the freeze; always"
 //	@Failure		400,401,403,412,413,415,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/freeze [put]
 func (a *API) freeze(c *call) error {
@@ -57,7 +57,7 @@ func (a *API) freeze(c *call) error {
 	return a.showFreeze(c)
 }
 
-// unfreeze lets publish again.
+// unfreeze lifts the freeze.
 //
 //	@ID			liftFreeze
 //	@Summary	Lift the freeze
@@ -75,10 +75,11 @@ func (a *API) unfreeze(c *call) error {
 	if err := a.Publisher.Unfreeze(c.Request.Context(), c.origin(), allowed); err != nil {
 		return err
 	}
-	a.event(c).Info("Publishing not frozen")
+	a.event(c).Info("Freeze lifted")
 	return noContent(c)
 }
 
+// showFreeze writes the freeze that is in force, if any, with its ETag.
 func (a *API) showFreeze(c *call) error {
 	f := a.Publisher.Plan().FrozenAt(time.Now())
 	if f != nil {
@@ -88,8 +89,8 @@ func (a *API) showFreeze(c *call) error {
 	return server.WriteJSON(c.Writer, http.StatusOK, toFreeze(f))
 }
 
-// freezePrecondition turns If-Match and If-None-Match into a rule on the
-// freeze that is in force, nil for none.
+// freezePrecondition turns If-Match and If-None-Match into a predicate of the freeze that is
+// in force, which is nil without one.
 func freezePrecondition(h http.Header) (func(*models.Freeze) bool, error) {
 	allowed, err := precondition(h)
 	return func(f *models.Freeze) bool {

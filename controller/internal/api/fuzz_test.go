@@ -35,10 +35,13 @@ func wantAnswer(t *testing.T, what string, resp *http.Response) (body string) {
 func FuzzRegister(f *testing.F) {
 	for _, seed := range []string{
 		`{"hostname":"web-17","agent_id":"a1","agent_secret":"0123456789abcdefghijkl","metadata":{"rack":7}}`,
-		`{"hostname":"web-17"}`, `{"hostname":"web-17","agent_id":"summary"}`, `{"hostname":"h","agent_id":"..","metadata":{}}`,
-		`{"hostname":"h","agent_id":"a/b","metadata":[]}`, `{"hostname":"h","agent_id":"%2e","metadata":null}`, "{\"hostname\":\"\xff\"}",
-		`{"hostname":"h","metadata":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":{"a":1}}}}}}}}}}}}}}}}}}`,
-		`{"hostname":"h","hostname":"i"}`, `{"hostname":"h","agent_id":"\u0000"}`, `{"hostname":"h","metadata":{"a":1e999}}`, ``, `null`, `[`,
+		`{"hostname":"web-17"}`, `{"hostname":"web-17","agent_id":"summary"}`,
+		`{"hostname":"h","agent_id":"..","metadata":{}}`,
+		`{"hostname":"h","agent_id":"a/b","metadata":[]}`, `{"hostname":"h","agent_id":"%2e","metadata":null}`,
+		"{\"hostname\":\"\xff\"}",
+		`{"hostname":"h","metadata":` + strings.Repeat(`{"a":`, 17) + "1" + strings.Repeat("}", 17) + "}",
+		`{"hostname":"h","hostname":"i"}`, `{"hostname":"h","agent_id":"\u0000"}`,
+		`{"hostname":"h","metadata":{"a":1e999}}`, ``, `null`, `[`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -70,9 +73,12 @@ func FuzzRegister(f *testing.F) {
 // A query is answered with a list or a problem, whatever its numbers are.
 func FuzzQuery(f *testing.F) {
 	for _, seed := range []string{
-		"limit=1", "limit=0", "limit=-1", "limit=1001", "limit=9223372036854775808", "limit=1e3", "limit=%31", "limit=1&limit=2", "limit=", "limit",
-		"before=1", "before=9223372036854775807", "version=1", "version=+1", "cursor=czE", "cursor=cy0x", "cursor=%ff", "status=all", "status=ALL",
-		"hostname=*", "hostname=%00", "transport=poll", "wait=1ns", "wait=-1s", "wait=1e9", "wait=0&applied=1", "applied=NaN", "applied=1e-400", "applied=0x1p-2",
+		"limit=1", "limit=0", "limit=-1", "limit=1001", "limit=9223372036854775808", "limit=1e3", "limit=%31",
+		"limit=1&limit=2", "limit=", "limit",
+		"before=1", "before=9223372036854775807", "version=1", "version=+1", "cursor=czE", "cursor=cy0x", "cursor=%ff",
+		"status=all", "status=ALL",
+		"hostname=*", "hostname=%00", "transport=poll", "wait=1ns", "wait=-1s", "wait=1e9", "wait=0&applied=1",
+		"applied=NaN", "applied=1e-400", "applied=0x1p-2",
 		"action=publish", ";", "%", "a=b&&", strings.Repeat("limit=1&", 200),
 	} {
 		f.Add(seed)
@@ -81,13 +87,17 @@ func FuzzQuery(f *testing.F) {
 	s.publish("http://a/")
 	s.register("a1")
 	f.Fuzz(func(t *testing.T, query string) {
-		if strings.Contains(query, "wait=") && !strings.Contains(query, "wait=0") && !strings.Contains(query, "wait=-") {
+		if strings.Contains(query, "wait=") && !strings.Contains(query, "wait=0") &&
+			!strings.Contains(query, "wait=-") {
 			query = strings.ReplaceAll(query, "wait=", "wait=x") // it would wait
 		}
 		s.t = t
-		for _, path := range []string{"agents", "configs", "audit", "rollouts/1", "agents/summary", "freeze", "config"} {
+		for _, path := range []string{
+			"agents", "configs", "audit", "rollouts/1", "agents/summary", "freeze", "config",
+		} {
 			r := &url.URL{Path: "/api/v1/" + path, RawQuery: query}
-			if _, err := url.ParseRequestURI(r.String()); err != nil || strings.ContainsAny(query, " #") || strings.ContainsFunc(query, func(c rune) bool { return c < ' ' || c > '~' }) {
+			if _, err := url.ParseRequestURI(r.String()); err != nil || strings.ContainsAny(query, " #") ||
+				strings.ContainsFunc(query, func(c rune) bool { return c < ' ' || c > '~' }) {
 				return // no request line
 			}
 			wantAnswer(t, r.String(), s.call(admin, "GET", r.String(), ""))
@@ -99,8 +109,10 @@ func FuzzQuery(f *testing.F) {
 // difference is the same read from either side.
 func FuzzRollback(f *testing.F) {
 	for _, seed := range [][3]string{
-		{"1", "2", `{"message":"why"}`}, {"2", "1", ``}, {"3", "3", `{}`}, {"0", "-1", `null`}, {"01", "+2", `{"message":null}`},
-		{"9223372036854775807", "9223372036854775808", `[]`}, {"1.0", "1e0", `{"message":""}`}, {"%31", "..", "{\"message\":\"\xff\"}"}, {"", "x", `{"version":1}`},
+		{"1", "2", `{"message":"why"}`}, {"2", "1", ``}, {"3", "3", `{}`}, {"0", "-1", `null`},
+		{"01", "+2", `{"message":null}`},
+		{"9223372036854775807", "9223372036854775808", `[]`}, {"1.0", "1e0", `{"message":""}`},
+		{"%31", "..", "{\"message\":\"\xff\"}"}, {"", "x", `{"version":1}`},
 	} {
 		f.Add(seed[0], seed[1], []byte(seed[2]))
 	}

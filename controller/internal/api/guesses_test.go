@@ -213,8 +213,8 @@ func testForwardingHeaders(t *testing.T) {
 		}
 		want := map[string]string{
 			"history": row.want, "audit publish": row.want, "audit login_failed": row.want,
-			"log Configuration published":                                  row.want,
-			"log Credentials refused; more within a minute are not logged": row.want,
+			"log Configuration published":                                     row.want,
+			"log Credentials rejected; others within a minute are not logged": row.want,
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: the recorded address, -want +got:\n%s", name, diff)

@@ -30,11 +30,15 @@ func TestRollout_WhileItIsHeld(t *testing.T) {
 		status    int
 		most      time.Duration // fake: how long it may be held
 	}{
-		"nothing happens":         {func(*system, account) {}, 408, time.Minute},
-		"it is applied":           {func(s *system, a1 account) { s.report(a1, 1, applied) }, 200, 50 * time.Millisecond},
-		"it is refused":           {func(s *system, a1 account) { s.report(a1, 1, failed) }, 408, time.Minute},
-		"it is superseded":        {func(s *system, _ account) { s.publish("http://b/") }, 408, 50 * time.Millisecond},
-		"the only agent leaves":   {func(s *system, a1 account) { s.call(a1, "DELETE", "/api/v1/agents/a1", "") }, 408, time.Minute},
+		"nothing happens": {func(*system, account) {}, 408, time.Minute},
+		"it is applied": {
+			func(s *system, a1 account) { s.report(a1, 1, applied) }, 200, 50 * time.Millisecond,
+		},
+		"it is refused":    {func(s *system, a1 account) { s.report(a1, 1, failed) }, 408, time.Minute},
+		"it is superseded": {func(s *system, _ account) { s.publish("http://b/") }, 408, 50 * time.Millisecond},
+		"the only agent leaves": {
+			func(s *system, a1 account) { s.call(a1, "DELETE", "/api/v1/agents/a1", "") }, 408, time.Minute,
+		},
 		"the controller is going": {func(s *system, _ account) { close(s.draining) }, 503, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -51,13 +55,17 @@ func TestRollout_WhileItIsHeld(t *testing.T) {
 				row.meanwhile(s, a1)
 				resp := <-answered
 				if took := time.Since(began); resp.StatusCode != row.status || took > row.most {
-					t.Fatalf("got %d after %s, want %d after %s at most: %s", resp.StatusCode, took, row.status, row.most, text(t, resp))
+					t.Fatalf(
+						"got %d after %s, want %d after %s at most: %s", resp.StatusCode, took, row.status, row.most,
+						text(t, resp),
+					)
 				}
 				if row.status == 503 {
 					return
 				}
 				got := decode[wire.Rollout](t, resp)
-				if superseded := got.SupersededBy != nil && *got.SupersededBy == 2; superseded != (name == "it is superseded") || got.Version != 1 {
+				if superseded := got.SupersededBy != nil &&
+					*got.SupersededBy == 2; superseded != (name == "it is superseded") || got.Version != 1 {
 					t.Errorf("got %+v", got)
 				}
 			})
@@ -92,8 +100,9 @@ func TestRollout_OfflineAgents_Counted(t *testing.T) {
 			t.Errorf("got  %swant %s", got, want)
 		}
 		for query, ids := range map[string]string{
-			"": "off slow a1 a2 a3", "?status=all": "gone off slow a1 a2 a3", "?status=inactive": "gone", "?status=offline": "off",
-			"?status=stale": "slow", "?status=online": "a1 a2", "?status=failed": "a3", "?status=conflict": "",
+			"": "off slow a1 a2 a3", "?status=all": "gone off slow a1 a2 a3", "?status=inactive": "gone",
+			"?status=offline": "off",
+			"?status=stale":   "slow", "?status=online": "a1 a2", "?status=failed": "a3", "?status=conflict": "",
 		} {
 			var got []string
 			for _, a := range decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents"+query, "")) {
@@ -109,7 +118,9 @@ func TestRollout_OfflineAgents_Counted(t *testing.T) {
 func TestFreeze_Ends(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
-		tag := s.call(admin, "PUT", "/api/v1/freeze", `{"reason":"sale","until":"2000-01-01T02:00:00+01:00"}`).Header.Get("ETag")
+		tag := s.call(
+			admin, "PUT", "/api/v1/freeze", `{"reason":"sale","until":"2000-01-01T02:00:00+01:00"}`,
+		).Header.Get("ETag")
 		time.Sleep(time.Hour - 1)
 		wantProblem(t, s.call(admin, "POST", "/api/v1/config", `{"url":"http://a/"}`), 409, "")
 		time.Sleep(time.Nanosecond)
@@ -153,7 +164,8 @@ func TestPreconditions_EveryOtherWrite_Checked(t *testing.T) {
 	stale := s.publish("http://a/").Header.Get("ETag")
 	s.publish("http://b/")
 	for _, call := range [][2]string{
-		{"POST", "/api/v1/agents/a1/retry"}, {"POST", "/api/v1/agents/resume"}, {"DELETE", "/api/v1/agents/a1"}, {"POST", "/api/v1/configs/1/rollback"},
+		{"POST", "/api/v1/agents/a1/retry"}, {"POST", "/api/v1/agents/resume"}, {"DELETE", "/api/v1/agents/a1"},
+		{"POST", "/api/v1/configs/1/rollback"},
 		{"POST", "/api/v1/configs/1/rollback?dry_run=true"},
 	} {
 		wantProblem(t, s.call(admin, call[0], call[1], "", "If-Match", stale), 412, "")

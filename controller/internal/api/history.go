@@ -9,15 +9,15 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// history lists what was published.
+// history lists the published versions.
 //
 //	@ID			listConfigs
-//	@Summary	List the published configurations, newest first
+//	@Summary	List published versions, newest first
 //	@Tags		configuration
 //	@Produce	json
 //	@Security	Admin
-//	@Param		limit	query		int	false	"at most this many (100, at most 1000)"
-//	@Param		before	query		int	false	"only versions below this one"
+//	@Param		limit	query		int	false	"maximum number of entries, 1 to 1000 (100)"
+//	@Param		before	query		int	false	"only versions below this number"
 //	@Success	200		{array}		wire.PublishedConfig
 //	@Failure	400,401,403,429	{object}	problem.Problem
 //	@Router		/api/v1/configs [get]
@@ -41,14 +41,14 @@ func (a *API) history(c *call) error {
 	return server.WriteJSON(c.Writer, http.StatusOK, out)
 }
 
-// version shows one entry of the history.
+// version returns one published version.
 //
 //	@ID			getConfigVersion
-//	@Summary	One published configuration
+//	@Summary	Get a published version
 //	@Tags		configuration
 //	@Produce	json
 //	@Security	Admin
-//	@Param		version	path		int	true	"its number"
+//	@Param		version	path		int	true	"version number"
 //	@Success	200		{object}	wire.PublishedConfig
 //	@Failure	400,401,403,404,429	{object}	problem.Problem
 //	@Router		/api/v1/configs/{version} [get]
@@ -67,13 +67,13 @@ func (a *API) version(c *call) error {
 // diff compares two versions.
 //
 //	@ID				diffConfigs
-//	@Summary		What differs between two versions
-//	@Description	A field is listed if its value is not the same in both; from is the first version's, to the second's.
+//	@Summary		Compare two versions
+//	@Description	Lists the fields whose values differ. from is the value in the first version, to that in the second.
 //	@Tags			configuration
 //	@Produce		json
 //	@Security		Admin
-//	@Param			version	path		int	true	"from this one"
-//	@Param			other	path		int	true	"to this one"
+//	@Param			version	path		int	true	"the first version"
+//	@Param			other	path		int	true	"the second version"
 //	@Success		200		{array}		wire.Difference
 //	@Failure		400,401,403,404,429	{object}	problem.Problem
 //	@Router			/api/v1/configs/{version}/diff/{other} [get]
@@ -93,17 +93,17 @@ func (a *API) diff(c *call) error {
 	return server.WriteJSON(c.Writer, http.StatusOK, differences(contents[0], contents[1]))
 }
 
-// audit lists who did what.
+// audit lists the entries of the audit log.
 //
 //	@ID				listAudit
-//	@Summary		The audit trail, newest first
-//	@Description	Nothing in it is ever changed or removed. Refused logins of one origin are one entry a minute.
+//	@Summary		List the audit log, newest first
+//	@Description	Entries are never changed or removed. Failed logins with the same name from the same address share one entry a minute.
 //	@Tags			audit
 //	@Produce		json
 //	@Security		Admin
-//	@Param			limit	query		int		false	"at most this many (100, at most 1000)"
-//	@Param			before	query		int		false	"only entries below this id"
-//	@Param			action	query		string	false	"only these"	Enums(publish, rollback, decommission, retry, freeze, unfreeze, override, resume, login_failed, register, reregister, reset, certificate)
+//	@Param			limit	query		int		false	"maximum number of entries, 1 to 1000 (100)"
+//	@Param			before	query		int		false	"only entries with a lower id"
+//	@Param			action	query		string	false	"only this action"	Enums(publish, rollback, decommission, retry, freeze, unfreeze, override, resume, login_failed, register, reregister, reset, certificate)
 //	@Success		200		{array}		wire.AuditEntry
 //	@Failure		400,401,403,429	{object}	problem.Problem
 //	@Router			/api/v1/audit [get]

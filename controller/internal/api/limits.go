@@ -16,41 +16,41 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// Limits is how many requests of each class are let in a second, each at least
-// one; and how many of them at once after a quiet second.
+// Limits are the rates of the route classes, in requests per second, each at least 1. After
+// an idle second a class accepts a burst of that many requests.
 type Limits struct {
 	Register int // registrations and removals
 	Config   int // polls
 	Status   int // reports
-	Admin    int // all that only an admin may call
+	Admin    int // requests to routes of the admin
 }
 
-// mostRegistering is how many registrations may wait for each other: the disk
-// writes one at a time, and one that waits ten seconds has failed. A disk that
-// takes 25 a second is slow enough for anybody.
+// mostRegistering is the maximum number of registrations in flight. The store writes them one
+// at a time, and a registration that waits ten seconds fails: the limit suits a disk that
+// stores 25 a second.
 const mostRegistering = 250
 
-// class is the requests that share a limit.
+// class holds the limits of a route class.
 type class struct {
 	*limit.Class
-	name string // as it is measured
+	name string // the label of its metrics
 
-	rejectedCallers *limit.Rejections // of those that may not pass
-	bucket          limit.Bucket      // of the strangers at one source
+	rejectedCallers *limit.Rejections // of requests that were not authorized
+	bucket          limit.Bucket      // rate of unauthorized requests from one source
 
-	warning  rate.Sometimes // how often a herd is worth a warning
-	reported atomic.Int64   // of how many turned away the log has told
+	warning  rate.Sometimes // limits the log lines about rejections
+	reported atomic.Int64   // rejections that are in the log
 }
 
-// newClasses returns the class of each door; an open one has none. Except for
-// registrations, as many may be in flight as come in a second: reports wait for
-// each other to be written together, and where the others take longer than that
-// the controller has more than it can serve.
+// newClasses returns the class of each access rule; open and closed routes have none.
+// Registrations apart, a class admits as many requests in flight as its rate is per second:
+// reports wait to be written in a batch, and others that take a second on average mean that
+// the controller is overloaded.
 func newClasses(l Limits) map[access]*class {
 	register := newClass(registering, l.Register, min(l.Register, mostRegistering))
 	return map[access]*class{
 		enrolling:     register,
-		removing:      register, // the agents of a fleet that is taken down must not shut out the admin
+		removing:      register, // agents that all remove themselves must not use up the admin's limit
 		reading:       newClass(polls, l.Config, l.Config),
 		reporting:     newClass(reports, l.Status, l.Status),
 		administering: newClass(admins, l.Admin, l.Admin),
@@ -66,8 +66,8 @@ func newClass(name string, perSecond, inFlight int) *class {
 	}
 }
 
-// enter takes a place of the class for a request that may pass the door d. An admin
-// on this machine needs none: from there an overload can be ended.
+// acquire takes a slot of the rule's class for an authorized request, and rejects the request
+// if there is none. An admin on this machine needs no slot, and so can end an overload.
 func (a *API) acquire(c *call, rule access, who caller) error {
 	k := a.classes[rule]
 	if who == admin && server.FromLoopback(c.Request) {
@@ -80,8 +80,8 @@ func (a *API) acquire(c *call, rule access, who caller) error {
 	return nil
 }
 
-// charge counts a request that may not pass the door d, and rejects it if more came
-// from its source than the class takes of all callers.
+// countRejected counts an unauthorized request against its source. It returns a rejection
+// once the source exceeds the rate of the whole class, and nil below that.
 func (a *API) countRejected(c *call, rule access) error {
 	k := a.classes[rule]
 	if a.rejectedCallers.Take(a.rejectedCallers.Key(k.name, limit.Source(c.source())), k.bucket) == 0 {
@@ -90,14 +90,14 @@ func (a *API) countRejected(c *call, rule access) error {
 	return a.overflow(c, k, k.rejectedCallers, rule)
 }
 
-// churn is how many registrations of new agents, and removals of agents by themselves,
-// are accepted from one source. No limit of a single agent holds for them, and each
-// leaves an entry in the audit log that cannot be deleted. A fleet of 10000 behind one
-// address can start at the same time.
+// churn limits the registrations of new agents, and the removals of agents by themselves, from
+// one source. The limits of a single agent do not cover them, and each adds an entry to the
+// audit log that cannot be deleted. The burst lets a fleet of 10000 agents behind one address
+// start at the same time.
 var churn = limit.Bucket{Burst: 10_000, Each: time.Second / 10}
 
-// allowChurn counts a request against churn: 429 if too many came from its source.
-// This machine has no limit.
+// allowChurn counts a request against churn. It fails with 429 if the source has exceeded it.
+// Requests from this machine are not limited.
 func (a *API) allowChurn(c *call) error {
 	if server.FromLoopback(c.Request) {
 		return nil
@@ -109,11 +109,11 @@ func (a *API) allowChurn(c *call) error {
 	problem.RetryAfter(c.Writer.Header(), wait+rand.N(limit.MaxRetryAfter-wait))
 	return problem.New(http.StatusTooManyRequests,
 		"too many new agents registered, or agents removed themselves, from this network; "+
-			"try again after the time in Retry-After")
+			"retry after the time in Retry-After")
 }
 
-// overflow answers a request that its class has no room for. With it wait the others
-// of line.
+// overflow returns the rejection of a request that exceeds the limits of class k: 429, or 503
+// while the controller stops. Its Retry-After grows with the recent rejections.
 func (a *API) overflow(c *call, k *class, rejections *limit.Rejections, rule access) error {
 	h := c.Writer.Header()
 	problem.RetryAfter(h, rejections.Reject())
@@ -122,21 +122,24 @@ func (a *API) overflow(c *call, k *class, rejections *limit.Rejections, rule acc
 	}
 	k.warning.Do(func() {
 		total := k.rejected()
-		a.Log.WithFields(logrus.Fields{"class": k.name, "turned_away": total - k.reported.Swap(total), "in_flight": k.InFlight()}).
-			Warn("Requests turned away; more within a minute are counted, not logged")
+		a.Log.WithFields(logrus.Fields{
+			"class": k.name, "rejected": total - k.reported.Swap(total), "in_flight": k.InFlight(),
+		}).Warn("Requests rejected; others within a minute are counted, not logged")
 	})
 	select {
 	case <-a.Draining:
-		return problem.New(http.StatusServiceUnavailable, "the controller is stopping; ask again")
+		return problem.New(http.StatusServiceUnavailable, "the controller is stopping; retry")
 	default:
-		return problem.New(http.StatusTooManyRequests, "more requests of this kind (%s) came than are let in at once; ask again after the time in Retry-After", k.name)
+		return problem.New(
+			http.StatusTooManyRequests, "too many requests of class %s; retry after the time in Retry-After", k.name,
+		)
 	}
 }
 
-// rejected is how many requests found no room, ever.
+// rejected returns how many requests exceeded the limits of the class since the start.
 func (k *class) rejected() int64 { return k.Rejected() + k.rejectedCallers.Rejected() }
 
-// leave gives back the place of a request.
+// release releases the request's slot, if it has one.
 func (c *call) release() {
 	if c.class != nil {
 		c.class.Leave()
@@ -144,9 +147,8 @@ func (c *call) release() {
 	}
 }
 
-// releaseWhileHeld gives back the place of a request while it waits for something to
-// happen; back takes it again, be there room or not. Who does not come back has
-// clientGone.
+// releaseWhileHeld releases the request's slot while its response is held. reacquire takes a
+// slot again, even if the class is full; it need not be called if the client disconnects.
 func (c *call) releaseWhileHeld() (reacquire func()) {
 	c.measured = c.measured.held
 	k := c.class

@@ -154,7 +154,9 @@ func TestLimits_RegisterAndRemoveRepeatedly_LimitedPerSource(t *testing.T) {
 			got  *http.Response
 			want int
 		}{
-			"a known agent":               {send(elsewhere, self, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"known"}`), 200},
+			"a known agent": {
+				send(elsewhere, self, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"known"}`), 200,
+			},
 			"a new agent from elsewhere":  {register(far, "a3"), 201},
 			"a new one from this machine": {register(here, "a4"), 201},
 			"a removal by the admin":      {send(elsewhere, admin, "DELETE", "/api/v1/agents/known", ""), 204},
@@ -185,7 +187,9 @@ func TestLimits_RemovalsShareThatOfRegistrations(t *testing.T) {
 // Every call to the API is limited, and no other.
 func TestLimits_EveryRoute_Limited(t *testing.T) {
 	for _, route := range api.Routes() {
-		path := strings.NewReplacer(":id", "a1", ":version", "1", ":other", "1", "*page", "index.html").Replace(route[1])
+		path := strings.NewReplacer(
+			":id", "a1", ":version", "1", ":other", "1", "*page", "index.html",
+		).Replace(route[1])
 		synctest.Test(t, func(t *testing.T) {
 			s := newLimited(t, scarce)
 			s.call(account{}, route[0], path, "")
@@ -213,7 +217,9 @@ func TestLimits_Rejected_SaysWhenToPoll(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		s.register("a2")
-		if got := s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h"}`).Header.Get(wire.HeaderPollInterval); got != "" {
+		if got := s.call(
+			enroller, "POST", "/api/v1/register", `{"hostname":"h"}`,
+		).Header.Get(wire.HeaderPollInterval); got != "" {
 			t.Errorf("a registration got the interval %q, want none", got)
 		}
 	})
@@ -222,7 +228,10 @@ func TestLimits_Rejected_SaysWhenToPoll(t *testing.T) {
 // publishHere publishes as an admin on the controller's own machine.
 func (s *system) publishHere(url string, interval int) {
 	s.t.Helper()
-	r := httptest.NewRequestWithContext(s.t.Context(), "POST", "/api/v1/config", strings.NewReader(fmt.Sprintf(`{"url":%q,"poll_interval_seconds":%d}`, url, interval)))
+	r := httptest.NewRequestWithContext(
+		s.t.Context(), "POST", "/api/v1/config",
+		strings.NewReader(fmt.Sprintf(`{"url":%q,"poll_interval_seconds":%d}`, url, interval)),
+	)
 	r.RemoteAddr = here
 	r.SetBasicAuth(admin[0], admin[1])
 	r.Header.Set("Content-Type", "application/json")
@@ -280,7 +289,9 @@ func TestErrors_StoreBusy_RetryAfterSpread(t *testing.T) {
 		resp := s.call(admin, "GET", "/api/v1/rollouts/1?wait=60s", "")
 		after, err := strconv.Atoi(resp.Header.Get("Retry-After"))
 		if resp.StatusCode != 503 || err != nil || after < 5 || after > 10 {
-			t.Fatalf("got %d with Retry-After %q, want 503 with 5 to 10", resp.StatusCode, resp.Header.Get("Retry-After"))
+			t.Fatalf(
+				"got %d with Retry-After %q, want 503 with 5 to 10", resp.StatusCode, resp.Header.Get("Retry-After"),
+			)
 		}
 		seen[resp.Header.Get("Retry-After")] = true
 	}
@@ -297,19 +308,25 @@ func TestLimits_AdminOnLoopback_Unlimited(t *testing.T) {
 		headers []string
 		want    int
 	}{
-		"here":                              {here, admin, "/api/v1/agents", nil, 200},
-		"here over IPv6":                    {"[::1]:40000", admin, "/api/v1/agents", nil, 200},
-		"here, as a poll":                   {here, admin, "/api/v1/config", nil, 200},
-		"here, with a wrong password":       {here, account{"admin", "guess"}, "/api/v1/agents", nil, 429},
-		"an agent here":                     {here, enroller, "/api/v1/config", nil, 429},
-		"a wrong password here, as a poll":  {here, account{"admin", "guess"}, "/api/v1/config", nil, 429},
-		"nobody here, as a poll":            {here, account{}, "/api/v1/config", nil, 429},
-		"elsewhere":                         {"192.0.2.1:40000", admin, "/api/v1/agents", nil, 429},
-		"elsewhere, as a poll":              {"192.0.2.1:40000", admin, "/api/v1/config", nil, 429},
-		"elsewhere, saying here":            {"192.0.2.1:40000", admin, "/api/v1/agents", []string{"X-Forwarded-For", "127.0.0.1"}, 429},
-		"through a proxy here":              {here, admin, "/api/v1/agents", []string{"X-Forwarded-For", "192.0.2.1"}, 429},
-		"through a proxy here with Via":     {here, admin, "/api/v1/agents", []string{"Via", "1.1 proxy"}, 429},
-		"through a proxy here, as a poll":   {here, admin, "/api/v1/config", []string{"Forwarded", "for=192.0.2.1"}, 429},
+		"here":                             {here, admin, "/api/v1/agents", nil, 200},
+		"here over IPv6":                   {"[::1]:40000", admin, "/api/v1/agents", nil, 200},
+		"here, as a poll":                  {here, admin, "/api/v1/config", nil, 200},
+		"here, with a wrong password":      {here, account{"admin", "guess"}, "/api/v1/agents", nil, 429},
+		"an agent here":                    {here, enroller, "/api/v1/config", nil, 429},
+		"a wrong password here, as a poll": {here, account{"admin", "guess"}, "/api/v1/config", nil, 429},
+		"nobody here, as a poll":           {here, account{}, "/api/v1/config", nil, 429},
+		"elsewhere":                        {"192.0.2.1:40000", admin, "/api/v1/agents", nil, 429},
+		"elsewhere, as a poll":             {"192.0.2.1:40000", admin, "/api/v1/config", nil, 429},
+		"elsewhere, saying here": {
+			"192.0.2.1:40000", admin, "/api/v1/agents", []string{"X-Forwarded-For", "127.0.0.1"}, 429,
+		},
+		"through a proxy here": {
+			here, admin, "/api/v1/agents", []string{"X-Forwarded-For", "192.0.2.1"}, 429,
+		},
+		"through a proxy here with Via": {here, admin, "/api/v1/agents", []string{"Via", "1.1 proxy"}, 429},
+		"through a proxy here, as a poll": {
+			here, admin, "/api/v1/config", []string{"Forwarded", "for=192.0.2.1"}, 429,
+		},
 		"through a proxy that names itself": {here, admin, "/api/v1/agents", []string{"X-Real-IP", "127.0.0.1"}, 429},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -457,7 +474,9 @@ func (o onAnswer) WriteHeader(status int) { o.do(); o.ResponseRecorder.WriteHead
 
 // When it is written it takes a place again.
 func TestLimits_HeldPollsAnswered_TakePlaces(t *testing.T) {
-	for class, path := range map[string]string{"poll": "/api/v1/config?wait=1s", "admin": "/api/v1/rollouts/1?wait=1s"} {
+	for class, path := range map[string]string{
+		"poll": "/api/v1/config?wait=1s", "admin": "/api/v1/rollouts/1?wait=1s",
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newSystem(t)
 			tag := s.publish("http://a/").Header.Get("ETag")
@@ -533,12 +552,14 @@ func TestLimits_Rejections_LoggedOncePerMinute(t *testing.T) {
 				t.Errorf("a password is in the log: %s", line)
 			}
 			if entry.Level == logrus.WarnLevel && entry.Data["class"] != nil {
-				got = append(got, fmt.Sprint(entry.Data["class"], " ", entry.Data["turned_away"], " ", entry.Data["in_flight"]))
+				got = append(
+					got, fmt.Sprint(entry.Data["class"], " ", entry.Data["rejected"], " ", entry.Data["in_flight"]),
+				)
 			}
 		}
 		want := []string{"poll 1 0", "register 1 0", "poll 10 0", "admin 1 0"}
 		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("lines of class, turned_away and in_flight, -want +got:\n%s", diff)
+			t.Errorf("class, rejected and in_flight of the log lines, -want +got:\n%s", diff)
 		}
 	})
 }
@@ -585,7 +606,9 @@ func TestLimits_RegistrationStorm_AdminServed(t *testing.T) {
 	for range 100 {
 		storm.Go(func() {
 			for i := range queue {
-				resp, err := send(enroller, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"h","agent_id":"s%d"}`, i))
+				resp, err := send(
+					enroller, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"h","agent_id":"s%d"}`, i),
+				)
 				switch {
 				case err != nil:
 					t.Errorf("registration %d: %v", i, err)
@@ -606,7 +629,8 @@ func TestLimits_RegistrationStorm_AdminServed(t *testing.T) {
 				if i%2 == 0 {
 					headers, want = nil, 200
 				}
-				if resp, err := send(a1, "GET", "/api/v1/config", "", headers...); err != nil || resp.StatusCode != want {
+				if resp, err := send(a1, "GET", "/api/v1/config", "", headers...); err != nil ||
+					resp.StatusCode != want {
 					t.Errorf("a poll in the storm: got %v, %v, want %d", resp, err, want)
 				}
 			}
@@ -633,7 +657,9 @@ func TestLimits_ReportsOfAFleet_Accepted(t *testing.T) {
 		for i := range 10_000 {
 			self := agents[i%len(agents)]
 			group.Go(func() {
-				if resp := s.call(self, "POST", "/api/v1/agents/"+self[0]+"/status", `{"version":1,"status":"APPLIED"}`); resp.StatusCode != 204 {
+				if resp := s.call(
+					self, "POST", "/api/v1/agents/"+self[0]+"/status", `{"version":1,"status":"APPLIED"}`,
+				); resp.StatusCode != 204 {
 					refused.Add(1)
 				}
 			})
@@ -676,7 +702,9 @@ func TestLimits_InvalidCredentials_AgentsServed(t *testing.T) {
 				}
 				rejected := 0
 				for i := range 600 {
-					if s.callWith(elsewhere, nil, callers[i%len(callers)], row.method, row.path, row.body).StatusCode == 429 {
+					if s.callWith(
+						elsewhere, nil, callers[i%len(callers)], row.method, row.path, row.body,
+					).StatusCode == 429 {
 						rejected++
 					}
 				}

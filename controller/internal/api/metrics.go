@@ -7,47 +7,47 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 )
 
-// What a route is measured as.
+// Route classes, as the metrics label them.
 const (
 	polls       = "poll"
-	waiting     = "wait" // a poll whose answer is held: no route of its own
+	waiting     = "wait" // a poll whose response was held
 	registering = "register"
 	reports     = "report"
 	publishing  = "publish"
 	admins      = "admin"
 	probing     = "probe"
 	documents   = "docs"
-	other       = "other" // what is no route
+	other       = "other" // requests that match no route
 )
 
-// Metrics are how requests are answered, and who is turned away.
+// Metrics are the metrics of the API.
 type Metrics struct {
 	factory            promauto.Factory
 	requests           *metrics.Requests
 	invalidCredentials prometheus.Counter
 }
 
-// NewMetrics returns the metrics of one API; reg may be nil.
+// NewMetrics returns the metrics of one API. They are registered with reg, unless it is nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{factory: promauto.With(reg), requests: metrics.NewRequests(reg, subsystem)}
 	m.invalidCredentials = m.factory.NewCounter(prometheus.CounterOpts{
 		Namespace: metrics.Namespace, Subsystem: subsystem, Name: "credentials_refused_total",
-		Help: "Requests with invalid credentials or with another certificate than TLS_CLIENT_CA_FILE requires of that agent, " +
-			"and registrations of another agent's id. Requests without credentials do not count.",
+		Help: "Requests with invalid credentials, or without the client certificate of that agent, " +
+			"and registrations of a known id without its secret. Requests without credentials are not counted.",
 	})
 	return m
 }
 
 const subsystem = "controller"
 
-// measured is how an answer is measured.
+// measured is how a response is measured.
 type measured struct {
 	class *metrics.Class
 	timed bool
-	held  *measured // how it is once it is held: that takes as long as it is meant to
+	held  *measured // once the response is held; its duration is then not measured
 }
 
-// as returns how answers of a class are measured.
+// measured returns how responses of a route class are measured.
 func (m *Metrics) measured(name string) *measured {
 	class := m.requests.Class(name)
 	held := &measured{class: class}
@@ -58,17 +58,18 @@ func (m *Metrics) measured(name string) *measured {
 	return &measured{class: class, timed: true, held: held}
 }
 
-// limits measures the classes that have a limit.
+// limits registers the metrics of classes.
 func (m *Metrics) limits(classes ...*class) {
 	for _, k := range classes {
 		label := prometheus.Labels{"class": k.name}
 		m.factory.NewCounterFunc(prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "http_requests_shed_total",
-			Help: "Requests turned away because more came than are let in, by class.", ConstLabels: label,
+			Help: "Requests rejected because of a limit, by route class.", ConstLabels: label,
 		}, func() float64 { return float64(k.rejected()) })
 		m.factory.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "http_requests_in_flight",
-			Help: "Requests that are let in and not answered yet, by class. Those that are held are not among them.", ConstLabels: label,
+			Help:        "Accepted requests without a response yet, by route class. Held responses are not counted.",
+			ConstLabels: label,
 		}, func() float64 { return float64(k.InFlight()) })
 	}
 }

@@ -37,7 +37,9 @@ func (s *system) series(name string) map[string]float64 {
 			for _, l := range m.GetLabel() {
 				labels = append(labels, l.GetValue())
 			}
-			got[strings.Join(labels, " ")] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			got[strings.Join(
+				labels, " ",
+			)] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
 	return got
@@ -73,8 +75,10 @@ func TestMetrics_Requests_ByClassAndCode(t *testing.T) {
 		s.call(account{}, "PUT", "/health", "")
 		s.call(admin, "POST", "/api/v1/config", `{}`, "Sec-Fetch-Site", "cross-site")
 		s.wantSeries("http_requests_total", map[string]float64{
-			"register 201": 2, "register 204": 1, "publish 200": 1, "publish 404": 1, "poll 200": 2, "poll 304": 1, "wait 304": 1,
-			"report 204": 1, "admin 200": 2, "admin 408": 1, "probe 200": 4, "docs 200": 1, "other 404": 1, "other 405": 1, "other 403": 1,
+			"register 201": 2, "register 204": 1, "publish 200": 1, "publish 404": 1, "poll 200": 2, "poll 304": 1,
+			"wait 304":   1,
+			"report 204": 1, "admin 200": 2, "admin 408": 1, "probe 200": 4, "docs 200": 1, "other 404": 1,
+			"other 405": 1, "other 403": 1,
 		})
 		// What waits spoils no time.
 		s.wantSeries("http_request_duration_seconds", map[string]float64{
@@ -215,7 +219,10 @@ func TestMetrics_UnknownPaths_NoNewSeries(t *testing.T) {
 	s := newSystem(t)
 	ask := func(i int) {
 		a := s.register(fmt.Sprintf("agent-%d", i))
-		s.call(a, "GET", fmt.Sprintf("/api/v1/config?x=%d", i), "", "X-Transport", fmt.Sprint("t", i), "User-Agent", fmt.Sprint("u", i), "Host", fmt.Sprint("h", i))
+		s.call(
+			a, "GET", fmt.Sprintf("/api/v1/config?x=%d", i), "", "X-Transport", fmt.Sprint("t", i), "User-Agent",
+			fmt.Sprint("u", i), "Host", fmt.Sprint("h", i),
+		)
 		s.call(admin, "GET", fmt.Sprintf("/api/v1/agents/agent-%d", i), "")
 		s.call(account{}, "GET", fmt.Sprintf("/nowhere/%d", i), "")
 		s.call(account{}, "GET", fmt.Sprintf("/swagger/%d", i), "")
@@ -246,7 +253,8 @@ func TestMetrics_Get_Served(t *testing.T) {
 	s := newSystem(t)
 	s.call(account{}, "GET", "/health", "")
 	resp := s.call(account{}, "GET", "/metrics?format=any", "")
-	if got := text(t, resp); resp.StatusCode != 200 || !strings.Contains(got, `fleetconf_controller_http_requests_total{class="probe",code="200"} 1`) {
+	if got := text(t, resp); resp.StatusCode != 200 ||
+		!strings.Contains(got, `fleetconf_controller_http_requests_total{class="probe",code="200"} 1`) {
 		t.Errorf("got %d %s, want what was measured", resp.StatusCode, got)
 	}
 }
@@ -276,12 +284,18 @@ func TestRequestID_InEveryResponse(t *testing.T) {
 			{"a probe", s, request{account{}, "GET", "/metrics", nil}, 200},
 			{"a configuration", s, request{enroller, "GET", "/api/v1/config", nil}, 200},
 			{"nothing new", s, request{enroller, "GET", "/api/v1/config", []string{"If-None-Match", tag}}, 304},
-			{"nothing new in time", s, request{enroller, "GET", "/api/v1/config?wait=1s", []string{"If-None-Match", tag}}, 304},
+			{
+				"nothing new in time", s,
+				request{enroller, "GET", "/api/v1/config?wait=1s", []string{"If-None-Match", tag}}, 304,
+			},
 			{"an unknown parameter", s, request{admin, "GET", "/api/v1/agents?x=1", nil}, 400},
 			{"credentials missing", s, request{account{}, "GET", "/api/v1/config", nil}, 401},
 			{"credentials refused", s, request{account{"admin", "guess"}, "GET", "/api/v1/agents", nil}, 401},
 			{"the wrong door", s, request{enroller, "GET", "/api/v1/agents", nil}, 403},
-			{"a page of another", s, request{admin, "POST", "/api/v1/config", []string{"Sec-Fetch-Site", "cross-site"}}, 403},
+			{
+				"a page of another", s,
+				request{admin, "POST", "/api/v1/config", []string{"Sec-Fetch-Site", "cross-site"}}, 403,
+			},
 			{"nowhere", s, request{account{}, "GET", "/nowhere", nil}, 404},
 			{"the wrong method", s, request{account{}, "PUT", "/health", nil}, 405},
 			{"not in time", s, request{admin, "GET", "/api/v1/rollouts/1?wait=1s", nil}, 408},
@@ -289,10 +303,15 @@ func TestRequestID_InEveryResponse(t *testing.T) {
 			{"a store that is not ready", gone, request{account{}, "GET", "/ready", nil}, 503},
 		} {
 			for sent, want := range map[string]string{"": "", "mine-1": "mine-1", "not fit": ""} {
-				resp := row.s.call(row.who, row.method, row.path, "", append(row.headers, server.HeaderRequestID, sent)...)
+				resp := row.s.call(
+					row.who, row.method, row.path, "", append(row.headers, server.HeaderRequestID, sent)...,
+				)
 				got := resp.Header.Get(server.HeaderRequestID)
 				if resp.StatusCode != row.status || got == "" || (want != "" && got != want) || got == "not fit" {
-					t.Errorf("%s, sent as %q: got %d under the id %q, want %d under %q", row.name, sent, resp.StatusCode, got, row.status, want)
+					t.Errorf(
+						"%s, sent as %q: got %d under the id %q, want %d under %q", row.name, sent, resp.StatusCode,
+						got, row.status, want,
+					)
 				}
 			}
 		}
@@ -313,18 +332,48 @@ func TestLog_NamesRequestAgentAndVersion(t *testing.T) {
 		want               logrus.Fields
 		says               string
 	}{
-		{nil, admin, "POST", "/api/v1/config", `{"url":"http://b/"}`, logrus.Fields{"version": int64(2), "by": "admin"}, "Configuration published"},
-		{nil, admin, "POST", "/api/v1/configs/1/rollback", "", logrus.Fields{"version": int64(3), "by": "admin", "restored_from": int64(1)}, "Configuration published"},
-		{nil, enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a2"}`, logrus.Fields{"agent": "a2", "hostname": "h", "by": "agent"}, "Agent registered"},
-		{nil, a1, "POST", "/api/v1/agents/a1/status", `{"version":3,"status":"FAILED","error":"boom"}`, logrus.Fields{"agent": "a1", "version": int64(3), "error": "boom"}, "Worker refused a version"},
+		{
+			nil, admin, "POST", "/api/v1/config", `{"url":"http://b/"}`,
+			logrus.Fields{"version": int64(2), "by": "admin"}, "Configuration published",
+		},
+		{
+			nil, admin, "POST", "/api/v1/configs/1/rollback", "",
+			logrus.Fields{"version": int64(3), "by": "admin", "restored_from": int64(1)}, "Configuration published",
+		},
+		{
+			nil, enroller, "POST", "/api/v1/register", `{"hostname":"h","agent_id":"a2"}`,
+			logrus.Fields{"agent": "a2", "hostname": "h", "by": "agent"}, "Agent registered",
+		},
+		{
+			nil, a1, "POST", "/api/v1/agents/a1/status", `{"version":3,"status":"FAILED","error":"boom"}`,
+			logrus.Fields{"agent": "a1", "version": int64(3), "error": "boom"}, "Worker refused a version",
+		},
 		{nil, a1, "POST", "/api/v1/agents/a1/status", `{"version":3,"status":"FAILED","error":"boom"}`, nil, ""},
-		{nil, admin, "POST", "/api/v1/agents/a1/retry", "", logrus.Fields{"agent": "a1", "by": "admin"}, "Agent is to try again"},
-		{nil, a1, "POST", "/api/v1/agents/a1/status", `{"version":3,"status":"FAILED","error":"bang"}`, logrus.Fields{"agent": "a1", "version": int64(3), "error": "bang"}, "Worker refused a version"},
-		{nil, admin, "DELETE", "/api/v1/agents/a2", "", logrus.Fields{"agent": "a2", "by": "admin"}, "Agent decommissioned"},
-		{nil, admin, "PUT", "/api/v1/freeze", `{"reason":"r"}`, logrus.Fields{"reason": "r", "by": "admin"}, "Publishing frozen"},
-		{nil, admin, "DELETE", "/api/v1/freeze", "", logrus.Fields{"by": "admin"}, "Publishing not frozen"},
-		{conflict, admin, "POST", "/api/v1/agents/resume", "", logrus.Fields{"version": int64(3), "by": "admin"}, "Conflict resumed"},
-		{nil, account{"admin", "guess"}, "GET", "/api/v1/agents", "", logrus.Fields{"path": "/api/v1/agents"}, "Credentials refused; more within a minute are not logged"},
+		{
+			nil, admin, "POST", "/api/v1/agents/a1/retry", "", logrus.Fields{"agent": "a1", "by": "admin"},
+			"Agent retry requested",
+		},
+		{
+			nil, a1, "POST", "/api/v1/agents/a1/status", `{"version":3,"status":"FAILED","error":"bang"}`,
+			logrus.Fields{"agent": "a1", "version": int64(3), "error": "bang"}, "Worker refused a version",
+		},
+		{
+			nil, admin, "DELETE", "/api/v1/agents/a2", "", logrus.Fields{"agent": "a2", "by": "admin"},
+			"Agent decommissioned",
+		},
+		{
+			nil, admin, "PUT", "/api/v1/freeze", `{"reason":"r"}`, logrus.Fields{"reason": "r", "by": "admin"},
+			"Publishing frozen",
+		},
+		{nil, admin, "DELETE", "/api/v1/freeze", "", logrus.Fields{"by": "admin"}, "Freeze lifted"},
+		{
+			conflict, admin, "POST", "/api/v1/agents/resume", "", logrus.Fields{"version": int64(3), "by": "admin"},
+			"Conflict resolved",
+		},
+		{
+			nil, account{"admin", "guess"}, "GET", "/api/v1/agents", "", logrus.Fields{"path": "/api/v1/agents"},
+			"Credentials rejected; others within a minute are not logged",
+		},
 		{func() { _ = s.db.Close() }, a1, "POST", "/api/v1/agents/a1/status", `{"version":3,"status":"APPLIED"}`,
 			logrus.Fields{"agent": "a1", "method": "POST", "path": "/api/v1/agents/:id/status"}, "Request failed"},
 	} {

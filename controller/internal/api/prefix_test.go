@@ -81,7 +81,9 @@ func TestLinks_BehindAPrefix_LeadToWhatTheyName(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.publish("http://a/")
-	if resp := getAs(t, client, account{"a0", registered.AgentToken}, "GET", poll.String(), ""); resp.StatusCode != 200 {
+	if resp := getAs(
+		t, client, account{"a0", registered.AgentToken}, "GET", poll.String(), "",
+	); resp.StatusCode != 200 {
 		t.Errorf("poll_url %q leads to %s: got %d, want 200", registered.PollURL, poll, resp.StatusCode)
 	}
 

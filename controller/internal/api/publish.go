@@ -10,25 +10,25 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// publish makes a configuration current.
+// publish publishes a configuration as a new version.
 //
 //	@ID				publishConfig
 //	@Summary		Publish a configuration
-//	@Description	Fields left out keep their value. The same content again changes nothing and answers changed:false, unless agents are in conflict: then it is a new version.
-//	@Description	With dry_run=true nothing is stored, and the answer is a wire.Preview: the configuration as agents would fetch it, what would change, how many agents would follow.
+//	@Description	Omitted fields keep their value. Publishing the current content again changes nothing and returns changed:false, unless agents are in conflict: then it makes a new version.
+//	@Description	With dry_run=true nothing is stored, and the response is a wire.Preview: the configuration as agents would fetch it, the changes, and the number of agents that would follow.
 //	@Tags			configuration
 //	@Accept			json
 //	@Produce		json
 //	@Security		Admin
-//	@Param			configuration	body		wire.PublishRequest	false	"what to publish"
-//	@Param			poll_interval	query		int					false	"seconds between two polls, instead of poll_interval_seconds"
-//	@Param			dry_run			query		bool				false	"only say what would come of it"
-//	@Param			override		query		bool				false	"publish in spite of a freeze"
+//	@Param			configuration	body		wire.PublishRequest	false	"the fields to change"
+//	@Param			poll_interval	query		int					false	"seconds between two polls of an agent; replaces poll_interval_seconds"
+//	@Param			dry_run			query		bool				false	"preview only"
+//	@Param			override		query		bool				false	"publish despite a freeze"
 //	@Param			If-Match		header		string				false	"publish only if this is the ETag of the current configuration"
 //	@Success		200				{object}	wire.PublishResponse{dry_run=wire.Preview}
-//	@Header			200				{string}	ETag	"of the configuration that is current now; missing on a dry run"
+//	@Header			200				{string}	ETag	"ETag of the current configuration; absent on a dry run"
 //	@Failure		400,401,403,412,413,415,429,503,507	{object}	problem.Problem
-//	@Failure		409				{object}	problem.Problem	"publishing is frozen; the detail has the reason"
+//	@Failure		409				{object}	problem.Problem	"publishing is frozen; detail gives the reason"
 //	@Router			/api/v1/config [post]
 func (a *API) publish(c *call) error {
 	req, err := decodePublish(c)
@@ -51,22 +51,22 @@ func (a *API) publish(c *call) error {
 // rollback makes the content of a version current again.
 //
 //	@ID				rollbackConfig
-//	@Summary		Take it back
-//	@Description	Publishes the content of a version again, as a new version with restored_from. To take back a rollback, roll back once more.
-//	@Description	If that content is current already, nothing is changed, unless agents are in conflict. With dry_run=true the answer is a wire.Preview, as for a publish.
+//	@Summary		Roll back to a version
+//	@Description	Publishes the content of an earlier version again, as a new version with restored_from. To undo a rollback, roll back again.
+//	@Description	If that content is already current, nothing changes, unless agents are in conflict. With dry_run=true the response is a wire.Preview, as for a publish.
 //	@Tags			configuration
 //	@Accept			json
 //	@Produce		json
 //	@Security		Admin
-//	@Param			version		path		int						true	"the version whose content is to be current"
-//	@Param			why			body		wire.RollbackRequest	false	"may say why"
-//	@Param			dry_run		query		bool					false	"only say what would come of it"
-//	@Param			override	query		bool					false	"roll back in spite of a freeze"
+//	@Param			version		path		int						true	"the version to restore"
+//	@Param			why			body		wire.RollbackRequest	false	"the reason (optional)"
+//	@Param			dry_run		query		bool					false	"preview only"
+//	@Param			override	query		bool					false	"roll back despite a freeze"
 //	@Param			If-Match	header		string					false	"roll back only if this is the ETag of the current configuration"
 //	@Success		200			{object}	wire.PublishResponse{dry_run=wire.Preview}
-//	@Header			200			{string}	ETag	"of the configuration that is current now; missing on a dry run"
+//	@Header			200			{string}	ETag	"ETag of the current configuration; absent on a dry run"
 //	@Failure		400,401,403,404,412,413,415,429,503,507	{object}	problem.Problem
-//	@Failure		409			{object}	problem.Problem	"publishing is frozen; the detail has the reason"
+//	@Failure		409			{object}	problem.Problem	"publishing is frozen; detail gives the reason"
 //	@Router			/api/v1/configs/{version}/rollback [post]
 func (a *API) rollback(c *call) error {
 	version, err := positive("version", c.Param("version"), math.MaxInt64)
@@ -94,8 +94,7 @@ func (a *API) rollback(c *call) error {
 	return a.published(c, outcome, err)
 }
 
-// terms reads what a publish and a rollback have in common, and whether to do
-// it at all.
+// terms reads the options that a publish and a rollback share. dry is whether to preview only.
 func terms(c *call, message *string) (t models.Terms, dry bool, err error) {
 	t.Origin = c.origin()
 	if message != nil {
@@ -111,12 +110,12 @@ func terms(c *call, message *string) (t models.Terms, dry bool, err error) {
 	return t, dry, err
 }
 
-// published answers with what a publish or a rollback came to.
+// published writes and logs the outcome of a publish or rollback.
 func (a *API) published(c *call, outcome models.Outcome, err error) error {
 	if err != nil {
 		return err
 	}
-	cfg, message := outcome.Config, "This content is current already; nothing was changed"
+	cfg, message := outcome.Config, "This content is already current; nothing was changed"
 	if outcome.Changed {
 		message = "Configuration published"
 		log := a.event(c).WithField("version", cfg.Version)
@@ -126,10 +125,12 @@ func (a *API) published(c *call, outcome models.Outcome, err error) error {
 		log.Info("Configuration published")
 	}
 	c.Header("ETag", cfg.ETag)
-	return server.WriteJSON(c.Writer, http.StatusOK, wire.PublishResponse{Message: message, Version: cfg.Version, Changed: outcome.Changed})
+	return server.WriteJSON(c.Writer, http.StatusOK, wire.PublishResponse{
+		Message: message, Version: cfg.Version, Changed: outcome.Changed,
+	})
 }
 
-// preview answers with what a publish or a rollback would come to.
+// preview writes what a publish or rollback would do.
 func preview(c *call, outcome models.Outcome, err error) error {
 	if err != nil {
 		return err
@@ -137,16 +138,16 @@ func preview(c *call, outcome models.Outcome, err error) error {
 	return server.WriteJSON(c.Writer, http.StatusOK, toPreview(outcome))
 }
 
-// resume lets agents follow a restored store.
+// resume ends a conflict: agents that run later versions than the store has follow it again.
 //
 //	@ID				resumeFleet
-//	@Summary		Let agents follow a store that was restored
-//	@Description	When agents run later versions than the store has, as after the restore of an older backup, they keep what they run. This lets them follow the store's current configuration, older or not. To publish instead ends the conflict too.
+//	@Summary		Let agents follow a restored store
+//	@Description	Agents that run later versions than the store has, as after the restore of an older backup, keep their version. This request makes them follow the store's current configuration, even if it is older. A publish ends the conflict too.
 //	@Tags			agents
 //	@Produce		json
 //	@Security		Admin
 //	@Param			If-Match	header		string	false	"resume only if this is the ETag of the current configuration"
-//	@Success		200			{object}	wire.PublishResponse	"changed is false where there was no conflict"
+//	@Success		200			{object}	wire.PublishResponse	"changed is false if there was no conflict"
 //	@Failure		400,401,403,412,429,503,507	{object}	problem.Problem
 //	@Router			/api/v1/agents/resume [post]
 func (a *API) resume(c *call) error {
@@ -158,16 +159,19 @@ func (a *API) resume(c *call) error {
 	if err != nil {
 		return err
 	}
-	out := wire.PublishResponse{Message: "There is no conflict; nothing was changed", Version: a.Publisher.Plan().Version(), Changed: resumed}
+	out := wire.PublishResponse{
+		Message: "There is no conflict; nothing was changed",
+		Version: a.Publisher.Plan().Version(), Changed: resumed,
+	}
 	if resumed {
 		out.Message = "Agents follow the store again"
-		a.event(c).WithField("version", out.Version).Info("Conflict resumed")
+		a.event(c).WithField("version", out.Version).Info("Conflict resolved")
 	}
 	return server.WriteJSON(c.Writer, http.StatusOK, out)
 }
 
-// decodePublish reads a publish from the body and the query. The body may be
-// clientGone out where the query says it all.
+// decodePublish reads a publish from the body and the query. The body may be omitted if the
+// query has poll_interval.
 func decodePublish(c *call) (req wire.PublishRequest, err error) {
 	interval, inQuery := c.GetQuery("poll_interval")
 	if !inQuery || !server.Bodyless(c.Request) {
@@ -188,8 +192,8 @@ func decodePublish(c *call) (req wire.PublishRequest, err error) {
 	return req, req.Validate()
 }
 
-// precondition turns the conditional headers of a write into a rule on the
-// ETag of the current configuration (RFC 9110 §13.1).
+// precondition turns If-Match and If-None-Match into a predicate of the current ETag, which
+// is "" if there is none (RFC 9110 §13.1).
 func precondition(h http.Header) (func(string) bool, error) {
 	match, none := h.Values("If-Match"), h.Values("If-None-Match")
 	if _, ok := etag.Match(match, ""); !ok {

@@ -9,14 +9,14 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// The most entries of a list, and how many there are where nobody says.
+// Bounds of the number of entries on a page.
 const (
 	defaultLimit = 100
 	maxLimit     = 1000
 )
 
-// number reads a whole number from the query, 1 to most; fallback where it is
-// not there.
+// number returns a parameter of the query as a whole number, 1 to most, or fallback if the
+// query does not have it.
 func number(c *call, name string, fallback, most int64) (int64, error) {
 	text, ok := c.GetQuery(name)
 	if !ok {
@@ -25,6 +25,7 @@ func number(c *call, name string, fallback, most int64) (int64, error) {
 	return positive(name, text, most)
 }
 
+// positive parses a whole number, 1 to most. Its errors name field.
 func positive(field, text string, most int64) (int64, error) {
 	n, err := strconv.ParseInt(text, 10, 64)
 	switch {
@@ -36,7 +37,8 @@ func positive(field, text string, most int64) (int64, error) {
 	return n, nil
 }
 
-// flag reads true or false from the query; false where it is not there.
+// flag returns a parameter of the query that is true or false; false if the query does not
+// have it.
 func flag(c *call, name string) (bool, error) {
 	switch text, ok := c.GetQuery(name); {
 	case !ok || text == "false":
@@ -47,15 +49,16 @@ func flag(c *call, name string) (bool, error) {
 	return false, wire.Bad(name, "must be true or false")
 }
 
-// oneOf reads one of the known words from the query; "" where it is not there.
+// oneOf returns a parameter of the query that must be one of known; "" if the query does not
+// have it.
 func oneOf[T ~string](c *call, name string, known []T) (T, error) {
 	text, ok := c.GetQuery(name)
 	if !ok || slices.Contains(known, T(text)) {
 		return T(text), nil
 	}
-	words := make([]string, len(known))
-	for i, word := range known {
-		words[i] = string(word)
+	values := make([]string, len(known))
+	for i, value := range known {
+		values[i] = string(value)
 	}
-	return "", wire.Bad(name, "must be one of %s", strings.Join(words, ", "))
+	return "", wire.Bad(name, "must be one of %s", strings.Join(values, ", "))
 }

@@ -10,18 +10,18 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// rollout tells how far a version has spread.
+// rollout returns the state of a version's rollout, or waits for a share of the targets.
 //
 //	@ID				getRollout
-//	@Summary		How far a version has spread
-//	@Description	With wait or applied it is a gate: 200 as soon as that share of the targets has applied the version, 408 with the same body when the wait is over before, or when the version was superseded.
-//	@Description	Targets are all agents but the inactive ones. A share of no targets is never reached.
+//	@Summary		Get the rollout of a version
+//	@Description	With wait or applied, the request is a gate: it returns 200 as soon as the given share of the targets has applied the version, and 408 with the same body if the wait expires first or the version is superseded.
+//	@Description	Targets are all agents that are not inactive. Without targets the gate returns 408.
 //	@Tags			rollouts
 //	@Produce		json
 //	@Security		Admin
 //	@Param			version	path		int		true	"the version"
-//	@Param			wait	query		string	false	"how long to hold the answer, such as 60s; at most 5m (0s)"
-//	@Param			applied	query		number	false	"the share to wait for, above 0 to 1 (1)"
+//	@Param			wait	query		string	false	"how long to wait, such as 60s, at most 5m (0s)"
+//	@Param			applied	query		number	false	"share of the targets to wait for, above 0 to 1 (1)"
 //	@Success		200		{object}	wire.Rollout
 //	@Failure		408		{object}	wire.Rollout	"the share was not reached"
 //	@Failure		400,401,403,404,429,503	{object}	problem.Problem
@@ -57,7 +57,8 @@ func (a *API) rollout(c *call) error {
 	return server.WriteJSON(c.Writer, status, toRollout(rollout))
 }
 
-// gate reads what to wait for.
+// gate reads the gate of a request: how long to wait for which share of the targets. isGate
+// is false if the query has neither.
 func gate(c *call) (wait time.Duration, share float64, isGate bool, err error) {
 	share = 1
 	if text, ok := c.GetQuery("wait"); ok {
@@ -76,7 +77,7 @@ func gate(c *call) (wait time.Duration, share float64, isGate bool, err error) {
 	return wait, share, isGate, nil
 }
 
-// duration reads a duration, or a whole number of seconds.
+// duration parses a Go duration, or a whole number of seconds.
 func duration(text string) (d time.Duration, ok bool) {
 	if _, err := strconv.ParseInt(text, 10, 64); err == nil {
 		text += "s"
@@ -85,8 +86,10 @@ func duration(text string) (d time.Duration, ok bool) {
 	return d, err == nil
 }
 
-// extend gives an answer that is held for wait more time than the server gives
-// all others. A writer without deadlines is not a server's.
+// extend moves the write deadline behind the longest time that a response may be held. Test
+// writers without deadlines are ignored.
 func extend(c *call, wait time.Duration) {
-	_ = http.NewResponseController(c.Writer).SetWriteDeadline(time.Now().Add(wait + wire.WaitSlack(wait) + server.WriteTimeout))
+	_ = http.NewResponseController(c.Writer).SetWriteDeadline(
+		time.Now().Add(wait + wire.WaitSlack(wait) + server.WriteTimeout),
+	)
 }

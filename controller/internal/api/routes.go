@@ -11,21 +11,21 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// call is a request that was let in.
+// call is a request, with the identity of its caller and its slot.
 type call struct {
 	*gin.Context
-	class *class          // where it has a place, nil where it is counted nowhere
-	self  *registry.Agent // the agent that calls, nil for anybody else
-	by    string          // the name of who calls, "" for anybody at an open door
+	class *class          // the class of the request's slot, nil without a slot
+	self  *registry.Agent // the calling agent, nil for other callers
+	by    string          // user name of the caller, "" if it is not authenticated
 
 	api      *API
 	measured *measured
 }
 
-// origin is who calls, and from where.
+// origin returns the caller's name and address, for the audit log.
 func (c *call) origin() models.Origin { return models.Origin{Actor: c.by, SourceIP: c.ClientIP()} }
 
-// event is the logger of what a request did: whose it was, as far as it is known.
+// event returns a logger with the id, source address and caller of a request.
 func (a *API) event(c *call) *logrus.Entry {
 	log := a.Log.WithFields(logrus.Fields{"request_id": server.RequestID(c.Request), "source_ip": c.ClientIP()})
 	switch {
@@ -37,20 +37,21 @@ func (a *API) event(c *call) *logrus.Entry {
 	return log
 }
 
-// route is one line of the table of all that the controller answers.
+// route is a row of the table of routes.
 type route struct {
 	method   string
 	path     string
-	who      access // who may call, and with whom it shares a limit
-	measured string // with which others
-	query    string // the parameters that are known, with spaces between; "*" takes any
+	who      access // who may call, and which class of limits applies
+	measured string // route class in the metrics
+	query    string // known parameters of the query, separated by spaces; "*": any
 	handle   func(*call) error
 }
 
-// Names is what no agent may be called: a path has it in the place of an id, or
-// the audit trail in the place of a name.
+// Names are reserved: no agent may have one as its id. They stand for an id in paths, or for
+// an actor in the audit log.
 var Names = []string{"summary", "resume", "unknown", "controller", "INITIAL_URL"}
 
+// routes returns the table of all routes of the controller.
 func (a *API) routes() []route {
 	return []route{
 		{"POST", "/api/v1/register", enrolling, registering, "", a.register},
@@ -88,15 +89,16 @@ func (a *API) routes() []route {
 }
 
 var index = server.IndexOf("controller",
-	server.Link{Href: "swagger/", Title: "the API, to read and try"},
-	server.Link{Href: "openapi.json", Title: "the API, as OpenAPI 3"},
-	server.Link{Href: "api/v1/config", Title: "the current configuration; POST publishes another"},
-	server.Link{Href: "api/v1/configs", Title: "what was published"},
+	server.Link{Href: "swagger/", Title: "the API in Swagger UI"},
+	server.Link{Href: "openapi.json", Title: "the API as an OpenAPI 3 document"},
+	server.Link{Href: "api/v1/config", Title: "the current configuration; POST publishes a new one"},
+	server.Link{Href: "api/v1/configs", Title: "the published versions"},
 	server.Link{Href: "api/v1/agents", Title: "the agents"},
-	server.Link{Href: "api/v1/agents/summary", Title: "how many agents run what"},
+	server.Link{Href: "api/v1/agents/summary", Title: "the number of agents by status and version"},
 	server.Link{Href: "api/v1/audit", Title: "the audit log"},
 )
 
+// plain adapts a handler of net/http.
 func plain(h http.HandlerFunc) func(*call) error {
 	return func(c *call) error {
 		h(c.Writer, c.Request)

@@ -7,10 +7,9 @@ import (
 	"strings"
 )
 
-// clientAddr is the address that a request comes from, the zero Addr where it is
-// unknown. The address of the socket counts, unless it is a trusted proxy's: then
-// the last address in X-Forwarded-For does that is no trusted proxy's. What stands
-// before that one is the client's own word.
+// clientAddr returns the address of the client, the zero Addr if it is unknown: the peer's
+// address, or if the peer is a trusted proxy, the last address in X-Forwarded-For that is not
+// a trusted proxy's. Addresses before that one are unverified.
 func clientAddr(r *http.Request, trusted []netip.Prefix) netip.Addr {
 	client := parseAddr(r.RemoteAddr)
 	forwarded := r.Header["X-Forwarded-For"]
@@ -37,11 +36,12 @@ func clientAddr(r *http.Request, trusted []netip.Prefix) netip.Addr {
 	return client
 }
 
-// parseAddr reads an address, with a port or without.
+// parseAddr parses an IP address with or without a port. It returns the zero Addr if text is
+// neither.
 func parseAddr(text string) netip.Addr {
 	addr, err := netip.ParseAddr(text)
 	if err != nil {
-		withPort, _ := netip.ParseAddrPort(text) // the zero value where it is none
+		withPort, _ := netip.ParseAddrPort(text)
 		addr = withPort.Addr()
 	}
 	return addr.Unmap().WithZone("")
@@ -51,11 +51,11 @@ func isTrusted(client netip.Addr, trusted []netip.Prefix) bool {
 	return slices.ContainsFunc(trusted, func(p netip.Prefix) bool { return p.Contains(client) })
 }
 
-// source is where the request comes from.
+// source returns the address of the client.
 func (c *call) source() netip.Addr { return clientAddr(c.Request, c.api.TrustedProxies) }
 
-// ClientIP is source as it is recorded. It hides that of gin, which reads headers
-// that no trusted proxy wrote.
+// ClientIP returns source as text, "" if it is unknown. It hides gin's ClientIP, which trusts
+// other headers.
 func (c *call) ClientIP() string {
 	if addr := c.source(); addr.IsValid() {
 		return addr.String()

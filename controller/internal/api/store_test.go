@@ -31,7 +31,8 @@ func (f failingStore) Figures(context.Context, int64) (models.Figures, int64, er
 
 func TestAnswer_KindsOfStoreFailure(t *testing.T) {
 	for err, want := range map[error]int{
-		database.ErrBusy: 503, database.ErrReadOnly: 503, database.ErrIO: 503, database.ErrCorrupt: 503, database.ErrMoved: 503, database.ErrFull: 507,
+		database.ErrBusy: 503, database.ErrReadOnly: 503, database.ErrIO: 503, database.ErrCorrupt: 503,
+		database.ErrMoved: 503, database.ErrFull: 507,
 	} {
 		s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) {
 			o.Rollouts = rollout.New(o.Publisher, o.Agents, failingStore{with: err})
@@ -53,7 +54,9 @@ type inDoubtStore struct {
 	before, after error // of the commit
 }
 
-func (u *inDoubtStore) Append(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) (*models.Plan, error) {
+func (u *inDoubtStore) Append(
+	ctx context.Context, rule func(*models.Plan) (*models.Change, error),
+) (*models.Plan, error) {
 	if u.before != nil {
 		return nil, u.before
 	}
@@ -75,13 +78,16 @@ func TestPublish_CommitInDoubt_DoesNotClaimThatNothingChanged(t *testing.T) {
 	s.publish("http://a/")
 	const document = `{"url":"http://b/"}`
 	store.before = fmt.Errorf("%w: a read failed", database.ErrIO)
-	if body := text(t, s.call(admin, "POST", "/api/v1/config", document)); !strings.Contains(body, "nothing was changed") {
+	if body := text(
+		t, s.call(admin, "POST", "/api/v1/config", document),
+	); !strings.Contains(body, "nothing was changed") {
 		t.Errorf("before the commit: got %s, want that nothing was changed", body)
 	}
 	store.before, store.after = nil, fmt.Errorf("%w: %w", database.ErrInDoubt, database.ErrIO)
 	resp := s.call(admin, "POST", "/api/v1/config", document)
 	body := text(t, resp)
-	if resp.StatusCode != 503 || strings.Contains(body, "nothing") || !strings.Contains(body, "may or may not") || !strings.Contains(body, "no second version") {
+	if resp.StatusCode != 503 || strings.Contains(body, "nothing") || !strings.Contains(body, "may or may not") ||
+		!strings.Contains(body, "no second version") {
 		t.Errorf("at the commit: got %d %s, want 503 that leaves it open", resp.StatusCode, body)
 	}
 	store.after = nil
@@ -98,7 +104,9 @@ func TestPublish_StoreFails_IsAnsweredWithTheReason(t *testing.T) {
 		want   string
 	}{
 		"the database was removed": {os.Remove, "removed or replaced"},
-		"its journal was removed":  {func(path string) error { return os.Remove(path + "-wal") }, "removed or replaced"},
+		"its journal was removed": {
+			func(path string) error { return os.Remove(path + "-wal") }, "removed or replaced",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSystem(t)

@@ -15,8 +15,8 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/swaggerui"
 )
 
-// ginSwagger makes the pages that depend on the API, from the first request on. It never
-// serves files.
+// ginSwagger renders the pages that depend on the API. It is created by the first request, and
+// serves no files: its file handler is empty.
 var ginSwagger = sync.OnceValue(func() gin.HandlerFunc {
 	return ginswagger.WrapHandler(&webdav.Handler{}, ginswagger.URL(swaggerui.Document))
 })
@@ -31,7 +31,7 @@ func swaggerUI(c *call) error {
 	c.Header("Content-Security-Policy", "frame-ancestors 'none'") // against clickjacking
 	switch name {
 	case "index.html", "index.css", "swagger-initializer.js":
-		if c.Request.Method == http.MethodHead { // which gin-swagger does not know
+		if c.Request.Method == http.MethodHead { // gin-swagger handles GET only
 			get := *c.Request
 			get.Method = http.MethodGet
 			c.Request = &get
@@ -41,16 +41,16 @@ func swaggerUI(c *call) error {
 		return openAPI(c)
 	default:
 		if swaggerui.ServeFile(c.Writer, c.Request, name) != nil {
-			return problem.New(http.StatusNotFound, "there is no such page; begin at /swagger/index.html")
+			return problem.New(http.StatusNotFound, "no such page; start at /swagger/index.html")
 		}
 	}
 	return nil
 }
 
-// openAPI describes this API.
+// openAPI serves the OpenAPI document.
 //
 //	@ID			getOpenAPI
-//	@Summary	This description, as OpenAPI 3
+//	@Summary	Get the OpenAPI 3 document
 //	@Tags		process
 //	@Produce	json
 //	@Success	200	{object}	object

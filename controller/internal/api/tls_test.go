@@ -28,17 +28,23 @@ func newTLSListener(t *testing.T, ln net.Listener) (net.Listener, *tls.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := authority.Issue(certs.Leaf{Name: "controller", Hosts: []string{"controller"}, NotAfter: time.Now().Add(24 * time.Hour)})
+	cert, err := authority.Issue(certs.Leaf{
+		Name: "controller", Hosts: []string{"controller"}, NotAfter: time.Now().Add(24 * time.Hour),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}}), &tls.Config{RootCAs: authority.Pool()}
+	return tls.NewListener(
+		ln, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"h2"}},
+	), &tls.Config{RootCAs: authority.Pool()}
 }
 
 // shown is a connection whose client showed a certificate that ends then.
 func verifiedUntil(ends time.Time) *tls.ConnectionState {
 	cert := &x509.Certificate{NotAfter: ends}
-	return &tls.ConnectionState{PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: [][]*x509.Certificate{{cert}}}
+	return &tls.ConnectionState{
+		PeerCertificates: []*x509.Certificate{cert}, VerifiedChains: [][]*x509.Certificate{{cert}},
+	}
 }
 
 // Agents need a certificate where TLS_CLIENT_CA_FILE is set, to every door that
@@ -53,7 +59,10 @@ func TestRoutes_CertificateRequired_ByAccess(t *testing.T) {
 	)
 	invalid := account{"agent", "guessed"}
 	for _, mutual := range []bool{true, false} {
-		s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) { o.Mutual = mutual })
+		s := newLimited(
+			t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000},
+			func(o *api.Options) { o.Mutual = mutual },
+		)
 		call := func(conn *tls.ConnectionState, who account, method, path, body string) *http.Response {
 			r := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
 			r.TLS = conn
@@ -106,18 +115,26 @@ func TestRoutes_CertificateRequired_ByAccess(t *testing.T) {
 				}
 				resp := call(conn, row.who, row.method, row.path, row.body)
 				if resp.StatusCode != want && (want != 201 || resp.StatusCode != 200) {
-					t.Errorf("mutual %v: %s %s as %q, verified %v: got %d %s, want %d", mutual, row.method, row.path, row.who[0], conn == verified, resp.StatusCode, text(t, resp), want)
+					t.Errorf(
+						"mutual %v: %s %s as %q, verified %v: got %d %s, want %d", mutual, row.method, row.path,
+						row.who[0], conn == verified, resp.StatusCode, text(t, resp), want,
+					)
 				}
 				if want == 403 {
 					wantProblem(t, resp, 403, "")
 					if resp.Header.Get("Connection") != "close" {
-						t.Errorf("%s %s: the connection is kept, which shows no other certificate", row.method, row.path)
+						t.Errorf(
+							"%s %s: the connection is kept, which shows no other certificate", row.method, row.path,
+						)
 					}
 				}
 			}
 		}
 	}
-	s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) { o.Mutual = true })
+	s := newLimited(
+		t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000},
+		func(o *api.Options) { o.Mutual = true },
+	)
 	if got := text(t, s.call(enroller, "GET", "/api/v1/config", "")); !strings.Contains(got, "CONTROLLER_CERT_FILE") {
 		t.Errorf("got %s, want what to set", got)
 	}
@@ -126,14 +143,18 @@ func TestRoutes_CertificateRequired_ByAccess(t *testing.T) {
 // Somebody who has the shared password, or an agent's token, and no certificate is
 // refused as one who guesses is.
 func TestCertificate_Missing_Audited(t *testing.T) {
-	s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) { o.Mutual = true })
+	s := newLimited(
+		t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000},
+		func(o *api.Options) { o.Mutual = true },
+	)
 	var resp *http.Response
 	for range 2 {
 		resp = s.call(enroller, "POST", "/api/v1/register", `{"hostname":"h"}`)
 	}
 	s.wantSeries("credentials_refused_total", map[string]float64{"": 2})
 	lines := s.logged.AllEntries()
-	if len(lines) != 1 || lines[0].Level != logrus.WarnLevel || lines[0].Data["request_id"] == resp.Header.Get(server.HeaderRequestID) {
+	if len(lines) != 1 || lines[0].Level != logrus.WarnLevel ||
+		lines[0].Data["request_id"] == resp.Header.Get(server.HeaderRequestID) {
 		t.Fatalf("logged %v, want one warning, of the first", lines)
 	}
 	if from, by := lines[0].Data["source_ip"], lines[0].Data["by"]; from != "192.0.2.1" || by != "agent" {

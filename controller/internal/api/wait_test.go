@@ -39,22 +39,32 @@ func TestConfig_Wait_HeldUntilANewerVersion(t *testing.T) {
 		most      time.Duration // fake: how long it is held
 		version   string        // in the body
 	}{
-		"nothing happens":        {nil, func(*system, account) {}, 304, 64 * time.Second, ""},
-		"a publish":              {nil, func(s *system, _ account) { s.publish("http://b/") }, 200, 0, `"version":2`},
-		"the same again is none": {nil, func(s *system, _ account) { s.publish("http://a/") }, 304, 64 * time.Second, ""},
+		"nothing happens": {nil, func(*system, account) {}, 304, 64 * time.Second, ""},
+		"a publish":       {nil, func(s *system, _ account) { s.publish("http://b/") }, 200, 0, `"version":2`},
+		"the same again is none": {
+			nil, func(s *system, _ account) { s.publish("http://a/") }, 304, 64 * time.Second, "",
+		},
 		"the first publish": {
 			func(*system, account) string { return `""` },
 			func(s *system, _ account) { s.publish("http://a/") }, 200, 0, `"version":1`,
 		},
-		"never a publish":             {func(*system, account) string { return `""` }, func(*system, account) {}, 404, 64 * time.Second, ""},
-		"the controller stops":        {nil, func(s *system, _ account) { s.drain() }, 304, 0, ""},
-		"the agent is decommissioned": {nil, func(s *system, a1 account) { s.call(admin, "DELETE", "/api/v1/agents/"+a1[0], "") }, 401, 0, ""},
+		"never a publish": {
+			func(*system, account) string { return `""` }, func(*system, account) {}, 404, 64 * time.Second, "",
+		},
+		"the controller stops": {nil, func(s *system, _ account) { s.drain() }, 304, 0, ""},
+		"the agent is decommissioned": {
+			nil, func(s *system, a1 account) { s.call(admin, "DELETE", "/api/v1/agents/"+a1[0], "") }, 401, 0, "",
+		},
 		"another agent is": {nil, func(s *system, _ account) {
 			s.register("a2")
 			s.call(admin, "DELETE", "/api/v1/agents/a2", "")
 		}, 304, 64 * time.Second, ""},
-		"a refused version is published again": {refuseVersionTwo, func(s *system, _ account) { s.publish("http://b/") }, 304, 64 * time.Second, ""},
-		"a newer one than the refused":         {refuseVersionTwo, func(s *system, _ account) { s.publish("http://c/") }, 200, 0, `"version":3`},
+		"a refused version is published again": {
+			refuseVersionTwo, func(s *system, _ account) { s.publish("http://b/") }, 304, 64 * time.Second, "",
+		},
+		"a newer one than the refused": {
+			refuseVersionTwo, func(s *system, _ account) { s.publish("http://c/") }, 200, 0, `"version":3`,
+		},
 		"a retry": {refuseVersionTwo, func(s *system, a1 account) {
 			s.call(admin, "POST", "/api/v1/agents/"+a1[0]+"/retry", "")
 		}, 200, 0, `"version":2`},
@@ -83,8 +93,12 @@ func TestConfig_Wait_HeldUntilANewerVersion(t *testing.T) {
 				row.meanwhile(s, a1)
 				resp := <-answer
 				took := time.Since(began) - time.Second
-				if body := text(t, resp); resp.StatusCode != row.status || took > row.most || !strings.Contains(body, row.version) {
-					t.Errorf("got %d %s after %s, want %d %s after %s at most", resp.StatusCode, body, took, row.status, row.version, row.most)
+				if body := text(t, resp); resp.StatusCode != row.status || took > row.most ||
+					!strings.Contains(body, row.version) {
+					t.Errorf(
+						"got %d %s after %s, want %d %s after %s at most", resp.StatusCode, body, took, row.status,
+						row.version, row.most,
+					)
 				}
 				if row.most > 0 && took < 59*time.Second {
 					t.Errorf("it was held for %s, want the whole wait", took)
@@ -122,7 +136,10 @@ func TestConfig_WaitWithAnOlderETag_AnsweredImmediately(t *testing.T) {
 			for _, who := range []account{a1, admin, enroller} {
 				resp := s.call(who, "GET", "/api/v1/config?wait=300", "", "If-None-Match", tag)
 				if resp.StatusCode != 200 || time.Since(began) != 0 {
-					t.Errorf("%s with %q: got %d after %s, want 200 at once", who[0], tag, resp.StatusCode, time.Since(began))
+					t.Errorf(
+						"%s with %q: got %d after %s, want 200 at once", who[0], tag, resp.StatusCode,
+						time.Since(began),
+					)
 				}
 			}
 		}
@@ -137,12 +154,17 @@ func TestConfig_Wait_Bounded(t *testing.T) {
 			least      time.Duration
 			headerText string
 		}{
-			"24h": {300 * time.Second, "300"}, "300": {300 * time.Second, "300"}, "90s": {90 * time.Second, "90"}, "0": {0, "0"}, "0s": {0, "0"},
+			"24h": {300 * time.Second, "300"}, "300": {300 * time.Second, "300"}, "90s": {90 * time.Second, "90"},
+			"0": {0, "0"}, "0s": {0, "0"},
 		} {
 			began := time.Now()
 			resp := s.call(admin, "GET", "/api/v1/config?wait="+wait, "", "If-None-Match", tag)
-			if took := time.Since(began); resp.StatusCode != 304 || took < row.least || took > row.least*17/16 || resp.Header.Get(wire.HeaderWait) != row.headerText {
-				t.Errorf("%s: got %d after %s, said to be %q, want 304 after %s or a sixteenth more", wait, resp.StatusCode, took, resp.Header.Get(wire.HeaderWait), row.least)
+			if took := time.Since(began); resp.StatusCode != 304 || took < row.least || took > row.least*17/16 ||
+				resp.Header.Get(wire.HeaderWait) != row.headerText {
+				t.Errorf(
+					"%s: got %d after %s, said to be %q, want 304 after %s or a sixteenth more", wait, resp.StatusCode,
+					took, resp.Header.Get(wire.HeaderWait), row.least,
+				)
 			}
 			if resp.Header.Get(wire.HeaderPollInterval) != "30" {
 				t.Errorf("%s: got the headers %v, want the interval", wait, resp.Header)
@@ -164,12 +186,16 @@ func TestAgents_Transport_Listed(t *testing.T) {
 		tag := s.publish("http://a/").Header.Get("ETag")
 		shows := func(want string) {
 			t.Helper()
-			if got := text(t, s.call(admin, "GET", "/api/v1/agents/a1", "")); !strings.Contains(got, `"transport":`+want) {
+			if got := text(
+				t, s.call(admin, "GET", "/api/v1/agents/a1", ""),
+			); !strings.Contains(got, `"transport":`+want) {
 				t.Errorf("got %s, want the transport %s", got, want)
 			}
 		}
 		shows("null")
-		for header, want := range map[string]string{"nats": `"nats"`, "redis": `"poll"`, "": `"poll"`, "longpoll": `"poll"`, "pigeon": `"poll"`} {
+		for header, want := range map[string]string{
+			"nats": `"nats"`, "redis": `"poll"`, "": `"poll"`, "longpoll": `"poll"`, "pigeon": `"poll"`,
+		} {
 			resp := s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", tag, wire.HeaderTransport, header)
 			shows(want)
 			sweep := ""
@@ -177,7 +203,10 @@ func TestAgents_Transport_Listed(t *testing.T) {
 				sweep = "300"
 			}
 			if got := resp.Header.Get(wire.HeaderSweepInterval); got != sweep {
-				t.Errorf("%q: told to sweep every %q seconds, want %q: the controller announces over NATS", header, got, sweep)
+				t.Errorf(
+					"%q: told to sweep every %q seconds, want %q: the controller announces over NATS", header, got,
+					sweep,
+				)
 			}
 		}
 		answer := s.holdPoll(a1, tag)
@@ -217,7 +246,9 @@ func TestConfig_DisconnectWhileHeld_SeenAtOnce(t *testing.T) {
 		}
 		for _, want := range []string{"online", "stale"} { // after 60 s, and after 120
 			time.Sleep(time.Minute)
-			if got := text(t, s.call(admin, "GET", "/api/v1/agents/a1", "")); !strings.Contains(got, `"status":"`+want) {
+			if got := text(
+				t, s.call(admin, "GET", "/api/v1/agents/a1", ""),
+			); !strings.Contains(got, `"status":"`+want) {
 				t.Errorf("%s after it was here: got %s, want %s", time.Since(clientGone), got, want)
 			}
 		}
@@ -246,7 +277,9 @@ func TestConfig_WaitLongerThanTheServersTimeouts_Answered(t *testing.T) {
 				var serving sync.WaitGroup
 				log, _ := logtest.NewNullLogger()
 				dials := 0
-				transport := &http.Transport{ForceAttemptHTTP2: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
+				transport := &http.Transport{ForceAttemptHTTP2: true, DialContext: func(
+					context.Context, string, string,
+				) (net.Conn, error) {
 					dials++
 					client, served := net.Pipe()
 					ln.conns <- served
@@ -261,7 +294,9 @@ func TestConfig_WaitLongerThanTheServersTimeouts_Answered(t *testing.T) {
 				client := &http.Client{Transport: transport}
 				began := time.Now()
 				for range 2 { // the second on the same connection
-					r, err := http.NewRequestWithContext(t.Context(), "GET", scheme+"://controller"+row.path, http.NoBody)
+					r, err := http.NewRequestWithContext(
+						t.Context(), "GET", scheme+"://controller"+row.path, http.NoBody,
+					)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -271,8 +306,12 @@ func TestConfig_WaitLongerThanTheServersTimeouts_Answered(t *testing.T) {
 					if err != nil {
 						t.Fatalf("after %s: %v", time.Since(began), err)
 					}
-					if body := text(t, resp); resp.StatusCode != row.want || time.Since(began) < 300*time.Second || resp.Proto != row.proto {
-						t.Errorf("got %d %s over %s after %s, want %d after 300 s", resp.StatusCode, body, resp.Proto, time.Since(began), row.want)
+					if body := text(t, resp); resp.StatusCode != row.want || time.Since(began) < 300*time.Second ||
+						resp.Proto != row.proto {
+						t.Errorf(
+							"got %d %s over %s after %s, want %d after 300 s", resp.StatusCode, body, resp.Proto,
+							time.Since(began), row.want,
+						)
 					}
 					began = time.Now()
 				}
@@ -321,7 +360,9 @@ func TestConfig_DuringTheWindow_SpreadsReports(t *testing.T) {
 			t.Errorf("who is let go is told %q ms, want 400", got)
 		}
 		time.Sleep(400 * time.Millisecond)
-		if got := s.call(enroller, "GET", "/api/v1/config", "", "If-None-Match", tag).Header.Get(wire.HeaderSpread); got != "" {
+		if got := s.call(
+			enroller, "GET", "/api/v1/config", "", "If-None-Match", tag,
+		).Header.Get(wire.HeaderSpread); got != "" {
 			t.Errorf("who fetches when that is over is told %q ms, want nothing", got)
 		}
 	})
@@ -366,7 +407,9 @@ func TestConfig_ReconnectBeforeTheDisconnectIsSeen_Online(t *testing.T) {
 		answer := s.holdPoll(a1, tag)
 		disconnect()
 		polling.Wait()
-		if got := text(t, s.call(admin, "GET", "/api/v1/agents/a1", "")); !strings.Contains(got, `"transport":"longpoll"`) {
+		if got := text(
+			t, s.call(admin, "GET", "/api/v1/agents/a1", ""),
+		); !strings.Contains(got, `"transport":"longpoll"`) {
 			t.Errorf("got %s, want it on long-poll", got)
 		}
 		<-answer
@@ -385,7 +428,10 @@ func TestConfig_WaitersFull_NotHeld(t *testing.T) {
 		began := time.Now()
 		resp := s.call(enroller, "GET", "/api/v1/config?wait=60s", "", "If-None-Match", tag)
 		if resp.StatusCode != 304 || time.Since(began) != 0 || resp.Header.Get(wire.HeaderWait) != "" {
-			t.Errorf("got %d after %s, said to be held for %q, want 304 at once, and no word of it", resp.StatusCode, time.Since(began), resp.Header.Get(wire.HeaderWait))
+			t.Errorf(
+				"got %d after %s, said to be held for %q, want 304 at once, and no word of it", resp.StatusCode,
+				time.Since(began), resp.Header.Get(wire.HeaderWait),
+			)
 		}
 		polling.Wait()
 	})
@@ -395,7 +441,8 @@ func TestReady_BrokerLost_Degraded(t *testing.T) {
 	s := newSystem(t)
 	s.lost = errors.New("nothing listens there")
 	resp := s.call(account{}, "GET", "/ready", "")
-	if got := text(t, resp); resp.StatusCode != 200 || !strings.Contains(got, "push: ") || !strings.Contains(got, "nothing listens there") {
+	if got := text(t, resp); resp.StatusCode != 200 || !strings.Contains(got, "push: ") ||
+		!strings.Contains(got, "nothing listens there") {
 		t.Errorf("got %d %s, want it ready, and told of", resp.StatusCode, got)
 	}
 }

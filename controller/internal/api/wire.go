@@ -13,7 +13,7 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// This file alone knows both the domain and the wire.
+// This file converts between the types of the domain and those of the wire.
 
 func toData(c *models.Config) wire.Data { return wire.Data{URL: c.URL, Probe: c.Probe} }
 
@@ -48,8 +48,10 @@ func fromRegister(r wire.RegisterRequest) (registry.Registration, error) {
 	if err := metadata.Compact(); err != nil {
 		return registry.Registration{}, err
 	}
-	// As it is now, and without the room that the body took.
-	return registry.Registration{ID: r.AgentID, Hostname: r.Hostname, Metadata: bytes.Clone(metadata), Secret: r.AgentSecret}, nil
+	return registry.Registration{
+		ID: r.AgentID, Hostname: r.Hostname, Secret: r.AgentSecret,
+		Metadata: bytes.Clone(metadata), // r.Metadata keeps the whole body in memory
+	}, nil
 }
 
 func fromReport(r wire.Report, now time.Time) wire.Attempt {
@@ -71,7 +73,7 @@ func toAgent(a *models.Agent, status wire.AgentStatus, plan *models.Plan) wire.A
 	return out
 }
 
-// orNull is null on the wire for the zero value.
+// orNull returns nil, which is null on the wire, for the zero value, and else a pointer to v.
 func orNull[T comparable](v T) *T {
 	var zero T
 	if v == zero {
@@ -82,14 +84,17 @@ func orNull[T comparable](v T) *T {
 
 func toSummary(s registry.Summary, desired int64) wire.AgentSummary {
 	out := wire.AgentSummary{
-		Total: s.Total, DesiredVersion: orNull(desired), ByStatus: map[wire.AgentStatus]int{}, ByAppliedVersion: []wire.VersionCount{},
-		ByTransport: map[wire.Transport]int{},
+		Total: s.Total, DesiredVersion: orNull(desired), ByStatus: map[wire.AgentStatus]int{},
+		ByAppliedVersion: []wire.VersionCount{},
+		ByTransport:      map[wire.Transport]int{},
 	}
 	for _, status := range wire.AgentStatuses {
 		out.ByStatus[status] = s.ByStatus[status]
 	}
 	for _, version := range slices.Backward(slices.Sorted(maps.Keys(s.ByApplied))) {
-		out.ByAppliedVersion = append(out.ByAppliedVersion, wire.VersionCount{Version: orNull(version), Count: s.ByApplied[version]})
+		out.ByAppliedVersion = append(
+			out.ByAppliedVersion, wire.VersionCount{Version: orNull(version), Count: s.ByApplied[version]},
+		)
 	}
 	for _, transport := range wire.Transports {
 		out.ByTransport[transport] = s.ByTransport[transport]
@@ -105,12 +110,15 @@ func toRollout(r *models.Rollout) wire.Rollout {
 		FirstAppliedAt: orNull(r.FirstAppliedAt), Failures: []wire.RolloutFailure{}, Stragglers: []wire.Straggler{},
 	}
 	if l := r.Latency; l.Agents > 0 {
-		out.LatencyMS = wire.Latency{P50: milliseconds(l.P50), P90: milliseconds(l.P90), P99: milliseconds(l.P99), Max: milliseconds(l.Max)}
+		out.LatencyMS = wire.Latency{
+			P50: milliseconds(l.P50), P90: milliseconds(l.P90), P99: milliseconds(l.P99), Max: milliseconds(l.Max),
+		}
 	}
 	out.Failures = append(out.Failures, r.Failures...)
 	for _, s := range r.Stragglers {
 		out.Stragglers = append(out.Stragglers, wire.Straggler{
-			ID: s.ID, Hostname: s.Hostname, Status: s.Status, AppliedVersion: orNull(s.Applied), LastPoll: orNull(s.LastPoll),
+			ID: s.ID, Hostname: s.Hostname, Status: s.Status, AppliedVersion: orNull(s.Applied),
+			LastPoll: orNull(s.LastPoll),
 		})
 	}
 	return out
@@ -134,8 +142,8 @@ func toPreview(o models.Outcome) wire.Preview {
 	return out
 }
 
-// differences lists the fields that are not the same in two contents. Before
-// may be nil for nothing.
+// differences lists the fields whose values differ between two contents. before is nil for a
+// first version: every field then differs from null.
 func differences(before, after *models.Content) []wire.Difference {
 	fields := func(c *models.Content) [3]any {
 		if c == nil {
@@ -170,6 +178,7 @@ func toFreeze(f *models.Freeze) wire.Freeze {
 
 func toAuditEntry(e models.Entry) wire.AuditEntry {
 	return wire.AuditEntry{
-		ID: e.Seq, At: e.At, Actor: e.Actor, SourceIP: e.SourceIP, Action: string(e.Action), Version: orNull(e.Version), Detail: e.Detail,
+		ID: e.Seq, At: e.At, Actor: e.Actor, SourceIP: e.SourceIP, Action: string(e.Action),
+		Version: orNull(e.Version), Detail: e.Detail,
 	}
 }

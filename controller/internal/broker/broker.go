@@ -1,6 +1,6 @@
-// Package broker is a NATS server within the controller, for fleets that run
-// none. It passes on hints from controllers to agents, and nothing else: agents
-// can listen to one subject, and cannot say anything.
+// Package broker embeds a NATS server in the controller, for fleets that run none. The server
+// forwards hints from controllers to agents, and nothing else: agents may subscribe to the
+// hints' subjects and may not publish.
 package broker
 
 import (
@@ -25,46 +25,46 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/tlsfiles"
 )
 
-// Options say who can reach the broker.
+// Options are the addresses, credentials and limits of the broker.
 type Options struct {
 	Listen            string // host:port for agents; port 0 picks a free one
-	CertFile, KeyFile string // of the certificate; none for no TLS
+	CertFile, KeyFile string // of its certificate; both empty for no TLS
 
-	// What agents present: a name and a password, or a token, or nothing if all
-	// are empty.
+	// The credentials of agents: a name and a password, or a token. If all are empty, agents
+	// need none.
 	Username, Password string
 	Token              string
 
-	// Controllers whose brokers know each other announce to all their agents.
-	ClusterListen                    string // host:port for other brokers, "" for none
+	// The brokers of a cluster forward hints to each other, so that the announcements of any
+	// controller reach the agents of all.
+	ClusterListen                    string // host:port for other brokers; "" for no cluster
 	Routes                           []*url.URL
 	ClusterUsername, ClusterPassword string
 
-	Connections int // at most, of agents; 0 for as many as there are files for
+	Connections int // maximum number of connections of agents; 0 for no limit but that of open files
 }
 
 const (
-	// pingInterval is longer than that of agents, whose pings are sign enough.
-	pingInterval = 2 * notify.Idle
-	// maxPayload is beyond any hint, maxPending what may wait for one agent.
-	maxPayload    = 64 << 10
-	maxPending    = 1 << 20
+	// pingInterval is longer than that of agents, whose pings already show that they live.
+	pingInterval  = 2 * notify.Idle
+	maxPayload    = 64 << 10 // bytes of a message; a hint is far smaller
+	maxPending    = 1 << 20  // bytes that may be queued for one agent
 	writeDeadline = 10 * time.Second
 	startTimeout  = 10 * time.Second
 	anyPort       = server.RANDOM_PORT
 )
 
-// handshake is how long an agent may take to connect, when all of them do. Then a
-// connection that has not logged in ends, and makes room where there are MaxConn.
+// handshake is the time after which a connection that has not authenticated is closed, which
+// frees its place in MaxConn. It is long enough for a reconnect storm of the whole fleet.
 var handshake = 30 * time.Second
 
-// Broker is a running server.
+// Broker is a running NATS server.
 type Broker struct {
 	server *server.Server
 	guard  *guard
 }
 
-// Start runs a broker until Close.
+// Start starts a broker, which runs until Close.
 func Start(o Options, log logrus.FieldLogger) (*Broker, error) {
 	guard := &guard{
 		agent:      secret{o.Username, o.Password, o.Token},
@@ -88,25 +88,28 @@ func Start(o Options, log logrus.FieldLogger) (*Broker, error) {
 		select {
 		case why := <-events.fatal:
 			_ = b.Close()
-			return nil, fmt.Errorf("embedded NATS cannot start; NATS_LISTEN and NATS_CLUSTER_LISTEN say where it listens: %s", why)
+			return nil, fmt.Errorf("embedded NATS cannot start (NATS_LISTEN, NATS_CLUSTER_LISTEN): %s", why)
 		default:
 		}
 		if time.Now().After(deadline) {
 			_ = b.Close()
-			return nil, fmt.Errorf("embedded NATS does not start within %s", startTimeout)
+			return nil, fmt.Errorf("embedded NATS did not start within %s", startTimeout)
 		}
 	}
-	log.WithFields(logrus.Fields{"addr": b.Addr().String(), "tls": o.CertFile != "", "cluster": o.ClusterListen}).Info("Embedded NATS listens")
+	log.WithFields(logrus.Fields{
+		"addr": b.Addr().String(), "tls": o.CertFile != "", "cluster": o.ClusterListen,
+	}).Info("Embedded NATS started")
 	return b, nil
 }
 
+// server returns the configuration of the NATS server.
 func (o Options) server(guard *guard) (*server.Options, error) {
 	opts := &server.Options{
 		NoSigs:                     true,
 		CustomClientAuthentication: guard,
 		DisableShortFirstPing:      true,
 		PingInterval:               pingInterval,
-		MaxConn:                    cmp.Or(o.Connections, 1<<20) + 1, // the announcer's
+		MaxConn:                    cmp.Or(o.Connections, 1<<20) + 1, // one more for the announcer
 		MaxPayload:                 maxPayload,
 		MaxPending:                 maxPending,
 		MaxSubs:                    1,
@@ -136,7 +139,7 @@ func (o Options) server(guard *guard) (*server.Options, error) {
 		Username:       o.ClusterUsername,
 		Password:       o.ClusterPassword,
 		AuthTimeout:    handshake.Seconds(),
-		NoAdvertise:    true, // agents know where to go by their settings
+		NoAdvertise:    true, // agents get the addresses from their settings
 		ConnectRetries: 1 << 30,
 	}
 	if o.ClusterUsername != "" {
@@ -155,6 +158,7 @@ func (o Options) server(guard *guard) (*server.Options, error) {
 	return opts, nil
 }
 
+// split parses host:port. Port 0 becomes anyPort.
 func split(address string) (host string, port int, err error) {
 	host, name, err := net.SplitHostPort(address)
 	if err != nil {
@@ -169,10 +173,10 @@ func split(address string) (host string, port int, err error) {
 	return host, port, nil
 }
 
-// Addr is where agents connect.
+// Addr returns the address on which the broker listens for agents.
 func (b *Broker) Addr() net.Addr { return b.server.Addr() }
 
-// Announcer announces as the controller.
+// Announcer returns an announcer that publishes on this broker, within the process.
 func (b *Broker) Announcer() (*natsnotify.Driver, error) {
 	return natsnotify.New(natsnotify.Options{
 		InProcess: b.server,
@@ -182,47 +186,53 @@ func (b *Broker) Announcer() (*natsnotify.Driver, error) {
 	})
 }
 
-// Close ends the broker and waits until it has. Agents come back to another, or
-// to this one when it runs again.
+// Close stops the broker and waits until it has stopped. Agents reconnect when it runs again.
 func (b *Broker) Close() error {
 	b.server.Shutdown()
 	b.server.WaitForShutdown()
 	return nil
 }
 
-// secret is what a client presents.
+// secret is the credentials of a client.
 type secret struct{ username, password, token string }
 
+// equals reports whether two credentials are equal, in constant time.
 func (s secret) equals(other secret) bool {
 	same := func(a, b string) int { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) }
 	return same(s.username, other.username)&same(s.password, other.password)&same(s.token, other.token) == 1
 }
 
-// guard tells controllers from agents.
+// guard authenticates clients, and limits guesses of passwords.
 type guard struct {
 	agent, controller, cluster secret
 
 	guesses *limit.Guesses
 }
 
-// Check lets the controller publish hints, and agents hear them.
+// Check authenticates a client. The controller may only publish hints, and agents may only
+// subscribe to them.
 func (g *guard) Check(c server.ClientAuthentication) bool {
 	options := c.GetOpts()
 	presented := secret{options.Username, options.Password, options.Token}
-	none, hints := &server.SubjectPermission{Deny: []string{">"}}, &server.SubjectPermission{Allow: []string{notify.Subject, notify.SubjectOf("*")}}
+	none := &server.SubjectPermission{Deny: []string{">"}}
+	hints := &server.SubjectPermission{Allow: []string{notify.Subject, notify.SubjectOf("*")}}
 	switch {
 	case presented.equals(g.controller):
-		c.RegisterUser(&server.User{Username: "controller", Permissions: &server.Permissions{Publish: hints, Subscribe: none}})
+		c.RegisterUser(&server.User{
+			Username: "controller", Permissions: &server.Permissions{Publish: hints, Subscribe: none},
+		})
 	case g.agent == secret{} || g.accepts("agent", presented, g.agent, c):
-		c.RegisterUser(&server.User{Username: "agent", Permissions: &server.Permissions{Publish: none, Subscribe: hints}})
+		c.RegisterUser(&server.User{
+			Username: "agent", Permissions: &server.Permissions{Publish: none, Subscribe: hints},
+		})
 	default:
 		return false
 	}
 	return true
 }
 
-// accepts reports whether a client presented the right secret of an account, and its
-// source made no more wrong guesses of that than limit.Guesses allows.
+// accepts reports whether a client presented the secret of an account, and its source has not
+// exceeded the limit of wrong guesses.
 func (g *guard) accepts(account string, presented, right secret, c server.ClientAuthentication) bool {
 	var source netip.Prefix
 	if tcp, ok := c.RemoteAddress().(*net.TCPAddr); ok {
@@ -231,48 +241,49 @@ func (g *guard) accepts(account string, presented, right secret, c server.Client
 	switch {
 	case presented.equals(right):
 		return g.guesses.Right(account, source) == 0
-	case presented != secret{}: // a client without credentials guesses nothing
+	case presented != secret{}: // no credentials are no guess
 		g.guesses.Wrong(account, source)
 	}
 	return false
 }
 
-// routes is the guard of connections between brokers.
+// routes authenticates connections between brokers.
 type routes guard
 
-// Check accepts brokers that know the cluster's password.
+// Check authenticates a broker by the credentials of the cluster.
 func (r *routes) Check(c server.ClientAuthentication) bool {
 	g, options := (*guard)(r), c.GetOpts()
 	return g.accepts("cluster", secret{username: options.Username, password: options.Password}, g.cluster, c)
 }
 
-// events writes what the server says to the controller's log.
+// events forwards the server's log to the controller's.
 type events struct {
 	log   logrus.FieldLogger
 	fatal chan string
 	once  sync.Once
 }
 
+// entry returns a log entry with the server's message as its detail.
 func (e *events) entry(format string, v []any) logrus.FieldLogger {
 	return e.log.WithField("detail", fmt.Sprintf(format, v...))
 }
 
-// Noticef is chatter.
+// Noticef logs routine messages.
 func (e *events) Noticef(format string, v ...any) { e.entry(format, v).Debug("Embedded NATS") }
 
-// Warnf is what the server deals with by itself.
+// Warnf logs problems that the server handles.
 func (e *events) Warnf(format string, v ...any) { e.entry(format, v).Warn("Embedded NATS") }
 
-// Errorf is mostly what a client did wrong.
+// Errorf logs errors at Warn, because most are those of clients.
 func (e *events) Errorf(format string, v ...any) { e.entry(format, v).Warn("Embedded NATS") }
 
-// Fatalf is why the server cannot run. Start says so.
+// Fatalf passes on why the server cannot run, for Start to return.
 func (e *events) Fatalf(format string, v ...any) {
 	e.once.Do(func() { e.fatal <- fmt.Sprintf(format, v...) })
 }
 
-// Debugf is never asked for.
+// Debugf is never called: debug messages are off.
 func (*events) Debugf(string, ...any) {}
 
-// Tracef is never asked for.
+// Tracef is never called: trace messages are off.
 func (*events) Tracef(string, ...any) {}

@@ -65,15 +65,22 @@ func TestBroker_Announcement_ReachesAuthorizedAgents(t *testing.T) {
 		wrong  []natsnotify.Options
 	}{
 		"nobody has to say who they are": {},
-		"a user name": {broker.Options{Username: "fleet", Password: "right"}, natsnotify.Options{Username: "fleet", Password: "right"},
-			[]natsnotify.Options{{Username: "fleet", Password: "wrong"}, {}, {Token: "right"}, {Username: "controller", Password: "right"}}},
+		"a user name": {broker.Options{
+			Username: "fleet", Password: "right",
+		}, natsnotify.Options{Username: "fleet", Password: "right"},
+			[]natsnotify.Options{
+				{Username: "fleet", Password: "wrong"}, {}, {Token: "right"},
+				{Username: "controller", Password: "right"},
+			}},
 		"a token": {broker.Options{Token: "right"}, natsnotify.Options{Token: "right"},
 			[]natsnotify.Options{{Token: "wrong"}, {}, {Username: "right", Password: "right"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := start(t, row.broker)
 			for _, wrong := range row.wrong {
-				if err := notifytest.Listen(t, agent(t, b, wrong)).Lost(t); !strings.Contains(err.Error(), "credentials are refused") {
+				if err := notifytest.Listen(
+					t, agent(t, b, wrong),
+				).Lost(t); !strings.Contains(err.Error(), "credentials are refused") {
 					t.Errorf("got %v, want words on the credentials", err)
 				}
 			}
@@ -92,8 +99,11 @@ func TestBroker_TooManyWrongPasswords_RejectsTheRightOne(t *testing.T) {
 		broker       broker.Options
 		right, wrong nats.Option
 	}{
-		"password": {broker.Options{Username: "fleet", Password: "right"}, nats.UserInfo("fleet", "right"), nats.UserInfo("fleet", "wrong")},
-		"token":    {broker.Options{Token: "right"}, nats.Token("right"), nats.Token("wrong")},
+		"password": {
+			broker.Options{Username: "fleet", Password: "right"}, nats.UserInfo("fleet", "right"),
+			nats.UserInfo("fleet", "wrong"),
+		},
+		"token": {broker.Options{Token: "right"}, nats.Token("right"), nats.Token("wrong")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			connect := func(b *broker.Broker, o nats.Option) error {
@@ -128,10 +138,14 @@ func TestBroker_AgentAccount_CannotPublishOrSubscribeElsewhere(t *testing.T) {
 	r := notifytest.Listen(t, agent(t, b, natsnotify.Options{}))
 	r.Subscribed(t)
 	forger := agent(t, b, natsnotify.Options{})
-	if err := forger.Announce(t.Context(), notify.Subject, []byte("forged")); err == nil || !strings.Contains(err.Error(), "may not use subject") {
+	if err := forger.Announce(t.Context(), notify.Subject, []byte("forged")); err == nil ||
+		!strings.Contains(err.Error(), "may not use subject") {
 		t.Errorf("an agent announces: got %v, want a refusal", err)
 	}
-	conn, err := nats.Connect(b.Addr().String(), nats.NoReconnect(), nats.PermissionErrOnSubscribe(true), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	conn, err := nats.Connect(
+		b.Addr().String(), nats.NoReconnect(), nats.PermissionErrOnSubscribe(true),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}),
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +251,9 @@ func TestBroker_ClusterWrongPassword_Rejected(t *testing.T) {
 	start(t, broker.Options{ClusterListen: address, ClusterUsername: "cluster", ClusterPassword: "secret"})
 	log, hook := test.NewNullLogger()
 	intruder, err := broker.Start(broker.Options{Listen: "127.0.0.1:0", ClusterListen: notifytest.FreeAddress(t),
-		ClusterUsername: "cluster", ClusterPassword: "guess-0123456789", Routes: []*url.URL{{Scheme: "nats-route", Host: address}}}, log)
+		ClusterUsername: "cluster", ClusterPassword: "guess-0123456789", Routes: []*url.URL{
+			{Scheme: "nats-route", Host: address},
+		}}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -278,7 +294,9 @@ func TestStart_CannotListen(t *testing.T) {
 			}
 		})
 	}
-	if _, err := broker.Start(broker.Options{Listen: "127.0.0.1:0", CertFile: "missing", KeyFile: "missing"}, log); err == nil {
+	if _, err := broker.Start(
+		broker.Options{Listen: "127.0.0.1:0", CertFile: "missing", KeyFile: "missing"}, log,
+	); err == nil {
 		t.Error("started without its certificate")
 	}
 	pipe := filepath.Join(t.TempDir(), "pipe")
@@ -286,7 +304,8 @@ func TestStart_CannotListen(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := broker.Start(broker.Options{Listen: "127.0.0.1:0", CertFile: pipe, KeyFile: pipe}, log)
-	if err == nil || !strings.Contains(err.Error(), "NATS_TLS_CERT_FILE") || !strings.Contains(err.Error(), "named pipe") {
+	if err == nil || !strings.Contains(err.Error(), "NATS_TLS_CERT_FILE") ||
+		!strings.Contains(err.Error(), "named pipe") {
 		t.Errorf("got %v, want an error that names the settings and says a named pipe", err)
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// HandshakeTimeouts returns how many seconds agents and other brokers have to log in.
+// HandshakeTimeouts returns the seconds within which agents and brokers must authenticate.
 func HandshakeTimeouts(t *testing.T) (agents, brokers float64) {
 	t.Helper()
 	opts, err := Options{Listen: "127.0.0.1:0", ClusterListen: "127.0.0.1:0"}.server(nil)
@@ -15,7 +15,7 @@ func HandshakeTimeouts(t *testing.T) (agents, brokers float64) {
 	return opts.AuthTimeout, opts.Cluster.AuthTimeout
 }
 
-// ShortenHandshake makes brokers that start until the test ends wait less for a login.
+// ShortenHandshake shortens the handshake timeout of brokers that start during the test.
 func ShortenHandshake(t *testing.T) {
 	whole := handshake
 	handshake = 50 * time.Millisecond
