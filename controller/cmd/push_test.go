@@ -26,7 +26,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/settings"
 )
 
-func TestAnnouncer_PUSH_SelectsTheDriver(t *testing.T) {
+func TestAnnouncer_PUSH_SelectsDriver(t *testing.T) {
 	for push, right := range map[string]func(notify.Announcer) bool{
 		"longpoll": is[notify.Nop],
 		"none":     is[notify.Nop],
@@ -57,7 +57,7 @@ func pushSettings(t *testing.T) (set config.Settings) {
 	return set
 }
 
-func TestAnnouncer_EmbeddedTakesAnnouncements(t *testing.T) {
+func TestAnnouncer_Embedded_AcceptsAnnouncements(t *testing.T) {
 	t.Setenv("PUSH", "nats")
 	t.Setenv("NATS_URL", "embedded")
 	t.Setenv("NATS_LISTEN", "127.0.0.1:0")
@@ -72,7 +72,7 @@ func TestAnnouncer_EmbeddedTakesAnnouncements(t *testing.T) {
 	}
 }
 
-func TestAnnouncing_CountsWhatGoesOverABroker(t *testing.T) {
+func TestAnnouncing_OverBroker_Counted(t *testing.T) {
 	for push, want := range map[string]int{"longpoll": 0, "none": 0, "redis": 2, "nats": 2} {
 		t.Run(push, func(t *testing.T) {
 			t.Setenv("PUSH", push)
@@ -107,7 +107,7 @@ func (b fakeBroker) Announce(_ context.Context, subject string, _ []byte) error 
 }
 
 // An account may be good for one of the subjects only: then announcing has not failed.
-func TestAnnouncing_SubjectDenied_FailsOnlyIfNoneIsTaken(t *testing.T) {
+func TestAnnouncing_SubjectDenied_FailsOnlyIfAllAre(t *testing.T) {
 	t.Setenv("PUSH", "nats")
 	const fleet, older = "fleetconf.config.f", "fleetconf.config"
 	for name, row := range map[string]struct {
@@ -142,7 +142,7 @@ func TestAnnouncing_SubjectDenied_FailsOnlyIfNoneIsTaken(t *testing.T) {
 	}
 }
 
-func TestAnnouncer_NamesTheSettingThatCannotBeUsed(t *testing.T) {
+func TestAnnouncer_BadSetting_Named(t *testing.T) {
 	for name, row := range map[string]struct{ push, setting, value string }{
 		"an option that Redis does not have": {"redis", "REDIS_URL", "redis://:hunter2@localhost/?colour=red"},
 		"certificates that are not there":    {"nats", "NATS_CA_FILE", "/missing"},
@@ -160,7 +160,7 @@ func TestAnnouncer_NamesTheSettingThatCannotBeUsed(t *testing.T) {
 }
 
 // Polls that are held never take all the connections: publishes need some too.
-func TestMaxWaiting_LeavesConnectionsToOthers(t *testing.T) {
+func TestMaxWaiting_LeavesConnectionsForOthers(t *testing.T) {
 	log, lines := test.NewNullLogger()
 	for _, row := range []struct{ setting, connections, want int }{
 		{100, 400, 100}, {300, 400, 300}, {100_000, 400, 300}, {5, 1, 1},
@@ -174,7 +174,7 @@ func TestMaxWaiting_LeavesConnectionsToOthers(t *testing.T) {
 }
 
 // Each connection of an agent to the embedded NATS is one less for the API.
-func TestAnnouncer_Embedded_SharesTheLimitOfFiles(t *testing.T) {
+func TestAnnouncer_Embedded_SharesFileLimit(t *testing.T) {
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		t.Fatal(err)

@@ -49,7 +49,7 @@ func TestExport_Dash_WritesToStandardOutput(t *testing.T) {
 	}
 }
 
-func TestExport_Link_WritesWhatItPointsAt(t *testing.T) {
+func TestExport_Symlink_WritesTarget(t *testing.T) {
 	dir := store(t)
 	if err := os.Symlink("real", filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)

@@ -51,7 +51,7 @@ func TestSecure_PlainHTTPOffLoopback_Warns(t *testing.T) {
 	}
 }
 
-func TestSecure_NamesTheSettingThatCannotBeUsed(t *testing.T) {
+func TestSecure_BadFile_NamesItsSetting(t *testing.T) {
 	log, _ := test.NewNullLogger()
 	_, err := secure(config.Settings{Listener: config.Listener{TLSCertFile: "/missing", TLSKeyFile: "/missing"}}, log)
 	var faults settings.Faults

@@ -202,7 +202,7 @@ func wantProblem(t testing.TB, resp *http.Response, status int, field string) {
 	}
 }
 
-func TestConfig_BeforeTheFirstPublish(t *testing.T) {
+func TestConfig_NothingPublished_404(t *testing.T) {
 	s := newSystem(t)
 	for _, who := range []account{admin, enroller, s.register("a1")} {
 		resp := s.call(who, "GET", "/api/v1/config", "")
@@ -351,7 +351,7 @@ func TestPublish_PollIntervalInTheQuery(t *testing.T) {
 }
 
 // A client that streams sends an empty body in chunks.
-func TestPublish_EmptyChunkedBody_IsNone(t *testing.T) {
+func TestPublish_EmptyChunkedBody_Accepted(t *testing.T) {
 	s := newSystem(t)
 	s.publish("http://a/")
 	s.publish("http://b/")
@@ -368,7 +368,7 @@ func TestPublish_EmptyChunkedBody_IsNone(t *testing.T) {
 }
 
 // Every answer with a body ends its last line, problems and polls too.
-func TestBodies_EndWithANewline(t *testing.T) {
+func TestBodies_EndWithNewline(t *testing.T) {
 	s := newSystem(t)
 	s.publish("http://a/")
 	for _, path := range []string{
@@ -445,7 +445,7 @@ func TestPublish_BadInput(t *testing.T) {
 	}
 }
 
-func TestPublish_WhenTheStoreFails(t *testing.T) {
+func TestPublish_StoreClosed_HidesDetails(t *testing.T) {
 	s := newSystem(t)
 	s.publish("http://a/")
 	_ = s.db.Close()
@@ -573,7 +573,7 @@ func TestRegister(t *testing.T) {
 	}
 }
 
-func TestAgents_ShowWhoRunsWhat(t *testing.T) {
+func TestAgents_AppliedVersion_Shown(t *testing.T) {
 	s := newSystem(t)
 	tag := s.publish("http://a/").Header.Get("ETag")
 	a1 := s.register("a1")
@@ -606,7 +606,7 @@ func TestAgents_ShowWhoRunsWhat(t *testing.T) {
 	}
 }
 
-func TestConfig_AfterARefusal(t *testing.T) {
+func TestConfig_AfterRefusal_KeepsLastGood(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
 	s.publish("http://a/")
@@ -890,7 +890,7 @@ func TestOpenAPI_NamesEveryRoute(t *testing.T) {
 	}
 }
 
-func TestSwagger_ServesItsPages(t *testing.T) {
+func TestSwagger_PagesServed(t *testing.T) {
 	s := newSystem(t)
 	for path, want := range map[string]string{
 		"/swagger/index.html": "swagger-ui", "/swagger/doc.json": "Fleetconf controller",
@@ -921,7 +921,7 @@ func TestSwagger_ServesItsPages(t *testing.T) {
 
 // Of writes that were decided on in view of one version, one is let in, however
 // close together they come; a rollback is as a publish.
-func TestPublish_SameIfMatchAtOnce_OneWins(t *testing.T) {
+func TestPublish_ConcurrentSameIfMatch_OneWins(t *testing.T) {
 	s := newSystem(t)
 	tag := s.publish("http://a/0").Header.Get("ETag")
 	for round := range 20 {
@@ -961,7 +961,7 @@ func TestPublish_SameIfMatchAtOnce_OneWins(t *testing.T) {
 }
 
 // An admin's browser remembers the password, and sends it for any page.
-func TestPublish_FromAPageOfAnotherSite(t *testing.T) {
+func TestPublish_CrossSiteRequest_403(t *testing.T) {
 	s := newSystem(t)
 	s.publish("http://a/")
 	for _, header := range [][]string{

@@ -96,7 +96,7 @@ func TestApplied_OtherContent_Replaced(t *testing.T) {
 
 // An agent whose worker refused the current version keeps an earlier one. Its ETag says
 // which content that has.
-func TestApplied_OtherContentOfAnEarlierVersion_Listed(t *testing.T) {
+func TestApplied_OtherContentOfEarlierVersion_Listed(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
 	tag := refuseVersionTwo(s, a1)
@@ -113,7 +113,7 @@ func TestApplied_OtherContentOfAnEarlierVersion_Listed(t *testing.T) {
 }
 
 // A gateway that compresses may drop ETags. What the agent runs is known all the same.
-func TestApplied_WithoutIfNoneMatch(t *testing.T) {
+func TestApplied_WithoutIfNoneMatch_VersionKnown(t *testing.T) {
 	s := newSystem(t)
 	tag := s.publish("http://a/").Header.Get("ETag")
 	a1 := s.register("a1")
@@ -190,7 +190,7 @@ func TestApplied_AheadWithoutIfNoneMatch_Kept(t *testing.T) {
 }
 
 // An agent never takes an older version without a reason, so the controller gives it.
-func TestApplied_OlderVersionOffered_SaysWhy(t *testing.T) {
+func TestApplied_OlderVersionOffered_HasReason(t *testing.T) {
 	foreign := `"9-AAAAAAAAAAAAAAAAAAAAAA"`
 	for name, row := range map[string]struct {
 		verified bool

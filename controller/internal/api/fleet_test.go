@@ -525,7 +525,7 @@ func TestConflict(t *testing.T) {
 }
 
 // A controller that begins anew holds a fleet that ran before it, too.
-func TestConflict_WithAnEmptyStore(t *testing.T) {
+func TestConflict_EmptyStore_KeepsVersion(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
 	wantProblem(t, s.poll(a1, s.laterETag(9)), 404, "")
@@ -539,7 +539,7 @@ func TestConflict_WithAnEmptyStore(t *testing.T) {
 
 // An agent can send any ETag. One that this store did not make concerns that agent
 // alone: it keeps what it says that it runs.
-func TestForeignETag_HoldsThatAgentAlone(t *testing.T) {
+func TestForeignETag_AffectsThatAgentOnly(t *testing.T) {
 	s := newSystem(t)
 	other := newSystem(t)
 	first := s.publish("http://a/").Header.Get("ETag")
@@ -623,7 +623,7 @@ func TestForeignETag_HoldsThatAgentAlone(t *testing.T) {
 
 // An agent that comes from another fleet before anything was published follows the
 // first publish.
-func TestForeignETag_WithAnEmptyStore(t *testing.T) {
+func TestForeignETag_EmptyStore_FollowsFirstPublish(t *testing.T) {
 	s := newSystem(t)
 	moved := s.register("moved")
 	const tag = `"9-AAAAAAAAAAAAAAAAAAAAAA"`
@@ -783,7 +783,7 @@ func heap() int64 {
 
 // One agent that reports without end writes neither the disk nor the log full, and
 // keeps no other from reporting.
-func TestReport_OneAgentWithoutEnd_Bounded(t *testing.T) {
+func TestReport_OneAgentRepeatedly_Bounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		a1, a2 := s.register("a1"), s.register("a2")
@@ -820,7 +820,7 @@ func TestReport_OneAgentWithoutEnd_Bounded(t *testing.T) {
 }
 
 // The same holds for an agent that registers again and again, as another host each time.
-func TestRegister_OneAgentWithoutEnd_Bounded(t *testing.T) {
+func TestRegister_OneAgentRepeatedly_Bounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		a1 := s.register("a1")

@@ -72,7 +72,7 @@ func TestGuesses_Over20AMinute_Rejected(t *testing.T) {
 }
 
 // A host with an old password does not lock out the others behind the same NAT.
-func TestGuesses_CredentialsRightBefore_Pass(t *testing.T) {
+func TestGuesses_SourceAuthenticatedBefore_Accepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, plenty)
 		s.callFrom(elsewhere, admin, "GET", "/api/v1/agents")
@@ -90,7 +90,7 @@ func TestGuesses_CredentialsRightBefore_Pass(t *testing.T) {
 }
 
 // From where an admin works passwords cannot be guessed without limit either.
-func TestGuesses_WhereTheAdminWorks_Bounded(t *testing.T) {
+func TestGuesses_SourceOfAdmin_Bounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, plenty)
 		for _, from := range []string{here, elsewhere} {
@@ -138,7 +138,7 @@ func TestGuesses_UnknownNames_Get401(t *testing.T) {
 }
 
 // Other source prefixes do not make the count of a guesser be forgotten.
-func TestGuesses_ManySources_CountStays(t *testing.T) {
+func TestGuesses_ManySources_CountKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, plenty)
 		guess := account{"admin", "guess"}
@@ -223,7 +223,7 @@ func testForwardingHeaders(t *testing.T) {
 }
 
 // Clients behind a trusted proxy are limited apart, and behind any other together.
-func TestGuesses_BehindAProxy(t *testing.T) {
+func TestGuesses_BehindProxy_LimitedByClient(t *testing.T) {
 	for _, trusted := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			s := newLimited(t, plenty, func(o *api.Options) {

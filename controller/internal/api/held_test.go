@@ -16,7 +16,7 @@ import (
 )
 
 // A wait that no int64 of nanoseconds holds must not come out as a short one.
-func TestRollout_WaitsThatOverflow(t *testing.T) {
+func TestRollout_OverflowingWait_400(t *testing.T) {
 	s := newSystem(t)
 	s.publish("http://a/")
 	for _, wait := range []string{"18446744074", "9223372037", "-18446744073", "99999999999999999999"} {
@@ -24,7 +24,7 @@ func TestRollout_WaitsThatOverflow(t *testing.T) {
 	}
 }
 
-func TestRollout_WhileItIsHeld(t *testing.T) {
+func TestRollout_EventWhileHeld_Answered(t *testing.T) {
 	for name, row := range map[string]struct {
 		meanwhile func(s *system, a1 account)
 		status    int
@@ -208,7 +208,7 @@ func TestRoutes_UnknownAndDoubledParameters(t *testing.T) {
 }
 
 // The hot path: BenchmarkConfig_Unchanged says how long it takes.
-func TestConfig_Unchanged_AllocatesNoMore(t *testing.T) {
+func TestConfig_Unchanged_AllocationsBounded(t *testing.T) {
 	s := newSystem(t)
 	tag := s.publish("http://a/").Header.Get("ETag")
 	a1 := s.register("a1")

@@ -39,7 +39,7 @@ func (s *system) token(who account, id, secret string) account {
 }
 
 // The shared password and an id that is known from a list do not make an agent.
-func TestRegister_KnownIDWithoutItsSecret_Conflict(t *testing.T) {
+func TestRegister_KnownIDWithoutSecret_Conflict(t *testing.T) {
 	s := newSystem(t)
 	genuine := s.token(enroller, "a1", secretA)
 	for _, secret := range []string{"", secretB} {
@@ -83,7 +83,7 @@ func TestReset_AcceptsOneRegistration(t *testing.T) {
 
 // An agent of a build that knows no secrets registers again as often as it
 // likes, until its row has one.
-func TestRegister_RowWithoutSecret(t *testing.T) {
+func TestRegister_RowWithoutSecret_AcceptsFirstSecret(t *testing.T) {
 	s := newSystem(t)
 	for range 3 {
 		s.token(enroller, "a1", "")
@@ -93,7 +93,7 @@ func TestRegister_RowWithoutSecret(t *testing.T) {
 }
 
 // An agent re-registers itself with its own token, and no other agent.
-func TestRegister_WithItsOwnToken(t *testing.T) {
+func TestRegister_OwnToken_Reregisters(t *testing.T) {
 	s := newSystem(t)
 	a1, a2 := s.token(enroller, "a1", secretA), s.token(enroller, "a2", secretB)
 	wantProblem(t, s.registerAs(a1, "a2", secretB), 403, "")

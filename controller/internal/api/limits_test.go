@@ -173,7 +173,7 @@ func TestLimits_RegisterAndRemoveRepeatedly_LimitedPerSource(t *testing.T) {
 }
 
 // A fleet that removes itself takes from registrations, and nothing from the admin.
-func TestLimits_RemovalsShareThatOfRegistrations(t *testing.T) {
+func TestLimits_Removals_ShareRegistrationLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		a1 := s.register("a1")
@@ -201,7 +201,7 @@ func TestLimits_EveryRoute_Limited(t *testing.T) {
 	}
 }
 
-func TestLimits_Rejected_SaysWhenToPoll(t *testing.T) {
+func TestLimits_Rejected_HasPollInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		a1 := s.register("a1")
@@ -420,7 +420,7 @@ func TestLimits_RegistrationsInFlight_Bounded(t *testing.T) {
 }
 
 // Who is refused leaves, whatever for.
-func TestLimits_Answered_PlacesReleased(t *testing.T) {
+func TestLimits_Answered_SlotsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		for _, path := range []string{"/api/v1/agents?nope=1", "/api/v1/agents?limit=0", "/api/v1/agents/none"} {
@@ -435,7 +435,7 @@ func TestLimits_Answered_PlacesReleased(t *testing.T) {
 }
 
 // A held answer takes no place while it is held.
-func TestLimits_HeldPolls_TakeNoPlaces(t *testing.T) {
+func TestLimits_HeldPolls_TakeNoSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		a1 := s.register("a1")
@@ -473,7 +473,7 @@ type onAnswer struct {
 func (o onAnswer) WriteHeader(status int) { o.do(); o.ResponseRecorder.WriteHeader(status) }
 
 // When it is written it takes a place again.
-func TestLimits_HeldPollsAnswered_TakePlaces(t *testing.T) {
+func TestLimits_HeldPollsAnswered_TakeSlots(t *testing.T) {
 	for class, path := range map[string]string{
 		"poll": "/api/v1/config?wait=1s", "admin": "/api/v1/rollouts/1?wait=1s",
 	} {
@@ -497,7 +497,7 @@ func TestLimits_HeldPollsAnswered_TakePlaces(t *testing.T) {
 	}
 }
 
-func TestCall_HeldPoll_ReleasesItsPlace(t *testing.T) {
+func TestCall_HeldPoll_ReleasesSlot(t *testing.T) {
 	got := api.InFlightWhileHeld()
 	if diff := cmp.Diff([]int64{1, 0, 1, 0}, got); diff != "" {
 		t.Errorf("in flight before, meanwhile, after and when it has left, -want +got:\n%s", diff)
@@ -747,7 +747,7 @@ func TestLimits_InvalidCredentials_RejectedPerClass(t *testing.T) {
 }
 
 // Anonymous callers that send their bodies slowly hold no places either.
-func TestLimits_InvalidCredentialsInFlight_TakeNoPlaces(t *testing.T) {
+func TestLimits_InvalidCredentialsInFlight_TakeNoSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		for range 5 {

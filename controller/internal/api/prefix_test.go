@@ -51,7 +51,7 @@ func getAs(t *testing.T, client *http.Client, who account, method, address, body
 	return resp
 }
 
-func TestLinks_BehindAPrefix_LeadToWhatTheyName(t *testing.T) {
+func TestLinks_BehindPrefix_Resolve(t *testing.T) {
 	s := newSystem(t)
 	front := behindPrefix(t, "/fleet", s.handler)
 	client := front.Client()

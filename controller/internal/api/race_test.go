@@ -9,7 +9,7 @@ import (
 
 // An agent that runs a later version than a restored store has is never offered an
 // older one, whatever is published while its polls are decided.
-func TestConflict_PublishDuringPolls_NeverOffersAnOlderVersion(t *testing.T) {
+func TestConflict_PublishDuringPolls_NeverOffersOlderVersion(t *testing.T) {
 	s := newSystem(t)
 	ahead := s.register("ahead")
 	version := int64(1)

@@ -29,7 +29,7 @@ func (f failingStore) Figures(context.Context, int64) (models.Figures, int64, er
 	return models.Figures{}, 0, fmt.Errorf("%w: the words of SQLite", f.with)
 }
 
-func TestAnswer_KindsOfStoreFailure(t *testing.T) {
+func TestAnswer_StoreFailures_MappedToStatus(t *testing.T) {
 	for err, want := range map[error]int{
 		database.ErrBusy: 503, database.ErrReadOnly: 503, database.ErrIO: 503, database.ErrCorrupt: 503,
 		database.ErrMoved: 503, database.ErrFull: 507,
@@ -65,7 +65,7 @@ func (u *inDoubtStore) Append(
 }
 
 // A failure says that nothing was changed where that is known, and only there.
-func TestPublish_CommitInDoubt_DoesNotClaimThatNothingChanged(t *testing.T) {
+func TestPublish_CommitInDoubt_SaysSo(t *testing.T) {
 	store := &inDoubtStore{}
 	s := newLimited(t, plenty, func(o *api.Options) {
 		store.DB = o.Store.(*sqlite.DB)
@@ -98,7 +98,7 @@ func TestPublish_CommitInDoubt_DoesNotClaimThatNothingChanged(t *testing.T) {
 }
 
 // What the store cannot do is answered with the reason, by /ready too, until it can.
-func TestPublish_StoreFails_IsAnsweredWithTheReason(t *testing.T) {
+func TestPublish_DatabaseRemoved_503WithReason(t *testing.T) {
 	for name, row := range map[string]struct {
 		breaks func(path string) error
 		want   string
@@ -134,7 +134,7 @@ func TestPublish_StoreFails_IsAnsweredWithTheReason(t *testing.T) {
 }
 
 // A name in a query is any bytes.
-func TestQuery_BytesThatAreNoUTF8_AreNamed(t *testing.T) {
+func TestQuery_InvalidUTF8_AnsweredInJSON(t *testing.T) {
 	s := newSystem(t)
 	for _, query := range []string{"?%ff=1", "?status=%ff", "?hostname=%ff", "?cursor=%ff"} {
 		resp := s.call(admin, "GET", "/api/v1/agents"+query, "")

@@ -257,7 +257,7 @@ func TestCertificate_OtherName_Rejected(t *testing.T) {
 
 // An agent that registered before certificates were required must re-register. That
 // is no sign of an intruder.
-func TestCertificate_AgentRegisteredWithoutOne(t *testing.T) {
+func TestCertificate_AgentRegisteredWithoutOne_MustReregister(t *testing.T) {
 	s := newMutual(t)
 	before := registry.Registration{ID: "a1", Hostname: "h", Metadata: []byte("{}"), Secret: secretA}
 	_, token, _, err := s.agents.Register(t.Context(), before)

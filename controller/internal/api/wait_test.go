@@ -31,7 +31,7 @@ func (s *system) holdPoll(who account, tag string) <-chan *http.Response {
 	return answered
 }
 
-func TestConfig_Wait_HeldUntilANewerVersion(t *testing.T) {
+func TestConfig_Wait_HeldUntilNewVersion(t *testing.T) {
 	for name, row := range map[string]struct {
 		before    func(s *system, a1 account) (tag string) // of what the agent runs
 		meanwhile func(s *system, a1 account)
@@ -125,7 +125,7 @@ func refuseVersionTwo(s *system, a1 account) string {
 	return tag
 }
 
-func TestConfig_WaitWithAnOlderETag_AnsweredImmediately(t *testing.T) {
+func TestConfig_WaitWithOlderETag_AnsweredImmediately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		a1 := s.register("a1")
@@ -225,7 +225,7 @@ func TestAgents_Transport_Listed(t *testing.T) {
 
 // A caller that leaves is seen to, and is not taken for one that will be back
 // only when its wait is over.
-func TestConfig_DisconnectWhileHeld_SeenAtOnce(t *testing.T) {
+func TestConfig_DisconnectWhileHeld_SeenImmediately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		a1 := s.register("a1")
@@ -257,7 +257,7 @@ func TestConfig_DisconnectWhileHeld_SeenAtOnce(t *testing.T) {
 
 // Answers are held for longer than the server gives any other request, and no
 // deadline of it ends them.
-func TestConfig_WaitLongerThanTheServersTimeouts_Answered(t *testing.T) {
+func TestConfig_WaitBeyondServerTimeouts_Answered(t *testing.T) {
 	for _, row := range []struct {
 		path, proto string
 		want        int
@@ -346,7 +346,7 @@ func (p *pipeListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0
 
 // While the whole fleet fetches, who has a newer version is told to leave the
 // controller to those who do not have it yet.
-func TestConfig_DuringTheWindow_SpreadsReports(t *testing.T) {
+func TestConfig_RolloutWindow_SpreadsReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		for i := range 20 { // a tenth of a second at 200 a second, and four times that until all have it
@@ -395,7 +395,7 @@ func TestConfig_Held_SeenAtPollAndAtResponse(t *testing.T) {
 
 // An agent whose connection broke and that is back already is not taken for one
 // that left.
-func TestConfig_ReconnectBeforeTheDisconnectIsSeen_Online(t *testing.T) {
+func TestConfig_ReconnectBeforeDisconnectDetected_Online(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		a1 := s.register("a1")

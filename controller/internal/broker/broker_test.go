@@ -94,7 +94,7 @@ func TestBroker_Announcement_ReachesAuthorizedAgents(t *testing.T) {
 	}
 }
 
-func TestBroker_TooManyWrongPasswords_RejectsTheRightOne(t *testing.T) {
+func TestBroker_TooManyWrongPasswords_RightOneRejected(t *testing.T) {
 	for name, row := range map[string]struct {
 		broker       broker.Options
 		right, wrong nats.Option
@@ -200,7 +200,7 @@ func silent(t *testing.T, address string) string {
 }
 
 // Strangers reach brokers, too: what never logs in does not stay.
-func TestBroker_NoLogin_Ends(t *testing.T) {
+func TestBroker_NoLogin_Disconnected(t *testing.T) {
 	agents, brokers := broker.HandshakeTimeouts(t)
 	if agents != 30 || brokers != 30 {
 		t.Errorf("got %v s for agents and %v s for brokers, want 30", agents, brokers)

@@ -22,7 +22,7 @@ func read(t *testing.T, environment map[string]string) (config.Settings, error) 
 	return s, settings.Read(&s, "")
 }
 
-func TestSettings_HaveTheDefaultsOfTheContract(t *testing.T) {
+func TestSettings_Unset_HaveDocumentedDefaults(t *testing.T) {
 	var s config.Settings
 	if err := settings.Read(&s, ""); err != nil {
 		t.Fatal(err)
@@ -44,7 +44,7 @@ func TestSettings_HaveTheDefaultsOfTheContract(t *testing.T) {
 	}
 }
 
-func TestSettings_ReportEveryFaultAtOnce(t *testing.T) {
+func TestSettings_Faults_AllReported(t *testing.T) {
 	for name, row := range map[string]struct {
 		environment map[string]string
 		want        []string
@@ -198,7 +198,7 @@ func TestSettings_BrokerNotNamedByPush_NotValidated(t *testing.T) {
 	}
 }
 
-func TestSettings_OfTLS(t *testing.T) {
+func TestSettings_TLSFiles_Accepted(t *testing.T) {
 	if _, err := read(
 		t, map[string]string{"TLS_CERT_FILE": "cert", "TLS_KEY_FILE": "key", "TLS_CLIENT_CA_FILE": "ca"},
 	); err != nil {
@@ -206,7 +206,7 @@ func TestSettings_OfTLS(t *testing.T) {
 	}
 }
 
-func TestTrustedProxies_AddressesAndNetworks(t *testing.T) {
+func TestTrustedProxies_AddressesAndNetworks_Parsed(t *testing.T) {
 	s, err := read(t, map[string]string{"TRUSTED_PROXIES": "192.0.2.1, 10.0.0.0/8,2001:db8::1"})
 	if err != nil {
 		t.Fatal(err)
