@@ -35,7 +35,7 @@ func TestAnnouncer_PUSH_SelectsDriver(t *testing.T) {
 	} {
 		t.Run(push, func(t *testing.T) {
 			t.Setenv("PUSH", push)
-			a, stop, err := announcer(pushSettings(t), nil) // says nothing
+			a, stop, err := announcer(pushSettings(t), nil) // logs nothing
 			if err != nil || !right(a) {
 				t.Fatalf("got %T, %v", a, err)
 			}
@@ -77,7 +77,7 @@ func TestAnnouncing_OverBroker_Counted(t *testing.T) {
 		t.Run(push, func(t *testing.T) {
 			t.Setenv("PUSH", push)
 			reg := prometheus.NewRegistry()
-			announcer := announcing(pushSettings(t), "f", notify.Nop{}, publish.NewMetrics(reg), nil) // says nothing
+			announcer := announcing(pushSettings(t), "f", notify.Nop{}, publish.NewMetrics(reg), nil) // logs nothing
 			if err := announcer.Announce(t.Context(), models.Announcement{Version: 1}); err != nil {
 				t.Fatal(err)
 			}
@@ -89,8 +89,7 @@ func TestAnnouncing_OverBroker_Counted(t *testing.T) {
 	}
 }
 
-// told is a broker that counts what it is sent on each subject, and takes nothing on
-// those in denied.
+// fakeBroker counts the messages on each subject, and rejects those on denied subjects.
 type fakeBroker struct {
 	sent   map[string]int
 	denied []string
@@ -106,7 +105,7 @@ func (b fakeBroker) Announce(_ context.Context, subject string, _ []byte) error 
 	return nil
 }
 
-// An account may be good for one of the subjects only: then announcing has not failed.
+// If an account may use only one of the subjects, announcing succeeds.
 func TestAnnouncing_SubjectDenied_FailsOnlyIfAllAre(t *testing.T) {
 	t.Setenv("PUSH", "nats")
 	const fleet, older = "fleetconf.config.f", "fleetconf.config"
@@ -115,10 +114,10 @@ func TestAnnouncing_SubjectDenied_FailsOnlyIfAllAre(t *testing.T) {
 		err    error
 		warned int
 	}{
-		"none":               {nil, nil, 0},
-		"the fleet's":        {[]string{fleet}, nil, 1},
-		"that of old agents": {[]string{older}, nil, 1},
-		"both":               {[]string{fleet, older}, errDenied, 0}, // the caller logs it
+		"none":                 {nil, nil, 0},
+		"the fleet's":          {[]string{fleet}, nil, 1},
+		"that of older agents": {[]string{older}, nil, 1},
+		"both":                 {[]string{fleet, older}, errDenied, 0}, // the caller logs it
 	} {
 		t.Run(name, func(t *testing.T) {
 			log, lines := test.NewNullLogger()
@@ -131,7 +130,7 @@ func TestAnnouncing_SubjectDenied_FailsOnlyIfAllAre(t *testing.T) {
 			}
 			if broker.sent[fleet] != 3 || broker.sent[older] != 3 || len(broker.sent) != 2 {
 				t.Errorf(
-					"got %v, want each message on the fleet's subject and on the one before fleets had ids",
+					"got %v, want each message on the fleet's subject and on that of older agents",
 					broker.sent,
 				)
 			}
@@ -145,7 +144,7 @@ func TestAnnouncing_SubjectDenied_FailsOnlyIfAllAre(t *testing.T) {
 func TestAnnouncer_BadSetting_Named(t *testing.T) {
 	for name, row := range map[string]struct{ push, setting, value string }{
 		"an option that Redis does not have": {"redis", "REDIS_URL", "redis://:hunter2@localhost/?colour=red"},
-		"certificates that are not there":    {"nats", "NATS_CA_FILE", "/missing"},
+		"missing certificates":               {"nats", "NATS_CA_FILE", "/missing"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("PUSH", row.push)
@@ -159,7 +158,7 @@ func TestAnnouncer_BadSetting_Named(t *testing.T) {
 	}
 }
 
-// Polls that are held never take all the connections: publishes need some too.
+// Long polls leave connections to other requests, such as publishes.
 func TestMaxWaiting_LeavesConnectionsForOthers(t *testing.T) {
 	log, lines := test.NewNullLogger()
 	for _, row := range []struct{ setting, connections, want int }{
@@ -173,7 +172,7 @@ func TestMaxWaiting_LeavesConnectionsForOthers(t *testing.T) {
 	}
 }
 
-// Each connection of an agent to the embedded NATS is one less for the API.
+// The embedded NATS and the API share the limit of open files.
 func TestAnnouncer_Embedded_SharesFileLimit(t *testing.T) {
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
@@ -212,14 +211,14 @@ func TestAnnouncer_Embedded_SharesFileLimit(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		said, from := "", bufio.NewReader(conn)
-		for err == nil && !strings.Contains(said, "PONG") {
+		received, reader := "", bufio.NewReader(conn)
+		for err == nil && !strings.Contains(received, "PONG") {
 			var line string
-			line, err = from.ReadString('\n')
-			said += line
+			line, err = reader.ReadString('\n')
+			received += line
 		}
-		if refused := strings.Contains(said, "maximum connections exceeded"); refused != (i == 30) {
-			t.Fatalf("connection %d: got %q, want a refusal of connection 31 alone", i+1, said)
+		if rejected := strings.Contains(received, "maximum connections exceeded"); rejected != (i == 30) {
+			t.Fatalf("connection %d: got %q, want only connection 31 rejected", i+1, received)
 		}
 	}
 }

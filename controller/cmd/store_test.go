@@ -12,7 +12,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 )
 
-// store makes a database, which DB_PATH names.
+// store creates a database at DB_PATH, and makes its folder the working directory.
 func store(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -59,12 +59,12 @@ func TestExport_Symlink_WritesTarget(t *testing.T) {
 	}
 	info, err := os.Lstat(filepath.Join(dir, "real"))
 	if err != nil || !info.Mode().IsRegular() || info.Mode().Perm() != 0o600 {
-		t.Errorf("what the link points at: got %v, %v, want a file of this user alone", info, err)
+		t.Errorf("the target of the link: got %v, %v, want a file of this user alone", info, err)
 	}
 }
 
-// A pipe that is opened to be read waits for a writer, and one that is replaced is
-// a pipe no more.
+// Commands reject files that are not regular: opening a pipe would block, and replacing one
+// would remove it.
 func TestCommands_NotARegularFile_Rejected(t *testing.T) {
 	dir := store(t)
 	if err := syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600); err != nil {
@@ -95,10 +95,10 @@ func TestCommands_NotARegularFile_Rejected(t *testing.T) {
 					t.Errorf("got %v, want an error that says %q", err, row.want)
 				}
 			case <-time.After(30 * time.Second):
-				t.Fatal("it waits")
+				t.Fatal("the command blocks")
 			}
 			if info, err := os.Lstat("pipe"); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
-				t.Errorf("the pipe is %v, %v by now", info, err)
+				t.Errorf("the pipe was replaced: %v, %v", info, err)
 			}
 		})
 	}

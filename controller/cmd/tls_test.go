@@ -33,7 +33,7 @@ func TestSecure_PlainHTTPOffLoopback_Warns(t *testing.T) {
 		"loopback":            {config.Listener{Host: "127.0.0.1"}, false},
 		"every interface":     {config.Listener{Host: "0.0.0.0"}, true},
 		"with TLS":            {config.Listener{Host: "0.0.0.0", TLSCertFile: cert, TLSKeyFile: key}, false},
-		"a name of its own":   {config.Listener{Host: "controller"}, true},
+		"a host name":         {config.Listener{Host: "controller"}, true},
 		"loopback of IPv6":    {config.Listener{Host: "::1"}, false},
 		"loopback, with name": {config.Listener{Host: "localhost"}, false},
 	} {

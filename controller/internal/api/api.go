@@ -222,7 +222,8 @@ func (a *API) warnings() string {
 	if plan := a.Publisher.Plan(); plan.Conflict() {
 		found = append(found, fmt.Sprintf(
 			"conflict: agents run versions up to %d and the store ends at %d, "+
-				"as after the restore of an older backup; they keep their version until you publish, or POST /api/v1/agents/resume",
+				"as after the restore of an older backup; they keep their version until you publish, "+
+				"or POST /api/v1/agents/resume",
 			plan.Observed.Highest, plan.Version()))
 	}
 	if a.Announcements != nil {

@@ -38,8 +38,8 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// system is the whole controller but its process: the real rules on a real
-// database behind the real handler.
+// system is a controller without its process: the handler, the packages behind it and a
+// SQLite database.
 type system struct {
 	path      string // of the database
 	t         testing.TB
@@ -50,9 +50,9 @@ type system struct {
 	logged    *logtest.Hook
 	draining  chan struct{} // to be closed by a test that stops the controller
 	waiters   *poll.Waiters
-	drain     func()               // lets them go for good
-	lost      error                // why nothing is announced
-	registry  *prometheus.Registry // what the API measures
+	drain     func()               // ends all waits
+	lost      error                // what Announcements.Lost returns
+	registry  *prometheus.Registry // the metrics of the API
 }
 
 func newSystem(t testing.TB) *system {
@@ -60,7 +60,7 @@ func newSystem(t testing.TB) *system {
 	return newLimited(t, api.Limits{Register: 10_000, Config: 1_000_000, Status: 100_000, Admin: 10_000})
 }
 
-// newLimited is a system that lets in no more than that; with changes its options.
+// newLimited returns a system with the given limits. with changes its options.
 func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *system {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "controller.db")
@@ -85,7 +85,7 @@ func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *sy
 	waiters := poll.NewWaiters(publisher.Changed, 20_000, 2000)
 	waiting, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan struct{})
-	go func() { defer close(ended); _ = waiters.Run(waiting) }() // ends with the test, or when that drains it
+	go func() { defer close(ended); _ = waiters.Run(waiting) }() // until the test ends or calls drain
 	t.Cleanup(func() { stop(); <-ended })
 	s := &system{
 		t: t, path: path, registry: prometheus.NewRegistry(), db: db, publisher: publisher, agents: agents,
@@ -107,12 +107,12 @@ func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *sy
 	return s
 }
 
-// announced is what became of a system's announcements.
+// announced reports the lost field of a system.
 type announced struct{ *system }
 
 func (a announced) Lost() error { return a.lost }
 
-// account is a user name and a password; the zero value sends none.
+// account is a user name and a password. The zero value sends no credentials.
 type account [2]string
 
 var (
@@ -120,7 +120,7 @@ var (
 	enroller = account{"agent", "secret123"}
 )
 
-// call sends a request. Headers come in pairs; a body that is not empty is sent as JSON.
+// call sends a request. Headers are pairs of name and value. A body that is not empty is JSON.
 func (s *system) call(who account, method, path, body string, headers ...string) *http.Response {
 	s.t.Helper()
 	return s.callContext(s.t.Context(), who, method, path, body, headers...)
@@ -182,8 +182,8 @@ func decode[T any](t testing.TB, resp *http.Response) (v T) {
 	return v
 }
 
-// wantProblem checks that an answer is a problem document of a status, and
-// that it names the field, where there is one.
+// wantProblem checks that a response is a problem document with the given status, and names
+// field unless that is empty.
 func wantProblem(t testing.TB, resp *http.Response, status int, field string) {
 	t.Helper()
 	if resp.StatusCode != status || resp.Header.Get("Content-Type") != problem.ContentType {
@@ -235,7 +235,8 @@ func TestPublish_ThenFetch(t *testing.T) {
 		t.Errorf("fetch: got %s, want %s", got, want)
 	}
 	resp = s.call(admin, "POST", "/api/v1/config", `{"url":"https://example.com/"}`)
-	if got := decode[wire.PublishResponse](t, resp); got.Version != 1 || got.Changed || resp.Header.Get("ETag") != tag {
+	if got := decode[wire.PublishResponse](t, resp); got.Version != 1 || got.Changed ||
+		resp.Header.Get("ETag") != tag {
 		t.Errorf("the same again: got %+v and %s, want version 1 unchanged", got, resp.Header.Get("ETag"))
 	}
 }
@@ -257,7 +258,7 @@ func TestConfig_IfNoneMatch(t *testing.T) {
 		"empty":               {"", 200},
 		"an empty tag":        {`""`, 200},
 		"ten thousand bytes":  {`"` + strings.Repeat("x", 10_000) + `"`, 200},
-		"rubbish":             {`",,W/"`, 200},
+		"malformed":           {`",,W/"`, 200},
 	} {
 		t.Run(name, func(t *testing.T) {
 			resp := s.call(enroller, "GET", "/api/v1/config", "", "If-None-Match", row.header)
@@ -309,7 +310,7 @@ func TestPublish_Preconditions(t *testing.T) {
 		})
 	}
 	if got := s.publisher.Plan().Config(); got.URL != "http://c/" {
-		t.Errorf("current: got %+v, want what was there", got)
+		t.Errorf("current: got %+v, want version 3 unchanged", got)
 	}
 	for _, header := range []string{tag, old + "," + tag, "*"} {
 		if resp := s.call(
@@ -330,7 +331,9 @@ func TestPublish_PollIntervalInTheQuery(t *testing.T) {
 		got.Version != 2 {
 		t.Errorf("got %+v, want 15 s and the URL kept, as version 2", got)
 	}
-	if resp := s.call(admin, "POST", "/api/v1/config?poll_interval=20", `{"url":"http://b/"}`); resp.StatusCode != 200 {
+	if resp := s.call(
+		admin, "POST", "/api/v1/config?poll_interval=20", `{"url":"http://b/"}`,
+	); resp.StatusCode != 200 {
 		t.Fatalf("with a body: got %d", resp.StatusCode)
 	}
 	if got := s.publisher.Plan().Config(); got.PollInterval != 20*time.Second || got.URL != "http://b/" {
@@ -342,7 +345,8 @@ func TestPublish_PollIntervalInTheQuery(t *testing.T) {
 		wantProblem(t, s.call(admin, "POST", "/api/v1/config?poll_interval="+bad, ""), 400, "poll_interval")
 	}
 	wantProblem(
-		t, s.call(admin, "POST", "/api/v1/config?poll_interval=5", `{"poll_interval_seconds":6}`), 400, "poll_interval",
+		t, s.call(admin, "POST", "/api/v1/config?poll_interval=5", `{"poll_interval_seconds":6}`), 400,
+		"poll_interval",
 	)
 	wantProblem(t, s.call(admin, "POST", "/api/v1/config?pol_interval=5", `{"url":"http://c/"}`), 400, "pol_interval")
 	if got := s.publisher.Plan().Config().Version; got != 3 {
@@ -350,7 +354,7 @@ func TestPublish_PollIntervalInTheQuery(t *testing.T) {
 	}
 }
 
-// A client that streams sends an empty body in chunks.
+// A streaming client sends an empty body with chunked encoding.
 func TestPublish_EmptyChunkedBody_Accepted(t *testing.T) {
 	s := newSystem(t)
 	s.publish("http://a/")
@@ -367,7 +371,7 @@ func TestPublish_EmptyChunkedBody_Accepted(t *testing.T) {
 	}
 }
 
-// Every answer with a body ends its last line, problems and polls too.
+// Every body ends with a newline, those of problems and polls too.
 func TestBodies_EndWithNewline(t *testing.T) {
 	s := newSystem(t)
 	s.publish("http://a/")
@@ -441,7 +445,7 @@ func TestPublish_BadInput(t *testing.T) {
 		wantProblem(t, w.Result(), http.StatusUnsupportedMediaType, "")
 	}
 	if got := s.publisher.Plan().Config(); got.Version != 1 || got.URL != "http://a/" {
-		t.Errorf("after all that: got %+v, want what was there", got)
+		t.Errorf("after invalid requests: got %+v, want version 1 unchanged", got)
 	}
 }
 
@@ -452,19 +456,19 @@ func TestPublish_StoreClosed_HidesDetails(t *testing.T) {
 	resp := s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/"}`)
 	body := text(t, resp)
 	if resp.StatusCode < 500 || strings.Contains(body, "sql") || strings.Contains(body, ".db") {
-		t.Errorf("got %d %s, want an error that tells nothing of the store", resp.StatusCode, body)
+		t.Errorf("got %d %s, want an error without details of the store", resp.StatusCode, body)
 	}
 	id := resp.Header.Get(server.HeaderRequestID)
 	if last := s.logged.LastEntry(); last == nil || last.Data["request_id"] != id {
 		t.Errorf("logged %v, want the request id %s", last, id)
 	}
 	if resp := s.call(enroller, "GET", "/api/v1/config", ""); resp.StatusCode != 200 {
-		t.Errorf("a poll with the store gone: got %d, want 200 (law 11)", resp.StatusCode)
+		t.Errorf("a poll with the store closed: got %d, want 200", resp.StatusCode)
 	}
 	wantProblem(t, s.call(account{}, "GET", "/ready", ""), 503, "database")
 }
 
-// Law 11: no poll writes, with any headers and any credentials.
+// No poll writes to the database, with any headers and any credentials.
 func TestConfig_WritesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
@@ -480,14 +484,14 @@ func TestConfig_WritesNothing(t *testing.T) {
 		}
 		before := written()
 		for name, headers := range map[string][]string{
-			"nothing":                        nil,
-			"an earlier version":             {"If-None-Match", old},
-			"the current one":                {"If-None-Match", tag},
-			"a later one of this store":      {"If-None-Match", s.laterETag(9)},
-			"a later one of another store":   {"If-None-Match", `"9-abcdefghijklmnopqrstuv"`},
-			"another content":                append(asApplied(2, content("http://edited/")), "If-None-Match", tag),
-			"a worker that it cannot reach":  {"If-None-Match", tag, wire.HeaderWorkerError, "connection refused"},
-			"that it hears of none any more": {"If-None-Match", tag, wire.HeaderPushError, "the broker is down"},
+			"nothing":                       nil,
+			"an earlier version":            {"If-None-Match", old},
+			"the current one":               {"If-None-Match", tag},
+			"a later one of this store":     {"If-None-Match", s.laterETag(9)},
+			"a later one of another store":  {"If-None-Match", `"9-abcdefghijklmnopqrstuv"`},
+			"another content":               append(asApplied(2, content("http://edited/")), "If-None-Match", tag),
+			"a worker that it cannot reach": {"If-None-Match", tag, wire.HeaderWorkerError, "connection refused"},
+			"a broker that it cannot reach": {"If-None-Match", tag, wire.HeaderPushError, "the broker is down"},
 		} {
 			for _, who := range []account{a1, {a1[0], "guess"}, {"admin", "guess"}, {}, enroller} {
 				for _, query := range []string{"", "?wait=1s"} {
@@ -598,7 +602,7 @@ func TestAgents_AppliedVersion_Shown(t *testing.T) {
 	if got := show(); got.AppliedVersion == nil || *got.AppliedVersion != 1 || got.LastAttempt.Status != wire.Applied {
 		t.Errorf("after the report: got %+v, want version 1 applied", got)
 	}
-	// What an agent runs is also known from its polls, should a report be lost.
+	// Polls show the applied version too, in case a report is lost.
 	a2 := s.register("a2")
 	s.call(a2, "GET", "/api/v1/config", "", "If-None-Match", tag)
 	if got := decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents?version=1", "")); len(got) != 2 {
@@ -611,7 +615,7 @@ func TestConfig_AfterRefusal_KeepsLastGood(t *testing.T) {
 	a1 := s.register("a1")
 	s.publish("http://a/")
 	s.call(a1, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"FAILED","error":"host not allowed"}`)
-	// it runs nothing: there is nothing to be unchanged
+	// it runs nothing, so a 304 would be wrong
 	wantProblem(t, s.call(a1, "GET", "/api/v1/config", ""), 404, "")
 	runs := s.publish("http://b/").Header.Get("ETag")
 	s.call(a1, "POST", "/api/v1/agents/a1/status", `{"version":2,"status":"APPLIED"}`)
@@ -622,10 +626,10 @@ func TestConfig_AfterRefusal_KeepsLastGood(t *testing.T) {
 	s.call(a1, "POST", "/api/v1/agents/a1/status", `{"version":3,"status":"FAILED","error":"host not allowed"}`)
 	resp := s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", runs)
 	if resp.StatusCode != 304 || resp.Header.Get("ETag") != runs || resp.Header.Get(wire.HeaderPollInterval) != "30" {
-		t.Errorf("the refused version: got %d %v, want 304 against what it runs", resp.StatusCode, resp.Header)
+		t.Errorf("the refused version: got %d %v, want 304 with the ETag of its version", resp.StatusCode, resp.Header)
 	}
-	for _, rubbish := range []string{"garbage", `"a", "b"`} {
-		wantProblem(t, s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", rubbish), 404, "")
+	for _, malformed := range []string{"garbage", `"a", "b"`} {
+		wantProblem(t, s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", malformed), 404, "")
 	}
 	if resp := s.call(enroller, "GET", "/api/v1/config", "", "If-None-Match", runs); resp.StatusCode != 200 {
 		t.Errorf("another reader: got %d, want 200", resp.StatusCode)
@@ -647,7 +651,7 @@ func TestReport_BadInput(t *testing.T) {
 	for body, field := range map[string]string{
 		`{"status":"APPLIED"}`:                   "version",
 		`{"version":0,"status":"APPLIED"}`:       "version",
-		`{"version":1000001,"status":"APPLIED"}`: "version", // no store was restored from that far back
+		`{"version":1000001,"status":"APPLIED"}`: "version", // too far above the newest version
 		`{"version":1}`:                          "status",
 		`{"version":1,"status":"applied"}`:       "status",
 		`{"version":1,"status":"APPLIED","etag":"` + strings.Repeat("e", 257) + `"}`:   "etag",
@@ -700,7 +704,7 @@ func TestDecommission(t *testing.T) {
 	wantProblem(t, s.call(admin, "DELETE", "/api/v1/agents/a1", ""), 404, "")
 }
 
-// Every route by every kind of caller. A route that is new must be entered here.
+// The table has every route and the callers that may call it. Add new routes to it.
 func TestRoutes_AccessRules_Enforced(t *testing.T) {
 	const anyone = "anonymous, wrong, bearer, decommissioned, shared, a1, a2, admin"
 	rules := map[string]string{
@@ -734,7 +738,7 @@ func TestRoutes_AccessRules_Enforced(t *testing.T) {
 		name := route[0] + " " + route[1]
 		allowed, known := rules[name]
 		if !known {
-			t.Errorf("%s: who may call it? Enter it above", name)
+			t.Errorf("%s has no row in the table", name)
 			continue
 		}
 		tested[name] = true
@@ -755,7 +759,7 @@ func TestRoutes_AccessRules_Enforced(t *testing.T) {
 				account
 				header string
 			}{
-				{"nobody", "anonymous", account{}, ""},
+				{"an anonymous caller", "anonymous", account{}, ""},
 				{"a wrong password of the admin", "wrong", account{"admin", enroller[1]}, ""},
 				{"a wrong password of the agents", "wrong", account{"agent", admin[1]}, ""},
 				{"a wrong token", "wrong", account{a1[0], a2[1]}, ""},
@@ -773,9 +777,9 @@ func TestRoutes_AccessRules_Enforced(t *testing.T) {
 				if caller.header != "" {
 					headers.Set("Authorization", caller.header)
 				}
-				from := fmt.Sprintf("198.51.%d.1:40000", n) // or there are too many wrong passwords
+				from := fmt.Sprintf("198.51.%d.1:40000", n) // a new source, so that guesses are not limited
 				resp := s.callWith(from, headers, caller.account, method, path, "")
-				got, want := resp.StatusCode, 0 // whatever comes of it
+				got, want := resp.StatusCode, 0 // any status but 401, 403 and 429
 				switch {
 				case strings.Contains(allowed, caller.kind):
 				case caller.kind == "shared" || caller.kind == "a1" || caller.kind == "a2" || caller.kind == "admin":
@@ -783,13 +787,16 @@ func TestRoutes_AccessRules_Enforced(t *testing.T) {
 				default:
 					want = http.StatusUnauthorized
 				}
-				if refused := got == 401 || got == 403 || got == 429; refused && want == 0 || want != 0 && got != want {
+				if refused := got == 401 || got == 403 || got == 429; refused && want == 0 ||
+					want != 0 && got != want {
 					t.Errorf("%s %s by %s: got %d, want %d", method, route[1], caller.name, got, want)
 				}
 				if challenge := resp.Header.Get("WWW-Authenticate"); (got == 401) != strings.HasPrefix(
 					challenge, "Basic realm=",
 				) {
-					t.Errorf("%s %s by %s: got %d with the challenge %q", method, route[1], caller.name, got, challenge)
+					t.Errorf(
+						"%s %s by %s: got %d with the challenge %q", method, route[1], caller.name, got, challenge,
+					)
 				}
 				if want != 0 && method != "HEAD" {
 					wantProblem(t, resp, want, "")
@@ -799,12 +806,12 @@ func TestRoutes_AccessRules_Enforced(t *testing.T) {
 	}
 	for name := range rules {
 		if !tested[name] {
-			t.Errorf("%s is no route", name)
+			t.Errorf("%s has a row, but is not a route", name)
 		}
 	}
 }
 
-// A route whose access rule was forgotten is closed, not open.
+// A route without an access rule rejects every caller.
 func TestRoutes_WithoutRule_Closed(t *testing.T) {
 	var options api.Options
 	s := newLimited(t, plenty, func(o *api.Options) { options = *o; options.Metrics = nil })
@@ -850,7 +857,7 @@ func TestRoutes_UnknownPathsAndMethods(t *testing.T) {
 	}
 }
 
-// The API document has every route with its query parameters, and no other.
+// The API document lists exactly the routes and query parameters of the API.
 func TestOpenAPI_NamesEveryRoute(t *testing.T) {
 	type parameters []struct{ In, Name string }
 	var doc struct {
@@ -919,8 +926,7 @@ func TestSwagger_PagesServed(t *testing.T) {
 	}
 }
 
-// Of writes that were decided on in view of one version, one is let in, however
-// close together they come; a rollback is as a publish.
+// One of several concurrent publishes and rollbacks with the same If-Match succeeds.
 func TestPublish_ConcurrentSameIfMatch_OneWins(t *testing.T) {
 	s := newSystem(t)
 	tag := s.publish("http://a/0").Header.Get("ETag")
@@ -932,7 +938,7 @@ func TestPublish_ConcurrentSameIfMatch_OneWins(t *testing.T) {
 		for i := range writers {
 			path, body := "/api/v1/config", fmt.Sprintf(`{"url":"http://a/%d/%d"}`, round, i)
 			if i == 0 && round > 0 {
-				path, body = fmt.Sprintf("/api/v1/configs/%d/rollback", round), "" // never the content of now
+				path, body = fmt.Sprintf("/api/v1/configs/%d/rollback", round), "" // not the current content
 			}
 			writing.Go(func() {
 				<-begin
@@ -960,7 +966,7 @@ func TestPublish_ConcurrentSameIfMatch_OneWins(t *testing.T) {
 	}
 }
 
-// An admin's browser remembers the password, and sends it for any page.
+// An admin's browser sends the remembered password with requests of any page.
 func TestPublish_CrossSiteRequest_403(t *testing.T) {
 	s := newSystem(t)
 	s.publish("http://a/")
@@ -977,7 +983,7 @@ func TestPublish_CrossSiteRequest_403(t *testing.T) {
 	if resp := s.call(
 		admin, "POST", "/api/v1/config?poll_interval=1", "", "Sec-Fetch-Site", "same-origin",
 	); resp.StatusCode != 200 {
-		t.Errorf("from our own page: got %d, want 200", resp.StatusCode)
+		t.Errorf("a same-origin request: got %d, want 200", resp.StatusCode)
 	}
 }
 
@@ -987,7 +993,7 @@ func TestAuthorization_Refusals_LoggedOncePerMinute(t *testing.T) {
 		s.call(account{"admin", "guess"}, "GET", "/api/v1/agents", "")
 	}
 	if n := len(s.logged.AllEntries()); n != 1 {
-		t.Errorf("10 refusals made %d lines, want 1", n)
+		t.Errorf("10 rejected requests logged %d lines, want 1", n)
 	}
 	if line, _ := s.logged.LastEntry().String(); strings.Contains(line, "guess") {
 		t.Errorf("the password is in the log: %s", line)
@@ -1006,7 +1012,9 @@ func TestConfig_ThousandConcurrent_Answered(t *testing.T) {
 			r, _ := http.NewRequestWithContext(t.Context(), "GET", ts.URL+"/api/v1/config", nil)
 			r.SetBasicAuth(a1[0], a1[1])
 			if i%100 == 0 {
-				r.Method, r.Body = "POST", io.NopCloser(bytes.NewReader(fmt.Appendf(nil, `{"url":"http://a/%d"}`, i+1)))
+				r.Method, r.Body = "POST", io.NopCloser(bytes.NewReader(fmt.Appendf(
+					nil, `{"url":"http://a/%d"}`, i+1,
+				)))
 				r.Header.Set("Content-Type", "application/json")
 				r.SetBasicAuth(admin[0], admin[1])
 			}
@@ -1027,15 +1035,14 @@ func TestConfig_ThousandConcurrent_Answered(t *testing.T) {
 	}
 }
 
-// discard is a ResponseWriter that costs nothing, so that the benchmark sees
-// the handler alone.
+// discard is a ResponseWriter without cost, so that the benchmark measures the handler alone.
 type discard struct{ header http.Header }
 
 func (d *discard) Header() http.Header         { return d.header }
 func (d *discard) Write(b []byte) (int, error) { return len(b), nil }
 func (d *discard) WriteHeader(int)             {}
 
-// BenchmarkConfig_Unchanged is an agent's poll with nothing new: the hot path.
+// BenchmarkConfig_Unchanged measures an unchanged poll of an agent, which is the hot path.
 func BenchmarkConfig_Unchanged(b *testing.B) {
 	s := newSystem(b)
 	tag := s.publish("http://a/").Header.Get("ETag")
@@ -1049,7 +1056,7 @@ func BenchmarkConfig_Unchanged(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		clear(w.header)
-		r.Header.Del(server.HeaderRequestID) // or the next poll would keep the last one's
+		r.Header.Del(server.HeaderRequestID) // the handler sets it, and the next poll would reuse it
 		s.handler.ServeHTTP(w, r)
 	}
 }

@@ -13,12 +13,12 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// asApplied are the headers of a poll by an agent that runs a version.
+// asApplied returns the headers of a poll by an agent that runs a version.
 func asApplied(version int64, content string) []string {
 	return []string{wire.HeaderAppliedVersion, strconv.FormatInt(version, 10), wire.HeaderAppliedContent, content}
 }
 
-// content is the hash of what http://… stands for in these tests.
+// content returns the content hash of a configuration with this URL.
 func content(url string) string {
 	return wire.Config{Data: wire.Data{URL: url}, PollIntervalSeconds: 30}.ContentHash()
 }
@@ -28,11 +28,11 @@ func (s *system) agent(id string) wire.Agent {
 	return decode[wire.Agent](s.t, s.call(admin, "GET", "/api/v1/agents/"+id, ""))
 }
 
-// What an agent holds under the ETag of a version may not be that version: somebody
-// has edited its cache.
+// An agent's content may differ from that of the version that its ETag names, for example
+// because its cache was edited. It gets the version again.
 func TestApplied_OtherContent_Replaced(t *testing.T) {
 	for name, row := range map[string]struct {
-		tagged  bool // the current ETag came through
+		tagged  bool // the poll has the current ETag
 		applied []string
 	}{
 		"the content":                {true, asApplied(2, content("http://edited/"))},
@@ -65,7 +65,7 @@ func TestApplied_OtherContent_Replaced(t *testing.T) {
 				resp := s.call(a1, "GET", path, "", headers...)
 				if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, "http://b/") ||
 					resp.Header.Get("ETag") != tag {
-					t.Errorf("got %d %s, want the version again", resp.StatusCode, body)
+					t.Errorf("got %d %s, want the current version", resp.StatusCode, body)
 				}
 				if later := strings.Contains(
 					name, "later",
@@ -80,12 +80,12 @@ func TestApplied_OtherContent_Replaced(t *testing.T) {
 				t.Errorf("logged %d lines, want one", n)
 			}
 			if got, err := s.db.Plan(t.Context()); err != nil || got.Observed != (models.Observed{}) {
-				t.Errorf("the store has %+v, %v, want nothing", got, err)
+				t.Errorf("the store has %+v, %v, want no observation", got, err)
 			}
 			if resp := s.call(
 				a1, "GET", "/api/v1/config", "", append(asApplied(2, content("http://b/")), "If-None-Match", tag)...,
 			); resp.StatusCode != 304 {
-				t.Errorf("when it is right: got %d, want 304", resp.StatusCode)
+				t.Errorf("with the right content: got %d, want 304", resp.StatusCode)
 			}
 			if s.agent("a1").ContentMismatch {
 				t.Error("the list still shows a content_mismatch")
@@ -94,8 +94,8 @@ func TestApplied_OtherContent_Replaced(t *testing.T) {
 	}
 }
 
-// An agent whose worker refused the current version keeps an earlier one. Its ETag says
-// which content that has.
+// An agent whose worker refused the current version keeps an earlier one, whose ETag also
+// shows whether the content matches.
 func TestApplied_OtherContentOfEarlierVersion_Listed(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
@@ -112,7 +112,7 @@ func TestApplied_OtherContentOfEarlierVersion_Listed(t *testing.T) {
 	}
 }
 
-// A gateway that compresses may drop ETags. What the agent runs is known all the same.
+// A compressing gateway may drop ETags. The applied version is still known from the headers.
 func TestApplied_WithoutIfNoneMatch_VersionKnown(t *testing.T) {
 	s := newSystem(t)
 	tag := s.publish("http://a/").Header.Get("ETag")
@@ -125,14 +125,14 @@ func TestApplied_WithoutIfNoneMatch_VersionKnown(t *testing.T) {
 		if resp := s.call(a1, "GET", "/api/v1/config", "", headers...); resp.StatusCode != 200 ||
 			!strings.Contains(text(t, resp), "http://a/") {
 			t.Errorf(
-				"If-None-Match %q: got %d, want 200: it was not asked for what a 304 is about", sent, resp.StatusCode,
+				"If-None-Match %q: got %d, want 200, because no ETag matches", sent, resp.StatusCode,
 			)
 		}
 		if got := s.agent("a1"); *got.AppliedVersion != 1 || got.ContentMismatch {
 			t.Errorf("the list: got %+v, want version 1 applied", got)
 		}
 	}
-	// It runs a later version than this store has.
+	// The agent runs a later version than this store has.
 	resp := s.call(a1, "GET", "/api/v1/config", "", asApplied(9, content("http://later/"))...)
 	wantProblem(t, resp, 404, "")
 	if got := s.agent("a1"); got.Status != wire.Conflict || *got.AppliedVersion != 9 {
@@ -141,7 +141,7 @@ func TestApplied_WithoutIfNoneMatch_VersionKnown(t *testing.T) {
 	if got := text(t, s.call(account{}, "GET", "/ready", "")); got != "{\"status\":\"ready\"}\n" {
 		t.Errorf("/ready: got %s", got)
 	}
-	// What is no such header is taken for none.
+	// Malformed headers are ignored.
 	for _, bad := range [][]string{
 		asApplied(0, content("http://a/")), asApplied(1, "short"), {wire.HeaderAppliedVersion, "1"},
 		{wire.HeaderAppliedVersion, "x", wire.HeaderAppliedContent, content("http://a/")},
@@ -181,7 +181,8 @@ func TestApplied_AheadWithoutIfNoneMatch_Kept(t *testing.T) {
 				if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, row.version) ||
 					took < row.least || took > row.most {
 					t.Errorf(
-						"got %d %s after %s, want 200 %s after %s", resp.StatusCode, body, took, row.version, row.least,
+						"got %d %s after %s, want 200 %s after %s", resp.StatusCode, body, took, row.version,
+						row.least,
 					)
 				}
 			})
@@ -189,7 +190,7 @@ func TestApplied_AheadWithoutIfNoneMatch_Kept(t *testing.T) {
 	}
 }
 
-// An agent never takes an older version without a reason, so the controller gives it.
+// An agent applies an older version only if the controller gives a reason.
 func TestApplied_OlderVersionOffered_HasReason(t *testing.T) {
 	foreign := `"9-AAAAAAAAAAAAAAAAAAAAAA"`
 	for name, row := range map[string]struct {
@@ -231,7 +232,7 @@ func TestApplied_OlderVersionOffered_HasReason(t *testing.T) {
 			}
 			if resp := poll(s.register("a2")); (resp.StatusCode == 200) != row.verified {
 				t.Errorf(
-					"an agent that comes later: got %d, want 200 only if this store made its ETag", resp.StatusCode,
+					"an agent that polls later: got %d, want 200 only if this store made its ETag", resp.StatusCode,
 				)
 			}
 		})

@@ -6,7 +6,7 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// The list and the page of an agent say why it is offered what it is.
+// Both the list and the single agent show the reason of the offered version.
 func TestAgents_DesiredBecause_NamesTheReason(t *testing.T) {
 	s := newSystem(t)
 	wantBecause := func(id, want string) {

@@ -28,7 +28,7 @@ const (
 	failed  = `{"version":%d,"status":"FAILED","error":"host not allowed"}`
 )
 
-// report sends the outcome of an agent's attempt, which must be taken.
+// report sends a report, which must succeed.
 func (s *system) report(self account, version int64, outcome string) {
 	s.t.Helper()
 	resp := s.call(self, "POST", "/api/v1/agents/"+self[0]+"/status", fmt.Sprintf(outcome, version))
@@ -37,7 +37,7 @@ func (s *system) report(self account, version int64, outcome string) {
 	}
 }
 
-// poll asks as an agent that runs what tag names, "" for nothing.
+// poll sends a poll with the given ETag, or without one if tag is empty.
 func (s *system) poll(self account, tag string) *http.Response {
 	s.t.Helper()
 	if tag == "" {
@@ -107,8 +107,7 @@ func TestRollout_MatchesTheContract(t *testing.T) {
 	wantProblem(t, s.call(admin, "GET", "/api/v1/rollouts/x", ""), 400, "version")
 }
 
-// An answer can be held for longer than the server gives any other, and is let
-// go when it stops.
+// A wait may exceed the server's timeouts, and ends when the controller stops.
 func TestRollout_Wait_Held(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
@@ -127,7 +126,7 @@ func TestRollout_Wait_Held(t *testing.T) {
 		go func() {
 			resp, err := server.Client().Do(req)
 			if err != nil {
-				t.Errorf("the held answer: %v", err)
+				t.Errorf("the held response: %v", err)
 			}
 			answered <- resp
 		}()
@@ -145,7 +144,7 @@ func TestRollout_Wait_Held(t *testing.T) {
 	held = ask("?wait=60s")
 	close(s.draining)
 	if resp := <-held; resp == nil || resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
-		t.Errorf("when the controller stops: got %v, want 503 and when to ask again", resp)
+		t.Errorf("when the controller stops: got %v, want 503 with Retry-After", resp)
 	}
 }
 
@@ -156,16 +155,19 @@ func TestRefusal_NotOfferedUntilRetry(t *testing.T) {
 	s.report(a1, 1, applied)
 	s.publish("http://b/")
 	if resp := s.poll(a1, runs); resp.StatusCode != 200 {
-		t.Errorf("before it refused: got %d, want 200", resp.StatusCode)
+		t.Errorf("before the refusal: got %d, want 200", resp.StatusCode)
 	}
 	s.report(a1, 2, failed)
 	for range 3 {
 		if resp := s.poll(a1, runs); resp.StatusCode != 304 || resp.Header.Get("ETag") != runs {
-			t.Errorf("after: got %d %s, want 304 against what it runs", resp.StatusCode, resp.Header.Get("ETag"))
+			t.Errorf(
+				"after the refusal: got %d %s, want 304 with the ETag of its version", resp.StatusCode,
+				resp.Header.Get("ETag"),
+			)
 		}
 	}
 	wantProblem(t, s.poll(a1, ""), 404, "")
-	wantProblem(t, s.call(admin, "POST", "/api/v1/agents/nobody/retry", ""), 404, "")
+	wantProblem(t, s.call(admin, "POST", "/api/v1/agents/unregistered/retry", ""), 404, "")
 	wantProblem(t, s.call(admin, "POST", "/api/v1/agents/a1/retry", "", "If-Match", runs), 412, "")
 	wantProblem(t, s.call(a1, "POST", "/api/v1/agents/a1/retry", ""), 403, "")
 	if resp := s.call(admin, "POST", "/api/v1/agents/a1/retry", ""); resp.StatusCode != 204 {
@@ -175,7 +177,7 @@ func TestRefusal_NotOfferedUntilRetry(t *testing.T) {
 		t.Errorf("after the retry: got %d, want 200", resp.StatusCode)
 	}
 	if got := s.actions("?action=retry"); len(got) != 1 || got[0] != "retry by admin" {
-		t.Errorf("the audit trail: got %v", got)
+		t.Errorf("the audit log: got %v", got)
 	}
 }
 
@@ -252,7 +254,7 @@ func TestPublish_DryRun(t *testing.T) {
 		t.Error("a dry run was stored")
 	}
 	if got := s.actions(""); len(got) != 1 || got[0] != "register by agent" {
-		t.Errorf("the audit trail: got %v, want the registration alone", got)
+		t.Errorf("the audit log: got %v, want the registration alone", got)
 	}
 }
 
@@ -287,7 +289,7 @@ func TestFreeze(t *testing.T) {
 	}
 	wantProblem(t, s.call(admin, "DELETE", "/api/v1/freeze", "", "If-Match", `"another"`), 412, "")
 	if resp := s.call(admin, "DELETE", "/api/v1/freeze", "", "If-Match", tag); resp.StatusCode != 204 {
-		t.Errorf("lifted: got %d, want 204", resp.StatusCode)
+		t.Errorf("lifting the freeze: got %d, want 204", resp.StatusCode)
 	}
 	if got := text(t, s.call(admin, "GET", "/api/v1/freeze", "")); got != "{\"frozen\":false}\n" {
 		t.Errorf("after it: got %s", got)
@@ -296,7 +298,7 @@ func TestFreeze(t *testing.T) {
 		"unfreeze by admin", "publish by admin", "override by admin", "freeze by admin", "publish by admin",
 	}
 	if diff := cmp.Diff(want, s.actions("")); diff != "" {
-		t.Errorf("the audit trail, -want +got:\n%s", diff)
+		t.Errorf("the audit log, -want +got:\n%s", diff)
 	}
 }
 
@@ -308,14 +310,14 @@ func TestAudit(t *testing.T) {
 	s.call(account{"admin", "guess"}, "GET", "/api/v1/agents", "")
 	s.call(account{"a1", "guess"}, "GET", "/api/v1/config", "")
 	s.call(account{"MyPassword1", "admin"}, "GET", "/api/v1/config", "")
-	s.call(account{}, "GET", "/api/v1/config", "") // was not told yet that some are needed
+	s.call(account{}, "GET", "/api/v1/config", "") // no credentials: not recorded
 	wantProblem(t, s.call(a1, "DELETE", "/api/v1/agents/a2", ""), 403, "")
 	if resp := s.call(a1, "DELETE", "/api/v1/agents/a1", ""); resp.StatusCode != 204 {
-		t.Errorf("an agent that leaves: got %d, want 204", resp.StatusCode)
+		t.Errorf("an agent removes itself: got %d, want 204", resp.StatusCode)
 	}
 	body := text(t, s.call(admin, "GET", "/api/v1/audit", ""))
 	if strings.Contains(body, "guess") || strings.Contains(body, "MyPassword1") {
-		t.Errorf("what was typed is in the audit trail: %s", body)
+		t.Errorf("the audit log shows a password: %s", body)
 	}
 	counts := map[string]int{}
 	for _, action := range s.actions("") {
@@ -341,9 +343,8 @@ func TestAudit(t *testing.T) {
 	wantProblem(t, s.call(admin, "GET", "/api/v1/audit?limit=0", ""), 400, "limit")
 }
 
-// An agent says with its polls that it cannot reach its worker: the list, the
-// summary, the rollout and the metrics show it until it can again, and versions are
-// offered to it as to others.
+// A poll with X-Worker-Error makes the agent degraded in the list, the summary and the rollout,
+// until a poll without it. A degraded agent is still offered versions.
 func TestAgents_Degraded(t *testing.T) {
 	s := newSystem(t)
 	a1, a2 := s.register("a1"), s.register("a2")
@@ -426,17 +427,17 @@ func TestAgents_SummaryAndFilters(t *testing.T) {
 	}
 }
 
-// later is the ETag of a version that this store made, and has no more.
+// laterETag returns the ETag of a version that this store made and lost in a restore.
 func (s *system) laterETag(version int64) string {
 	return s.db.Tags().Of(version, models.Content{URL: "http://later/", PollInterval: 30 * time.Second})
 }
 
-// reported is the body of a report that a version was applied, with its ETag.
+// appliedReport returns the body of a report that a version was applied, with its ETag.
 func appliedReport(tag string) string {
 	return `{"version":%d,"status":"APPLIED","etag":` + strconv.Quote(tag) + `}`
 }
 
-// The store knows two versions; agents run the ninth of the same fleet.
+// The store has two versions, and agents run version 9 of the same fleet.
 func TestConflict(t *testing.T) {
 	s := newSystem(t)
 	ahead, behind := s.register("ahead"), s.register("behind")
@@ -447,7 +448,7 @@ func TestConflict(t *testing.T) {
 
 	for _, tag := range []string{`"another"`, `"3-"`} {
 		if resp := s.poll(ahead, tag); resp.StatusCode != 200 {
-			t.Errorf("%s, which is no tag of this fleet: got %d, want 200", tag, resp.StatusCode)
+			t.Errorf("%s, which is not an ETag of a configuration: got %d, want 200", tag, resp.StatusCode)
 		}
 	}
 	wantProblem(
@@ -458,42 +459,44 @@ func TestConflict(t *testing.T) {
 		t.Errorf("/ready: got %s", got)
 	}
 	if resp := s.call(admin, "GET", "/api/v1/config", "", "If-None-Match", ninth); resp.StatusCode != 200 {
-		t.Errorf("an admin is no agent: got %d, want 200", resp.StatusCode)
+		t.Errorf("the admin with a later ETag: got %d, want 200", resp.StatusCode)
 	}
 
 	if resp := s.poll(ahead, ninth); resp.StatusCode != 304 || resp.Header.Get("ETag") != ninth {
 		t.Errorf(
-			"the first that runs it: got %d %s, want 304 against what it runs", resp.StatusCode,
+			"the first agent ahead: got %d %s, want 304 with the ETag of its version", resp.StatusCode,
 			resp.Header.Get("ETag"),
 		)
 	}
 	if resp := s.poll(ahead, "W/"+ninth); resp.StatusCode != 304 {
-		t.Errorf("the same behind a gateway that compresses: got %d, want 304", resp.StatusCode)
+		t.Errorf("the same with a weak ETag: got %d, want 304", resp.StatusCode)
 	}
 	if resp := s.poll(behind, first); resp.StatusCode != 200 {
-		t.Errorf("one that runs an older one, which waits for nobody: got %d, want 200", resp.StatusCode)
+		t.Errorf("an agent with an older version: got %d, want 200", resp.StatusCode)
 	}
 	if resp := s.poll(behind, `"from-an-older-build"`); resp.StatusCode != 304 {
-		t.Errorf("one of which nobody knows what it runs: got %d, want 304", resp.StatusCode)
+		t.Errorf("an agent with an unknown version: got %d, want 304", resp.StatusCode)
 	}
 	resp := s.call(
 		behind, "GET", "/api/v1/config", "",
 		append(asApplied(1, content("http://a/")), "If-None-Match", `"of-a-gateway"`)...,
 	)
 	if resp.StatusCode != 200 {
-		t.Errorf("one that says that it runs an older one, under a gateway's ETag: got %d, want 200", resp.StatusCode)
+		t.Errorf(
+			"an agent with an older version in its headers and a gateway's ETag: got %d, want 200", resp.StatusCode,
+		)
 	}
 	if resp := s.poll(behind, current); resp.StatusCode != 304 {
-		t.Errorf("one that runs the current one: got %d, want 304", resp.StatusCode)
+		t.Errorf("an agent with the current version: got %d, want 304", resp.StatusCode)
 	}
 	if resp := s.poll(fresh, ""); resp.StatusCode != 200 {
-		t.Errorf("one that runs nothing: got %d, want 200", resp.StatusCode)
+		t.Errorf("an agent without a version: got %d, want 200", resp.StatusCode)
 	}
 	s.report(reporting, 11, appliedReport(s.laterETag(11)))
 	resp = s.call(account{}, "GET", "/ready", "")
 	if body := text(t, resp); resp.StatusCode != 200 || !strings.Contains(body, "conflict") ||
 		!strings.Contains(body, "11") {
-		t.Errorf("/ready: got %d %s, want a word of the conflict", resp.StatusCode, body)
+		t.Errorf("/ready: got %d %s, want a warning about the conflict", resp.StatusCode, body)
 	}
 	if got := decode[[]wire.Agent](t, s.call(admin, "GET", "/api/v1/agents?status=conflict", "")); len(got) != 2 ||
 		*got[0].AppliedVersion != 9 {
@@ -507,24 +510,24 @@ func TestConflict(t *testing.T) {
 		t.Errorf("resume: got %+v", got)
 	}
 	if resp := s.poll(ahead, ninth); resp.StatusCode != 200 || resp.Header.Get("ETag") != current {
-		t.Errorf("after it: got %d, want 200 with the current one", resp.StatusCode)
+		t.Errorf("after the resume: got %d, want 200 with the current version", resp.StatusCode)
 	}
 	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/agents/resume", "")); got.Changed {
-		t.Errorf("once more: got %+v, want nothing to resume", got)
+		t.Errorf("a second resume: got %+v, want nothing to resume", got)
 	}
 
 	s.report(reporting, 12, appliedReport(s.laterETag(12)))
 	if got := decode[wire.PublishResponse](
 		t, s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/"}`),
 	); got.Version != 13 || !got.Changed {
-		t.Errorf("a publish of the same in a conflict: got %+v, want version 13", got)
+		t.Errorf("the same content published in a conflict: got %+v, want version 13", got)
 	}
 	if resp := s.poll(reporting, s.laterETag(12)); resp.StatusCode != 200 {
 		t.Errorf("after the publish: got %d, want 200", resp.StatusCode)
 	}
 }
 
-// A controller that begins anew holds a fleet that ran before it, too.
+// A controller with an empty store keeps agents of the same fleet at their version.
 func TestConflict_EmptyStore_KeepsVersion(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
@@ -537,8 +540,8 @@ func TestConflict_EmptyStore_KeepsVersion(t *testing.T) {
 	}
 }
 
-// An agent can send any ETag. One that this store did not make concerns that agent
-// alone: it keeps what it says that it runs.
+// An agent may send any ETag. One that this store did not make affects only that agent, which
+// keeps the version that it names.
 func TestForeignETag_AffectsThatAgentOnly(t *testing.T) {
 	s := newSystem(t)
 	other := newSystem(t)
@@ -561,7 +564,7 @@ func TestForeignETag_AffectsThatAgentOnly(t *testing.T) {
 		foreignAgents = append(foreignAgents, agent)
 		for range 2 {
 			if resp := s.poll(agent, tag); resp.StatusCode != 304 || resp.Header.Get("ETag") != tag {
-				t.Errorf("%s: got %d %s, want 304 against what it runs", tag, resp.StatusCode, resp.Header.Get("ETag"))
+				t.Errorf("%s: got %d %s, want 304 with the same ETag", tag, resp.StatusCode, resp.Header.Get("ETag"))
 			}
 		}
 		s.report(agent, 900_001, appliedReport(tag))
@@ -607,7 +610,7 @@ func TestForeignETag_AffectsThatAgentOnly(t *testing.T) {
 
 	late := s.register("late")
 	if resp := s.poll(late, foreign[0]); resp.StatusCode != 304 {
-		t.Errorf("one that comes after the publish: got %d, want 304", resp.StatusCode)
+		t.Errorf("an agent that registers after the publish: got %d, want 304", resp.StatusCode)
 	}
 	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/agents/resume", "")); !got.Changed ||
 		got.Version != 3 {
@@ -617,12 +620,11 @@ func TestForeignETag_AffectsThatAgentOnly(t *testing.T) {
 		t.Errorf("after the resume: got %d, want 200", resp.StatusCode)
 	}
 	if got := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/agents/resume", "")); got.Changed {
-		t.Errorf("once more: got %+v, want nothing to resume", got)
+		t.Errorf("a second resume: got %+v, want nothing to resume", got)
 	}
 }
 
-// An agent that comes from another fleet before anything was published follows the
-// first publish.
+// An agent of another fleet that polls before the first publish follows that publish.
 func TestForeignETag_EmptyStore_FollowsFirstPublish(t *testing.T) {
 	s := newSystem(t)
 	moved := s.register("moved")
@@ -636,7 +638,7 @@ func TestForeignETag_EmptyStore_FollowsFirstPublish(t *testing.T) {
 	}
 }
 
-// nested is a JSON object of so many levels.
+// nested returns a JSON object of the given depth.
 func nested(levels int) string {
 	return strings.Repeat(`{"a":`, levels-1) + "{}" + strings.Repeat("}", levels-1)
 }
@@ -716,7 +718,7 @@ func TestRegister_AboveMaxAgents_507(t *testing.T) {
 	}
 }
 
-// What an agent does too often takes nothing from the others.
+// An agent that exceeds its own limits takes no capacity from others.
 func TestLimits_OneAgentTooOften_OthersServed(t *testing.T) {
 	for name, flood := range map[string]struct{ path, body string }{
 		"registrations": {"/api/v1/register", `{"hostname":"h","agent_id":"a1"}`},
@@ -749,7 +751,7 @@ func TestLimits_OneAgentTooOften_OthersServed(t *testing.T) {
 	}
 }
 
-// BenchmarkRegister_Memory measures what a registered agent costs.
+// BenchmarkRegister_Memory measures the memory of a registered agent.
 func BenchmarkRegister_Memory(b *testing.B) {
 	for name, size := range map[string]int{"small_metadata": 100, "full_metadata": wire.MaxMetadataBytes} {
 		b.Run(name, func(b *testing.B) {
@@ -772,7 +774,7 @@ func BenchmarkRegister_Memory(b *testing.B) {
 	}
 }
 
-// heap is how many bytes are in use.
+// heap returns the number of bytes in use on the heap.
 func heap() int64 {
 	runtime.GC()
 	runtime.GC()
@@ -781,8 +783,8 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-// One agent that reports without end writes neither the disk nor the log full, and
-// keeps no other from reporting.
+// An agent that reports continuously fills neither the disk nor the log, and other agents can
+// still report.
 func TestReport_OneAgentRepeatedly_Bounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
@@ -819,7 +821,7 @@ func TestReport_OneAgentRepeatedly_Bounded(t *testing.T) {
 	})
 }
 
-// The same holds for an agent that registers again and again, as another host each time.
+// An agent that registers repeatedly, with a new hostname each time, is limited too.
 func TestRegister_OneAgentRepeatedly_Bounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
@@ -840,7 +842,7 @@ func TestRegister_OneAgentRepeatedly_Bounded(t *testing.T) {
 		if entries := s.actions(""); len(entries) > 11 {
 			t.Errorf("the audit log has %d entries, want one for each", len(entries))
 		}
-		// Somebody without the agent's secret takes none of them.
+		// Registrations without the agent's secret do not count against its limit.
 		time.Sleep(time.Hour)
 		body := `{"hostname":"h","agent_id":"a9","agent_secret":"` + strings.Repeat("s", 32) + `"}`
 		s.call(enroller, "POST", "/api/v1/register", body)

@@ -12,8 +12,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/problem"
 )
 
-// wantAnswer fails the test unless an answer is a success or blames the caller,
-// and is a JSON document in UTF-8.
+// wantAnswer checks that a response is a success or a 4xx, and JSON in UTF-8.
 func wantAnswer(t *testing.T, what string, resp *http.Response) (body string) {
 	t.Helper()
 	body = text(t, resp)
@@ -30,8 +29,8 @@ func wantAnswer(t *testing.T, what string, resp *http.Response) (body string) {
 	return body
 }
 
-// A registration, whatever it says, makes an agent that can be seen, authenticated
-// and removed under its id, or none.
+// Any accepted registration makes an agent that can be shown, authenticated and removed by its
+// id.
 func FuzzRegister(f *testing.F) {
 	for _, seed := range []string{
 		`{"hostname":"web-17","agent_id":"a1","agent_secret":"0123456789abcdefghijkl","metadata":{"rack":7}}`,
@@ -62,15 +61,15 @@ func FuzzRegister(f *testing.F) {
 			t.Errorf("%q is shown as %q", got.AgentID, shown.ID)
 		}
 		if resp := s.call(self, "GET", wire.ConfigPath, ""); resp.StatusCode != http.StatusNotFound {
-			t.Errorf("%q polls: got %d, want 404, for nothing was published", got.AgentID, resp.StatusCode)
+			t.Errorf("%q polls: got %d, want 404, because nothing is published", got.AgentID, resp.StatusCode)
 		}
 		if resp := s.call(self, "DELETE", path, ""); resp.StatusCode != http.StatusNoContent {
-			t.Errorf("%q takes itself off: got %d, want 204", got.AgentID, resp.StatusCode)
+			t.Errorf("%q removes itself: got %d, want 204", got.AgentID, resp.StatusCode)
 		}
 	})
 }
 
-// A query is answered with a list or a problem, whatever its numbers are.
+// Any query gets a success or a problem.
 func FuzzQuery(f *testing.F) {
 	for _, seed := range []string{
 		"limit=1", "limit=0", "limit=-1", "limit=1001", "limit=9223372036854775808", "limit=1e3", "limit=%31",
@@ -89,7 +88,7 @@ func FuzzQuery(f *testing.F) {
 	f.Fuzz(func(t *testing.T, query string) {
 		if strings.Contains(query, "wait=") && !strings.Contains(query, "wait=0") &&
 			!strings.Contains(query, "wait=-") {
-			query = strings.ReplaceAll(query, "wait=", "wait=x") // it would wait
+			query = strings.ReplaceAll(query, "wait=", "wait=x") // the request would wait
 		}
 		s.t = t
 		for _, path := range []string{
@@ -98,15 +97,15 @@ func FuzzQuery(f *testing.F) {
 			r := &url.URL{Path: "/api/v1/" + path, RawQuery: query}
 			if _, err := url.ParseRequestURI(r.String()); err != nil || strings.ContainsAny(query, " #") ||
 				strings.ContainsFunc(query, func(c rune) bool { return c < ' ' || c > '~' }) {
-				return // no request line
+				return // not a valid request line
 			}
 			wantAnswer(t, r.String(), s.call(admin, "GET", r.String(), ""))
 		}
 	})
 }
 
-// A rollback makes the content of its version current or changes nothing, and a
-// difference is the same read from either side.
+// A rollback makes the content of its version current or changes nothing. A diff names the
+// same fields in both directions.
 func FuzzRollback(f *testing.F) {
 	for _, seed := range [][3]string{
 		{"1", "2", `{"message":"why"}`}, {"2", "1", ``}, {"3", "3", `{}`}, {"0", "-1", `null`},

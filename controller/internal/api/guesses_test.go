@@ -16,7 +16,7 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// plenty is more than any test here asks for.
+// plenty are limits that no test here reaches.
 var plenty = api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}
 
 const (
@@ -27,7 +27,7 @@ const (
 
 func TestGuesses_Over20AMinute_Rejected(t *testing.T) {
 	for name, row := range map[string]struct {
-		who    account // whose password is guessed
+		who    account // the account whose password is guessed
 		method string
 		path   string
 	}{
@@ -53,7 +53,8 @@ func TestGuesses_Over20AMinute_Rejected(t *testing.T) {
 					}
 					wantRateLimited(t, resp, 429)
 					wantSpread(t, func() *http.Response {
-						return s.callFrom(from, row.who, row.method, row.path) // the right one too, or it would be told
+						// rejected too, as a 200 would show that the guess was right
+						return s.callFrom(from, row.who, row.method, row.path)
 					})
 					if got := s.callFrom(far, row.who, row.method, row.path).StatusCode; got == 401 || got == 429 {
 						t.Errorf("%s: the password from elsewhere: got %d, want it accepted", from, got)
@@ -71,7 +72,7 @@ func TestGuesses_Over20AMinute_Rejected(t *testing.T) {
 	}
 }
 
-// A host with an old password does not lock out the others behind the same NAT.
+// A host with an old password does not lock out others in the same source prefix.
 func TestGuesses_SourceAuthenticatedBefore_Accepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, plenty)
@@ -89,7 +90,7 @@ func TestGuesses_SourceAuthenticatedBefore_Accepted(t *testing.T) {
 	})
 }
 
-// From where an admin works passwords cannot be guessed without limit either.
+// Guesses from the admin's own source are limited too.
 func TestGuesses_SourceOfAdmin_Bounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, plenty)
@@ -107,7 +108,7 @@ func TestGuesses_SourceOfAdmin_Bounded(t *testing.T) {
 	})
 }
 
-// A token is too long to be guessed: no guesses keep an agent out.
+// Tokens cannot be guessed, so wrong tokens do not lock out an agent.
 func TestGuesses_AgentToken_NeverLockedOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, plenty)
@@ -124,7 +125,7 @@ func TestGuesses_AgentToken_NeverLockedOut(t *testing.T) {
 	})
 }
 
-// After the store was lost every agent needs a 401 to register again.
+// Agents that the store lost get 401, on which they register again.
 func TestGuesses_UnknownNames_Get401(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, plenty)
@@ -137,7 +138,7 @@ func TestGuesses_UnknownNames_Get401(t *testing.T) {
 	})
 }
 
-// Other source prefixes do not make the count of a guesser be forgotten.
+// Guesses from other source prefixes do not reset the count of one prefix.
 func TestGuesses_ManySources_CountKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, plenty)
@@ -150,12 +151,12 @@ func TestGuesses_ManySources_CountKept(t *testing.T) {
 		}
 		wantRateLimited(t, s.callFrom(elsewhere, guess, "GET", "/api/v1/agents"), 429)
 		if got := s.callFrom(far, admin, "GET", "/api/v1/agents").StatusCode; got != 200 {
-			t.Errorf("the admin from a source of his own: got %d, want 200", got)
+			t.Errorf("the admin from another source: got %d, want 200", got)
 		}
 	})
 }
 
-// The address that is recorded is the one that a trusted proxy names, and no other header's.
+// The recorded address is that of the peer, or the one that a trusted proxy names.
 func TestSource_ForwardingHeaders(t *testing.T) {
 	synctest.Test(t, testForwardingHeaders)
 }
@@ -191,7 +192,7 @@ func testForwardingHeaders(t *testing.T) {
 		"an empty header": {"192.0.2.1:1", via("", " , "), "192.0.2.1"},
 		"a long header":   {"192.0.2.1:1", via(strings.Repeat("192.0.2.2,", 2000) + "203.0.113.9"), "203.0.113.9"},
 	} {
-		time.Sleep(time.Minute) // until refused credentials are logged again
+		time.Sleep(time.Minute) // after which invalid credentials are logged again
 		s.logged.Reset()
 		send := func(who account, method, path, body string) *http.Response {
 			return s.callWith(row.remote, row.headers, who, method, path, body)
@@ -222,7 +223,7 @@ func testForwardingHeaders(t *testing.T) {
 	}
 }
 
-// Clients behind a trusted proxy are limited apart, and behind any other together.
+// Clients behind a trusted proxy are limited separately, those behind other proxies together.
 func TestGuesses_BehindProxy_LimitedByClient(t *testing.T) {
 	for _, trusted := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {

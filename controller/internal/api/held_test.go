@@ -15,7 +15,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// A wait that no int64 of nanoseconds holds must not come out as a short one.
+// A wait that overflows a time.Duration is rejected, not shortened.
 func TestRollout_OverflowingWait_400(t *testing.T) {
 	s := newSystem(t)
 	s.publish("http://a/")
@@ -28,7 +28,7 @@ func TestRollout_EventWhileHeld_Answered(t *testing.T) {
 	for name, row := range map[string]struct {
 		meanwhile func(s *system, a1 account)
 		status    int
-		most      time.Duration // fake: how long it may be held
+		most      time.Duration // of fake time, until the response
 	}{
 		"nothing happens": {func(*system, account) {}, 408, time.Minute},
 		"it is applied": {
@@ -36,10 +36,10 @@ func TestRollout_EventWhileHeld_Answered(t *testing.T) {
 		},
 		"it is refused":    {func(s *system, a1 account) { s.report(a1, 1, failed) }, 408, time.Minute},
 		"it is superseded": {func(s *system, _ account) { s.publish("http://b/") }, 408, 50 * time.Millisecond},
-		"the only agent leaves": {
+		"the only agent is removed": {
 			func(s *system, a1 account) { s.call(a1, "DELETE", "/api/v1/agents/a1", "") }, 408, time.Minute,
 		},
-		"the controller is going": {func(s *system, _ account) { close(s.draining) }, 503, 0},
+		"the controller stops": {func(s *system, _ account) { close(s.draining) }, 503, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -76,7 +76,7 @@ func TestRollout_EventWhileHeld_Answered(t *testing.T) {
 func TestRollout_OfflineAgents_Counted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
-		s.register("gone")
+		s.register("inactive")
 		time.Sleep(7*24*time.Hour + time.Second)
 		s.register("off")
 		time.Sleep(301 * time.Second)
@@ -100,7 +100,7 @@ func TestRollout_OfflineAgents_Counted(t *testing.T) {
 			t.Errorf("got  %swant %s", got, want)
 		}
 		for query, ids := range map[string]string{
-			"": "off slow a1 a2 a3", "?status=all": "gone off slow a1 a2 a3", "?status=inactive": "gone",
+			"": "off slow a1 a2 a3", "?status=all": "inactive off slow a1 a2 a3", "?status=inactive": "inactive",
 			"?status=offline": "off",
 			"?status=stale":   "slow", "?status=online": "a1 a2", "?status=failed": "a3", "?status=conflict": "",
 		} {
@@ -152,12 +152,11 @@ func TestFreeze_Preconditions(t *testing.T) {
 	wantProblem(t, s.call(admin, "DELETE", "/api/v1/freeze", "", "If-Match", first), 412, "")
 	wantProblem(t, s.call(admin, "DELETE", "/api/v1/freeze", "", "If-Match", "bare"), 400, "If-Match")
 	if got := s.call(admin, "GET", "/api/v1/freeze", "").Header.Get("ETag"); got != second {
-		t.Errorf("after all that: got the ETag %s, want %s", got, second)
+		t.Errorf("after the failed writes: got the ETag %s, want %s", got, second)
 	}
 }
 
-// A write that changes no configuration takes its preconditions from the
-// current one.
+// Writes to agents check If-Match against the current configuration.
 func TestPreconditions_EveryOtherWrite_Checked(t *testing.T) {
 	s := newSystem(t)
 	s.register("a1")
@@ -172,12 +171,11 @@ func TestPreconditions_EveryOtherWrite_Checked(t *testing.T) {
 		wantProblem(t, s.call(admin, call[0], call[1], "", "If-Match", "bare"), 400, "If-Match")
 	}
 	if got := s.actions("?limit=1"); got[0] != "publish by admin" || s.publisher.Plan().Config().Version != 2 {
-		t.Errorf("after all that the newest entry is %s, want the publish", got)
+		t.Errorf("after the failed writes the newest entry is %s, want the publish", got)
 	}
 }
 
-// A filter that is empty, as that of a variable that was never set, is not
-// taken for none.
+// An empty filter, for example from an unset shell variable, is rejected, not ignored.
 func TestAgents_EmptyFilters(t *testing.T) {
 	s := newSystem(t)
 	for _, name := range []string{"hostname", "status", "version", "limit", "cursor"} {
@@ -207,7 +205,7 @@ func TestRoutes_UnknownAndDoubledParameters(t *testing.T) {
 	}
 }
 
-// The hot path: BenchmarkConfig_Unchanged says how long it takes.
+// An unchanged poll is the hot path. BenchmarkConfig_Unchanged measures its time.
 func TestConfig_Unchanged_AllocationsBounded(t *testing.T) {
 	s := newSystem(t)
 	tag := s.publish("http://a/").Header.Get("ETag")
@@ -216,7 +214,7 @@ func TestConfig_Unchanged_AllocationsBounded(t *testing.T) {
 	r.SetBasicAuth(a1[0], a1[1])
 	r.Header.Set("If-None-Match", tag)
 	w := &discard{header: http.Header{}}
-	const most = 7 // 5, and what the race detector adds, which empties pools at random
+	const most = 7 // 5, and 2 for the race detector, which drops pooled objects at random
 	if got := testing.AllocsPerRun(1000, func() {
 		clear(w.header)
 		r.Header.Del(server.HeaderRequestID)

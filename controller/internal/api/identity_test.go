@@ -11,13 +11,13 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// Secrets of two agents, as they make them.
+// Secrets of two agents.
 var (
 	secretA = strings.Repeat("a", 43)
 	secretB = strings.Repeat("b", 43)
 )
 
-// registerAs registers id with a secret, "" for none.
+// registerAs sends a registration of id, with a secret unless it is empty.
 func (s *system) registerAs(who account, id, secret string) *http.Response {
 	s.t.Helper()
 	body := fmt.Sprintf(`{"hostname":"h","agent_id":%q}`, id)
@@ -27,7 +27,7 @@ func (s *system) registerAs(who account, id, secret string) *http.Response {
 	return s.call(who, "POST", "/api/v1/register", body)
 }
 
-// token registers id and returns the credentials that it gets.
+// token registers id and returns its credentials.
 func (s *system) token(who account, id, secret string) account {
 	s.t.Helper()
 	resp := s.registerAs(who, id, secret)
@@ -38,19 +38,19 @@ func (s *system) token(who account, id, secret string) account {
 	return account{got.AgentID, got.AgentToken}
 }
 
-// The shared password and an id that is known from a list do not make an agent.
+// The shared password does not suffice to re-register a known id.
 func TestRegister_KnownIDWithoutSecret_Conflict(t *testing.T) {
 	s := newSystem(t)
 	genuine := s.token(enroller, "a1", secretA)
 	for _, secret := range []string{"", secretB} {
-		for range 2 { // the second would end the real token
+		for range 2 { // a second attempt does not revoke the token either
 			resp := s.registerAs(enroller, "a1", secret)
 			wantProblem(t, resp, 409, "")
 		}
 	}
 	detail := text(t, s.registerAs(enroller, "a1", secretB))
 	if !strings.Contains(detail, "/api/v1/agents/a1/reset") || strings.Contains(detail, secretB) {
-		t.Errorf("got %s, want what to do, and no secret", detail)
+		t.Errorf("got %s, want the reset route, and no secret", detail)
 	}
 	if resp := s.call(genuine, "GET", "/api/v1/config", ""); resp.StatusCode != 404 {
 		t.Errorf("the real agent's poll: got %d, want 404", resp.StatusCode)
@@ -60,11 +60,11 @@ func TestRegister_KnownIDWithoutSecret_Conflict(t *testing.T) {
 		t.Errorf("registered again with its secret: got %d, want 404", resp.StatusCode)
 	}
 	if got := s.actions("?action=login_failed"); len(got) == 0 {
-		t.Error("nothing in the audit log tells of the refused registrations")
+		t.Error("the rejected registrations are not in the audit log")
 	}
 }
 
-// A reset row accepts one registration, which may set another secret.
+// After a reset one registration is accepted, which may set another secret.
 func TestReset_AcceptsOneRegistration(t *testing.T) {
 	s := newSystem(t)
 	old := s.token(enroller, "a1", secretA)
@@ -74,15 +74,14 @@ func TestReset_AcceptsOneRegistration(t *testing.T) {
 		t.Fatalf("reset: got %d %s", resp.StatusCode, text(t, resp))
 	}
 	if resp := s.call(old, "GET", "/api/v1/config", ""); resp.StatusCode != 404 {
-		t.Errorf("its token after a reset: got %d, want it good", resp.StatusCode)
+		t.Errorf("its token after a reset: got %d, want it valid", resp.StatusCode)
 	}
 	s.token(enroller, "a1", secretB)
 	wantProblem(t, s.registerAs(enroller, "a1", secretA), 409, "")
 	s.token(enroller, "a1", secretB)
 }
 
-// An agent of a build that knows no secrets registers again as often as it
-// likes, until its row has one.
+// An agent without a secret re-registers without one, until a registration sets it.
 func TestRegister_RowWithoutSecret_AcceptsFirstSecret(t *testing.T) {
 	s := newSystem(t)
 	for range 3 {
@@ -92,7 +91,7 @@ func TestRegister_RowWithoutSecret_AcceptsFirstSecret(t *testing.T) {
 	wantProblem(t, s.registerAs(enroller, "a1", ""), 409, "")
 }
 
-// An agent re-registers itself with its own token, and no other agent.
+// With its own token an agent re-registers itself only.
 func TestRegister_OwnToken_Reregisters(t *testing.T) {
 	s := newSystem(t)
 	a1, a2 := s.token(enroller, "a1", secretA), s.token(enroller, "a2", secretB)
@@ -101,27 +100,26 @@ func TestRegister_OwnToken_Reregisters(t *testing.T) {
 	wantProblem(t, s.call(a1, "POST", "/api/v1/register", `{"hostname":"h"}`), 403, "")
 	wantProblem(t, s.registerAs(admin, "a1", secretA), 403, "")
 
-	// However many responses are lost, the token that the agent still has is good,
-	// and is for the next try.
+	// If responses are lost, the agent's current token stays valid for the next attempt.
 	for range 3 {
 		_ = s.registerAs(a1, "a1", secretA)
 		if resp := s.call(a1, "GET", "/api/v1/config", ""); resp.StatusCode != 404 {
-			t.Errorf("after a lost response: got %d, want the token before it good", resp.StatusCode)
+			t.Errorf("after a lost response: got %d, want the previous token valid", resp.StatusCode)
 		}
 	}
 	renewed := s.token(a1, "a1", secretA)
 	if resp := s.call(renewed, "GET", "/api/v1/config", ""); resp.StatusCode != 404 {
-		t.Errorf("the new token: got %d, want it good", resp.StatusCode)
+		t.Errorf("the new token: got %d, want it valid", resp.StatusCode)
 	}
-	// A token proves more than a secret: with it the secret can be replaced.
+	// A registration with the token may replace the secret.
 	renewed = s.token(renewed, "a1", secretB)
 	wantProblem(t, s.registerAs(enroller, "a1", secretA), 409, "")
-	// And a registration that brings none leaves the one that is there.
+	// A registration without a secret keeps the stored one.
 	s.token(renewed, "a1", "")
 	wantProblem(t, s.registerAs(enroller, "a1", ""), 409, "")
 	wantProblem(t, s.registerAs(account{"a2", a1[1]}, "a2", secretB), 401, "")
 	if resp := s.call(a2, "GET", "/api/v1/config", ""); resp.StatusCode != 404 {
-		t.Errorf("a2: got %d, want it left alone", resp.StatusCode)
+		t.Errorf("a2: got %d, want it unaffected", resp.StatusCode)
 	}
 }
 
@@ -155,6 +153,6 @@ func TestRegister_BadSecret(t *testing.T) {
 		wantProblem(t, resp, 400, "agent_secret")
 	}
 	if got := text(t, s.registerAs(enroller, "a1", "hunter2-hunter2")); strings.Contains(got, "hunter2") {
-		t.Errorf("the answer repeats the secret: %s", got)
+		t.Errorf("the response contains the secret: %s", got)
 	}
 }

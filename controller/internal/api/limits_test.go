@@ -21,13 +21,13 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// scarce lets in one request of each class, and another a second later.
+// scarce allows one request per second of each class.
 var scarce = api.Limits{Register: 1, Config: 1, Status: 1, Admin: 1}
 
-// here makes the socket's address that of this machine.
+// here is a peer address on this machine.
 const here = "127.0.0.1:40000"
 
-// callFrom is call with the address of the socket.
+// callFrom is call with a peer address and no body.
 func (s *system) callFrom(remote string, who account, method, path string, headers ...string) *http.Response {
 	s.t.Helper()
 	sent := http.Header{}
@@ -37,7 +37,7 @@ func (s *system) callFrom(remote string, who account, method, path string, heade
 	return s.callWith(remote, sent, who, method, path, "")
 }
 
-// callWith is callFrom with any headers, and a body.
+// callWith is callFrom with a body.
 func (s *system) callWith(remote string, headers http.Header, who account, method, path, body string) *http.Response {
 	s.t.Helper()
 	r := httptest.NewRequestWithContext(s.t.Context(), method, path, strings.NewReader(body))
@@ -54,7 +54,7 @@ func (s *system) callWith(remote string, headers http.Header, who account, metho
 	return w.Result()
 }
 
-// wantRateLimited checks the answer to a request that found no room.
+// wantRateLimited checks that a response is a rejection with a valid Retry-After.
 func wantRateLimited(t testing.TB, resp *http.Response, status int) {
 	t.Helper()
 	wantProblem(t, resp, status, "")
@@ -63,7 +63,7 @@ func wantRateLimited(t testing.TB, resp *http.Response, status int) {
 	}
 }
 
-// wantSpread checks that requests that are rejected together do not come back together.
+// wantSpread checks that rejections have random values of Retry-After.
 func wantSpread(t testing.TB, rejected func() *http.Response) {
 	t.Helper()
 	seen := map[string]bool{}
@@ -77,7 +77,7 @@ func wantSpread(t testing.TB, rejected func() *http.Response) {
 	}
 }
 
-// A class that is full keeps nobody of another one out.
+// A class at its limit does not affect the others.
 func TestLimits_Classes_Independent(t *testing.T) {
 	type request struct{ class, method, path, body string }
 	requests := []request{
@@ -117,8 +117,7 @@ func TestLimits_Classes_Independent(t *testing.T) {
 	}
 }
 
-// A holder of the shared password cannot fill the audit log by registering agents that
-// remove themselves.
+// A source cannot fill the audit log by registering agents that remove themselves.
 func TestLimits_RegisterAndRemoveRepeatedly_LimitedPerSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most = 1_000_000
@@ -127,7 +126,9 @@ func TestLimits_RegisterAndRemoveRepeatedly_LimitedPerSource(t *testing.T) {
 			return s.callWith(remote, http.Header{}, who, method, path, body)
 		}
 		register := func(remote, id string) *http.Response {
-			return send(remote, enroller, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"h","agent_id":%q}`, id))
+			return send(
+				remote, enroller, "POST", "/api/v1/register", fmt.Sprintf(`{"hostname":"h","agent_id":%q}`, id),
+			)
 		}
 		known := decode[wire.RegisterResponse](t, register(elsewhere, "known"))
 		used := 1
@@ -139,7 +140,7 @@ func TestLimits_RegisterAndRemoveRepeatedly_LimitedPerSource(t *testing.T) {
 			}
 			used += 2
 		}
-		for ; register(neighbour, "admin").StatusCode == 400; used++ { // a reserved name: nothing is stored
+		for ; register(neighbour, "admin").StatusCode == 400; used++ { // a reserved id, so nothing is stored
 			if used > 20_000 {
 				t.Fatal("20000 registrations of new agents were accepted from one source")
 			}
@@ -172,7 +173,7 @@ func TestLimits_RegisterAndRemoveRepeatedly_LimitedPerSource(t *testing.T) {
 	})
 }
 
-// A fleet that removes itself takes from registrations, and nothing from the admin.
+// Removals of agents by themselves count against registrations, not against the admin's class.
 func TestLimits_Removals_ShareRegistrationLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
@@ -184,7 +185,7 @@ func TestLimits_Removals_ShareRegistrationLimit(t *testing.T) {
 	})
 }
 
-// Every call to the API is limited, and no other.
+// Routes of the API are limited, others are not.
 func TestLimits_EveryRoute_Limited(t *testing.T) {
 	for _, route := range api.Routes() {
 		path := strings.NewReplacer(
@@ -225,7 +226,7 @@ func TestLimits_Rejected_HasPollInterval(t *testing.T) {
 	})
 }
 
-// publishHere publishes as an admin on the controller's own machine.
+// publishHere publishes as an admin on this machine.
 func (s *system) publishHere(url string, interval int) {
 	s.t.Helper()
 	r := httptest.NewRequestWithContext(
@@ -242,7 +243,7 @@ func (s *system) publishHere(url string, interval int) {
 	}
 }
 
-// Those who are turned away together do not come back together.
+// Rejected requests are told to retry at different times.
 func TestLimits_ReconnectStorm_RetryAfterSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, api.Limits{Register: 100, Config: 100, Status: 100, Admin: 100})
@@ -251,12 +252,12 @@ func TestLimits_ReconnectStorm_RetryAfterSpread(t *testing.T) {
 			if resp := s.call(enroller, "GET", "/api/v1/config", ""); resp.StatusCode == 429 {
 				seen[resp.Header.Get("Retry-After")]++
 			} else if i >= 100 {
-				t.Fatalf("request %d: got %d, want it turned away", i, resp.StatusCode)
+				t.Fatalf("request %d: got %d, want 429", i, resp.StatusCode)
 			}
 		}
 		for second := 1; second <= 21; second++ { // 2000 of them take 20 s to serve
 			if second <= 15 && seen[strconv.Itoa(second)] == 0 {
-				t.Errorf("of 2000 nobody was told %d s: %v", second, seen)
+				t.Errorf("no Retry-After of 2000 is %d s: %v", second, seen)
 			}
 			delete(seen, strconv.Itoa(second))
 		}
@@ -272,7 +273,7 @@ func TestLimits_Draining_503(t *testing.T) {
 		s.call(enroller, "GET", "/api/v1/config", "")
 		close(s.draining)
 		resp := s.call(enroller, "GET", "/api/v1/config", "")
-		if got := resp.Header.Get("Retry-After"); got != "1" && got != "2" { // as a 429, not as a busy store
+		if got := resp.Header.Get("Retry-After"); got != "1" && got != "2" { // as for a 429, not as for a busy store
 			t.Errorf("got Retry-After %q, want 1 or 2", got)
 		}
 		wantRateLimited(t, resp, 503)
@@ -314,7 +315,7 @@ func TestLimits_AdminOnLoopback_Unlimited(t *testing.T) {
 		"here, with a wrong password":      {here, account{"admin", "guess"}, "/api/v1/agents", nil, 429},
 		"an agent here":                    {here, enroller, "/api/v1/config", nil, 429},
 		"a wrong password here, as a poll": {here, account{"admin", "guess"}, "/api/v1/config", nil, 429},
-		"nobody here, as a poll":           {here, account{}, "/api/v1/config", nil, 429},
+		"anonymous here, as a poll":        {here, account{}, "/api/v1/config", nil, 429},
 		"elsewhere":                        {"192.0.2.1:40000", admin, "/api/v1/agents", nil, 429},
 		"elsewhere, as a poll":             {"192.0.2.1:40000", admin, "/api/v1/config", nil, 429},
 		"elsewhere, saying here": {
@@ -346,7 +347,7 @@ func TestLimits_AdminOnLoopback_Unlimited(t *testing.T) {
 	}
 }
 
-// What an admin does here takes nothing from the others.
+// Requests of an admin on this machine do not count against the class.
 func TestLimits_AdminOnLoopback_NotCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
@@ -359,12 +360,12 @@ func TestLimits_AdminOnLoopback_NotCounted(t *testing.T) {
 	})
 }
 
-// slowBody is a body of which nothing comes until it is let go.
+// slowBody is an empty body that blocks until release is closed.
 type slowBody struct{ release <-chan struct{} }
 
 func (b slowBody) Read([]byte) (int, error) { <-b.release; return 0, io.EOF }
 
-// occupy takes a place of the admin class from elsewhere until it is let go.
+// occupy keeps a POST request from another machine in flight until release is called.
 func (s *system) occupy(who account, path string) (release func()) {
 	s.t.Helper()
 	stop, done := make(chan struct{}), make(chan struct{})
@@ -400,15 +401,15 @@ func TestLimits_InFlight_Bounded(t *testing.T) {
 				}
 				release()
 				if resp := s.call(row.who, row.method, row.path, row.body); resp.StatusCode >= 400 {
-					t.Errorf("after it left: got %d, want it served", resp.StatusCode)
+					t.Errorf("after the release: got %d, want it served", resp.StatusCode)
 				}
 			})
 		})
 	}
 }
 
-// However high the limit, registrations do not wait for each other until they
-// fail.
+// Registrations in flight are bounded whatever the rate limit, so that they do not time out
+// while they wait for the store.
 func TestLimits_RegistrationsInFlight_Bounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, api.Limits{Register: 10_000, Config: 1, Status: 1, Admin: 1})
@@ -419,14 +420,14 @@ func TestLimits_RegistrationsInFlight_Bounded(t *testing.T) {
 	})
 }
 
-// Who is refused leaves, whatever for.
+// A request releases its slot, whatever its response.
 func TestLimits_Answered_SlotsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
 		for _, path := range []string{"/api/v1/agents?nope=1", "/api/v1/agents?limit=0", "/api/v1/agents/none"} {
 			for _, who := range []account{{}, {"admin", "guess"}, enroller, admin} {
 				if resp := s.call(who, "GET", path, ""); resp.StatusCode == 429 {
-					t.Fatalf("%s by %q: turned away, want a place", path, who[0])
+					t.Fatalf("%s by %q: got 429, want a slot", path, who[0])
 				}
 				time.Sleep(time.Second)
 			}
@@ -434,7 +435,7 @@ func TestLimits_Answered_SlotsReleased(t *testing.T) {
 	})
 }
 
-// A held answer takes no place while it is held.
+// A held response takes no slot.
 func TestLimits_HeldPolls_TakeNoSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
@@ -454,17 +455,17 @@ func TestLimits_HeldPolls_TakeNoSlots(t *testing.T) {
 		s.report(a1, 1, applied)
 		for range held {
 			if got := <-answered; got != 200 {
-				t.Errorf("a held answer: got %d, want 200", got)
+				t.Errorf("a held response: got %d, want 200", got)
 			}
 		}
 		time.Sleep(time.Second)
 		if resp := s.call(admin, "GET", "/api/v1/agents", ""); resp.StatusCode != 200 {
-			t.Errorf("after they left: got %d, want 200", resp.StatusCode)
+			t.Errorf("after the held requests: got %d, want 200", resp.StatusCode)
 		}
 	})
 }
 
-// onAnswer is called when the answer begins.
+// onAnswer calls do when the response begins.
 type onAnswer struct {
 	*httptest.ResponseRecorder
 	do func()
@@ -472,7 +473,7 @@ type onAnswer struct {
 
 func (o onAnswer) WriteHeader(status int) { o.do(); o.ResponseRecorder.WriteHeader(status) }
 
-// When it is written it takes a place again.
+// A held request takes a slot again before its response is written.
 func TestLimits_HeldPollsAnswered_TakeSlots(t *testing.T) {
 	for class, path := range map[string]string{
 		"poll": "/api/v1/config?wait=1s", "admin": "/api/v1/rollouts/1?wait=1s",
@@ -487,11 +488,11 @@ func TestLimits_HeldPollsAnswered_TakeSlots(t *testing.T) {
 			s.handler.ServeHTTP(onAnswer{httptest.NewRecorder(), func() {
 				answered = true
 				if got := s.series("fleetconf_controller_http_requests_in_flight")[class]; got != 1 {
-					t.Errorf("%s: %v are in flight, want the one that is answered", path, got)
+					t.Errorf("%s: %v are in flight, want 1", path, got)
 				}
 			}}, r)
 			if !answered {
-				t.Errorf("%s: no answer began", path)
+				t.Errorf("%s: no response began", path)
 			}
 		})
 	}
@@ -500,14 +501,14 @@ func TestLimits_HeldPollsAnswered_TakeSlots(t *testing.T) {
 func TestCall_HeldPoll_ReleasesSlot(t *testing.T) {
 	got := api.InFlightWhileHeld()
 	if diff := cmp.Diff([]int64{1, 0, 1, 0}, got); diff != "" {
-		t.Errorf("in flight before, meanwhile, after and when it has left, -want +got:\n%s", diff)
+		t.Errorf("in flight before, during and after the hold, and after the release, -want +got:\n%s", diff)
 	}
 	if got := api.InFlightAfterAbandonedHold(); got != 0 {
-		t.Errorf("%d in flight after one left that never came back, want none", got)
+		t.Errorf("%d in flight after the release of a held call, want 0", got)
 	}
 }
 
-// Wrong credentials beyond the limit get 429, and all of them are in the audit log.
+// Invalid credentials beyond the limit get 429, and the audit log counts all of them.
 func TestLimits_WrongCredentials_Rejected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
@@ -517,14 +518,14 @@ func TestLimits_WrongCredentials_Rejected(t *testing.T) {
 				t.Fatalf("guess %d: got %d, want %d", i, resp.StatusCode, want)
 			}
 			if i > 0 && resp.Header.Get("WWW-Authenticate") != "" {
-				t.Fatal("who is turned away is asked for credentials")
+				t.Fatal("a 429 has a WWW-Authenticate header")
 			}
 		}
-		var refused []string
+		var entries []string
 		for _, e := range decode[[]wire.AuditEntry](t, s.callFrom(here, admin, "GET", "/api/v1/audit")) {
-			refused = append(refused, e.Action+" "+e.Detail)
+			entries = append(entries, e.Action+" "+e.Detail)
 		}
-		if diff := cmp.Diff([]string{"login_failed 1000 times, first on GET /api/v1/agents"}, refused); diff != "" {
+		if diff := cmp.Diff([]string{"login_failed 1000 times, first on GET /api/v1/agents"}, entries); diff != "" {
 			t.Errorf("the audit log, -want +got:\n%s", diff)
 		}
 		s.wantSeries("credentials_refused_total", map[string]float64{"": 1000})
@@ -564,7 +565,7 @@ func TestLimits_Rejections_LoggedOncePerMinute(t *testing.T) {
 	})
 }
 
-// A storm of registrations, over real sockets, beside polls.
+// Polls are answered during a storm of registrations, over real connections.
 func TestLimits_RegistrationStorm_AdminServed(t *testing.T) {
 	s := newLimited(t, api.Limits{Register: 20, Config: 100_000, Status: 1, Admin: 1})
 	s.publishHere("http://a/", 30)
@@ -639,13 +640,13 @@ func TestLimits_RegistrationStorm_AdminServed(t *testing.T) {
 	polls.Wait()
 	storm.Wait()
 	if registered.Load() == 0 || rateLimited.Load() < agents/2 {
-		t.Errorf("registered %d and turned away %d of %d", registered.Load(), rateLimited.Load(), agents)
+		t.Errorf("registered %d and rejected %d of %d", registered.Load(), rateLimited.Load(), agents)
 	}
 }
 
-// After a publish a whole fleet reports at once, and every report is taken.
+// After a publish the whole fleet reports at the same time, and every report is accepted.
 func TestLimits_ReportsOfAFleet_Accepted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { // where a slow machine is no slower
+	synctest.Test(t, func(t *testing.T) { // in fake time, so that a slow machine passes
 		s := newLimited(t, api.Limits{Register: 1000, Config: 1, Status: 20_000, Admin: 1})
 		s.publishHere("http://a/", 30)
 		var agents [200]account
@@ -653,26 +654,26 @@ func TestLimits_ReportsOfAFleet_Accepted(t *testing.T) {
 			agents[i] = s.register(fmt.Sprint("a", i))
 		}
 		var group sync.WaitGroup
-		var refused atomic.Int64
+		var rejected atomic.Int64
 		for i := range 10_000 {
 			self := agents[i%len(agents)]
 			group.Go(func() {
 				if resp := s.call(
 					self, "POST", "/api/v1/agents/"+self[0]+"/status", `{"version":1,"status":"APPLIED"}`,
 				); resp.StatusCode != 204 {
-					refused.Add(1)
+					rejected.Add(1)
 				}
 			})
 		}
 		group.Wait()
-		if refused.Load() > 0 {
-			t.Errorf("%d of 10000 reports were not taken", refused.Load())
+		if rejected.Load() > 0 {
+			t.Errorf("%d of 10000 reports were rejected", rejected.Load())
 		}
 	})
 }
 
-// Requests that may not do what they ask for take nothing from those that may: not
-// those of anonymous callers, of wrong passwords, nor of agents at other routes.
+// Unauthorized requests take no capacity from authorized ones. They are those of anonymous
+// callers, with invalid credentials, and of agents on other routes.
 func TestLimits_InvalidCredentials_AgentsServed(t *testing.T) {
 	for name, row := range map[string]struct {
 		who                account // "a1" stands for that agent
@@ -696,7 +697,7 @@ func TestLimits_InvalidCredentials_AgentsServed(t *testing.T) {
 				if row.who[0] == "a1" {
 					row.who = a1
 				}
-				callers := []account{{}, {"admin", "guess"}, {"agent", "guess"}, {"a1", "guess"}, {"nobody", "guess"}}
+				callers := []account{{}, {"admin", "guess"}, {"agent", "guess"}, {"a1", "guess"}, {"unknown", "guess"}}
 				if name != "poll" && name != "register" { // which a2 may do
 					callers = append(callers, a2)
 				}
@@ -709,18 +710,18 @@ func TestLimits_InvalidCredentials_AgentsServed(t *testing.T) {
 					}
 				}
 				if rejected < 590 {
-					t.Errorf("%d of 600 strangers were rejected, want nearly all", rejected)
+					t.Errorf("%d of 600 unauthorized requests were rejected, want nearly all", rejected)
 				}
 				if resp := s.callWith(far, nil, row.who, row.method, row.path, row.body); resp.StatusCode >= 400 {
-					t.Errorf("the caller that may: got %d %s", resp.StatusCode, text(t, resp))
+					t.Errorf("the authorized caller: got %d %s", resp.StatusCode, text(t, resp))
 				}
 			})
 		})
 	}
 }
 
-// Anonymous requests of one class take nothing from those of another, and callers
-// that may pass are not told to stay away for longer because of them.
+// Anonymous requests of one class do not affect another class, and do not raise the
+// Retry-After of authorized callers.
 func TestLimits_InvalidCredentials_RejectedPerClass(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
@@ -746,7 +747,7 @@ func TestLimits_InvalidCredentials_RejectedPerClass(t *testing.T) {
 	})
 }
 
-// Anonymous callers that send their bodies slowly hold no places either.
+// Unauthorized requests with slow bodies hold no slots.
 func TestLimits_InvalidCredentialsInFlight_TakeNoSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, scarce)
@@ -763,7 +764,7 @@ func TestLimits_InvalidCredentialsInFlight_TakeNoSlots(t *testing.T) {
 	})
 }
 
-// Who floods the admin's door with no credentials, or wrong ones, keeps no admin out.
+// A flood of unauthorized requests to admin routes does not lock out the admin.
 func TestLimits_InvalidCredentials_AdminServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newLimited(t, api.Limits{Register: 1, Config: 1, Status: 1, Admin: 1})
@@ -780,7 +781,7 @@ func TestLimits_InvalidCredentials_AdminServed(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		if rejected < 50 {
-			t.Errorf("%d strangers were turned away, want most of 120", rejected)
+			t.Errorf("%d unauthorized requests were rejected, want most of 120", rejected)
 		}
 	})
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// series are the samples of a metric, by what is in their braces.
+// series returns the samples of a metric by the values of their labels.
 func (s *system) series(name string) map[string]float64 {
 	s.t.Helper()
 	families, err := s.registry.Gather()
@@ -61,7 +61,7 @@ func TestMetrics_Requests_ByClassAndCode(t *testing.T) {
 		s.call(admin, "POST", "/api/v1/configs/9/rollback", "")
 		s.call(a1, "GET", "/api/v1/config", "")
 		s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", tag)
-		s.call(a1, "GET", "/api/v1/config?wait=60s", "") // has its answer at once
+		s.call(a1, "GET", "/api/v1/config?wait=60s", "") // answered immediately
 		<-s.holdPoll(a1, tag)
 		s.report(a1, 1, applied)
 		s.call(admin, "GET", "/api/v1/agents", "")
@@ -80,7 +80,7 @@ func TestMetrics_Requests_ByClassAndCode(t *testing.T) {
 			"report 204": 1, "admin 200": 2, "admin 408": 1, "probe 200": 4, "docs 200": 1, "other 404": 1,
 			"other 405": 1, "other 403": 1,
 		})
-		// What waits spoils no time.
+		// Held responses are not timed.
 		s.wantSeries("http_request_duration_seconds", map[string]float64{
 			"register": 3, "publish": 2, "poll": 3, "report": 1, "admin": 1, "probe": 4, "docs": 1, "other": 2,
 		})
@@ -99,7 +99,7 @@ func TestMetrics_DisconnectAndPanic_Counted(t *testing.T) {
 		disconnect()
 		polling.Wait()
 		if got := s.series("fleetconf_controller_http_requests_total")["wait 499"]; got != 1 {
-			t.Errorf("who left is counted %v times, want once, as 499", got)
+			t.Errorf("a disconnected client is counted %v times as 499, want once", got)
 		}
 	})
 	s := newSystem(t)
@@ -109,12 +109,13 @@ func TestMetrics_DisconnectAndPanic_Counted(t *testing.T) {
 	w := httptest.NewRecorder()
 	broken.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/ready", http.NoBody))
 	if w.Code != 500 {
-		t.Fatalf("got %d, want a handler that panics", w.Code)
+		t.Fatalf("got %d, want 500 from a handler that panics", w.Code)
 	}
 	s.wantSeries("http_requests_total", map[string]float64{"probe 500": 1})
 }
 
-// Who leaves the queue is no failure of ours, and nothing is written to nobody.
+// A client that disconnects while its request waits for the store counts as 499 and gets no
+// response.
 func TestMetrics_DisconnectWhileQueued_Counted(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
@@ -151,7 +152,7 @@ func TestMetrics_RejectedRequests_Counted(t *testing.T) {
 		for range 5 {
 			s.call(a1, "POST", "/api/v1/agents/a1/status", `{"version":1,"status":"APPLIED"}`)
 		}
-		for range 3 { // an admin, and who is none
+		for range 3 { // as an admin, and as an agent
 			s.call(admin, "GET", "/api/v1/agents", "")
 			s.call(a1, "GET", "/api/v1/agents", "")
 		}
@@ -161,7 +162,7 @@ func TestMetrics_RejectedRequests_Counted(t *testing.T) {
 		}
 		for class := range s.series("fleetconf_controller_http_requests_shed_total") {
 			if !logged[class] {
-				t.Errorf("the log names %v, want %s as it is measured", logged, class)
+				t.Errorf("the log names %v, want %s, the label of the metric", logged, class)
 			}
 		}
 		s.wantSeries("http_requests_shed_total", map[string]float64{"register": 2, "poll": 3, "report": 4, "admin": 4})
@@ -178,7 +179,7 @@ func TestMetrics_RequestsInFlight_Shown(t *testing.T) {
 	inFlight := func(who account, method, path string) (during map[string]float64) {
 		r := httptest.NewRequestWithContext(t.Context(), method, path, reader(func([]byte) (int, error) {
 			during = s.series("fleetconf_controller_http_requests_in_flight")
-			return 0, errors.New("the caller left")
+			return 0, errors.New("the client disconnected")
 		}))
 		r.SetBasicAuth(who[0], who[1])
 		r.Header.Set("Content-Type", "application/json")
@@ -201,7 +202,7 @@ func TestMetrics_RequestsInFlight_Shown(t *testing.T) {
 	}
 }
 
-// reader is the body of a request that is being read.
+// reader is the body of a request.
 type reader func([]byte) (int, error)
 
 func (r reader) Read(p []byte) (int, error) { return r(p) }
@@ -209,12 +210,12 @@ func (r reader) Read(p []byte) (int, error) { return r(p) }
 func TestMetrics_InvalidCredentials_Counted(t *testing.T) {
 	s := newSystem(t)
 	s.call(account{"admin", "guess"}, "GET", "/api/v1/agents", "")
-	s.call(account{"nobody", "guess"}, "GET", "/api/v1/config", "")
-	s.call(account{}, "GET", "/api/v1/agents", "") // was not told yet that some are needed
+	s.call(account{"unknown", "guess"}, "GET", "/api/v1/config", "")
+	s.call(account{}, "GET", "/api/v1/agents", "") // no credentials: not counted
 	s.wantSeries("credentials_refused_total", map[string]float64{"": 2})
 }
 
-// Nobody can make the controller remember another series.
+// Requests cannot create new series.
 func TestMetrics_UnknownPaths_NoNewSeries(t *testing.T) {
 	s := newSystem(t)
 	ask := func(i int) {
@@ -245,7 +246,7 @@ func TestMetrics_UnknownPaths_NoNewSeries(t *testing.T) {
 		ask(i + 1)
 	}
 	if after := count(); after != before || before == 0 {
-		t.Errorf("%d series became %d, want as many", before, after)
+		t.Errorf("%d series became %d, want no new ones", before, after)
 	}
 }
 
@@ -255,11 +256,11 @@ func TestMetrics_Get_Served(t *testing.T) {
 	resp := s.call(account{}, "GET", "/metrics?format=any", "")
 	if got := text(t, resp); resp.StatusCode != 200 ||
 		!strings.Contains(got, `fleetconf_controller_http_requests_total{class="probe",code="200"} 1`) {
-		t.Errorf("got %d %s, want what was measured", resp.StatusCode, got)
+		t.Errorf("got %d %s, want the metrics", resp.StatusCode, got)
 	}
 }
 
-// Every answer names its request, whatever it is, and in whatever way it was made.
+// Every response has a request id, whatever its status.
 func TestRequestID_InEveryResponse(t *testing.T) {
 	type request struct {
 		who          account
@@ -269,17 +270,18 @@ func TestRequestID_InEveryResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
 		tag := s.publish("http://a/").Header.Get("ETag")
-		few := newLimited(t, scarce)
-		few.call(enroller, "GET", "/api/v1/config", "")
-		gone := newSystem(t)
-		_ = gone.db.Close()
+		limited := newLimited(t, scarce)
+		limited.call(enroller, "GET", "/api/v1/config", "")
+		closed := newSystem(t)
+		_ = closed.db.Close()
 		for _, row := range []struct {
 			name string
 			s    *system
 			request
 			status int
 		}{
-			{"too many", few, request{enroller, "GET", "/api/v1/config", nil}, 429}, // before any time goes by
+			// first, while the limit is still exceeded
+			{"too many", limited, request{enroller, "GET", "/api/v1/config", nil}, 429},
 			{"a page", s, request{account{}, "GET", "/swagger/index.html", nil}, 200},
 			{"a probe", s, request{account{}, "GET", "/metrics", nil}, 200},
 			{"a configuration", s, request{enroller, "GET", "/api/v1/config", nil}, 200},
@@ -290,17 +292,17 @@ func TestRequestID_InEveryResponse(t *testing.T) {
 			},
 			{"an unknown parameter", s, request{admin, "GET", "/api/v1/agents?x=1", nil}, 400},
 			{"credentials missing", s, request{account{}, "GET", "/api/v1/config", nil}, 401},
-			{"credentials refused", s, request{account{"admin", "guess"}, "GET", "/api/v1/agents", nil}, 401},
-			{"the wrong door", s, request{enroller, "GET", "/api/v1/agents", nil}, 403},
+			{"credentials invalid", s, request{account{"admin", "guess"}, "GET", "/api/v1/agents", nil}, 401},
+			{"not allowed", s, request{enroller, "GET", "/api/v1/agents", nil}, 403},
 			{
-				"a page of another", s,
+				"another site", s,
 				request{admin, "POST", "/api/v1/config", []string{"Sec-Fetch-Site", "cross-site"}}, 403,
 			},
-			{"nowhere", s, request{account{}, "GET", "/nowhere", nil}, 404},
+			{"an unknown path", s, request{account{}, "GET", "/nowhere", nil}, 404},
 			{"the wrong method", s, request{account{}, "PUT", "/health", nil}, 405},
 			{"not in time", s, request{admin, "GET", "/api/v1/rollouts/1?wait=1s", nil}, 408},
-			{"a store that fails", gone, request{admin, "GET", "/api/v1/configs", nil}, 500},
-			{"a store that is not ready", gone, request{account{}, "GET", "/ready", nil}, 503},
+			{"a store that fails", closed, request{admin, "GET", "/api/v1/configs", nil}, 500},
+			{"a store that is not ready", closed, request{account{}, "GET", "/ready", nil}, 503},
 		} {
 			for sent, want := range map[string]string{"": "", "mine-1": "mine-1", "not fit": ""} {
 				resp := row.s.call(
@@ -318,8 +320,7 @@ func TestRequestID_InEveryResponse(t *testing.T) {
 	})
 }
 
-// What a request did is in the log under its id, and with the agent and the version
-// that it was about.
+// Log lines about a request have its id, and the agent and version that it concerns.
 func TestLog_NamesRequestAgentAndVersion(t *testing.T) {
 	s := newSystem(t)
 	a1 := s.register("a1")
@@ -330,7 +331,7 @@ func TestLog_NamesRequestAgentAndVersion(t *testing.T) {
 		who                account
 		method, path, body string
 		want               logrus.Fields
-		says               string
+		message            string
 	}{
 		{
 			nil, admin, "POST", "/api/v1/config", `{"url":"http://b/"}`,
@@ -382,27 +383,27 @@ func TestLog_NamesRequestAgentAndVersion(t *testing.T) {
 		}
 		s.logged.Reset()
 		resp := s.call(row.who, row.method, row.path, row.body)
-		if row.says == "" {
+		if row.message == "" {
 			if n := len(s.logged.AllEntries()); n != 0 {
 				t.Errorf("%s %s again: %d lines, want none", row.method, row.path, n)
 			}
 			continue
 		}
 		last := s.logged.LastEntry()
-		if last == nil || last.Message != row.says {
-			t.Errorf("%s %s: logged %v, want %q", row.method, row.path, last, row.says)
+		if last == nil || last.Message != row.message {
+			t.Errorf("%s %s: logged %v, want %q", row.method, row.path, last, row.message)
 			continue
 		}
 		row.want["request_id"], row.want["source_ip"] = resp.Header.Get(server.HeaderRequestID), "192.0.2.1"
 		got := logrus.Fields{}
 		for name, value := range last.Data {
 			if name == logrus.ErrorKey && row.want[logrus.ErrorKey] == nil {
-				continue // in whoever's words
+				continue // the text is not checked
 			}
 			got[name] = value
 		}
 		if diff := cmp.Diff(row.want, got); diff != "" {
-			t.Errorf("fields of %q, -want +got:\n%s", row.says, diff)
+			t.Errorf("fields of %q, -want +got:\n%s", row.message, diff)
 		}
 	}
 }

@@ -30,7 +30,7 @@ func behindPrefix(t *testing.T, prefix string, handler http.Handler) *httptest.S
 	return front
 }
 
-// getAs asks for a URL and resolves nothing: redirects are followed by the client.
+// getAs sends a request to a URL. The client follows redirects.
 func getAs(t *testing.T, client *http.Client, who account, method, address, body string) *http.Response {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, address, strings.NewReader(body))

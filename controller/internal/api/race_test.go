@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// An agent that runs a later version than a restored store has is never offered an
-// older one, whatever is published while its polls are decided.
+// An agent that runs a later version than a restored store has is never offered an older one,
+// even if a publish happens during its poll.
 func TestConflict_PublishDuringPolls_NeverOffersOlderVersion(t *testing.T) {
 	s := newSystem(t)
 	ahead := s.register("ahead")
@@ -30,7 +30,7 @@ func TestConflict_PublishDuringPolls_NeverOffersOlderVersion(t *testing.T) {
 				}
 			})
 		}
-		s.poll(ahead, tag) // the store knows of the conflict
+		s.poll(ahead, tag) // starts the conflict
 		s.publish(fmt.Sprint("http://h/", i+1))
 		done.Store(true)
 		polls.Wait()

@@ -19,14 +19,14 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// failingStore is a store that fails in one way.
+// failingStore is a store whose Figures fail with an error.
 type failingStore struct {
 	database.Store
 	with error
 }
 
 func (f failingStore) Figures(context.Context, int64) (models.Figures, int64, error) {
-	return models.Figures{}, 0, fmt.Errorf("%w: the words of SQLite", f.with)
+	return models.Figures{}, 0, fmt.Errorf("%w: an SQLite message", f.with)
 }
 
 func TestAnswer_StoreFailures_MappedToStatus(t *testing.T) {
@@ -42,16 +42,16 @@ func TestAnswer_StoreFailures_MappedToStatus(t *testing.T) {
 		resp := s.call(admin, "GET", "/api/v1/rollouts/1", "")
 		body := text(t, resp)
 		if resp.StatusCode != want || !strings.Contains(body, err.Error()) ||
-			strings.Contains(body, "the words") || strings.Contains(body, "changed") {
+			strings.Contains(body, "an SQLite message") || strings.Contains(body, "changed") {
 			t.Errorf("%v: got %d %s, want %d with the reason", err, resp.StatusCode, body, want)
 		}
 	}
 }
 
-// inDoubtStore is a store whose commits are in doubt while it is set.
+// inDoubtStore is a store whose Append fails before or after the commit.
 type inDoubtStore struct {
 	*sqlite.DB
-	before, after error // of the commit
+	before, after error // nil: no failure
 }
 
 func (u *inDoubtStore) Append(
@@ -64,7 +64,7 @@ func (u *inDoubtStore) Append(
 	return plan, errors.Join(err, u.after)
 }
 
-// A failure says that nothing was changed where that is known, and only there.
+// A failed publish claims that nothing was changed only if that is certain.
 func TestPublish_CommitInDoubt_SaysSo(t *testing.T) {
 	store := &inDoubtStore{}
 	s := newLimited(t, plenty, func(o *api.Options) {
@@ -88,16 +88,17 @@ func TestPublish_CommitInDoubt_SaysSo(t *testing.T) {
 	body := text(t, resp)
 	if resp.StatusCode != 503 || strings.Contains(body, "nothing") || !strings.Contains(body, "may or may not") ||
 		!strings.Contains(body, "no second version") {
-		t.Errorf("at the commit: got %d %s, want 503 that leaves it open", resp.StatusCode, body)
+		t.Errorf("at the commit: got %d %s, want 503 without a claim", resp.StatusCode, body)
 	}
 	store.after = nil
 	again := decode[wire.PublishResponse](t, s.call(admin, "POST", "/api/v1/config", document))
 	if again.Version != 2 || again.Changed {
-		t.Errorf("published again: got %+v, want version 2, which was stored", again)
+		t.Errorf("published again: got %+v, want version 2, which the failed request stored", again)
 	}
 }
 
-// What the store cannot do is answered with the reason, by /ready too, until it can.
+// If the database files are removed, publishes and /ready get 503 with the reason, and polls
+// are still answered.
 func TestPublish_DatabaseRemoved_503WithReason(t *testing.T) {
 	for name, row := range map[string]struct {
 		breaks func(path string) error
@@ -118,7 +119,8 @@ func TestPublish_DatabaseRemoved_503WithReason(t *testing.T) {
 			for range 2 {
 				resp := s.call(admin, "POST", "/api/v1/config", `{"url":"http://b/"}`)
 				body := text(t, resp)
-				if resp.StatusCode != 503 || !strings.Contains(body, row.want) || resp.Header.Get("Retry-After") == "" {
+				if resp.StatusCode != 503 || !strings.Contains(body, row.want) ||
+					resp.Header.Get("Retry-After") == "" {
 					t.Errorf("a publish: got %d %s, want 503 with %q and Retry-After", resp.StatusCode, body, row.want)
 				}
 				resp = s.call(account{}, "GET", "/ready", "")
@@ -127,20 +129,20 @@ func TestPublish_DatabaseRemoved_503WithReason(t *testing.T) {
 				}
 			}
 			if got := s.poll(self, tag).StatusCode; got != 304 {
-				t.Errorf("a poll: got %d, want 304: nothing was acknowledged", got)
+				t.Errorf("a poll: got %d, want 304, as no publish succeeded", got)
 			}
 		})
 	}
 }
 
-// A name in a query is any bytes.
+// Names and values in a query may be any bytes.
 func TestQuery_InvalidUTF8_AnsweredInJSON(t *testing.T) {
 	s := newSystem(t)
 	for _, query := range []string{"?%ff=1", "?status=%ff", "?hostname=%ff", "?cursor=%ff"} {
 		resp := s.call(admin, "GET", "/api/v1/agents"+query, "")
 		body := text(t, resp)
 		if resp.StatusCode != 400 && resp.StatusCode != 200 || !utf8.ValidString(body) || body == "\n" {
-			t.Errorf("%s: got %d %q, want an answer in JSON", query, resp.StatusCode, body)
+			t.Errorf("%s: got %d %q, want valid UTF-8", query, resp.StatusCode, body)
 		}
 	}
 }

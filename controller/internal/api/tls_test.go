@@ -21,7 +21,8 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// secured has a listener speak TLS, with HTTP/2, and gives who trusts it.
+// newTLSListener returns a TLS listener with HTTP/2 on ln, and a client configuration that
+// trusts it.
 func newTLSListener(t *testing.T, ln net.Listener) (net.Listener, *tls.Config) {
 	t.Helper()
 	authority, err := certs.NewAuthority("authority", 24*time.Hour)
@@ -39,7 +40,7 @@ func newTLSListener(t *testing.T, ln net.Listener) (net.Listener, *tls.Config) {
 	), &tls.Config{RootCAs: authority.Pool()}
 }
 
-// shown is a connection whose client showed a certificate that ends then.
+// verifiedUntil returns the state of a connection whose client certificate expires at ends.
 func verifiedUntil(ends time.Time) *tls.ConnectionState {
 	cert := &x509.Certificate{NotAfter: ends}
 	return &tls.ConnectionState{
@@ -47,8 +48,8 @@ func verifiedUntil(ends time.Time) *tls.ConnectionState {
 	}
 }
 
-// Agents need a certificate where TLS_CLIENT_CA_FILE is set, to every door that
-// opens to them. Nobody else does, and who is nobody is told so first.
+// If TLS_CLIENT_CA_FILE is set, agents need a certificate on every route. The admin and
+// anonymous callers do not, and invalid credentials get 401 with or without one.
 func TestRoutes_CertificateRequired_ByAccess(t *testing.T) {
 	var (
 		plain    *tls.ConnectionState
@@ -111,7 +112,7 @@ func TestRoutes_CertificateRequired_ByAccess(t *testing.T) {
 					want = row.certified
 				}
 				if want != 403 && (row.method == "DELETE" || row.path == "/api/v1/register") && conn != verified {
-					continue // once is all
+					continue // the request can succeed only once
 				}
 				resp := call(conn, row.who, row.method, row.path, row.body)
 				if resp.StatusCode != want && (want != 201 || resp.StatusCode != 200) {
@@ -124,7 +125,7 @@ func TestRoutes_CertificateRequired_ByAccess(t *testing.T) {
 					wantProblem(t, resp, 403, "")
 					if resp.Header.Get("Connection") != "close" {
 						t.Errorf(
-							"%s %s: the connection is kept, which shows no other certificate", row.method, row.path,
+							"%s %s: the connection is kept, but its certificate cannot change", row.method, row.path,
 						)
 					}
 				}
@@ -140,8 +141,7 @@ func TestRoutes_CertificateRequired_ByAccess(t *testing.T) {
 	}
 }
 
-// Somebody who has the shared password, or an agent's token, and no certificate is
-// refused as one who guesses is.
+// Valid credentials without a certificate are recorded like invalid ones.
 func TestCertificate_Missing_Audited(t *testing.T) {
 	s := newLimited(
 		t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000},
@@ -161,18 +161,18 @@ func TestCertificate_Missing_Audited(t *testing.T) {
 		t.Errorf("logged a request by %v from %v, want agent from 192.0.2.1", by, from)
 	}
 	if diff := cmp.Diff([]string{"login_failed by agent"}, s.actions("")); diff != "" {
-		t.Errorf("the audit trail, -want +got:\n%s", diff)
+		t.Errorf("the audit log, -want +got:\n%s", diff)
 	}
 }
 
-// over is a connection whose client showed a certificate for these DNS names.
+// verifiedAs returns the state of a connection whose client certificate has these DNS names.
 func verifiedAs(names ...string) *tls.ConnectionState {
 	conn := verifiedUntil(time.Now().Add(time.Hour))
 	conn.VerifiedChains[0][0].DNSNames = names
 	return conn
 }
 
-// callOver sends a request over a connection.
+// callOver sends a request over a connection with the given state.
 func (s *system) callOver(conn *tls.ConnectionState, who account, method, path, body string) *http.Response {
 	s.t.Helper()
 	r := httptest.NewRequestWithContext(s.t.Context(), method, path, strings.NewReader(body))
@@ -186,21 +186,21 @@ func (s *system) callOver(conn *tls.ConnectionState, who account, method, path, 
 	return w.Result()
 }
 
-// newMutual is a system that requires certificates of agents.
+// newMutual returns a system that requires client certificates of agents.
 func newMutual(t *testing.T) *system {
 	t.Helper()
 	limits := api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}
 	return newLimited(t, limits, func(o *api.Options) { o.Mutual = true })
 }
 
-// registerOver registers an agent with secretA over a connection.
+// registerOver registers an agent with secretA over a connection with the given state.
 func (s *system) registerOver(conn *tls.ConnectionState, who account, id string) *http.Response {
 	s.t.Helper()
 	body := fmt.Sprintf(`{"hostname":"h","agent_id":%q,"agent_secret":%q}`, id, secretA)
 	return s.callOver(conn, who, "POST", "/api/v1/register", body)
 }
 
-// Another agent's certificate of the same authority does not do.
+// An agent cannot use another agent's certificate of the same authority.
 func TestCertificate_OtherName_Rejected(t *testing.T) {
 	s := newMutual(t)
 	register := func(conn *tls.ConnectionState, who account) *http.Response { return s.registerOver(conn, who, "a1") }
@@ -222,7 +222,7 @@ func TestCertificate_OtherName_Rejected(t *testing.T) {
 		}
 		resp := s.callOver(verifiedAs("web-2"), a1, row.method, row.path, row.body)
 		if resp.Header.Get("Connection") != "close" {
-			t.Errorf("%s %s: the connection is kept, which shows no other certificate", row.method, row.path)
+			t.Errorf("%s %s: the connection is kept, but its certificate cannot change", row.method, row.path)
 		}
 		wantProblem(t, resp, 403, "")
 	}
@@ -232,7 +232,7 @@ func TestCertificate_OtherName_Rejected(t *testing.T) {
 		t.Errorf("got %s, want both names", got)
 	}
 
-	// The shared password and the secret do not rebind it, its token does.
+	// Only the agent's token binds another certificate; the shared password and the secret do not.
 	wantProblem(t, register(verifiedAs("web-2"), enroller), 403, "")
 	if resp := s.callOver(verifiedAs("web-1", "10.0.0.1"), a1, "GET", "/api/v1/config", ""); resp.StatusCode != 200 {
 		t.Errorf("the agent after a registration that was refused: got %d", resp.StatusCode)
@@ -247,7 +247,7 @@ func TestCertificate_OtherName_Rejected(t *testing.T) {
 		t.Errorf("the audit log: got %+v, want one entry with both names", entries)
 	}
 
-	// After a reset any certificate of the authority is bound by the next registration.
+	// After a reset the next registration binds any certificate of the authority.
 	s.call(admin, "POST", "/api/v1/agents/a1/reset", "")
 	a1 = agent(register(verifiedAs("web-3"), enroller))
 	if resp := s.callOver(verifiedAs("web-3"), a1, "GET", "/api/v1/config", ""); resp.StatusCode != 200 {
@@ -255,8 +255,8 @@ func TestCertificate_OtherName_Rejected(t *testing.T) {
 	}
 }
 
-// An agent that registered before certificates were required must re-register. That
-// is no sign of an intruder.
+// An agent that registered before certificates were required must re-register. Its requests are
+// not recorded as invalid credentials.
 func TestCertificate_AgentRegisteredWithoutOne_MustReregister(t *testing.T) {
 	s := newMutual(t)
 	before := registry.Registration{ID: "a1", Hostname: "h", Metadata: []byte("{}"), Secret: secretA}
@@ -267,7 +267,7 @@ func TestCertificate_AgentRegisteredWithoutOne_MustReregister(t *testing.T) {
 	a1, audited := account{"a1", token}, len(s.actions(""))
 	resp := s.callOver(verifiedAs("web-1"), a1, "GET", "/api/v1/config", "")
 	if resp.Header.Get("Connection") == "close" {
-		t.Error("the connection is closed, over which it could re-register")
+		t.Error("the connection is closed, but the agent could re-register over it")
 	}
 	wantProblem(t, resp, 403, "")
 	if got := s.actions(""); len(got) != audited {

@@ -18,8 +18,8 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
-// held polls with a wait of 60 s, and returns where the answer will be. It fails
-// the test if there is one at once.
+// holdPoll starts a long poll of 60 s and returns the channel of its response. It fails the test
+// if the poll is answered immediately.
 func (s *system) holdPoll(who account, tag string) <-chan *http.Response {
 	s.t.Helper()
 	answered := make(chan *http.Response, 1)
@@ -33,29 +33,29 @@ func (s *system) holdPoll(who account, tag string) <-chan *http.Response {
 
 func TestConfig_Wait_HeldUntilNewVersion(t *testing.T) {
 	for name, row := range map[string]struct {
-		before    func(s *system, a1 account) (tag string) // of what the agent runs
+		before    func(s *system, a1 account) (tag string) // ETag of the agent's version
 		meanwhile func(s *system, a1 account)
 		status    int
-		most      time.Duration // fake: how long it is held
+		most      time.Duration // of fake time, until the response
 		version   string        // in the body
 	}{
 		"nothing happens": {nil, func(*system, account) {}, 304, 64 * time.Second, ""},
 		"a publish":       {nil, func(s *system, _ account) { s.publish("http://b/") }, 200, 0, `"version":2`},
-		"the same again is none": {
+		"the same content again": {
 			nil, func(s *system, _ account) { s.publish("http://a/") }, 304, 64 * time.Second, "",
 		},
 		"the first publish": {
 			func(*system, account) string { return `""` },
 			func(s *system, _ account) { s.publish("http://a/") }, 200, 0, `"version":1`,
 		},
-		"never a publish": {
+		"nothing published": {
 			func(*system, account) string { return `""` }, func(*system, account) {}, 404, 64 * time.Second, "",
 		},
 		"the controller stops": {nil, func(s *system, _ account) { s.drain() }, 304, 0, ""},
 		"the agent is decommissioned": {
 			nil, func(s *system, a1 account) { s.call(admin, "DELETE", "/api/v1/agents/"+a1[0], "") }, 401, 0, "",
 		},
-		"another agent is": {nil, func(s *system, _ account) {
+		"another agent is removed": {nil, func(s *system, _ account) {
 			s.register("a2")
 			s.call(admin, "DELETE", "/api/v1/agents/a2", "")
 		}, 304, 64 * time.Second, ""},
@@ -104,20 +104,21 @@ func TestConfig_Wait_HeldUntilNewVersion(t *testing.T) {
 					t.Errorf("it was held for %s, want the whole wait", took)
 				}
 				if got := resp.Header.Get(wire.HeaderWait); got != "60" {
-					t.Errorf("the wait is said to be %q, want 60", got)
+					t.Errorf("got X-Wait-Seconds %q, want 60", got)
 				}
 				if challenge := resp.Header.Get("WWW-Authenticate"); (challenge != "") != (row.status == 401) {
 					t.Errorf("%d with WWW-Authenticate %q", row.status, challenge)
 				}
 				if got := s.waiters.Waiting(); got != 0 {
-					t.Errorf("%d wait, want none", got)
+					t.Errorf("%d polls wait, want none", got)
 				}
 			})
 		})
 	}
 }
 
-// refuseVersionTwo lets a1's worker run version 1 and refuse version 2.
+// refuseVersionTwo publishes two versions and lets a1's worker refuse the second. It returns the
+// ETag of the first.
 func refuseVersionTwo(s *system, a1 account) string {
 	tag := s.publish("http://a/").Header.Get("ETag")
 	s.publish("http://b/")
@@ -137,7 +138,7 @@ func TestConfig_WaitWithOlderETag_AnsweredImmediately(t *testing.T) {
 				resp := s.call(who, "GET", "/api/v1/config?wait=300", "", "If-None-Match", tag)
 				if resp.StatusCode != 200 || time.Since(began) != 0 {
 					t.Errorf(
-						"%s with %q: got %d after %s, want 200 at once", who[0], tag, resp.StatusCode,
+						"%s with %q: got %d after %s, want 200 immediately", who[0], tag, resp.StatusCode,
 						time.Since(began),
 					)
 				}
@@ -162,7 +163,8 @@ func TestConfig_Wait_Bounded(t *testing.T) {
 			if took := time.Since(began); resp.StatusCode != 304 || took < row.least || took > row.least*17/16 ||
 				resp.Header.Get(wire.HeaderWait) != row.headerText {
 				t.Errorf(
-					"%s: got %d after %s, said to be %q, want 304 after %s or a sixteenth more", wait, resp.StatusCode,
+					"%s: got %d after %s, X-Wait-Seconds %q, want 304 after %s or a sixteenth more", wait,
+					resp.StatusCode,
 					took, resp.Header.Get(wire.HeaderWait), row.least,
 				)
 			}
@@ -172,7 +174,7 @@ func TestConfig_Wait_Bounded(t *testing.T) {
 		}
 		for _, wait := range []string{"", "x", "-1s", "-5", "1.5", "99999999999999999999", "%zz"} {
 			resp := s.call(admin, "GET", "/api/v1/config?wait="+wait, "", "If-None-Match", tag)
-			if wait != "%zz" { // no query at all: a poll tolerates it
+			if wait != "%zz" { // an unparsable query: a poll ignores it
 				wantProblem(t, resp, 400, "wait")
 			}
 		}
@@ -198,14 +200,14 @@ func TestAgents_Transport_Listed(t *testing.T) {
 		} {
 			resp := s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", tag, wire.HeaderTransport, header)
 			shows(want)
-			sweep := ""
+			interval := ""
 			if header == "nats" {
-				sweep = "300"
+				interval = "300"
 			}
-			if got := resp.Header.Get(wire.HeaderSweepInterval); got != sweep {
+			if got := resp.Header.Get(wire.HeaderSweepInterval); got != interval {
 				t.Errorf(
-					"%q: told to sweep every %q seconds, want %q: the controller announces over NATS", header, got,
-					sweep,
+					"%q: got X-Sweep-Interval-Seconds %q, want %q: the controller announces over NATS", header, got,
+					interval,
 				)
 			}
 		}
@@ -214,17 +216,17 @@ func TestAgents_Transport_Listed(t *testing.T) {
 		<-answer
 		shows(`"longpoll"`)
 
-		// Who listens to a broker comes by seldom, and is not missed.
+		// An agent that receives hints over a broker polls seldom, and is still online.
 		s.call(a1, "GET", "/api/v1/config", "", "If-None-Match", tag, wire.HeaderTransport, "nats")
 		time.Sleep(14 * time.Minute)
 		if got := text(t, s.call(admin, "GET", "/api/v1/agents/a1", "")); !strings.Contains(got, `"status":"online"`) {
-			t.Errorf("got %s, want it online while it sweeps every 5 minutes", got)
+			t.Errorf("got %s, want it online, with a resync every 5 minutes", got)
 		}
 	})
 }
 
-// A caller that leaves is seen to, and is not taken for one that will be back
-// only when its wait is over.
+// A disconnect ends a long poll immediately. The agent is due at its poll interval, not when the
+// wait would have expired.
 func TestConfig_DisconnectWhileHeld_SeenImmediately(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
@@ -235,28 +237,27 @@ func TestConfig_DisconnectWhileHeld_SeenImmediately(t *testing.T) {
 		polling.Go(func() { s.callContext(ctx, a1, "GET", "/api/v1/config?wait=300s", "", "If-None-Match", tag) })
 		synctest.Wait()
 		if got := s.waiters.Waiting(); got != 1 {
-			t.Fatalf("%d wait, want 1", got)
+			t.Fatalf("%d polls wait, want 1", got)
 		}
 		time.Sleep(200 * time.Second)
 		disconnect()
-		clientGone := time.Now()
+		disconnected := time.Now()
 		polling.Wait()
 		if got := s.waiters.Waiting(); got != 0 {
-			t.Errorf("%d wait after it left, want none", got)
+			t.Errorf("%d polls wait after the disconnect, want none", got)
 		}
 		for _, want := range []string{"online", "stale"} { // after 60 s, and after 120
 			time.Sleep(time.Minute)
 			if got := text(
 				t, s.call(admin, "GET", "/api/v1/agents/a1", ""),
 			); !strings.Contains(got, `"status":"`+want) {
-				t.Errorf("%s after it was here: got %s, want %s", time.Since(clientGone), got, want)
+				t.Errorf("%s after the disconnect: got %s, want %s", time.Since(disconnected), got, want)
 			}
 		}
 	})
 }
 
-// Answers are held for longer than the server gives any other request, and no
-// deadline of it ends them.
+// A wait may exceed the server's timeouts, which do not end it.
 func TestConfig_WaitBeyondServerTimeouts_Answered(t *testing.T) {
 	for _, row := range []struct {
 		path, proto string
@@ -326,7 +327,7 @@ func TestConfig_WaitBeyondServerTimeouts_Answered(t *testing.T) {
 	}
 }
 
-// pipeListener is a listener whose connections live in fake time.
+// pipeListener is a listener of in-memory connections, which work in fake time.
 type pipeListener struct {
 	conns chan net.Conn
 	done  chan struct{}
@@ -344,12 +345,11 @@ func (p *pipeListener) Accept() (net.Conn, error) {
 func (p *pipeListener) Close() error   { close(p.done); return nil }
 func (p *pipeListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80} }
 
-// While the whole fleet fetches, who has a newer version is told to leave the
-// controller to those who do not have it yet.
+// During a rollout window responses with the new version tell agents to delay their reports.
 func TestConfig_RolloutWindow_SpreadsReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
-		for i := range 20 { // a tenth of a second at 200 a second, and four times that until all have it
+		for i := range 20 { // 0.1 s at 200 a second; the window is four times as long
 			s.register(fmt.Sprint("a", i))
 		}
 		tag := s.publish("http://a/").Header.Get("ETag")
@@ -357,18 +357,18 @@ func TestConfig_RolloutWindow_SpreadsReports(t *testing.T) {
 		answer := s.holdPoll(enroller, tag)
 		s.publish("http://b/")
 		if got := (<-answer).Header.Get(wire.HeaderSpread); got != "400" {
-			t.Errorf("who is let go is told %q ms, want 400", got)
+			t.Errorf("in the window: got X-Spread-Milliseconds %q, want 400", got)
 		}
 		time.Sleep(400 * time.Millisecond)
 		if got := s.call(
 			enroller, "GET", "/api/v1/config", "", "If-None-Match", tag,
 		).Header.Get(wire.HeaderSpread); got != "" {
-			t.Errorf("who fetches when that is over is told %q ms, want nothing", got)
+			t.Errorf("after the window: got X-Spread-Milliseconds %q, want none", got)
 		}
 	})
 }
 
-// What wakes the waiters is no sign of life of theirs.
+// A wake-up of the waiters does not count as contact with their agents.
 func TestConfig_Held_SeenAtPollAndAtResponse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
@@ -393,8 +393,7 @@ func TestConfig_Held_SeenAtPollAndAtResponse(t *testing.T) {
 	})
 }
 
-// An agent whose connection broke and that is back already is not taken for one
-// that left.
+// An agent that reconnects before its old connection is closed stays connected.
 func TestConfig_ReconnectBeforeDisconnectDetected_Online(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSystem(t)
@@ -429,7 +428,7 @@ func TestConfig_WaitersFull_NotHeld(t *testing.T) {
 		resp := s.call(enroller, "GET", "/api/v1/config?wait=60s", "", "If-None-Match", tag)
 		if resp.StatusCode != 304 || time.Since(began) != 0 || resp.Header.Get(wire.HeaderWait) != "" {
 			t.Errorf(
-				"got %d after %s, said to be held for %q, want 304 at once, and no word of it", resp.StatusCode,
+				"got %d after %s, X-Wait-Seconds %q, want 304 immediately, without X-Wait-Seconds", resp.StatusCode,
 				time.Since(began), resp.Header.Get(wire.HeaderWait),
 			)
 		}
@@ -443,6 +442,6 @@ func TestReady_BrokerLost_Degraded(t *testing.T) {
 	resp := s.call(account{}, "GET", "/ready", "")
 	if got := text(t, resp); resp.StatusCode != 200 || !strings.Contains(got, "push: ") ||
 		!strings.Contains(got, "nothing listens there") {
-		t.Errorf("got %d %s, want it ready, and told of", resp.StatusCode, got)
+		t.Errorf("got %d %s, want it ready, with the error", resp.StatusCode, got)
 	}
 }

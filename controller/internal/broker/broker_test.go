@@ -64,7 +64,7 @@ func TestBroker_Announcement_ReachesAuthorizedAgents(t *testing.T) {
 		right  natsnotify.Options
 		wrong  []natsnotify.Options
 	}{
-		"nobody has to say who they are": {},
+		"no credentials": {},
 		"a user name": {broker.Options{
 			Username: "fleet", Password: "right",
 		}, natsnotify.Options{Username: "fleet", Password: "right"},
@@ -81,7 +81,7 @@ func TestBroker_Announcement_ReachesAuthorizedAgents(t *testing.T) {
 				if err := notifytest.Listen(
 					t, agent(t, b, wrong),
 				).Lost(t); !strings.Contains(err.Error(), "credentials are refused") {
-					t.Errorf("got %v, want words on the credentials", err)
+					t.Errorf("got %v, want an error about the credentials", err)
 				}
 			}
 			one, two := notifytest.Listen(t, agent(t, b, row.right)), notifytest.Listen(t, agent(t, b, row.right))
@@ -123,7 +123,7 @@ func TestBroker_TooManyWrongPasswords_RightOneRejected(t *testing.T) {
 				}
 			}
 			if err := connect(fresh, row.right); err == nil {
-				t.Error("21 guesses, and the 22nd still shows whether it is right")
+				t.Error("the right credentials were accepted after 21 wrong ones")
 			}
 			if err := connect(used, row.right); err != nil {
 				t.Errorf("a source that connected before: got %v, want success", err)
@@ -140,7 +140,7 @@ func TestBroker_AgentAccount_CannotPublishOrSubscribeElsewhere(t *testing.T) {
 	forger := agent(t, b, natsnotify.Options{})
 	if err := forger.Announce(t.Context(), notify.Subject, []byte("forged")); err == nil ||
 		!strings.Contains(err.Error(), "may not use subject") {
-		t.Errorf("an agent announces: got %v, want a refusal", err)
+		t.Errorf("an agent announces: got %v, want it rejected", err)
 	}
 	conn, err := nats.Connect(
 		b.Addr().String(), nats.NoReconnect(), nats.PermissionErrOnSubscribe(true),
@@ -178,15 +178,16 @@ func TestBroker_Full_RejectsConnectionsAndAnnounces(t *testing.T) {
 	two := notifytest.Listen(t, agent(t, b, natsnotify.Options{}))
 	one.Subscribed(t)
 	two.Subscribed(t)
-	if said := silent(t, b.Addr().String()); !strings.Contains(said, "maximum connections exceeded") {
-		t.Errorf("one agent too many: got %q, want a refusal", said)
+	if received := silent(t, b.Addr().String()); !strings.Contains(received, "maximum connections exceeded") {
+		t.Errorf("one agent too many: got %q, want a rejection", received)
 	}
 	notifytest.Announce(t, a, "v8")
 	one.Received(t, "v8")
 	two.Received(t, "v8")
 }
 
-// silent connects, says nothing, and returns what the broker says until it hangs up.
+// silent connects, sends nothing, and returns what the broker sends until it closes the
+// connection.
 func silent(t *testing.T, address string) string {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
@@ -195,11 +196,11 @@ func silent(t *testing.T, address string) string {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(time.Minute))
-	said, _ := io.ReadAll(conn)
-	return string(said)
+	received, _ := io.ReadAll(conn)
+	return string(received)
 }
 
-// Strangers reach brokers, too: what never logs in does not stay.
+// Connections that never authenticate are closed, so that they do not use up the limit.
 func TestBroker_NoLogin_Disconnected(t *testing.T) {
 	agents, brokers := broker.HandshakeTimeouts(t)
 	if agents != 30 || brokers != 30 {
@@ -213,8 +214,8 @@ func TestBroker_NoLogin_Disconnected(t *testing.T) {
 		"an agent": open.Addr().String(), "an agent with a password": closed.Addr().String(), "a broker": cluster,
 	} {
 		t.Run(name, func(t *testing.T) {
-			if said := silent(t, address); !strings.Contains(said, "Authentication Timeout") {
-				t.Errorf("got %q, want that it took too long", said)
+			if received := silent(t, address); !strings.Contains(received, "Authentication Timeout") {
+				t.Errorf("got %q, want an authentication timeout", received)
 			}
 		})
 	}
@@ -259,19 +260,19 @@ func TestBroker_ClusterWrongPassword_Rejected(t *testing.T) {
 	}
 	defer func() { _ = intruder.Close() }()
 	for end := time.Now().Add(time.Minute); ; {
-		var said bytes.Buffer
+		var logged bytes.Buffer
 		for _, entry := range hook.AllEntries() {
 			line, _ := entry.String()
-			said.WriteString(line)
+			logged.WriteString(line)
 		}
-		if strings.Contains(said.String(), "guess-0123456789") {
-			t.Fatalf("the password is in the log: %s", &said)
+		if strings.Contains(logged.String(), "guess-0123456789") {
+			t.Fatalf("the password is in the log: %s", &logged)
 		}
-		if strings.Contains(said.String(), "Authorization Violation") {
+		if strings.Contains(logged.String(), "Authorization Violation") {
 			return
 		}
 		if time.Now().After(end) {
-			t.Fatalf("the log does not say that the route was refused: %s", &said)
+			t.Fatalf("the log does not show that the route was rejected: %s", &logged)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -290,14 +291,14 @@ func TestStart_CannotListen(t *testing.T) {
 				_ = taken.Close()
 				t.Error("two brokers listen at one address")
 			} else if !strings.Contains(err.Error(), "NATS_LISTEN") {
-				t.Errorf("got %v, want the settings that say where", err)
+				t.Errorf("got %v, want the settings of the addresses", err)
 			}
 		})
 	}
 	if _, err := broker.Start(
 		broker.Options{Listen: "127.0.0.1:0", CertFile: "missing", KeyFile: "missing"}, log,
 	); err == nil {
-		t.Error("started without its certificate")
+		t.Error("started without the certificate")
 	}
 	pipe := filepath.Join(t.TempDir(), "pipe")
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
@@ -320,8 +321,8 @@ func TestClose_AgentsReconnect(t *testing.T) {
 	_ = r.Lost(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := a.Announce(ctx, notify.Subject, []byte("nobody")); err == nil || ctx.Err() != nil {
-		t.Errorf("after Close: got %v, want an error at once", err)
+	if err := a.Announce(ctx, notify.Subject, []byte("lost")); err == nil || ctx.Err() != nil {
+		t.Errorf("after Close: got %v, want an error immediately", err)
 	}
 	b = start(t, broker.Options{Listen: address})
 	r.Subscribed(t)

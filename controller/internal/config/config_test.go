@@ -59,7 +59,7 @@ func TestSettings_Faults_AllReported(t *testing.T) {
 				"LOG_LEVEL", "LOG_FORMAT",
 			},
 		},
-		"no address of a proxy": {
+		"an invalid proxy address": {
 			map[string]string{"TRUSTED_PROXIES": "192.0.2.1, proxy.example.com"}, []string{"TRUSTED_PROXIES"},
 		},
 		"limits out of bounds": {
@@ -69,7 +69,8 @@ func TestSettings_Faults_AllReported(t *testing.T) {
 			[]string{"LIMIT_REGISTER", "LIMIT_CONFIG", "LIMIT_STATUS", "LIMIT_ADMIN"},
 		},
 		"values of another type": {
-			map[string]string{"PORT": "abc", "DEFAULT_POLL_INTERVAL": "30s"}, []string{"PORT", "DEFAULT_POLL_INTERVAL"},
+			map[string]string{"PORT": "abc", "DEFAULT_POLL_INTERVAL": "30s"},
+			[]string{"PORT", "DEFAULT_POLL_INTERVAL"},
 		},
 		"passwords that are easy to guess": {
 			map[string]string{"HOST": "0.0.0.0", "AGENT_PASSWORD": "short", "ADMIN_PASSWORD": "changeme-changeme"},
@@ -99,50 +100,50 @@ func TestSettings_Faults_AllReported(t *testing.T) {
 				"PUSH": "nats", "NATS_URL": "embedded", "NATS_LISTEN": "0.0.0.0:4222", "NATS_TOKEN": "token",
 			}, []string{"NATS_TOKEN"},
 		},
-		"default passwords where others can reach them": {
+		"default passwords on a public address": {
 			map[string]string{"HOST": "0.0.0.0"}, []string{"AGENT_PASSWORD", "ADMIN_PASSWORD"},
 		},
 		"default passwords, swapped": {
 			map[string]string{"HOST": "0.0.0.0", "AGENT_PASSWORD": "admin123", "ADMIN_PASSWORD": "secret123"},
 			[]string{"AGENT_PASSWORD", "ADMIN_PASSWORD"},
 		},
-		"names and passwords that cannot be sent": {
+		"names and passwords that HTTP cannot carry": {
 			map[string]string{"AGENT_USERNAME": "a:b", "ADMIN_PASSWORD": strings.Repeat("x", 1000)},
 			[]string{"AGENT_USERNAME", "ADMIN_PASSWORD"},
 		},
-		"accounts that cannot be told apart": {
+		"accounts with the same name": {
 			map[string]string{"ADMIN_USERNAME": "agent"}, []string{"ADMIN_USERNAME"},
 		},
-		"a rate and a sweep out of bounds": {
+		"a rate and an interval out of bounds": {
 			map[string]string{"PUSH_RATE": "0", "SWEEP_INTERVAL": "1500ms"}, []string{"PUSH_RATE", "SWEEP_INTERVAL"},
 		},
-		"brokers that cannot be parsed, whatever PUSH is": {
+		"unparsable brokers, whatever PUSH is": {
 			map[string]string{
 				"REDIS_URL": "redis://:admin123@[", "NATS_URL": "http://a", "NATS_LISTEN": "4222",
 				"NATS_CLUSTER_LISTEN": "a:b:c", "NATS_CLUSTER_ROUTES": "nats-route://u:admin123@host",
 			},
 			[]string{"REDIS_URL", "NATS_URL", "NATS_LISTEN", "NATS_CLUSTER_LISTEN", "NATS_CLUSTER_ROUTES"},
 		},
-		"an embedded broker that anybody reaches": {
+		"an embedded broker on a public address without a password": {
 			map[string]string{
 				"PUSH": "nats", "NATS_URL": "embedded", "NATS_LISTEN": "0.0.0.0:4222",
 				"NATS_CLUSTER_LISTEN": "[::]:6222",
 			}, []string{"NATS_LISTEN", "NATS_CLUSTER_LISTEN"},
 		},
-		"half of each pair for an embedded broker": {
+		"incomplete pairs of an embedded broker": {
 			map[string]string{
 				"PUSH": "nats", "NATS_URL": "embedded", "NATS_USERNAME": "fleet", "NATS_TLS_KEY_FILE": "key",
 				"NATS_CLUSTER_PASSWORD": "secret123", "NATS_CLUSTER_ROUTES": "host:6222",
 			},
 			[]string{"NATS_PASSWORD", "NATS_TLS_CERT_FILE", "NATS_CLUSTER_USERNAME", "NATS_CLUSTER_LISTEN"},
 		},
-		"half of the pair for TLS": {
+		"an incomplete TLS pair": {
 			map[string]string{"TLS_KEY_FILE": "key"}, []string{"TLS_CERT_FILE"},
 		},
-		"agents that are to show a certificate to none": {
+		"client certificates without TLS": {
 			map[string]string{"TLS_CLIENT_CA_FILE": "ca"}, []string{"TLS_CLIENT_CA_FILE"},
 		},
-		"credentials that an embedded broker does not know": {
+		"credentials that an embedded broker does not support": {
 			map[string]string{"PUSH": "nats", "NATS_URL": "embedded", "NATS_NKEY_FILE": "seed"}, []string{"NATS_URL"},
 		},
 	} {
