@@ -136,3 +136,47 @@ func (b *Broker) Versions() (all []int64) {
 	}
 	return all
 }
+
+// Observed is a store that calls OnWrite when a write begins.
+type Observed struct {
+	*sqlite.DB
+	OnWrite func()
+}
+
+// Append implements database.Store.
+func (o *Observed) Append(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) (*models.Plan, error) {
+	o.OnWrite()
+	return o.DB.Append(ctx, rule)
+}
+
+// SaveAgent implements database.Store.
+func (o *Observed) SaveAgent(ctx context.Context, a models.Agent, entries ...models.Entry) (int64, error) {
+	o.OnWrite()
+	return o.DB.SaveAgent(ctx, a, entries...)
+}
+
+// DeleteAgents implements database.Store.
+func (o *Observed) DeleteAgents(ctx context.Context, ids []string, entry models.Entry) error {
+	o.OnWrite()
+	return o.DB.DeleteAgents(ctx, ids, entry)
+}
+
+// SavePresence implements database.Store.
+func (o *Observed) SavePresence(ctx context.Context, batch []database.Presence, entries ...models.Entry) error {
+	o.OnWrite()
+	return o.DB.SavePresence(ctx, batch, entries...)
+}
+
+// SaveReports implements database.Store.
+func (o *Observed) SaveReports(ctx context.Context, batch []database.Presence) error {
+	o.OnWrite()
+	return o.DB.SaveReports(ctx, batch)
+}
+
+// AppendAudit implements database.Store.
+func (o *Observed) AppendAudit(ctx context.Context, entries ...models.Entry) error {
+	o.OnWrite()
+	return o.DB.AppendAudit(ctx, entries...)
+}
+
+// A write that has begun is not broken off when its caller disconnects: others may

@@ -229,3 +229,16 @@ func (f *Fleet) Figures(t testing.TB, version int64) *models.Rollout {
 func (f *Fleet) Later(version int64) string {
 	return f.DB.Tags().Of(version, models.Content{URL: "http://later/"})
 }
+
+// Actions returns the actions of the audit log, newest first, at most 100.
+func Actions(t testing.TB, db *sqlite.DB) (actions []models.Action) {
+	t.Helper()
+	entries, err := db.Audit(t.Context(), "", 0, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		actions = append(actions, e.Action)
+	}
+	return actions
+}

@@ -24,11 +24,11 @@ import (
 // world is a controller on a real store, and beside it what must be true of
 // it: a few slices, whatever happens.
 type world struct {
-	path    string
-	db      *sqlite.DB
-	configs *publish.Publisher
-	agents  *registry.Registry
-	rollout *rollout.Rollouts
+	path      string
+	db        *sqlite.DB
+	publisher *publish.Publisher
+	agents    *registry.Registry
+	rollout   *rollout.Rollouts
 
 	published []models.Config // what was acknowledged, in order
 	frozen    bool
@@ -61,8 +61,8 @@ func (w *world) open(t *rapid.T) {
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
-	w.configs = publish.New(w.db, plan, w.agents, publish.Options{Tags: w.db.Tags()}, log)
-	w.rollout = rollout.New(w.configs, w.agents, w.db)
+	w.publisher = publish.New(w.db, plan, w.agents, publish.Options{Tags: w.db.Tags()}, log)
+	w.rollout = rollout.New(w.publisher, w.agents, w.db)
 }
 
 func (w *world) live(t *rapid.T, i int) *registry.Agent {
@@ -109,12 +109,12 @@ func (w *world) publish(t *rapid.T) {
 	url := rapid.SampledFrom([]string{"http://a/", "http://b/", "http://c/"}).Draw(t, "url")
 	want := models.Content{URL: url, PollInterval: fleettest.DefaultInterval}
 	if rapid.Bool().Draw(t, "dry") {
-		if _, err := w.configs.PreviewPublish(t.Context(), fleettest.Draft(url)); (err != nil) != w.frozen {
+		if _, err := w.publisher.PreviewPublish(t.Context(), fleettest.Draft(url)); (err != nil) != w.frozen {
 			t.Fatalf("preview: %v", err)
 		}
 		return // check sees that nothing was stored
 	}
-	outcome, err := w.configs.Publish(t.Context(), fleettest.Draft(url))
+	outcome, err := w.publisher.Publish(t.Context(), fleettest.Draft(url))
 	w.acknowledged(t, outcome, err, want, 0)
 }
 
@@ -123,7 +123,7 @@ func (w *world) rollback(t *rapid.T) {
 		return
 	}
 	version := rapid.Int64Range(1, int64(len(w.published))).Draw(t, "version")
-	outcome, err := w.configs.Rollback(t.Context(), version, models.Terms{})
+	outcome, err := w.publisher.Rollback(t.Context(), version, models.Terms{})
 	w.acknowledged(t, outcome, err, w.published[version-1].Content, version)
 }
 
@@ -131,7 +131,7 @@ func (w *world) rollback(t *rapid.T) {
 // worker what it is offered, and reports, or crashes before it can.
 func (w *world) poll(t *rapid.T) {
 	i := rapid.IntRange(0, len(w.fleet)-1).Draw(t, "agent")
-	m, live, current := &w.fleet[i], w.live(t, i), w.configs.Plan().Config()
+	m, live, current := &w.fleet[i], w.live(t, i), w.publisher.Plan().Config()
 	desired, runs := int64(0), int64(0)
 	if current != nil {
 		if desired = current.Version; m.runs == desired {
@@ -190,9 +190,9 @@ func (w *world) freeze(t *rapid.T) {
 	always := func(*models.Freeze) bool { return true }
 	var err error
 	if w.frozen = !w.frozen; w.frozen {
-		err = w.configs.Freeze(t.Context(), models.Freeze{Reason: "sale"}, fleettest.ByAdmin, always)
+		err = w.publisher.Freeze(t.Context(), models.Freeze{Reason: "sale"}, fleettest.ByAdmin, always)
 	} else {
-		err = w.configs.Unfreeze(t.Context(), fleettest.ByAdmin, always)
+		err = w.publisher.Unfreeze(t.Context(), fleettest.ByAdmin, always)
 	}
 	if err != nil {
 		t.Fatalf("freeze %v: %v", w.frozen, err)
@@ -208,7 +208,7 @@ func (w *world) crash(t *rapid.T) {
 // check holds the controller to the model.
 func (w *world) check(t *rapid.T) {
 	// Law 1: what was acknowledged is there, all of it, and nothing else.
-	history, err := w.configs.History(t.Context(), 1<<62, 1000)
+	history, err := w.publisher.History(t.Context(), 1<<62, 1000)
 	if err != nil {
 		t.Fatalf("history: %v", err)
 	}
@@ -221,7 +221,7 @@ func (w *world) check(t *rapid.T) {
 		t.Fatalf("%d versions are stored, %d were acknowledged", len(history), len(w.published))
 	}
 	// Law 7: what was acknowledged last is authoritative.
-	if diff := cmp.Diff(w.newest(), w.configs.Plan().Config(), cmpopts.EquateEmpty()); diff != "" {
+	if diff := cmp.Diff(w.newest(), w.publisher.Plan().Config(), cmpopts.EquateEmpty()); diff != "" {
 		t.Fatalf("current, -want +got:\n%s", diff)
 	}
 	for i := range w.fleet {

@@ -11,12 +11,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/sirupsen/logrus"
-
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/poll"
-	"github.com/fleetconf/fleetconf/controller/internal/publish"
 )
 
 // lounge is n who wait for a newer version than they have seen.
@@ -157,26 +154,6 @@ func TestWaiters_WaitsEnd_NoCohortsKept(t *testing.T) {
 	})
 }
 
-func TestWindow_LastsAsLongAsTheFleetFetches(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		db := fleettest.NewStore(t)
-		agents, _ := fleettest.OpenAgents(t, db)
-		configs := publish.New(db, fleettest.LoadPlan(t, db), agents, publish.Options{Pace: 100}, logrus.New())
-		for i := range 50 {
-			fleettest.Register(t, agents, fmt.Sprint("a", i))
-		}
-		for after, want := range []time.Duration{2 * time.Second, 2 * time.Second, 0} { // each 1.2 s
-			if after == 0 {
-				fleettest.Publish(t, configs, fleettest.Draft("http://a/"))
-			}
-			if got := configs.Plan().SpreadAt(time.Now()); got != want {
-				t.Errorf("%d ms after a publish: a rush of %s, want %s for 50 agents at 100 a second", 1200*after, got, want)
-			}
-			time.Sleep(1200 * time.Millisecond)
-		}
-	})
-}
-
 func TestWaiters_AtTheLimit_Full(t *testing.T) {
 	inLounge(t, 1000, func(t *testing.T, l *lounge, _ func()) {
 		ctx, leave := context.WithCancel(t.Context())
@@ -300,16 +277,16 @@ func TestWaiters_PublishBetweenLookAndWait_NotMissed(t *testing.T) {
 func TestWaiters_CommitInDoubt_Released(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &fleettest.Lossy{DB: fleettest.NewStore(t), Stores: true}
-		configs := fleettest.OpenPublisher(t, store, models.Tags{Epoch: "epoch"})
-		waiters := poll.NewWaiters(configs.Changed, 1000, 10)
+		publisher := fleettest.OpenPublisher(t, store, models.Tags{Epoch: "epoch"})
+		waiters := poll.NewWaiters(publisher.Changed, 1000, 10)
 		ctx, stop := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		running.Go(func() { _ = waiters.Run(ctx) })
 		began := time.Now()
-		running.Go(func() { waiters.Wait(ctx, time.Hour, nil, func() bool { return configs.Plan().Config() != nil }) })
+		running.Go(func() { waiters.Wait(ctx, time.Hour, nil, func() bool { return publisher.Plan().Config() != nil }) })
 		synctest.Wait()
 		store.Fails.Store(true)
-		if _, err := configs.Publish(t.Context(), fleettest.Draft("http://a/")); !errors.Is(err, fleettest.ErrDisk) {
+		if _, err := publisher.Publish(t.Context(), fleettest.Draft("http://a/")); !errors.Is(err, fleettest.ErrDisk) {
 			t.Errorf("got %v, want the error of the disk", err)
 		}
 		synctest.Wait()

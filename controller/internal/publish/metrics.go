@@ -109,18 +109,18 @@ var (
 )
 
 // Describe implements prometheus.Collector.
-func (c *Publisher) Describe(to chan<- *prometheus.Desc) {
+func (p *Publisher) Describe(to chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{desiredDesc, lastPublishDesc, conflictDesc, frozenDesc} {
 		to <- desc
 	}
 }
 
 // Collect implements prometheus.Collector: the plan.
-func (c *Publisher) Collect(to chan<- prometheus.Metric) {
+func (p *Publisher) Collect(to chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value float64) {
 		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value)
 	}
-	plan, published := c.Plan(), 0.0
+	plan, published := p.Plan(), 0.0
 	if plan.Newest != nil {
 		published = metrics.Timestamp(plan.Newest.PublishedAt)
 	}

@@ -30,43 +30,43 @@ const retryInterval = 5 * time.Second
 // ahead is the version that the ETag names if that is above the store's newest, else 0.
 // The fleet is in conflict only if this store made the ETag, for any agent can send one
 // that it did not: foreign says that it did not make it.
-func (c *Publisher) ObserveTag(plan *models.Plan, tag string) (_ *models.Plan, ahead int64, foreign bool) {
+func (p *Publisher) ObserveTag(plan *models.Plan, tag string) (_ *models.Plan, ahead int64, foreign bool) {
 	version := models.VersionOf(tag)
 	switch {
 	case version <= plan.Version():
 		return plan, 0, false
-	case !c.tags.Verify(tag):
+	case !p.tags.Verify(tag):
 		return plan, version, true
 	case version > plan.Observed.Highest:
-		plan = c.observe(version)
+		plan = p.observe(version)
 	}
 	return plan, version, false
 }
 
 // ObserveReport notes the version that an agent reports, and its ETag, which may be
 // empty. It reports whether the version can be one of this fleet's.
-func (c *Publisher) ObserveReport(version int64, tag string) (credible bool) {
-	plan := c.Plan()
+func (p *Publisher) ObserveReport(version int64, tag string) (credible bool) {
+	plan := p.Plan()
 	if models.VersionOf(tag) == version {
-		plan, _, _ = c.ObserveTag(plan, tag)
+		plan, _, _ = p.ObserveTag(plan, tag)
 	}
 	return version <= plan.Version()+maxAhead
 }
 
 // observe makes a version that agents run a part of the plan. Run stores it: a poll
 // writes nothing.
-func (c *Publisher) observe(version int64) *models.Plan {
+func (p *Publisher) observe(version int64) *models.Plan {
 	for {
-		current := c.plan.Load()
+		current := p.plan.Load()
 		next := current.Observe(version)
 		if next == current {
 			return current
 		}
-		if !c.plan.CompareAndSwap(current, next) {
+		if !p.plan.CompareAndSwap(current, next) {
 			continue
 		}
 		select {
-		case c.observed <- struct{}{}:
+		case p.observed <- struct{}{}:
 		default: // Run is to look already
 		}
 		return next
@@ -74,28 +74,28 @@ func (c *Publisher) observe(version int64) *models.Plan {
 }
 
 // Run stores the observed versions above the store's own, and logs them, until ctx ends.
-func (c *Publisher) Run(ctx context.Context) error {
+func (p *Publisher) Run(ctx context.Context) error {
 	var again <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-c.observed:
+		case <-p.observed:
 		case <-again:
 		}
 		again = nil
-		err := c.write(ctx, c.storeObserved)
+		err := p.write(ctx, p.storeObserved)
 		if err != nil && !errors.Is(err, context.Canceled) {
-			c.log.WithError(err).Warn("Observed versions not stored; they stay in memory")
+			p.log.WithError(err).Warn("Observed versions not stored; they stay in memory")
 			again = time.After(retryInterval)
 		}
 	}
 }
 
 // storeObserved is the rule that stores what was observed.
-func (c *Publisher) storeObserved(plan *models.Plan) (*models.Change, error) {
+func (p *Publisher) storeObserved(plan *models.Plan) (*models.Change, error) {
 	if plan.Conflict() {
-		c.log.WithFields(logrus.Fields{"version": plan.Version(), "highest_reported": plan.Observed.Highest}).
+		p.log.WithFields(logrus.Fields{"version": plan.Version(), "highest_reported": plan.Observed.Highest}).
 			Error("Agents run versions above the store's: it was restored from an older backup; " +
 				"they keep what they run until you publish, or POST /api/v1/agents/resume")
 	}

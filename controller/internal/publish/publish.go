@@ -78,86 +78,86 @@ func New(
 }
 
 // Plan is what decides, at this moment, who runs what.
-func (c *Publisher) Plan() *models.Plan { return c.plan.Load() }
+func (p *Publisher) Plan() *models.Plan { return p.plan.Load() }
 
 // Publish makes a draft the newest version. The outcome is unchanged if the draft's
 // content is current already; then nothing was stored. A publish that returned is
 // durable. Once it has begun it is finished, also if ctx ends: its outcome would be in
 // doubt. It returns a *models.FrozenError, a *models.InvalidError,
 // models.ErrPrecondition, or database.ErrBusy if the writes before it take too long.
-func (c *Publisher) Publish(ctx context.Context, d models.Draft) (models.Outcome, error) {
-	return c.publish(ctx, d.Proposal())
+func (p *Publisher) Publish(ctx context.Context, d models.Draft) (models.Outcome, error) {
+	return p.publish(ctx, d.Proposal())
 }
 
 // PreviewPublish returns the outcome that Publish would have, and stores nothing.
-func (c *Publisher) PreviewPublish(ctx context.Context, d models.Draft) (models.Outcome, error) {
-	return c.preview(ctx, d.Proposal())
+func (p *Publisher) PreviewPublish(ctx context.Context, d models.Draft) (models.Outcome, error) {
+	return p.preview(ctx, d.Proposal())
 }
 
 // Rollback publishes the content of a version again. It returns models.ErrNotFound if
 // there is no such version; else it is as Publish.
-func (c *Publisher) Rollback(ctx context.Context, version int64, terms models.Terms) (models.Outcome, error) {
-	old, err := c.Version(ctx, version)
+func (p *Publisher) Rollback(ctx context.Context, version int64, terms models.Terms) (models.Outcome, error) {
+	old, err := p.Version(ctx, version)
 	if err != nil {
 		return models.Outcome{}, err
 	}
-	return c.publish(ctx, models.Rollback(old, terms))
+	return p.publish(ctx, models.Rollback(old, terms))
 }
 
 // PreviewRollback returns the outcome that Rollback would have, and stores nothing.
-func (c *Publisher) PreviewRollback(ctx context.Context, version int64, terms models.Terms) (models.Outcome, error) {
-	old, err := c.Version(ctx, version)
+func (p *Publisher) PreviewRollback(ctx context.Context, version int64, terms models.Terms) (models.Outcome, error) {
+	old, err := p.Version(ctx, version)
 	if err != nil {
 		return models.Outcome{}, err
 	}
-	return c.preview(ctx, models.Rollback(old, terms))
+	return p.preview(ctx, models.Rollback(old, terms))
 }
 
-func (c *Publisher) publish(ctx context.Context, p models.Proposal) (outcome models.Outcome, err error) {
-	err = c.write(ctx, func(plan *models.Plan) (change *models.Change, err error) {
-		change, outcome, err = c.decide(plan, p)
+func (p *Publisher) publish(ctx context.Context, proposal models.Proposal) (outcome models.Outcome, err error) {
+	err = p.write(ctx, func(plan *models.Plan) (change *models.Change, err error) {
+		change, outcome, err = p.decide(plan, proposal)
 		return change, err
 	})
 	if err != nil {
 		outcome = models.Outcome{}
 	}
-	c.metrics.published(outcome, err)
+	p.metrics.published(outcome, err)
 	return outcome, err
 }
 
-func (c *Publisher) preview(ctx context.Context, p models.Proposal) (models.Outcome, error) {
-	stored, err := c.store.Plan(ctx)
+func (p *Publisher) preview(ctx context.Context, proposal models.Proposal) (models.Outcome, error) {
+	stored, err := p.store.Plan(ctx)
 	if err != nil {
 		return models.Outcome{}, err
 	}
-	_, outcome, err := c.decide(c.complete(stored), p)
+	_, outcome, err := p.decide(p.complete(stored), proposal)
 	return outcome, err
 }
 
-func (c *Publisher) decide(plan *models.Plan, p models.Proposal) (*models.Change, models.Outcome, error) {
+func (p *Publisher) decide(plan *models.Plan, proposal models.Proposal) (*models.Change, models.Outcome, error) {
 	now := models.Now()
-	fleet := models.Fleet{Targets: c.fleet.Targets(now), Held: c.fleet.Held(plan.Version(), now)}
+	fleet := models.Fleet{Targets: p.fleet.Targets(now), Held: p.fleet.Held(plan.Version(), now)}
 	if plan.Newest != nil {
-		figures := c.fleet.Figures(plan, now)
+		figures := p.fleet.Figures(plan, now)
 		fleet.Figures = &figures
 	}
-	return p.Decide(plan, fleet, c.tags, now)
+	return proposal.Decide(plan, fleet, p.tags, now)
 }
 
 // Freeze lets nothing be published until the freeze ends or is lifted. allowed checks
 // the preconditions of the caller against the freeze that is in force, nil for none. It
 // returns models.ErrPrecondition if that fails, and database.ErrBusy if the writes before
 // it take too long.
-func (c *Publisher) Freeze(ctx context.Context, f models.Freeze, origin models.Origin, allowed func(*models.Freeze) bool) error {
+func (p *Publisher) Freeze(ctx context.Context, f models.Freeze, origin models.Origin, allowed func(*models.Freeze) bool) error {
 	f.By, f.At = origin.Actor, models.Now()
-	return c.write(ctx, func(plan *models.Plan) (*models.Change, error) {
+	return p.write(ctx, func(plan *models.Plan) (*models.Change, error) {
 		return models.SetFreeze(plan, &f, origin, f.At, allowed)
 	})
 }
 
 // Unfreeze lifts the freeze, if there is one. Its errors are those of Freeze.
-func (c *Publisher) Unfreeze(ctx context.Context, origin models.Origin, allowed func(*models.Freeze) bool) error {
-	return c.write(ctx, func(plan *models.Plan) (*models.Change, error) {
+func (p *Publisher) Unfreeze(ctx context.Context, origin models.Origin, allowed func(*models.Freeze) bool) error {
+	return p.write(ctx, func(plan *models.Plan) (*models.Change, error) {
 		return models.SetFreeze(plan, nil, origin, models.Now(), allowed)
 	})
 }
@@ -167,32 +167,32 @@ func (c *Publisher) Unfreeze(ctx context.Context, origin models.Origin, allowed 
 // to end. allowed checks the preconditions of the caller against the ETag of the newest
 // version. It returns models.ErrPrecondition, or database.ErrBusy if the writes before it
 // take too long.
-func (c *Publisher) Resume(ctx context.Context, origin models.Origin, allowed func(etag string) bool) (resumed bool, err error) {
-	err = c.write(ctx, func(plan *models.Plan) (*models.Change, error) {
+func (p *Publisher) Resume(ctx context.Context, origin models.Origin, allowed func(etag string) bool) (resumed bool, err error) {
+	err = p.write(ctx, func(plan *models.Plan) (*models.Change, error) {
 		now := models.Now()
-		change, err := models.Resume(plan, c.fleet.Held(plan.Version(), now), origin, now, allowed)
+		change, err := models.Resume(plan, p.fleet.Held(plan.Version(), now), origin, now, allowed)
 		resumed = change != nil
 		return change, err
 	})
 	if err != nil || !resumed {
 		return false, err
 	}
-	c.fleet.Release()
-	c.changes.Send()
+	p.fleet.Release()
+	p.changes.Send()
 	return true, nil
 }
 
 // write stores the change that rule makes of the plan, and makes the plan after it the
 // one that all read.
-func (c *Publisher) write(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) error {
-	if err := c.publishing.Acquire(ctx); err != nil {
+func (p *Publisher) write(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) error {
+	if err := p.publishing.Acquire(ctx); err != nil {
 		return err
 	}
-	defer c.publishing.Release()
+	defer p.publishing.Release()
 	ctx = context.WithoutCancel(ctx)
 	var refusal error
-	plan, err := c.store.Append(ctx, func(stored *models.Plan) (change *models.Change, _ error) {
-		change, refusal = rule(c.complete(stored))
+	plan, err := p.store.Append(ctx, func(stored *models.Plan) (change *models.Change, _ error) {
+		change, refusal = rule(p.complete(stored))
 		return change, refusal
 	})
 	if refusal != nil {
@@ -201,22 +201,22 @@ func (c *Publisher) write(ctx context.Context, rule func(*models.Plan) (*models.
 	if err != nil {
 		// A commit that failed may have reached the disk all the same. What the store has
 		// is what holds.
-		stored, reading := c.store.Plan(ctx)
+		stored, reading := p.store.Plan(ctx)
 		if reading != nil {
 			return errors.Join(err, fmt.Errorf("read the current configuration: %w", reading))
 		}
-		c.setPlan(stored)
+		p.setPlan(stored)
 		return err
 	}
-	c.setPlan(plan)
+	p.setPlan(plan)
 	return nil
 }
 
 // complete adds to a plan that the store has read what the store does not know of: the
 // settings of this process, and versions that were observed and are not stored yet.
-func (c *Publisher) complete(stored *models.Plan) *models.Plan {
+func (p *Publisher) complete(stored *models.Plan) *models.Plan {
 	plan := *stored
-	current := c.plan.Load()
+	current := p.plan.Load()
 	plan.DefaultInterval, plan.Window = current.DefaultInterval, current.Window
 	return plan.Observe(current.Observed.Highest)
 }
@@ -226,51 +226,51 @@ func (c *Publisher) complete(stored *models.Plan) *models.Plan {
 const windowFactor = 4
 
 // setPlan makes what the store has the plan that all read.
-func (c *Publisher) setPlan(stored *models.Plan) {
+func (p *Publisher) setPlan(stored *models.Plan) {
 	for {
-		current, next := c.plan.Load(), c.complete(stored)
+		current, next := p.plan.Load(), p.complete(stored)
 		published := next.ETag() != current.ETag()
 		if !published {
 			next.Newest = current.Newest
-		} else if c.pace > 0 {
+		} else if p.pace > 0 {
 			now := time.Now()
-			length := windowFactor * time.Duration(c.fleet.Targets(now)) * time.Second / time.Duration(c.pace)
+			length := windowFactor * time.Duration(p.fleet.Targets(now)) * time.Second / time.Duration(p.pace)
 			next.Window = models.Window{Length: length, Ends: now.Add(length)}
 		}
-		if !c.plan.CompareAndSwap(current, next) {
+		if !p.plan.CompareAndSwap(current, next) {
 			continue // a version was observed meanwhile
 		}
 		if published {
-			c.changes.Send()
+			p.changes.Send()
 		}
 		return
 	}
 }
 
 // Changed returns a channel that is closed when what agents are offered changes.
-func (c *Publisher) Changed() <-chan struct{} { return c.changes.Next() }
+func (p *Publisher) Changed() <-chan struct{} { return p.changes.Next() }
 
 // PublishFirst publishes url if nothing was ever published, as the settings of the
 // process may ask. It reports whether it did.
-func (c *Publisher) PublishFirst(ctx context.Context, url string) (*models.Config, bool, error) {
-	if current := c.Plan().Config(); current != nil {
+func (p *Publisher) PublishFirst(ctx context.Context, url string) (*models.Config, bool, error) {
+	if current := p.Plan().Config(); current != nil {
 		return current, false, nil
 	}
-	outcome, err := c.Publish(ctx, models.Draft{URL: &url, Terms: models.Terms{
+	outcome, err := p.Publish(ctx, models.Draft{URL: &url, Terms: models.Terms{
 		Origin: models.Origin{Actor: "INITIAL_URL"}, Message: "first configuration, from the settings", Override: true,
 	}})
 	return outcome.Config, outcome.Changed, err
 }
 
 // Version returns one version of the history, or models.ErrNotFound.
-func (c *Publisher) Version(ctx context.Context, version int64) (*models.Config, error) {
-	if plan := c.Plan(); version != 0 && plan.Version() == version {
+func (p *Publisher) Version(ctx context.Context, version int64) (*models.Config, error) {
+	if plan := p.Plan(); version != 0 && plan.Version() == version {
 		return plan.Config(), nil
 	}
-	return c.store.Config(ctx, version)
+	return p.store.Config(ctx, version)
 }
 
 // History returns up to limit versions below before, newest first.
-func (c *Publisher) History(ctx context.Context, before int64, limit int) ([]*models.Config, error) {
-	return c.store.Configs(ctx, before, limit)
+func (p *Publisher) History(ctx context.Context, before int64, limit int) ([]*models.Config, error) {
+	return p.store.Configs(ctx, before, limit)
 }

@@ -91,12 +91,12 @@ func BenchmarkPublish_MillionToNone(b *testing.B) {
 		}
 		return publish.New(db, plan, fleet, publish.Options{Tags: db.Tags(), Pace: 1000}, log)
 	}
-	fleets := [2]*publish.Publisher{open(&fleettest.Batches{}), open(&million{})}
+	publishers := [2]*publish.Publisher{open(&fleettest.Batches{}), open(&million{})}
 	var took [2]time.Duration
 	for n := 0; b.Loop(); n++ {
-		for i, configs := range fleets {
+		for i, publisher := range publishers {
 			began := time.Now()
-			if _, err := configs.Publish(b.Context(), fleettest.Draft(fmt.Sprintf("http://target/%d", n))); err != nil {
+			if _, err := publisher.Publish(b.Context(), fleettest.Draft(fmt.Sprintf("http://target/%d", n))); err != nil {
 				b.Fatal(err)
 			}
 			took[i] += time.Since(began)

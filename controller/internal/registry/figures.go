@@ -45,13 +45,13 @@ func partOf(k groupKey, version int64) part {
 }
 
 // Count is Figures of any version, but for its counts alone.
-func (s *Registry) Count(version int64, now time.Time) (f models.Figures) {
-	s.index.each(now, func(g *group) { tally(&f, partOf(g.groupKey, version), g.count) })
+func (r *Registry) Count(version int64, now time.Time) (f models.Figures) {
+	r.index.each(now, func(g *group) { tally(&f, partOf(g.groupKey, version), g.count) })
 	return f
 }
 
 // Targets is how many agents should run the newest version: all but the inactive ones.
-func (s *Registry) Targets(now time.Time) int { return s.Count(0, now).Targets }
+func (r *Registry) Targets(now time.Time) int { return r.Count(0, now).Targets }
 
 func tally(f *models.Figures, p part, n int) {
 	switch p {
@@ -70,13 +70,13 @@ func tally(f *models.Figures, p part, n int) {
 }
 
 // Figures tell how far the newest version of a plan has spread among the agents.
-func (s *Registry) Figures(plan *models.Plan, now time.Time) (f models.Figures) {
+func (r *Registry) Figures(plan *models.Plan, now time.Time) (f models.Figures) {
 	var (
 		version    = plan.Version()
 		failures   = map[string]*failure{}
 		late, away []*Agent
 	)
-	s.index.each(now, func(g *group) {
+	r.index.each(now, func(g *group) {
 		p := partOf(g.groupKey, version)
 		tally(&f, p, g.count)
 		switch p {
@@ -93,11 +93,11 @@ func (s *Registry) Figures(plan *models.Plan, now time.Time) (f models.Figures) 
 		case none:
 		}
 	})
-	f.FirstAppliedAt, f.Latency = s.spread.figures(version)
+	f.FirstAppliedAt, f.Latency = r.spread.figures(version)
 	f.Failures = mostFrequent(failures)
 	for _, live := range append(earliest(late, maxStragglers), earliest(away, maxStragglers)...) {
 		if len(f.Stragglers) < maxStragglers {
-			f.Stragglers = append(f.Stragglers, s.straggler(live, plan, now))
+			f.Stragglers = append(f.Stragglers, r.straggler(live, plan, now))
 		}
 	}
 	return f
@@ -133,9 +133,9 @@ func mostFrequent(failures map[string]*failure) []wire.RolloutFailure {
 	return all
 }
 
-func (s *Registry) straggler(live *Agent, plan *models.Plan, now time.Time) models.Straggler {
+func (r *Registry) straggler(live *Agent, plan *models.Plan, now time.Time) models.Straggler {
 	a := live.snapshot()
-	return models.Straggler{ID: a.ID, Hostname: a.Hostname, Status: s.StatusOf(&a, plan, now), Applied: a.Applied, LastPoll: a.LastPoll}
+	return models.Straggler{ID: a.ID, Hostname: a.Hostname, Status: r.StatusOf(&a, plan, now), Applied: a.Applied, LastPoll: a.LastPoll}
 }
 
 // spread measures how long one version, the newest that an agent has applied, takes to
@@ -216,9 +216,9 @@ type Summary struct {
 
 // Summary counts the agents by status, by what they run, and by how they receive hints
 // of a newer version.
-func (s *Registry) Summary(plan *models.Plan, now time.Time) Summary {
+func (r *Registry) Summary(plan *models.Plan, now time.Time) Summary {
 	out := Summary{ByStatus: map[wire.AgentStatus]int{}, ByApplied: map[int64]int{}, ByTransport: map[wire.Transport]int{}}
-	s.index.each(now, func(g *group) {
+	r.index.each(now, func(g *group) {
 		status := plan.Status(g.Health)
 		out.Total += g.count
 		out.ByStatus[status] += g.count

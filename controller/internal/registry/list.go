@@ -42,13 +42,13 @@ type Page struct {
 const fewAgents = 4096
 
 // List returns a page of the agents as they are now.
-func (s *Registry) List(q Query, plan *models.Plan, now time.Time) (page Page) {
+func (r *Registry) List(q Query, plan *models.Plan, now time.Time) (page Page) {
 	if q.Hostname != "" {
-		s.index.age(now)
-		return s.listHost(q, plan)
+		r.index.age(now)
+		return r.listHost(q, plan)
 	}
 	var few []*Agent
-	s.index.each(now, func(g *group) {
+	r.index.each(now, func(g *group) {
 		if !q.matches(g.groupKey, plan) {
 			return
 		}
@@ -64,7 +64,7 @@ func (s *Registry) List(q Query, plan *models.Plan, now time.Time) (page Page) {
 		}
 		return page
 	}
-	for row := range s.table.after(q.After) {
+	for row := range r.table.after(q.After) {
 		if row.live.matches(&q, plan) && !page.add(row.live, q.Limit) {
 			break
 		}
@@ -73,9 +73,9 @@ func (s *Registry) List(q Query, plan *models.Plan, now time.Time) (page Page) {
 }
 
 // listHost is List of a query for hosts.
-func (s *Registry) listHost(q Query, plan *models.Plan) (page Page) {
+func (r *Registry) listHost(q Query, plan *models.Plan) (page Page) {
 	pattern := newHostPattern(q.Hostname)
-	for row := range s.table.after(0) {
+	for row := range r.table.after(0) {
 		if !pattern.matches(row) || !row.live.matches(&q, plan) {
 			continue
 		}

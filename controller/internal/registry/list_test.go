@@ -1,57 +1,18 @@
 package registry_test
 
 import (
-	"context"
 	"fmt"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
-
-func TestStatus_AgentSeen_ByWhatItRuns(t *testing.T) {
-	for name, row := range map[string]struct {
-		unseen, interval time.Duration
-		applied, refused int64
-		conflict         bool
-		want             wire.AgentStatus
-	}{
-		"runs what it should":                    {0, time.Second, 5, 0, false, wire.Online},
-		"refused what it should run":             {0, time.Second, 4, 5, false, wire.Refused},
-		"refused another":                        {0, time.Second, 5, 4, false, wire.Online},
-		"refused, and is late":                   {5 * time.Second, time.Second, 4, 5, false, wire.Refused},
-		"refused, and is gone":                   {time.Minute, time.Second, 4, 5, false, wire.Offline},
-		"runs a later one":                       {0, time.Second, 9, 0, true, wire.Conflict},
-		"runs a later one, and that is settled":  {0, time.Second, 9, 0, false, wire.Online},
-		"runs what it should in a conflict":      {0, time.Second, 5, 0, true, wire.Online},
-		"unseen for a week":                      {fleettest.InactiveAfter, time.Second, 5, 0, false, wire.Offline},
-		"unseen for longer":                      {fleettest.InactiveAfter + 1, time.Second, 5, 0, false, wire.Inactive},
-		"polls every three days, and is on time": {3 * fleettest.InactiveAfter / 2, fleettest.InactiveAfter / 2, 5, 0, false, wire.Online},
-	} {
-		plan := fleettest.Newest(5)
-		if row.conflict {
-			plan = plan.Observe(9)
-		}
-		h := models.Health{
-			Age:     models.AgeOf(row.unseen, row.interval, fleettest.InactiveAfter),
-			Applied: row.applied, Refused: models.Refusal{Version: row.refused},
-		}
-		if got := plan.Status(h); got != row.want {
-			t.Errorf("%s: got %s, want %s", name, got, row.want)
-		}
-	}
-	if got := fleettest.Newest(0).Status(models.Health{}); got != wire.Online {
-		t.Errorf("while nothing was published: got %s, want online", got)
-	}
-}
 
 func TestList_HostnamesOfAnyLength_Found(t *testing.T) {
 	agents := newAgents(t)
@@ -158,91 +119,48 @@ func TestTable_AgentsAddedAndRemoved_ListedOnce(t *testing.T) {
 	}
 }
 
-func TestRun_AgentUnseenForPruneAfter_Removed(t *testing.T) {
-	const pruneAfter = 24 * time.Hour
-	db := fleettest.NewStore(t)
-	synctest.Test(t, func(t *testing.T) {
-		before, _ := fleettest.OpenAgents(t, db)
-		fleettest.Register(t, before, "gone")
-		time.Sleep(3 * pruneAfter) // the controller is away: nobody is to blame
-		log, _ := logtest.NewNullLogger()
-		agents, err := registry.Open(t.Context(), db, fleettest.NoPlan(), registry.Options{InactiveAfter: fleettest.InactiveAfter, PruneAfter: pruneAfter}, log)
-		if err != nil {
-			t.Fatal(err)
+func TestList_Pages(t *testing.T) {
+	agents := newAgents(t)
+	ids := []string{}
+	for i := range 7 {
+		id, token := fleettest.Register(t, agents, fmt.Sprintf("a%d", i))
+		ids = append(ids, id)
+		if i%2 == 0 {
+			agents.Poll(fleettest.Login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Minute, Runs: 1})
 		}
-		id, token := fleettest.Register(t, agents, "stays")
-		live := fleettest.Login(t, agents, id, token)
-		ctx, stop := context.WithCancel(t.Context())
-		done := make(chan error)
-		go func() { done <- agents.Run(ctx) }()
-		time.Sleep(pruneAfter - time.Minute)
-		agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Minute, Runs: 1})
-		if _, err := agents.Agent("gone"); err != nil {
-			t.Errorf("before its time: %v", err)
-		}
-		time.Sleep(3 * time.Minute)
-		synctest.Wait()
-		if _, err := agents.Agent("gone"); err == nil {
-			t.Error("after its time it is still there")
-		}
-		if _, err := agents.Agent("stays"); err != nil {
-			t.Errorf("the one that was seen: %v", err)
-		}
-		stop()
-		<-done
-		entries, err := db.Audit(t.Context(), models.ActionDecommission, 0, 10)
-		if err != nil || len(entries) != 1 || !strings.Contains(entries[0].Detail, "gone") || entries[0].Actor != "controller" {
-			t.Errorf("the audit trail: got %+v, %v", entries, err)
-		}
-	})
-}
-
-// A controller that is restarted often removes agents all the same.
-func TestAgents_PruneAcrossRestarts(t *testing.T) {
-	db := fleettest.NewStore(t)
-	synctest.Test(t, func(t *testing.T) {
-		const day = 24 * time.Hour
-		log, _ := logtest.NewNullLogger()
-		open := func() *registry.Registry {
-			agents, err := registry.Open(t.Context(), db, fleettest.NoPlan(), registry.Options{InactiveAfter: fleettest.InactiveAfter, PruneAfter: 10 * day}, log)
-			if err != nil {
-				t.Fatal(err)
+	}
+	if err := agents.Decommission(t.Context(), "a3", fleettest.ByAdmin); err != nil {
+		t.Fatal(err)
+	}
+	ids = append(ids[:3], ids[4:]...)
+	for name, row := range map[string]struct {
+		query registry.Query
+		want  []string
+	}{
+		"all":              {registry.Query{}, ids},
+		"by version":       {registry.Query{Applied: 1}, []string{"a0", "a2", "a4", "a6"}},
+		"by status":        {registry.Query{Status: wire.Online}, ids},
+		"by status, none":  {registry.Query{Status: wire.Offline}, nil},
+		"by version, none": {registry.Query{Applied: 9}, nil},
+	} {
+		for limit := 1; limit <= 8; limit++ {
+			var got []string
+			q := row.query
+			q.Limit = limit
+			for more := true; more; {
+				page := agents.List(q, fleettest.Newest(1), time.Now())
+				if page.Total != len(row.want) || len(page.Agents) > limit {
+					t.Fatalf("%s, %d a page: got %d of %d, want a total of %d", name, limit, len(page.Agents), page.Total, len(row.want))
+				}
+				for _, a := range page.Agents {
+					got = append(got, a.ID)
+					q.After = a.Seq
+				}
+				more = page.More
 			}
-			return agents
-		}
-		agents := open()
-		fleettest.Register(t, agents, "gone")
-		id, token := fleettest.Register(t, agents, "stays")
-		run := func(d time.Duration) {
-			ctx, stop := context.WithCancel(t.Context())
-			done := make(chan error)
-			go func() { done <- agents.Run(ctx) }()
-			for range d / time.Hour {
-				agents.Poll(fleettest.Login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Hour, Runs: 1})
-				time.Sleep(time.Hour)
-			}
-			stop()
-			<-done
-		}
-		wantGone := func(want bool) {
-			t.Helper()
-			if _, err := agents.Agent("gone"); (err != nil) != want {
-				t.Errorf("the agent that is unseen: got %v, want it removed: %v", err, want)
-			}
-			if _, err := agents.Agent(id); err != nil {
-				t.Errorf("the agent that polls: %v", err)
+			if diff := cmp.Diff(row.want, got); diff != "" {
+				t.Errorf("%s, %d a page, -want +got:\n%s", name, limit, diff)
 			}
 		}
-		for range 9 { // a restart each day
-			run(day)
-			agents = open()
-		}
-		wantGone(false)
-		time.Sleep(30 * day) // the controller is away
-		agents = open()
-		run(time.Hour)
-		wantGone(false)
-		run(2 * day)
-		wantGone(true)
-	})
+	}
 }

@@ -73,19 +73,19 @@ var (
 )
 
 // Describe implements prometheus.Collector.
-func (s *Registry) Describe(to chan<- *prometheus.Desc) {
+func (r *Registry) Describe(to chan<- *prometheus.Desc) {
 	to <- agentsDesc
 	to <- transportsDesc
 	to <- versionsDesc
 }
 
 // Collect implements prometheus.Collector: how many agents there are.
-func (s *Registry) Collect(to chan<- prometheus.Metric) {
+func (r *Registry) Collect(to chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, n int, label string) {
 		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), label)
 	}
-	plan := s.plan.Load()
-	summary := s.Summary(plan, time.Now())
+	plan := r.plan.Load()
+	summary := r.Summary(plan, time.Now())
 	for _, status := range wire.AgentStatuses {
 		gauge(agentsDesc, summary.ByStatus[status], string(status))
 	}

@@ -18,39 +18,39 @@ import (
 const FlushInterval = 5 * time.Second
 
 // Poll remembers a poll of an agent.
-func (s *Registry) Poll(live *Agent, poll models.Poll) {
+func (r *Registry) Poll(live *Agent, poll models.Poll) {
 	live.mu.Lock()
 	defer live.mu.Unlock()
-	s.remember(live, poll)
+	r.remember(live, poll)
 }
 
 // remember takes a poll into account. The caller holds the agent's lock.
-func (s *Registry) remember(live *Agent, poll models.Poll) {
+func (r *Registry) remember(live *Agent, poll models.Poll) {
 	before, mismatch := live.agent.Applied, live.agent.Mismatch
 	if live.agent.Polled(poll) {
 		live.reportUnsaved = true
 	}
 	live.agent.PushError, live.agent.Unknown = poll.PushError, poll.Unknown
-	s.hold(live, poll)
+	r.hold(live, poll)
 	if live.agent.Mismatch = poll.Mismatch; poll.Mismatch && !live.sawMismatch {
 		live.sawMismatch = true
-		s.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname, "version": poll.Runs}).
+		r.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname, "version": poll.Runs}).
 			Warn("Agent holds another content than that of its version, as after an edit of its cache")
 	}
-	s.show(live, poll.At)
-	s.polled.add(live)
+	r.show(live, poll.At)
+	r.polled.add(live)
 	if live.agent.Applied != before {
-		s.measure(live)
-		s.changes.Send()
+		r.measure(live)
+		r.changes.Send()
 	} else if live.agent.Mismatch != mismatch {
-		s.changes.Send()
+		r.changes.Send()
 	}
 }
 
 // hold notes whether an agent runs a version above the store's newest that the store
 // did not make. It keeps that version until an admin publishes, or releases it, after
 // it first said so. The caller holds the agent's lock.
-func (s *Registry) hold(live *Agent, poll models.Poll) {
+func (r *Registry) hold(live *Agent, poll models.Poll) {
 	if !poll.Foreign {
 		live.agent.Held = 0
 		return
@@ -59,8 +59,8 @@ func (s *Registry) hold(live *Agent, poll models.Poll) {
 		return
 	}
 	live.agent.Held = poll.Newest + 1
-	s.holding.Do(func() {
-		s.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname, "version": poll.Runs, "newest": poll.Newest}).
+	r.holding.Do(func() {
+		r.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname, "version": poll.Runs, "newest": poll.Newest}).
 			WithField("advice", "it keeps that until you publish, or POST /api/v1/agents/resume; more within a minute are not logged").
 			Warn("Agent runs a version that this store did not make")
 	})
@@ -68,15 +68,15 @@ func (s *Registry) hold(live *Agent, poll models.Poll) {
 
 // measure counts how long the newest version took to an agent that now runs it. The
 // caller holds the agent's lock.
-func (s *Registry) measure(live *Agent) {
-	release, a := s.plan.Load().Newest, &live.agent
+func (r *Registry) measure(live *Agent) {
+	release, a := r.plan.Load().Newest, &live.agent
 	if release == nil || a.Applied != release.Version || live.measured == a.Applied {
 		return
 	}
 	live.measured = a.Applied
-	s.spread.add(release, a)
+	r.spread.add(release, a)
 	if !a.RegisteredAt.After(release.PublishedAt) {
-		s.metrics.propagated(latencyOf(release, a))
+		r.metrics.propagated(latencyOf(release, a))
 	}
 }
 
@@ -95,8 +95,8 @@ func (a *Agent) Traits(foreign bool, newest int64) models.Traits {
 
 // Held is how many agents keep, each for itself, what this store did not make, while
 // its newest version is newest.
-func (s *Registry) Held(newest int64, now time.Time) (n int) {
-	s.index.each(now, func(g *group) {
+func (r *Registry) Held(newest int64, now time.Time) (n int) {
+	r.index.each(now, func(g *group) {
 		if g.Held > newest {
 			n += g.count
 		}
@@ -105,54 +105,54 @@ func (s *Registry) Held(newest int64, now time.Time) (n int) {
 }
 
 // Release lets these agents follow the store.
-func (s *Registry) Release() {
+func (r *Registry) Release() {
 	now := time.Now()
 	var held []*Agent
-	s.index.each(now, func(g *group) {
+	r.index.each(now, func(g *group) {
 		if g.Held > 0 {
 			held = append(held, g.some(g.count)...)
 		}
 	})
 	for _, live := range held {
-		s.release(live, now)
+		r.release(live, now)
 	}
 }
 
 // Disconnected remembers that an agent broke off its poll, unless a newer one has come
 // since: it is to come again within interval.
-func (s *Registry) Disconnected(live *Agent, poll models.Poll, interval time.Duration) {
+func (r *Registry) Disconnected(live *Agent, poll models.Poll, interval time.Duration) {
 	live.mu.Lock()
 	defer live.mu.Unlock()
 	if live.agent.LastPoll.After(poll.At) {
 		return
 	}
 	poll.At, poll.Interval, poll.Runs, poll.Transport = time.Now().UTC(), interval, 0, wire.Polling
-	s.remember(live, poll)
+	r.remember(live, poll)
 }
 
 // Report takes the outcome of an agent's last attempt, and tells whether it is
 // news: the same said again is none, unless an admin had the agent try again. When
 // err is nil the outcome is durable; with an error it is in memory only, and the
 // agent is to say it again. err is database.ErrBusy if its turn does not come.
-func (s *Registry) Report(ctx context.Context, live *Agent, attempt wire.Attempt) (news bool, err error) {
+func (r *Registry) Report(ctx context.Context, live *Agent, attempt wire.Attempt) (news bool, err error) {
 	live.mu.Lock()
 	last := live.agent.Attempt
 	news = last.Version != attempt.Version || last.Status != attempt.Status ||
 		attempt.Status == wire.Failed && !live.agent.Refuses(attempt.Version)
 	live.agent.Report(attempt)
 	live.reportUnsaved = true
-	s.measure(live)
-	s.show(live, time.Now())
-	s.polled.add(live) // should it not be stored below
-	s.reported.add(live)
+	r.measure(live)
+	r.show(live, time.Now())
+	r.polled.add(live) // should it not be stored below
+	r.reported.add(live)
 	live.mu.Unlock()
-	s.changes.Send()
+	r.changes.Send()
 	if news {
-		s.metrics.reported(attempt.Status)
+		r.metrics.reported(attempt.Status)
 	}
-	if err := s.settle(ctx, live); err != nil {
+	if err := r.settle(ctx, live); err != nil {
 		live.mu.Lock()
-		s.polled.add(live) // a flush may have come before the write that failed
+		r.polled.add(live) // a flush may have come before the write that failed
 		live.mu.Unlock()
 		return news, fmt.Errorf("%w: %w", database.ErrInDoubt, err) // the next flush may store it
 	}
@@ -161,35 +161,35 @@ func (s *Registry) Report(ctx context.Context, live *Agent, attempt wire.Attempt
 
 // settle stores what was reported, by this agent and by all that have reported
 // meanwhile: whoever's turn it is writes for those who wait.
-func (s *Registry) settle(ctx context.Context, live *Agent) error {
-	if err := s.settling.Acquire(ctx); err != nil {
+func (r *Registry) settle(ctx context.Context, live *Agent) error {
+	if err := r.settling.Acquire(ctx); err != nil {
 		return err
 	}
-	defer s.settling.Release()
-	if !s.reported.holds(live) {
+	defer r.settling.Release()
+	if !r.reported.holds(live) {
 		return nil // somebody has
 	}
-	return s.reported.store(context.WithoutCancel(ctx))
+	return r.reported.store(context.WithoutCancel(ctx))
 }
 
-func (s *Registry) release(live *Agent, now time.Time) {
+func (r *Registry) release(live *Agent, now time.Time) {
 	live.mu.Lock()
 	defer live.mu.Unlock()
 	if live.agent.Held > 0 {
 		live.agent.Held = models.Released
-		s.show(live, now)
+		r.show(live, now)
 	}
 }
 
 // Retry lets an agent be offered the version that its worker refused once
 // more. It returns models.ErrNotFound if there is no agent of that id,
 // database.ErrBusy if its turn does not come.
-func (s *Registry) Retry(ctx context.Context, id string, origin models.Origin) error {
-	if err := s.settling.Acquire(ctx); err != nil { // no report may come in between
+func (r *Registry) Retry(ctx context.Context, id string, origin models.Origin) error {
+	if err := r.settling.Acquire(ctx); err != nil { // no report may come in between
 		return err
 	}
-	defer s.settling.Release()
-	live, err := s.known(id)
+	defer r.settling.Release()
+	live, err := r.known(id)
 	if err != nil {
 		return err
 	}
@@ -198,15 +198,15 @@ func (s *Registry) Retry(ctx context.Context, id string, origin models.Origin) e
 	refused := agent.Refused
 	agent.Refused = models.Refusal{}
 	presence := []database.Presence{{Seq: live.seq, Presence: agent.Presence, Reported: true}}
-	if err := s.store.SavePresence(context.WithoutCancel(ctx), presence, entry); err != nil {
+	if err := r.store.SavePresence(context.WithoutCancel(ctx), presence, entry); err != nil {
 		return fmt.Errorf("retry agent %s: %w", id, err)
 	}
 	live.mu.Lock()
 	if live.agent.Refused == refused {
 		live.agent.Refused = models.Refusal{}
 	}
-	s.show(live, time.Now())
-	s.polled.add(live)
+	r.show(live, time.Now())
+	r.polled.add(live)
 	live.mu.Unlock()
 	live.offers.Send()
 	return nil

@@ -36,75 +36,75 @@ type Registration struct {
 // may be lost. A known ID needs its secret or its token, unless it has no secret yet:
 // otherwise the error is models.ErrSecret. One that registered over a certificate of
 // another name needs its token: otherwise the error is models.ErrCertificate.
-func (s *Registry) Register(ctx context.Context, r Registration) (id, token string, isNew bool, err error) {
-	if slices.Contains(s.reserved, r.ID) {
+func (r *Registry) Register(ctx context.Context, reg Registration) (id, token string, isNew bool, err error) {
+	if slices.Contains(r.reserved, reg.ID) {
 		return "", "", false, &models.InvalidError{Field: "agent_id", Detail: "is taken by an account, or by a path of the API; choose another, or leave it out"}
 	}
-	if r.ID == "" {
-		r.ID = uuid.Must(uuid.NewV7()).String() // fails only without randomness
+	if reg.ID == "" {
+		reg.ID = uuid.Must(uuid.NewV7()).String() // fails only without randomness
 	}
 	token = auth.NewToken()
 
-	if err := s.saving.Acquire(ctx); err != nil {
+	if err := r.saving.Acquire(ctx); err != nil {
 		return "", "", false, err
 	}
-	defer s.saving.Release()
+	defer r.saving.Release()
 	ctx = context.WithoutCancel(ctx) // what is stored is also remembered
-	live := s.table.find([]byte(r.ID))
+	live := r.table.find([]byte(reg.ID))
 	isNew = live == nil
-	agent, action := models.Agent{ID: r.ID, RegisteredAt: models.Now()}, models.ActionRegister
+	agent, action := models.Agent{ID: reg.ID, RegisteredAt: models.Now()}, models.ActionRegister
 	if !isNew {
 		agent, action = live.snapshot(), models.ActionReregister
 	}
-	if err := mayRegister(&r, &agent, live); err != nil {
+	if err := mayRegister(&reg, &agent, live); err != nil {
 		return "", "", false, err
 	}
-	if r.Self == nil { // else it was allowed to register already
-		if err := s.admit(live); err != nil {
+	if reg.Self == nil { // else it was allowed to register already
+		if err := r.admit(live); err != nil {
 			return "", "", false, err
 		}
 	}
-	if r.Secret != "" {
-		agent.Secret = auth.DigestOf(r.Secret)
+	if reg.Secret != "" {
+		agent.Secret = auth.DigestOf(reg.Secret)
 	}
-	agent.Hostname, agent.Metadata = r.Hostname, r.Metadata
-	if r.Self == nil || !r.Token.Equal(agent.PreviousToken) {
+	agent.Hostname, agent.Metadata = reg.Hostname, reg.Metadata
+	if reg.Self == nil || !reg.Token.Equal(agent.PreviousToken) {
 		agent.PreviousToken = agent.Token
 	}
 	agent.Token = auth.DigestOf(token)
-	agent.PollInterval = r.PollInterval
-	entries := []models.Entry{models.NewEntry(r.Origin, action, 0, "agent "+agent.ID+" on "+agent.Hostname)}
-	if r.Certificate != "" {
-		if was := agent.Certificate; was != "" && was != r.Certificate {
-			detail := "agent " + agent.ID + ": from " + was + " to " + r.Certificate
-			entries = append(entries, models.NewEntry(r.Origin, models.ActionCertificate, 0, detail))
+	agent.PollInterval = reg.PollInterval
+	entries := []models.Entry{models.NewEntry(reg.Origin, action, 0, "agent "+agent.ID+" on "+agent.Hostname)}
+	if reg.Certificate != "" {
+		if was := agent.Certificate; was != "" && was != reg.Certificate {
+			detail := "agent " + agent.ID + ": from " + was + " to " + reg.Certificate
+			entries = append(entries, models.NewEntry(reg.Origin, models.ActionCertificate, 0, detail))
 		}
-		agent.Certificate = r.Certificate
+		agent.Certificate = reg.Certificate
 	}
-	if agent.Seq, err = s.store.SaveAgent(ctx, agent, entries...); err != nil {
+	if agent.Seq, err = r.store.SaveAgent(ctx, agent, entries...); err != nil {
 		return "", "", false, fmt.Errorf("register agent: %w", err)
 	}
 	if isNew {
-		s.add(newAgent(agent), models.Now())
+		r.add(newAgent(agent), models.Now())
 	} else {
-		s.reregister(live, agent)
+		r.reregister(live, agent)
 	}
 	return agent.ID, token, isNew, nil
 }
 
 // admit reports why there is no room for a registration: of a new agent, where live
 // is nil, or of a known one.
-func (s *Registry) admit(live *Agent) error {
+func (r *Registry) admit(live *Agent) error {
 	if live != nil {
-		return s.Allow(live, Registering)
+		return r.Allow(live, Registering)
 	}
-	if s.maxAgents == 0 || s.table.count() < s.maxAgents {
+	if r.maxAgents == 0 || r.table.count() < r.maxAgents {
 		return nil
 	}
-	s.rejecting.Do(func() {
-		s.log.WithField("agents", s.maxAgents).Warn("Agent rejected: MAX_AGENTS are registered; more within a minute are not logged")
+	r.rejecting.Do(func() {
+		r.log.WithField("agents", r.maxAgents).Warn("Agent rejected: MAX_AGENTS are registered; more within a minute are not logged")
 	})
-	return &models.TooManyAgentsError{Max: s.maxAgents}
+	return &models.TooManyAgentsError{Max: r.maxAgents}
 }
 
 // Allowance is something that each agent may do so often.
@@ -128,11 +128,11 @@ var allowances = [...]struct {
 
 // Allow reports whether an agent may do something once more, and takes note that it
 // does. The error is a *models.TooOftenError.
-func (s *Registry) Allow(live *Agent, a Allowance) error {
+func (r *Registry) Allow(live *Agent, a Allowance) error {
 	live.mu.Lock()
 	defer live.mu.Unlock()
 	allowed := &allowances[a]
-	if wait := allowed.Take(&live.used[a], time.Since(s.began)); wait > 0 {
+	if wait := allowed.Take(&live.used[a], time.Since(r.began)); wait > 0 {
 		return &models.TooOftenError{What: allowed.what, Wait: wait}
 	}
 	return nil
@@ -158,19 +158,19 @@ func mayRegister(r *Registration, agent *models.Agent, live *Agent) error {
 // Reset lets an agent be registered once with the shared credentials, whatever
 // its secret was. Its token stays good. It returns models.ErrNotFound if there is
 // no agent of that id, database.ErrBusy if its turn does not come.
-func (s *Registry) Reset(ctx context.Context, id string, origin models.Origin) error {
-	if err := s.saving.Acquire(ctx); err != nil {
+func (r *Registry) Reset(ctx context.Context, id string, origin models.Origin) error {
+	if err := r.saving.Acquire(ctx); err != nil {
 		return err
 	}
-	defer s.saving.Release()
-	live, err := s.known(id)
+	defer r.saving.Release()
+	live, err := r.known(id)
 	if err != nil {
 		return err
 	}
 	agent := live.snapshot()
 	agent.Secret, agent.Certificate = models.TokenHash{}, ""
 	entry := models.NewEntry(origin, models.ActionReset, 0, "agent "+id+" on "+agent.Hostname)
-	if _, err := s.store.SaveAgent(context.WithoutCancel(ctx), agent, entry); err != nil {
+	if _, err := r.store.SaveAgent(context.WithoutCancel(ctx), agent, entry); err != nil {
 		return fmt.Errorf("reset agent %s: %w", id, err)
 	}
 	live.mu.Lock()
@@ -182,14 +182,14 @@ func (s *Registry) Reset(ctx context.Context, id string, origin models.Origin) e
 
 // reregister takes over what a registration changes, and leaves what polls may have
 // said in the meantime.
-func (s *Registry) reregister(live *Agent, fresh models.Agent) {
+func (r *Registry) reregister(live *Agent, fresh models.Agent) {
 	live.mu.Lock()
 	defer live.mu.Unlock()
 	was := &live.agent
 	fresh.Presence, fresh.Held, fresh.Unknown, fresh.Mismatch = was.Presence, was.Held, was.Unknown, was.Mismatch
 	fresh.PushError = was.PushError
 	live.agent = fresh
-	s.show(live, time.Now())
+	r.show(live, time.Now())
 	live.tokenUsed, live.duplicateSeen = false, false
 	live.checked = weak.Pointer[x509.Certificate]{}
 }

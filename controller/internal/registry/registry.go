@@ -105,7 +105,7 @@ func Open(
 		o.Metrics = NewMetrics(nil)
 	}
 	now := time.Now()
-	s := &Registry{
+	r := &Registry{
 		store: store, plan: plan, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter, maxAgents: o.MaxAgents,
 		metrics: o.Metrics, log: log, began: now, saving: database.NewLock(), settling: database.NewLock(), table: newTable(len(stored)), index: newIndex(o.InactiveAfter, now),
 		holding:   rate.Sometimes{First: 1, Interval: time.Minute},
@@ -119,24 +119,24 @@ func Open(
 		reported: batch{mark: func(a *Agent) *bool { return &a.inReported }, save: store.SaveReports},
 	}
 	if release := plan.Load().Newest; release != nil {
-		s.spread.load(release, stored)
+		r.spread.load(release, stored)
 	}
 	var newest time.Time
 	for i := range stored {
-		s.add(newAgent(stored[i]), now)
+		r.add(newAgent(stored[i]), now)
 		if seen := stored[i].Seen(); seen.After(newest) {
 			newest = seen
 		}
 	}
-	s.downtime = max(0, s.began.Sub(newest))
-	s.metrics.stored()
-	return s, nil
+	r.downtime = max(0, r.began.Sub(newest))
+	r.metrics.stored()
+	return r, nil
 }
 
 // Authenticate returns the agent whose id and token these are, nil if there is
 // none.
-func (s *Registry) Authenticate(id, token []byte) *Agent {
-	live := s.table.find(id)
+func (r *Registry) Authenticate(id, token []byte) *Agent {
+	live := r.table.find(id)
 	if live == nil {
 		return nil
 	}
@@ -147,7 +147,7 @@ func (s *Registry) Authenticate(id, token []byte) *Agent {
 	case digest.Equal(live.agent.Token):
 		live.tokenUsed = true
 	case digest.Equal(live.agent.PreviousToken):
-		s.warnOfDuplicate(live)
+		r.warnOfDuplicate(live)
 	default:
 		return nil
 	}
@@ -156,39 +156,39 @@ func (s *Registry) Authenticate(id, token []byte) *Agent {
 
 // warnOfDuplicate tells of an id that two agents use at once, as a copied cache
 // file or a cloned disk makes them. The caller holds the agent's lock.
-func (s *Registry) warnOfDuplicate(live *Agent) {
+func (r *Registry) warnOfDuplicate(live *Agent) {
 	if !live.tokenUsed || live.duplicateSeen {
 		return
 	}
 	live.duplicateSeen = true
-	s.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname}).
+	r.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname}).
 		Warn("Agent id is used by two agents; delete the copied cache file of one of them")
 }
 
 // Agent returns one agent, or models.ErrNotFound.
-func (s *Registry) Agent(id string) (models.Agent, error) {
-	live, err := s.known(id)
+func (r *Registry) Agent(id string) (models.Agent, error) {
+	live, err := r.known(id)
 	if err != nil {
 		return models.Agent{}, err
 	}
 	return live.snapshot(), nil
 }
 
-func (s *Registry) known(id string) (*Agent, error) {
-	if live := s.table.find([]byte(id)); live != nil {
+func (r *Registry) known(id string) (*Agent, error) {
+	if live := r.table.find([]byte(id)); live != nil {
 		return live, nil
 	}
 	return nil, fmt.Errorf("agent %s: %w", id, models.ErrNotFound)
 }
 
 // StatusOf returns how an agent is.
-func (s *Registry) StatusOf(a *models.Agent, plan *models.Plan, now time.Time) wire.AgentStatus {
-	return plan.Status(a.Health(models.AgeOf(now.Sub(a.Seen()), a.PollInterval, s.inactiveAfter)))
+func (r *Registry) StatusOf(a *models.Agent, plan *models.Plan, now time.Time) wire.AgentStatus {
+	return plan.Status(a.Health(models.AgeOf(now.Sub(a.Seen()), a.PollInterval, r.inactiveAfter)))
 }
 
 // Changed returns a channel that is closed when an agent runs or refuses another
 // version, or is removed.
-func (s *Registry) Changed() <-chan struct{} { return s.changes.Next() }
+func (r *Registry) Changed() <-chan struct{} { return r.changes.Next() }
 
 // OnOffer has f called, which must not block, whenever the agent is offered another
 // version than before though none was published, or is removed, until stop is called.
@@ -217,16 +217,16 @@ func (a *Agent) snapshot() models.Agent {
 }
 
 // add makes a new agent known to all.
-func (s *Registry) add(live *Agent, now time.Time) {
-	s.table.add(live)
+func (r *Registry) add(live *Agent, now time.Time) {
+	r.table.add(live)
 	live.mu.Lock()
 	defer live.mu.Unlock()
-	s.index.place(live, now)
+	r.index.place(live, now)
 }
 
 // show brings what counts and lists read of an agent up to date. The caller holds the
 // agent's lock.
-func (s *Registry) show(live *Agent, now time.Time) {
+func (r *Registry) show(live *Agent, now time.Time) {
 	live.show()
-	s.index.place(live, now)
+	r.index.place(live, now)
 }

@@ -10,13 +10,13 @@ import (
 // Decommission forgets an agent and revokes its tokens. It returns
 // models.ErrNotFound if there is none of that id, database.ErrBusy if its turn
 // does not come.
-func (s *Registry) Decommission(ctx context.Context, id string, origin models.Origin) error {
-	live, err := s.known(id)
+func (r *Registry) Decommission(ctx context.Context, id string, origin models.Origin) error {
+	live, err := r.known(id)
 	if err != nil {
 		return err
 	}
-	removed, err := s.remove(ctx, func() []*Agent {
-		if s.table.find([]byte(id)) != live { // another request removed it
+	removed, err := r.remove(ctx, func() []*Agent {
+		if r.table.find([]byte(id)) != live { // another request removed it
 			return nil
 		}
 		return []*Agent{live}
@@ -36,13 +36,13 @@ func (s *Registry) Decommission(ctx context.Context, id string, origin models.Or
 // remove removes the agents that choose returns, from memory and store, and returns
 // them. choose runs while no other agent is registered or removed; entry makes the
 // audit log's entry of them, and is not called for none.
-func (s *Registry) remove(
+func (r *Registry) remove(
 	ctx context.Context, choose func() []*Agent, entry func([]*Agent) models.Entry,
 ) ([]*Agent, error) {
-	if err := s.saving.Acquire(ctx); err != nil {
+	if err := r.saving.Acquire(ctx); err != nil {
 		return nil, err
 	}
-	defer s.saving.Release()
+	defer r.saving.Release()
 	agents := choose()
 	if len(agents) == 0 {
 		return nil, nil
@@ -51,14 +51,14 @@ func (s *Registry) remove(
 	for i, live := range agents {
 		ids[i] = live.id
 	}
-	if err := s.store.DeleteAgents(context.WithoutCancel(ctx), ids, entry(agents)); err != nil {
+	if err := r.store.DeleteAgents(context.WithoutCancel(ctx), ids, entry(agents)); err != nil {
 		return nil, err
 	}
 	for _, live := range agents {
-		s.table.remove(live)
-		s.index.remove(live)
+		r.table.remove(live)
+		r.index.remove(live)
 		live.offers.Send()
 	}
-	s.changes.Send()
+	r.changes.Send()
 	return agents, nil
 }

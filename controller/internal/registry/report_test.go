@@ -83,6 +83,7 @@ func TestReport_Concurrent_FewWrites(t *testing.T) {
 }
 
 // A report that was stored with that of another waits for no further write, and does
+
 // not fail with it.
 func TestReport_StoredByAnother_Returns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -158,73 +159,6 @@ func TestRetry_OffersTheRefusedVersionAgain(t *testing.T) {
 	}
 }
 
-// flushes is a store that keeps the last flush.
-type flushes struct {
-	fleettest.Batches
-	last []database.Presence
-}
-
-func (f *flushes) SavePresence(ctx context.Context, batch []database.Presence, entries ...models.Entry) error {
-	f.last = batch
-	return f.Batches.SavePresence(ctx, batch, entries...)
-}
-
-// A flush includes what reports say where that may differ from what is stored.
-func TestRun_Flush_IncludesUnsavedReports(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := &flushes{}
-		agents, _ := fleettest.OpenAgents(t, store)
-		id, token := fleettest.Register(t, agents, "a1")
-		live := fleettest.Login(t, agents, id, token)
-		ctx, stop := context.WithCancel(t.Context())
-		done := make(chan error)
-		go func() { done <- agents.Run(ctx) }()
-		poll := func(runs int64) {
-			agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second, Runs: runs})
-		}
-		disconnected, disconnect := context.WithCancel(t.Context())
-		disconnect()
-		report := func(ctx context.Context, status wire.AttemptStatus, want error) {
-			t.Helper()
-			attempt := wire.Attempt{Version: 2, Status: status, At: models.Now()}
-			if _, err := agents.Report(ctx, live, attempt); !errors.Is(err, want) {
-				t.Errorf("Report: got %v, want %v", err, want)
-			}
-		}
-		for _, row := range []struct {
-			name     string
-			do       func()
-			fails    bool
-			reported bool
-		}{
-			{"a poll that tells of nothing", func() { poll(0) }, false, false},
-			{"a poll that tells of a version", func() { poll(1) }, false, true},
-			{"the same poll", func() { poll(1) }, false, false},
-			{"a report that is stored", func() { report(ctx, wire.Applying, nil) }, false, false},
-			{"a poll that completes the report", func() { poll(2) }, true, true},
-			{"the same poll, after a flush that failed", func() { poll(2) }, false, true},
-			{"a report that is not stored", func() { store.Fail(true); report(ctx, wire.Failed, database.ErrFull) }, false, true},
-			{"a poll that says otherwise", func() { poll(2) }, false, true},
-			{"that poll again", func() { poll(2) }, false, false},
-			{"a report of a client that disconnected", func() {
-				report(disconnected, wire.Failed, context.Canceled)
-			}, false, true},
-		} {
-			store.last = nil
-			store.Fail(false)
-			row.do()
-			store.Fail(row.fails)
-			time.Sleep(registry.FlushInterval)
-			synctest.Wait()
-			if len(store.last) != 1 || store.last[0].Reported != row.reported {
-				t.Errorf("%s: got %+v, want one agent, with what reports say: %v", row.name, store.last, row.reported)
-			}
-		}
-		stop()
-		<-done
-	})
-}
-
 // lateFailure is a store whose writes of reports fail after a flush came in between.
 type lateFailure struct {
 	flushes
@@ -264,4 +198,36 @@ func TestReport_StoreFailsAfterFlush_FlushedAgain(t *testing.T) {
 		stop()
 		<-done
 	})
+}
+
+func TestReport_Failed_NotOfferedUntilANewerVersion(t *testing.T) {
+	agents := newAgents(t)
+	id, token := fleettest.Register(t, agents, "")
+	live := fleettest.Login(t, agents, id, token)
+	now := time.Now().UTC()
+	fleettest.Report(t, agents, live, wire.Attempt{Version: 1, Status: wire.Applied, At: now})
+	fleettest.Report(t, agents, live, wire.Attempt{Version: 2, Status: wire.Failed, Error: "host not allowed", At: now})
+	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1})
+	if fleettest.Offers(live, 2) {
+		t.Error("the refused version is offered again")
+	}
+	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1})
+	if !fleettest.Offers(live, 3) {
+		t.Error("a newer version is not offered")
+	}
+	// A restarted agent tells again what it runs; the refusal stands.
+	got, _ := agents.Agent(id)
+	fleettest.Report(t, agents, live, wire.Attempt{Version: 1, Status: wire.Applied, At: now})
+	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1})
+	if fleettest.Offers(live, 2) {
+		t.Error("the refused version is offered again after a restart of the agent")
+	}
+	fleettest.Report(t, agents, live, wire.Attempt{Version: 2, Status: wire.Applied, At: now})
+	agents.Poll(live, models.Poll{At: now, Interval: time.Second})
+	if !fleettest.Offers(live, 2) {
+		t.Error("a version that runs after all is not offered")
+	}
+	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || fleettest.StatusOf(&got, fleettest.Newest(2), now) != wire.Refused || fleettest.StatusOf(&got, fleettest.Newest(3), now) != wire.Online {
+		t.Errorf("got %+v, want version 1 applied, 2 failed", got)
+	}
 }

@@ -37,61 +37,61 @@ type row struct {
 
 func newTable(size int) table { return table{byID: make(map[string]*Agent, size)} }
 
-func (r *table) find(id []byte) *Agent {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.byID[string(id)]
+func (t *table) find(id []byte) *Agent {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.byID[string(id)]
 }
 
 // count is how many agents there are.
-func (r *table) count() int {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return len(r.byID)
+func (t *table) count() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.byID)
 }
 
 // after returns the row of each agent that is there now and registered after the one
 // of a seq, in the order of registration.
-func (r *table) after(seq int64) iter.Seq[*row] {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.rows.after(seq)
+func (t *table) after(seq int64) iter.Seq[*row] {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.rows.after(seq)
 }
 
 // add puts a new agent at the end.
-func (r *table) add(live *Agent) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.byID[live.id] = live
+func (t *table) add(live *Agent) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.byID[live.id] = live
 	live.mu.Lock()
 	defer live.mu.Unlock()
-	r.rows.add(live)
+	t.rows.add(live)
 }
 
 // remove takes an agent off.
-func (r *table) remove(live *Agent) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.byID, live.id)
+func (t *table) remove(live *Agent) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.byID, live.id)
 	live.mu.Lock()
 	live.deregistered = true
 	live.row.deregistered.Store(true)
 	live.mu.Unlock()
-	if r.deregistered++; r.deregistered > chunkRows && r.deregistered > r.rows.n/2 {
-		r.compact()
+	if t.deregistered++; t.deregistered > chunkRows && t.deregistered > t.rows.n/2 {
+		t.compact()
 	}
 }
 
 // compact leaves out the rows of agents that were removed, in chunks of their
 // own: who reads the old ones is not disturbed. The caller holds mu.
-func (r *table) compact() {
+func (t *table) compact() {
 	var kept rows
-	for row := range r.rows.after(0) {
+	for row := range t.rows.after(0) {
 		row.live.mu.Lock()
 		kept.add(row.live)
 		row.live.mu.Unlock()
 	}
-	r.rows, r.deregistered = kept, 0
+	t.rows, t.deregistered = kept, 0
 }
 
 // add appends the row of an agent, whose lock the caller holds.

@@ -1,4 +1,4 @@
-package publish_test
+package fleettest_test
 
 import (
 	"context"
@@ -436,13 +436,13 @@ func collectorOf(t testing.TB, n int) prometheus.Collector {
 	if err != nil {
 		t.Fatal(err)
 	}
-	configs := publish.New(db, plan, agents, publish.Options{}, log)
+	publisher := publish.New(db, plan, agents, publish.Options{}, log)
 	for i := range 3 {
-		if _, err := configs.Publish(t.Context(), fleettest.Draft(fmt.Sprintf("http://a/%d", i))); err != nil {
+		if _, err := publisher.Publish(t.Context(), fleettest.Draft(fmt.Sprintf("http://a/%d", i))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return collectors{configs, agents, publish.NewAnnouncements(configs, &fleettest.Broker{}, 1, log)}
+	return collectors{publisher, agents, publish.NewAnnouncements(publisher, &fleettest.Broker{}, 1, log)}
 }
 
 // However many agents there are, by whatever names, and whatever they run.
