@@ -6,21 +6,22 @@ import (
 	"time"
 )
 
-// The rules of every write that decides what the fleet runs. Each is a function of the
-// plan that the store's transaction has read, and returns the change that the
-// transaction stores.
+// This file holds the rules of publish, rollback, freeze and resume. Each is a pure
+// function of the plan that the store's transaction has read, and returns the change
+// that the transaction stores.
 
-// Change is what one transaction stores of a decision, all of it or nothing.
+// Change is the result of a decision. A transaction stores all of it or nothing.
 type Change struct {
-	Config   *Config   // nil: no version is added
-	Figures  *Figures  // the last ones of the version before Config; nil where there is none
-	Freeze   *Freeze   // replaces the freeze; nil: it stays
-	Unfreeze bool      // removes the freeze
-	Observed *Observed // nil: they stay
-	Audit    []Entry
+	Config   *Config   // the new version; nil for none
+	Figures  *Figures  // the final figures of the version before Config; nil for none
+	Freeze   *Freeze   // the new freeze; nil keeps the stored one
+	Unfreeze bool      // removes the stored freeze
+	Observed *Observed // the new observed versions; nil keeps the stored ones
+	Audit    []Entry   // entries for the audit log
 }
 
-// Apply returns the plan after a change, at the next revision.
+// Apply returns the plan after a change, at the next revision. It fails if the new
+// version cannot be encoded.
 func (p *Plan) Apply(c *Change) (*Plan, error) {
 	next := *p
 	next.Revision++
@@ -40,18 +41,19 @@ func (p *Plan) Apply(c *Change) (*Plan, error) {
 	return &next, nil
 }
 
-// Terms are what a publish and a rollback have in common beside the content.
+// Terms are the parameters that publish and rollback share.
 type Terms struct {
 	Origin
-	Message  string // why
-	Override bool   // publish in spite of a freeze
+	Message  string // the reason that the admin gave
+	Override bool   // publish despite a freeze
 
-	// Allowed checks the preconditions of the caller against the ETag of the newest
-	// version, "" for none. nil allows all.
+	// Allowed evaluates the request's preconditions against the ETag of the newest
+	// version, which is "" before the first publish. nil allows every request.
 	Allowed func(etag string) bool
 }
 
-// Draft is what a publish asks for. A nil field keeps the value of the newest version.
+// Draft is the content of a publish request. A nil field keeps the value of the newest
+// version.
 type Draft struct {
 	URL          *string
 	PollInterval *time.Duration
@@ -59,18 +61,18 @@ type Draft struct {
 	Terms
 }
 
-// Proposal is what a publish or a rollback wants the newest version to be.
+// Proposal is a proposed version: the result of a publish or a rollback.
 type Proposal struct {
 	Terms
 	Action       Action
 	RestoredFrom int64 // the version that a rollback copies; 0 for a publish
 
-	// content makes it of the content before, which is the zero value but for the poll
-	// interval where nothing was published.
+	// content returns the proposed content. before is the content of the newest version.
+	// Before the first publish, it has only the default poll interval.
 	content func(before Content) Content
 }
 
-// Proposal returns what the draft proposes.
+// Proposal returns the proposal to publish the draft.
 func (d Draft) Proposal() Proposal {
 	return Proposal{Terms: d.Terms, Action: ActionPublish, content: func(content Content) Content {
 		if d.URL != nil {
@@ -86,7 +88,7 @@ func (d Draft) Proposal() Proposal {
 	}}
 }
 
-// Rollback returns the proposal to publish the content of an old version again.
+// Rollback returns the proposal to publish the content of the version old again.
 func Rollback(old *Config, terms Terms) Proposal {
 	return Proposal{
 		Terms: terms, Action: ActionRollback, RestoredFrom: old.Version,
@@ -94,23 +96,23 @@ func Rollback(old *Config, terms Terms) Proposal {
 	}
 }
 
-// Fleet is what the rules have to know of the agents.
+// Fleet is the state of the agents that the rules depend on.
 type Fleet struct {
-	Targets int      // how many should run the newest version
-	Held    int      // how many keep, each for itself, what this store did not make
-	Figures *Figures // of the newest version; nil where there is none
+	Targets int      // agents that should run the newest version
+	Held    int      // agents that keep a version that this store did not make
+	Figures *Figures // figures of the newest version; nil before the first publish
 }
 
-// Outcome is what a publish or a rollback leads to.
+// Outcome is the outcome of a publish or a rollback.
 type Outcome struct {
 	Config  *Config // the newest version now
-	Before  *Config // the newest version before; nil where there was none
-	Changed bool
-	Targets int // how many agents should run it
+	Before  *Config // the newest version before; nil for none
+	Changed bool    // Config is a new version
+	Targets int     // agents that should run Config
 }
 
-// Decide returns the change that a proposal makes of a plan, nil for none. It returns
-// ErrPrecondition, a *FrozenError, or an *InvalidError.
+// Decide returns the change that publishes the proposal, or nil if the plan already has
+// its content. Errors are ErrPrecondition, *FrozenError and *InvalidError.
 func (p Proposal) Decide(plan *Plan, fleet Fleet, tags Tags, now time.Time) (*Change, Outcome, error) {
 	outcome := Outcome{Config: plan.Config(), Before: plan.Config(), Targets: fleet.Targets}
 	if p.Allowed != nil && !p.Allowed(plan.ETag()) {
@@ -126,9 +128,9 @@ func (p Proposal) Decide(plan *Plan, fleet Fleet, tags Tags, now time.Time) (*Ch
 	}
 	content := p.content(before)
 	if content.URL == "" {
-		return nil, outcome, &InvalidError{Field: "url", Detail: "is missing, and nothing was published before whose URL could be kept"}
+		return nil, outcome, &InvalidError{Field: "url", Detail: "is required in the first publish"}
 	}
-	// While agents keep what they run, to publish the same content decides for them.
+	// While agents keep a version, publishing the same content makes them follow this store.
 	if plan.Newest != nil && content == before && !plan.Conflict() && fleet.Held == 0 {
 		return nil, outcome, nil
 	}
@@ -158,9 +160,10 @@ func (p Proposal) detail() string {
 	return strings.TrimSuffix("from version "+format(p.RestoredFrom)+": "+p.Message, ": ")
 }
 
-// SetFreeze decides about a freeze that replaces the one that is in force, or about
-// lifting that, where f is nil. allowed checks the preconditions of the caller against
-// the freeze that is in force, nil for none. It returns ErrPrecondition.
+// SetFreeze returns the change that puts f in force, or lifts the current freeze if f
+// is nil. The change is nil if there is no freeze to lift. allowed evaluates the
+// request's preconditions against the freeze in force, nil for none; the error is
+// ErrPrecondition if it returns false.
 func SetFreeze(plan *Plan, f *Freeze, origin Origin, now time.Time, allowed func(*Freeze) bool) (*Change, error) {
 	frozen := plan.FrozenAt(now)
 	switch {
@@ -178,17 +181,18 @@ func SetFreeze(plan *Plan, f *Freeze, origin Origin, now time.Time, allowed func
 	return &Change{Unfreeze: true, Audit: []Entry{origin.entry(now, ActionUnfreeze, 0, frozen.Reason)}}, nil
 }
 
-// Resume decides about the end of a conflict, and of what held agents keep each for
-// itself: they are offered what this store has, older or not. The change is nil if
-// there is neither. allowed checks the preconditions of the caller against the ETag of
-// the newest version. It returns ErrPrecondition.
+// Resume returns the change that ends a conflict and releases the held agents: all are
+// offered the newest version again, even if it is older than theirs. The change is nil
+// if there is neither a conflict nor a held agent. allowed evaluates the request's
+// preconditions against the ETag of the newest version; the error is ErrPrecondition if
+// it returns false.
 func Resume(plan *Plan, held int, origin Origin, now time.Time, allowed func(etag string) bool) (*Change, error) {
 	if !allowed(plan.ETag()) {
 		return nil, ErrPrecondition
 	}
 	var detail []string
 	if highest := plan.Observed.Highest; plan.Conflict() {
-		detail = append(detail, "agents that run versions above it, up to "+format(highest)+", follow it")
+		detail = append(detail, "agents that run later versions, up to "+format(highest)+", follow it")
 	}
 	if held > 0 {
 		detail = append(detail, strconv.Itoa(held)+" agents that run a version that this store did not make follow it")

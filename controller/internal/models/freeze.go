@@ -2,20 +2,20 @@ package models
 
 import "time"
 
-// Freeze is why, and until when, nothing is published.
+// Freeze blocks publishes and rollbacks.
 type Freeze struct {
 	Reason string
-	Until  time.Time // zero: until it is lifted
-	By     string
-	At     time.Time
+	Until  time.Time // when it ends; zero: when it is lifted
+	By     string    // the account that set it
+	At     time.Time // when it was set
 }
 
-// HoldsAt reports whether the freeze is in force. A nil one never is.
-func (f *Freeze) HoldsAt(now time.Time) bool {
+// InForceAt reports whether the freeze is in force. A nil freeze never is.
+func (f *Freeze) InForceAt(now time.Time) bool {
 	return f != nil && (f.Until.IsZero() || now.Before(f.Until))
 }
 
-// FrozenError is the error of a publish while a freeze holds.
+// FrozenError is the error of a publish while a freeze is in force.
 type FrozenError struct{ Freeze Freeze }
 
 func (e *FrozenError) Error() string {

@@ -8,20 +8,20 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// Plan is what decides who runs what, as the store had it at one revision. It is
-// immutable: a publish, a freeze, a resume or an observation replaces it as a whole.
-// It is pure: it knows no clock, no lock and no I/O.
+// Plan decides which version each agent should run. It is the state of the store at one
+// revision. A Plan is immutable: a publish, freeze, resume or observation replaces it.
+// Its methods are pure: they use no clock, lock or I/O.
 type Plan struct {
-	Revision        int64         // counts the changes of the store
+	Revision        int64         // number of changes to the store
 	Newest          *Release      // nil before the first publish
-	Freeze          *Freeze       // the last one, in force or over; nil for none
-	Observed        Observed      // versions above the store's that agents reported
-	DefaultInterval time.Duration // between two polls of an agent, before the first publish
-	Window          Window        // in which the whole fleet fetches Newest
+	Freeze          *Freeze       // the last freeze, even if it has ended; nil for none
+	Observed        Observed      // versions above the store's newest that agents run
+	DefaultInterval time.Duration // poll interval before the first publish
+	Window          Window        // the rollout window of Newest
 }
 
-// Release is a version as it is offered: what every response that carries it has in
-// common is made once.
+// Release is a version with the body and header values of its responses, which are
+// encoded once.
 type Release struct {
 	*Config
 	Content  string   // hash of the content, as agents send it in X-Applied-Content
@@ -31,20 +31,21 @@ type Release struct {
 	Interval []string // value of X-Poll-Interval-Seconds
 }
 
-// Window is the time in which a whole fleet fetches a new version. Its zero value is none.
+// Window is a rollout window: the time over which agents spread their fetches of a new
+// version. The zero value is no window.
 type Window struct {
 	Length time.Duration
 	Ends   time.Time
 }
 
-// Observed is what agents said of versions above the store's own, as they do when it
-// was restored from an older backup. Its zero value is nothing.
+// Observed describes versions above the store's newest that agents run. They exist when
+// the store was restored from an older backup. The zero value is none.
 type Observed struct {
-	Highest      int64 // the highest version that an agent runs, where the store had none as high
-	ResumedBelow int64 // up to here an admin has let agents follow the store again
+	Highest      int64 // the highest version above the store's newest that an agent ran
+	ResumedBelow int64 // an admin resumed: agents up to this version follow the store again
 }
 
-// NewRelease encodes a configuration.
+// NewRelease encodes the responses of a version.
 func NewRelease(cfg *Config) (*Release, error) {
 	seconds := int(cfg.PollInterval / time.Second)
 	body, err := wire.Encode(wire.Config{
@@ -60,7 +61,7 @@ func NewRelease(cfg *Config) (*Release, error) {
 	}, nil
 }
 
-// Version is the newest version, 0 before the first publish.
+// Version returns the newest version, 0 before the first publish.
 func (p *Plan) Version() int64 {
 	if p.Newest == nil {
 		return 0
@@ -68,7 +69,7 @@ func (p *Plan) Version() int64 {
 	return p.Newest.Version
 }
 
-// ETag is that of the newest version, "" before the first publish.
+// ETag returns the ETag of the newest version, "" before the first publish.
 func (p *Plan) ETag() string {
 	if p.Newest == nil {
 		return ""
@@ -76,7 +77,7 @@ func (p *Plan) ETag() string {
 	return p.Newest.ETag
 }
 
-// Config is the newest version, nil before the first publish.
+// Config returns the newest version, nil before the first publish.
 func (p *Plan) Config() *Config {
 	if p.Newest == nil {
 		return nil
@@ -84,7 +85,7 @@ func (p *Plan) Config() *Config {
 	return p.Newest.Config
 }
 
-// PollInterval is the time between two polls of an agent.
+// PollInterval returns the time between two polls of an agent.
 func (p *Plan) PollInterval() time.Duration {
 	if p.Newest == nil {
 		return p.DefaultInterval
@@ -92,15 +93,15 @@ func (p *Plan) PollInterval() time.Duration {
 	return p.Newest.PollInterval
 }
 
-// FrozenAt returns the freeze that is in force, nil for none.
+// FrozenAt returns the freeze in force, nil for none.
 func (p *Plan) FrozenAt(now time.Time) *Freeze {
-	if p.Freeze.HoldsAt(now) {
+	if p.Freeze.InForceAt(now) {
 		return p.Freeze
 	}
 	return nil
 }
 
-// SpreadAt is how long the fleet takes to fetch the newest version, 0 once that is over.
+// SpreadAt returns the length of the rollout window, 0 once it has ended.
 func (p *Plan) SpreadAt(now time.Time) time.Duration {
 	if now.Before(p.Window.Ends) {
 		return p.Window.Length
@@ -108,15 +109,15 @@ func (p *Plan) SpreadAt(now time.Time) time.Duration {
 	return 0
 }
 
-// Conflict reports whether agents run, or may run, versions above the store's newest
-// one, and no admin has decided yet: neither by a publish, whose version is above
-// Observed.Highest, nor by a resume.
+// Conflict reports whether agents may run versions above the store's newest and no admin
+// has decided about them. A publish decides, because its version is above
+// Observed.Highest, and so does a resume.
 func (p *Plan) Conflict() bool {
 	return p.Observed.Highest > p.Version() && p.Observed.Highest > p.Observed.ResumedBelow
 }
 
-// Observe returns the plan in which agents run a version, which this store made. It is
-// the same plan if that is known.
+// Observe returns the plan after an agent was seen running a version that this store
+// made. It returns p itself if Observed.Highest is not lower.
 func (p *Plan) Observe(version int64) *Plan {
 	if version <= p.Observed.Highest {
 		return p
@@ -126,17 +127,17 @@ func (p *Plan) Observe(version int64) *Plan {
 	return &next
 }
 
-// Traits are what decides what an agent is offered. The zero value is a caller that is
-// no agent, or an agent that runs nothing.
+// Traits are the properties of an agent that For depends on. The zero value describes an
+// agent that runs nothing, or a caller that is not an agent.
 type Traits struct {
-	Runs    int64   // the version that it runs; 0 for none, or where it did not say
-	Unknown bool    // it runs something, and did not say which version
+	Runs    int64   // the version that it runs; 0 for none or unknown
+	Unknown bool    // it runs a version that it did not name
 	Held    int64   // as Agent.Held
-	Refused Refusal // what its worker refused last
+	Refused Refusal // as Presence.Refused
 }
 
-// For returns the release that an agent should run, and the reason. A nil release
-// means: keep what you run.
+// For returns the release that an agent should run, and the reason. A nil release means
+// that the agent keeps what it runs.
 func (p *Plan) For(t Traits) (*Release, Reason) {
 	newest := p.Version()
 	switch {
@@ -154,28 +155,28 @@ func (p *Plan) For(t Traits) (*Release, Reason) {
 	return p.Newest, Reason{Kind: ReasonCurrent}
 }
 
-// ReasonKind is why an agent is offered what it is.
+// ReasonKind is the kind of a Reason.
 type ReasonKind int
 
-// The reasons.
+// The kinds of reason.
 const (
-	ReasonCurrent     ReasonKind = iota // it should run the newest version
-	ReasonUnpublished                   // there is no version
+	ReasonCurrent     ReasonKind = iota // the agent should run the newest version
+	ReasonUnpublished                   // nothing was published
 	ReasonRefused                       // its worker refused the newest version
-	ReasonNewer                         // it runs a version that this store made, and lost when it was restored
+	ReasonNewer                         // it runs a version that this store made and lost in a restore
 	ReasonForeign                       // it runs a version that this store did not make
-	ReasonUnknown                       // it runs an unknown version, while others run newer ones than the store has
+	ReasonUnknown                       // it runs an unknown version during a conflict
 )
 
-// Reason is why an agent is offered what it is.
+// Reason explains the decision of Plan.For. Fields that do not apply to Kind are zero.
 type Reason struct {
 	Kind    ReasonKind
-	Version int64  // that it runs, or that its worker refused
+	Version int64  // the version that the agent runs, or that its worker refused
 	Newest  int64  // the store's newest version
-	Error   string // its worker's error message
+	Error   string // the error message of its worker
 }
 
-// String is one sentence, which the API shows as desired_because.
+// String returns the sentence that the API shows as desired_because.
 func (r Reason) String() string {
 	switch r.Kind {
 	case ReasonCurrent:
@@ -189,7 +190,9 @@ func (r Reason) String() string {
 	case ReasonForeign:
 		return fmt.Sprintf("runs version %d, which this store did not make: its newest is %d", r.Version, r.Newest)
 	case ReasonUnknown:
-		return fmt.Sprintf("runs an unknown version, and other agents run versions above the store's newest, %d", r.Newest)
+		return fmt.Sprintf(
+			"runs an unknown version, and other agents run versions above the store's newest, %d", r.Newest,
+		)
 	}
 	return ""
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-// planOf is a plan whose newest version is newest, 0 for none.
+// planOf returns a plan whose newest version is newest, 0 for none.
 func planOf(newest int64, o models.Observed) *models.Plan {
 	p := &models.Plan{Observed: o}
 	if newest != 0 {
@@ -30,21 +30,39 @@ func TestPlanFor_EveryReason(t *testing.T) {
 		kind     models.ReasonKind
 		because  string
 	}{
-		"not an agent":                    {8, conflict, models.Traits{}, models.ReasonCurrent, "current"},
-		"runs the newest":                 {8, none, models.Traits{Runs: 8}, models.ReasonCurrent, "current"},
-		"runs an older one":               {8, conflict, models.Traits{Runs: 7}, models.ReasonCurrent, "current"},
-		"refused an older one":            {9, none, models.Traits{Runs: 7, Refused: refused}, models.ReasonCurrent, "current"},
-		"unknown, without a conflict":     {8, none, models.Traits{Unknown: true}, models.ReasonCurrent, "current"},
-		"above, after a resume":           {8, resumed, models.Traits{Runs: 9}, models.ReasonCurrent, "current"},
-		"above, after a publish":          {10, conflict, models.Traits{Runs: 9}, models.ReasonCurrent, "current"},
-		"foreign, after a publish":        {8, none, models.Traits{Runs: 9, Held: 8}, models.ReasonCurrent, "current"},
-		"foreign, after a resume":         {8, none, models.Traits{Runs: 9, Held: models.Released}, models.ReasonCurrent, "current"},
-		"nothing was published":           {0, none, models.Traits{}, models.ReasonUnpublished, "nothing was published yet"},
-		"refused, nothing published":      {0, none, models.Traits{Refused: models.Refusal{}}, models.ReasonUnpublished, "nothing was published yet"},
-		"refused the newest":              {8, none, models.Traits{Runs: 7, Refused: refused}, models.ReasonRefused, "its worker refused version 8: no such host"},
-		"above the store":                 {8, conflict, models.Traits{Runs: 9}, models.ReasonNewer, "runs version 9, and the store's newest is 8"},
-		"above the store, which is empty": {0, conflict, models.Traits{Runs: 9}, models.ReasonNewer, "runs version 9, and the store's newest is 0"},
-		"above, and refused the newest":   {8, conflict, models.Traits{Runs: 9, Refused: refused}, models.ReasonNewer, "runs version 9, and the store's newest is 8"},
+		"caller is not an agent":  {8, conflict, models.Traits{}, models.ReasonCurrent, "current"},
+		"runs the newest version": {8, none, models.Traits{Runs: 8}, models.ReasonCurrent, "current"},
+		"runs an older version":   {8, conflict, models.Traits{Runs: 7}, models.ReasonCurrent, "current"},
+		"refused an older version": {
+			9, none, models.Traits{Runs: 7, Refused: refused}, models.ReasonCurrent, "current",
+		},
+		"unknown, without a conflict": {8, none, models.Traits{Unknown: true}, models.ReasonCurrent, "current"},
+		"above, after a resume":       {8, resumed, models.Traits{Runs: 9}, models.ReasonCurrent, "current"},
+		"above, after a publish":      {10, conflict, models.Traits{Runs: 9}, models.ReasonCurrent, "current"},
+		"foreign, after a publish":    {8, none, models.Traits{Runs: 9, Held: 8}, models.ReasonCurrent, "current"},
+		"foreign, after a resume": {
+			8, none, models.Traits{Runs: 9, Held: models.Released}, models.ReasonCurrent, "current",
+		},
+		"nothing published": {
+			0, none, models.Traits{}, models.ReasonUnpublished, "nothing was published yet",
+		},
+		"refused, nothing published": {
+			0, none, models.Traits{Refused: models.Refusal{}}, models.ReasonUnpublished, "nothing was published yet",
+		},
+		"refused the newest": {
+			8, none, models.Traits{Runs: 7, Refused: refused}, models.ReasonRefused,
+			"its worker refused version 8: no such host",
+		},
+		"above the store": {
+			8, conflict, models.Traits{Runs: 9}, models.ReasonNewer, "runs version 9, and the store's newest is 8",
+		},
+		"above the store, which is empty": {
+			0, conflict, models.Traits{Runs: 9}, models.ReasonNewer, "runs version 9, and the store's newest is 0",
+		},
+		"above, and refused the newest": {
+			8, conflict, models.Traits{Runs: 9, Refused: refused}, models.ReasonNewer,
+			"runs version 9, and the store's newest is 8",
+		},
 		"foreign": {8, none, models.Traits{Runs: 12, Held: 9}, models.ReasonForeign,
 			"runs version 12, which this store did not make: its newest is 8"},
 		"unknown, in a conflict": {8, conflict, models.Traits{Unknown: true}, models.ReasonUnknown,
@@ -63,9 +81,9 @@ func TestPlanFor_EveryReason(t *testing.T) {
 	}
 }
 
-// offered is the rule in words: an agent is offered the newest version, unless its
-// worker refused it, or it runs a later one and no admin has decided about that, or
-// nobody knows what it runs while others run later ones.
+// offered is the reference: an agent is offered the newest version, unless its worker
+// refused it, it runs a later version and no admin has decided, or it runs an unknown
+// version during a conflict.
 func offered(newest int64, o models.Observed, t models.Traits) bool {
 	undecided := o.Highest > newest && o.Highest > o.ResumedBelow
 	switch {
@@ -88,13 +106,16 @@ func TestPlanFor_AnyTraits_AsTheReference(t *testing.T) {
 			Refused: models.Refusal{Version: version.Draw(t, "refused")},
 		}
 		release, reason := planOf(newest, o).For(traits)
-		if want := offered(newest, o, traits); (release != nil) != want || (reason.Kind == models.ReasonCurrent) != want {
-			t.Fatalf("newest %d, %+v, %+v: got %+v because %q, want offered %v", newest, o, traits, release, reason, want)
+		if want := offered(newest, o, traits); (release != nil) != want ||
+			(reason.Kind == models.ReasonCurrent) != want {
+			t.Fatalf(
+				"newest %d, %+v, %+v: got %+v because %q, want offered %v", newest, o, traits, release, reason, want,
+			)
 		}
 	})
 }
 
-// An agent leaves each age at the moment that NextAge says, and not before.
+// The age changes at the time that NextAge returns, and not before.
 func TestAgeOf_AtNextAge_Changes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		interval := time.Duration(rapid.Int64Range(1, 1e6).Draw(t, "interval")) * time.Millisecond
@@ -123,7 +144,7 @@ func TestAgeOf_AtNextAge_Changes(t *testing.T) {
 	})
 }
 
-func TestRelease_CarriesTheResponse(t *testing.T) {
+func TestNewRelease_EncodesResponse(t *testing.T) {
 	content := models.Content{URL: "http://a/?b=<c>&d", PollInterval: 5 * time.Second, Probe: true}
 	cfg := &models.Config{Content: content, Version: 8, ETag: `"8-a"`}
 	got, err := models.NewRelease(cfg)

@@ -6,10 +6,10 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// Age is how long an agent is unseen, measured by its own poll interval.
+// Age classifies the time since an agent was last seen, relative to its poll interval.
 type Age int32
 
-// The ages. Without a poll, an agent passes from each to a later one.
+// The ages, in the order in which an agent that does not poll passes through them.
 const (
 	AgeOnline Age = iota
 	AgeStale
@@ -17,14 +17,14 @@ const (
 	AgeInactive
 )
 
-// Missed intervals after which an agent is no longer online, then offline.
+// The poll intervals after which an unseen agent is no longer online, or no longer stale.
 const (
 	onlineIntervals = 3
 	staleIntervals  = 10
 )
 
-// AgeOf returns the age of an agent that is unseen for a time. Polls on time never make
-// it inactive, however long its interval.
+// AgeOf returns the age of an agent that was last seen unseen ago. An agent that polls in
+// time is never inactive, even if its interval is longer than inactiveAfter.
 func AgeOf(unseen, interval, inactiveAfter time.Duration) Age {
 	switch {
 	case unseen > inactiveAfter && unseen > onlineIntervals*interval:
@@ -37,8 +37,8 @@ func AgeOf(unseen, interval, inactiveAfter time.Duration) Age {
 	return AgeOnline
 }
 
-// NextAge returns after how long unseen an agent leaves an age, if it does not poll.
-// It returns false for AgeInactive, which it does not leave.
+// NextAge returns how long an agent must be unseen to leave an age. leaves is false for
+// AgeInactive, which only a poll ends.
 func NextAge(age Age, interval, inactiveAfter time.Duration) (unseen time.Duration, leaves bool) {
 	inactive := max(inactiveAfter, onlineIntervals*interval)
 	switch age {
@@ -53,16 +53,16 @@ func NextAge(age Age, interval, inactiveAfter time.Duration) (unseen time.Durati
 	return 0, false
 }
 
-// Health is what the status of an agent is computed from.
+// Health has the properties of an agent that its status depends on.
 type Health struct {
 	Age      Age
 	Applied  int64
 	Refused  Refusal
 	Held     int64 // as Agent.Held
-	Degraded bool  // it said last that it cannot reach its worker or push to it
+	Degraded bool  // Presence.Degraded is not empty
 }
 
-// Status returns how an agent is.
+// Status returns the status of an agent.
 func (p *Plan) Status(h Health) wire.AgentStatus {
 	_, reason := p.For(Traits{Runs: h.Applied, Held: h.Held, Refused: h.Refused})
 	switch {
@@ -82,7 +82,8 @@ func (p *Plan) Status(h Health) wire.AgentStatus {
 	return wire.Online
 }
 
-// Seen is when the agent was here last: its last poll, or its registration before that.
+// Seen returns when the agent was last seen: the time of its last poll, or of its
+// registration if it has not polled.
 func (a *Agent) Seen() time.Time {
 	if a.LastPoll.IsZero() {
 		return a.RegisteredAt
@@ -90,12 +91,12 @@ func (a *Agent) Seen() time.Time {
 	return a.LastPoll
 }
 
-// Health is that of an agent of an age.
+// Health returns the health of the agent at an age.
 func (a *Agent) Health(age Age) Health {
 	return Health{Age: age, Applied: a.Applied, Refused: a.Refused, Held: a.Held, Degraded: a.Degraded != ""}
 }
 
-// Traits are those of an agent, as it polled last.
+// Traits returns the traits of the agent as of its last poll.
 func (a *Agent) Traits() Traits {
 	return Traits{Runs: a.Applied, Unknown: a.Unknown, Held: a.Held, Refused: a.Refused}
 }

@@ -9,24 +9,26 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-func TestStatus_AgentSeen_ByWhatItRuns(t *testing.T) {
+func TestStatus_ByAppliedVersion(t *testing.T) {
 	for name, row := range map[string]struct {
 		unseen, interval time.Duration
 		applied, refused int64
 		conflict         bool
 		want             wire.AgentStatus
 	}{
-		"runs what it should":                    {0, time.Second, 5, 0, false, wire.Online},
-		"refused what it should run":             {0, time.Second, 4, 5, false, wire.Refused},
-		"refused another":                        {0, time.Second, 5, 4, false, wire.Online},
-		"refused, and is late":                   {5 * time.Second, time.Second, 4, 5, false, wire.Refused},
-		"refused, and is gone":                   {time.Minute, time.Second, 4, 5, false, wire.Offline},
-		"runs a later one":                       {0, time.Second, 9, 0, true, wire.Conflict},
-		"runs a later one, and that is settled":  {0, time.Second, 9, 0, false, wire.Online},
-		"runs what it should in a conflict":      {0, time.Second, 5, 0, true, wire.Online},
-		"unseen for a week":                      {fleettest.InactiveAfter, time.Second, 5, 0, false, wire.Offline},
-		"unseen for longer":                      {fleettest.InactiveAfter + 1, time.Second, 5, 0, false, wire.Inactive},
-		"polls every three days, and is on time": {3 * fleettest.InactiveAfter / 2, fleettest.InactiveAfter / 2, 5, 0, false, wire.Online},
+		"runs the desired version":           {0, time.Second, 5, 0, false, wire.Online},
+		"refused the desired version":        {0, time.Second, 4, 5, false, wire.Refused},
+		"refused another version":            {0, time.Second, 5, 4, false, wire.Online},
+		"refused, and stale":                 {5 * time.Second, time.Second, 4, 5, false, wire.Refused},
+		"refused, and offline":               {time.Minute, time.Second, 4, 5, false, wire.Offline},
+		"runs a later version":               {0, time.Second, 9, 0, true, wire.Conflict},
+		"runs a later version, no conflict":  {0, time.Second, 9, 0, false, wire.Online},
+		"runs the desired version, conflict": {0, time.Second, 5, 0, true, wire.Online},
+		"unseen for a week":                  {fleettest.InactiveAfter, time.Second, 5, 0, false, wire.Offline},
+		"unseen for longer":                  {fleettest.InactiveAfter + 1, time.Second, 5, 0, false, wire.Inactive},
+		"long interval, polls in time": {
+			3 * fleettest.InactiveAfter / 2, fleettest.InactiveAfter / 2, 5, 0, false, wire.Online,
+		},
 	} {
 		plan := fleettest.Newest(5)
 		if row.conflict {
@@ -41,25 +43,25 @@ func TestStatus_AgentSeen_ByWhatItRuns(t *testing.T) {
 		}
 	}
 	if got := fleettest.Newest(0).Status(models.Health{}); got != wire.Online {
-		t.Errorf("while nothing was published: got %s, want online", got)
+		t.Errorf("before the first publish: got %s, want online", got)
 	}
 }
 
-func TestStatus(t *testing.T) {
+func TestStatus_AgentUnseen_ByMissedIntervals(t *testing.T) {
 	registered := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
 	const interval = 10 * time.Second
 	for name, row := range map[string]struct {
 		lastPoll, now time.Duration // since registration; lastPoll 0 is never
 		want          wire.AgentStatus
 	}{
-		"just registered":             {0, time.Second, wire.Online},
-		"never polled for a while":    {0, 31 * time.Second, wire.Stale},
-		"never polled for long":       {0, 101 * time.Second, wire.Offline},
-		"three intervals ago":         {time.Hour, time.Hour + 30*time.Second, wire.Online},
-		"more than three intervals":   {time.Hour, time.Hour + 31*time.Second, wire.Stale},
-		"ten intervals ago":           {time.Hour, time.Hour + 100*time.Second, wire.Stale},
-		"more than ten intervals":     {time.Hour, time.Hour + 101*time.Second, wire.Offline},
-		"the clock was set backwards": {time.Hour, 0, wire.Online},
+		"registered a second ago":   {0, time.Second, wire.Online},
+		"never polled, 31 s":        {0, 31 * time.Second, wire.Stale},
+		"never polled, 101 s":       {0, 101 * time.Second, wire.Offline},
+		"three intervals ago":       {time.Hour, time.Hour + 30*time.Second, wire.Online},
+		"more than three intervals": {time.Hour, time.Hour + 31*time.Second, wire.Stale},
+		"ten intervals ago":         {time.Hour, time.Hour + 100*time.Second, wire.Stale},
+		"more than ten intervals":   {time.Hour, time.Hour + 101*time.Second, wire.Offline},
+		"the clock was set back":    {time.Hour, 0, wire.Online},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := models.Agent{RegisteredAt: registered, Presence: models.Presence{PollInterval: interval}}

@@ -9,7 +9,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-func TestTags_Verify(t *testing.T) {
+func TestTagsVerify_OwnAndOtherETags(t *testing.T) {
 	tags := models.Tags{Epoch: "epoch", Key: []byte("key"), UnkeyedUpTo: 41}
 	tag := tags.Of(42, models.Content{URL: "http://a/"})
 	bare := strings.Trim(tag, `"`)
@@ -19,12 +19,16 @@ func TestTags_Verify(t *testing.T) {
 		version  int64
 		verified bool
 	}{
-		tag: {42, true}, "W/" + tag: {42, true}, `"` + bare + `-gzip"`: {42, true}, `W/"` + bare + `--gzip"`: {42, true}, `"` + bare + `;br"`: {42, true},
+		tag: {42, true}, "W/" + tag: {42, true}, `"` + bare + `-gzip"`: {42, true},
+		`W/"` + bare + `--gzip"`: {42, true}, `"` + bare + `;br"`: {42, true},
 		`"` + bare + `-more"`: {0, false}, `"` + bare + `gzip"`: {0, false},
 		other.Of(42, models.Content{URL: "http://a/"}): {42, false},
-		`"41-AAAAAAAAAAAAAAAAAAAAAA"`:                  {41, true}, `"41-AAAAAAAAAAAAAAAAAAAAAA-gzip"`: {41, true}, `"42-AAAAAAAAAAAAAAAAAAAAAA"`: {42, false},
-		`"pXq3nYk0m1Zr7tQe5uWc2A"`: {}, `"12-q3nYk0m1Zr7tQe5uWc2"`: {}, `"-1-AAAAAAAAAAAAAAAAAAAAAA"`: {}, `"0-AAAAAAAAAAAAAAAAAAAAAA"`: {},
-		`"+1-AAAAAAAAAAAAAAAAAAAAAA"`: {}, "*": {}, "": {}, `"x-AAAAAAAAAAAAAAAAAAAAAA"`: {}, `"1-AAAAAAAAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAAAAAAA"`: {},
+		`"41-AAAAAAAAAAAAAAAAAAAAAA"`:                  {41, true}, `"41-AAAAAAAAAAAAAAAAAAAAAA-gzip"`: {41, true},
+		`"42-AAAAAAAAAAAAAAAAAAAAAA"`: {42, false},
+		`"pXq3nYk0m1Zr7tQe5uWc2A"`:    {}, `"12-q3nYk0m1Zr7tQe5uWc2"`: {}, `"-1-AAAAAAAAAAAAAAAAAAAAAA"`: {},
+		`"0-AAAAAAAAAAAAAAAAAAAAAA"`:  {},
+		`"+1-AAAAAAAAAAAAAAAAAAAAAA"`: {}, "*": {}, "": {}, `"x-AAAAAAAAAAAAAAAAAAAAAA"`: {},
+		`"1-AAAAAAAAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAAAAAAA"`: {},
 	} {
 		if got := models.VersionOf(tag); got != want.version {
 			t.Errorf("%s: got version %d, want %d", tag, got, want.version)
@@ -35,22 +39,24 @@ func TestTags_Verify(t *testing.T) {
 	}
 }
 
-// An agent that runs what this store did not make keeps it until an admin publishes,
-
-// another store: the ETag must differ wherever the bytes may.
-func TestETag_DiffersIfTheResponseMay(t *testing.T) {
+// A restored store reaches the same version twice, possibly with other content.
+func TestTagsOf_OtherStoreOrContent_Differs(t *testing.T) {
 	content := models.Content{URL: "http://a/", PollInterval: fleettest.DefaultInterval}
 	of := func(epoch, key string) models.Tags { return models.Tags{Epoch: epoch, Key: []byte(key)} }
 	base := of("e1", "k1").Of(1, content)
 	if again := of("e1", "k1").Of(1, content); again != base {
-		t.Errorf("the same answer: got %s and %s", base, again)
+		t.Errorf("the same version: got %s and %s", base, again)
 	}
 	for name, other := range map[string]string{
-		"another epoch":    of("e2", "k1").Of(1, content),
-		"another key":      of("e1", "k2").Of(1, content),
-		"another version":  of("e1", "k1").Of(2, content),
-		"another URL":      of("e1", "k1").Of(1, models.Content{URL: "http://b/", PollInterval: fleettest.DefaultInterval}),
-		"to be probed":     of("e1", "k1").Of(1, models.Content{URL: "http://a/", PollInterval: fleettest.DefaultInterval, Probe: true}),
+		"another epoch":   of("e2", "k1").Of(1, content),
+		"another key":     of("e1", "k2").Of(1, content),
+		"another version": of("e1", "k1").Of(2, content),
+		"another URL": of(
+			"e1", "k1",
+		).Of(1, models.Content{URL: "http://b/", PollInterval: fleettest.DefaultInterval}),
+		"with a probe": of(
+			"e1", "k1",
+		).Of(1, models.Content{URL: "http://a/", PollInterval: fleettest.DefaultInterval, Probe: true}),
 		"another interval": of("e1", "k1").Of(1, models.Content{URL: "http://a/", PollInterval: time.Second}),
 	} {
 		if other == base {
