@@ -12,46 +12,45 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-// Announcer tells the agents that listen at that moment of a version. It returns
-// nil when the announcement was taken, which says nothing of who heard it, and
-// not much later than ctx ends.
+// Announcer sends announcements to the agents that are subscribed at that moment.
 type Announcer interface {
+	// Announce returns nil once the broker has accepted a. Agents may still miss it.
+	// It returns soon after ctx ends.
 	Announce(ctx context.Context, a models.Announcement) error
 }
 
 const (
-	// announceTimeout is how long a broker may take.
+	// announceTimeout is how long a broker may take to accept an announcement.
 	announceTimeout = 5 * time.Second
-	// announceAgain is the time after which an announcement that failed is tried
-	// again, or up to twice that.
-	announceAgain = time.Second
-	// repeatFirst is the time after which what could not be announced at first is
-	// announced once more. The time to the next doubles, until repeatLimit: agents
-	// that lost the same broker come back one by one, and hear only what is said
-	// after that.
+	// announceRetry is the shortest time to the retry of a failed announcement. The
+	// longest is twice that.
+	announceRetry = time.Second
+	// repeatFirst is the time after which an announcement that failed at first is
+	// repeated. The time to the next repetition doubles, up to repeatLimit: agents that
+	// lost the same broker reconnect one by one, and receive only later announcements.
 	repeatFirst = time.Second
 	repeatLimit = 32 * time.Second
 )
 
-// Announcements go out after the commit, from a loop of their own: a broker that
-// is down or hangs delays no publish. One that could not be sent is tried again
-// while it is about the newest version, and then repeated a few times.
+// Announcements announces each version after its commit, in a loop of its own. So a
+// broker that is down or unresponsive delays no publish. A failed announcement is
+// retried while its version is the newest, and repeated a few times after it succeeds.
 type Announcements struct {
 	publisher *Publisher
 	announcer Announcer
 	pace      int // agents a second
 	log       logrus.FieldLogger
 
-	lost atomic.Pointer[error] // why the last one was not taken; nil while all is well
+	lost atomic.Pointer[error] // why the last announcement failed; nil if it did not
 }
 
-// NewAnnouncements returns the announcements of what publisher publishes. They ask
-// the fleet to come at pace, in agents a second.
+// NewAnnouncements returns the announcements of the versions of publisher. Each asks the
+// fleet to spread its fetches over the time that pace takes, in agents a second.
 func NewAnnouncements(publisher *Publisher, announcer Announcer, pace int, log logrus.FieldLogger) *Announcements {
 	return &Announcements{publisher: publisher, announcer: announcer, pace: pace, log: log}
 }
 
-// Lost is why agents are not told of new versions; nil while they are.
+// Lost returns why the last announcement failed, or nil if it did not.
 func (a *Announcements) Lost() error {
 	if lost := a.lost.Load(); lost != nil {
 		return *lost
@@ -59,18 +58,18 @@ func (a *Announcements) Lost() error {
 	return nil
 }
 
-// Run announces each version until ctx ends; the current one too, which a crash
-// may have kept from it.
+// Run announces each version until ctx ends, and returns nil. It begins with the newest
+// version, because a crash may have prevented its announcement.
 func (a *Announcements) Run(ctx context.Context) error {
 	var announced *models.Release
-	var again <-chan time.Time // nil: the last one need not be said again
-	var repeat time.Duration   // until it is, after the next that is taken; 0 for never
+	var again <-chan time.Time // when to announce again; nil for never
+	var repeat time.Duration   // the time from the next success to its repetition; 0 for none
 	for {
-		published := a.publisher.Changed() // before the look: what changes after it wakes
+		published := a.publisher.Changed() // before the plan is read, so that no change is missed
 		if current := a.publisher.Plan().Newest; current != announced {
 			again = nil
 			if err := a.announce(ctx, current); err != nil {
-				again, repeat = time.After(announceAgain+rand.N(announceAgain)), repeatFirst
+				again, repeat = time.After(announceRetry+rand.N(announceRetry)), repeatFirst
 			} else if announced = current; repeat > 0 {
 				again = time.After(repeat)
 				if repeat *= 2; repeat > repeatLimit {
@@ -94,7 +93,7 @@ func (a *Announcements) announce(ctx context.Context, cfg *models.Release) error
 	spread := time.Duration(a.publisher.fleet.Targets(time.Now())) * time.Second / time.Duration(a.pace)
 	err := a.announcer.Announce(bounded, models.Announcement{Version: cfg.Version, ETag: cfg.ETag, Spread: spread})
 	if err != nil && ctx.Err() != nil {
-		return err // the controller stops: that is nobody's fault
+		return err // the controller is stopping: not a failure of the broker
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = errSlowBroker
@@ -105,7 +104,8 @@ func (a *Announcements) announce(ctx context.Context, cfg *models.Release) error
 
 var errSlowBroker = errors.New("the broker did not answer within " + announceTimeout.String())
 
-// note logs when announcing begins to fail, and when it ends to.
+// note records the result of an announcement, and logs the first failure and the first
+// success after it.
 func (a *Announcements) note(version int64, err error) {
 	var lost *error
 	if err != nil {
@@ -115,7 +115,8 @@ func (a *Announcements) note(version int64, err error) {
 	log := a.log.WithField("version", version)
 	switch {
 	case err != nil && was == nil:
-		log.WithError(err).Warn("Announcements lost; agents follow by polling, and this is tried again")
+		log.WithError(err).WithField("advice", "agents follow by polling; the announcement is retried").
+			Warn("Announcements lost")
 	case err != nil:
 		log.WithError(err).Debug("Announcement failed")
 	case was != nil:

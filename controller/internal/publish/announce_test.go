@@ -23,8 +23,14 @@ func TestAnnouncements(t *testing.T) {
 		after  time.Duration
 	}{
 		"a broker that is well": {&fleettest.Broker{}, []int64{1, 2, 3}, "", 0},
-		"one that is down":      {&fleettest.Broker{Down: time.Minute}, []int64{3, 3, 3, 3, 3, 3, 3}, fleettest.ErrDown.Error(), time.Minute + 65*time.Second},
-		"one that hangs":        {&fleettest.Broker{Hanging: time.Minute}, []int64{3, 3, 3, 3, 3, 3, 3}, "the broker did not answer within 5s", time.Minute + 70*time.Second},
+		"one that is down": {
+			&fleettest.Broker{Down: time.Minute}, []int64{3, 3, 3, 3, 3, 3, 3}, fleettest.ErrDown.Error(),
+			time.Minute + 65*time.Second,
+		},
+		"one that hangs": {
+			&fleettest.Broker{Hanging: time.Minute}, []int64{3, 3, 3, 3, 3, 3, 3},
+			"the broker did not answer within 5s", time.Minute + 70*time.Second,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -60,7 +66,8 @@ func TestAnnouncements(t *testing.T) {
 				if diff := cmp.Diff(row.want, row.broker.Versions()); diff != "" || announcements.Lost() != nil {
 					t.Errorf("%v; announced, -want +got:\n%s", announcements.Lost(), diff)
 				}
-				if last := row.broker.Taken[len(row.broker.Taken)-1]; last.Spread != 5*time.Second || last.ETag != f.Publisher.Plan().Config().ETag {
+				if last := row.broker.Taken[len(row.broker.Taken)-1]; last.Spread != 5*time.Second ||
+					last.ETag != f.Publisher.Plan().Config().ETag {
 					t.Errorf("announced %+v, want 50 agents at 10 a second spread over 5 s, and the ETag", last)
 				}
 				warnings, infos := 0, 0

@@ -28,13 +28,16 @@ func TestFreeze(t *testing.T) {
 	f = fleettest.New(t, db, db)
 
 	var frozen *models.FrozenError
-	if _, err := f.Publisher.Publish(t.Context(), fleettest.Draft("http://b/")); !errors.As(err, &frozen) || frozen.Freeze.Reason != "sale" || frozen.Freeze.By != "admin" {
+	if _, err := f.Publisher.Publish(t.Context(), fleettest.Draft("http://b/")); !errors.As(err, &frozen) ||
+		frozen.Freeze.Reason != "sale" || frozen.Freeze.By != "admin" {
 		t.Errorf("a publish: got %v, want it refused with the reason", err)
 	}
 	if _, err := f.Publisher.Rollback(t.Context(), 1, models.Terms{}); !errors.As(err, &frozen) {
 		t.Errorf("a rollback: got %v, want it refused", err)
 	}
-	if err := f.Publisher.Unfreeze(t.Context(), fleettest.ByAdmin, func(is *models.Freeze) bool { return is.Reason != "sale" }); !errors.Is(err, models.ErrPrecondition) {
+	if err := f.Publisher.Unfreeze(
+		t.Context(), fleettest.ByAdmin, func(is *models.Freeze) bool { return is.Reason != "sale" },
+	); !errors.Is(err, models.ErrPrecondition) {
 		t.Errorf("with a precondition that fails: got %v, want ErrPrecondition", err)
 	}
 	d := fleettest.Draft("http://b/")
@@ -48,7 +51,10 @@ func TestFreeze(t *testing.T) {
 		}
 	}
 	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://c/"))
-	want := []models.Action{models.ActionPublish, models.ActionUnfreeze, models.ActionPublish, models.ActionOverride, models.ActionFreeze, models.ActionPublish}
+	want := []models.Action{
+		models.ActionPublish, models.ActionUnfreeze, models.ActionPublish, models.ActionOverride, models.ActionFreeze,
+		models.ActionPublish,
+	}
 	if diff := cmp.Diff(want, fleettest.Actions(t, db)); diff != "" {
 		t.Errorf("the audit trail, -want +got:\n%s", diff)
 	}
@@ -58,10 +64,13 @@ func TestFreeze_EndsByItself(t *testing.T) {
 	db := fleettest.NewStore(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := fleettest.New(t, db, db)
-		if err := f.Publisher.Freeze(t.Context(), models.Freeze{Reason: "lunch", Until: time.Now().Add(time.Hour)}, fleettest.ByAdmin, always); err != nil {
+		if err := f.Publisher.Freeze(
+			t.Context(), models.Freeze{Reason: "lunch", Until: time.Now().Add(time.Hour)}, fleettest.ByAdmin, always,
+		); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.Publisher.Publish(t.Context(), fleettest.Draft("http://a/")); err == nil || f.Publisher.Plan().FrozenAt(time.Now()) == nil {
+		if _, err := f.Publisher.Publish(t.Context(), fleettest.Draft("http://a/")); err == nil ||
+			f.Publisher.Plan().FrozenAt(time.Now()) == nil {
 			t.Errorf("at once: got %v, want it frozen", err)
 		}
 		time.Sleep(time.Hour)

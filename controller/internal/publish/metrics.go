@@ -15,7 +15,7 @@ import (
 
 const subsystem = "controller"
 
-// Metrics are the outcomes of publishes and of announcements.
+// Metrics counts the outcomes of publishes and of announcements.
 type Metrics struct {
 	publishes     metrics.Outcomes
 	announcements *prometheus.CounterVec
@@ -29,10 +29,11 @@ const (
 	outcomePrecondition = "precondition"
 	outcomeInvalid      = "invalid"
 	outcomeFailed       = "failed" // of an announcement too
-	outcomeTaken        = "taken"  // of an announcement
+	outcomeTaken        = "taken"  // accepted by the broker; of an announcement
 )
 
-// NewMetrics returns the metrics of one controller; reg may be nil.
+// NewMetrics returns the metrics of one controller, registered with reg unless that is
+// nil.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	return &Metrics{
 		publishes: metrics.NewOutcomes(reg, prometheus.CounterOpts{
@@ -46,8 +47,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 	}
 }
 
-// published counts the outcome of a publish. One whose client disconnected before it
-// began has none.
+// published counts the outcome of a publish. A publish whose client disconnected before
+// it began is not counted.
 func (m *Metrics) published(outcome models.Outcome, err error) {
 	var (
 		frozen  *models.FrozenError
@@ -71,8 +72,8 @@ func (m *Metrics) published(outcome models.Outcome, err error) {
 	m.publishes.Count(label)
 }
 
-// Announcing returns the announcer, whose announcements are counted as going out
-// over a transport.
+// Announcing returns an Announcer that counts the announcements of announcer under a
+// transport.
 func (m *Metrics) Announcing(over wire.Transport, announcer Announcer) Announcer {
 	return counted{
 		announcer,
@@ -86,7 +87,7 @@ type counted struct {
 	taken, failed prometheus.Counter
 }
 
-// Announce counts what comes of it, unless the controller stops.
+// Announce announces a and counts the outcome, unless the controller is stopping.
 func (c counted) Announce(ctx context.Context, a models.Announcement) error {
 	err := c.Announcer.Announce(ctx, a)
 	switch {
@@ -99,13 +100,17 @@ func (c counted) Announce(ctx context.Context, a models.Announcement) error {
 }
 
 var (
-	desiredDesc     = metrics.Describe(subsystem, "desired_version", "The version that agents should run; 0 before the first publish.")
+	desiredDesc = metrics.Describe(
+		subsystem, "desired_version", "The version that agents should run; 0 before the first publish.",
+	)
 	lastPublishDesc = metrics.Describe(subsystem, "last_publish_timestamp_seconds",
 		"When the current version was published; 0 before the first publish.")
 	conflictDesc = metrics.Describe(subsystem, "conflict",
 		"Whether agents run versions above the store's, and no admin has decided yet: 1 or 0.")
 	frozenDesc     = metrics.Describe(subsystem, "frozen", "Whether publishing is frozen: 1 or 0.")
-	brokerLostDesc = metrics.Describe(subsystem, "broker_lost", "Whether the broker does not take announcements: 1 or 0.")
+	brokerLostDesc = metrics.Describe(
+		subsystem, "broker_lost", "Whether the broker does not take announcements: 1 or 0.",
+	)
 )
 
 // Describe implements prometheus.Collector.
@@ -115,7 +120,7 @@ func (p *Publisher) Describe(to chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector: the plan.
+// Collect implements prometheus.Collector. It reports the plan.
 func (p *Publisher) Collect(to chan<- prometheus.Metric) {
 	gauge := func(desc *prometheus.Desc, value float64) {
 		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value)

@@ -10,26 +10,26 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-// A store that was restored from an older backup does not know the versions that were
-// published after it, but agents do. To offer them what the store has would take the
-// fleet back, and no admin has asked for it. So agents that run later versions keep
-// them until an admin publishes, or resumes; and the next version is above all that
-// were observed.
+// A store that was restored from an older backup lacks the versions that were published
+// after the backup, but agents run them. Offering the store's newest version would roll
+// the fleet back without an admin's decision. So agents that run later versions keep
+// them until an admin publishes or resumes, and the next version is above all observed
+// ones.
 //
-// An agent whose ETag this store did not make is held too, but for itself: it may
-// belong to another fleet, or lie.
+// An agent whose ETag this store did not make also keeps its version, but the fleet is
+// not in conflict: the agent may belong to another fleet, or lie.
 
-// maxAhead is how far above the store's newest version one that an agent reports
-// may be. A backup is not that old; what is beyond is no version.
+// maxAhead bounds how far a reported version may be above the store's newest. No backup
+// is a million versions old.
 const maxAhead = 1_000_000
 
-// retryInterval is the time to the next try to store what was observed.
+// retryInterval is the time between two attempts to store the observed versions.
 const retryInterval = 5 * time.Second
 
-// ObserveTag notes the ETag of what an agent runs, and returns the plan that follows.
-// ahead is the version that the ETag names if that is above the store's newest, else 0.
-// The fleet is in conflict only if this store made the ETag, for any agent can send one
-// that it did not: foreign says that it did not make it.
+// ObserveTag takes the ETag of the version that an agent runs into account, and returns
+// the resulting plan. ahead is the version in the ETag if that is above the plan's
+// newest, else 0. foreign means that this store did not make the ETag: then the plan
+// does not change, because any agent can send such an ETag.
 func (p *Publisher) ObserveTag(plan *models.Plan, tag string) (_ *models.Plan, ahead int64, foreign bool) {
 	version := models.VersionOf(tag)
 	switch {
@@ -43,8 +43,8 @@ func (p *Publisher) ObserveTag(plan *models.Plan, tag string) (_ *models.Plan, a
 	return plan, version, false
 }
 
-// ObserveReport notes the version that an agent reports, and its ETag, which may be
-// empty. It reports whether the version can be one of this fleet's.
+// ObserveReport takes the version that an agent reports into account, and its ETag,
+// which may be empty. It reports whether the fleet can have such a version.
 func (p *Publisher) ObserveReport(version int64, tag string) (credible bool) {
 	plan := p.Plan()
 	if models.VersionOf(tag) == version {
@@ -53,8 +53,8 @@ func (p *Publisher) ObserveReport(version int64, tag string) (credible bool) {
 	return version <= plan.Version()+maxAhead
 }
 
-// observe makes a version that agents run a part of the plan. Run stores it: a poll
-// writes nothing.
+// observe adds a version that an agent runs to the plan in memory. Run stores it, so that
+// a poll does not write.
 func (p *Publisher) observe(version int64) *models.Plan {
 	for {
 		current := p.plan.Load()
@@ -67,13 +67,14 @@ func (p *Publisher) observe(version int64) *models.Plan {
 		}
 		select {
 		case p.observed <- struct{}{}:
-		default: // Run is to look already
+		default: // Run has a pending wake-up
 		}
 		return next
 	}
 }
 
-// Run stores the observed versions above the store's own, and logs them, until ctx ends.
+// Run stores and logs the observed versions above the store's newest until ctx ends, and
+// returns nil. A write that fails is retried.
 func (p *Publisher) Run(ctx context.Context) error {
 	var again <-chan time.Time
 	for {
@@ -86,18 +87,20 @@ func (p *Publisher) Run(ctx context.Context) error {
 		again = nil
 		err := p.write(ctx, p.storeObserved)
 		if err != nil && !errors.Is(err, context.Canceled) {
-			p.log.WithError(err).Warn("Observed versions not stored; they stay in memory")
+			p.log.WithError(err).WithField("advice", "they stay in memory, and the write is retried").
+				Warn("Observed versions not stored")
 			again = time.After(retryInterval)
 		}
 	}
 }
 
-// storeObserved is the rule that stores what was observed.
+// storeObserved is the rule that stores the observed versions.
 func (p *Publisher) storeObserved(plan *models.Plan) (*models.Change, error) {
 	if plan.Conflict() {
 		p.log.WithFields(logrus.Fields{"version": plan.Version(), "highest_reported": plan.Observed.Highest}).
-			Error("Agents run versions above the store's: it was restored from an older backup; " +
-				"they keep what they run until you publish, or POST /api/v1/agents/resume")
+			WithField("advice", "the store was restored from an older backup: agents keep their version until you publish, "+
+				"or POST /api/v1/agents/resume").
+			Error("Later versions observed")
 	}
 	return &models.Change{Observed: &plan.Observed}, nil
 }

@@ -26,14 +26,16 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 	if f.Publisher.ObserveReport(2+1_000_001, "") {
 		t.Error("a version from nowhere is believed")
 	}
-	if _, ahead, _ := f.Publisher.ObserveTag(f.Publisher.Plan(), f.Later(2)); ahead != 0 || !f.Publisher.ObserveReport(1, "") || !f.Publisher.ObserveReport(2, f.Later(2)) {
+	if _, ahead, _ := f.Publisher.ObserveTag(f.Publisher.Plan(), f.Later(2)); ahead != 0 ||
+		!f.Publisher.ObserveReport(1, "") || !f.Publisher.ObserveReport(2, f.Later(2)) {
 		t.Error("the store's own versions are not believed")
 	}
 	if f.Publisher.Plan().Conflict() {
 		t.Error("there is a conflict over nothing")
 	}
 	for _, version := range []int64{8, 9, 7} {
-		if _, ahead, foreign := f.Publisher.ObserveTag(f.Publisher.Plan(), f.Later(version)); ahead != version || foreign {
+		if _, ahead, foreign := f.Publisher.ObserveTag(f.Publisher.Plan(), f.Later(version)); ahead != version ||
+			foreign {
 			t.Errorf("version %d: got %d, foreign %v, want it believed", version, ahead, foreign)
 		}
 	}
@@ -56,7 +58,8 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 		}
 	}
 	run()
-	if last := f.Logged.LastEntry(); last == nil || last.Data["highest_reported"] != int64(9) || last.Data["version"] != int64(2) {
+	if last := f.Logged.LastEntry(); last == nil || last.Data["highest_reported"] != int64(9) ||
+		last.Data["version"] != int64(2) {
 		t.Errorf("logged %v, want the store's version and the highest", last)
 	}
 	closeDB()
@@ -66,7 +69,9 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 		t.Errorf("after a restart: got %d, %v, want a conflict up to 9", highest, conflict)
 	}
 
-	if _, err := f.Publisher.Resume(t.Context(), fleettest.ByAdmin, func(string) bool { return false }); !errors.Is(err, models.ErrPrecondition) {
+	if _, err := f.Publisher.Resume(
+		t.Context(), fleettest.ByAdmin, func(string) bool { return false },
+	); !errors.Is(err, models.ErrPrecondition) {
 		t.Errorf("with a precondition that fails: got %v, want ErrPrecondition", err)
 	}
 	allow := func(string) bool { return true }
@@ -168,14 +173,18 @@ func TestObserve_ForeignTag_NoConflict(t *testing.T) {
 	}
 }
 
-// or resumes.
+// An agent that runs a version that this store did not make keeps it until an admin
+// publishes or resumes.
 func TestHolds_UntilAnAdminDecides(t *testing.T) {
 	f := fleettest.Open(t)
 	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
 	lives := f.Join(t, 2)
 	hold := func(live *registry.Agent, newest int64) bool {
 		held := keeps(f, live)
-		f.Agents.Poll(live, models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 9, Foreign: true, Newest: newest})
+		f.Agents.Poll(
+			live,
+			models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 9, Foreign: true, Newest: newest},
+		)
 		return held
 	}
 	status := func() wire.AgentStatus {
@@ -231,7 +240,10 @@ func TestHolds_SameContentPublished_Released(t *testing.T) {
 			f := fleettest.Open(t)
 			fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
 			live := f.Join(t, 1)[0]
-			f.Agents.Poll(live, models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 9, Foreign: true, Newest: 1})
+			f.Agents.Poll(
+				live,
+				models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 9, Foreign: true, Newest: 1},
+			)
 			if got := again(f); got.Version != 2 || f.Agents.Held(2, time.Now()) != 0 || keeps(f, live) {
 				t.Errorf("got version %d, %d held, want version 2 and none", got.Version, f.Agents.Held(2, time.Now()))
 			}

@@ -1,5 +1,5 @@
-// Package publish is the one writer of the plan: publish, rollback, freeze and resume.
-// It announces each new version once that is committed.
+// Package publish writes the plan: publish, rollback, freeze and resume. No other package
+// does. It announces each new version after the commit.
 package publish
 
 import (
@@ -16,21 +16,24 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-// Fleet is the agents that a configuration is published to.
+// Fleet has the agents that a version is published to.
 type Fleet interface {
-	// Figures tell how far the newest version of a plan has spread.
+	// Figures returns the figures of the plan's newest version.
 	Figures(plan *models.Plan, now time.Time) models.Figures
-	// Targets is how many agents should run the newest version.
+	// Targets returns the number of agents that should run the newest version.
 	Targets(now time.Time) int
-	// Held is how many agents keep, each for itself, what this store did not make,
-	// while its newest version is newest.
+	// Held returns the number of agents that keep a version that this store did not
+	// make. newest is the store's newest version.
 	Held(newest int64, now time.Time) int
-	// Release lets these follow the store.
+	// Release makes the held agents follow the store.
 	Release()
 }
 
-// Load reads the plan from store, into the one place that all read it from.
-func Load(ctx context.Context, store database.Store, defaultInterval time.Duration) (*atomic.Pointer[models.Plan], error) {
+// Load reads the plan from store. The returned pointer is the only one to the plan in a
+// controller. defaultInterval is the poll interval before the first publish.
+func Load(
+	ctx context.Context, store database.Store, defaultInterval time.Duration,
+) (*atomic.Pointer[models.Plan], error) {
 	stored, err := store.Plan(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the current configuration: %w", err)
@@ -41,30 +44,30 @@ func Load(ctx context.Context, store database.Store, defaultInterval time.Durati
 	return &plan, nil
 }
 
-// Publisher is the one writer of the plan: it publishes, freezes and resumes. The rules are
-// functions of the plan that the store's transaction has read.
+// Publisher writes the plan. Its rules are functions of the plan that the store's
+// transaction has read. Its methods may be called concurrently.
 type Publisher struct {
 	store   database.Store
-	plan    *atomic.Pointer[models.Plan] // as of the last transaction, and what was observed since
+	plan    *atomic.Pointer[models.Plan] // of the last transaction, with the versions observed since
 	tags    models.Tags
 	pace    int // agents a second
 	fleet   Fleet
 	metrics *Metrics
 	log     logrus.FieldLogger
 
-	publishing database.Lock    // one transaction at a time, so that the plan never steps back
-	observed   chan struct{}    // to Run: a version above the store's was observed
-	changes    broadcast.Signal // what agents are offered has changed
+	writes   database.Lock    // held during a transaction, so that p.plan is never set to an older plan
+	observed chan struct{}    // wakes Run after an observation
+	changes  broadcast.Signal // sent when agents may be offered another version
 }
 
 // Options are the settings of a Publisher.
 type Options struct {
 	Tags    models.Tags // makes the ETags
-	Pace    int         // agents a second that fetch a newer version; 0 for unknown
-	Metrics *Metrics    // nil: not measured
+	Pace    int         // the rate at which agents fetch a new version, in agents a second; 0 for no window
+	Metrics *Metrics    // nil: not exported
 }
 
-// New returns the writer of plan, which Load read from store.
+// New returns the publisher of plan, which Load read from store.
 func New(
 	store database.Store, plan *atomic.Pointer[models.Plan], fleet Fleet, o Options, log logrus.FieldLogger,
 ) *Publisher {
@@ -73,29 +76,29 @@ func New(
 	}
 	return &Publisher{
 		store: store, plan: plan, tags: o.Tags, pace: o.Pace, fleet: fleet, metrics: o.Metrics, log: log,
-		publishing: database.NewLock(), observed: make(chan struct{}, 1),
+		writes: database.NewLock(), observed: make(chan struct{}, 1),
 	}
 }
 
-// Plan is what decides, at this moment, who runs what.
+// Plan returns the current plan.
 func (p *Publisher) Plan() *models.Plan { return p.plan.Load() }
 
-// Publish makes a draft the newest version. The outcome is unchanged if the draft's
-// content is current already; then nothing was stored. A publish that returned is
-// durable. Once it has begun it is finished, also if ctx ends: its outcome would be in
-// doubt. It returns a *models.FrozenError, a *models.InvalidError,
-// models.ErrPrecondition, or database.ErrBusy if the writes before it take too long.
+// Publish makes the draft the newest version. If the newest version has its content
+// already, nothing is stored and Outcome.Changed is false. When Publish returns nil, the
+// version is durable. The transaction is completed even if ctx ends after it has begun.
+// Errors are *models.FrozenError, *models.InvalidError, models.ErrPrecondition, and
+// database.ErrBusy if earlier writes take too long.
 func (p *Publisher) Publish(ctx context.Context, d models.Draft) (models.Outcome, error) {
 	return p.publish(ctx, d.Proposal())
 }
 
-// PreviewPublish returns the outcome that Publish would have, and stores nothing.
+// PreviewPublish returns the outcome that Publish would have. It stores nothing.
 func (p *Publisher) PreviewPublish(ctx context.Context, d models.Draft) (models.Outcome, error) {
 	return p.preview(ctx, d.Proposal())
 }
 
-// Rollback publishes the content of a version again. It returns models.ErrNotFound if
-// there is no such version; else it is as Publish.
+// Rollback publishes the content of an earlier version again, as a new version. The
+// error is models.ErrNotFound if there is no such version; all else is as with Publish.
 func (p *Publisher) Rollback(ctx context.Context, version int64, terms models.Terms) (models.Outcome, error) {
 	old, err := p.Version(ctx, version)
 	if err != nil {
@@ -104,7 +107,7 @@ func (p *Publisher) Rollback(ctx context.Context, version int64, terms models.Te
 	return p.publish(ctx, models.Rollback(old, terms))
 }
 
-// PreviewRollback returns the outcome that Rollback would have, and stores nothing.
+// PreviewRollback returns the outcome that Rollback would have. It stores nothing.
 func (p *Publisher) PreviewRollback(ctx context.Context, version int64, terms models.Terms) (models.Outcome, error) {
 	old, err := p.Version(ctx, version)
 	if err != nil {
@@ -144,11 +147,13 @@ func (p *Publisher) decide(plan *models.Plan, proposal models.Proposal) (*models
 	return proposal.Decide(plan, fleet, p.tags, now)
 }
 
-// Freeze lets nothing be published until the freeze ends or is lifted. allowed checks
-// the preconditions of the caller against the freeze that is in force, nil for none. It
-// returns models.ErrPrecondition if that fails, and database.ErrBusy if the writes before
-// it take too long.
-func (p *Publisher) Freeze(ctx context.Context, f models.Freeze, origin models.Origin, allowed func(*models.Freeze) bool) error {
+// Freeze blocks publishes until f ends or is lifted. It replaces the freeze in force.
+// allowed evaluates the request's preconditions against that freeze, nil for none.
+// Errors are models.ErrPrecondition if allowed returns false, and database.ErrBusy if
+// earlier writes take too long.
+func (p *Publisher) Freeze(
+	ctx context.Context, f models.Freeze, origin models.Origin, allowed func(*models.Freeze) bool,
+) error {
 	f.By, f.At = origin.Actor, models.Now()
 	return p.write(ctx, func(plan *models.Plan) (*models.Change, error) {
 		return models.SetFreeze(plan, &f, origin, f.At, allowed)
@@ -162,12 +167,14 @@ func (p *Publisher) Unfreeze(ctx context.Context, origin models.Origin, allowed 
 	})
 }
 
-// Resume ends a conflict, and releases the agents that are held each for itself: they
-// are offered what this store has, older or not. It reports whether there was anything
-// to end. allowed checks the preconditions of the caller against the ETag of the newest
-// version. It returns models.ErrPrecondition, or database.ErrBusy if the writes before it
-// take too long.
-func (p *Publisher) Resume(ctx context.Context, origin models.Origin, allowed func(etag string) bool) (resumed bool, err error) {
+// Resume ends a conflict and releases the held agents: all are offered the newest version
+// again, even if it is older than theirs. resumed is false if there was neither. allowed
+// evaluates the request's preconditions against the ETag of the newest version. Errors
+// are models.ErrPrecondition if allowed returns false, and database.ErrBusy if earlier
+// writes take too long.
+func (p *Publisher) Resume(
+	ctx context.Context, origin models.Origin, allowed func(etag string) bool,
+) (resumed bool, err error) {
 	err = p.write(ctx, func(plan *models.Plan) (*models.Change, error) {
 		now := models.Now()
 		change, err := models.Resume(plan, p.fleet.Held(plan.Version(), now), origin, now, allowed)
@@ -182,13 +189,13 @@ func (p *Publisher) Resume(ctx context.Context, origin models.Origin, allowed fu
 	return true, nil
 }
 
-// write stores the change that rule makes of the plan, and makes the plan after it the
-// one that all read.
+// write stores the change that rule returns, and replaces the plan. An error of rule is
+// returned unchanged.
 func (p *Publisher) write(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) error {
-	if err := p.publishing.Acquire(ctx); err != nil {
+	if err := p.writes.Acquire(ctx); err != nil {
 		return err
 	}
-	defer p.publishing.Release()
+	defer p.writes.Release()
 	ctx = context.WithoutCancel(ctx)
 	var refusal error
 	plan, err := p.store.Append(ctx, func(stored *models.Plan) (change *models.Change, _ error) {
@@ -199,8 +206,7 @@ func (p *Publisher) write(ctx context.Context, rule func(*models.Plan) (*models.
 		return refusal
 	}
 	if err != nil {
-		// A commit that failed may have reached the disk all the same. What the store has
-		// is what holds.
+		// A failed commit may have reached the disk. The store is authoritative.
 		stored, reading := p.store.Plan(ctx)
 		if reading != nil {
 			return errors.Join(err, fmt.Errorf("read the current configuration: %w", reading))
@@ -212,8 +218,8 @@ func (p *Publisher) write(ctx context.Context, rule func(*models.Plan) (*models.
 	return nil
 }
 
-// complete adds to a plan that the store has read what the store does not know of: the
-// settings of this process, and versions that were observed and are not stored yet.
+// complete returns a stored plan with what only memory has: the settings, the rollout
+// window, and the observed versions that are not stored yet.
 func (p *Publisher) complete(stored *models.Plan) *models.Plan {
 	plan := *stored
 	current := p.plan.Load()
@@ -221,11 +227,12 @@ func (p *Publisher) complete(stored *models.Plan) *models.Plan {
 	return plan.Observe(current.Observed.Highest)
 }
 
-// windowFactor is how much longer than the pace says a fleet may take to fetch: a
-// controller that is just fast enough to be asked at that pace answers behind it.
+// windowFactor is the length of the rollout window, relative to the time in which the
+// fleet fetches a version at the configured pace. The rest is for delayed responses.
 const windowFactor = 4
 
-// setPlan makes what the store has the plan that all read.
+// setPlan replaces the plan by the stored one, and wakes waiters if the newest version
+// changed.
 func (p *Publisher) setPlan(stored *models.Plan) {
 	for {
 		current, next := p.plan.Load(), p.complete(stored)
@@ -247,11 +254,12 @@ func (p *Publisher) setPlan(stored *models.Plan) {
 	}
 }
 
-// Changed returns a channel that is closed when what agents are offered changes.
+// Changed returns a channel that is closed when agents may be offered another version.
 func (p *Publisher) Changed() <-chan struct{} { return p.changes.Next() }
 
-// PublishFirst publishes url if nothing was ever published, as the settings of the
-// process may ask. It reports whether it did.
+// PublishFirst publishes url, the INITIAL_URL of the settings, if nothing was published
+// yet. It returns the newest version and whether it published that. Its errors are those
+// of Publish.
 func (p *Publisher) PublishFirst(ctx context.Context, url string) (*models.Config, bool, error) {
 	if current := p.Plan().Config(); current != nil {
 		return current, false, nil
@@ -262,7 +270,7 @@ func (p *Publisher) PublishFirst(ctx context.Context, url string) (*models.Confi
 	return outcome.Config, outcome.Changed, err
 }
 
-// Version returns one version of the history, or models.ErrNotFound.
+// Version returns a version, or models.ErrNotFound.
 func (p *Publisher) Version(ctx context.Context, version int64) (*models.Config, error) {
 	if plan := p.Plan(); version != 0 && plan.Version() == version {
 		return plan.Config(), nil
@@ -270,7 +278,7 @@ func (p *Publisher) Version(ctx context.Context, version int64) (*models.Config,
 	return p.store.Config(ctx, version)
 }
 
-// History returns up to limit versions below before, newest first.
+// History returns up to limit versions below the version before, newest first.
 func (p *Publisher) History(ctx context.Context, before int64, limit int) ([]*models.Config, error) {
 	return p.store.Configs(ctx, before, limit)
 }

@@ -58,7 +58,8 @@ func TestPublish_FieldsLeftOut_Kept(t *testing.T) {
 		t.Errorf("interval alone: got %+v, want %+v as version 2", cfg, want)
 	}
 	cfg = fleettest.Publish(t, publisher, fleettest.Draft("http://b/"))
-	if want := (models.Content{URL: "http://b/", PollInterval: interval}); cfg.Content != want || publisher.Plan().PollInterval() != interval {
+	if want := (models.Content{URL: "http://b/", PollInterval: interval}); cfg.Content != want ||
+		publisher.Plan().PollInterval() != interval {
 		t.Errorf("URL alone: got %+v, want %+v", cfg.Content, want)
 	}
 }
@@ -212,7 +213,9 @@ func TestPublish_StoreHangs_Busy(t *testing.T) {
 			_, _ = publisher.Publish(context.Background(), fleettest.Draft("http://hangs/"))
 		}()
 		<-store.begun
-		if _, err := publisher.Publish(t.Context(), fleettest.Draft("http://waits/")); !errors.Is(err, database.ErrBusy) {
+		if _, err := publisher.Publish(
+			t.Context(), fleettest.Draft("http://waits/"),
+		); !errors.Is(err, database.ErrBusy) {
 			t.Errorf("got %v, want ErrBusy", err)
 		}
 		close(store.finish)
@@ -228,7 +231,9 @@ func TestPublish_Concurrent_NoGaps(t *testing.T) {
 		group.Go(func() {
 			last := int64(0)
 			for n := range each {
-				outcome, err := publisher.Publish(t.Context(), fleettest.Draft(fmt.Sprintf("http://target/%d/%d", p, n)))
+				outcome, err := publisher.Publish(
+					t.Context(), fleettest.Draft(fmt.Sprintf("http://target/%d/%d", p, n)),
+				)
 				if err != nil {
 					t.Errorf("publish: %v", err)
 					return
@@ -268,11 +273,15 @@ func TestPublish_CommitFails_FollowsTheStore(t *testing.T) {
 			before := publisher.Plan().Config()
 			store.Stores = row.stored
 			store.Fails.Store(true)
-			if _, err := publisher.Publish(t.Context(), fleettest.Draft("http://b/")); !errors.Is(err, fleettest.ErrDisk) {
+			if _, err := publisher.Publish(
+				t.Context(), fleettest.Draft("http://b/"),
+			); !errors.Is(err, fleettest.ErrDisk) {
 				t.Errorf("got %v, want the error of the disk", err)
 			}
 			if got := publisher.Plan().Config(); got.Version != row.want || (got == before) == row.stored {
-				t.Errorf("current: got version %d, want %d; the same one unless another was stored", got.Version, row.want)
+				t.Errorf(
+					"current: got version %d, want %d; the same one unless another was stored", got.Version, row.want,
+				)
 			}
 		})
 	}
@@ -280,15 +289,15 @@ func TestPublish_CommitFails_FollowsTheStore(t *testing.T) {
 
 func TestPublishFirst_OnlyWhereNothingWasPublished(t *testing.T) {
 	publisher := fleettest.OpenPublisher(t, fleettest.NewStore(t), models.Tags{Epoch: "epoch"})
-	if cfg, published, err := publisher.PublishFirst(t.Context(), "http://a/"); err != nil || !published || cfg.Version != 1 {
+	if cfg, published, err := publisher.PublishFirst(t.Context(), "http://a/"); err != nil || !published ||
+		cfg.Version != 1 {
 		t.Errorf("on an empty store: got %v, %v, %v", cfg, published, err)
 	}
-	if cfg, published, err := publisher.PublishFirst(t.Context(), "http://b/"); err != nil || published || cfg.URL != "http://a/" {
+	if cfg, published, err := publisher.PublishFirst(t.Context(), "http://b/"); err != nil || published ||
+		cfg.URL != "http://a/" {
 		t.Errorf("on a store with a version: got %v, %v, %v", cfg, published, err)
 	}
 }
-
-// A restored store reaches the same version again, with other content or in
 
 func TestWindow_LastsAsLongAsTheFleetFetches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -303,7 +312,9 @@ func TestWindow_LastsAsLongAsTheFleetFetches(t *testing.T) {
 				fleettest.Publish(t, publisher, fleettest.Draft("http://a/"))
 			}
 			if got := publisher.Plan().SpreadAt(time.Now()); got != want {
-				t.Errorf("%d ms after a publish: a rush of %s, want %s for 50 agents at 100 a second", 1200*after, got, want)
+				t.Errorf(
+					"%d ms after a publish: a rush of %s, want %s for 50 agents at 100 a second", 1200*after, got, want,
+				)
 			}
 			time.Sleep(1200 * time.Millisecond)
 		}
@@ -327,7 +338,8 @@ func TestWrites_StoreChangedByAnother_DecideOnTheStore(t *testing.T) {
 	if _, err := f.Publisher.Publish(t.Context(), stale); !errors.Is(err, models.ErrPrecondition) {
 		t.Errorf("a publish with the ETag of before: got %v, want ErrPrecondition", err)
 	}
-	if outcome, err := f.Publisher.Publish(t.Context(), fleettest.Draft("http://b/")); err != nil || outcome.Changed || outcome.Config.Version != 2 {
+	if outcome, err := f.Publisher.Publish(t.Context(), fleettest.Draft("http://b/")); err != nil || outcome.Changed ||
+		outcome.Config.Version != 2 {
 		t.Errorf("a publish of the other's content: got %+v, %v, want no change", outcome, err)
 	}
 	if got := f.Publisher.Plan().Version(); got != 2 {
