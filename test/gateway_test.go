@@ -85,7 +85,7 @@ func TestGateway_ETagsDropped_FleetFollows(t *testing.T) {
 	must(t, s.agent.stop())
 	edit(t, filepath.Join(cacheDir, "agent_config.cache"), "/last", "/edited")
 	must(t, s.agent.start())
-	s.controller.waitForLog(t, "Agent holds another content", 1)
+	s.controller.waitForLog(t, "Agent content mismatch detected", 1)
 	s.waitForWorker(t, "/last")
 	listed(`"content_mismatch":false`)
 }

@@ -143,7 +143,7 @@ func agentQuery(c *call) (q registry.Query, err error) {
 	if q.Status == allStatuses {
 		q.Status, q.All = "", true
 	}
-	if q.Hears, err = oneOf(c, "transport", wire.Transports); err != nil {
+	if q.Transport, err = oneOf(c, "transport", wire.Transports); err != nil {
 		return q, err
 	}
 	hostname, named := c.GetQuery("hostname")

@@ -320,11 +320,11 @@ fleetconf_controller_agents{status="inactive"} 0
 fleetconf_controller_agents{status="offline"} 0
 fleetconf_controller_agents{status="online"} 0
 fleetconf_controller_agents{status="stale"} 0
-# HELP fleetconf_controller_agents_by_applied_version Agents by the version that their worker runs, without the inactive ones: the desired one, those that most run beside it, other for the rest, none for nothing.
+# HELP fleetconf_controller_agents_by_applied_version Agents by the version that their worker runs, without the inactive ones: the desired version, each of the four others that most run, any other, or none.
 # TYPE fleetconf_controller_agents_by_applied_version gauge
 fleetconf_controller_agents_by_applied_version{version="none"} 0
 fleetconf_controller_agents_by_applied_version{version="other"} 0
-# HELP fleetconf_controller_agents_by_transport Agents by how they hear of a newer version, without the inactive ones.
+# HELP fleetconf_controller_agents_by_transport Agents by how they receive hints of a newer version, without the inactive ones.
 # TYPE fleetconf_controller_agents_by_transport gauge
 fleetconf_controller_agents_by_transport{transport="longpoll"} 0
 fleetconf_controller_agents_by_transport{transport="nats"} 0
@@ -346,10 +346,10 @@ fleetconf_controller_frozen 0
 # HELP fleetconf_controller_last_publish_timestamp_seconds When the current version was published; 0 before the first publish.
 # TYPE fleetconf_controller_last_publish_timestamp_seconds gauge
 fleetconf_controller_last_publish_timestamp_seconds 0
-# HELP fleetconf_controller_waiters Polls that are held.
+# HELP fleetconf_controller_waiters Long polls in progress.
 # TYPE fleetconf_controller_waiters gauge
 fleetconf_controller_waiters 0
-# HELP fleetconf_controller_waiters_limit How many polls are held at most.
+# HELP fleetconf_controller_waiters_limit The maximum of long polls in progress.
 # TYPE fleetconf_controller_waiters_limit gauge
 fleetconf_controller_waiters_limit 77
 `
@@ -455,7 +455,7 @@ func TestCollector_ManyVersions_FewSeries(t *testing.T) {
 		t.Errorf("got %d series of 1000 agents and %d of 5000, want as many, and few", counts[0], counts[1])
 	}
 	const want = `
-# HELP fleetconf_controller_agents_by_applied_version Agents by the version that their worker runs, without the inactive ones: the desired one, those that most run beside it, other for the rest, none for nothing.
+# HELP fleetconf_controller_agents_by_applied_version Agents by the version that their worker runs, without the inactive ones: the desired version, each of the four others that most run, any other, or none.
 # TYPE fleetconf_controller_agents_by_applied_version gauge
 fleetconf_controller_agents_by_applied_version{version="1"} 505
 fleetconf_controller_agents_by_applied_version{version="3"} 5

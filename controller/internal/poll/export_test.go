@@ -9,14 +9,14 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// Cohorts is how many cohorts are kept.
+// Cohorts returns the number of cohorts.
 func Cohorts(w *Waiters) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.cohorts)
 }
 
-// Wait waits as a Ticket does, for a newer that a test decides about.
+// Wait waits as a Ticket does, until newer returns true.
 func (w *Waiters) Wait(ctx context.Context, d time.Duration, self *registry.Agent, newer func() bool) {
 	woken := make(chan struct{}, 1)
 	x := &waiter{wake: func() {

@@ -7,8 +7,8 @@ import (
 )
 
 var (
-	waitersDesc      = metrics.Describe("controller", "waiters", "Polls that are held.")
-	waitersLimitDesc = metrics.Describe("controller", "waiters_limit", "How many polls are held at most.")
+	waitersDesc      = metrics.Describe("controller", "waiters", "Long polls in progress.")
+	waitersLimitDesc = metrics.Describe("controller", "waiters_limit", "The maximum of long polls in progress.")
 )
 
 // Describe implements prometheus.Collector.

@@ -12,27 +12,30 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// offer is what a caller says of itself, and what it is offered at a moment.
+// offer is the decision about one poll: the state that the caller sent, and the release
+// that it is offered under a plan.
 type offer struct {
 	service *Service
 	self    *registry.Agent
 	tags    []string // the lines of If-None-Match
 	applied applied
-	seen    models.Poll // what the poll says of the agent
+	seen    models.Poll // the state of the agent
 
-	plan    *models.Plan    // what decides
-	release *models.Release // what the caller should run; nil: keep what it runs
+	// decide sets the rest.
+
+	plan    *models.Plan
+	release *models.Release // that the caller should run; nil if it keeps what it runs
 	reason  models.Reason
-	runs    int64 // the version that the agent may run, the highest of several
-	resumed bool  // an admin has let the agent follow the store
-	status  int   // 200, 304 or 404
-	// unchanged says that the caller runs what a 200 has: without If-None-Match a 304
-	// would be no proper response.
+	runs    int64 // the highest version that the agent may run, judging by its headers
+	resumed bool  // an admin resumed: the agent follows the store again
+	status  int   // StatusOK, StatusNotModified or StatusNotFound
+	// unchanged means that the caller runs the release of a 200. Without a matching
+	// If-None-Match, HTTP does not allow a 304.
 	unchanged bool
 }
 
-// applied is what a caller says that it runs, in headers that no gateway changes. The
-// zero value is nothing.
+// applied identifies the configuration that a caller runs, from headers that gateways do
+// not change. The zero value is none.
 type applied struct {
 	version int64
 	content string // the hash
@@ -61,12 +64,12 @@ func appliedOf(h map[string][]string) applied {
 	return applied{n, content[0]}
 }
 
-// transportOf returns how the caller receives hints of a newer version. A broker that
-// this controller does not announce over brings none.
+// transportOf returns how the caller receives hints. A broker counts only if this
+// controller announces over it.
 func (s *Service) transportOf(h map[string][]string, wait time.Duration) wire.Transport {
 	switch named := h[wire.HeaderTransport]; {
 	case wait > 0 && len(named) == 1 && named[0] == string(wire.Polling):
-		return wire.Polling // no wait of it was ever held
+		return wire.Polling // the agent's waits are not honored, as by a gateway
 	case wait > 0:
 		return wire.LongPoll
 	case len(named) == 1 && s.Broker != "" && named[0] == string(s.Broker):
@@ -75,7 +78,7 @@ func (s *Service) transportOf(h map[string][]string, wait time.Duration) wire.Tr
 	return wire.Polling
 }
 
-// text returns the text in a header, "" if it is absent.
+// text returns the decoded text of a header, "" if it is absent.
 func text(h map[string][]string, name string) string {
 	if lines := h[name]; len(lines) > 0 {
 		return wire.HeaderText(lines[0])
@@ -83,17 +86,18 @@ func text(h map[string][]string, name string) string {
 	return ""
 }
 
-// due reports whether the response is one that is not delayed.
+// due reports whether the response is sent without a wait.
 func (o *offer) due() bool { return o.status == StatusOK && !o.unchanged }
 
-// decide finds what the caller should run by a plan, and the status of the response.
+// decide determines the release that the caller should run under a plan, and the status
+// of the response.
 func (o *offer) decide(plan *models.Plan) {
 	current, newest := plan.Newest, plan.Version()
 	names := current != nil && etag.NoneMatch(o.tags, current.ETag)
 	o.plan, o.release, o.reason, o.unchanged = plan, current, models.Reason{}, false
 	if o.self != nil {
 		if after := o.observe(names && o.tags[0] != "*"); after != plan {
-			o.decide(after) // the first agent that runs a later version than the store has
+			o.decide(after) // this agent is the first seen with a later version
 			return
 		}
 	}
@@ -118,14 +122,14 @@ func (o *offer) decide(plan *models.Plan) {
 	case o.release != nil:
 		o.status = StatusOK
 	case one && current != nil:
-		o.status = StatusNotModified // against what it runs
+		o.status = StatusNotModified // with the ETag of the version that it keeps
 	default:
 		o.status = StatusNotFound
 	}
 }
 
-// observe finds out which version an agent runs, and returns the plan that follows from
-// it. names says that the agent sent the ETag of the newest version.
+// observe determines the version that an agent runs, and returns the resulting plan.
+// names means that the agent sent the ETag of the newest version.
 func (o *offer) observe(names bool) *models.Plan {
 	v, newest := &o.seen, o.plan.Version()
 	v.Runs, v.Newest, v.Unknown, v.Foreign, v.Mismatch = o.applied.version, newest, false, false, false
@@ -144,28 +148,28 @@ func (o *offer) observe(names bool) *models.Plan {
 	v.Foreign = v.Runs > newest
 	o.runs = v.Runs
 	for _, line := range o.tags {
-		version := cmp.Or(models.VersionOf(line), o.applied.version) // 0: the ETag of a gateway
+		version := cmp.Or(models.VersionOf(line), o.applied.version) // 0: an ETag that a gateway made
 		o.runs, v.Unknown = max(o.runs, version), v.Unknown || version == 0
 	}
 	return plan
 }
 
-// mismatch reports whether what the agent holds is not the content of the version that
-// it says it runs. names says that it sent the ETag of the newest version. The ETag of
-// an earlier version tells the content of that.
+// mismatch reports whether the agent's content is not that of the version that it names.
+// names means that it sent the ETag of the newest version. For an earlier version, the
+// ETag has the hash of the content.
 func (o *offer) mismatch(names bool) bool {
 	switch {
 	case o.applied == applied{}:
 		return false
 	case names || o.applied.version == o.plan.Version():
-		return true // decide knows that it does not run the newest
+		return true // decide has excluded that it runs the newest version
 	}
 	tag, one := etag.Single(o.tags)
 	content := models.ContentOf(tag)
 	return one && content != "" && models.VersionOf(tag) == o.applied.version && content != o.applied.content
 }
 
-// record notes that the agent was here, and what it runs. The response is held for wait.
+// record records the agent's poll in the registry. The response is delayed by up to wait.
 func (o *offer) record(wait time.Duration) {
 	if o.self == nil {
 		return
@@ -178,7 +182,8 @@ func (o *offer) record(wait time.Duration) {
 	o.service.Agents.Poll(o.self, o.seen)
 }
 
-// response is the response to the caller. wait is how long it may have been held.
+// response returns the response to the caller. wait is the maximum delay that was
+// granted, below 0 for none.
 func (o *offer) response(wait time.Duration) Response {
 	r := Response{Status: o.status, service: o.service, plan: o.plan, transport: o.seen.Transport}
 	if wait >= 0 {
@@ -204,10 +209,10 @@ func (o *offer) response(wait time.Duration) Response {
 	return r
 }
 
-// waitValue is the value of X-Wait-Seconds.
+// waitValue returns the value of X-Wait-Seconds.
 func waitValue(wait time.Duration) []string { return []string{strconv.Itoa(int(wait / time.Second))} }
 
-// detail says why the caller is offered nothing.
+// detail returns why a 404 offers nothing.
 func (o *offer) detail() string {
 	switch version := o.plan.Version(); {
 	case version == 0:
@@ -216,7 +221,7 @@ func (o *offer) detail() string {
 		return fmt.Sprintf("this agent's worker refused version %d, and nothing newer was published", version)
 	default:
 		return fmt.Sprintf(
-			"this store ends at version %d, and agents run later ones: what they run stays, until an admin decides", version)
+			"the store's newest version is %d, and agents run later versions: they keep them until an admin decides", version)
 	}
 }
 
@@ -225,8 +230,9 @@ var (
 	byResume  = []string{wire.OlderResume}
 )
 
-// because is why the agent is offered an older version than the one that it says it
-// runs. Where its ETag is the newest one it runs no later one: its cache was edited.
+// because returns the value of X-Older-Because: why the agent is offered an older version
+// than the one that it names. If its ETag is that of the newest version, it does not run a
+// later one: its cache was edited.
 func (o *offer) because() []string {
 	if etag.NoneMatch(o.tags, o.plan.ETag()) || o.seen.Foreign && !o.resumed {
 		return byPublish

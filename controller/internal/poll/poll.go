@@ -1,7 +1,7 @@
-// Package poll answers the polls of agents, immediately or once there is something
-// newer. It knows no HTTP beyond header values: the holder of the connection calls Begin,
-// and Ticket.Resume whenever the poll is woken. So a connection that waits needs no
-// goroutine.
+// Package poll responds to the polls of agents, immediately or as soon as the offer
+// changes (long polling). It knows of HTTP only header values and status codes. The owner
+// of the connection calls Begin, and Ticket.Resume after each wake-up. So a waiting
+// connection needs no goroutine.
 package poll
 
 import (
@@ -13,14 +13,16 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// Publisher has the plan.
+// Publisher has the current plan.
 type Publisher interface {
+	// Plan returns the current plan.
 	Plan() *models.Plan
-	// ObserveTag notes the ETag of what an agent runs; see publish.Publisher.
+	// ObserveTag takes the ETag of the version that an agent runs into account, as
+	// publish.Publisher does.
 	ObserveTag(plan *models.Plan, tag string) (after *models.Plan, ahead int64, foreign bool)
 }
 
-// Options are what a Service is made of.
+// Options are the parts and settings of a Service.
 type Options struct {
 	Publisher Publisher
 	Agents    *registry.Registry
@@ -28,27 +30,29 @@ type Options struct {
 
 	Fleet         string         // the id of the fleet
 	Broker        wire.Transport // the broker that versions are announced over; empty for none
-	SweepInterval time.Duration  // how often agents poll while that broker tells them of newer versions
+	SweepInterval time.Duration  // the resync interval of agents that are subscribed to Broker
 }
 
-// Service answers polls.
+// Service responds to polls. Begin may be called concurrently.
 type Service struct {
 	Options
 	sweep []string // SweepInterval as a header value
-	fleet []string // Fleet as one
+	fleet []string // Fleet as a header value
 }
 
-// New returns a Service.
+// New returns a Service with those options.
 func New(o Options) *Service {
-	return &Service{Options: o, sweep: []string{strconv.Itoa(int(o.SweepInterval / time.Second))}, fleet: []string{o.Fleet}}
+	return &Service{
+		Options: o, sweep: []string{strconv.Itoa(int(o.SweepInterval / time.Second))}, fleet: []string{o.Fleet},
+	}
 }
 
 // Request is a poll.
 type Request struct {
-	Self      *registry.Agent // the agent that polls, nil if the caller is none
+	Self      *registry.Agent // the agent that polls; nil if the caller is not an agent
 	Header    map[string][]string
-	Wait      time.Duration // how long the response may be held, at most; below 0 if the caller did not ask
-	OnWake    func()        // is called, and must not block, when the Ticket is to be resumed; nil if Wait is 0 or less
+	Wait      time.Duration // the longest delay of the response; below 0 if none was requested
+	OnWake    func()        // called when the Ticket is to be resumed; must not block; required if Wait > 0
 	StartedAt time.Time
 }
 
@@ -56,7 +60,7 @@ type Request struct {
 const (
 	StatusOK           = 200
 	StatusNotModified  = 304
-	StatusUnauthorized = 401 // the agent was removed while it waited
+	StatusUnauthorized = 401 // the agent was removed during its long poll
 	StatusNotFound     = 404
 )
 
@@ -64,7 +68,7 @@ const (
 type Response struct {
 	Status int
 	Body   []byte // of a 200
-	Detail string // why, of a 404
+	Detail string // of a 404: the reason
 
 	service   *Service
 	plan      *models.Plan
@@ -76,7 +80,7 @@ type Response struct {
 
 var (
 	jsonType = []string{"application/json"}
-	noCache  = []string{"private, no-cache"} // RFC 9111 §5.2.2: store it, but validate each time
+	noCache  = []string{"private, no-cache"} // may be stored, but must be revalidated (RFC 9111 §5.2.2)
 )
 
 // SetHeader adds the headers of the response to h.
@@ -113,8 +117,8 @@ func (r *Response) SetHeader(h map[string][]string) {
 	}
 }
 
-// Begin answers a poll. If the response is held, ticket is not nil, and the response
-// comes from its Resume.
+// Begin responds to a poll. If ticket is not nil, there is no response yet: the caller
+// waits for OnWake and calls Resume, or calls Disconnect.
 func (s *Service) Begin(r Request) (response Response, ticket *Ticket) {
 	wait := r.Wait
 	if s.Waiters.Full() {

@@ -29,7 +29,9 @@ func inPolls(t *testing.T, limit int, story func(t *testing.T, p *polls, live *r
 	synctest.Test(t, func(t *testing.T) {
 		p := &polls{Fleet: fleettest.New(t, db, db)}
 		p.waiters = poll.NewWaiters(p.Publisher.Changed, 1000, limit)
-		p.Service = poll.New(poll.Options{Publisher: p.Publisher, Agents: p.Agents, Waiters: p.waiters, Fleet: "fleet-1"})
+		p.Service = poll.New(poll.Options{
+			Publisher: p.Publisher, Agents: p.Agents, Waiters: p.waiters, Fleet: "fleet-1",
+		})
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { defer close(ended); _ = p.waiters.Run(ctx) }()
@@ -72,8 +74,12 @@ func TestBegin_AnsweredImmediately(t *testing.T) {
 			if v := h[wire.HeaderWait]; v != nil {
 				said = v[0]
 			}
-			if ticket != nil || got.Status != row.status || said != row.said || h[wire.HeaderFleet][0] != "fleet-1" || h["Etag"][0] != p.etag {
-				t.Errorf("%s: got %d, held %v, headers %v, want %d, wait %q", name, got.Status, ticket != nil, h, row.status, row.said)
+			if ticket != nil || got.Status != row.status || said != row.said || h[wire.HeaderFleet][0] != "fleet-1" ||
+				h["Etag"][0] != p.etag {
+				t.Errorf(
+					"%s: got %d, held %v, headers %v, want %d, wait %q", name, got.Status, ticket != nil, h, row.status,
+					row.said,
+				)
 			}
 			if hasBody := len(got.Body) > 0; hasBody != (row.status == poll.StatusOK) {
 				t.Errorf("%s: got the body %q", name, got.Body)
@@ -97,7 +103,9 @@ func TestTicket_Woken_Resumes(t *testing.T) {
 				t.Error(err)
 			}
 		}, poll.StatusUnauthorized, time.Second},
-		"the controller stops": {func(_ *testing.T, _ *polls, stop func()) { stop() }, poll.StatusNotModified, time.Second},
+		"the controller stops": {
+			func(_ *testing.T, _ *polls, stop func()) { stop() }, poll.StatusNotModified, time.Second,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, stop func()) {
@@ -119,7 +127,8 @@ func TestTicket_Woken_Resumes(t *testing.T) {
 					}
 					break
 				}
-				if took := time.Since(began); took < row.after || took > row.after+wire.WaitSlack(row.after)+time.Second/10 {
+				if took := time.Since(began); took < row.after ||
+					took > row.after+wire.WaitSlack(row.after)+time.Second/10 {
 					t.Errorf("answered after %s, want %s", took, row.after)
 				}
 				if n := p.waiters.Waiting(); n != 0 {

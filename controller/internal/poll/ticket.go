@@ -8,43 +8,44 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// Ticket is a poll whose response is held. Its methods are called one at a time.
+// Ticket is a long poll without a response yet. Its methods must not be called
+// concurrently, nor after Disconnect or a Resume that returned true.
 type Ticket struct {
 	offer offer
 	wait  time.Duration
 
 	waiter     waiter
 	timer      *time.Timer // ends the wait
-	over       atomic.Bool // it did
-	stopOffers func()
+	over       atomic.Bool // the timer has fired
+	stopOffers func()      // ends the agent's OnOffer; nil for a caller that is not an agent
 }
 
-// begin has the ticket wait. It reports whether there is a response already.
+// begin starts the wait. done means that there is a response already.
 func (t *Ticket) begin(wake func()) (done bool) {
 	t.waiter.wake = wake
 	if self := t.offer.self; self != nil {
 		t.stopOffers = self.OnOffer(wake)
 	}
-	// Polls that began together do not end together.
+	// The random slack keeps polls that began together from ending together.
 	t.timer = time.AfterFunc(t.wait+rand.N(wire.WaitSlack(t.wait)+1), func() { t.over.Store(true); wake() })
-	return t.look()
+	return t.decide()
 }
 
-// Resume is called after each wake-up. It returns the response, or false if the response
-// is still held.
+// Resume must be called after each wake-up. It returns the response and true, or false if
+// the poll continues to wait.
 func (t *Ticket) Resume() (response Response, done bool) {
-	if !t.over.Load() && !t.look() {
+	if !t.over.Load() && !t.decide() {
 		return Response{}, false
 	}
 	response, _ = t.end()
 	return response, true
 }
 
-// look joins the waiters, and reports whether there is a response now.
-func (t *Ticket) look() (done bool) {
+// decide joins the waiters and decides again. done means that there is a response now.
+func (t *Ticket) decide() (done bool) {
 	o := &t.offer
 	o.service.Waiters.leave(&t.waiter)
-	joined := o.service.Waiters.join(&t.waiter) // before the look: what changes after it wakes
+	joined := o.service.Waiters.join(&t.waiter) // before the plan is read, so that no change is missed
 	o.decide(o.service.Publisher.Plan())
 	return !joined || o.due() || t.deregistered()
 }
@@ -58,12 +59,12 @@ func (t *Ticket) end() (Response, *Ticket) {
 	if t.deregistered() {
 		return Response{Status: StatusUnauthorized, wait: waitValue(t.wait)}, nil
 	}
-	o.seen.At = time.Now().UTC() // it was here until now
+	o.seen.At = time.Now().UTC() // the agent was connected until now
 	o.record(0)
 	return o.response(t.wait), nil
 }
 
-// Disconnect ends the wait of a client that has disconnected.
+// Disconnect ends the wait because the client disconnected.
 func (t *Ticket) Disconnect() {
 	t.stop()
 	if o := &t.offer; o.self != nil {

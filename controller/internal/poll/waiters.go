@@ -1,5 +1,3 @@
-// Package poll answers the polls of agents, immediately or once there is something
-// newer.
 package poll
 
 import (
@@ -12,67 +10,65 @@ import (
 )
 
 const (
-	// cohortSize is how many waiters share one wake-up at most, and cohortShare
-	// the part of a second that letting them go takes at least: fewer share one
-	// where the pace is slow.
-	cohortSize  = 64
-	cohortShare = 100
-	// drainTime is how long letting all of them go takes at the end. It is less
-	// than the server gives its requests to end.
+	// cohortSize is the most waiters that are woken together. At a slow pace a cohort has
+	// fewer: as many as are released in 1/cohortsPerSecond seconds.
+	cohortSize       = 64
+	cohortsPerSecond = 100
+	// drainTime is how long the release of all waiters takes when the controller stops. It
+	// is shorter than the server's shutdown timeout.
 	drainTime = 8 * time.Second
-	// drainRate is the slowest pace at the end, in waiters a second: a small fleet
-	// holds up nobody.
+	// drainRate is the slowest pace of that release, in waiters a second, so that a small
+	// fleet does not delay the stop.
 	drainRate = 100
 )
 
-// Waiters are the polls that are held until there may be something newer. Those that
-// began after one another form a cohort, which is woken together. Cohorts are released
-// at a pace that the controller can serve, in random order, so that no poll is always
-// the last.
+// Waiters are the long polls in progress. Consecutive ones form a cohort, which is woken
+// together. When the offer may have changed, the cohorts are released at a pace that the
+// controller can serve, in random order, so that no waiter is always the last.
 type Waiters struct {
 	changed func() <-chan struct{}
 	pace    rate.Limit // waiters a second
-	limit   int        // at once
+	limit   int
 
 	mu      sync.Mutex // guards the rest
 	cohorts map[*cohort]struct{}
-	open    *cohort // the one that the next waiter joins; nil for none
-	waiting int
-	ending  bool // no poll is held any more
+	open    *cohort // the cohort that the next waiter joins; nil for none
+	waiting int     // the number of waiters
+	ending  bool    // the controller is stopping: no waiter may join
 }
 
-// cohort is waiters that are woken together. Waiters.mu guards it.
+// cohort is a set of waiters that are woken together. Waiters.mu guards it.
 type cohort struct {
-	waiters []*waiter // nil where one has left
-	size    int       // those that have not
+	waiters []*waiter // nil in the places of waiters that left
+	size    int       // the number of the others
 }
 
-// waiter is one poll that is held, or was.
+// waiter is a long poll.
 type waiter struct {
 	wake func() // must not block
 
-	cohort *cohort // nil while it waits for nothing; Waiters.mu guards it and place
-	place  int     // in cohort.waiters
+	cohort *cohort // nil while it is not waiting; Waiters.mu guards it and place
+	place  int     // the index in cohort.waiters
 }
 
-// NewWaiters returns up to limit waiters. They are released at pace, in waiters a
-// second, whenever the channel that changed returns is closed.
+// NewWaiters returns a set of at most limit waiters. Run releases them when the channel
+// that changed returns is closed, at pace, in waiters a second.
 func NewWaiters(changed func() <-chan struct{}, pace, limit int) *Waiters {
 	return &Waiters{changed: changed, pace: rate.Limit(pace), limit: limit, cohorts: map[*cohort]struct{}{}}
 }
 
-// Full reports whether no more polls may be held now.
+// Full reports whether the limit of waiters is reached.
 func (w *Waiters) Full() bool { return w.Waiting() >= w.limit }
 
-// Waiting is how many polls are held now.
+// Waiting returns the number of waiters.
 func (w *Waiters) Waiting() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.waiting
 }
 
-// Run releases the waiters whenever there may be something newer, until ctx ends; then
-// all of them for good, spread over drainTime.
+// Run releases the waiters after each change until ctx ends. Then it rejects new waiters,
+// releases all others within eight seconds, and returns nil.
 func (w *Waiters) Run(ctx context.Context) error {
 	for {
 		published := w.changed()
@@ -91,7 +87,7 @@ func (w *Waiters) Run(ctx context.Context) error {
 	}
 }
 
-// release wakes all that wait now, at a pace, unless ctx ends.
+// release wakes the current waiters at a pace, until ctx ends.
 func (w *Waiters) release(ctx context.Context, pace rate.Limit) {
 	limiter := rate.NewLimiter(pace, cohortSize)
 	for _, c := range w.shuffled() {
@@ -131,14 +127,15 @@ func (w *Waiters) wake(c *cohort) {
 		}
 	}
 	w.mu.Unlock()
-	for _, x := range c.waiters { // which nothing changes any more
+	for _, x := range c.waiters { // without mu: no waiter joins or leaves a woken cohort
 		if x != nil {
 			x.wake()
 		}
 	}
 }
 
-// join has a waiter woken by the next release. It reports whether one will come.
+// join adds a waiter, which the next release wakes. It returns false if the controller is
+// stopping.
 func (w *Waiters) join(x *waiter) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -154,13 +151,13 @@ func (w *Waiters) join(x *waiter) bool {
 	c.waiters = append(c.waiters, x)
 	c.size++
 	w.waiting++
-	if len(c.waiters) >= min(cohortSize, max(1, int(w.pace)/cohortShare)) {
+	if len(c.waiters) >= min(cohortSize, max(1, int(w.pace)/cohortsPerSecond)) {
 		w.open = nil
 	}
 	return true
 }
 
-// leave takes a waiter out, if no release has woken it since it joined.
+// leave removes a waiter, unless a release has woken it since it joined.
 func (w *Waiters) leave(x *waiter) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -267,7 +267,10 @@ func TestWaiters_PublishBetweenLookAndWait_NotMissed(t *testing.T) {
 				return newer
 			})
 			if took := time.Since(began); took != 0 || looks != 2 {
-				t.Fatalf("a version published meanwhile was seen after %s and %d looks, want at once with the second", took, looks)
+				t.Fatalf(
+					"a version published meanwhile was seen after %s and %d looks, want at once with the second", took,
+					looks,
+				)
 			}
 		}
 	})
@@ -283,7 +286,9 @@ func TestWaiters_CommitInDoubt_Released(t *testing.T) {
 		var running sync.WaitGroup
 		running.Go(func() { _ = waiters.Run(ctx) })
 		began := time.Now()
-		running.Go(func() { waiters.Wait(ctx, time.Hour, nil, func() bool { return publisher.Plan().Config() != nil }) })
+		running.Go(func() {
+			waiters.Wait(ctx, time.Hour, nil, func() bool { return publisher.Plan().Config() != nil })
+		})
 		synctest.Wait()
 		store.Fails.Store(true)
 		if _, err := publisher.Publish(t.Context(), fleettest.Draft("http://a/")); !errors.Is(err, fleettest.ErrDisk) {

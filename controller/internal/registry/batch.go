@@ -8,16 +8,16 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 )
 
-// batch collects agents whose presence goes to the store in one write.
+// batch collects the agents whose presence is to be stored.
 type batch struct {
-	mark func(*Agent) *bool // whether an agent is in the batch; the agent's lock guards it
+	mark func(*Agent) *bool // the agent's flag that it is in the batch; its lock guards that
 	save func(context.Context, []database.Presence) error
 
 	mu     sync.Mutex // guards agents
 	agents []*Agent
 }
 
-// add puts an agent, whose lock the caller holds, into the batch.
+// add adds an agent to the batch. The caller holds the agent's lock.
 func (b *batch) add(live *Agent) {
 	if mark := b.mark(live); !*mark && !live.deregistered {
 		*mark = true
@@ -27,25 +27,26 @@ func (b *batch) add(live *Agent) {
 	}
 }
 
-// holds reports whether an agent is in the batch.
-func (b *batch) holds(live *Agent) bool {
+// contains reports whether an agent is in the batch.
+func (b *batch) contains(live *Agent) bool {
 	live.mu.Lock()
 	defer live.mu.Unlock()
 	return *b.mark(live)
 }
 
-// atOnce is how many agents one write stores at most. It bounds how long a publish waits.
-const atOnce = 4096
+// batchSize is the most agents in one write, which bounds how long a publish waits for
+// it.
+const batchSize = 4096
 
-// store writes the batch to the store and empties it. After an error the batch has the
-// agents that were not stored.
+// store writes the batch to the store and empties it. After an error, the batch keeps
+// the agents that were not stored.
 func (b *batch) store(ctx context.Context) error {
 	b.mu.Lock()
 	agents := b.agents
 	b.agents = nil
 	b.mu.Unlock()
 	var failed error
-	for part := range slices.Chunk(agents, atOnce) {
+	for part := range slices.Chunk(agents, batchSize) {
 		if failed == nil {
 			failed = b.write(ctx, part)
 		} else {
@@ -72,13 +73,13 @@ func (b *batch) write(ctx context.Context, agents []*Agent) error {
 	return err
 }
 
-// unsaved returns the presence of an agent for the store. The caller holds its lock.
+// unsaved returns the agent's presence for the store. The caller holds the agent's lock.
 func (a *Agent) unsaved() database.Presence {
 	return database.Presence{Seq: a.seq, Presence: a.agent.Presence, Reported: a.reportUnsaved}
 }
 
-// keep puts agents back into the batch. Both column groups are stored, because a write
-// that failed may have included reports.
+// keep returns agents to the batch. Their next write includes the fields that reports
+// set.
 func (b *batch) keep(agents []*Agent) {
 	for _, live := range agents {
 		live.mu.Lock()

@@ -29,10 +29,12 @@ func (*million) Agents(context.Context) ([]models.Agent, error) {
 	agents := make([]models.Agent, n)
 	for i := range agents {
 		a := models.Agent{
-			Seq: int64(i + 1), ID: fmt.Sprintf("agent-%07d", i), Hostname: fmt.Sprintf("web-%d", i), Metadata: []byte("{}"), RegisteredAt: now.Add(-time.Hour),
+			Seq: int64(i + 1), ID: fmt.Sprintf("agent-%07d", i), Hostname: fmt.Sprintf("web-%d", i),
+			Metadata: []byte("{}"), RegisteredAt: now.Add(-time.Hour),
 			Presence: models.Presence{
-				LastPoll: now, PollInterval: time.Hour, Applied: 8, AppliedAt: now.Add(time.Duration(i) * time.Microsecond),
-				Attempt: wire.Attempt{Version: 8, Status: wire.Applied, At: now},
+				LastPoll: now, PollInterval: time.Hour, Applied: 8,
+				AppliedAt: now.Add(time.Duration(i) * time.Microsecond),
+				Attempt:   wire.Attempt{Version: 8, Status: wire.Applied, At: now},
 			},
 		}
 		switch {
@@ -50,18 +52,32 @@ func (*million) Agents(context.Context) ([]models.Agent, error) {
 func BenchmarkAgents_OfAMillion(b *testing.B) {
 	log, _ := logtest.NewNullLogger()
 	var plan atomic.Pointer[models.Plan]
-	plan.Store(&models.Plan{Newest: &models.Release{Config: &models.Config{Version: 8, PublishedAt: time.Now().Add(-time.Minute)}}})
-	agents, err := registry.Open(b.Context(), &million{}, &plan, registry.Options{InactiveAfter: fleettest.InactiveAfter}, log)
+	plan.Store(&models.Plan{
+		Newest: &models.Release{Config: &models.Config{Version: 8, PublishedAt: time.Now().Add(-time.Minute)}},
+	})
+	agents, err := registry.Open(
+		b.Context(), &million{}, &plan, registry.Options{InactiveAfter: fleettest.InactiveAfter}, log,
+	)
 	if err != nil {
 		b.Fatal(err)
 	}
 	for name, ask := range map[string]func(time.Time){
-		"list":             func(now time.Time) { agents.List(registry.Query{Limit: 100}, plan.Load(), now) },
-		"list_failed":      func(now time.Time) { agents.List(registry.Query{Limit: 100, Status: wire.Refused}, plan.Load(), now) },
-		"list_version":     func(now time.Time) { agents.List(registry.Query{Limit: 100, Applied: 7}, plan.Load(), now) },
-		"list_hostname":    func(now time.Time) { agents.List(registry.Query{Limit: 100, Hostname: "web-999999"}, plan.Load(), now) },
-		"list_prefix":      func(now time.Time) { agents.List(registry.Query{Limit: 100, Hostname: "web-99*"}, plan.Load(), now) },
-		"list_last_page":   func(now time.Time) { agents.List(registry.Query{Limit: 100, After: 999_900}, plan.Load(), now) },
+		"list": func(now time.Time) { agents.List(registry.Query{Limit: 100}, plan.Load(), now) },
+		"list_failed": func(now time.Time) {
+			agents.List(registry.Query{Limit: 100, Status: wire.Refused}, plan.Load(), now)
+		},
+		"list_version": func(now time.Time) {
+			agents.List(registry.Query{Limit: 100, Applied: 7}, plan.Load(), now)
+		},
+		"list_hostname": func(now time.Time) {
+			agents.List(registry.Query{Limit: 100, Hostname: "web-999999"}, plan.Load(), now)
+		},
+		"list_prefix": func(now time.Time) {
+			agents.List(registry.Query{Limit: 100, Hostname: "web-99*"}, plan.Load(), now)
+		},
+		"list_last_page": func(now time.Time) {
+			agents.List(registry.Query{Limit: 100, After: 999_900}, plan.Load(), now)
+		},
 		"summary":          func(now time.Time) { agents.Summary(plan.Load(), now) },
 		"rollout":          func(now time.Time) { agents.Figures(plan.Load(), now) },
 		"look_of_a_waiter": func(now time.Time) { agents.Targets(now) },
@@ -85,7 +101,9 @@ func BenchmarkPublish_MillionToNone(b *testing.B) {
 		}
 		b.Cleanup(func() { _ = db.Close() })
 		plan := fleettest.LoadPlan(b, db)
-		fleet, err := registry.Open(b.Context(), agents, plan, registry.Options{InactiveAfter: fleettest.InactiveAfter}, log)
+		fleet, err := registry.Open(
+			b.Context(), agents, plan, registry.Options{InactiveAfter: fleettest.InactiveAfter}, log,
+		)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -96,7 +114,9 @@ func BenchmarkPublish_MillionToNone(b *testing.B) {
 	for n := 0; b.Loop(); n++ {
 		for i, publisher := range publishers {
 			began := time.Now()
-			if _, err := publisher.Publish(b.Context(), fleettest.Draft(fmt.Sprintf("http://target/%d", n))); err != nil {
+			if _, err := publisher.Publish(
+				b.Context(), fleettest.Draft(fmt.Sprintf("http://target/%d", n)),
+			); err != nil {
 				b.Fatal(err)
 			}
 			took[i] += time.Since(began)

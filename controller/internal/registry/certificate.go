@@ -14,19 +14,18 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-// maxCertificateName bounds what is stored of a certificate, in bytes.
+// maxCertificateName bounds the stored name of a certificate, in bytes.
 const maxCertificateName = 512
 
-// CertificateName returns what a certificate says of its holder, so that a renewed
-// certificate has the same name: its subject alternative names, sorted, or its
-// subject if there are none. It is never empty. A name that is too long to be
-// stored is cut, and ends with its SHA-256.
+// CertificateName returns a name of the certificate's holder that a renewed certificate
+// shares: the sorted subject alternative names, or the subject if there are none. It is
+// never empty. A name of more than 512 bytes is truncated and ends with its SHA-256.
 func CertificateName(cert *x509.Certificate) string {
 	var names []string
 	add := func(kind, name string) {
 		unclear := func(r rune) bool { return strings.ContainsRune(`," `, r) || !strconv.IsPrint(r) }
 		if strings.ContainsFunc(name, unclear) {
-			name = strconv.Quote(name) // or two names could read as one
+			name = strconv.Quote(name) // so that one name cannot pass for two
 		}
 		names = append(names, kind+":"+name)
 	}
@@ -54,13 +53,13 @@ func CertificateName(cert *x509.Certificate) string {
 	return strings.ToValidUTF8(name[:maxCertificateName/2], "") + "… SHA-256:" + hex.EncodeToString(sum[:])
 }
 
-// ErrUnbound is the error of an agent that registered over no certificate, because
-// an older build or a controller without TLS_CLIENT_CA_FILE took the registration.
+// ErrUnbound rejects an agent that registered without a certificate: with an older
+// build, or with a controller without TLS_CLIENT_CA_FILE.
 var ErrUnbound = errors.New("this agent registered without a certificate; it must re-register over this connection")
 
-// CheckCertificate reports whether a certificate has the name of the one that the
-// agent registered over. The error is models.ErrCertificate or ErrUnbound. Only the
-// first call for a certificate costs more than a comparison of pointers.
+// CheckCertificate returns nil if cert has the name that the agent registered with, else
+// models.ErrCertificate or ErrUnbound. Repeated calls with the same cert only compare
+// pointers.
 func (a *Agent) CheckCertificate(cert *x509.Certificate) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -78,8 +77,8 @@ func (a *Agent) CheckCertificate(cert *x509.Certificate) error {
 	}
 }
 
-// otherCertificate is the error of a connection whose certificate is not the one
-// that the agent registered with.
+// otherCertificate returns the error of a connection whose certificate has another name
+// than bound, the one that the agent registered with.
 func otherCertificate(name, bound string) error {
-	return fmt.Errorf("%w: this one is for %s, that one for %s", models.ErrCertificate, name, bound)
+	return fmt.Errorf("%w: it registered with %s, and this one is for %s", models.ErrCertificate, bound, name)
 }

@@ -12,14 +12,14 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// How many of each the figures name.
+// Limits of the lists in the figures.
 const (
-	maxFailures   = 20
-	maxSamples    = 5
+	maxFailures   = 20 // error messages
+	maxSamples    = 5  // agents for each error message
 	maxStragglers = 20
 )
 
-// part is what an agent is in a rollout.
+// part is the part of a rollout that an agent counts in.
 type part int
 
 const (
@@ -34,7 +34,7 @@ func partOf(k groupKey, version int64) part {
 	switch {
 	case k.Age == models.AgeInactive:
 		return none
-	case k.Applied == version && !k.mismatch: // a poll brings one with another content back to the version
+	case k.Applied == version && !k.mismatch: // an agent with a mismatch is offered the version again
 		return applied
 	case k.Refused.Version == version:
 		return failed
@@ -44,13 +44,15 @@ func partOf(k groupKey, version int64) part {
 	return pending
 }
 
-// Count is Figures of any version, but for its counts alone.
+// Count returns the figures of a version, but only Targets, Applied, Failed, Pending and
+// Offline.
 func (r *Registry) Count(version int64, now time.Time) (f models.Figures) {
 	r.index.each(now, func(g *group) { tally(&f, partOf(g.groupKey, version), g.count) })
 	return f
 }
 
-// Targets is how many agents should run the newest version: all but the inactive ones.
+// Targets returns the number of agents that should run the newest version: all but the
+// inactive ones.
 func (r *Registry) Targets(now time.Time) int { return r.Count(0, now).Targets }
 
 func tally(f *models.Figures, p part, n int) {
@@ -69,7 +71,7 @@ func tally(f *models.Figures, p part, n int) {
 	f.Targets += n
 }
 
-// Figures tell how far the newest version of a plan has spread among the agents.
+// Figures returns the figures of the plan's newest version.
 func (r *Registry) Figures(plan *models.Plan, now time.Time) (f models.Figures) {
 	var (
 		version    = plan.Version()
@@ -103,7 +105,7 @@ func (r *Registry) Figures(plan *models.Plan, now time.Time) (f models.Figures) 
 	return f
 }
 
-// failure is an error message of workers, and some of the agents that reported it.
+// failure is an error message of workers, with a sample of the agents that reported it.
 type failure struct {
 	wire.RolloutFailure
 	agents []*Agent
@@ -135,16 +137,18 @@ func mostFrequent(failures map[string]*failure) []wire.RolloutFailure {
 
 func (r *Registry) straggler(live *Agent, plan *models.Plan, now time.Time) models.Straggler {
 	a := live.snapshot()
-	return models.Straggler{ID: a.ID, Hostname: a.Hostname, Status: r.StatusOf(&a, plan, now), Applied: a.Applied, LastPoll: a.LastPoll}
+	return models.Straggler{
+		ID: a.ID, Hostname: a.Hostname, Status: r.StatusOf(&a, plan, now), Applied: a.Applied, LastPoll: a.LastPoll,
+	}
 }
 
-// spread measures how long one version, the newest that an agent has applied, takes to
-// reach the agents. An agent counts once, when it first runs the version.
+// spread measures how long the newest version takes to reach the agents. Each agent
+// counts once for each version, when it first runs that.
 type spread struct {
 	mu        sync.Mutex // guards the rest
 	version   int64
 	first     time.Time       // when the first agent ran it
-	latencies []time.Duration // from the commit, in ascending order
+	latencies []time.Duration // since the commit, in ascending order
 }
 
 // add counts an agent that has applied a release.
@@ -161,15 +165,15 @@ func (s *spread) add(release *models.Release, a *models.Agent) {
 		return
 	}
 	took := latencyOf(release, a)
-	at, _ := slices.BinarySearch(s.latencies, took) // nearly always the end
+	at, _ := slices.BinarySearch(s.latencies, took) // usually the end
 	s.latencies = slices.Insert(s.latencies, at, took)
 }
 
-// load counts the agents that had applied a release when the controller started.
+// load counts the agents that had applied a release before the controller started.
 func (s *spread) load(release *models.Release, agents []models.Agent) {
 	for i := range agents {
 		a := &agents[i]
-		if a.Applied != release.Version || a.AppliedAt.IsZero() { // unknown to a controller older than this build
+		if a.Applied != release.Version || a.AppliedAt.IsZero() { // zero: an older build did not store it
 			continue
 		}
 		if s.first.IsZero() || a.AppliedAt.Before(s.first) {
@@ -187,8 +191,8 @@ func latencyOf(release *models.Release, a *models.Agent) time.Duration {
 	return max(0, a.AppliedAt.Sub(release.PublishedAt)).Truncate(time.Microsecond)
 }
 
-// figures are those of a version: when the first agent ran it, and the percentiles by
-// the nearest rank.
+// figures returns when the first agent ran a version, and the percentiles of the
+// latency by the nearest-rank method.
 func (s *spread) figures(version int64) (first time.Time, l models.Latency) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -202,22 +206,24 @@ func (s *spread) figures(version int64) (first time.Time, l models.Latency) {
 	rank := func(share float64) time.Duration {
 		return s.latencies[max(1, int(math.Ceil(share*float64(n))))-1]
 	}
-	return s.first.Truncate(time.Microsecond), models.Latency{Agents: n, P50: rank(0.5), P90: rank(0.9), P99: rank(0.99), Max: rank(1)}
+	return s.first.Truncate(time.Microsecond), models.Latency{
+		Agents: n, P50: rank(0.5), P90: rank(0.9), P99: rank(0.99), Max: rank(1),
+	}
 }
 
-// Summary counts the agents.
+// Summary counts the agents. ByApplied and ByTransport exclude the inactive ones.
 type Summary struct {
-	Total    int
-	ByStatus map[wire.AgentStatus]int
-	// The inactive ones are left out of these two.
-	ByApplied   map[int64]int          // by the version that they run, 0 for none
-	ByTransport map[wire.Transport]int // by how they hear of a newer version; empty for unknown
+	Total       int
+	ByStatus    map[wire.AgentStatus]int
+	ByApplied   map[int64]int          // by the version that their worker runs; 0 for none
+	ByTransport map[wire.Transport]int // by how they receive hints; empty for unknown
 }
 
-// Summary counts the agents by status, by what they run, and by how they receive hints
-// of a newer version.
+// Summary returns the numbers of agents at a time.
 func (r *Registry) Summary(plan *models.Plan, now time.Time) Summary {
-	out := Summary{ByStatus: map[wire.AgentStatus]int{}, ByApplied: map[int64]int{}, ByTransport: map[wire.Transport]int{}}
+	out := Summary{
+		ByStatus: map[wire.AgentStatus]int{}, ByApplied: map[int64]int{}, ByTransport: map[wire.Transport]int{},
+	}
 	r.index.each(now, func(g *group) {
 		status := plan.Status(g.Health)
 		out.Total += g.count

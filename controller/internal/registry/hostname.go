@@ -6,13 +6,13 @@ import (
 	"sync/atomic"
 )
 
-// hostnameBytes is how much of a hostname stands in the row itself. Most of
-// them, and nearly all prefixes, are no longer: to look there is a matter of
-// the row, not of another place in memory for each of a million.
+// hostnameBytes is the length of the prefix of a hostname that a row has itself. Most
+// hostnames, and nearly all searched prefixes, are no longer, so that a search reads the
+// rows only.
 const hostnameBytes = 24
 
-// hostnameHead is the beginning of a hostname in lower case, with zeros behind
-// it. Its words may be of two neighbouring moments.
+// hostnameHead is the prefix of a hostname in lower case, padded with zeros. A concurrent
+// store may be visible in some of its words only.
 type hostnameHead [hostnameBytes / 8]atomic.Uint64
 
 func (h *hostnameHead) store(hostname string) {
@@ -21,17 +21,19 @@ func (h *hostnameHead) store(hostname string) {
 	}
 }
 
-// hostPattern is a hostname that is looked for, or what one begins with.
+// hostPattern matches a hostname, or a prefix of hostnames.
 type hostPattern struct {
 	text       string // in lower case
 	isPrefix   bool
 	head, mask [hostnameBytes / 8]uint64
 }
 
-// newHostPattern reads a pattern: a * at its end stands for anything.
+// newHostPattern parses a pattern. A * at its end makes it a prefix.
 func newHostPattern(pattern string) *hostPattern {
 	text, isPrefix := strings.CutSuffix(lower(pattern), "*")
-	p := &hostPattern{text: text, isPrefix: isPrefix, head: words(text), mask: words(strings.Repeat("\xff", hostnameBytes))}
+	p := &hostPattern{
+		text: text, isPrefix: isPrefix, head: words(text), mask: words(strings.Repeat("\xff", hostnameBytes)),
+	}
 	if isPrefix {
 		p.mask = words(strings.Repeat("\xff", min(len(text), hostnameBytes)))
 	}
@@ -57,7 +59,8 @@ func words(text string) (w [hostnameBytes / 8]uint64) {
 	return w
 }
 
-// lower is the lower case of ASCII, all that the DNS knows of it (RFC 4343 §3).
+// lower returns s with ASCII letters in lower case: the DNS ignores the case of no others
+// (RFC 4343 §3).
 func lower(s string) string {
 	return strings.Map(func(r rune) rune {
 		if 'A' <= r && r <= 'Z' {

@@ -11,26 +11,27 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// index groups the agents that are alike in all that counts ask for. A count looks at
-// the groups, which are few, and not at the agents. A publish moves no agent: which
-// version is desired is no part of a group.
+// index groups the agents by everything that counts depend on. A count visits the
+// groups, which are few, instead of the agents. A publish moves no agent, because the
+// key of a group does not depend on the plan.
 type index struct {
 	inactiveAfter time.Duration
 
 	mu     sync.Mutex // guards the rest, and each agent's group, previous and next
 	groups map[groupKey]*group
 	due    map[int64][]*Agent // by Agent.due
-	aged   int64              // due has no second before this one
+	aged   int64              // due has no key below this second
 }
 
-// groupKey is what the agents of a group have in common.
+// groupKey has the properties that the agents of a group share.
 type groupKey struct {
 	models.Health
 	transport wire.Transport
 	mismatch  bool
 }
 
-// group is the agents with one groupKey, in the order in which they joined it.
+// group is a linked list of the agents with one groupKey, in the order in which they
+// joined it.
 type group struct {
 	groupKey
 	count       int
@@ -38,11 +39,13 @@ type group struct {
 }
 
 func newIndex(inactiveAfter time.Duration, now time.Time) index {
-	return index{inactiveAfter: inactiveAfter, groups: map[groupKey]*group{}, due: map[int64][]*Agent{}, aged: now.Unix()}
+	return index{
+		inactiveAfter: inactiveAfter, groups: map[groupKey]*group{}, due: map[int64][]*Agent{}, aged: now.Unix(),
+	}
 }
 
-// place puts an agent, whose lock the caller holds, into its group. Where it is in that
-// group already, and is looked at in time, this takes no lock of the index.
+// place moves an agent to its group, and schedules its next change of age. It does not
+// lock the index if neither changes. The caller holds the agent's lock.
 func (x *index) place(live *Agent, now time.Time) {
 	if live.deregistered {
 		return
@@ -60,7 +63,7 @@ func (x *index) place(live *Agent, now time.Time) {
 	x.schedule(live, due)
 }
 
-// remove takes an agent out.
+// remove removes an agent.
 func (x *index) remove(live *Agent) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -68,7 +71,7 @@ func (x *index) remove(live *Agent) {
 	live.due.Store(never)
 }
 
-// move puts an agent into the group of a key. The caller holds mu.
+// move moves an agent to the group of a key. The caller holds mu.
 func (x *index) move(live *Agent, key groupKey) {
 	if g := live.group.Load(); g != nil && g.groupKey == key {
 		return
@@ -90,7 +93,7 @@ func (x *index) move(live *Agent, key groupKey) {
 	g.count++
 }
 
-// leave takes an agent out of its group, if it has one. The caller holds mu.
+// leave removes an agent from its group, if it has one. The caller holds mu.
 func (x *index) leave(live *Agent) {
 	g := live.group.Load()
 	if g == nil {
@@ -113,10 +116,10 @@ func (x *index) leave(live *Agent) {
 	}
 }
 
-// never is Agent.due of an agent whose age does not change any more.
+// never is Agent.due of an agent whose age does not change anymore.
 const never = math.MaxInt64
 
-// dueAt is the second, since 1970, in which an agent leaves an age if it does not poll.
+// dueAt returns when an agent that does not poll leaves an age, in seconds since 1970.
 func dueAt(seen time.Time, age models.Age, interval, inactiveAfter time.Duration) int64 {
 	unseen, leaves := models.NextAge(age, interval, inactiveAfter)
 	if !leaves {
@@ -125,8 +128,8 @@ func dueAt(seen time.Time, age models.Age, interval, inactiveAfter time.Duration
 	return seen.Add(unseen).Unix()
 }
 
-// schedule has advance look at an agent in a second, unless it does so earlier: then it
-// schedules the agent again. The caller holds mu.
+// schedule makes advance update an agent's age in the second due, unless an earlier
+// update is scheduled, which schedules the next. The caller holds mu.
 func (x *index) schedule(live *Agent, due int64) {
 	due = max(due, x.aged)
 	if due >= live.due.Load() {
@@ -136,14 +139,14 @@ func (x *index) schedule(live *Agent, due int64) {
 	x.due[due] = append(x.due[due], live)
 }
 
-// advance moves the agents whose age has changed by now. The caller holds mu.
+// advance updates the ages that have changed by now. The caller holds mu.
 func (x *index) advance(now time.Time) {
 	second := now.Unix()
 	if second-x.aged <= int64(len(x.due)) {
 		for ; x.aged < second; x.aged++ {
 			x.ageAll(x.aged, now)
 		}
-	} else { // rarely looked at
+	} else { // long since the last call: visit the keys instead of each second
 		x.aged = second
 		for at := range x.due {
 			if at < second {
@@ -154,21 +157,21 @@ func (x *index) advance(now time.Time) {
 	x.ageAll(second, now)
 }
 
-// ageAll looks at the agents that are due in a second. The caller holds mu.
+// ageAll updates the agents that are due in a second. The caller holds mu.
 func (x *index) ageAll(at int64, now time.Time) {
 	agents := x.due[at]
 	delete(x.due, at)
 	for _, live := range agents {
 		if live.due.Load() != at {
-			continue // it polled with another interval since, or was removed
+			continue // rescheduled, or removed
 		}
 		live.due.Store(never)
 		x.schedule(live, x.ageOne(live, now))
 	}
 }
 
-// ageOne moves an agent to the group of its age, and returns when it is due again. The
-// caller holds mu.
+// ageOne moves an agent to the group of its age, and returns the second in which it is
+// due again. The caller holds mu.
 func (x *index) ageOne(live *Agent, now time.Time) (due int64) {
 	key := live.group.Load().groupKey
 	for {
@@ -176,20 +179,20 @@ func (x *index) ageOne(live *Agent, now time.Time) (due int64) {
 		seen := time.UnixMicro(micros)
 		key.Age = models.AgeOf(now.Sub(seen), interval, x.inactiveAfter)
 		x.move(live, key)
-		if live.seen.Load() == micros { // else it polled, and may have seen the group before
+		if live.seen.Load() == micros { // else it polled meanwhile, and place may have read the old group
 			return dueAt(seen, key.Age, interval, x.inactiveAfter)
 		}
 	}
 }
 
-// age moves the agents whose age has changed by now.
+// age updates the ages that have changed by now.
 func (x *index) age(now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.advance(now)
 }
 
-// each visits every group as it is now. It holds mu meanwhile.
+// each calls visit for each group, with the ages of now. It holds mu meanwhile.
 func (x *index) each(now time.Time, visit func(*group)) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -199,7 +202,7 @@ func (x *index) each(now time.Time, visit func(*group)) {
 	}
 }
 
-// some returns up to n agents of a group. The caller holds mu of the index.
+// some returns up to n agents of a group. The caller holds the index's mu.
 func (g *group) some(n int) (agents []*Agent) {
 	for live := g.first; live != nil && len(agents) < n; live = live.next {
 		agents = append(agents, live)
@@ -207,7 +210,7 @@ func (g *group) some(n int) (agents []*Agent) {
 	return agents
 }
 
-// earliest sorts agents by their registration, and returns the first n.
+// earliest sorts agents by registration, and returns the first n.
 func earliest(agents []*Agent, n int) []*Agent {
 	slices.SortFunc(agents, func(a, b *Agent) int { return cmp.Compare(a.seq, b.seq) })
 	return agents[:min(n, len(agents))]

@@ -39,7 +39,9 @@ func TestCounts_AnyHistory_AsAWalkOverAllAgents(t *testing.T) {
 			t.Repeat(map[string]func(*rapid.T){
 				"register": func(t *rapid.T) {
 					n++
-					interval := time.Duration(rapid.SampledFrom([]int{1, 5, 30, 3600}).Draw(t, "interval")) * time.Second
+					interval := time.Duration(rapid.SampledFrom([]int{1, 5, 30, 3600}).Draw(
+						t, "interval",
+					)) * time.Second
 					id, token, _, err := agents.Register(ctx, registry.Registration{
 						ID: fmt.Sprint("a", n), Hostname: "h", Metadata: []byte("{}"), PollInterval: interval,
 					})
@@ -55,7 +57,9 @@ func TestCounts_AnyHistory_AsAWalkOverAllAgents(t *testing.T) {
 					}
 					poll := models.Poll{
 						At: time.Now(), Newest: plan.Load().Version(), Runs: rapid.Int64Range(0, 4).Draw(t, "runs"),
-						Interval:  time.Duration(rapid.SampledFrom([]int{1, 5, 30, 3600}).Draw(t, "interval")) * time.Second,
+						Interval: time.Duration(rapid.SampledFrom([]int{1, 5, 30, 3600}).Draw(
+							t, "interval",
+						)) * time.Second,
 						Transport: rapid.SampledFrom(wire.Transports).Draw(t, "transport"),
 						Degraded:  rapid.SampledFrom([]string{"", "why"}).Draw(t, "degraded"),
 						Mismatch:  rapid.Bool().Draw(t, "mismatch"),
@@ -70,7 +74,9 @@ func TestCounts_AnyHistory_AsAWalkOverAllAgents(t *testing.T) {
 						return
 					}
 					poll := said[live.ID()]
-					poll.At, poll.Interval = time.Now(), time.Duration(rapid.IntRange(1, 60).Draw(t, "interval"))*time.Second
+					poll.At, poll.Interval = time.Now(), time.Duration(rapid.IntRange(
+						1, 60,
+					).Draw(t, "interval"))*time.Second
 					agents.Poll(live, poll)
 				},
 				"report": func(t *rapid.T) {
@@ -80,8 +86,10 @@ func TestCounts_AnyHistory_AsAWalkOverAllAgents(t *testing.T) {
 					}
 					attempt := wire.Attempt{
 						Version: rapid.Int64Range(1, 4).Draw(t, "version"), At: time.Now(),
-						Status: rapid.SampledFrom([]wire.AttemptStatus{wire.Applying, wire.Applied, wire.Failed}).Draw(t, "status"),
-						Error:  rapid.SampledFrom([]string{"one", "another"}).Draw(t, "error"),
+						Status: rapid.SampledFrom([]wire.AttemptStatus{wire.Applying, wire.Applied, wire.Failed}).Draw(
+							t, "status",
+						),
+						Error: rapid.SampledFrom([]string{"one", "another"}).Draw(t, "error"),
 					}
 					if _, err := agents.Report(ctx, live, attempt); err != nil {
 						t.Fatal(err)
@@ -99,11 +107,14 @@ func TestCounts_AnyHistory_AsAWalkOverAllAgents(t *testing.T) {
 				},
 				"release": func(*rapid.T) { agents.Release() },
 				"publish": func(t *rapid.T) {
-					plan.Store(fleettest.Newest(rapid.Int64Range(0, 4).Draw(t, "newest")).Observe(rapid.Int64Range(0, 4).Draw(t, "observed")))
+					plan.Store(fleettest.Newest(rapid.Int64Range(
+						0, 4,
+					).Draw(t, "newest")).Observe(rapid.Int64Range(0, 4).Draw(t, "observed")))
 				},
 				"time passes": func(t *rapid.T) {
 					time.Sleep(rapid.SampledFrom([]time.Duration{
-						time.Millisecond, 999 * time.Millisecond, time.Second, 7 * time.Second, time.Hour, fleettest.InactiveAfter,
+						time.Millisecond, 999 * time.Millisecond, time.Second, 7 * time.Second, time.Hour,
+						fleettest.InactiveAfter,
 					}).Draw(t, "time"))
 				},
 				"": func(t *rapid.T) { checkCounts(t, agents, plan.Load()) },
@@ -137,7 +148,9 @@ func keys(m map[string]*registry.Agent) (keys []string) {
 func checkCounts(t *rapid.T, agents *registry.Registry, plan *models.Plan) {
 	now := time.Now()
 	all := agents.List(registry.Query{All: true, Limit: 1000}, plan, now)
-	want := registry.Summary{ByStatus: map[wire.AgentStatus]int{}, ByApplied: map[int64]int{}, ByTransport: map[wire.Transport]int{}}
+	want := registry.Summary{
+		ByStatus: map[wire.AgentStatus]int{}, ByApplied: map[int64]int{}, ByTransport: map[wire.Transport]int{},
+	}
 	var figures models.Figures
 	held := 0
 	for _, a := range all.Agents {
@@ -176,7 +189,9 @@ func checkCounts(t *rapid.T, agents *registry.Registry, plan *models.Plan) {
 		t.Fatalf("got %d held, want %d", got, held)
 	}
 	for _, status := range wire.AgentStatuses {
-		if page := agents.List(registry.Query{Status: status, Limit: 1}, plan, now); page.Total != want.ByStatus[status] {
+		if page := agents.List(
+			registry.Query{Status: status, Limit: 1}, plan, now,
+		); page.Total != want.ByStatus[status] {
 			t.Fatalf("%s: got %d in the list, want %d", status, page.Total, want.ByStatus[status])
 		}
 	}

@@ -7,20 +7,20 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// Query asks for a page of the agents. Zero values ask for all of them.
+// Query selects a page of the agents. A zero value of a filter selects all.
 type Query struct {
-	Status   wire.AgentStatus // empty: all but the inactive ones
-	All      bool             // the inactive ones too, where Status is empty
-	Applied  int64
-	Hears    wire.Transport
-	Hostname string // a * at its end stands for anything
-	After    int64  // Seq of the last agent of the page before
-	Limit    int
+	Status    wire.AgentStatus // empty: all but inactive
+	All       bool             // with an empty Status: inactive agents too
+	Applied   int64            // the version that their worker runs
+	Transport wire.Transport
+	Hostname  string // a * at its end makes it a prefix; letter case is ignored
+	After     int64  // Seq of the last agent of the previous page; 0 for the first page
+	Limit     int    // the most agents in the page
 }
 
-// matches reports whether agents that are alike are asked for, on any host.
+// matches reports whether the agents of a group match, apart from their hostname.
 func (q *Query) matches(k groupKey, plan *models.Plan) bool {
-	if q.Applied != 0 && k.Applied != q.Applied || q.Hears != "" && k.transport != q.Hears {
+	if q.Applied != 0 && k.Applied != q.Applied || q.Transport != "" && k.transport != q.Transport {
 		return false
 	}
 	status := plan.Status(k.Health)
@@ -30,18 +30,18 @@ func (q *Query) matches(k groupKey, plan *models.Plan) bool {
 	return q.All || status != wire.Inactive
 }
 
-// Page is some of the agents, in the order of registration.
+// Page is a page of the agents, in the order of registration.
 type Page struct {
 	Agents []models.Agent
-	Total  int  // how many there are on all pages
-	More   bool // there is a page after this one
+	Total  int  // the number of agents on all pages
+	More   bool // there is another page
 }
 
-// fewAgents is how many agents a list sorts, rather than to look for them in the order
-// of registration.
+// fewAgents is the most matching agents that List sorts. If more match, it visits all
+// agents in the order of registration.
 const fewAgents = 4096
 
-// List returns a page of the agents as they are now.
+// List returns the page that q selects.
 func (r *Registry) List(q Query, plan *models.Plan, now time.Time) (page Page) {
 	if q.Hostname != "" {
 		r.index.age(now)
@@ -72,7 +72,7 @@ func (r *Registry) List(q Query, plan *models.Plan, now time.Time) (page Page) {
 	return page
 }
 
-// listHost is List of a query for hosts.
+// listHost is List for a query with a hostname.
 func (r *Registry) listHost(q Query, plan *models.Plan) (page Page) {
 	pattern := newHostPattern(q.Hostname)
 	for row := range r.table.after(0) {
@@ -87,7 +87,7 @@ func (r *Registry) listHost(q Query, plan *models.Plan) (page Page) {
 	return page
 }
 
-// add adds an agent to a page, and reports whether there is room for one more.
+// add appends an agent to a page. It returns false if the page was full, and sets More.
 func (p *Page) add(live *Agent, limit int) bool {
 	if p.More = len(p.Agents) == limit; p.More {
 		return false

@@ -17,16 +17,24 @@ import (
 func TestList_HostnamesOfAnyLength_Found(t *testing.T) {
 	agents := newAgents(t)
 	const long = "a-name-that-is-longer-than-its-row.example.com"
-	for _, host := range []string{"a", "ab", "A-Name-That-Is-Longer-Than", "a-name-that-is-longer-th", long, "münchen", ""} {
-		if _, _, _, err := agents.Register(t.Context(), registry.Registration{Hostname: host, Metadata: []byte("{}"), PollInterval: time.Hour}); err != nil {
+	for _, host := range []string{
+		"a", "ab", "A-Name-That-Is-Longer-Than", "a-name-that-is-longer-th", long, "münchen", "",
+	} {
+		if _, _, _, err := agents.Register(
+			t.Context(), registry.Registration{Hostname: host, Metadata: []byte("{}"), PollInterval: time.Hour},
+		); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for pattern, want := range map[string]int{
-		"a": 1, "A": 1, "a*": 5, "ab*": 1, "abc*": 0, "a-name-that-is-longer-th": 1, "a-name-that-is-longer-tha": 0, "a-name-that-is-longer-th*": 3,
-		"a-name-that-is-longer-than*": 2, long: 1, long + "*": 1, long + ".": 0, "A-NAME-THAT-IS-LONGER-THAN-*": 1, "münchen": 1, "m*": 1, "*": 7, "a*b": 0,
+		"a": 1, "A": 1, "a*": 5, "ab*": 1, "abc*": 0, "a-name-that-is-longer-th": 1, "a-name-that-is-longer-tha": 0,
+		"a-name-that-is-longer-th*":   3,
+		"a-name-that-is-longer-than*": 2, long: 1, long + "*": 1, long + ".": 0, "A-NAME-THAT-IS-LONGER-THAN-*": 1,
+		"münchen": 1, "m*": 1, "*": 7, "a*b": 0,
 	} {
-		if got := agents.List(registry.Query{Hostname: pattern, Limit: 10}, fleettest.Newest(0), time.Now()).Total; got != want {
+		if got := agents.List(
+			registry.Query{Hostname: pattern, Limit: 10}, fleettest.Newest(0), time.Now(),
+		).Total; got != want {
 			t.Errorf("%s: got %d, want %d", pattern, got, want)
 		}
 	}
@@ -38,7 +46,9 @@ func TestList_InactiveHidden_HostsFound(t *testing.T) {
 		agents, _ := fleettest.OpenAgents(t, db)
 		tokens := map[string]string{}
 		for _, host := range []string{"web-1", "web-2", "Web-10", "db-1"} {
-			_, token, _, err := agents.Register(t.Context(), registry.Registration{ID: host, Hostname: host, Metadata: []byte("{}"), PollInterval: fleettest.DefaultInterval})
+			_, token, _, err := agents.Register(t.Context(), registry.Registration{
+				ID: host, Hostname: host, Metadata: []byte("{}"), PollInterval: fleettest.DefaultInterval,
+			})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -47,7 +57,10 @@ func TestList_InactiveHidden_HostsFound(t *testing.T) {
 		time.Sleep(fleettest.InactiveAfter + time.Hour)
 		for host, token := range tokens {
 			if host != "web-2" {
-				agents.Poll(fleettest.Login(t, agents, host, token), models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 1, Transport: wire.NATS})
+				agents.Poll(
+					fleettest.Login(t, agents, host, token),
+					models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 1, Transport: wire.NATS},
+				)
 			}
 		}
 		for name, row := range map[string]struct {
@@ -75,7 +88,8 @@ func TestList_InactiveHidden_HostsFound(t *testing.T) {
 			}
 		}
 		want := registry.Summary{
-			Total: 4, ByStatus: map[wire.AgentStatus]int{wire.Online: 3, wire.Inactive: 1}, ByApplied: map[int64]int{1: 3}, ByTransport: map[wire.Transport]int{wire.NATS: 3},
+			Total: 4, ByStatus: map[wire.AgentStatus]int{wire.Online: 3, wire.Inactive: 1},
+			ByApplied: map[int64]int{1: 3}, ByTransport: map[wire.Transport]int{wire.NATS: 3},
 		}
 		if diff := cmp.Diff(want, agents.Summary(fleettest.Newest(1), time.Now())); diff != "" {
 			t.Errorf("the summary, -want +got:\n%s", diff)
@@ -94,7 +108,9 @@ func TestTable_AgentsAddedAndRemoved_ListedOnce(t *testing.T) {
 		defer close(looked)
 		for range 200 {
 			agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Hour, Runs: 1})
-			if page := agents.List(registry.Query{Applied: 1, Limit: 1}, fleettest.Newest(1), time.Now()); page.Total != 1 {
+			if page := agents.List(
+				registry.Query{Applied: 1, Limit: 1}, fleettest.Newest(1), time.Now(),
+			); page.Total != 1 {
 				t.Errorf("got %d agents that run version 1, want one", page.Total)
 			}
 		}
@@ -126,7 +142,9 @@ func TestList_Pages(t *testing.T) {
 		id, token := fleettest.Register(t, agents, fmt.Sprintf("a%d", i))
 		ids = append(ids, id)
 		if i%2 == 0 {
-			agents.Poll(fleettest.Login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Minute, Runs: 1})
+			agents.Poll(
+				fleettest.Login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Minute, Runs: 1},
+			)
 		}
 	}
 	if err := agents.Decommission(t.Context(), "a3", fleettest.ByAdmin); err != nil {
@@ -150,7 +168,10 @@ func TestList_Pages(t *testing.T) {
 			for more := true; more; {
 				page := agents.List(q, fleettest.Newest(1), time.Now())
 				if page.Total != len(row.want) || len(page.Agents) > limit {
-					t.Fatalf("%s, %d a page: got %d of %d, want a total of %d", name, limit, len(page.Agents), page.Total, len(row.want))
+					t.Fatalf(
+						"%s, %d a page: got %d of %d, want a total of %d", name, limit, len(page.Agents), page.Total,
+						len(row.want),
+					)
 				}
 				for _, a := range page.Agents {
 					got = append(got, a.ID)

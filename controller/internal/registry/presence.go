@@ -13,29 +13,30 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// FlushInterval is how often presence goes to the store, in one batch. What a
-// crash loses of it, the next polls bring back.
+// FlushInterval is the time between two flushes of presence to the store. The next polls
+// replace what a crash loses.
 const FlushInterval = 5 * time.Second
 
-// Poll remembers a poll of an agent.
+// Poll records a poll of an agent, in memory. Run stores it.
 func (r *Registry) Poll(live *Agent, poll models.Poll) {
 	live.mu.Lock()
 	defer live.mu.Unlock()
-	r.remember(live, poll)
+	r.recordPoll(live, poll)
 }
 
-// remember takes a poll into account. The caller holds the agent's lock.
-func (r *Registry) remember(live *Agent, poll models.Poll) {
+// recordPoll records a poll. The caller holds the agent's lock.
+func (r *Registry) recordPoll(live *Agent, poll models.Poll) {
 	before, mismatch := live.agent.Applied, live.agent.Mismatch
 	if live.agent.Polled(poll) {
 		live.reportUnsaved = true
 	}
 	live.agent.PushError, live.agent.Unknown = poll.PushError, poll.Unknown
-	r.hold(live, poll)
+	r.setHeld(live, poll)
 	if live.agent.Mismatch = poll.Mismatch; poll.Mismatch && !live.sawMismatch {
 		live.sawMismatch = true
 		r.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname, "version": poll.Runs}).
-			Warn("Agent holds another content than that of its version, as after an edit of its cache")
+			WithField("advice", "its cache may have been edited; the agent is offered the version again").
+			Warn("Agent content mismatch detected")
 	}
 	r.show(live, poll.At)
 	r.polled.add(live)
@@ -47,10 +48,10 @@ func (r *Registry) remember(live *Agent, poll models.Poll) {
 	}
 }
 
-// hold notes whether an agent runs a version above the store's newest that the store
-// did not make. It keeps that version until an admin publishes, or releases it, after
-// it first said so. The caller holds the agent's lock.
-func (r *Registry) hold(live *Agent, poll models.Poll) {
+// setHeld sets Held of an agent that runs a version above the store's newest that the
+// store did not make. The agent keeps that version until an admin publishes or resumes.
+// The caller holds the agent's lock.
+func (r *Registry) setHeld(live *Agent, poll models.Poll) {
 	if !poll.Foreign {
 		live.agent.Held = 0
 		return
@@ -59,15 +60,20 @@ func (r *Registry) hold(live *Agent, poll models.Poll) {
 		return
 	}
 	live.agent.Held = poll.Newest + 1
-	r.holding.Do(func() {
-		r.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname, "version": poll.Runs, "newest": poll.Newest}).
-			WithField("advice", "it keeps that until you publish, or POST /api/v1/agents/resume; more within a minute are not logged").
+	r.heldWarnings.Do(func() {
+		r.log.WithFields(logrus.Fields{
+			"agent": live.id, "hostname": live.agent.Hostname, "version": poll.Runs, "newest": poll.Newest,
+		}).
+			WithField(
+				"advice",
+				"the agent keeps it until you publish, or POST /api/v1/agents/resume; logged at most once a minute",
+			).
 			Warn("Agent runs a version that this store did not make")
 	})
 }
 
-// measure counts how long the newest version took to an agent that now runs it. The
-// caller holds the agent's lock.
+// measure records how long the newest version took to reach an agent, if the agent now
+// runs it for the first time. The caller holds the agent's lock.
 func (r *Registry) measure(live *Agent) {
 	release, a := r.plan.Load().Newest, &live.agent
 	if release == nil || a.Applied != release.Version || live.measured == a.Applied {
@@ -80,9 +86,9 @@ func (r *Registry) measure(live *Agent) {
 	}
 }
 
-// Traits returns what decides what an agent is offered, beside what its poll says.
-// Foreign says that it runs a version which the store, whose newest version is newest,
-// did not make.
+// Traits returns the agent's traits, except Runs and Unknown, which its poll has. foreign
+// means that it runs a version above newest, the store's newest, that the store did not
+// make.
 func (a *Agent) Traits(foreign bool, newest int64) models.Traits {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -93,8 +99,8 @@ func (a *Agent) Traits(foreign bool, newest int64) models.Traits {
 	return t
 }
 
-// Held is how many agents keep, each for itself, what this store did not make, while
-// its newest version is newest.
+// Held returns the number of agents that keep a version that this store did not make.
+// newest is the store's newest version.
 func (r *Registry) Held(newest int64, now time.Time) (n int) {
 	r.index.each(now, func(g *group) {
 		if g.Held > newest {
@@ -104,7 +110,7 @@ func (r *Registry) Held(newest int64, now time.Time) (n int) {
 	return n
 }
 
-// Release lets these agents follow the store.
+// Release makes the held agents follow the store.
 func (r *Registry) Release() {
 	now := time.Now()
 	var held []*Agent
@@ -118,8 +124,8 @@ func (r *Registry) Release() {
 	}
 }
 
-// Disconnected remembers that an agent broke off its poll, unless a newer one has come
-// since: it is to come again within interval.
+// Disconnected records that an agent disconnected from its long poll, and is expected to
+// poll within interval. It does nothing if the agent has polled since.
 func (r *Registry) Disconnected(live *Agent, poll models.Poll, interval time.Duration) {
 	live.mu.Lock()
 	defer live.mu.Unlock()
@@ -127,13 +133,13 @@ func (r *Registry) Disconnected(live *Agent, poll models.Poll, interval time.Dur
 		return
 	}
 	poll.At, poll.Interval, poll.Runs, poll.Transport = time.Now().UTC(), interval, 0, wire.Polling
-	r.remember(live, poll)
+	r.recordPoll(live, poll)
 }
 
-// Report takes the outcome of an agent's last attempt, and tells whether it is
-// news: the same said again is none, unless an admin had the agent try again. When
-// err is nil the outcome is durable; with an error it is in memory only, and the
-// agent is to say it again. err is database.ErrBusy if its turn does not come.
+// Report records the outcome of an agent's last attempt. news is false for a repeated
+// report, unless an admin requested a retry. If err is nil, the outcome is durable.
+// Otherwise it is in memory, and the agent must repeat it: err is database.ErrInDoubt,
+// with database.ErrBusy if earlier writes take too long.
 func (r *Registry) Report(ctx context.Context, live *Agent, attempt wire.Attempt) (news bool, err error) {
 	live.mu.Lock()
 	last := live.agent.Attempt
@@ -143,31 +149,31 @@ func (r *Registry) Report(ctx context.Context, live *Agent, attempt wire.Attempt
 	live.reportUnsaved = true
 	r.measure(live)
 	r.show(live, time.Now())
-	r.polled.add(live) // should it not be stored below
+	r.polled.add(live) // in case the write below fails
 	r.reported.add(live)
 	live.mu.Unlock()
 	r.changes.Send()
 	if news {
 		r.metrics.reported(attempt.Status)
 	}
-	if err := r.settle(ctx, live); err != nil {
+	if err := r.storeReport(ctx, live); err != nil {
 		live.mu.Lock()
-		r.polled.add(live) // a flush may have come before the write that failed
+		r.polled.add(live) // again: a flush may have run before the failed write
 		live.mu.Unlock()
 		return news, fmt.Errorf("%w: %w", database.ErrInDoubt, err) // the next flush may store it
 	}
 	return news, nil
 }
 
-// settle stores what was reported, by this agent and by all that have reported
-// meanwhile: whoever's turn it is writes for those who wait.
-func (r *Registry) settle(ctx context.Context, live *Agent) error {
-	if err := r.settling.Acquire(ctx); err != nil {
+// storeReport stores the report of an agent, together with all others that are waiting
+// (group commit).
+func (r *Registry) storeReport(ctx context.Context, live *Agent) error {
+	if err := r.reportWrites.Acquire(ctx); err != nil {
 		return err
 	}
-	defer r.settling.Release()
-	if !r.reported.holds(live) {
-		return nil // somebody has
+	defer r.reportWrites.Release()
+	if !r.reported.contains(live) {
+		return nil // stored by another call
 	}
 	return r.reported.store(context.WithoutCancel(ctx))
 }
@@ -181,14 +187,14 @@ func (r *Registry) release(live *Agent, now time.Time) {
 	}
 }
 
-// Retry lets an agent be offered the version that its worker refused once
-// more. It returns models.ErrNotFound if there is no agent of that id,
-// database.ErrBusy if its turn does not come.
+// Retry offers an agent the version that its worker refused again. Errors are
+// models.ErrNotFound if there is no agent with that id, and database.ErrBusy if earlier
+// writes take too long.
 func (r *Registry) Retry(ctx context.Context, id string, origin models.Origin) error {
-	if err := r.settling.Acquire(ctx); err != nil { // no report may come in between
+	if err := r.reportWrites.Acquire(ctx); err != nil { // no report may be stored meanwhile
 		return err
 	}
-	defer r.settling.Release()
+	defer r.reportWrites.Release()
 	live, err := r.known(id)
 	if err != nil {
 		return err

@@ -9,47 +9,54 @@ import (
 	"weak"
 
 	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	"github.com/fleetconf/fleetconf/pkg/limit"
 )
 
-// Registration is what an agent says of itself. An empty ID asks for a new one.
+// Registration is a request to register an agent.
 type Registration struct {
-	ID, Hostname string
+	ID, Hostname string        // an empty ID requests a new one
 	Metadata     []byte        // a JSON object
-	PollInterval time.Duration // what it is told
+	PollInterval time.Duration // that the response tells the agent
 
-	Secret string        // proves that a known ID is the caller's; empty for none
-	Self   *Agent        // the agent of that ID, where the caller authenticated as it; else nil
-	Token  auth.Digest   // of the token that it authenticated with
-	Origin models.Origin // who registers, and from where
+	Secret string        // authenticates a known ID; empty for none
+	Self   *Agent        // the agent that the caller authenticated as; nil for none
+	Token  auth.Digest   // of the token that Self authenticated with
+	Origin models.Origin // for the audit log
 
 	Certificate string // CertificateName of the connection; empty for none
 }
 
-// Register makes an agent known, or a known one known again, and returns its
-// id and the token that it authenticates with from now on. The token is kept
-// only as a hash. The token before it stays good until the next registration; one
-// that authenticates the registration stays good after it, because the response
-// may be lost. A known ID needs its secret or its token, unless it has no secret yet:
-// otherwise the error is models.ErrSecret. One that registered over a certificate of
-// another name needs its token: otherwise the error is models.ErrCertificate.
+// Register registers or re-registers an agent, and returns its id, its new token, and
+// whether it is new. The store has only a digest of the token. The previous token stays
+// valid until the next registration. A token that authenticates a registration stays
+// valid after it, because the response may be lost.
+//
+// A known ID requires its secret or its token, unless it has no secret: else the error
+// is models.ErrSecret. If the agent registered over a certificate with another name, its
+// token is required: else the error is models.ErrCertificate. Other errors are
+// *models.InvalidError for a reserved ID, models.ErrNotFound if Self was removed,
+// *models.TooManyAgentsError, *models.TooOftenError, and database.ErrBusy if earlier
+// writes take too long.
 func (r *Registry) Register(ctx context.Context, reg Registration) (id, token string, isNew bool, err error) {
 	if slices.Contains(r.reserved, reg.ID) {
-		return "", "", false, &models.InvalidError{Field: "agent_id", Detail: "is taken by an account, or by a path of the API; choose another, or leave it out"}
+		return "", "", false, &models.InvalidError{
+			Field: "agent_id", Detail: "is the name of an account or of an API path; choose another, or leave it out",
+		}
 	}
 	if reg.ID == "" {
 		reg.ID = uuid.Must(uuid.NewV7()).String() // fails only without randomness
 	}
 	token = auth.NewToken()
 
-	if err := r.saving.Acquire(ctx); err != nil {
+	if err := r.recordWrites.Acquire(ctx); err != nil {
 		return "", "", false, err
 	}
-	defer r.saving.Release()
-	ctx = context.WithoutCancel(ctx) // what is stored is also remembered
+	defer r.recordWrites.Release()
+	ctx = context.WithoutCancel(ctx) // so that store and memory do not differ
 	live := r.table.find([]byte(reg.ID))
 	isNew = live == nil
 	agent, action := models.Agent{ID: reg.ID, RegisteredAt: models.Now()}, models.ActionRegister
@@ -59,7 +66,7 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (id, token st
 	if err := mayRegister(&reg, &agent, live); err != nil {
 		return "", "", false, err
 	}
-	if reg.Self == nil { // else it was allowed to register already
+	if reg.Self == nil { // else the API has counted it against its allowance
 		if err := r.admit(live); err != nil {
 			return "", "", false, err
 		}
@@ -92,8 +99,8 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (id, token st
 	return agent.ID, token, isNew, nil
 }
 
-// admit reports why there is no room for a registration: of a new agent, where live
-// is nil, or of a known one.
+// admit enforces MAX_AGENTS for a new agent, where live is nil, and the allowance of a
+// known one.
 func (r *Registry) admit(live *Agent) error {
 	if live != nil {
 		return r.Allow(live, Registering)
@@ -101,33 +108,36 @@ func (r *Registry) admit(live *Agent) error {
 	if r.maxAgents == 0 || r.table.count() < r.maxAgents {
 		return nil
 	}
-	r.rejecting.Do(func() {
-		r.log.WithField("agents", r.maxAgents).Warn("Agent rejected: MAX_AGENTS are registered; more within a minute are not logged")
+	r.fullWarnings.Do(func() {
+		r.log.WithFields(logrus.Fields{
+			"max_agents": r.maxAgents, "advice": "raise MAX_AGENTS; logged at most once a minute",
+		}).
+			Warn("New agent rejected")
 	})
 	return &models.TooManyAgentsError{Max: r.maxAgents}
 }
 
-// Allowance is something that each agent may do so often.
+// Allowance is a rate limit of each agent.
 type Allowance int
 
 // The allowances.
 const (
-	Reporting   Allowance = iota // a write to the store
-	Registering                  // again: a write, and an entry of the audit log
-	Logging                      // a line in the log
+	Reporting   Allowance = iota // reports, which write to the store
+	Registering                  // re-registrations, which write to the store and to the audit log
+	Logging                      // log lines about the agent
 )
 
 var allowances = [...]struct {
 	limit.Bucket
-	what string // in the answer, where there is one
+	what string // TooOftenError.What
 }{
 	Reporting:   {limit.Bucket{Burst: 60, Each: time.Second}, "reports"},
 	Registering: {limit.Bucket{Burst: 10, Each: 10 * time.Second}, "registers"},
 	Logging:     {Bucket: limit.Bucket{Burst: 5, Each: time.Minute}},
 }
 
-// Allow reports whether an agent may do something once more, and takes note that it
-// does. The error is a *models.TooOftenError.
+// Allow uses an agent's allowance once. The error is *models.TooOftenError if it is
+// exhausted.
 func (r *Registry) Allow(live *Agent, a Allowance) error {
 	live.mu.Lock()
 	defer live.mu.Unlock()
@@ -138,12 +148,12 @@ func (r *Registry) Allow(live *Agent, a Allowance) error {
 	return nil
 }
 
-// mayRegister reports why a registration is refused. live is the agent of that ID
-// and agent what is stored of it, both empty while there is none.
+// mayRegister returns why a registration is rejected, or nil. live is the agent with that
+// ID, nil for none, and agent its record.
 func mayRegister(r *Registration, agent *models.Agent, live *Agent) error {
 	secret := auth.Digest(agent.Secret)
 	switch {
-	case r.Self != nil && r.Self != live: // decommissioned since it authenticated
+	case r.Self != nil && r.Self != live: // removed since it authenticated
 		return fmt.Errorf("agent %s: %w", r.ID, models.ErrNotFound)
 	case r.Self != nil:
 		return nil
@@ -155,14 +165,14 @@ func mayRegister(r *Registration, agent *models.Agent, live *Agent) error {
 	return nil
 }
 
-// Reset lets an agent be registered once with the shared credentials, whatever
-// its secret was. Its token stays good. It returns models.ErrNotFound if there is
-// no agent of that id, database.ErrBusy if its turn does not come.
+// Reset clears an agent's secret and certificate, so that it may register once with the
+// shared credentials. Its token stays valid. Errors are models.ErrNotFound if there is no
+// agent with that id, and database.ErrBusy if earlier writes take too long.
 func (r *Registry) Reset(ctx context.Context, id string, origin models.Origin) error {
-	if err := r.saving.Acquire(ctx); err != nil {
+	if err := r.recordWrites.Acquire(ctx); err != nil {
 		return err
 	}
-	defer r.saving.Release()
+	defer r.recordWrites.Release()
 	live, err := r.known(id)
 	if err != nil {
 		return err
@@ -180,8 +190,8 @@ func (r *Registry) Reset(ctx context.Context, id string, origin models.Origin) e
 	return nil
 }
 
-// reregister takes over what a registration changes, and leaves what polls may have
-// said in the meantime.
+// reregister updates the fields that a registration changes. It keeps those that polls
+// may have changed meanwhile.
 func (r *Registry) reregister(live *Agent, fresh models.Agent) {
 	live.mu.Lock()
 	defer live.mu.Unlock()

@@ -18,11 +18,15 @@ import (
 
 func TestRegister_IsIdempotentById(t *testing.T) {
 	agents := newAgents(t)
-	id, token, isNew, err := agents.Register(t.Context(), registry.Registration{Hostname: "web-1", Metadata: []byte("{}")})
+	id, token, isNew, err := agents.Register(
+		t.Context(), registry.Registration{Hostname: "web-1", Metadata: []byte("{}")},
+	)
 	if err != nil || !isNew || id == "" || len(token) != 43 {
 		t.Fatalf("a new agent: got %q, %q, %v, %v", id, token, isNew, err)
 	}
-	again, newToken, isNew, err := agents.Register(t.Context(), registry.Registration{ID: id, Hostname: "web-2", Metadata: []byte(`{"a":1}`)})
+	again, newToken, isNew, err := agents.Register(
+		t.Context(), registry.Registration{ID: id, Hostname: "web-2", Metadata: []byte(`{"a":1}`)},
+	)
 	if err != nil || isNew || again != id || newToken == token {
 		t.Errorf("the same agent again: got %q, new %v, %v, want id %q and another token", again, isNew, err, id)
 	}
@@ -122,7 +126,9 @@ func TestRegister_AfterItWasDecommissioned(t *testing.T) {
 	if err := agents.Decommission(t.Context(), id, fleettest.ByAdmin); err != nil {
 		t.Fatal(err)
 	}
-	_, _, _, err := agents.Register(t.Context(), registry.Registration{ID: id, Hostname: "h", Metadata: []byte("{}"), Self: live})
+	_, _, _, err := agents.Register(
+		t.Context(), registry.Registration{ID: id, Hostname: "h", Metadata: []byte("{}"), Self: live},
+	)
 	if !errors.Is(err, models.ErrNotFound) {
 		t.Errorf("got %v, want ErrNotFound", err)
 	}
@@ -156,7 +162,9 @@ func TestDecommission_RevokesTheToken(t *testing.T) {
 	if page := agents.List(registry.Query{Limit: 10}, fleettest.Newest(0), time.Now()); page.Total != 0 {
 		t.Errorf("after a restart there are %d agents, want none", page.Total)
 	}
-	if _, _, isNew, err := agents.Register(t.Context(), registry.Registration{ID: id, Hostname: "h", Metadata: []byte("{}")}); err != nil || !isNew {
+	if _, _, isNew, err := agents.Register(
+		t.Context(), registry.Registration{ID: id, Hostname: "h", Metadata: []byte("{}")},
+	); err != nil || !isNew {
 		t.Errorf("registering again: new %v, %v, want a new agent", isNew, err)
 	}
 }
@@ -194,7 +202,8 @@ func TestDecommission_TwiceWithARegistrationBetween_RemovesOneAgent(t *testing.T
 			t.Errorf("got %v, %v, %d removals, want one, and ErrNotFound", first, second, store.removed)
 		}
 		_, err := agents.Agent("a1")
-		if page := agents.List(registry.Query{Limit: 10}, fleettest.Newest(0), time.Now()); err != nil || page.Total != 1 {
+		if page := agents.List(registry.Query{Limit: 10}, fleettest.Newest(0), time.Now()); err != nil ||
+			page.Total != 1 {
 			t.Errorf("the new agent: got %v, %d listed, want it to stay", err, page.Total)
 		}
 	})
@@ -208,7 +217,8 @@ func TestRegister_PollMeanwhile_Kept(t *testing.T) {
 	live := fleettest.Login(t, agents, id, token)
 	store.OnWrite = func() {
 		agents.Poll(live, models.Poll{
-			At: models.Now(), Interval: time.Second, Runs: 9, Foreign: true, Newest: 1, Mismatch: true, PushError: "the broker is down",
+			At: models.Now(), Interval: time.Second, Runs: 9, Foreign: true, Newest: 1, Mismatch: true,
+			PushError: "the broker is down",
 		})
 	}
 	fleettest.Register(t, agents, "a1")

@@ -1,6 +1,7 @@
-// Package registry knows every agent: who it is, what it runs, and when it was here
-// last. All of it is in memory, so that neither a poll nor a list reads the database;
-// the store has it for the next start.
+// Package registry has the record of every agent: its identity, the version that it runs
+// and when it was last seen. All records are in memory, so that neither a poll nor a list
+// reads the database. Registrations and reports are written through to the store, presence
+// is flushed in batches.
 package registry
 
 import (
@@ -22,78 +23,80 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// Registry knows every agent. All of it is in memory, so that neither a poll nor
-// a list reads the database; the store has it for the next start.
+// Registry has every agent. Its methods may be called concurrently.
 type Registry struct {
 	store         database.Store
 	plan          *atomic.Pointer[models.Plan]
-	reserved      []string // names that no agent may take for its id
+	reserved      []string // ids that no agent may have
 	inactiveAfter time.Duration
 	pruneAfter    time.Duration // 0: never
 	maxAgents     int           // 0: any number
 	metrics       *Metrics
 	log           logrus.FieldLogger
-	began         time.Time
-	downtime      time.Duration // how long before began no agent was seen: the controller did not run
+	began         time.Time     // when the registry was opened
+	downtime      time.Duration // how long the controller did not run before that
 
-	saving   database.Lock // one registration or removal at a time, memory and store together
-	settling database.Lock // one batch of reports at a time
-	table    table
-	index    index // its lock is taken after that of an agent
-	spread   spread
-	changes  broadcast.Signal // an agent runs, or refuses, another version than before; or has gone
+	// Locks are acquired in this order: recordWrites or reportWrites, table.mu, Agent.mu,
+	// index.mu.
+	recordWrites database.Lock // guards the set of agents in memory and store, and writes of whole records
+	reportWrites database.Lock // held while reports or a retry are written
+	table        table
+	index        index
+	spread       spread
+	changes      broadcast.Signal // sent when an agent runs or refuses another version, or is removed
 
-	polled, reported batch
+	polled   batch // agents that Run flushes
+	reported batch // agents with a report that is not stored yet
 
-	rejecting rate.Sometimes // how often an agent beyond maxAgents is worth a warning
-	holding   rate.Sometimes // how often an agent that Holds keeps is worth a warning
+	fullWarnings rate.Sometimes // limits warnings about agents beyond maxAgents
+	heldWarnings rate.Sometimes // limits warnings about held agents
 
-	failing error // why the last flush failed; Run's alone
+	flushErr error // of the last flush; used by Run only
 }
 
-// Agent is one known agent, live.
+// Agent is a registered agent. It stays usable after the agent was removed.
 type Agent struct {
 	id  string
 	seq int64
 
-	offers broadcast.Signal // it is offered another version than before, though none was published; or was removed
+	offers broadcast.Signal // sent when this agent alone is offered another version, or is removed
 
-	// index reads and writes these without the lock of the agent.
+	// The index reads and writes these without the agent's lock.
 	group          atomic.Pointer[group] // index.mu guards changes
 	previous, next *Agent                // in the group; index.mu guards them
-	due            atomic.Int64          // the second in which index looks at its age; index.mu guards changes
-	seen           atomic.Int64          // when it was here last, in microseconds since 1970 UTC
+	due            atomic.Int64          // the second in which the index updates its age; index.mu guards changes
+	seen           atomic.Int64          // when it was last seen, in microseconds since 1970 UTC
 	interval       atomic.Int64          // its poll interval in nanoseconds
 
 	mu           sync.Mutex // guards the rest
 	agent        models.Agent
-	row          *row // shows what it is to who looks at all agents
+	row          *row // its row in the table
 	deregistered bool // was removed
-	// Which of its tokens were used since the last registration. An agent that
-	// has used its new one never goes back; if the one before is used after
-	// that, somebody else has the same id.
+	// tokenUsed means that the token of the last registration was used. An agent does not
+	// return to its previous token after that: if that is used, two agents have the id.
+	// duplicateSeen means that this was logged.
 	tokenUsed, duplicateSeen bool
 
-	used [len(allowances)]time.Duration // when each allowance is whole again, since began of Registry
+	used [len(allowances)]time.Duration // when each allowance is full again, since Registry.began
 
-	sawMismatch bool // was logged with a content that is not that of its version
+	sawMismatch bool // a content mismatch was logged
 
-	inPolled, inReported bool                           // stands in that batch
-	reportUnsaved        bool                           // the store may not have what reports say
-	measured             int64                          // the version whose way to this agent was measured last
-	checked              weak.Pointer[x509.Certificate] // has the name that the agent registered with
+	inPolled, inReported bool                           // is in that batch
+	reportUnsaved        bool                           // fields that reports set may differ from the store
+	measured             int64                          // the version that was measured last
+	checked              weak.Pointer[x509.Certificate] // the last certificate that passed CheckCertificate
 }
 
-// Options are the settings of Registry.
+// Options are the settings of a Registry.
 type Options struct {
-	Reserved      []string      // names that no agent may take for its id
-	InactiveAfter time.Duration // how long an agent is unseen before it counts as inactive
-	PruneAfter    time.Duration // how long before it is removed; 0 for never
-	MaxAgents     int           // how many there may be before no new one is registered; 0 for any number
-	Metrics       *Metrics      // nil: measured for nobody
+	Reserved      []string      // ids that no agent may have
+	InactiveAfter time.Duration // after which an unseen agent is inactive
+	PruneAfter    time.Duration // after which an unseen agent is removed; 0 for never
+	MaxAgents     int           // the most agents; 0 for no limit
+	Metrics       *Metrics      // nil: not exported
 }
 
-// Open reads every agent from store. The agents follow plan, which holds one.
+// Open reads every agent from store. plan must hold a plan.
 func Open(
 	ctx context.Context, store database.Store, plan *atomic.Pointer[models.Plan], o Options, log logrus.FieldLogger,
 ) (*Registry, error) {
@@ -106,10 +109,12 @@ func Open(
 	}
 	now := time.Now()
 	r := &Registry{
-		store: store, plan: plan, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter, maxAgents: o.MaxAgents,
-		metrics: o.Metrics, log: log, began: now, saving: database.NewLock(), settling: database.NewLock(), table: newTable(len(stored)), index: newIndex(o.InactiveAfter, now),
-		holding:   rate.Sometimes{First: 1, Interval: time.Minute},
-		rejecting: rate.Sometimes{First: 1, Interval: time.Minute},
+		store: store, plan: plan, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter,
+		maxAgents: o.MaxAgents,
+		metrics:   o.Metrics, log: log, began: now, recordWrites: database.NewLock(), reportWrites: database.NewLock(),
+		table: newTable(len(stored)), index: newIndex(o.InactiveAfter, now),
+		heldWarnings: rate.Sometimes{First: 1, Interval: time.Minute},
+		fullWarnings: rate.Sometimes{First: 1, Interval: time.Minute},
 		polled: batch{
 			mark: func(a *Agent) *bool { return &a.inPolled },
 			save: func(ctx context.Context, presence []database.Presence) error {
@@ -133,8 +138,7 @@ func Open(
 	return r, nil
 }
 
-// Authenticate returns the agent whose id and token these are, nil if there is
-// none.
+// Authenticate returns the agent with that id and token, or nil.
 func (r *Registry) Authenticate(id, token []byte) *Agent {
 	live := r.table.find(id)
 	if live == nil {
@@ -154,18 +158,19 @@ func (r *Registry) Authenticate(id, token []byte) *Agent {
 	return live
 }
 
-// warnOfDuplicate tells of an id that two agents use at once, as a copied cache
-// file or a cloned disk makes them. The caller holds the agent's lock.
+// warnOfDuplicate logs once that two agents use the same id, for example after the
+// agent's cache file or disk was copied. The caller holds the agent's lock.
 func (r *Registry) warnOfDuplicate(live *Agent) {
 	if !live.tokenUsed || live.duplicateSeen {
 		return
 	}
 	live.duplicateSeen = true
 	r.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname}).
-		Warn("Agent id is used by two agents; delete the copied cache file of one of them")
+		WithField("advice", "delete the copied cache file of one of them").
+		Warn("Agent id used by two agents")
 }
 
-// Agent returns one agent, or models.ErrNotFound.
+// Agent returns the record of an agent, or models.ErrNotFound.
 func (r *Registry) Agent(id string) (models.Agent, error) {
 	live, err := r.known(id)
 	if err != nil {
@@ -181,7 +186,7 @@ func (r *Registry) known(id string) (*Agent, error) {
 	return nil, fmt.Errorf("agent %s: %w", id, models.ErrNotFound)
 }
 
-// StatusOf returns how an agent is.
+// StatusOf returns the status of an agent under a plan.
 func (r *Registry) StatusOf(a *models.Agent, plan *models.Plan, now time.Time) wire.AgentStatus {
 	return plan.Status(a.Health(models.AgeOf(now.Sub(a.Seen()), a.PollInterval, r.inactiveAfter)))
 }
@@ -190,14 +195,14 @@ func (r *Registry) StatusOf(a *models.Agent, plan *models.Plan, now time.Time) w
 // version, or is removed.
 func (r *Registry) Changed() <-chan struct{} { return r.changes.Next() }
 
-// OnOffer has f called, which must not block, whenever the agent is offered another
-// version than before though none was published, or is removed, until stop is called.
+// OnOffer calls f, which must not block, when this agent alone is offered another version
+// and when it is removed, until stop is called.
 func (a *Agent) OnOffer(f func()) (stop func()) { return a.offers.Notify(f) }
 
-// ID is the agent's id.
+// ID returns the agent's id.
 func (a *Agent) ID() string { return a.id }
 
-// Deregistered reports whether the agent was decommissioned since it authenticated.
+// Deregistered reports whether the agent was removed.
 func (a *Agent) Deregistered() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -216,7 +221,7 @@ func (a *Agent) snapshot() models.Agent {
 	return a.agent
 }
 
-// add makes a new agent known to all.
+// add adds a new agent to the table and the index.
 func (r *Registry) add(live *Agent, now time.Time) {
 	r.table.add(live)
 	live.mu.Lock()
@@ -224,8 +229,8 @@ func (r *Registry) add(live *Agent, now time.Time) {
 	r.index.place(live, now)
 }
 
-// show brings what counts and lists read of an agent up to date. The caller holds the
-// agent's lock.
+// show updates the agent's row and its place in the index. The caller holds the agent's
+// lock.
 func (r *Registry) show(live *Agent, now time.Time) {
 	live.show()
 	r.index.place(live, now)

@@ -21,7 +21,9 @@ import (
 
 func openCounted(store database.Store, plan *atomic.Pointer[models.Plan]) (*registry.Registry, error) {
 	log, _ := logtest.NewNullLogger()
-	return registry.Open(context.Background(), store, plan, registry.Options{InactiveAfter: fleettest.InactiveAfter}, log)
+	return registry.Open(
+		context.Background(), store, plan, registry.Options{InactiveAfter: fleettest.InactiveAfter}, log,
+	)
 }
 
 func newAgents(t *testing.T) *registry.Registry {
@@ -55,7 +57,10 @@ func TestPoll_AfterALostReport_ShowsApplied(t *testing.T) {
 	fleettest.Report(t, agents, live, wire.Attempt{Version: 2, Status: wire.Failed, Error: "no", At: now})
 	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 2})
 	got, _ := agents.Agent(id)
-	want := models.Presence{LastPoll: now, PollInterval: time.Second, Applied: 2, AppliedAt: now, Attempt: wire.Attempt{Version: 2, Status: wire.Applied, At: now}}
+	want := models.Presence{
+		LastPoll: now, PollInterval: time.Second, Applied: 2, AppliedAt: now,
+		Attempt: wire.Attempt{Version: 2, Status: wire.Applied, At: now},
+	}
 	if diff := cmp.Diff(want, got.Presence); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
@@ -68,7 +73,10 @@ func TestPresence_SurvivesARestart(t *testing.T) {
 	id, token := fleettest.Register(t, agents, "")
 	at := time.Now().UTC().Truncate(time.Microsecond)
 	agents.Poll(fleettest.Login(t, agents, id, token), models.Poll{At: at, Interval: time.Minute, Runs: 1})
-	fleettest.Report(t, agents, fleettest.Login(t, agents, id, token), wire.Attempt{Version: 2, Status: wire.Failed, Error: "no", At: at})
+	fleettest.Report(
+		t, agents, fleettest.Login(t, agents, id, token),
+		wire.Attempt{Version: 2, Status: wire.Failed, Error: "no", At: at},
+	)
 	want, _ := agents.Agent(id)
 
 	ctx, stop := context.WithCancel(t.Context())
@@ -99,7 +107,9 @@ func TestAgents_UnderManyCallersAtOnce(t *testing.T) {
 			for n := range 20 {
 				if live := agents.Authenticate([]byte(id), []byte(token)); live != nil {
 					agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second, Runs: int64(n)})
-					if _, err := agents.Report(t.Context(), live, wire.Attempt{Version: int64(n), Status: wire.Applied, At: time.Now()}); err != nil {
+					if _, err := agents.Report(
+						t.Context(), live, wire.Attempt{Version: int64(n), Status: wire.Applied, At: time.Now()},
+					); err != nil {
 						t.Errorf("Report: %v", err)
 					}
 				}
@@ -113,5 +123,3 @@ func TestAgents_UnderManyCallersAtOnce(t *testing.T) {
 	}
 	group.Wait()
 }
-
-// A large fleet is written in parts, so that a publish gets in between, and a

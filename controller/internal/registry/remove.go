@@ -7,9 +7,8 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-// Decommission forgets an agent and revokes its tokens. It returns
-// models.ErrNotFound if there is none of that id, database.ErrBusy if its turn
-// does not come.
+// Decommission removes an agent and revokes its tokens. Errors are models.ErrNotFound if
+// there is no agent with that id, and database.ErrBusy if earlier writes take too long.
 func (r *Registry) Decommission(ctx context.Context, id string, origin models.Origin) error {
 	live, err := r.known(id)
 	if err != nil {
@@ -33,16 +32,16 @@ func (r *Registry) Decommission(ctx context.Context, id string, origin models.Or
 	return nil
 }
 
-// remove removes the agents that choose returns, from memory and store, and returns
-// them. choose runs while no other agent is registered or removed; entry makes the
-// audit log's entry of them, and is not called for none.
+// remove removes the agents that choose returns from memory and store, and returns them.
+// No agent is registered or removed while choose runs. entry returns the entry for the
+// audit log; it is not called if choose returns none.
 func (r *Registry) remove(
 	ctx context.Context, choose func() []*Agent, entry func([]*Agent) models.Entry,
 ) ([]*Agent, error) {
-	if err := r.saving.Acquire(ctx); err != nil {
+	if err := r.recordWrites.Acquire(ctx); err != nil {
 		return nil, err
 	}
-	defer r.saving.Release()
+	defer r.recordWrites.Release()
 	agents := choose()
 	if len(agents) == 0 {
 		return nil, nil

@@ -42,7 +42,9 @@ func TestReport_IsDurableWhenItReturns(t *testing.T) {
 	closeDB() // and no flush
 	db, _ = fleettest.OpenStore(t, path)
 	f = fleettest.New(t, db, db)
-	if diff := cmp.Diff(want, f.Agents.List(registry.Query{Limit: 100}, fleettest.Newest(1), time.Now()).Agents); diff != "" {
+	if diff := cmp.Diff(
+		want, f.Agents.List(registry.Query{Limit: 100}, fleettest.Newest(1), time.Now()).Agents,
+	); diff != "" {
 		t.Errorf("after a crash, -want +got:\n%s", diff)
 	}
 }
@@ -66,7 +68,9 @@ func TestReport_Concurrent_FewWrites(t *testing.T) {
 			id, token := fleettest.Register(t, agents, fmt.Sprint("a", i))
 			live := fleettest.Login(t, agents, id, token)
 			group.Go(func() {
-				if _, err := agents.Report(t.Context(), live, wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()}); err != nil {
+				if _, err := agents.Report(
+					t.Context(), live, wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()},
+				); err != nil {
 					t.Errorf("Report: %v", err)
 				}
 			})
@@ -117,7 +121,8 @@ func TestReport_StoreFails_KeptInMemory(t *testing.T) {
 	live := fleettest.Login(t, agents, id, token)
 	store.Fail(true)
 	attempt := wire.Attempt{Version: 1, Status: wire.Failed, Error: "no", At: models.Now()}
-	if _, err := agents.Report(t.Context(), live, attempt); !errors.Is(err, database.ErrFull) || !errors.Is(err, database.ErrInDoubt) {
+	if _, err := agents.Report(t.Context(), live, attempt); !errors.Is(err, database.ErrFull) ||
+		!errors.Is(err, database.ErrInDoubt) {
 		t.Errorf("got %v, want the store's error, in doubt: memory has it, and the agent is to say it again", err)
 	}
 	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second})
@@ -227,7 +232,9 @@ func TestReport_Failed_NotOfferedUntilANewerVersion(t *testing.T) {
 	if !fleettest.Offers(live, 2) {
 		t.Error("a version that runs after all is not offered")
 	}
-	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || fleettest.StatusOf(&got, fleettest.Newest(2), now) != wire.Refused || fleettest.StatusOf(&got, fleettest.Newest(3), now) != wire.Online {
+	if got.Applied != 1 || got.Attempt.Error != "host not allowed" || fleettest.StatusOf(
+		&got, fleettest.Newest(2), now,
+	) != wire.Refused || fleettest.StatusOf(&got, fleettest.Newest(3), now) != wire.Online {
 		t.Errorf("got %+v, want version 1 applied, 2 failed", got)
 	}
 }

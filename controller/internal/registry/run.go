@@ -11,11 +11,11 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-// pruneInterval is how often agents that were unseen for too long are looked for.
+// pruneInterval is the time between two searches for agents to prune.
 const pruneInterval = time.Minute
 
-// Run flushes presence to the store every FlushInterval until ctx ends, and
-// once more then. It removes agents that are to be pruned.
+// Run flushes presence every FlushInterval, and removes agents that were unseen for
+// PruneAfter, until ctx ends. It flushes once more then, and returns nil.
 func (r *Registry) Run(ctx context.Context) error {
 	flush, prune := time.NewTicker(FlushInterval), time.NewTicker(pruneInterval)
 	defer flush.Stop()
@@ -34,27 +34,28 @@ func (r *Registry) Run(ctx context.Context) error {
 }
 
 func (r *Registry) flush(ctx context.Context) {
-	r.index.age(time.Now()) // so that a request finds little left to do
+	r.index.age(time.Now()) // so that requests find few ages to update
 	err := r.polled.store(ctx)
 	if err == nil {
 		r.metrics.stored()
 	}
-	before := r.failing
-	r.failing = err
+	before := r.flushErr
+	r.flushErr = err
 	switch {
 	case err != nil && before == nil:
-		r.log.WithError(err).Warn("Presence could not be stored; it stays in memory")
+		r.log.WithError(err).WithField(
+			"advice", "it stays in memory, and the write is retried",
+		).Warn("Presence not stored")
 	case err == nil && before != nil:
-		r.log.Info("Presence is stored again")
+		r.log.Info("Presence stored again")
 	}
 }
 
-// pruneAtOnce is how many agents one transaction removes.
-const pruneAtOnce = 1000
+// pruneBatch is the most agents that one transaction removes.
+const pruneBatch = 1000
 
-// prune removes the agents that were unseen for longer than the settings
-// allow. The time that the controller itself was away before its last start does not
-// count.
+// prune removes the agents that were unseen for longer than pruneAfter. The downtime of
+// the controller before its last start does not count.
 func (r *Registry) prune(ctx context.Context) {
 	if r.pruneAfter == 0 {
 		return
@@ -66,18 +67,20 @@ func (r *Registry) prune(ctx context.Context) {
 			unseen = append(unseen, row.live)
 		}
 	}
-	for batch := range slices.Chunk(unseen, pruneAtOnce) {
+	for batch := range slices.Chunk(unseen, pruneBatch) {
 		removed, err := r.remove(ctx, func() []*Agent {
-			return slices.DeleteFunc(batch, func(live *Agent) bool { // it may have polled, or was removed, since the scan
+			return slices.DeleteFunc(batch, func(live *Agent) bool { // polled or removed since the scan
 				agent := live.snapshot()
 				return r.table.find([]byte(live.id)) != live || !r.unseenTooLong(agent.Seen(), now)
 			})
 		}, func(agents []*Agent) models.Entry {
-			detail := fmt.Sprintf("%d agents unseen for %s, as PRUNE_AFTER says; the first: %s", len(agents), r.pruneAfter, agents[0].id)
+			detail := fmt.Sprintf(
+				"%d agents unseen for %s (PRUNE_AFTER); the first: %s", len(agents), r.pruneAfter, agents[0].id,
+			)
 			return models.NewEntry(models.Origin{Actor: "controller"}, models.ActionDecommission, 0, detail)
 		})
 		if err != nil {
-			r.log.WithError(err).Warn("Agents could not be pruned; the next try is in a minute")
+			r.log.WithError(err).WithField("retry_in", pruneInterval.String()).Warn("Agents not pruned")
 			return
 		}
 		if len(removed) > 0 {
@@ -86,7 +89,7 @@ func (r *Registry) prune(ctx context.Context) {
 	}
 }
 
-// unseenTooLong reports whether an agent that was last seen at seen is to be pruned.
+// unseenTooLong reports whether to prune an agent that was last seen at seen.
 func (r *Registry) unseenTooLong(seen, now time.Time) bool {
 	unseen := now.Sub(seen)
 	if seen.Before(r.began) {

@@ -28,7 +28,10 @@ func TestRun_AgentUnseenForPruneAfter_Removed(t *testing.T) {
 		fleettest.Register(t, before, "gone")
 		time.Sleep(3 * pruneAfter) // the controller is away: nobody is to blame
 		log, _ := logtest.NewNullLogger()
-		agents, err := registry.Open(t.Context(), db, fleettest.NoPlan(), registry.Options{InactiveAfter: fleettest.InactiveAfter, PruneAfter: pruneAfter}, log)
+		agents, err := registry.Open(
+			t.Context(), db, fleettest.NoPlan(),
+			registry.Options{InactiveAfter: fleettest.InactiveAfter, PruneAfter: pruneAfter}, log,
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -53,7 +56,8 @@ func TestRun_AgentUnseenForPruneAfter_Removed(t *testing.T) {
 		stop()
 		<-done
 		entries, err := db.Audit(t.Context(), models.ActionDecommission, 0, 10)
-		if err != nil || len(entries) != 1 || !strings.Contains(entries[0].Detail, "gone") || entries[0].Actor != "controller" {
+		if err != nil || len(entries) != 1 || !strings.Contains(entries[0].Detail, "gone") ||
+			entries[0].Actor != "controller" {
 			t.Errorf("the audit trail: got %+v, %v", entries, err)
 		}
 	})
@@ -66,7 +70,10 @@ func TestAgents_PruneAcrossRestarts(t *testing.T) {
 		const day = 24 * time.Hour
 		log, _ := logtest.NewNullLogger()
 		open := func() *registry.Registry {
-			agents, err := registry.Open(t.Context(), db, fleettest.NoPlan(), registry.Options{InactiveAfter: fleettest.InactiveAfter, PruneAfter: 10 * day}, log)
+			agents, err := registry.Open(
+				t.Context(), db, fleettest.NoPlan(),
+				registry.Options{InactiveAfter: fleettest.InactiveAfter, PruneAfter: 10 * day}, log,
+			)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -80,7 +87,9 @@ func TestAgents_PruneAcrossRestarts(t *testing.T) {
 			done := make(chan error)
 			go func() { done <- agents.Run(ctx) }()
 			for range d / time.Hour {
-				agents.Poll(fleettest.Login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Hour, Runs: 1})
+				agents.Poll(
+					fleettest.Login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Hour, Runs: 1},
+				)
 				time.Sleep(time.Hour)
 			}
 			stop()
@@ -169,7 +178,8 @@ func TestRun_Presence_WrittenInBatches(t *testing.T) {
 	})
 }
 
-// part that was not stored is not forgotten.
+// A large fleet is written in parts, so that a publish does not wait for all of them. A
+// part that was not stored is written again.
 func TestRun_LargeFleet_WrittenInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &fleettest.Batches{}
@@ -177,7 +187,9 @@ func TestRun_LargeFleet_WrittenInParts(t *testing.T) {
 		for i := range 5000 {
 			time.Sleep(time.Microsecond)
 			id, token := fleettest.Register(t, agents, fmt.Sprint("a", i))
-			agents.Poll(fleettest.Login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Second, Runs: 1})
+			agents.Poll(
+				fleettest.Login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Second, Runs: 1},
+			)
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)
@@ -188,7 +200,8 @@ func TestRun_LargeFleet_WrittenInParts(t *testing.T) {
 		store.Fail(false)
 		time.Sleep(registry.FlushInterval)
 		synctest.Wait()
-		if diff := cmp.Diff([]int{4096, 904, 4096}, store.Written()); diff != "" && !cmp.Equal([]int{4096, 4096, 904}, store.Written()) {
+		if diff := cmp.Diff([]int{4096, 904, 4096}, store.Written()); diff != "" &&
+			!cmp.Equal([]int{4096, 4096, 904}, store.Written()) {
 			t.Errorf("batches, one that failed and what it left, -want +got:\n%s", diff)
 		}
 		stop()
@@ -201,7 +214,9 @@ func TestRun_LargeFleet_PrunedInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &fleettest.Batches{}
 		log, _ := logtest.NewNullLogger()
-		agents, err := registry.Open(t.Context(), store, fleettest.NoPlan(), registry.Options{PruneAfter: time.Hour}, log)
+		agents, err := registry.Open(
+			t.Context(), store, fleettest.NoPlan(), registry.Options{PruneAfter: time.Hour}, log,
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -225,7 +240,9 @@ func TestRun_PollAfterPruneScan_AgentStays(t *testing.T) {
 		const pruneAfter = 24 * time.Hour
 		store := &slowRemovals{permits: make(chan struct{}, 2)}
 		log, _ := logtest.NewNullLogger()
-		agents, err := registry.Open(t.Context(), store, fleettest.NoPlan(), registry.Options{PruneAfter: pruneAfter}, log)
+		agents, err := registry.Open(
+			t.Context(), store, fleettest.NoPlan(), registry.Options{PruneAfter: pruneAfter}, log,
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -297,7 +314,10 @@ func TestRun_Flush_IncludesUnsavedReports(t *testing.T) {
 			{"a report that is stored", func() { report(ctx, wire.Applying, nil) }, false, false},
 			{"a poll that completes the report", func() { poll(2) }, true, true},
 			{"the same poll, after a flush that failed", func() { poll(2) }, false, true},
-			{"a report that is not stored", func() { store.Fail(true); report(ctx, wire.Failed, database.ErrFull) }, false, true},
+			{
+				"a report that is not stored", func() { store.Fail(true); report(ctx, wire.Failed, database.ErrFull) },
+				false, true,
+			},
 			{"a poll that says otherwise", func() { poll(2) }, false, true},
 			{"that poll again", func() { poll(2) }, false, false},
 			{"a report of a client that disconnected", func() {

@@ -7,26 +7,26 @@ import (
 	"sync/atomic"
 )
 
-// table finds an agent by its id, and reads all of them from end to end, a
-// million in a few milliseconds, without holding up those that poll meanwhile.
+// table finds agents by id, and iterates over all of them without blocking polls. An
+// iteration over a million takes a few milliseconds.
 type table struct {
-	mu           sync.RWMutex // guards the rest, but not what a row holds
+	mu           sync.RWMutex // guards the rest, but not the fields of a row
 	byID         map[string]*Agent
 	rows         rows
-	deregistered int // rows of agents that were removed
+	deregistered int // the number of rows of removed agents
 }
 
-// rows are the agents in the order of registration, those that were removed
-// since too. A copy is what they were at that moment: rows are only ever added.
+// rows has a row for each agent in the order of registration, including removed ones. A
+// copy is a snapshot, because rows are only appended.
 type rows struct {
-	chunks [][]row // chunkRows each, so that no row ever moves
-	n      int     // how many are in use
+	chunks [][]row // of chunkRows each, so that no row ever moves
+	n      int     // the number of rows in use
 }
 
 const chunkRows = 1024
 
-// row is what is looked at when all agents are: side by side in memory, and
-// read without a lock. Its values may be of two neighbouring moments.
+// row has the fields that iterations read. Rows are adjacent in memory, and are read
+// without a lock, so a concurrent change may be visible in some fields only.
 type row struct {
 	seq          int64
 	live         *Agent
@@ -43,22 +43,22 @@ func (t *table) find(id []byte) *Agent {
 	return t.byID[string(id)]
 }
 
-// count is how many agents there are.
+// count returns the number of agents.
 func (t *table) count() int {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return len(t.byID)
 }
 
-// after returns the row of each agent that is there now and registered after the one
-// of a seq, in the order of registration.
+// after returns the rows of the current agents with a higher seq, in the order of
+// registration.
 func (t *table) after(seq int64) iter.Seq[*row] {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.rows.after(seq)
 }
 
-// add puts a new agent at the end.
+// add appends a new agent.
 func (t *table) add(live *Agent) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -68,7 +68,7 @@ func (t *table) add(live *Agent) {
 	t.rows.add(live)
 }
 
-// remove takes an agent off.
+// remove removes an agent.
 func (t *table) remove(live *Agent) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -82,8 +82,8 @@ func (t *table) remove(live *Agent) {
 	}
 }
 
-// compact leaves out the rows of agents that were removed, in chunks of their
-// own: who reads the old ones is not disturbed. The caller holds mu.
+// compact copies the rows of the current agents to new chunks. Iterations over the old
+// chunks continue undisturbed. The caller holds mu.
 func (t *table) compact() {
 	var kept rows
 	for row := range t.rows.after(0) {
@@ -94,7 +94,7 @@ func (t *table) compact() {
 	t.rows, t.deregistered = kept, 0
 }
 
-// add appends the row of an agent, whose lock the caller holds.
+// add appends the row of an agent. The caller holds the agent's lock.
 func (r *rows) add(live *Agent) {
 	if r.n == len(r.chunks)*chunkRows {
 		r.chunks = append(r.chunks[:len(r.chunks):len(r.chunks)], make([]row, chunkRows))
@@ -108,7 +108,7 @@ func (r *rows) add(live *Agent) {
 
 func (r rows) at(i int) *row { return &r.chunks[i/chunkRows][i%chunkRows] }
 
-// after returns each row behind that of a seq, but those that are gone.
+// after returns the rows with a higher seq, except those of removed agents.
 func (r rows) after(seq int64) iter.Seq[*row] {
 	first := sort.Search(r.n, func(i int) bool { return r.at(i).seq > seq })
 	return func(yield func(*row) bool) {
@@ -120,7 +120,8 @@ func (r rows) after(seq int64) iter.Seq[*row] {
 	}
 }
 
-// show brings the agent's row up to date. The caller holds the agent's lock.
+// show updates what iterations and the index read of the agent. The caller holds the
+// agent's lock.
 func (a *Agent) show() {
 	set(&a.seen, a.agent.Seen().UnixMicro())
 	set(&a.interval, int64(a.agent.PollInterval))
@@ -131,8 +132,7 @@ func (a *Agent) show() {
 	}
 }
 
-// set stores v where it is not there already: to look is cheaper, and most of
-// what a poll brings is known.
+// set stores v unless a has it: a load is cheaper, and most polls change nothing.
 func set(a *atomic.Int64, v int64) {
 	if a.Load() != v {
 		a.Store(v)
