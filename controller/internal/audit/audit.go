@@ -1,6 +1,5 @@
-// Package audit is the audit log. What is done to a configuration or to an agent is
-// stored with the deed itself, in one transaction; here the log is read, and rejected
-// logins are counted.
+// Package audit reads the audit log, and adds rejected logins to it. All other entries
+// are stored by the transaction that they describe.
 package audit
 
 import (
@@ -15,27 +14,27 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-// Rejected logins go to the store together, so that an attacker that guesses passwords
-// fills neither the disk nor the queue of writes.
+// Rejected logins are stored in batches, so that an attacker who guesses passwords fills
+// neither the disk nor the queue of writes.
 const (
 	loginsInterval = time.Minute
-	loginsAtOnce   = 32 // entries a time, and one for all others
+	maxOrigins     = 32 // origins with an entry of their own in a batch; all others share one
 )
 
-// Log is the audit log of a store.
+// Log is the audit log of a store. Its methods may be called concurrently.
 type Log struct {
 	store database.Store
 	log   logrus.FieldLogger
 
 	mu       sync.Mutex // guards the rest
 	rejected map[models.Origin]*logins
-	others   int // rejected logins beyond loginsAtOnce
+	others   int // rejected logins of other origins
 }
 
-// logins are the rejected ones of one origin that are not stored yet.
+// logins are the rejected logins of one origin that are not stored yet.
 type logins struct {
 	first time.Time
-	on    string
+	on    string // what the first requested
 	n     int
 }
 
@@ -44,28 +43,30 @@ func New(store database.Store, log logrus.FieldLogger) *Log {
 	return &Log{store: store, log: log, rejected: map[models.Origin]*logins{}}
 }
 
-// Entries returns up to limit entries before the one of that Seq, newest first; 0
-// begins with the newest. An action that is not empty leaves out all others.
+// Entries returns up to limit entries with a Seq below before, newest first. If before is
+// 0, it begins with the newest. An empty action selects all actions.
 func (l *Log) Entries(ctx context.Context, action models.Action, before int64, limit int) ([]models.Entry, error) {
 	l.flush(ctx)
 	return l.store.Audit(ctx, action, before, limit)
 }
 
-// LoginFailed counts rejected credentials. on says what was asked for.
+// LoginFailed records a login with rejected credentials. on is the request. The next
+// flush stores it, within a minute.
 func (l *Log) LoginFailed(origin models.Origin, on string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch of := l.rejected[origin]; {
 	case of != nil:
 		of.n++
-	case len(l.rejected) < loginsAtOnce:
+	case len(l.rejected) < maxOrigins:
 		l.rejected[origin] = &logins{first: models.Now(), on: on, n: 1}
 	default:
 		l.others++
 	}
 }
 
-// Run stores rejected logins once a minute until ctx ends, and once more then.
+// Run stores rejected logins once a minute until ctx ends, and once more then. It returns
+// nil.
 func (l *Log) Run(ctx context.Context) error {
 	tick := time.NewTicker(loginsInterval)
 	defer tick.Stop()
@@ -80,7 +81,7 @@ func (l *Log) Run(ctx context.Context) error {
 	}
 }
 
-// flush stores the rejected logins. If that fails, the process's log has their number.
+// flush stores the rejected logins. If that fails, it logs their number and drops them.
 func (l *Log) flush(ctx context.Context) {
 	l.mu.Lock()
 	rejected, others := l.rejected, l.others
@@ -95,7 +96,9 @@ func (l *Log) flush(ctx context.Context) {
 		if of.n > 1 {
 			detail = fmt.Sprintf("%d times, first on %s", of.n, of.on)
 		}
-		entries = append(entries, models.Entry{At: of.first, Origin: origin, Action: models.ActionLoginFailed, Detail: detail})
+		entries = append(
+			entries, models.Entry{At: of.first, Origin: origin, Action: models.ActionLoginFailed, Detail: detail},
+		)
 	}
 	if others > 0 {
 		detail := fmt.Sprintf("%d times from other addresses", others)

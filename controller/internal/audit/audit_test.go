@@ -23,11 +23,14 @@ func TestAudit_RefusedLogins_Counted(t *testing.T) {
 			trail.LoginFailed(fleettest.ByAdmin, "POST /api/v1/config")
 		}
 		entries, err := trail.Entries(t.Context(), "", 0, 10) // at once, for who looks
-		if err != nil || len(entries) != 1 || entries[0].Origin != fleettest.ByAdmin || entries[0].Detail != "3 times, first on POST /api/v1/config" {
+		if err != nil || len(entries) != 1 || entries[0].Origin != fleettest.ByAdmin ||
+			entries[0].Detail != "3 times, first on POST /api/v1/config" {
 			t.Errorf("got %+v, %v, want one entry", entries, err)
 		}
 		for i := range 1000 { // somebody guesses, from everywhere
-			trail.LoginFailed(models.Origin{Actor: "unknown", SourceIP: fmt.Sprint("192.0.2.", i)}, "GET /api/v1/agents")
+			trail.LoginFailed(
+				models.Origin{Actor: "unknown", SourceIP: fmt.Sprint("192.0.2.", i)}, "GET /api/v1/agents",
+			)
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan error)
@@ -37,7 +40,8 @@ func TestAudit_RefusedLogins_Counted(t *testing.T) {
 		if entries, err = db.Audit(t.Context(), models.ActionLoginFailed, 1, 1000); err != nil || len(entries) != 0 {
 			t.Errorf("before the first: got %v, %v", entries, err)
 		}
-		if entries, err = db.Audit(t.Context(), models.ActionLoginFailed, 0, 1000); err != nil || len(entries) != 34 || entries[0].Detail != "968 times from other addresses" {
+		if entries, err = db.Audit(t.Context(), models.ActionLoginFailed, 0, 1000); err != nil || len(entries) != 34 ||
+			entries[0].Detail != "968 times from other addresses" {
 			t.Errorf("got %d entries, %v, want 1, 32, and one for all others", len(entries), err)
 		}
 		trail.LoginFailed(fleettest.ByAdmin, "GET /api/v1/agents")

@@ -1,4 +1,4 @@
-// Package broadcast wakes all that wait for one event.
+// Package broadcast wakes all waiters of an event.
 package broadcast
 
 import (
@@ -6,15 +6,15 @@ import (
 	"sync"
 )
 
-// Signal is a wake-up that all waiters share. Its zero value is ready.
+// Signal is an event that may occur repeatedly. The zero value is ready for use, and its
+// methods may be called concurrently.
 type Signal struct {
-	mu    sync.Mutex
-	next  chan struct{} // nil while no goroutine waits
-	funcs []*func()
+	mu    sync.Mutex    // guards the rest
+	next  chan struct{} // nil while Next was not called since the last Send
+	funcs []*func()     // registered by Notify
 }
 
-// Next returns a channel that the next Send closes. An event after the call is not
-// missed.
+// Next returns a channel that the next Send closes.
 func (s *Signal) Next() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -24,7 +24,8 @@ func (s *Signal) Next() <-chan struct{} {
 	return s.next
 }
 
-// Notify has each Send call f, which must not block, until stop is called.
+// Notify makes each Send call f until stop is called. f must not block. It may be called
+// once more if stop and Send are concurrent.
 func (s *Signal) Notify(f func()) (stop func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -38,7 +39,7 @@ func (s *Signal) Notify(f func()) (stop func()) {
 	}
 }
 
-// Send wakes all waiters.
+// Send closes the channel of Next, and calls the functions of Notify.
 func (s *Signal) Send() {
 	s.mu.Lock()
 	if s.next != nil {

@@ -1,5 +1,5 @@
-// Package rollout tells how far a version has spread, and lets an admin wait until it
-// has.
+// Package rollout returns the figures of a version, and waits until a share of its
+// targets has applied it.
 package rollout
 
 import (
@@ -12,8 +12,9 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-// Plans is where versions come from.
+// Plans has the plan and the versions.
 type Plans interface {
+	// Plan returns the current plan.
 	Plan() *models.Plan
 	// Changed returns a channel that is closed when the plan changes.
 	Changed() <-chan struct{}
@@ -21,20 +22,19 @@ type Plans interface {
 	Version(ctx context.Context, version int64) (*models.Config, error)
 }
 
-// Fleet is the agents that a version spreads among.
+// Fleet has the agents that should run a version.
 type Fleet interface {
-	// Figures tell how far the newest version of a plan has spread.
+	// Figures returns the figures of the plan's newest version.
 	Figures(plan *models.Plan, now time.Time) models.Figures
-	// Count is Figures of any version, but for its counts alone.
+	// Count returns the figures of a version, but only its counts.
 	Count(version int64, now time.Time) models.Figures
 	// Changed returns a channel that is closed when an agent runs or refuses another
 	// version, or is removed.
 	Changed() <-chan struct{}
 }
 
-// Rollouts tells how far a version has spread. The figures of the newest one are those
-// of the agents at that moment; those of the versions before are what they were at the
-// next publish.
+// Rollouts returns the figures of versions. Those of the newest version are current.
+// Those of an earlier version are final: the store has them since the next publish.
 type Rollouts struct {
 	plans Plans
 	fleet Fleet
@@ -46,11 +46,12 @@ func New(plans Plans, fleet Fleet, store database.Store) *Rollouts {
 	return &Rollouts{plans: plans, fleet: fleet, store: store}
 }
 
-// betweenLooks is the least time between two looks at all agents for one who
-// waits: a fleet of a million reports in bursts.
-const betweenLooks = 50 * time.Millisecond
+// countInterval is the least time between two counts of a Wait, because a large fleet
+// reports in bursts.
+const countInterval = 50 * time.Millisecond
 
-// Rollout returns how far a version has spread, or models.ErrNotFound.
+// Rollout returns a version with its figures. The error is models.ErrNotFound if there is
+// no such version, or none of its figures.
 func (r *Rollouts) Rollout(ctx context.Context, version int64) (*models.Rollout, error) {
 	if plan := r.plans.Plan(); plan.Newest != nil && version == plan.Version() {
 		return &models.Rollout{Config: plan.Config(), Figures: r.fleet.Figures(plan, time.Now())}, nil
@@ -61,7 +62,7 @@ func (r *Rollouts) Rollout(ctx context.Context, version int64) (*models.Rollout,
 	}
 	figures, supersededBy, err := r.store.Figures(ctx, version)
 	if errors.Is(err, models.ErrNotFound) {
-		err = fmt.Errorf("%w: they were not kept when it was superseded, by a controller older than this build", err)
+		err = fmt.Errorf("%w: an older build superseded the version, and did not keep its figures", err)
 	}
 	if err != nil {
 		return nil, err
@@ -69,15 +70,17 @@ func (r *Rollouts) Rollout(ctx context.Context, version int64) (*models.Rollout,
 	return &models.Rollout{Config: cfg, SupersededBy: supersededBy, Figures: figures}, nil
 }
 
-// Wait returns the rollout of a version as soon as that share of its targets
-// has applied it: then reached is true. Else it returns what there is after
-// wait, or when the version is superseded. It returns models.ErrDraining when
-// draining is closed before that, and the error of ctx when the caller leaves.
-func (r *Rollouts) Wait(ctx context.Context, version int64, share float64, wait time.Duration, draining <-chan struct{}) (rollout *models.Rollout, reached bool, err error) {
+// Wait returns the rollout of a version as soon as share of its targets, from 0 to 1, has
+// applied it; then reached is true. Otherwise it returns the rollout after wait, or when
+// the version is superseded. Errors are those of Rollout, models.ErrDraining if draining
+// is closed before, and the error of ctx.
+func (r *Rollouts) Wait(
+	ctx context.Context, version int64, share float64, wait time.Duration, draining <-chan struct{},
+) (rollout *models.Rollout, reached bool, err error) {
 	over := time.NewTimer(wait)
 	defer over.Stop()
 	for {
-		reported, published := r.fleet.Changed(), r.plans.Changed() // from before the look
+		reported, published := r.fleet.Changed(), r.plans.Changed() // before the count, so that no change is missed
 		if !r.spreading(version, share) {
 			rollout, err := r.Rollout(ctx, version)
 			if err != nil {
@@ -85,7 +88,7 @@ func (r *Rollouts) Wait(ctx context.Context, version int64, share float64, wait 
 			}
 			if reached := rollout.Share() >= share; reached || rollout.SupersededBy != 0 {
 				return rollout, reached, nil
-			} // else somebody has left the fleet, or joined it, in between
+			} // else the targets changed since spreading counted them
 		}
 		select {
 		case <-reported:
@@ -99,14 +102,14 @@ func (r *Rollouts) Wait(ctx context.Context, version int64, share float64, wait 
 			return nil, false, ctx.Err()
 		}
 		select {
-		case <-time.After(betweenLooks):
+		case <-time.After(countInterval):
 		case <-ctx.Done():
 			return nil, false, ctx.Err()
 		}
 	}
 }
 
-// spreading reports whether version is the newest, and has not reached share.
+// spreading reports whether version is the newest and has not reached share.
 func (r *Rollouts) spreading(version int64, share float64) bool {
 	if plan := r.plans.Plan(); plan.Newest == nil || plan.Version() != version {
 		return false

@@ -23,24 +23,33 @@ func TestRollout_CountsAgentsByOutcome(t *testing.T) {
 	lives := f.Join(t, 40)
 	cfg := fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
 	for i, live := range lives[:10] { // 100 ms, 200 ms, … a second
-		fleettest.Report(t, f.Agents, live, wire.Attempt{Version: 1, Status: wire.Applied, At: cfg.PublishedAt.Add(time.Duration(i+1) * 100 * time.Millisecond)})
+		fleettest.Report(t, f.Agents, live, wire.Attempt{
+			Version: 1, Status: wire.Applied, At: cfg.PublishedAt.Add(time.Duration(i+1) * 100 * time.Millisecond),
+		})
 	}
 	for i, live := range lives[10:18] {
 		words := "host not allowed"
 		if i == 0 {
 			words = "status 503"
 		}
-		fleettest.Report(t, f.Agents, live, wire.Attempt{Version: 1, Status: wire.Failed, Error: words, At: models.Now()})
+		fleettest.Report(
+			t, f.Agents, live, wire.Attempt{Version: 1, Status: wire.Failed, Error: words, At: models.Now()},
+		)
 	}
 	fleettest.Report(t, f.Agents, lives[18], wire.Attempt{Version: 1, Status: wire.Applying, At: models.Now()})
 	late, token := fleettest.Register(t, f.Agents, "late") // what it takes to join is not latency
-	fleettest.Report(t, f.Agents, fleettest.Login(t, f.Agents, late, token), wire.Attempt{Version: 1, Status: wire.Applied, At: cfg.PublishedAt.Add(time.Hour)})
+	fleettest.Report(
+		t, f.Agents, fleettest.Login(t, f.Agents, late, token),
+		wire.Attempt{Version: 1, Status: wire.Applied, At: cfg.PublishedAt.Add(time.Hour)},
+	)
 
 	got := f.Figures(t, 1)
 	want := models.Figures{
 		Targets: 41, Applied: 11, Failed: 8, Pending: 22,
 		FirstAppliedAt: cfg.PublishedAt.Add(100 * time.Millisecond),
-		Latency:        models.Latency{Agents: 10, P50: 500 * time.Millisecond, P90: 900 * time.Millisecond, P99: time.Second, Max: time.Second},
+		Latency: models.Latency{
+			Agents: 10, P50: 500 * time.Millisecond, P90: 900 * time.Millisecond, P99: time.Second, Max: time.Second,
+		},
 		Failures: []wire.RolloutFailure{
 			{Error: "host not allowed", Count: 7, SampleAgents: []string{"a11", "a12", "a13", "a14", "a15"}},
 			{Error: "status 503", Count: 1, SampleAgents: []string{"a10"}},
@@ -101,11 +110,15 @@ func TestRollout_Superseded_KeepsItsFigures(t *testing.T) {
 	lives := f.Join(t, 3)
 	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
 	fleettest.Report(t, f.Agents, lives[0], wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()})
-	fleettest.Report(t, f.Agents, lives[1], wire.Attempt{Version: 1, Status: wire.Failed, Error: "no", At: models.Now()})
+	fleettest.Report(
+		t, f.Agents, lives[1], wire.Attempt{Version: 1, Status: wire.Failed, Error: "no", At: models.Now()},
+	)
 	before := f.Figures(t, 1)
 	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://b/"))
-	fleettest.Report(t, f.Agents, lives[2], wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()}) // too late
-	closeDB()                                                                                                 // as kill -9 does
+	// too late
+	fleettest.Report(t, f.Agents, lives[2], wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()})
+	// as kill -9 does
+	closeDB()
 	db, _ = fleettest.OpenStore(t, path)
 	f = fleettest.New(t, db, db)
 	before.SupersededBy = 2
@@ -149,15 +162,21 @@ func TestWait(t *testing.T) {
 		err     error
 		at      time.Duration // give or take the time between two looks
 	}{
-		"a report reaches the share": {0.5, func(t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func()) {
+		"a report reaches the share": {0.5, func(
+			t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func(),
+		) {
 			applied(t, f, lives[0])
 			time.Sleep(time.Second)
 			applied(t, f, lives[1])
 		}, true, 2, nil, 2 * time.Second},
-		"so does a poll, where the report was lost": {0.25, func(_ *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func()) {
+		"so does a poll, where the report was lost": {0.25, func(
+			_ *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func(),
+		) {
 			f.Agents.Poll(lives[0], models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 1})
 		}, true, 1, nil, time.Second},
-		"and so do agents that leave": {1, func(t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func()) {
+		"and so do agents that leave": {1, func(
+			t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func(),
+		) {
 			applied(t, f, lives[0])
 			time.Sleep(time.Second)
 			for _, id := range []string{"a1", "a2", "a3"} {
@@ -166,7 +185,9 @@ func TestWait(t *testing.T) {
 				}
 			}
 		}, true, 1, nil, 2 * time.Second},
-		"and a poll of one that held another content": {0.25, func(_ *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func()) {
+		"and a poll of one that held another content": {0.25, func(
+			_ *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func(),
+		) {
 			poll := models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 1}
 			poll.Mismatch = true
 			f.Agents.Poll(lives[0], poll)
@@ -174,20 +195,30 @@ func TestWait(t *testing.T) {
 			poll.Mismatch = false
 			f.Agents.Poll(lives[0], poll)
 		}, true, 1, nil, 2 * time.Second},
-		"the wait is over before": {1, func(t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func()) {
+		"the wait is over before": {1, func(
+			t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func(),
+		) {
 			applied(t, f, lives[0])
 		}, false, 1, nil, time.Minute},
-		"a refusal is not an application": {0.25, func(t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func()) {
+		"a refusal is not an application": {0.25, func(
+			t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func(),
+		) {
 			fleettest.Report(t, f.Agents, lives[0], wire.Attempt{Version: 1, Status: wire.Failed, At: models.Now()})
 		}, false, 0, nil, time.Minute},
-		"the version is superseded": {1, func(t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func()) {
+		"the version is superseded": {1, func(
+			t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func(),
+		) {
 			applied(t, f, lives[0])
 			fleettest.Publish(t, f.Publisher, fleettest.Draft("http://b/"))
 		}, false, 1, nil, time.Second},
-		"the controller stops": {1, func(_ *testing.T, _ *fleettest.Fleet, _ []*registry.Agent, draining chan struct{}, _ func()) {
+		"the controller stops": {1, func(
+			_ *testing.T, _ *fleettest.Fleet, _ []*registry.Agent, draining chan struct{}, _ func(),
+		) {
 			close(draining)
 		}, false, 0, models.ErrDraining, time.Second},
-		"the caller leaves": {1, func(_ *testing.T, _ *fleettest.Fleet, _ []*registry.Agent, _ chan struct{}, leave func()) {
+		"the caller leaves": {1, func(
+			_ *testing.T, _ *fleettest.Fleet, _ []*registry.Agent, _ chan struct{}, leave func(),
+		) {
 			leave()
 		}, false, 0, context.Canceled, time.Second},
 	} {
@@ -214,7 +245,8 @@ func TestWait(t *testing.T) {
 				if late := got.after - row.at; late < 0 || late > time.Second/2 {
 					t.Errorf("answered after %s, want %s", got.after, row.at)
 				}
-				if row.err == nil && (got.rollout.Applied != row.applied || (got.rollout.SupersededBy != 0) != (name == "the version is superseded")) {
+				if row.err == nil &&
+					(got.rollout.Applied != row.applied || (got.rollout.SupersededBy != 0) != (name == "the version is superseded")) {
 					t.Errorf("got %+v, want %d applied", got.rollout, row.applied)
 				}
 				if name != "the version is superseded" && store.asked != 0 {
