@@ -12,7 +12,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-// Batches is a store that only counts what is written to it.
+// Batches is a store that records only the sizes of its writes.
 type Batches struct {
 	database.Store // nil: no other method is called
 
@@ -61,29 +61,28 @@ func (b *Batches) Written() []int {
 	return append([]int(nil), b.batches...)
 }
 
-// Fail has every write of presence fail, or none.
+// Fail makes every write of presence fail, or none.
 func (b *Batches) Fail(fails bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.fails = fails
 }
 
-// Removals returns how many agents each removal removed.
+// Removals returns the number of agents in each removal.
 func (b *Batches) Removals() []int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return append([]int(nil), b.removals...)
 }
 
-// Lossy is a store whose commit may reach the disk and report an error all the
-// same, as a disk does that fails at the wrong moment.
+// Lossy is a store whose publishes may fail, with or without reaching the disk.
 type Lossy struct {
 	*sqlite.DB
-	Stores bool
-	Fails  atomic.Bool
+	Stores bool        // a failed commit reaches the disk
+	Fails  atomic.Bool // commits fail
 }
 
-// ErrDisk is the error of a commit to a Lossy store.
+// ErrDisk is the error of a failed commit of Lossy.
 var ErrDisk = errors.New("input/output error")
 
 // Append implements database.Store.
@@ -98,9 +97,9 @@ func (l *Lossy) Append(ctx context.Context, rule func(*models.Plan) (*models.Cha
 	return plan, err
 }
 
-// Broker takes announcements as these fields say at the time.
+// Broker is an Announcer that is down or unresponsive for a time.
 type Broker struct {
-	Down, Hanging time.Duration // until then, since it began
+	Down, Hanging time.Duration // since Began
 	Began         time.Time
 
 	mu    sync.Mutex // guards the rest
@@ -108,8 +107,8 @@ type Broker struct {
 	Taken []models.Announcement
 }
 
-// ErrDown is the error of a broker that is down.
-var ErrDown = errors.New("nothing listens there")
+// ErrDown is the error of a Broker that is down.
+var ErrDown = errors.New("connection refused")
 
 // Announce implements publish.Announcer.
 func (b *Broker) Announce(ctx context.Context, a models.Announcement) error {
@@ -127,7 +126,7 @@ func (b *Broker) Announce(ctx context.Context, a models.Announcement) error {
 	return nil
 }
 
-// Versions returns the versions that were announced.
+// Versions returns the announced versions, in order.
 func (b *Broker) Versions() (all []int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

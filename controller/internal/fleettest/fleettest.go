@@ -1,4 +1,5 @@
-// Package fleettest opens the rules of a whole controller on a real store, for tests.
+// Package fleettest has the fixtures of tests of a controller's rules: a fleet of all rule
+// packages on a real store, and fakes. Its own tests are those that cross packages.
 package fleettest
 
 import (
@@ -22,17 +23,17 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// What the controllers of tests are set to.
+// The settings of a fleet.
 const (
 	DefaultInterval = 30 * time.Second
 	InactiveAfter   = 7 * 24 * time.Hour
 )
 
-// ByAdmin is the origin of what an admin does.
+// ByAdmin is the origin of an admin's requests.
 var ByAdmin = models.Origin{Actor: "admin", SourceIP: "192.0.2.1"}
 
-// OpenStore opens a database. The returned function closes it, so that a test can open
-// it again, as a restarted controller does.
+// OpenStore opens a database. The returned function closes it before the end of the test,
+// so that the test can simulate a restart.
 func OpenStore(t testing.TB, path string) (*sqlite.DB, func()) {
 	t.Helper()
 	db, err := sqlite.Open(t.Context(), path)
@@ -61,14 +62,14 @@ func LoadPlan(t testing.TB, store database.Store) *atomic.Pointer[models.Plan] {
 	return plan
 }
 
-// NoPlan is the plan before the first publish.
+// NoPlan returns the plan before the first publish.
 func NoPlan() *atomic.Pointer[models.Plan] {
 	var plan atomic.Pointer[models.Plan]
 	plan.Store(Newest(0))
 	return &plan
 }
 
-// Newest is a plan whose newest version that is, 0 for none.
+// Newest returns a plan with a newest version, 0 for none.
 func Newest(version int64) *models.Plan {
 	if version == 0 {
 		return &models.Plan{DefaultInterval: DefaultInterval}
@@ -76,28 +77,28 @@ func Newest(version int64) *models.Plan {
 	return &models.Plan{Newest: &models.Release{Config: &models.Config{Version: version}}}
 }
 
-// Nobody is a fleet of no agents.
-type Nobody struct{}
+// NoAgents is a publish.Fleet without agents.
+type NoAgents struct{}
 
 // Figures implements publish.Fleet.
-func (Nobody) Figures(*models.Plan, time.Time) models.Figures { return models.Figures{} }
+func (NoAgents) Figures(*models.Plan, time.Time) models.Figures { return models.Figures{} }
 
 // Targets implements publish.Fleet.
-func (Nobody) Targets(time.Time) int { return 0 }
+func (NoAgents) Targets(time.Time) int { return 0 }
 
 // Held implements publish.Fleet.
-func (Nobody) Held(int64, time.Time) int { return 0 }
+func (NoAgents) Held(int64, time.Time) int { return 0 }
 
 // Release implements publish.Fleet.
-func (Nobody) Release() {}
+func (NoAgents) Release() {}
 
-// OpenAgents opens the registry of a store before the first publish.
+// OpenAgents opens a registry with NoPlan.
 func OpenAgents(t testing.TB, store database.Store) (*registry.Registry, *logtest.Hook) {
 	t.Helper()
 	return OpenAgentsOf(t, store, NoPlan())
 }
 
-// OpenAgentsOf opens the registry of a store and a plan.
+// OpenAgentsOf opens a registry with a plan. The hook has its log entries.
 func OpenAgentsOf(
 	t testing.TB, store database.Store, plan *atomic.Pointer[models.Plan],
 ) (*registry.Registry, *logtest.Hook) {
@@ -112,7 +113,7 @@ func OpenAgentsOf(
 	return agents, hook
 }
 
-// Register registers an agent, and returns its id and its token.
+// Register registers an agent, and returns its id and token.
 func Register(t testing.TB, agents *registry.Registry, id string) (string, string) {
 	t.Helper()
 	id, token, _, err := agents.Register(t.Context(), registry.Registration{
@@ -124,17 +125,17 @@ func Register(t testing.TB, agents *registry.Registry, id string) (string, strin
 	return id, token
 }
 
-// Login authenticates an agent that must be known.
+// Login returns the agent with that id and token, and fails the test if there is none.
 func Login(t testing.TB, agents *registry.Registry, id, token string) *registry.Agent {
 	t.Helper()
 	live := agents.Authenticate([]byte(id), []byte(token))
 	if live == nil {
-		t.Fatalf("agent %s is not let in with its token", id)
+		t.Fatalf("agent %s is not authenticated by its token", id)
 	}
 	return live
 }
 
-// Report reports an outcome.
+// Report reports an attempt of an agent.
 func Report(t testing.TB, agents *registry.Registry, live *registry.Agent, attempt wire.Attempt) {
 	t.Helper()
 	if _, err := agents.Report(t.Context(), live, attempt); err != nil {
@@ -142,31 +143,30 @@ func Report(t testing.TB, agents *registry.Registry, live *registry.Agent, attem
 	}
 }
 
-// Offers reports whether an agent that polls is offered the newest version, where that
-// is version.
+// Offers reports whether an agent is offered version when that is the newest.
 func Offers(live *registry.Agent, version int64) bool {
 	release, _ := Newest(version).For(live.Traits(false, version))
 	return release != nil
 }
 
-// StatusOf is how an agent is at a moment.
+// StatusOf returns the status of an agent at a time.
 func StatusOf(a *models.Agent, plan *models.Plan, now time.Time) wire.AgentStatus {
 	return plan.Status(a.Health(models.AgeOf(now.Sub(a.Seen()), a.PollInterval, InactiveAfter)))
 }
 
-// OpenPublisher opens the publisher of a store and of no agents.
+// OpenPublisher opens the publisher of a store, without agents.
 func OpenPublisher(t testing.TB, store database.Store, tags models.Tags) *publish.Publisher {
 	t.Helper()
 	log, _ := logtest.NewNullLogger()
-	return publish.New(store, LoadPlan(t, store), Nobody{}, publish.Options{Tags: tags}, log)
+	return publish.New(store, LoadPlan(t, store), NoAgents{}, publish.Options{Tags: tags}, log)
 }
 
-// Draft is a draft of a URL by the admin.
+// Draft returns a draft of a URL by the admin.
 func Draft(url string) models.Draft {
 	return models.Draft{URL: &url, Terms: models.Terms{Origin: models.Origin{Actor: "admin"}}}
 }
 
-// Publish publishes a draft.
+// Publish publishes a draft, and returns the newest version.
 func Publish(t testing.TB, publisher *publish.Publisher, d models.Draft) *models.Config {
 	t.Helper()
 	outcome, err := publisher.Publish(t.Context(), d)
@@ -176,16 +176,16 @@ func Publish(t testing.TB, publisher *publish.Publisher, d models.Draft) *models
 	return outcome.Config
 }
 
-// Fleet is the rules of a whole controller on a real store.
+// Fleet has the rule packages of a controller on a real store.
 type Fleet struct {
 	DB        *sqlite.DB
 	Agents    *registry.Registry
 	Publisher *publish.Publisher
 	Rollouts  *rollout.Rollouts
-	Logged    *logtest.Hook // what the publisher logged
+	Logged    *logtest.Hook // the log entries of the publisher
 }
 
-// New opens a fleet on db, whose rollouts read from store.
+// New opens a fleet on db. Its rollouts read from store.
 func New(t testing.TB, store database.Store, db *sqlite.DB) *Fleet {
 	t.Helper()
 	log, hook := logtest.NewNullLogger()
@@ -215,7 +215,7 @@ func (f *Fleet) Join(t testing.TB, n int) []*registry.Agent {
 	return lives
 }
 
-// Figures are those of a version.
+// Figures returns the rollout of a version.
 func (f *Fleet) Figures(t testing.TB, version int64) *models.Rollout {
 	t.Helper()
 	r, err := f.Rollouts.Rollout(t.Context(), version)
@@ -225,7 +225,7 @@ func (f *Fleet) Figures(t testing.TB, version int64) *models.Rollout {
 	return r
 }
 
-// Later is the ETag of a version that this store made, and has no more.
+// Later returns the ETag of a version that the store made and lost, as by a restore.
 func (f *Fleet) Later(version int64) string {
 	return f.DB.Tags().Of(version, models.Content{URL: "http://later/"})
 }

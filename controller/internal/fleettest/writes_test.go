@@ -58,9 +58,9 @@ func TestWrites_CallerDisconnects_Finished(t *testing.T) {
 			_, err := f.Agents.Report(ctx, live, wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()})
 			return err
 		},
-		"refused logins": func(ctx context.Context, f *fleettest.Fleet, _ *registry.Agent, trail *audit.Log) error {
-			trail.LoginFailed(fleettest.ByAdmin, "GET /api/v1/agents")
-			_, _ = trail.Entries(ctx, "", 0, 1)
+		"refused logins": func(ctx context.Context, f *fleettest.Fleet, _ *registry.Agent, auditLog *audit.Log) error {
+			auditLog.LoginFailed(fleettest.ByAdmin, "GET /api/v1/agents")
+			_, _ = auditLog.Entries(ctx, "", 0, 1)
 			if got := fleettest.Actions(t, f.DB); got[0] != models.ActionLoginFailed {
 				return fmt.Errorf("the audit log has %v, want the refused login", got)
 			}
@@ -75,8 +75,8 @@ func TestWrites_CallerDisconnects_Finished(t *testing.T) {
 			f := &fleettest.Fleet{DB: store.DB, Agents: agents, Publisher: publisher}
 			fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
 			live := f.Join(t, 1)[0]
-			ctx, leave := context.WithCancel(t.Context())
-			store.OnWrite = leave
+			ctx, disconnect := context.WithCancel(t.Context())
+			store.OnWrite = disconnect
 			if err := write(ctx, f, live, audit.New(store, log)); err != nil || ctx.Err() == nil {
 				t.Errorf("got %v, want it finished", err)
 			}

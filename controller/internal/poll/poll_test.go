@@ -14,7 +14,7 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// polls is a service in fake time, and its fleet.
+// polls is a poll.Service with a fleet.
 type polls struct {
 	*fleettest.Fleet
 	*poll.Service
@@ -22,8 +22,9 @@ type polls struct {
 	etag    string // of the newest version
 }
 
-// inPolls tells a story of polls in fake time; stop ends the controller.
-func inPolls(t *testing.T, limit int, story func(t *testing.T, p *polls, live *registry.Agent, stop func())) {
+// testPolls calls test in fake time, with one registered agent and a published version.
+// stop stops the controller.
+func testPolls(t *testing.T, limit int, test func(t *testing.T, p *polls, live *registry.Agent, stop func())) {
 	t.Helper()
 	db := fleettest.NewStore(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -36,13 +37,13 @@ func inPolls(t *testing.T, limit int, story func(t *testing.T, p *polls, live *r
 		ended := make(chan struct{})
 		go func() { defer close(ended); _ = p.waiters.Run(ctx) }()
 		p.etag = fleettest.Publish(t, p.Publisher, fleettest.Draft("http://a/")).ETag
-		story(t, p, p.Join(t, 1)[0], stop)
+		test(t, p, p.Join(t, 1)[0], stop)
 		stop()
 		<-ended
 	})
 }
 
-// request is a poll of an agent that runs what etag names.
+// request returns a poll of an agent that runs the version of etag.
 func (p *polls) request(live *registry.Agent, etag string, wait time.Duration, onWake func()) poll.Request {
 	h := map[string][]string{}
 	if etag != "" {
@@ -51,13 +52,13 @@ func (p *polls) request(live *registry.Agent, etag string, wait time.Duration, o
 	return poll.Request{Self: live, Header: h, Wait: wait, OnWake: onWake, StartedAt: time.Now().UTC()}
 }
 
-func TestBegin_AnsweredImmediately(t *testing.T) {
-	inPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, _ func()) {
+func TestBegin_NoWaitNeeded_RespondsImmediately(t *testing.T) {
+	testPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, _ func()) {
 		for name, row := range map[string]struct {
-			etag   string
-			wait   time.Duration
-			status int
-			said   string // X-Wait-Seconds
+			etag    string
+			wait    time.Duration
+			status  int
+			granted string // X-Wait-Seconds
 		}{
 			"unchanged, without a wait": {p.etag, -1, poll.StatusNotModified, ""},
 			"unchanged, a wait of 0":    {p.etag, 0, poll.StatusNotModified, "0"},
@@ -67,19 +68,17 @@ func TestBegin_AnsweredImmediately(t *testing.T) {
 			got, ticket := p.Begin(p.request(live, row.etag, row.wait, func() {}))
 			h := map[string][]string{}
 			if got.Status == 0 {
-				t.Fatalf("%s: got no response, want it immediately", name)
+				t.Fatalf("%s: got no response", name)
 			}
 			got.SetHeader(h)
-			said := ""
+			granted := ""
 			if v := h[wire.HeaderWait]; v != nil {
-				said = v[0]
+				granted = v[0]
 			}
-			if ticket != nil || got.Status != row.status || said != row.said || h[wire.HeaderFleet][0] != "fleet-1" ||
+			if ticket != nil || got.Status != row.status || granted != row.granted || h[wire.HeaderFleet][0] != "fleet-1" ||
 				h["Etag"][0] != p.etag {
-				t.Errorf(
-					"%s: got %d, held %v, headers %v, want %d, wait %q", name, got.Status, ticket != nil, h, row.status,
-					row.said,
-				)
+				t.Errorf("%s: got %d, ticket %v, headers %v, want %d, granted %q",
+					name, got.Status, ticket != nil, h, row.status, row.granted)
 			}
 			if hasBody := len(got.Body) > 0; hasBody != (row.status == poll.StatusOK) {
 				t.Errorf("%s: got the body %q", name, got.Body)
@@ -97,7 +96,7 @@ func TestTicket_Woken_Resumes(t *testing.T) {
 		"a version is published": {func(t *testing.T, p *polls, _ func()) {
 			fleettest.Publish(t, p.Publisher, fleettest.Draft("http://b/"))
 		}, poll.StatusOK, time.Second},
-		"the wait is over": {func(*testing.T, *polls, func()) {}, poll.StatusNotModified, time.Minute},
+		"the wait ends": {func(*testing.T, *polls, func()) {}, poll.StatusNotModified, time.Minute},
 		"the agent is removed": {func(t *testing.T, p *polls, _ func()) {
 			if err := p.Agents.Decommission(t.Context(), "a0", fleettest.ByAdmin); err != nil {
 				t.Error(err)
@@ -108,12 +107,12 @@ func TestTicket_Woken_Resumes(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			inPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, stop func()) {
+			testPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, stop func()) {
 				woken := make(chan struct{}, 100)
 				began := time.Now()
 				_, ticket := p.Begin(p.request(live, p.etag, time.Minute, func() { woken <- struct{}{} }))
 				if ticket == nil || p.waiters.Waiting() != 1 {
-					t.Fatalf("%d wait, want one", p.waiters.Waiting())
+					t.Fatalf("got %d waiters, want one", p.waiters.Waiting())
 				}
 				time.Sleep(time.Second)
 				row.during(t, p, stop)
@@ -129,10 +128,10 @@ func TestTicket_Woken_Resumes(t *testing.T) {
 				}
 				if took := time.Since(began); took < row.after ||
 					took > row.after+wire.WaitSlack(row.after)+time.Second/10 {
-					t.Errorf("answered after %s, want %s", took, row.after)
+					t.Errorf("got the response after %s, want %s", took, row.after)
 				}
 				if n := p.waiters.Waiting(); n != 0 {
-					t.Errorf("%d wait after it, want none", n)
+					t.Errorf("got %d waiters after the response, want none", n)
 				}
 			})
 		})
@@ -141,12 +140,12 @@ func TestTicket_Woken_Resumes(t *testing.T) {
 
 // The retry of a refused version wakes the agent's own poll.
 func TestTicket_Retry_OffersTheRefusedVersion(t *testing.T) {
-	inPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, _ func()) {
+	testPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, _ func()) {
 		fleettest.Report(t, p.Agents, live, wire.Attempt{Version: 1, Status: wire.Failed, Error: "no", At: time.Now()})
 		woken := make(chan struct{}, 100)
 		_, ticket := p.Begin(p.request(live, "", time.Minute, func() { woken <- struct{}{} }))
 		if ticket == nil {
-			t.Fatal("got a response, want it held")
+			t.Fatal("got a response, want a ticket")
 		}
 		if err := p.Agents.Retry(t.Context(), "a0", fleettest.ByAdmin); err != nil {
 			t.Fatal(err)
@@ -158,25 +157,24 @@ func TestTicket_Retry_OffersTheRefusedVersion(t *testing.T) {
 	})
 }
 
-func TestTicket_Disconnect_PollsAgainInTime(t *testing.T) {
-	inPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, _ func()) {
+func TestTicket_Disconnect_RecordedAsPolling(t *testing.T) {
+	testPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, _ func()) {
 		_, ticket := p.Begin(p.request(live, p.etag, time.Hour, func() {}))
 		if a, _ := p.Agents.Agent("a0"); a.Transport != wire.LongPoll || a.PollInterval != time.Hour {
 			t.Errorf("while it waits: got %s every %s, want longpoll every hour", a.Transport, a.PollInterval)
 		}
 		ticket.Disconnect()
 		if a, _ := p.Agents.Agent("a0"); a.Transport != wire.Polling || a.PollInterval != fleettest.DefaultInterval {
-			t.Errorf("after it: got %s every %s, want poll in its interval", a.Transport, a.PollInterval)
+			t.Errorf("after it: got %s every %s, want poll every %s", a.Transport, a.PollInterval, fleettest.DefaultInterval)
 		}
 		if n := p.waiters.Waiting(); n != 0 {
-			t.Errorf("%d wait, want none", n)
+			t.Errorf("got %d waiters, want none", n)
 		}
 	})
 }
 
-// A poll that waits is data, not a goroutine.
-func TestTicket_Held_NeedsNoGoroutine(t *testing.T) {
-	inPolls(t, 1000, func(t *testing.T, p *polls, _ *registry.Agent, _ func()) {
+func TestTicket_Waiting_NeedsNoGoroutine(t *testing.T) {
+	testPolls(t, 1000, func(t *testing.T, p *polls, _ *registry.Agent, _ func()) {
 		lives := p.Join(t, 100)
 		before := runtime.NumGoroutine()
 		var woken atomic.Int64
@@ -185,7 +183,7 @@ func TestTicket_Held_NeedsNoGoroutine(t *testing.T) {
 			_, tickets[i] = p.Begin(p.request(live, p.etag, time.Hour, func() { woken.Add(1) }))
 		}
 		if after := runtime.NumGoroutine(); after > before {
-			t.Errorf("got %d goroutines, and %d before 100 polls are held", after, before)
+			t.Errorf("got %d goroutines with 100 tickets, and %d before", after, before)
 		}
 		fleettest.Publish(t, p.Publisher, fleettest.Draft("http://b/"))
 		time.Sleep(time.Second)

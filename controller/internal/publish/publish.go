@@ -84,7 +84,7 @@ func New(
 func (p *Publisher) Plan() *models.Plan { return p.plan.Load() }
 
 // Publish makes the draft the newest version. If the newest version has its content
-// already, nothing is stored and Outcome.Changed is false. When Publish returns nil, the
+// already, nothing is stored and Outcome.Changed is false. After a nil error, the
 // version is durable. The transaction is completed even if ctx ends after it has begun.
 // Errors are *models.FrozenError, *models.InvalidError, models.ErrPrecondition, and
 // database.ErrBusy if earlier writes take too long.

@@ -325,7 +325,7 @@ func TestWindow_LastsAsLongAsTheFleetFetches(t *testing.T) {
 func TestWrites_StoreChangedByAnother_DecideOnTheStore(t *testing.T) {
 	f := fleettest.Open(t)
 	log, _ := logtest.NewNullLogger()
-	other := publish.New(f.DB, fleettest.LoadPlan(t, f.DB), fleettest.Nobody{}, publish.Options{Tags: f.DB.Tags()}, log)
+	other := publish.New(f.DB, fleettest.LoadPlan(t, f.DB), fleettest.NoAgents{}, publish.Options{Tags: f.DB.Tags()}, log)
 	is := func(etag string) func(string) bool { return func(current string) bool { return current == etag } }
 
 	first := fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))

@@ -28,16 +28,16 @@ func TestRollout_CountsAgentsByOutcome(t *testing.T) {
 		})
 	}
 	for i, live := range lives[10:18] {
-		words := "host not allowed"
+		message := "host not allowed"
 		if i == 0 {
-			words = "status 503"
+			message = "status 503"
 		}
 		fleettest.Report(
-			t, f.Agents, live, wire.Attempt{Version: 1, Status: wire.Failed, Error: words, At: models.Now()},
+			t, f.Agents, live, wire.Attempt{Version: 1, Status: wire.Failed, Error: message, At: models.Now()},
 		)
 	}
 	fleettest.Report(t, f.Agents, lives[18], wire.Attempt{Version: 1, Status: wire.Applying, At: models.Now()})
-	late, token := fleettest.Register(t, f.Agents, "late") // what it takes to join is not latency
+	late, token := fleettest.Register(t, f.Agents, "late") // after the commit: not in the latency
 	fleettest.Report(
 		t, f.Agents, fleettest.Login(t, f.Agents, late, token),
 		wire.Attempt{Version: 1, Status: wire.Applied, At: cfg.PublishedAt.Add(time.Hour)},
@@ -80,7 +80,7 @@ func TestRollout_ContentMismatch_Pending(t *testing.T) {
 	}
 }
 
-func TestRollout_TellsOfflineFromPending(t *testing.T) {
+func TestRollout_AgentsUnseen_OfflineOrLeftOut(t *testing.T) {
 	db := fleettest.NewStore(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := fleettest.New(t, db, db)
@@ -131,36 +131,36 @@ func TestRollout_Superseded_KeepsItsFigures(t *testing.T) {
 	}
 }
 
-// verdict is what a wait came to.
-type verdict struct {
+// outcome is the outcome of Wait.
+type outcome struct {
 	rollout *models.Rollout
 	reached bool
 	err     error
 	after   time.Duration
 }
 
-// counting counts what is asked of a store while somebody waits.
+// counting is a store that counts reads of figures.
 type counting struct {
 	*sqlite.DB
-	asked int
+	reads int
 }
 
 func (c *counting) Figures(ctx context.Context, version int64) (models.Figures, int64, error) {
-	c.asked++
+	c.reads++
 	return c.DB.Figures(ctx, version)
 }
 
-func TestWait(t *testing.T) {
+func TestWait_EachEnd_ReturnsRollout(t *testing.T) {
 	applied := func(t *testing.T, f *fleettest.Fleet, live *registry.Agent) {
 		fleettest.Report(t, f.Agents, live, wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()})
 	}
 	for name, row := range map[string]struct {
 		share   float64
-		during  func(t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, draining chan struct{}, leave func())
+		during  func(t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, draining chan struct{}, disconnect func())
 		reached bool
 		applied int
 		err     error
-		at      time.Duration // give or take the time between two looks
+		at      time.Duration // when Wait returns, with half a second of tolerance
 	}{
 		"a report reaches the share": {0.5, func(
 			t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func(),
@@ -169,12 +169,12 @@ func TestWait(t *testing.T) {
 			time.Sleep(time.Second)
 			applied(t, f, lives[1])
 		}, true, 2, nil, 2 * time.Second},
-		"so does a poll, where the report was lost": {0.25, func(
+		"a poll after a lost report reaches the share": {0.25, func(
 			_ *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func(),
 		) {
 			f.Agents.Poll(lives[0], models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 1})
 		}, true, 1, nil, time.Second},
-		"and so do agents that leave": {1, func(
+		"removals reach the share": {1, func(
 			t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func(),
 		) {
 			applied(t, f, lives[0])
@@ -185,7 +185,7 @@ func TestWait(t *testing.T) {
 				}
 			}
 		}, true, 1, nil, 2 * time.Second},
-		"and a poll of one that held another content": {0.25, func(
+		"a poll that ends a mismatch reaches the share": {0.25, func(
 			_ *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func(),
 		) {
 			poll := models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 1}
@@ -195,12 +195,12 @@ func TestWait(t *testing.T) {
 			poll.Mismatch = false
 			f.Agents.Poll(lives[0], poll)
 		}, true, 1, nil, 2 * time.Second},
-		"the wait is over before": {1, func(
+		"the wait ends": {1, func(
 			t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func(),
 		) {
 			applied(t, f, lives[0])
 		}, false, 1, nil, time.Minute},
-		"a refusal is not an application": {0.25, func(
+		"a refusal does not count": {0.25, func(
 			t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, _ chan struct{}, _ func(),
 		) {
 			fleettest.Report(t, f.Agents, lives[0], wire.Attempt{Version: 1, Status: wire.Failed, At: models.Now()})
@@ -216,10 +216,10 @@ func TestWait(t *testing.T) {
 		) {
 			close(draining)
 		}, false, 0, models.ErrDraining, time.Second},
-		"the caller leaves": {1, func(
-			_ *testing.T, _ *fleettest.Fleet, _ []*registry.Agent, _ chan struct{}, leave func(),
+		"the client disconnects": {1, func(
+			_ *testing.T, _ *fleettest.Fleet, _ []*registry.Agent, _ chan struct{}, disconnect func(),
 		) {
-			leave()
+			disconnect()
 		}, false, 0, context.Canceled, time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -228,29 +228,29 @@ func TestWait(t *testing.T) {
 				f := fleettest.New(t, store, store.DB)
 				lives := f.Join(t, 4)
 				fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
-				draining, done := make(chan struct{}), make(chan verdict)
-				ctx, leave := context.WithCancel(t.Context())
-				defer leave()
+				draining, done := make(chan struct{}), make(chan outcome)
+				ctx, disconnect := context.WithCancel(t.Context())
+				defer disconnect()
 				began := time.Now()
 				go func() {
 					r, reached, err := f.Rollouts.Wait(ctx, 1, row.share, time.Minute, draining)
-					done <- verdict{r, reached, err, time.Since(began)}
+					done <- outcome{r, reached, err, time.Since(began)}
 				}()
 				time.Sleep(time.Second)
-				go row.during(t, f, lives, draining, leave)
+				go row.during(t, f, lives, draining, disconnect)
 				got := <-done
 				if got.reached != row.reached || !errors.Is(got.err, row.err) {
 					t.Fatalf("got %+v, want reached %v, error %v", got, row.reached, row.err)
 				}
 				if late := got.after - row.at; late < 0 || late > time.Second/2 {
-					t.Errorf("answered after %s, want %s", got.after, row.at)
+					t.Errorf("returned after %s, want %s", got.after, row.at)
 				}
 				if row.err == nil &&
 					(got.rollout.Applied != row.applied || (got.rollout.SupersededBy != 0) != (name == "the version is superseded")) {
 					t.Errorf("got %+v, want %d applied", got.rollout, row.applied)
 				}
-				if name != "the version is superseded" && store.asked != 0 {
-					t.Errorf("the store was asked %d times, want never", store.asked)
+				if name != "the version is superseded" && store.reads != 0 {
+					t.Errorf("got %d reads of the store, want none", store.reads)
 				}
 				synctest.Wait()
 			})
@@ -262,7 +262,7 @@ func TestWait_NoTargets_NeverReached(t *testing.T) {
 	f := fleettest.Open(t)
 	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
 	if _, reached, err := f.Rollouts.Wait(t.Context(), 1, 0.5, 0, nil); reached || err != nil {
-		t.Errorf("a fleet of none: got %v, %v, want not reached", reached, err)
+		t.Errorf("no agents: got %v, %v, want not reached", reached, err)
 	}
 	if _, _, err := f.Rollouts.Wait(t.Context(), 2, 0.5, time.Minute, nil); !errors.Is(err, models.ErrNotFound) {
 		t.Errorf("a version that is none: got %v, want ErrNotFound at once", err)
