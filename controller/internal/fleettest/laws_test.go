@@ -57,7 +57,9 @@ func (w *world) open(t *rapid.T) {
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
-	w.agents, err = registry.Open(t.Context(), w.db, plan, registry.Options{InactiveAfter: fleettest.InactiveAfter}, log)
+	w.agents, err = registry.Open(
+		t.Context(), w.db, plan, registry.Options{InactiveAfter: fleettest.InactiveAfter}, log,
+	)
 	if err != nil {
 		t.Fatalf("open: %v", err)
 	}
@@ -100,7 +102,10 @@ func (w *world) acknowledged(t *rapid.T, outcome models.Outcome, err error, want
 		return
 	}
 	if outcome.Config.Version != int64(len(w.published))+1 || outcome.Config.RestoredFrom != restored {
-		t.Fatalf("got version %d restored from %d, want %d from %d", outcome.Config.Version, outcome.Config.RestoredFrom, len(w.published)+1, restored)
+		t.Fatalf(
+			"got version %d restored from %d, want %d from %d", outcome.Config.Version, outcome.Config.RestoredFrom,
+			len(w.published)+1, restored,
+		)
 	}
 	w.published = append(w.published, *outcome.Config)
 }
@@ -149,7 +154,10 @@ func (w *world) poll(t *rapid.T) {
 	}
 	// Law 4: what it neither runs nor has refused it is offered; law 2: and no other.
 	if want := m.refused != desired; offer != want {
-		t.Fatalf("%s runs %d and refused %d: version %d is offered %v, want %v", m.name(i), m.runs, m.refused, desired, offer, want)
+		t.Fatalf(
+			"%s runs %d and refused %d: version %d is offered %v, want %v", m.name(i), m.runs, m.refused, desired,
+			offer, want,
+		)
 	}
 	if !offer {
 		return
@@ -285,14 +293,17 @@ func TestLaws_HoldOverAnyHistory(t *testing.T) {
 		for i := range w.fleet {
 			m := &w.fleet[i]
 			m.offered, m.refuses = map[int64]bool{}, map[string]bool{}
-			_, m.token, _, err = w.agents.Register(t.Context(), registry.Registration{ID: m.name(i), Hostname: "h", Metadata: []byte("{}"), PollInterval: fleettest.DefaultInterval})
+			_, m.token, _, err = w.agents.Register(t.Context(), registry.Registration{
+				ID: m.name(i), Hostname: "h", Metadata: []byte("{}"), PollInterval: fleettest.DefaultInterval,
+			})
 			if err != nil {
 				t.Fatalf("register: %v", err)
 			}
 		}
 		t.Repeat(map[string]func(*rapid.T){
-			"publish": w.publish, "rollback": w.rollback, "poll": w.poll, "poll again": w.poll, "poll once more": w.poll,
-			"retry": w.retry, "worker": w.restartWorker, "freeze": w.freeze, "crash": w.crash, "": w.check,
+			"publish": w.publish, "rollback": w.rollback, "poll": w.poll, "poll again": w.poll,
+			"poll once more": w.poll,
+			"retry":          w.retry, "worker": w.restartWorker, "freeze": w.freeze, "crash": w.crash, "": w.check,
 		})
 	})
 }

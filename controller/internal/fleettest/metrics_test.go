@@ -42,7 +42,10 @@ func newMeasured(t *testing.T, db *sqlite.DB) *measured {
 	var err error
 	m.DB = db
 	plan := fleettest.LoadPlan(t, db)
-	if m.Agents, err = registry.Open(t.Context(), db, plan, registry.Options{InactiveAfter: fleettest.InactiveAfter, Metrics: registry.NewMetrics(m.reg)}, log); err != nil {
+	if m.Agents, err = registry.Open(
+		t.Context(), db, plan,
+		registry.Options{InactiveAfter: fleettest.InactiveAfter, Metrics: registry.NewMetrics(m.reg)}, log,
+	); err != nil {
 		t.Fatal(err)
 	}
 	m.Publisher = publish.New(db, plan, m.Agents, publish.Options{Tags: db.Tags(), Metrics: m.metrics}, log)
@@ -85,7 +88,9 @@ func (m *measured) series(t *testing.T, name string) map[string]float64 {
 			for _, l := range sample.GetLabel() {
 				labels = append(labels, l.GetValue())
 			}
-			got[strings.Join(labels, " ")] = sample.GetCounter().GetValue() + sample.GetGauge().GetValue() + float64(sample.GetHistogram().GetSampleCount())
+			got[strings.Join(labels, " ")] = sample.GetCounter().GetValue() + sample.GetGauge().GetValue() + float64(
+				sample.GetHistogram().GetSampleCount(),
+			)
 			if h := sample.GetHistogram(); h != nil {
 				got["sum"] = h.GetSampleSum()
 			}
@@ -108,7 +113,9 @@ func TestMetrics_Publishes_ByOutcome(t *testing.T) {
 	stale := fleettest.Draft("http://b/")
 	stale.Allowed = func(string) bool { return false }
 	freeze := func() {
-		if err := m.Publisher.Freeze(t.Context(), models.Freeze{Reason: "r"}, fleettest.ByAdmin, func(*models.Freeze) bool { return true }); err != nil {
+		if err := m.Publisher.Freeze(
+			t.Context(), models.Freeze{Reason: "r"}, fleettest.ByAdmin, func(*models.Freeze) bool { return true },
+		); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -162,7 +169,9 @@ func TestMetrics_Reports_ByStatus(t *testing.T) {
 	live := m.Join(t, 1)[0]
 	fleettest.Publish(t, m.Publisher, fleettest.Draft("http://a/"))
 	m.want(t, "before the first", "reports_total", map[string]float64{"applying": 0, "applied": 0, "failed": 0})
-	for _, status := range []wire.AttemptStatus{wire.Applying, wire.Failed, wire.Failed, wire.Applying, wire.Failed, wire.Applied, wire.Applied} {
+	for _, status := range []wire.AttemptStatus{
+		wire.Applying, wire.Failed, wire.Failed, wire.Applying, wire.Failed, wire.Applied, wire.Applied,
+	} {
 		fleettest.Report(t, m.Agents, live, wire.Attempt{Version: 1, Status: status, At: models.Now()})
 	}
 	m.want(t, "with some said again", "reports_total", map[string]float64{"applying": 2, "applied": 1, "failed": 2})
@@ -266,11 +275,15 @@ func TestMetrics_Announcements_ByOutcome(t *testing.T) {
 		m.want(t, "one that is back", "broker_lost", map[string]float64{"": 0})
 		stop()
 		<-done
-		err := m.metrics.Announcing(wire.NATS, &fleettest.Broker{Began: time.Now(), Hanging: time.Hour}).Announce(ctx, models.Announcement{})
+		err := m.metrics.Announcing(
+			wire.NATS, &fleettest.Broker{Began: time.Now(), Hanging: time.Hour},
+		).Announce(ctx, models.Announcement{})
 		if !errors.Is(err, context.Canceled) {
 			t.Fatalf("got %v, want it broken off", err)
 		}
-		m.want(t, "a controller that stops", "announcements_total", map[string]float64{"failed nats": 1, "taken nats": 1})
+		m.want(
+			t, "a controller that stops", "announcements_total", map[string]float64{"failed nats": 1, "taken nats": 1},
+		)
 	})
 }
 
@@ -278,14 +291,19 @@ func TestMetrics_LastFlush_Set(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, _ := logtest.NewNullLogger()
 		store, reg := &fleettest.Batches{}, prometheus.NewRegistry()
-		agents, err := registry.Open(t.Context(), store, fleettest.NoPlan(), registry.Options{InactiveAfter: fleettest.InactiveAfter, Metrics: registry.NewMetrics(reg)}, log)
+		agents, err := registry.Open(
+			t.Context(), store, fleettest.NoPlan(),
+			registry.Options{InactiveAfter: fleettest.InactiveAfter, Metrics: registry.NewMetrics(reg)}, log,
+		)
 		if err != nil {
 			t.Fatal(err)
 		}
 		m := &measured{reg: reg}
 		wants := func(when string, at time.Time) {
 			t.Helper()
-			m.want(t, when, "last_presence_flush_timestamp_seconds", map[string]float64{"": float64(at.UnixNano()) / 1e9})
+			m.want(
+				t, when, "last_presence_flush_timestamp_seconds", map[string]float64{"": float64(at.UnixNano()) / 1e9},
+			)
 		}
 		began := time.Now()
 		wants("at the start", began)
@@ -366,29 +384,45 @@ fleetconf_controller_waiters_limit 77
 		lives := m.Join(t, 6)
 		cfg := fleettest.Publish(t, m.Publisher, fleettest.Draft("http://a/"))
 		polled := func(live *registry.Agent, runs int64, over wire.Transport) {
-			m.Agents.Poll(live, models.Poll{At: models.Now(), Interval: fleettest.DefaultInterval, Runs: runs, Transport: over})
+			m.Agents.Poll(
+				live, models.Poll{At: models.Now(), Interval: fleettest.DefaultInterval, Runs: runs, Transport: over},
+			)
 		}
 		polled(lives[0], 1, wire.LongPoll)
 		polled(lives[1], 1, wire.NATS)
 		polled(lives[2], 0, wire.Redis)
 		polled(lives[3], 0, wire.Polling)
-		m.Agents.Poll(lives[5], models.Poll{At: models.Now(), Interval: fleettest.DefaultInterval, Degraded: "not reached"})
+		m.Agents.Poll(
+			lives[5], models.Poll{At: models.Now(), Interval: fleettest.DefaultInterval, Degraded: "not reached"},
+		)
 		fleettest.Report(t, m.Agents, lives[3], wire.Attempt{Version: 1, Status: wire.Failed, At: models.Now()})
-		m.want(t, "a fleet", "agents", map[string]float64{"online": 4, "degraded": 1, "failed": 1, "stale": 1, "offline": 1, "inactive": 1, "conflict": 0})
-		m.want(t, "a fleet", "agents_by_transport", map[string]float64{"longpoll": 1, "nats": 1, "redis": 1, "poll": 1, "unknown": 4})
+		m.want(t, "a fleet", "agents", map[string]float64{
+			"online": 4, "degraded": 1, "failed": 1, "stale": 1, "offline": 1, "inactive": 1, "conflict": 0,
+		})
+		m.want(
+			t, "a fleet", "agents_by_transport",
+			map[string]float64{"longpoll": 1, "nats": 1, "redis": 1, "poll": 1, "unknown": 4},
+		)
 		m.want(t, "a fleet", "agents_by_applied_version", map[string]float64{"1": 2, "none": 6, "other": 0})
 		m.want(t, "a fleet", "desired_version", map[string]float64{"": 1})
-		m.want(t, "a fleet", "last_publish_timestamp_seconds", map[string]float64{"": float64(cfg.PublishedAt.UnixMicro()) / 1e6})
+		m.want(
+			t, "a fleet", "last_publish_timestamp_seconds",
+			map[string]float64{"": float64(cfg.PublishedAt.UnixMicro()) / 1e6},
+		)
 
 		m.Publisher.ObserveTag(m.Publisher.Plan(), m.Later(9))
 		polled(lives[4], 9, wire.Polling)
-		if err := m.Publisher.Freeze(t.Context(), models.Freeze{Reason: "r"}, fleettest.ByAdmin, func(*models.Freeze) bool { return true }); err != nil {
+		if err := m.Publisher.Freeze(
+			t.Context(), models.Freeze{Reason: "r"}, fleettest.ByAdmin, func(*models.Freeze) bool { return true },
+		); err != nil {
 			t.Fatal(err)
 		}
 		polls := poll.New(poll.Options{Publisher: m.Publisher, Agents: m.Agents, Waiters: m.waiters})
 		header := map[string][]string{"If-None-Match": {cfg.ETag}}
 		polls.Begin(poll.Request{Header: header, Wait: time.Minute, OnWake: func() {}, StartedAt: time.Now()})
-		m.want(t, "a conflict", "agents", map[string]float64{"online": 3, "degraded": 1, "failed": 1, "stale": 1, "offline": 1, "inactive": 1, "conflict": 1})
+		m.want(t, "a conflict", "agents", map[string]float64{
+			"online": 3, "degraded": 1, "failed": 1, "stale": 1, "offline": 1, "inactive": 1, "conflict": 1,
+		})
 		m.want(t, "a conflict", "conflict", map[string]float64{"": 1})
 		m.want(t, "a freeze", "frozen", map[string]float64{"": 1})
 		m.want(t, "a poll that is held", "waiters", map[string]float64{"": 1})
@@ -419,8 +453,12 @@ func (m *many) Agents(context.Context) ([]models.Agent, error) {
 			version = 1 // the one that most run
 		}
 		agents[i] = models.Agent{
-			Seq: int64(i + 1), ID: fmt.Sprintf("agent\"}\n%d", i), Hostname: fmt.Sprintf("host{\"%d\"}", i), Metadata: []byte("{}"), RegisteredAt: now,
-			Presence: models.Presence{LastPoll: now, PollInterval: time.Hour, Applied: version, Transport: wire.Transport(fmt.Sprint("t", i))},
+			Seq: int64(i + 1), ID: fmt.Sprintf(
+				"agent\"}\n%d", i,
+			), Hostname: fmt.Sprintf("host{\"%d\"}", i), Metadata: []byte("{}"), RegisteredAt: now,
+			Presence: models.Presence{
+				LastPoll: now, PollInterval: time.Hour, Applied: version, Transport: wire.Transport(fmt.Sprint("t", i)),
+			},
 		}
 	}
 	return agents, nil
@@ -432,7 +470,9 @@ func collectorOf(t testing.TB, n int) prometheus.Collector {
 	log, _ := logtest.NewNullLogger()
 	db := fleettest.NewStore(t)
 	plan := fleettest.LoadPlan(t, db)
-	agents, err := registry.Open(t.Context(), &many{n: n}, plan, registry.Options{InactiveAfter: fleettest.InactiveAfter}, log)
+	agents, err := registry.Open(
+		t.Context(), &many{n: n}, plan, registry.Options{InactiveAfter: fleettest.InactiveAfter}, log,
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -465,7 +505,9 @@ fleetconf_controller_agents_by_applied_version{version="900"} 5
 fleetconf_controller_agents_by_applied_version{version="none"} 0
 fleetconf_controller_agents_by_applied_version{version="other"} 4475
 `
-	if err := testutil.CollectAndCompare(collectorOf(t, 5000), strings.NewReader(want), "fleetconf_controller_agents_by_applied_version"); err != nil {
+	if err := testutil.CollectAndCompare(
+		collectorOf(t, 5000), strings.NewReader(want), "fleetconf_controller_agents_by_applied_version",
+	); err != nil {
 		t.Error(err)
 	}
 }

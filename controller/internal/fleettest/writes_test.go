@@ -15,7 +15,8 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// wait for it too, and memory and store must not differ.
+// A write that has begun is completed after its caller disconnects: others may wait for
+// it, and memory and store must not differ.
 func TestWrites_CallerDisconnects_Finished(t *testing.T) {
 	for name, write := range map[string]func(context.Context, *fleettest.Fleet, *registry.Agent, *audit.Log) error{
 		"publish": func(ctx context.Context, f *fleettest.Fleet, _ *registry.Agent, _ *audit.Log) error {
@@ -23,14 +24,16 @@ func TestWrites_CallerDisconnects_Finished(t *testing.T) {
 			return err
 		},
 		"freeze": func(ctx context.Context, f *fleettest.Fleet, _ *registry.Agent, _ *audit.Log) error {
-			return f.Publisher.Freeze(ctx, models.Freeze{Reason: "sale"}, fleettest.ByAdmin, func(*models.Freeze) bool { return true })
+			return f.Publisher.Freeze(
+				ctx, models.Freeze{Reason: "sale"}, fleettest.ByAdmin, func(*models.Freeze) bool { return true },
+			)
 		},
 		"resume": func(ctx context.Context, f *fleettest.Fleet, _ *registry.Agent, _ *audit.Log) error {
 			f.Publisher.ObserveTag(f.Publisher.Plan(), f.Later(9))
 			_, err := f.Publisher.Resume(ctx, fleettest.ByAdmin, func(string) bool { return true })
 			return err
 		},
-		"reported versions": func(ctx context.Context, f *fleettest.Fleet, _ *registry.Agent, _ *audit.Log) error {
+		"observed versions": func(ctx context.Context, f *fleettest.Fleet, _ *registry.Agent, _ *audit.Log) error {
 			f.Publisher.ObserveTag(f.Publisher.Plan(), f.Later(9))
 			if err := f.Publisher.Run(ctx); err != nil {
 				return err
@@ -58,11 +61,11 @@ func TestWrites_CallerDisconnects_Finished(t *testing.T) {
 			_, err := f.Agents.Report(ctx, live, wire.Attempt{Version: 1, Status: wire.Applied, At: models.Now()})
 			return err
 		},
-		"refused logins": func(ctx context.Context, f *fleettest.Fleet, _ *registry.Agent, auditLog *audit.Log) error {
+		"rejected logins": func(ctx context.Context, f *fleettest.Fleet, _ *registry.Agent, auditLog *audit.Log) error {
 			auditLog.LoginFailed(fleettest.ByAdmin, "GET /api/v1/agents")
 			_, _ = auditLog.Entries(ctx, "", 0, 1)
 			if got := fleettest.Actions(t, f.DB); got[0] != models.ActionLoginFailed {
-				return fmt.Errorf("the audit log has %v, want the refused login", got)
+				return fmt.Errorf("audit log: got %v, want the rejected login first", got)
 			}
 			return nil
 		},
@@ -71,7 +74,9 @@ func TestWrites_CallerDisconnects_Finished(t *testing.T) {
 			store := &fleettest.Observed{DB: fleettest.NewStore(t), OnWrite: func() {}}
 			log, _ := logtest.NewNullLogger()
 			agents, _ := fleettest.OpenAgents(t, store)
-			publisher := publish.New(store, fleettest.LoadPlan(t, store), agents, publish.Options{Tags: store.Tags()}, log)
+			publisher := publish.New(
+				store, fleettest.LoadPlan(t, store), agents, publish.Options{Tags: store.Tags()}, log,
+			)
 			f := &fleettest.Fleet{DB: store.DB, Agents: agents, Publisher: publisher}
 			fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
 			live := f.Join(t, 1)[0]

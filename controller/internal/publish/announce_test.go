@@ -15,19 +15,19 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
 )
 
-func TestAnnouncements(t *testing.T) {
+func TestAnnouncements_BrokerFails_AnnouncedAgain(t *testing.T) {
 	for name, row := range map[string]struct {
 		broker *fleettest.Broker
-		want   []int64 // announced; after a loss again and again, until all agents are back
-		lost   string  // after the second publish
-		after  time.Duration
+		want   []int64       // announced versions, with the repetitions after a failure
+		lost   string        // after the second publish
+		after  time.Duration // when all are announced
 	}{
-		"a broker that is well": {&fleettest.Broker{}, []int64{1, 2, 3}, "", 0},
-		"one that is down": {
+		"healthy broker": {&fleettest.Broker{}, []int64{1, 2, 3}, "", 0},
+		"broker down": {
 			&fleettest.Broker{Down: time.Minute}, []int64{3, 3, 3, 3, 3, 3, 3}, fleettest.ErrDown.Error(),
 			time.Minute + 65*time.Second,
 		},
-		"one that hangs": {
+		"unresponsive broker": {
 			&fleettest.Broker{Hanging: time.Minute}, []int64{3, 3, 3, 3, 3, 3, 3},
 			"the broker did not answer within 5s", time.Minute + 70*time.Second,
 		},
@@ -39,7 +39,7 @@ func TestAnnouncements(t *testing.T) {
 				log, hook := logtest.NewNullLogger()
 				row.broker.Began = time.Now()
 				announcements := publish.NewAnnouncements(f.Publisher, row.broker, 10, log)
-				fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/")) // before it runs, as before a crash
+				fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/")) // not announced, as before a crash
 				ctx, stop := context.WithCancel(t.Context())
 				var running sync.WaitGroup
 				running.Go(func() { _ = announcements.Run(ctx) })
@@ -50,7 +50,7 @@ func TestAnnouncements(t *testing.T) {
 					at := time.Now()
 					fleettest.Publish(t, f.Publisher, fleettest.Draft(url))
 					if took := time.Since(at); took != 0 {
-						t.Errorf("a publish took %s, want none of it for the broker", took)
+						t.Errorf("a publish took %s, want no wait for the broker", took)
 					}
 				}
 				synctest.Wait()
@@ -80,7 +80,9 @@ func TestAnnouncements(t *testing.T) {
 					}
 				}
 				if troubled := min(1, len(row.lost)); warnings != troubled || infos != troubled {
-					t.Errorf("%d warnings and %d that all is well again, want %d of each", warnings, infos, troubled)
+					t.Errorf(
+						"got %d warnings and %d log entries of a recovery, want %d of each", warnings, infos, troubled,
+					)
 				}
 				calls := row.broker.Calls
 				time.Sleep(time.Hour)

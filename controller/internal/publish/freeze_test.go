@@ -15,7 +15,7 @@ import (
 
 func always(*models.Freeze) bool { return true }
 
-func TestFreeze(t *testing.T) {
+func TestFreeze_Restart_StillInForce(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "controller.db")
 	db, closeDB := fleettest.OpenStore(t, path)
 	f := fleettest.New(t, db, db)
@@ -30,10 +30,10 @@ func TestFreeze(t *testing.T) {
 	var frozen *models.FrozenError
 	if _, err := f.Publisher.Publish(t.Context(), fleettest.Draft("http://b/")); !errors.As(err, &frozen) ||
 		frozen.Freeze.Reason != "sale" || frozen.Freeze.By != "admin" {
-		t.Errorf("a publish: got %v, want it refused with the reason", err)
+		t.Errorf("a publish: got %v, want a FrozenError with the reason", err)
 	}
 	if _, err := f.Publisher.Rollback(t.Context(), 1, models.Terms{}); !errors.As(err, &frozen) {
-		t.Errorf("a rollback: got %v, want it refused", err)
+		t.Errorf("a rollback: got %v, want a FrozenError", err)
 	}
 	if err := f.Publisher.Unfreeze(
 		t.Context(), fleettest.ByAdmin, func(is *models.Freeze) bool { return is.Reason != "sale" },
@@ -56,11 +56,11 @@ func TestFreeze(t *testing.T) {
 		models.ActionPublish,
 	}
 	if diff := cmp.Diff(want, fleettest.Actions(t, db)); diff != "" {
-		t.Errorf("the audit trail, -want +got:\n%s", diff)
+		t.Errorf("audit log, -want +got:\n%s", diff)
 	}
 }
 
-func TestFreeze_EndsByItself(t *testing.T) {
+func TestFreeze_UntilReached_Ends(t *testing.T) {
 	db := fleettest.NewStore(t)
 	synctest.Test(t, func(t *testing.T) {
 		f := fleettest.New(t, db, db)
@@ -71,12 +71,12 @@ func TestFreeze_EndsByItself(t *testing.T) {
 		}
 		if _, err := f.Publisher.Publish(t.Context(), fleettest.Draft("http://a/")); err == nil ||
 			f.Publisher.Plan().FrozenAt(time.Now()) == nil {
-			t.Errorf("at once: got %v, want it frozen", err)
+			t.Errorf("immediately: got %v, want it frozen", err)
 		}
 		time.Sleep(time.Hour)
 		fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
 		if f.Publisher.Plan().FrozenAt(time.Now()) != nil {
-			t.Error("after its end it is still told of")
+			t.Error("after its end: still in force")
 		}
 	})
 }

@@ -16,27 +16,27 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// A store that was restored knows versions up to 2; the fleet runs 9.
-func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
+// The restored store has versions up to 2; the fleet runs version 9.
+func TestConflict_UntilAdminDecides(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "controller.db")
 	db, closeDB := fleettest.OpenStore(t, path)
 	f := fleettest.New(t, db, db)
 	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
 	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://b/"))
 	if f.Publisher.ObserveReport(2+1_000_001, "") {
-		t.Error("a version from nowhere is believed")
+		t.Error("a report a million versions ahead is credible")
 	}
 	if _, ahead, _ := f.Publisher.ObserveTag(f.Publisher.Plan(), f.Later(2)); ahead != 0 ||
 		!f.Publisher.ObserveReport(1, "") || !f.Publisher.ObserveReport(2, f.Later(2)) {
-		t.Error("the store's own versions are not believed")
+		t.Error("the store's own versions are not credible")
 	}
 	if f.Publisher.Plan().Conflict() {
-		t.Error("there is a conflict over nothing")
+		t.Error("conflict before a later version was observed")
 	}
 	for _, version := range []int64{8, 9, 7} {
 		if _, ahead, foreign := f.Publisher.ObserveTag(f.Publisher.Plan(), f.Later(version)); ahead != version ||
 			foreign {
-			t.Errorf("version %d: got %d, foreign %v, want it believed", version, ahead, foreign)
+			t.Errorf("version %d: got %d, foreign %v, want it observed", version, ahead, foreign)
 		}
 	}
 	run := func() {
@@ -44,7 +44,7 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- f.Publisher.Run(ctx) }()
 		for {
-			r, err := observed(t.Context(), f.DB)
+			r, err := storedObserved(t.Context(), f.DB)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -79,31 +79,31 @@ func TestConflict_HoldsUntilAnAdminDecides(t *testing.T) {
 		t.Errorf("resume: got %v, %v", resumed, err)
 	}
 	if resumed, err := f.Publisher.Resume(t.Context(), fleettest.ByAdmin, allow); resumed || err != nil {
-		t.Errorf("once more: got %v, %v, want nothing to resume", resumed, err)
+		t.Errorf("a second resume: got %v, %v, want nothing to resume", resumed, err)
 	}
 	f.Publisher.ObserveTag(f.Publisher.Plan(), f.Later(9)) // an agent that has not followed yet
 	if f.Publisher.Plan().Conflict() {
-		t.Error("what was resumed is a conflict again")
+		t.Error("a version below the resume is a conflict again")
 	}
 	f.Publisher.ObserveReport(11, f.Later(11))
 	if highest, conflict := conflictOf(f); !conflict || highest != 11 {
-		t.Errorf("a later one still: got %d, %v, want a conflict up to 11", highest, conflict)
+		t.Errorf("a version above the resume: got %d, %v, want a conflict up to 11", highest, conflict)
 	}
 
-	// To publish what is current is to decide, too.
+	// Publishing the current content decides too.
 	outcome, err := f.Publisher.Publish(t.Context(), fleettest.Draft("http://b/"))
 	if err != nil || !outcome.Changed || outcome.Config.Version != 12 {
 		t.Errorf("publish: got %+v, %v, want version 12", outcome, err)
 	}
 	if f.Publisher.Plan().Conflict() {
-		t.Error("after the publish there is still a conflict")
+		t.Error("still in conflict after the publish")
 	}
 	if next := fleettest.Publish(t, f.Publisher, fleettest.Draft("http://c/")); next.Version != 13 {
 		t.Errorf("the next: got version %d, want 13", next.Version)
 	}
 }
 
-// What agents reported is stored as soon as the store can take it.
+// Observed versions are stored as soon as the store accepts writes.
 func TestConflict_StoreFails_SavedLater(t *testing.T) {
 	db := fleettest.NewStore(t)
 	synctest.Test(t, func(t *testing.T) {
@@ -119,8 +119,8 @@ func TestConflict_StoreFails_SavedLater(t *testing.T) {
 		store.Fails.Store(false)
 		time.Sleep(registry.FlushInterval)
 		synctest.Wait()
-		if r, err := observed(t.Context(), db); err != nil || r.Highest != 9 {
-			t.Errorf("when the store can be written again: got %+v, %v, want up to 9", r, err)
+		if r, err := storedObserved(t.Context(), db); err != nil || r.Highest != 9 {
+			t.Errorf("after the store recovered: got %+v, %v, want up to 9", r, err)
 		}
 		stop()
 		if err := <-done; err != nil {
@@ -129,7 +129,7 @@ func TestConflict_StoreFails_SavedLater(t *testing.T) {
 	})
 }
 
-// keeps reports whether an agent keeps version 9, which the store did not make.
+// keeps reports whether an agent that runs version 9, which the store did not make, keeps it.
 func keeps(f *fleettest.Fleet, live *registry.Agent) bool {
 	plan := f.Publisher.Plan()
 	traits := live.Traits(true, plan.Version())
@@ -138,24 +138,24 @@ func keeps(f *fleettest.Fleet, live *registry.Agent) bool {
 	return release == nil
 }
 
-// conflictOf is whether there is a conflict, and the highest observed version.
+// conflictOf returns the highest observed version, and whether there is a conflict.
 func conflictOf(f *fleettest.Fleet) (highest int64, conflict bool) {
 	plan := f.Publisher.Plan()
 	return plan.Observed.Highest, plan.Conflict()
 }
 
-// What this store did not make moves none of the fleet's numbers.
+// An ETag that this store did not make changes neither the conflict nor the next version.
 func TestObserve_ForeignTag_NoConflict(t *testing.T) {
 	f := fleettest.Open(t)
 	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
 	other := f.DB.Tags()
 	other.Epoch = "other"
 	for name, tag := range map[string]string{
-		"forged":                  `"900001-AAAAAAAAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAAAAAAAA"`,
-		"without a keyed hash":    `"900001-AAAAAAAAAAAAAAAAAAAAAA"`,
-		"of another store":        other.Of(900_001, models.Content{URL: "http://later/"}),
-		"of another version":      strings.Replace(f.Later(9), `"9-`, `"900001-`, 1),
-		"above what can be there": strings.Replace(f.Later(9), `"9-`, `"9000000000000-`, 1),
+		"forged":               `"900001-AAAAAAAAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAAAAAAAA"`,
+		"without a keyed hash": `"900001-AAAAAAAAAAAAAAAAAAAAAA"`,
+		"of another store":     other.Of(900_001, models.Content{URL: "http://later/"}),
+		"of another version":   strings.Replace(f.Later(9), `"9-`, `"900001-`, 1),
+		"above maxAhead":       strings.Replace(f.Later(9), `"9-`, `"9000000000000-`, 1),
 	} {
 		_, ahead, foreign := f.Publisher.ObserveTag(f.Publisher.Plan(), tag)
 		if ahead != models.VersionOf(tag) || ahead < 900_001 || !foreign {
@@ -175,7 +175,7 @@ func TestObserve_ForeignTag_NoConflict(t *testing.T) {
 
 // An agent that runs a version that this store did not make keeps it until an admin
 // publishes or resumes.
-func TestHolds_UntilAnAdminDecides(t *testing.T) {
+func TestHeld_UntilAdminDecides(t *testing.T) {
 	f := fleettest.Open(t)
 	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
 	lives := f.Join(t, 2)
@@ -203,7 +203,7 @@ func TestHolds_UntilAnAdminDecides(t *testing.T) {
 		t.Errorf("after a publish: %d held, status %s", f.Agents.Held(2, time.Now()), status())
 	}
 	if !hold(lives[1], 2) {
-		t.Error("the next, which comes later, is not held")
+		t.Error("another agent, after the publish: not held")
 	}
 	resume := func() bool {
 		t.Helper()
@@ -217,19 +217,19 @@ func TestHolds_UntilAnAdminDecides(t *testing.T) {
 		t.Errorf("after a resume: %d held, want none", f.Agents.Held(2, time.Now()))
 	}
 	if resume() {
-		t.Error("there was something to resume once more")
+		t.Error("the second resume resumed something")
 	}
 	if got := fleettest.Actions(t, f.DB); got[0] != models.ActionResume {
 		t.Errorf("the audit log: got %v, want the resume", got)
 	}
 	f.Agents.Poll(lives[1], models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 2})
 	if !hold(lives[1], 2) {
-		t.Error("one that followed, and claims another version after that, is not held")
+		t.Error("an agent that followed, and then runs a foreign version: not held")
 	}
 }
 
-// In a hold, as in a conflict, to publish the same content is to decide.
-func TestHolds_SameContentPublished_Released(t *testing.T) {
+// While agents are held, as in a conflict, publishing the same content decides.
+func TestHeld_SameContentPublished_Released(t *testing.T) {
 	for name, again := range map[string]func(f *fleettest.Fleet) *models.Config{
 		"publish": func(f *fleettest.Fleet) *models.Config {
 			return fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
@@ -254,8 +254,8 @@ func TestHolds_SameContentPublished_Released(t *testing.T) {
 	}
 }
 
-// observed is what the store has of versions above its own.
-func observed(ctx context.Context, db *sqlite.DB) (models.Observed, error) {
+// storedObserved returns the observed versions in the store.
+func storedObserved(ctx context.Context, db *sqlite.DB) (models.Observed, error) {
 	plan, err := db.Plan(ctx)
 	if err != nil {
 		return models.Observed{}, err

@@ -21,7 +21,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
 )
 
-func TestPublish_NewContent_IsTheNextVersion(t *testing.T) {
+func TestPublish_NewContent_NextVersion(t *testing.T) {
 	publisher := fleettest.OpenPublisher(t, fleettest.NewStore(t), models.Tags{Epoch: "epoch"})
 	if publisher.Plan().Config() != nil || publisher.Plan().PollInterval() != fleettest.DefaultInterval {
 		t.Errorf("before the first publish: got %v, %v", publisher.Plan().Config(), publisher.Plan().PollInterval())
@@ -68,14 +68,14 @@ func TestPublish_SameContent_Unchanged(t *testing.T) {
 	publisher := fleettest.OpenPublisher(t, fleettest.NewStore(t), models.Tags{Epoch: "epoch"})
 	first := fleettest.Publish(t, publisher, fleettest.Draft("http://a/"))
 	again := fleettest.Draft("http://a/")
-	again.Message = "another message is no other content"
+	again.Message = "the message is not part of the content"
 	outcome, err := publisher.Publish(t.Context(), again)
 	cfg, changed := outcome.Config, outcome.Changed
 	if err != nil || changed || cfg.Version != 1 || cfg.ETag != first.ETag || cfg.Message != "" {
 		t.Errorf("got %+v, %v, %v, want version 1 as it was", cfg, changed, err)
 	}
 	if publisher.Plan().Config() != first {
-		t.Error("what is current was replaced, which wakes the whole fleet")
+		t.Error("the newest version was replaced, which wakes the whole fleet")
 	}
 }
 
@@ -108,7 +108,7 @@ func TestPublish_Precondition_Checked(t *testing.T) {
 	}
 }
 
-func TestPublish_SurvivesARestart(t *testing.T) {
+func TestPublish_Restart_Kept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "controller.db")
 	db, closeDB := fleettest.OpenStore(t, path)
 	want := fleettest.Publish(t, fleettest.OpenPublisher(t, db, db.Tags()), fleettest.Draft("http://a/"))
@@ -123,7 +123,7 @@ func TestPublish_SurvivesARestart(t *testing.T) {
 	}
 }
 
-// slow is a store whose transactions take their time.
+// slow is a store whose transactions wait for finish to be closed.
 type slow struct {
 	*sqlite.DB
 	begun, finish chan struct{}
@@ -138,26 +138,26 @@ func (s *slow) Append(ctx context.Context, rule func(*models.Plan) (*models.Chan
 	return s.DB.Append(ctx, rule)
 }
 
-// watched is a store that calls during before each commit.
-type watched struct {
+// observed is a store that calls beforeCommit before each commit.
+type observed struct {
 	*sqlite.DB
-	during func()
+	beforeCommit func()
 }
 
-func (w *watched) Append(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) (*models.Plan, error) {
-	return w.DB.Append(ctx, func(plan *models.Plan) (*models.Change, error) {
+func (o *observed) Append(ctx context.Context, rule func(*models.Plan) (*models.Change, error)) (*models.Plan, error) {
+	return o.DB.Append(ctx, func(plan *models.Plan) (*models.Change, error) {
 		change, err := rule(plan)
-		w.during()
+		o.beforeCommit()
 		return change, err
 	})
 }
 
-// Law 2: no version is served that is not committed.
+// Law 2: no version is served before its commit.
 func TestPublish_BeforeTheCommit_NotCurrent(t *testing.T) {
-	store := &watched{DB: fleettest.NewStore(t)}
+	store := &observed{DB: fleettest.NewStore(t)}
 	publisher := fleettest.OpenPublisher(t, store, models.Tags{Epoch: "epoch"})
 	for i := range int64(3) {
-		store.during = func() {
+		store.beforeCommit = func() {
 			got := publisher.Plan().Config()
 			if got == nil && i == 0 || got != nil && got.Version == i {
 				return
@@ -185,15 +185,15 @@ func TestPublish_ClientDisconnects_NothingStored(t *testing.T) {
 		synctest.Wait()
 		leave()
 		if err := <-outcome; !errors.Is(err, context.Canceled) {
-			t.Errorf("the one that waited for its turn: got %v, want it given up", err)
+			t.Errorf("the publish that was queued: got %v, want it canceled", err)
 		}
 		close(store.finish)
 		if err := <-outcome; err != nil {
-			t.Errorf("the one that had begun: got %v, want it finished", err)
+			t.Errorf("the publish that had begun: got %v, want it finished", err)
 		}
 		for range 20 {
 			if _, err := publisher.Publish(ctx, fleettest.Draft("http://late/")); !errors.Is(err, context.Canceled) {
-				t.Errorf("one whose caller had disconnected before: got %v, want it given up", err)
+				t.Errorf("a publish after the disconnect: got %v, want it canceled", err)
 			}
 		}
 		if got := publisher.Plan().Config(); got == nil || got.URL != "http://begun/" || got.Version != 1 {
@@ -263,8 +263,8 @@ func TestPublish_CommitFails_FollowsTheStore(t *testing.T) {
 		stored bool
 		want   int64
 	}{
-		"and left nothing":     {false, 1},
-		"and was stored still": {true, 2},
+		"nothing stored": {false, 1},
+		"stored":         {true, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := &fleettest.Lossy{DB: fleettest.NewStore(t), Stores: true}
@@ -280,14 +280,14 @@ func TestPublish_CommitFails_FollowsTheStore(t *testing.T) {
 			}
 			if got := publisher.Plan().Config(); got.Version != row.want || (got == before) == row.stored {
 				t.Errorf(
-					"current: got version %d, want %d; the same one unless another was stored", got.Version, row.want,
+					"current: got version %d, want %d; the same pointer unless stored", got.Version, row.want,
 				)
 			}
 		})
 	}
 }
 
-func TestPublishFirst_OnlyWhereNothingWasPublished(t *testing.T) {
+func TestPublishFirst_NothingPublished_Publishes(t *testing.T) {
 	publisher := fleettest.OpenPublisher(t, fleettest.NewStore(t), models.Tags{Epoch: "epoch"})
 	if cfg, published, err := publisher.PublishFirst(t.Context(), "http://a/"); err != nil || !published ||
 		cfg.Version != 1 {
@@ -299,7 +299,7 @@ func TestPublishFirst_OnlyWhereNothingWasPublished(t *testing.T) {
 	}
 }
 
-func TestWindow_LastsAsLongAsTheFleetFetches(t *testing.T) {
+func TestPublish_WindowFollowsFleetSize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		db := fleettest.NewStore(t)
 		agents, _ := fleettest.OpenAgents(t, db)
@@ -307,13 +307,14 @@ func TestWindow_LastsAsLongAsTheFleetFetches(t *testing.T) {
 		for i := range 50 {
 			fleettest.Register(t, agents, fmt.Sprint("a", i))
 		}
-		for after, want := range []time.Duration{2 * time.Second, 2 * time.Second, 0} { // each 1.2 s
+		for after, want := range []time.Duration{2 * time.Second, 2 * time.Second, 0} { // 1.2 s apart
 			if after == 0 {
 				fleettest.Publish(t, publisher, fleettest.Draft("http://a/"))
 			}
 			if got := publisher.Plan().SpreadAt(time.Now()); got != want {
 				t.Errorf(
-					"%d ms after a publish: a rush of %s, want %s for 50 agents at 100 a second", 1200*after, got, want,
+					"%d ms after a publish: got a window of %s, want %s for 50 agents at 100 a second", 1200*after, got,
+					want,
 				)
 			}
 			time.Sleep(1200 * time.Millisecond)
@@ -321,12 +322,14 @@ func TestWindow_LastsAsLongAsTheFleetFetches(t *testing.T) {
 	})
 }
 
-// The rules decide on what the store has, also where another wrote to it since.
+// The rules decide on the state of the store, even if another controller has written to it.
 func TestWrites_StoreChangedByAnother_DecideOnTheStore(t *testing.T) {
 	f := fleettest.Open(t)
 	log, _ := logtest.NewNullLogger()
-	other := publish.New(f.DB, fleettest.LoadPlan(t, f.DB), fleettest.NoAgents{}, publish.Options{Tags: f.DB.Tags()}, log)
-	is := func(etag string) func(string) bool { return func(current string) bool { return current == etag } }
+	other := publish.New(
+		f.DB, fleettest.LoadPlan(t, f.DB), fleettest.NoAgents{}, publish.Options{Tags: f.DB.Tags()}, log,
+	)
+	equals := func(etag string) func(string) bool { return func(current string) bool { return current == etag } }
 
 	first := fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
 	second := fleettest.Publish(t, other, fleettest.Draft("http://b/"))
@@ -334,9 +337,9 @@ func TestWrites_StoreChangedByAnother_DecideOnTheStore(t *testing.T) {
 		t.Errorf("the other's publish: got %+v, want version 2", second)
 	}
 	stale := fleettest.Draft("http://c/")
-	stale.Allowed = is(first.ETag)
+	stale.Allowed = equals(first.ETag)
 	if _, err := f.Publisher.Publish(t.Context(), stale); !errors.Is(err, models.ErrPrecondition) {
-		t.Errorf("a publish with the ETag of before: got %v, want ErrPrecondition", err)
+		t.Errorf("a publish with the previous ETag: got %v, want ErrPrecondition", err)
 	}
 	if outcome, err := f.Publisher.Publish(t.Context(), fleettest.Draft("http://b/")); err != nil || outcome.Changed ||
 		outcome.Config.Version != 2 {
@@ -351,7 +354,7 @@ func TestWrites_StoreChangedByAnother_DecideOnTheStore(t *testing.T) {
 	}
 	var frozen *models.FrozenError
 	if _, err := f.Publisher.Publish(t.Context(), fleettest.Draft("http://c/")); !errors.As(err, &frozen) {
-		t.Errorf("a publish while the other's freeze holds: got %v, want a FrozenError", err)
+		t.Errorf("a publish during the other's freeze: got %v, want a FrozenError", err)
 	}
 	if _, err := f.Publisher.PreviewPublish(t.Context(), fleettest.Draft("http://c/")); !errors.As(err, &frozen) {
 		t.Errorf("a preview: got %v, want a FrozenError", err)
@@ -366,11 +369,11 @@ func TestWrites_StoreChangedByAnother_DecideOnTheStore(t *testing.T) {
 	third := fleettest.Publish(t, other, fleettest.Draft("http://c/"))
 
 	resume := func() error {
-		_, err := f.Publisher.Resume(t.Context(), fleettest.ByAdmin, is(second.ETag))
+		_, err := f.Publisher.Resume(t.Context(), fleettest.ByAdmin, equals(second.ETag))
 		return err
 	}
 	if err := resume(); !errors.Is(err, models.ErrPrecondition) {
-		t.Errorf("a resume with the ETag of before: got %v, want ErrPrecondition", err)
+		t.Errorf("a resume with the previous ETag: got %v, want ErrPrecondition", err)
 	}
 	if third.Version != 3 {
 		t.Errorf("the other's publish after the freeze: got version %d, want 3", third.Version)

@@ -53,7 +53,7 @@ func TestRollback_PublishesOldContent(t *testing.T) {
 	}
 	want := []models.Action{models.ActionRollback, models.ActionRollback, models.ActionPublish, models.ActionPublish}
 	if diff := cmp.Diff(want, fleettest.Actions(t, f.DB)); diff != "" {
-		t.Errorf("the audit trail, -want +got:\n%s", diff)
+		t.Errorf("audit log, -want +got:\n%s", diff)
 	}
 }
 
@@ -82,9 +82,9 @@ func TestPreview_NothingStored(t *testing.T) {
 	}
 	if stored, err := f.DB.Plan(t.Context()); err != nil || stored.Version() != 2 ||
 		f.Publisher.Plan().Config().Version != 2 {
-		t.Errorf("the store has version %+v, %v, want 2", stored, err)
+		t.Errorf("the stored version: got %+v, %v, want 2", stored, err)
 	}
 	if n := len(fleettest.Actions(t, f.DB)); n != 3+2 {
-		t.Errorf("got %d entries in the audit trail, want the registrations and the two publishes", n)
+		t.Errorf("got %d audit log entries, want the registrations and the two publishes", n)
 	}
 }
