@@ -21,8 +21,7 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// world is a controller on a real store, and beside it what must be true of
-// it: a few slices, whatever happens.
+// world is a controller on a real store, and a model of its state.
 type world struct {
 	path      string
 	db        *sqlite.DB
@@ -30,18 +29,18 @@ type world struct {
 	agents    *registry.Registry
 	rollout   *rollout.Rollouts
 
-	published []models.Config // what was acknowledged, in order
+	published []models.Config // the acknowledged versions, in order
 	frozen    bool
 	fleet     [3]member
 }
 
-// member is an agent and its worker, as the agent knows them.
+// member is the model of an agent and its worker.
 type member struct {
 	token   string
 	runs    int64           // the version that its worker runs; 0 for none
-	offered map[int64]bool  // what it was ever offered
-	refuses map[string]bool // the URLs that its worker says no to
-	refused int64           // the version that the controller was told is refused, and still withholds
+	offered map[int64]bool  // the versions that it was ever offered
+	refuses map[string]bool // the URLs that its worker refuses
+	refused int64           // the version that it reported as refused; 0 for none
 }
 
 func (m *member) name(i int) string { return fmt.Sprint("a", i) }
@@ -83,7 +82,7 @@ func (w *world) newest() *models.Config {
 	return &w.published[len(w.published)-1]
 }
 
-// acknowledged takes the outcome of a publish or a rollback into the model.
+// acknowledged checks the outcome of a publish or rollback, and updates the model.
 func (w *world) acknowledged(t *rapid.T, outcome models.Outcome, err error, want models.Content, restored int64) {
 	if w.frozen {
 		if err == nil {
@@ -117,7 +116,7 @@ func (w *world) publish(t *rapid.T) {
 		if _, err := w.publisher.PreviewPublish(t.Context(), fleettest.Draft(url)); (err != nil) != w.frozen {
 			t.Fatalf("preview: %v", err)
 		}
-		return // check sees that nothing was stored
+		return // check verifies that nothing was stored
 	}
 	outcome, err := w.publisher.Publish(t.Context(), fleettest.Draft(url))
 	w.acknowledged(t, outcome, err, want, 0)
@@ -132,8 +131,8 @@ func (w *world) rollback(t *rapid.T) {
 	w.acknowledged(t, outcome, err, w.published[version-1].Content, version)
 }
 
-// poll is what an agent does: it asks with what its worker runs, hands the
-// worker what it is offered, and reports, or crashes before it can.
+// poll simulates one poll: the agent sends the version that its worker runs, passes the
+// offer to the worker, and reports the outcome, or crashes before the report.
 func (w *world) poll(t *rapid.T) {
 	i := rapid.IntRange(0, len(w.fleet)-1).Draw(t, "agent")
 	m, live, current := &w.fleet[i], w.live(t, i), w.publisher.Plan().Config()
@@ -150,9 +149,9 @@ func (w *world) poll(t *rapid.T) {
 	}
 	if m.runs == desired {
 		m.refused = 0
-		return // unchanged, whatever the offer
+		return // unchanged, a 304
 	}
-	// Law 4: what it neither runs nor has refused it is offered; law 2: and no other.
+	// Law 4: an agent is offered the newest version unless it runs or refused it.
 	if want := m.refused != desired; offer != want {
 		t.Fatalf(
 			"%s runs %d and refused %d: version %d is offered %v, want %v", m.name(i), m.runs, m.refused, desired,
@@ -170,7 +169,7 @@ func (w *world) poll(t *rapid.T) {
 		m.runs, attempt.Status = desired, wire.Applied
 	}
 	if rapid.IntRange(0, 3).Draw(t, "crash of the agent") == 0 {
-		return // before it reported
+		return // before the report
 	}
 	if _, err := w.agents.Report(t.Context(), live, attempt); err != nil {
 		t.Fatalf("report: %v", err)
@@ -183,7 +182,7 @@ func (w *world) poll(t *rapid.T) {
 func (w *world) restartWorker(t *rapid.T) {
 	m := &w.fleet[rapid.IntRange(0, len(w.fleet)-1).Draw(t, "agent")]
 	url := rapid.SampledFrom([]string{"http://a/", "http://b/", "http://c/"}).Draw(t, "url")
-	m.refuses[url] = !m.refuses[url] // with other settings
+	m.refuses[url] = !m.refuses[url] // restarted with other settings
 }
 
 func (w *world) retry(t *rapid.T) {
@@ -207,15 +206,15 @@ func (w *world) freeze(t *rapid.T) {
 	}
 }
 
-// crash is a kill -9: what was not stored by then is gone.
+// crash restarts the controller from what is stored, as after kill -9.
 func (w *world) crash(t *rapid.T) {
 	_ = w.db.Close()
 	w.open(t)
 }
 
-// check holds the controller to the model.
+// check compares the controller with the model.
 func (w *world) check(t *rapid.T) {
-	// Law 1: what was acknowledged is there, all of it, and nothing else.
+	// Law 1: the stored versions are the acknowledged ones.
 	history, err := w.publisher.History(t.Context(), 1<<62, 1000)
 	if err != nil {
 		t.Fatalf("history: %v", err)
@@ -228,13 +227,13 @@ func (w *world) check(t *rapid.T) {
 	if len(history) != len(w.published) {
 		t.Fatalf("%d versions are stored, %d were acknowledged", len(history), len(w.published))
 	}
-	// Law 7: what was acknowledged last is authoritative.
+	// Law 7: the version that was acknowledged last is current.
 	if diff := cmp.Diff(w.newest(), w.publisher.Plan().Config(), cmpopts.EquateEmpty()); diff != "" {
 		t.Fatalf("current, -want +got:\n%s", diff)
 	}
 	for i := range w.fleet {
 		m := &w.fleet[i]
-		// Law 2: a worker runs nothing that was not acknowledged, and offered.
+		// Law 2: a worker runs only versions that were acknowledged and offered.
 		if m.runs != 0 && (m.runs > int64(len(w.published)) || !m.offered[m.runs]) {
 			t.Fatalf("%s runs version %d, which was not offered to it", m.name(i), m.runs)
 		}
@@ -242,9 +241,9 @@ func (w *world) check(t *rapid.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", m.name(i), err)
 		}
-		// Law 4: what the controller takes for applied, the worker accepted.
+		// Law 4: a version that the controller shows as applied was offered.
 		if agent.Applied != 0 && !m.offered[agent.Applied] {
-			t.Fatalf("%s is taken to run version %d, which it never had", m.name(i), agent.Applied)
+			t.Fatalf("%s is shown with version %d, which it was never offered", m.name(i), agent.Applied)
 		}
 	}
 	for version := int64(1); version <= int64(len(w.published)); version++ {
@@ -258,18 +257,18 @@ func (w *world) check(t *rapid.T) {
 	}
 }
 
-// Laws 1, 2, 4 and 7, over any interleaving of publish, rollback, report, crash
-// and restart.
+// Laws 1, 2, 4 and 7 hold over any interleaving of publish, rollback, report, crash and
+// restart.
 func TestLaws_HoldOverAnyHistory(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() { // a fsync there is cheap
+	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() { // fsync is cheap there
 		if fast, err := os.MkdirTemp("/dev/shm", "fleetconf"); err == nil {
 			dir = fast
 			t.Cleanup(func() { _ = os.RemoveAll(fast) })
 		}
 	}
-	empty := filepath.Join(dir, "empty.db") // with its schema: to make that is most of the work
+	empty := filepath.Join(dir, "empty.db") // migrated once, because that takes most of the time
 	db, closeDB := fleettest.OpenStore(t, empty)
 	for i := range (world{}).fleet {
 		agents, _ := fleettest.OpenAgents(t, db)
@@ -280,7 +279,7 @@ func TestLaws_HoldOverAnyHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rapid.Check(t, func(t *rapid.T) { // 100 histories; make check-long plays more
+	rapid.Check(t, func(t *rapid.T) { // make check-long plays more histories
 		w := &world{path: filepath.Join(dir, "controller.db")}
 		for _, suffix := range []string{"-wal", "-shm"} {
 			_ = os.Remove(w.path + suffix)

@@ -24,7 +24,7 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// measured is a fleet that is measured.
+// measured is a fleet with its metrics.
 type measured struct {
 	fleettest.Fleet
 	reg           *prometheus.Registry
@@ -55,7 +55,7 @@ func newMeasured(t *testing.T, db *sqlite.DB) *measured {
 	return m
 }
 
-// collectors are several collectors as one.
+// collectors collects from several collectors.
 type collectors []prometheus.Collector
 
 func (c collectors) Describe(to chan<- *prometheus.Desc) {
@@ -70,8 +70,8 @@ func (c collectors) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-// series are the samples of a metric, by its labels; of a histogram how many were
-// observed, and their sum as "sum".
+// series returns the samples of a metric by their labels. Of a histogram, it returns the
+// count, and the sum as "sum".
 func (m *measured) series(t *testing.T, name string) map[string]float64 {
 	t.Helper()
 	families, err := m.reg.Gather()
@@ -140,14 +140,14 @@ func TestMetrics_Publishes_ByOutcome(t *testing.T) {
 	}
 }
 
-// Who leaves before it is their turn has asked for nothing, and nothing failed.
+// A publish whose client disconnects before it begins has no outcome.
 func TestMetrics_PublishDisconnected_NotCounted(t *testing.T) {
 	m := newMeasured(t, fleettest.NewStore(t))
 	before := m.series(t, "publishes_total")
-	deregistered, leave := context.WithCancel(t.Context())
-	leave()
-	if _, err := m.Publisher.Publish(deregistered, fleettest.Draft("http://a/")); !errors.Is(err, context.Canceled) {
-		t.Fatalf("got %v, want it given up", err)
+	disconnected, disconnect := context.WithCancel(t.Context())
+	disconnect()
+	if _, err := m.Publisher.Publish(disconnected, fleettest.Draft("http://a/")); !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want context.Canceled", err)
 	}
 	m.want(t, "after it", "publishes_total", before)
 }
@@ -174,10 +174,10 @@ func TestMetrics_Reports_ByStatus(t *testing.T) {
 	} {
 		fleettest.Report(t, m.Agents, live, wire.Attempt{Version: 1, Status: status, At: models.Now()})
 	}
-	m.want(t, "with some said again", "reports_total", map[string]float64{"applying": 2, "applied": 1, "failed": 2})
+	m.want(t, "with repeated reports", "reports_total", map[string]float64{"applying": 2, "applied": 1, "failed": 2})
 }
 
-// A version that is refused once more, because an admin had it tried again, is news.
+// A second refusal after a retry is not a repeated report.
 func TestMetrics_SecondRefusal_Counted(t *testing.T) {
 	m := newMeasured(t, fleettest.NewStore(t))
 	live := m.Join(t, 1)[0]
@@ -187,7 +187,7 @@ func TestMetrics_SecondRefusal_Counted(t *testing.T) {
 	if err := m.Agents.Retry(t.Context(), live.ID(), fleettest.ByAdmin); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 { // the second says it again
+	for range 2 { // the second is a repeated report
 		fleettest.Report(t, m.Agents, live, refused)
 	}
 	m.want(t, "refused twice", "reports_total", map[string]float64{"applying": 0, "applied": 0, "failed": 2})
@@ -215,10 +215,10 @@ func TestMetrics_Propagation_OncePerAgent(t *testing.T) {
 		wants("the same one again", 1, 0.25)
 		fleettest.Report(t, m.Agents, lives[1], wire.Attempt{Version: 1, Status: wire.Applying, At: models.Now()})
 		fleettest.Report(t, m.Agents, lives[2], wire.Attempt{Version: 1, Status: wire.Failed, At: models.Now()})
-		wants("what is no success", 1, 0.25)
+		wants("other outcomes", 1, 0.25)
 		time.Sleep(250 * time.Millisecond)
 		m.Agents.Poll(lives[1], models.Poll{At: models.Now(), Interval: time.Minute, Runs: 1})
-		wants("a poll that tells of it before a report", 2, 0.75)
+		wants("a poll before the report", 2, 0.75)
 		applies(lives[1], 1)
 		wants("the report after that", 2, 0.75)
 		id, token := fleettest.Register(t, m.Agents, "late")
@@ -229,15 +229,15 @@ func TestMetrics_Propagation_OncePerAgent(t *testing.T) {
 		fleettest.Publish(t, m.Publisher, fleettest.Draft("http://b/"))
 		time.Sleep(time.Second)
 		applies(lives[2], 1)
-		wants("a version that is not current any more", 2, 0.75)
+		wants("a superseded version", 2, 0.75)
 		applies(lives[0], 2)
 		applies(late, 2)
 		wants("the next version", 4, 2.75)
 		applies(lives[0], 1)
 		applies(lives[0], 2)
-		wants("an agent that went back, and came again", 4, 2.75)
+		wants("an agent that ran version 1 in between", 4, 2.75)
 
-		closeDB() // the reports are there already
+		closeDB() // without a flush: reports are durable
 		db, _ = fleettest.OpenStore(t, path)
 		m = newMeasured(t, db)
 		time.Sleep(time.Second)
@@ -249,7 +249,7 @@ func TestMetrics_Propagation_OncePerAgent(t *testing.T) {
 	})
 }
 
-// find registers an agent that is known once more.
+// find re-registers an agent and returns it.
 func find(t *testing.T, m *measured, id string) *registry.Agent {
 	t.Helper()
 	id, token := fleettest.Register(t, m.Agents, id)
@@ -267,19 +267,19 @@ func TestMetrics_Announcements_ByOutcome(t *testing.T) {
 		done := make(chan struct{})
 		go func() { defer close(done); _ = m.announcements.Run(ctx) }()
 		synctest.Wait()
-		m.want(t, "a broker that is down", "announcements_total", map[string]float64{"failed nats": 1, "taken nats": 0})
-		m.want(t, "a broker that is down", "broker_lost", map[string]float64{"": 1})
+		m.want(t, "broker down", "announcements_total", map[string]float64{"failed nats": 1, "taken nats": 0})
+		m.want(t, "broker down", "broker_lost", map[string]float64{"": 1})
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		m.want(t, "one that is back", "announcements_total", map[string]float64{"failed nats": 1, "taken nats": 1})
-		m.want(t, "one that is back", "broker_lost", map[string]float64{"": 0})
+		m.want(t, "broker back", "announcements_total", map[string]float64{"failed nats": 1, "taken nats": 1})
+		m.want(t, "broker back", "broker_lost", map[string]float64{"": 0})
 		stop()
 		<-done
 		err := m.metrics.Announcing(
 			wire.NATS, &fleettest.Broker{Began: time.Now(), Hanging: time.Hour},
 		).Announce(ctx, models.Announcement{})
 		if !errors.Is(err, context.Canceled) {
-			t.Fatalf("got %v, want it broken off", err)
+			t.Fatalf("got %v, want context.Canceled", err)
 		}
 		m.want(
 			t, "a controller that stops", "announcements_total", map[string]float64{"failed nats": 1, "taken nats": 1},
@@ -425,7 +425,7 @@ fleetconf_controller_waiters_limit 77
 		})
 		m.want(t, "a conflict", "conflict", map[string]float64{"": 1})
 		m.want(t, "a freeze", "frozen", map[string]float64{"": 1})
-		m.want(t, "a poll that is held", "waiters", map[string]float64{"": 1})
+		m.want(t, "a long poll", "waiters", map[string]float64{"": 1})
 		time.Sleep(2 * time.Minute)
 	})
 }
@@ -438,8 +438,8 @@ func TestCollector_NoWaiters_Zero(t *testing.T) {
 	m.want(t, "without waiters", "waiters_limit", map[string]float64{"": 0})
 }
 
-// many is a store with agents of as many hosts and names, one by one running
-// versions 1 to 1000.
+// many is a store with n agents, whose names and hosts differ, and which run versions 1 to
+// 900.
 type many struct {
 	fleettest.Batches
 	n int
@@ -450,7 +450,7 @@ func (m *many) Agents(context.Context) ([]models.Agent, error) {
 	for i := range agents {
 		version := int64(1 + i%1000)
 		if i%1000 >= 900 {
-			version = 1 // the one that most run
+			version = 1 // the most frequent
 		}
 		agents[i] = models.Agent{
 			Seq: int64(i + 1), ID: fmt.Sprintf(
@@ -464,7 +464,7 @@ func (m *many) Agents(context.Context) ([]models.Agent, error) {
 	return agents, nil
 }
 
-// collectorOf is the collector of that many agents.
+// collectorOf returns the collector of n agents.
 func collectorOf(t testing.TB, n int) prometheus.Collector {
 	t.Helper()
 	log, _ := logtest.NewNullLogger()
@@ -485,7 +485,7 @@ func collectorOf(t testing.TB, n int) prometheus.Collector {
 	return collectors{publisher, agents, publish.NewAnnouncements(publisher, &fleettest.Broker{}, 1, log)}
 }
 
-// However many agents there are, by whatever names, and whatever they run.
+// The number of series depends neither on the number of agents nor on what they run.
 func TestCollector_ManyVersions_FewSeries(t *testing.T) {
 	var counts []int
 	for _, n := range []int{1000, 5000} {
@@ -512,7 +512,7 @@ fleetconf_controller_agents_by_applied_version{version="other"} 4475
 	}
 }
 
-// What a scrape costs.
+// BenchmarkCollector_Of100000 measures a scrape.
 func BenchmarkCollector_Of100000(b *testing.B) {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectorOf(b, 100_000))

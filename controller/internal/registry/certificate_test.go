@@ -14,7 +14,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
 )
 
-func TestCertificateName(t *testing.T) {
+func TestCertificateName_SortedAndBounded(t *testing.T) {
 	spiffe := &url.URL{Scheme: "spiffe", Host: "fleet", Path: "/agent/7"}
 	many := &x509.Certificate{}
 	for range 100 {
@@ -35,18 +35,18 @@ func TestCertificateName(t *testing.T) {
 		},
 		"none":                    {&x509.Certificate{Subject: pkix.Name{CommonName: "web-1"}}, "subject:CN=web-1"},
 		"nothing":                 {&x509.Certificate{}, "subject:"},
-		"one that reads like two": {&x509.Certificate{DNSNames: []string{"a,DNS:b"}}, `DNS:"a,dns:b"`},
+		"one that looks like two": {&x509.Certificate{DNSNames: []string{"a,DNS:b"}}, `DNS:"a,dns:b"`},
 	} {
 		if got := registry.CertificateName(row.cert); got != row.want {
 			t.Errorf("%s: got %q, want %q", name, got, row.want)
 		}
 	}
 	if a, b := registry.CertificateName(many), registry.CertificateName(more); len(a) > 512 || a == b {
-		t.Errorf("got %d bytes for many names, want at most 512, and others for other names", len(a))
+		t.Errorf("got %d bytes for many names, want at most 512, and different ones for different certificates", len(a))
 	}
 }
 
-func TestCheckCertificate(t *testing.T) {
+func TestCheckCertificate_OtherName_Rejected(t *testing.T) {
 	agents := newAgents(t)
 	web1, web2 := &x509.Certificate{DNSNames: []string{"web-1"}}, &x509.Certificate{DNSNames: []string{"web-2"}}
 	_, token, _, err := agents.Register(t.Context(), registry.Registration{
@@ -63,14 +63,14 @@ func TestCheckCertificate(t *testing.T) {
 		}
 		err := live.CheckCertificate(web2)
 		if !errors.Is(err, models.ErrCertificate) || !strings.Contains(err.Error(), "DNS:web-2") {
-			t.Errorf("another one: got %v, want ErrCertificate with its name", err)
+			t.Errorf("another certificate: got %v, want ErrCertificate with its name", err)
 		}
 	}
 	if err := live.CheckCertificate(web1); err != nil {
 		t.Fatal(err)
 	}
 	if n := testing.AllocsPerRun(100, func() { _ = live.CheckCertificate(web1) }); n != 0 {
-		t.Errorf("%v allocations for each request, want none", n)
+		t.Errorf("got %v allocations for each request, want none", n)
 	}
 	if _, _, _, err := agents.Register(t.Context(), registry.Registration{
 		ID: "a1", Hostname: "h", Metadata: []byte("{}"), Certificate: registry.CertificateName(web2), Self: live,
@@ -78,7 +78,7 @@ func TestCheckCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := live.CheckCertificate(web1); !errors.Is(err, models.ErrCertificate) {
-		t.Errorf("the one before, after a registration over another: got %v, want ErrCertificate", err)
+		t.Errorf("the previous certificate, after a re-registration: got %v, want ErrCertificate", err)
 	}
 	if err := live.CheckCertificate(web2); err != nil {
 		t.Fatal(err)

@@ -16,12 +16,11 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// Counts that are maintained are those of a walk over all agents, whatever these did
-// and however long nothing was counted.
-func TestCounts_AnyHistory_AsAWalkOverAllAgents(t *testing.T) {
+// The maintained counts equal those of a walk over all agents, after any history.
+func TestCounts_AnyHistory_EqualAWalkOverAllAgents(t *testing.T) {
 	rapid.Check(t, func(h *rapid.T) {
 		inBubble(t, func() {
-			t, ctx := h, context.Background() // that of h is from outside of the bubble
+			t, ctx := h, context.Background() // h.Context() is from outside the bubble
 			plan := fleettest.NoPlan()
 			agents, err := openCounted(&fleettest.Batches{}, plan)
 			if err != nil {
@@ -34,7 +33,7 @@ func TestCounts_AnyHistory_AsAWalkOverAllAgents(t *testing.T) {
 				}
 				return lives[rapid.SampledFrom(keys(lives)).Draw(t, "agent")]
 			}
-			said := map[string]models.Poll{} // last, by an agent
+			last := map[string]models.Poll{} // the last poll, by agent
 			n := 0
 			t.Repeat(map[string]func(*rapid.T){
 				"register": func(t *rapid.T) {
@@ -66,14 +65,14 @@ func TestCounts_AnyHistory_AsAWalkOverAllAgents(t *testing.T) {
 					}
 					poll.Foreign = poll.Runs > poll.Newest && rapid.Bool().Draw(t, "foreign")
 					agents.Poll(live, poll)
-					said[live.ID()] = poll
+					last[live.ID()] = poll
 				},
 				"poll with another interval": func(t *rapid.T) {
 					live := some()
 					if live == nil {
 						return
 					}
-					poll := said[live.ID()]
+					poll := last[live.ID()]
 					poll.At, poll.Interval = time.Now(), time.Duration(rapid.IntRange(
 						1, 60,
 					).Draw(t, "interval"))*time.Second
@@ -123,7 +122,7 @@ func TestCounts_AnyHistory_AsAWalkOverAllAgents(t *testing.T) {
 	})
 }
 
-// inBubble calls f in fake time, and passes on its panic, which is how rapid ends a history.
+// inBubble calls f in fake time. It passes a panic on, because rapid ends a history so.
 func inBubble(t *testing.T, f func()) {
 	var failure any
 	synctest.Test(t, func(*testing.T) {
@@ -144,7 +143,7 @@ func keys(m map[string]*registry.Agent) (keys []string) {
 	return keys
 }
 
-// checkCounts compares the counts with those of a walk.
+// checkCounts compares the counts with those of a walk over all agents.
 func checkCounts(t *rapid.T, agents *registry.Registry, plan *models.Plan) {
 	now := time.Now()
 	all := agents.List(registry.Query{All: true, Limit: 1000}, plan, now)

@@ -67,15 +67,15 @@ func TestList_InactiveHidden_HostsFound(t *testing.T) {
 			query registry.Query
 			want  []string
 		}{
-			"nothing asked":       {registry.Query{}, []string{"web-1", "Web-10", "db-1"}},
-			"the inactive ones":   {registry.Query{Status: wire.Inactive}, []string{"web-2"}},
+			"no filter":           {registry.Query{}, []string{"web-1", "Web-10", "db-1"}},
+			"inactive":            {registry.Query{Status: wire.Inactive}, []string{"web-2"}},
 			"all":                 {registry.Query{All: true}, []string{"web-1", "web-2", "Web-10", "db-1"}},
 			"a host":              {registry.Query{Hostname: "WEB-1"}, []string{"web-1"}},
 			"some hosts":          {registry.Query{Hostname: "web-*"}, []string{"web-1", "Web-10"}},
 			"some hosts, all":     {registry.Query{Hostname: "web-*", All: true}, []string{"web-1", "web-2", "Web-10"}},
 			"no such host":        {registry.Query{Hostname: "web"}, nil},
 			"a host, by version":  {registry.Query{Hostname: "db-1", Applied: 1}, []string{"db-1"}},
-			"a host, not by that": {registry.Query{Hostname: "db-1", Applied: 2}, nil},
+			"host, other version": {registry.Query{Hostname: "db-1", Applied: 2}, nil},
 		} {
 			row.query.Limit = 10
 			page := agents.List(row.query, fleettest.Newest(1), time.Now())
@@ -97,15 +97,15 @@ func TestList_InactiveHidden_HostsFound(t *testing.T) {
 	})
 }
 
-// Agents that come and go leave nothing behind, and disturb nobody who looks.
+// Removed agents are not listed, and do not disturb concurrent lists.
 func TestTable_AgentsAddedAndRemoved_ListedOnce(t *testing.T) {
 	store := &fleettest.Batches{}
 	agents, _ := fleettest.OpenAgents(t, store)
 	stays, token := fleettest.Register(t, agents, "stays")
 	live := fleettest.Login(t, agents, stays, token)
-	looked := make(chan struct{})
+	listed := make(chan struct{})
 	go func() {
-		defer close(looked)
+		defer close(listed)
 		for range 200 {
 			agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Hour, Runs: 1})
 			if page := agents.List(
@@ -124,18 +124,18 @@ func TestTable_AgentsAddedAndRemoved_ListedOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	<-looked
+	<-listed
 	page := agents.List(registry.Query{Limit: 100}, fleettest.Newest(1), time.Now())
 	if page.Total != 51 || page.Agents[0].ID != "stays" || page.Agents[50].ID != "a4900" {
 		t.Errorf("got %d agents, want 51 in the order of registration", page.Total)
 	}
 	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Hour, Runs: 2})
 	if page := agents.List(registry.Query{Applied: 2, Limit: 1}, fleettest.Newest(2), time.Now()); page.Total != 1 {
-		t.Errorf("a poll after it all: got %d agents that run version 2, want one", page.Total)
+		t.Errorf("a poll after the removals: got %d agents that run version 2, want one", page.Total)
 	}
 }
 
-func TestList_Pages(t *testing.T) {
+func TestList_AnyLimit_AllPages(t *testing.T) {
 	agents := newAgents(t)
 	ids := []string{}
 	for i := range 7 {

@@ -16,7 +16,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
 )
 
-func TestRegister_IsIdempotentById(t *testing.T) {
+func TestRegister_KnownID_SameAgent(t *testing.T) {
 	agents := newAgents(t)
 	id, token, isNew, err := agents.Register(
 		t.Context(), registry.Registration{Hostname: "web-1", Metadata: []byte("{}")},
@@ -36,14 +36,14 @@ func TestRegister_IsIdempotentById(t *testing.T) {
 	}
 }
 
-func TestRegister_KeepsAnUnknownId(t *testing.T) {
+func TestRegister_UnknownID_Kept(t *testing.T) {
 	agents := newAgents(t)
 	if id, _ := fleettest.Register(t, agents, "from-a-lost-controller"); id != "from-a-lost-controller" {
 		t.Errorf("got %q, want the id that was sent", id)
 	}
 }
 
-func TestRegister_RefusesTheNameOfAnAccount(t *testing.T) {
+func TestRegister_ReservedID_Invalid(t *testing.T) {
 	agents := newAgents(t)
 	_, _, _, err := agents.Register(t.Context(), registry.Registration{ID: "admin", Hostname: "h"})
 	var bad *models.InvalidError
@@ -52,7 +52,7 @@ func TestRegister_RefusesTheNameOfAnAccount(t *testing.T) {
 	}
 }
 
-func TestAuthenticate(t *testing.T) {
+func TestAuthenticate_OnlyItsOwnToken(t *testing.T) {
 	agents := newAgents(t)
 	id, token := fleettest.Register(t, agents, "")
 	other, _ := fleettest.Register(t, agents, "")
@@ -64,9 +64,9 @@ func TestAuthenticate(t *testing.T) {
 		"a wrong token":    {id, token[1:], false},
 		"no token":         {id, "", false},
 		"another's token":  {other, token, false},
-		"an unknown id":    {"nobody", token, false},
+		"an unknown id":    {"unknown", token, false},
 		"zeros as a token": {id, string(make([]byte, 32)), false},
-		"nothing whatever": {"", "", false},
+		"no id, no token":  {"", "", false},
 	} {
 		if got := agents.Authenticate([]byte(row.id), []byte(row.token)) != nil; got != row.want {
 			t.Errorf("%s: got %v, want %v", name, got, row.want)
@@ -74,39 +74,37 @@ func TestAuthenticate(t *testing.T) {
 	}
 }
 
-// Two hosts with one id, from a cloned disk, each register when they start:
-
-// neither may lock the other out, and somebody must be told.
+// Two hosts with one id, from a cloned disk, each register when they start: neither may
+// invalidate the other's token, and the duplicate is logged once.
 func TestRegister_TwoAgentsWithOneID_BothAuthenticate(t *testing.T) {
 	db := fleettest.NewStore(t)
 	agents, logged := fleettest.OpenAgents(t, db)
-	one := registry.Registration{ID: "twin", Hostname: "clone", Metadata: []byte("{}")}
-	two := registry.Registration{ID: "twin", Hostname: "clone", Metadata: []byte("{}")}
+	one := registry.Registration{ID: "duplicate", Hostname: "clone", Metadata: []byte("{}")}
+	two := registry.Registration{ID: "duplicate", Hostname: "clone", Metadata: []byte("{}")}
 	_, first, _, _ := agents.Register(t.Context(), one)
 	_, second, _, _ := agents.Register(t.Context(), two)
-	fleettest.Login(t, agents, "twin", first)
+	fleettest.Login(t, agents, "duplicate", first)
 	if last := logged.LastEntry(); last != nil {
-		t.Errorf("logged %v of an agent whose new token is still on its way", last)
+		t.Errorf("logged %v, want nothing before the new token was used", last)
 	}
 	for range 3 {
-		fleettest.Login(t, agents, "twin", second)
-		fleettest.Login(t, agents, "twin", first)
+		fleettest.Login(t, agents, "duplicate", second)
+		fleettest.Login(t, agents, "duplicate", first)
 	}
 	if n := len(logged.AllEntries()); n != 1 {
 		t.Errorf("logged %d lines, want 1", n)
 	}
-	if last := logged.LastEntry(); last == nil || last.Level != logrus.WarnLevel || last.Data["agent"] != "twin" {
+	if last := logged.LastEntry(); last == nil || last.Level != logrus.WarnLevel || last.Data["agent"] != "duplicate" {
 		t.Errorf("logged %v, want a warning that names the agent", last)
 	}
-	fleettest.Register(t, agents, "twin")
-	if agents.Authenticate([]byte("twin"), []byte(first)) != nil {
-		t.Error("a token that is two registrations old is still good")
+	fleettest.Register(t, agents, "duplicate")
+	if agents.Authenticate([]byte("duplicate"), []byte(first)) != nil {
+		t.Error("a token from before the last two registrations is still valid")
 	}
 }
 
-// An agent that uses its old token until the response with the new one has arrived
-
-// has no twin, whatever it did before it registered again.
+// An agent may use its previous token until it has received the new one. That is no
+// duplicate.
 func TestReregister_SameAgent_NoDuplicateWarning(t *testing.T) {
 	agents, logged := fleettest.OpenAgents(t, fleettest.NewStore(t))
 	_, first := fleettest.Register(t, agents, "a1")
@@ -118,8 +116,8 @@ func TestReregister_SameAgent_NoDuplicateWarning(t *testing.T) {
 	}
 }
 
-// Who is removed after it authenticated does not come back with its old token.
-func TestRegister_AfterItWasDecommissioned(t *testing.T) {
+// An agent that was removed after it authenticated cannot re-register with its old token.
+func TestRegister_DecommissionedMeanwhile_NotFound(t *testing.T) {
 	agents := newAgents(t)
 	id, token := fleettest.Register(t, agents, "")
 	live := fleettest.Login(t, agents, id, token)
@@ -137,7 +135,7 @@ func TestRegister_AfterItWasDecommissioned(t *testing.T) {
 	}
 }
 
-func TestDecommission_RevokesTheToken(t *testing.T) {
+func TestDecommission_KnownAgent_TokenRevoked(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "controller.db")
 	db, closeDB := fleettest.OpenStore(t, path)
 	agents, _ := fleettest.OpenAgents(t, db)
@@ -146,15 +144,15 @@ func TestDecommission_RevokesTheToken(t *testing.T) {
 	if err := agents.Decommission(t.Context(), id, fleettest.ByAdmin); err != nil {
 		t.Fatal(err)
 	}
-	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second}) // a poll that was under way
+	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second}) // a poll in progress
 	if agents.Authenticate([]byte(id), []byte(token)) != nil {
-		t.Error("the token is still good")
+		t.Error("the token is still valid")
 	}
 	if _, err := agents.Agent(id); !errors.Is(err, models.ErrNotFound) {
 		t.Errorf("the agent: got %v, want ErrNotFound", err)
 	}
 	if err := agents.Decommission(t.Context(), id, fleettest.ByAdmin); !errors.Is(err, models.ErrNotFound) {
-		t.Errorf("once more: got %v, want ErrNotFound", err)
+		t.Errorf("a second time: got %v, want ErrNotFound", err)
 	}
 	closeDB()
 	db, _ = fleettest.OpenStore(t, path)
@@ -169,7 +167,7 @@ func TestDecommission_RevokesTheToken(t *testing.T) {
 	}
 }
 
-// slowRemovals is a store whose removals wait for a permit each.
+// slowRemovals is a store whose removals each wait for a permit.
 type slowRemovals struct {
 	fleettest.Batches
 	permits chan struct{}
@@ -209,7 +207,7 @@ func TestDecommission_TwiceWithARegistrationBetween_RemovesOneAgent(t *testing.T
 	})
 }
 
-// A registration takes nothing of what a poll says while it is stored.
+// A re-registration keeps what a poll records while it is stored.
 func TestRegister_PollMeanwhile_Kept(t *testing.T) {
 	store := &fleettest.Observed{DB: fleettest.NewStore(t), OnWrite: func() {}}
 	agents, _ := fleettest.OpenAgents(t, store)

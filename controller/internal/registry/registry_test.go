@@ -32,7 +32,7 @@ func newAgents(t *testing.T) *registry.Registry {
 	return agents
 }
 
-func TestPoll_IsSeenAtOnce(t *testing.T) {
+func TestPoll_Returned_Visible(t *testing.T) {
 	agents := newAgents(t)
 	id, token := fleettest.Register(t, agents, "")
 	at := time.Now().UTC()
@@ -48,7 +48,7 @@ func TestPoll_IsSeenAtOnce(t *testing.T) {
 	}
 }
 
-// What an agent proves to run it has not refused, should its report be lost.
+// The version that an agent runs stands in for a lost report.
 func TestPoll_AfterALostReport_ShowsApplied(t *testing.T) {
 	agents := newAgents(t)
 	id, token := fleettest.Register(t, agents, "")
@@ -66,7 +66,7 @@ func TestPoll_AfterALostReport_ShowsApplied(t *testing.T) {
 	}
 }
 
-func TestPresence_SurvivesARestart(t *testing.T) {
+func TestRun_Stopped_PresenceKept(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "controller.db")
 	db, closeDB := fleettest.OpenStore(t, path)
 	agents, _ := fleettest.OpenAgents(t, db)
@@ -81,7 +81,7 @@ func TestPresence_SurvivesARestart(t *testing.T) {
 
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
-	if err := agents.Run(ctx); err != nil { // ends at once, after one flush
+	if err := agents.Run(ctx); err != nil { // returns after one flush
 		t.Fatal(err)
 	}
 	closeDB()
@@ -98,7 +98,7 @@ func TestPresence_SurvivesARestart(t *testing.T) {
 	}
 }
 
-func TestAgents_UnderManyCallersAtOnce(t *testing.T) {
+func TestRegistry_ConcurrentCalls_NoRace(t *testing.T) {
 	agents := newAgents(t)
 	id, token := fleettest.Register(t, agents, "shared")
 	var group sync.WaitGroup

@@ -19,8 +19,7 @@ import (
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
-// What an agent was told is noted is on the disk.
-func TestReport_IsDurableWhenItReturns(t *testing.T) {
+func TestReport_Returned_Durable(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "controller.db")
 	db, closeDB := fleettest.OpenStore(t, path)
 	f := fleettest.New(t, db, db)
@@ -57,7 +56,7 @@ func (s *slowBatches) SaveReports(ctx context.Context, batch []database.Presence
 	return s.Batches.SaveReports(ctx, batch)
 }
 
-// Reports that come together are written together.
+// Concurrent reports are written together.
 func TestReport_Concurrent_FewWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &slowBatches{}
@@ -86,9 +85,8 @@ func TestReport_Concurrent_FewWrites(t *testing.T) {
 	})
 }
 
-// A report that was stored with that of another waits for no further write, and does
-
-// not fail with it.
+// A report that another call has stored returns immediately, and does not fail with the
+// next write.
 func TestReport_StoredByAnother_Returns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &slowBatches{}
@@ -123,20 +121,20 @@ func TestReport_StoreFails_KeptInMemory(t *testing.T) {
 	attempt := wire.Attempt{Version: 1, Status: wire.Failed, Error: "no", At: models.Now()}
 	if _, err := agents.Report(t.Context(), live, attempt); !errors.Is(err, database.ErrFull) ||
 		!errors.Is(err, database.ErrInDoubt) {
-		t.Errorf("got %v, want the store's error, in doubt: memory has it, and the agent is to say it again", err)
+		t.Errorf("got %v, want the store's error, in doubt: it is in memory, and the agent must repeat it", err)
 	}
 	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Second})
 	if fleettest.Offers(live, 1) {
-		t.Error("the refused version is offered again: memory forgot it")
+		t.Error("the refused version is offered again, want the refusal kept in memory")
 	}
 	store.Fail(false)
 	fleettest.Report(t, agents, live, attempt)
 	if n := len(store.Written()); n != 2 {
-		t.Errorf("got %d writes, want the one that failed and another", n)
+		t.Errorf("got %d writes, want the failed one and another", n)
 	}
 }
 
-func TestRetry_OffersTheRefusedVersionAgain(t *testing.T) {
+func TestRetry_RefusedVersion_OfferedAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "controller.db")
 	db, closeDB := fleettest.OpenStore(t, path)
 	f := fleettest.New(t, db, db)
@@ -146,8 +144,8 @@ func TestRetry_OffersTheRefusedVersionAgain(t *testing.T) {
 	if err := f.Agents.Retry(t.Context(), "a0", fleettest.ByAdmin); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Agents.Retry(t.Context(), "nobody", fleettest.ByAdmin); !errors.Is(err, models.ErrNotFound) {
-		t.Errorf("an agent that is none: got %v, want ErrNotFound", err)
+	if err := f.Agents.Retry(t.Context(), "unknown", fleettest.ByAdmin); !errors.Is(err, models.ErrNotFound) {
+		t.Errorf("an unknown agent: got %v, want ErrNotFound", err)
 	}
 	f.Agents.Poll(live, models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval})
 	if !fleettest.Offers(live, 1) {
@@ -155,16 +153,16 @@ func TestRetry_OffersTheRefusedVersionAgain(t *testing.T) {
 	}
 	entries, err := db.Audit(t.Context(), models.ActionRetry, 0, 10)
 	if err != nil || len(entries) != 1 || entries[0].Origin != fleettest.ByAdmin || entries[0].Version != 1 {
-		t.Errorf("the audit trail: got %+v, %v", entries, err)
+		t.Errorf("audit log: got %+v, %v, want one retry of version 1", entries, err)
 	}
 	closeDB()
 	db, _ = fleettest.OpenStore(t, path)
 	if got, _ := fleettest.New(t, db, db).Agents.Agent("a0"); got.Refuses(1) {
-		t.Error("after a crash it is refused again")
+		t.Error("after a restart: still refused")
 	}
 }
 
-// lateFailure is a store whose writes of reports fail after a flush came in between.
+// lateFailure is a store whose writes of reports fail once flushed is closed.
 type lateFailure struct {
 	flushes
 	flushed chan struct{}
@@ -220,7 +218,7 @@ func TestReport_Failed_NotOfferedUntilANewerVersion(t *testing.T) {
 	if !fleettest.Offers(live, 3) {
 		t.Error("a newer version is not offered")
 	}
-	// A restarted agent tells again what it runs; the refusal stands.
+	// A restarted agent reports again what it runs. The refusal is kept.
 	got, _ := agents.Agent(id)
 	fleettest.Report(t, agents, live, wire.Attempt{Version: 1, Status: wire.Applied, At: now})
 	agents.Poll(live, models.Poll{At: now, Interval: time.Second, Runs: 1})

@@ -26,7 +26,7 @@ func TestRun_AgentUnseenForPruneAfter_Removed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		before, _ := fleettest.OpenAgents(t, db)
 		fleettest.Register(t, before, "gone")
-		time.Sleep(3 * pruneAfter) // the controller is away: nobody is to blame
+		time.Sleep(3 * pruneAfter) // downtime of the controller, which does not count
 		log, _ := logtest.NewNullLogger()
 		agents, err := registry.Open(
 			t.Context(), db, fleettest.NoPlan(),
@@ -43,28 +43,28 @@ func TestRun_AgentUnseenForPruneAfter_Removed(t *testing.T) {
 		time.Sleep(pruneAfter - time.Minute)
 		agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Minute, Runs: 1})
 		if _, err := agents.Agent("gone"); err != nil {
-			t.Errorf("before its time: %v", err)
+			t.Errorf("before PRUNE_AFTER: %v", err)
 		}
 		time.Sleep(3 * time.Minute)
 		synctest.Wait()
 		if _, err := agents.Agent("gone"); err == nil {
-			t.Error("after its time it is still there")
+			t.Error("after PRUNE_AFTER: still registered")
 		}
 		if _, err := agents.Agent("stays"); err != nil {
-			t.Errorf("the one that was seen: %v", err)
+			t.Errorf("the agent that polled: %v", err)
 		}
 		stop()
 		<-done
 		entries, err := db.Audit(t.Context(), models.ActionDecommission, 0, 10)
 		if err != nil || len(entries) != 1 || !strings.Contains(entries[0].Detail, "gone") ||
 			entries[0].Actor != "controller" {
-			t.Errorf("the audit trail: got %+v, %v", entries, err)
+			t.Errorf("audit log: got %+v, %v, want one entry that names the agent", entries, err)
 		}
 	})
 }
 
-// A controller that is restarted often removes agents all the same.
-func TestAgents_PruneAcrossRestarts(t *testing.T) {
+// Frequent restarts of the controller do not prevent pruning.
+func TestRun_FrequentRestarts_AgentPruned(t *testing.T) {
 	db := fleettest.NewStore(t)
 	synctest.Test(t, func(t *testing.T) {
 		const day = 24 * time.Hour
@@ -98,7 +98,7 @@ func TestAgents_PruneAcrossRestarts(t *testing.T) {
 		wantGone := func(want bool) {
 			t.Helper()
 			if _, err := agents.Agent("gone"); (err != nil) != want {
-				t.Errorf("the agent that is unseen: got %v, want it removed: %v", err, want)
+				t.Errorf("the unseen agent: got %v, want it removed: %v", err, want)
 			}
 			if _, err := agents.Agent(id); err != nil {
 				t.Errorf("the agent that polls: %v", err)
@@ -109,7 +109,7 @@ func TestAgents_PruneAcrossRestarts(t *testing.T) {
 			agents = open()
 		}
 		wantGone(false)
-		time.Sleep(30 * day) // the controller is away
+		time.Sleep(30 * day) // downtime
 		agents = open()
 		run(time.Hour)
 		wantGone(false)
@@ -118,7 +118,7 @@ func TestAgents_PruneAcrossRestarts(t *testing.T) {
 	})
 }
 
-// Law 11: however many polls there are, the database sees one batch a period.
+// Law 11: the database receives one batch in each period, however many polls there are.
 func TestRun_Presence_WrittenInBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &fleettest.Batches{}
@@ -142,7 +142,7 @@ func TestRun_Presence_WrittenInBatches(t *testing.T) {
 		poll()
 		time.Sleep(registry.FlushInterval)
 		synctest.Wait()
-		time.Sleep(2 * registry.FlushInterval) // nothing polled: nothing to write
+		time.Sleep(2 * registry.FlushInterval) // no polls: no writes
 		synctest.Wait()
 		if diff := cmp.Diff([]int{10}, store.Written()); diff != "" {
 			t.Errorf("batches after 1,000 polls, -want +got:\n%s", diff)
@@ -165,7 +165,7 @@ func TestRun_Presence_WrittenInBatches(t *testing.T) {
 		time.Sleep(registry.FlushInterval)
 		synctest.Wait()
 		if last := logged.LastEntry(); last.Level != logrus.InfoLevel {
-			t.Errorf("after it healed: logged %v, want that it did", last)
+			t.Errorf("after the recovery: logged %v, want Info", last)
 		}
 		poll()
 		stop()
@@ -173,7 +173,7 @@ func TestRun_Presence_WrittenInBatches(t *testing.T) {
 			t.Errorf("Run: %v", err)
 		}
 		if diff := cmp.Diff([]int{10, 10, 10, 10, 10}, store.Written()); diff != "" {
-			t.Errorf("batches, the two that failed, the one after, the last, -want +got:\n%s", diff)
+			t.Errorf("batches: one, two that failed, one after the recovery, the last; -want +got:\n%s", diff)
 		}
 	})
 }
@@ -202,14 +202,14 @@ func TestRun_LargeFleet_WrittenInParts(t *testing.T) {
 		synctest.Wait()
 		if diff := cmp.Diff([]int{4096, 904, 4096}, store.Written()); diff != "" &&
 			!cmp.Equal([]int{4096, 4096, 904}, store.Written()) {
-			t.Errorf("batches, one that failed and what it left, -want +got:\n%s", diff)
+			t.Errorf("batches: one that failed, then the rest and the failed one; -want +got:\n%s", diff)
 		}
 		stop()
 		<-done
 	})
 }
 
-// It is removed in parts, so that a registration gets in between.
+// A large fleet is pruned in parts, so that a registration does not wait for all of them.
 func TestRun_LargeFleet_PrunedInParts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &fleettest.Batches{}
@@ -230,7 +230,7 @@ func TestRun_LargeFleet_PrunedInParts(t *testing.T) {
 		stop()
 		<-done
 		if diff := cmp.Diff([]int{1000, 500}, store.Removals()); diff != "" {
-			t.Errorf("agents removed at once, -want +got:\n%s", diff)
+			t.Errorf("agents in each removal, -want +got:\n%s", diff)
 		}
 	})
 }
@@ -253,7 +253,7 @@ func TestRun_PollAfterPruneScan_AgentStays(t *testing.T) {
 		go func() { done <- agents.Run(ctx) }()
 		time.Sleep(pruneAfter + time.Minute - time.Second)
 		go func() { done <- agents.Decommission(t.Context(), "other", fleettest.ByAdmin) }()
-		time.Sleep(2 * time.Second) // the scan is over, the removal waits
+		time.Sleep(2 * time.Second) // after the scan, while the removal waits
 		agents.Poll(fleettest.Login(t, agents, id, token), models.Poll{At: time.Now(), Interval: time.Minute})
 		store.permits <- struct{}{}
 		store.permits <- struct{}{}
@@ -269,7 +269,7 @@ func TestRun_PollAfterPruneScan_AgentStays(t *testing.T) {
 	})
 }
 
-// flushes is a store that keeps the last flush.
+// flushes is a store that records the last flush.
 type flushes struct {
 	fleettest.Batches
 	last []database.Presence
@@ -280,7 +280,7 @@ func (f *flushes) SavePresence(ctx context.Context, batch []database.Presence, e
 	return f.Batches.SavePresence(ctx, batch, entries...)
 }
 
-// A flush includes what reports say where that may differ from what is stored.
+// A flush includes the fields that reports set if they may differ from the store.
 func TestRun_Flush_IncludesUnsavedReports(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &flushes{}
@@ -308,8 +308,8 @@ func TestRun_Flush_IncludesUnsavedReports(t *testing.T) {
 			fails    bool
 			reported bool
 		}{
-			{"a poll that tells of nothing", func() { poll(0) }, false, false},
-			{"a poll that tells of a version", func() { poll(1) }, false, true},
+			{"a poll without a version", func() { poll(0) }, false, false},
+			{"a poll with a version", func() { poll(1) }, false, true},
 			{"the same poll", func() { poll(1) }, false, false},
 			{"a report that is stored", func() { report(ctx, wire.Applying, nil) }, false, false},
 			{"a poll that completes the report", func() { poll(2) }, true, true},
@@ -318,7 +318,7 @@ func TestRun_Flush_IncludesUnsavedReports(t *testing.T) {
 				"a report that is not stored", func() { store.Fail(true); report(ctx, wire.Failed, database.ErrFull) },
 				false, true,
 			},
-			{"a poll that says otherwise", func() { poll(2) }, false, true},
+			{"a poll with another outcome", func() { poll(2) }, false, true},
 			{"that poll again", func() { poll(2) }, false, false},
 			{"a report of a client that disconnected", func() {
 				report(disconnected, wire.Failed, context.Canceled)
@@ -331,7 +331,9 @@ func TestRun_Flush_IncludesUnsavedReports(t *testing.T) {
 			time.Sleep(registry.FlushInterval)
 			synctest.Wait()
 			if len(store.last) != 1 || store.last[0].Reported != row.reported {
-				t.Errorf("%s: got %+v, want one agent, with what reports say: %v", row.name, store.last, row.reported)
+				t.Errorf(
+					"%s: got %+v, want one agent, reported fields included: %v", row.name, store.last, row.reported,
+				)
 			}
 		}
 		stop()
