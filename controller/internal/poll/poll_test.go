@@ -75,13 +75,114 @@ func TestBegin_NoWaitNeeded_RespondsImmediately(t *testing.T) {
 			if v := h[wire.HeaderWait]; v != nil {
 				granted = v[0]
 			}
-			if ticket != nil || got.Status != row.status || granted != row.granted || h[wire.HeaderFleet][0] != "fleet-1" ||
-				h["Etag"][0] != p.etag {
+			if ticket != nil || got.Status != row.status || granted != row.granted ||
+				h[wire.HeaderFleet][0] != "fleet-1" || h["Etag"][0] != p.etag {
 				t.Errorf("%s: got %d, ticket %v, headers %v, want %d, granted %q",
 					name, got.Status, ticket != nil, h, row.status, row.granted)
 			}
 			if hasBody := len(got.Body) > 0; hasBody != (row.status == poll.StatusOK) {
 				t.Errorf("%s: got the body %q", name, got.Body)
+			}
+		}
+	})
+}
+
+// The response follows from the plan and from what the agent says that it runs.
+func TestBegin_EachReason_Response(t *testing.T) {
+	const otherContent = "AAAAAAAAAAAAAAAAAAAAAA"
+	const foreignTag = `"9-AAAAAAAAAAAAAAAAAAAAAA-AAAAAAAAAAAAAAAAAAAAAA"`
+	for name, row := range map[string]struct {
+		before           func(t *testing.T, p *polls, live *registry.Agent)
+		version, content string // X-Applied-Version and X-Applied-Content
+		etag             func(p *polls) string
+		status           int
+		detail           string
+		older            string // X-Older-Because
+	}{
+		"refused": {
+			before: func(t *testing.T, p *polls, live *registry.Agent) {
+				fleettest.Report(t, p.Agents, live, wire.Attempt{Version: 1, Status: wire.Failed, At: time.Now()})
+			},
+			status: poll.StatusNotFound, detail: "this agent's worker refused version 1, and nothing newer was published",
+		},
+		"another content of the newest version": {version: "1", content: otherContent, status: poll.StatusOK},
+		"applied headers of another form":       {version: "-1", content: otherContent, status: poll.StatusOK},
+		"foreign, with its ETag": {
+			etag: func(*polls) string { return foreignTag }, status: poll.StatusNotModified,
+		},
+		"foreign, without its ETag": {
+			version: "9", content: otherContent, status: poll.StatusNotFound,
+			detail: "the store's newest version is 1, and agents run later ones: they keep them until an admin decides",
+		},
+		"above the store": {
+			etag: func(p *polls) string { return p.Later(9) }, status: poll.StatusNotModified,
+		},
+		"above the store, after a resume": {
+			before: func(t *testing.T, p *polls, _ *registry.Agent) {
+				p.Publisher.ObserveTag(p.Publisher.Plan(), p.Later(9))
+				allow := func(string) bool { return true }
+				if _, err := p.Publisher.Resume(t.Context(), fleettest.ByAdmin, allow); err != nil {
+					t.Fatal(err)
+				}
+			},
+			version: "9", content: otherContent, etag: func(p *polls) string { return p.Later(9) },
+			status: poll.StatusOK, older: wire.OlderResume,
+		},
+		"the newest ETag with a later version": {
+			version: "9", content: otherContent, etag: func(p *polls) string { return p.etag },
+			status: poll.StatusOK, older: wire.OlderPublish,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, _ func()) {
+				if row.before != nil {
+					row.before(t, p, live)
+				}
+				etag := ""
+				if row.etag != nil {
+					etag = row.etag(p)
+				}
+				r := p.request(live, etag, -1, nil)
+				if row.version != "" {
+					r.Header[wire.HeaderAppliedVersion] = []string{row.version}
+					r.Header[wire.HeaderAppliedContent] = []string{row.content}
+				}
+				got, _ := p.Begin(r)
+				h := map[string][]string{wire.HeaderOlderBecause: {""}}
+				got.SetHeader(h)
+				if got.Status != row.status || got.Detail != row.detail || h[wire.HeaderOlderBecause][0] != row.older {
+					t.Errorf("got %d, %q, older because %q, want %d, %q, %q", got.Status, got.Detail,
+						h[wire.HeaderOlderBecause][0], row.status, row.detail, row.older)
+				}
+				if row.status == poll.StatusNotModified && h["Etag"][0] != etag {
+					t.Errorf("got the ETag %s, want that of the version that the agent keeps, %s", h["Etag"][0], etag)
+				}
+			})
+		})
+	}
+}
+
+func TestBegin_SubscribedToBroker_ResyncInterval(t *testing.T) {
+	testPolls(t, 10, func(t *testing.T, p *polls, live *registry.Agent, _ func()) {
+		service := poll.New(poll.Options{
+			Publisher: p.Publisher, Agents: p.Agents, Waiters: p.waiters, Broker: wire.NATS, SweepInterval: time.Hour,
+		})
+		for transport, want := range map[wire.Transport]struct {
+			recorded wire.Transport
+			interval time.Duration
+			sweep    string // X-Sweep-Interval-Seconds
+		}{
+			wire.NATS:  {wire.NATS, time.Hour, "3600"},
+			wire.Redis: {wire.Polling, fleettest.DefaultInterval, ""}, // not announced over by this controller
+		} {
+			r := p.request(live, p.etag, -1, nil)
+			r.Header[wire.HeaderTransport] = []string{string(transport)}
+			got, _ := service.Begin(r)
+			h := map[string][]string{wire.HeaderSweepInterval: {""}}
+			got.SetHeader(h)
+			a, _ := p.Agents.Agent("a0")
+			if a.Transport != want.recorded || a.PollInterval != want.interval || h[wire.HeaderSweepInterval][0] != want.sweep {
+				t.Errorf("%s: got %s every %s, header %v, want %+v", transport, a.Transport, a.PollInterval, h, want)
 			}
 		}
 	})
@@ -165,7 +266,7 @@ func TestTicket_Disconnect_RecordedAsPolling(t *testing.T) {
 		}
 		ticket.Disconnect()
 		if a, _ := p.Agents.Agent("a0"); a.Transport != wire.Polling || a.PollInterval != fleettest.DefaultInterval {
-			t.Errorf("after it: got %s every %s, want poll every %s", a.Transport, a.PollInterval, fleettest.DefaultInterval)
+			t.Errorf("after it: got %s every %s, want poll in the default interval", a.Transport, a.PollInterval)
 		}
 		if n := p.waiters.Waiting(); n != 0 {
 			t.Errorf("got %d waiters, want none", n)
