@@ -325,6 +325,13 @@ func TestMetrics_LastFlush_Set(t *testing.T) {
 	})
 }
 
+// Long help texts of the collectors.
+const (
+	appliedHelp = "Agents by the version that their worker runs, without the inactive ones: " +
+		"the desired version, each of the four others that most run, any other, or none."
+	transportHelp = "Agents by how they receive hints of a newer version, without the inactive ones."
+)
+
 func TestCollector_Fleet_Counted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMeasured(t, fleettest.NewStore(t))
@@ -338,11 +345,11 @@ fleetconf_controller_agents{status="inactive"} 0
 fleetconf_controller_agents{status="offline"} 0
 fleetconf_controller_agents{status="online"} 0
 fleetconf_controller_agents{status="stale"} 0
-# HELP fleetconf_controller_agents_by_applied_version Agents by the version that their worker runs, without the inactive ones: the desired version, each of the four others that most run, any other, or none.
+# HELP fleetconf_controller_agents_by_applied_version ` + appliedHelp + `
 # TYPE fleetconf_controller_agents_by_applied_version gauge
 fleetconf_controller_agents_by_applied_version{version="none"} 0
 fleetconf_controller_agents_by_applied_version{version="other"} 0
-# HELP fleetconf_controller_agents_by_transport Agents by how they receive hints of a newer version, without the inactive ones.
+# HELP fleetconf_controller_agents_by_transport ` + transportHelp + `
 # TYPE fleetconf_controller_agents_by_transport gauge
 fleetconf_controller_agents_by_transport{transport="longpoll"} 0
 fleetconf_controller_agents_by_transport{transport="nats"} 0
@@ -375,7 +382,7 @@ fleetconf_controller_waiters_limit 77
 		if err := testutil.CollectAndCompare(collector, strings.NewReader(empty)); err != nil {
 			t.Errorf("before anything happened: %v", err)
 		}
-		fleettest.Register(t, m.Agents, "gone")
+		fleettest.Register(t, m.Agents, "unseen")
 		time.Sleep(fleettest.InactiveAfter + time.Second)
 		fleettest.Register(t, m.Agents, "off")
 		time.Sleep(10*fleettest.DefaultInterval + time.Second)
@@ -495,7 +502,7 @@ func TestCollector_ManyVersions_FewSeries(t *testing.T) {
 		t.Errorf("got %d series of 1000 agents and %d of 5000, want as many, and few", counts[0], counts[1])
 	}
 	const want = `
-# HELP fleetconf_controller_agents_by_applied_version Agents by the version that their worker runs, without the inactive ones: the desired version, each of the four others that most run, any other, or none.
+# HELP fleetconf_controller_agents_by_applied_version ` + appliedHelp + `
 # TYPE fleetconf_controller_agents_by_applied_version gauge
 fleetconf_controller_agents_by_applied_version{version="1"} 505
 fleetconf_controller_agents_by_applied_version{version="3"} 5

@@ -221,7 +221,7 @@ func (o *offer) detail() string {
 		return fmt.Sprintf("this agent's worker refused version %d, and nothing newer was published", version)
 	default:
 		return fmt.Sprintf(
-			"the store's newest version is %d, and agents run later versions: they keep them until an admin decides", version)
+			"the store's newest version is %d, and agents run later ones: they keep them until an admin decides", version)
 	}
 }
 

@@ -250,7 +250,7 @@ func TestWaiters_ClientDisconnects_Removed(t *testing.T) {
 		disconnect()
 		w.group.Wait()
 		if all := w.delays(began); all[99] != time.Minute || w.Waiting() != 0 {
-			t.Errorf("the last returned after %s, %d still wait, want all to return after a minute", all[99], w.Waiting())
+			t.Errorf("the last returned after %s, %d still wait, want all after a minute", all[99], w.Waiting())
 		}
 	})
 }

@@ -98,8 +98,8 @@ func (p *Publisher) Run(ctx context.Context) error {
 func (p *Publisher) storeObserved(plan *models.Plan) (*models.Change, error) {
 	if plan.Conflict() {
 		p.log.WithFields(logrus.Fields{"version": plan.Version(), "highest_reported": plan.Observed.Highest}).
-			WithField("advice", "the store was restored from an older backup: agents keep their version until you publish, "+
-				"or POST /api/v1/agents/resume").
+			WithField("advice", "the store was restored from an older backup: "+
+				"agents keep their version until you publish, or POST /api/v1/agents/resume").
 			Error("Later versions observed")
 	}
 	return &models.Change{Observed: &plan.Observed}, nil

@@ -181,10 +181,9 @@ func TestHeld_UntilAdminDecides(t *testing.T) {
 	lives := f.Join(t, 2)
 	hold := func(live *registry.Agent, newest int64) bool {
 		held := keeps(f, live)
-		f.Agents.Poll(
-			live,
-			models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 9, Foreign: true, Newest: newest},
-		)
+		f.Agents.Poll(live, models.Poll{
+			At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 9, Foreign: true, Newest: newest,
+		})
 		return held
 	}
 	status := func() wire.AgentStatus {
@@ -240,10 +239,9 @@ func TestHeld_SameContentPublished_Released(t *testing.T) {
 			f := fleettest.Open(t)
 			fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
 			live := f.Join(t, 1)[0]
-			f.Agents.Poll(
-				live,
-				models.Poll{At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 9, Foreign: true, Newest: 1},
-			)
+			f.Agents.Poll(live, models.Poll{
+				At: time.Now(), Interval: fleettest.DefaultInterval, Runs: 9, Foreign: true, Newest: 1,
+			})
 			if got := again(f); got.Version != 2 || f.Agents.Held(2, time.Now()) != 0 || keeps(f, live) {
 				t.Errorf("got version %d, %d held, want version 2 and none", got.Version, f.Agents.Held(2, time.Now()))
 			}

@@ -312,10 +312,8 @@ func TestPublish_WindowFollowsFleetSize(t *testing.T) {
 				fleettest.Publish(t, publisher, fleettest.Draft("http://a/"))
 			}
 			if got := publisher.Plan().SpreadAt(time.Now()); got != want {
-				t.Errorf(
-					"%d ms after a publish: got a window of %s, want %s for 50 agents at 100 a second", 1200*after, got,
-					want,
-				)
+				t.Errorf("%d ms after a publish: got a window of %s, want %s for 50 agents at 100 a second",
+					1200*after, got, want)
 			}
 			time.Sleep(1200 * time.Millisecond)
 		}

@@ -41,7 +41,7 @@ func TestRollback_PublishesOldContent(t *testing.T) {
 		t.Errorf("the rollback rolled back: got %+v, want the content of %+v as version 4", fourth, second)
 	}
 	if again := rollback(t, f, 2); again.Version != 4 {
-		t.Errorf("to what is current: got version %d, want no change", again.Version)
+		t.Errorf("to the current version: got version %d, want no change", again.Version)
 	}
 	if _, err := f.Publisher.Rollback(t.Context(), 5, models.Terms{}); !errors.Is(err, models.ErrNotFound) {
 		t.Errorf("to a version that is none: got %v, want ErrNotFound", err)
@@ -73,7 +73,7 @@ func TestPreview_NothingStored(t *testing.T) {
 	}
 	if outcome, err = f.Publisher.PreviewPublish(t.Context(), fleettest.Draft("http://b/")); err != nil ||
 		outcome.Changed || outcome.Config.Version != 2 || outcome.Targets != 3 {
-		t.Errorf("the same again: got %+v, %v", outcome, err)
+		t.Errorf("the same content: got %+v, %v", outcome, err)
 	}
 	if _, err = f.Publisher.PreviewPublish(
 		t.Context(), models.Draft{Terms: models.Terms{Allowed: func(string) bool { return false }}},

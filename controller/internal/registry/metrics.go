@@ -38,8 +38,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"status"}),
 		propagation: factory.NewHistogram(prometheus.HistogramOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "propagation_seconds",
-			Help: "Time from the commit of the current version until a report or poll shows that an agent's worker runs it, " +
-				"once per agent and version. Agents registered after the commit do not count.",
+			Help: "Time from the commit of the current version until a report or poll shows that an agent's worker " +
+				"runs it, once per agent and version. Agents registered after the commit do not count.",
 			Buckets: propagationBuckets,
 		}),
 		flushed: factory.NewGauge(prometheus.GaugeOpts{

@@ -25,7 +25,7 @@ func TestRun_AgentUnseenForPruneAfter_Removed(t *testing.T) {
 	db := fleettest.NewStore(t)
 	synctest.Test(t, func(t *testing.T) {
 		before, _ := fleettest.OpenAgents(t, db)
-		fleettest.Register(t, before, "gone")
+		fleettest.Register(t, before, "unseen")
 		time.Sleep(3 * pruneAfter) // downtime of the controller, which does not count
 		log, _ := logtest.NewNullLogger()
 		agents, err := registry.Open(
@@ -42,12 +42,12 @@ func TestRun_AgentUnseenForPruneAfter_Removed(t *testing.T) {
 		go func() { done <- agents.Run(ctx) }()
 		time.Sleep(pruneAfter - time.Minute)
 		agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Minute, Runs: 1})
-		if _, err := agents.Agent("gone"); err != nil {
+		if _, err := agents.Agent("unseen"); err != nil {
 			t.Errorf("before PRUNE_AFTER: %v", err)
 		}
 		time.Sleep(3 * time.Minute)
 		synctest.Wait()
-		if _, err := agents.Agent("gone"); err == nil {
+		if _, err := agents.Agent("unseen"); err == nil {
 			t.Error("after PRUNE_AFTER: still registered")
 		}
 		if _, err := agents.Agent("stays"); err != nil {
@@ -56,7 +56,7 @@ func TestRun_AgentUnseenForPruneAfter_Removed(t *testing.T) {
 		stop()
 		<-done
 		entries, err := db.Audit(t.Context(), models.ActionDecommission, 0, 10)
-		if err != nil || len(entries) != 1 || !strings.Contains(entries[0].Detail, "gone") ||
+		if err != nil || len(entries) != 1 || !strings.Contains(entries[0].Detail, "unseen") ||
 			entries[0].Actor != "controller" {
 			t.Errorf("audit log: got %+v, %v, want one entry that names the agent", entries, err)
 		}
@@ -80,7 +80,7 @@ func TestRun_FrequentRestarts_AgentPruned(t *testing.T) {
 			return agents
 		}
 		agents := open()
-		fleettest.Register(t, agents, "gone")
+		fleettest.Register(t, agents, "unseen")
 		id, token := fleettest.Register(t, agents, "stays")
 		run := func(d time.Duration) {
 			ctx, stop := context.WithCancel(t.Context())
@@ -97,7 +97,7 @@ func TestRun_FrequentRestarts_AgentPruned(t *testing.T) {
 		}
 		wantGone := func(want bool) {
 			t.Helper()
-			if _, err := agents.Agent("gone"); (err != nil) != want {
+			if _, err := agents.Agent("unseen"); (err != nil) != want {
 				t.Errorf("the unseen agent: got %v, want it removed: %v", err, want)
 			}
 			if _, err := agents.Agent(id); err != nil {

@@ -127,7 +127,7 @@ func TestRollout_Superseded_KeepsItsFigures(t *testing.T) {
 		t.Errorf("-when it was superseded +after:\n%s", diff)
 	}
 	if _, err := f.Rollouts.Rollout(t.Context(), 3); !errors.Is(err, models.ErrNotFound) {
-		t.Errorf("a version that is none: got %v, want ErrNotFound", err)
+		t.Errorf("an unknown version: got %v, want ErrNotFound", err)
 	}
 }
 
@@ -156,7 +156,7 @@ func TestWait_EachEnd_ReturnsRollout(t *testing.T) {
 	}
 	for name, row := range map[string]struct {
 		share   float64
-		during  func(t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, draining chan struct{}, disconnect func())
+		during  func(t *testing.T, f *fleettest.Fleet, lives []*registry.Agent, draining chan struct{}, cancel func())
 		reached bool
 		applied int
 		err     error
@@ -245,11 +245,12 @@ func TestWait_EachEnd_ReturnsRollout(t *testing.T) {
 				if late := got.after - row.at; late < 0 || late > time.Second/2 {
 					t.Errorf("returned after %s, want %s", got.after, row.at)
 				}
+				superseded := name == "the version is superseded"
 				if row.err == nil &&
-					(got.rollout.Applied != row.applied || (got.rollout.SupersededBy != 0) != (name == "the version is superseded")) {
+					(got.rollout.Applied != row.applied || (got.rollout.SupersededBy != 0) != superseded) {
 					t.Errorf("got %+v, want %d applied", got.rollout, row.applied)
 				}
-				if name != "the version is superseded" && store.reads != 0 {
+				if !superseded && store.reads != 0 {
 					t.Errorf("got %d reads of the store, want none", store.reads)
 				}
 				synctest.Wait()
@@ -265,6 +266,6 @@ func TestWait_NoTargets_NeverReached(t *testing.T) {
 		t.Errorf("no agents: got %v, %v, want not reached", reached, err)
 	}
 	if _, _, err := f.Rollouts.Wait(t.Context(), 2, 0.5, time.Minute, nil); !errors.Is(err, models.ErrNotFound) {
-		t.Errorf("a version that is none: got %v, want ErrNotFound at once", err)
+		t.Errorf("an unknown version: got %v, want ErrNotFound immediately", err)
 	}
 }
