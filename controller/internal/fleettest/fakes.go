@@ -177,5 +177,3 @@ func (o *Observed) AppendAudit(ctx context.Context, entries ...models.Entry) err
 	o.OnWrite()
 	return o.DB.AppendAudit(ctx, entries...)
 }
-
-// A write that has begun is not broken off when its caller disconnects: others may

@@ -359,7 +359,7 @@ fleetconf_controller_agents_by_transport{transport="unknown"} 0
 # HELP fleetconf_controller_broker_lost Whether the broker does not take announcements: 1 or 0.
 # TYPE fleetconf_controller_broker_lost gauge
 fleetconf_controller_broker_lost 0
-# HELP fleetconf_controller_conflict Whether agents run versions above the store's, and no admin has decided yet: 1 or 0.
+# HELP fleetconf_controller_conflict Whether agents run later versions than the store's and no admin decided: 1 or 0.
 # TYPE fleetconf_controller_conflict gauge
 fleetconf_controller_conflict 0
 # HELP fleetconf_controller_desired_version The version that agents should run; 0 before the first publish.
@@ -368,7 +368,7 @@ fleetconf_controller_desired_version 0
 # HELP fleetconf_controller_frozen Whether publishing is frozen: 1 or 0.
 # TYPE fleetconf_controller_frozen gauge
 fleetconf_controller_frozen 0
-# HELP fleetconf_controller_last_publish_timestamp_seconds When the current version was published; 0 before the first publish.
+# HELP fleetconf_controller_last_publish_timestamp_seconds When the current version was published; 0 for none.
 # TYPE fleetconf_controller_last_publish_timestamp_seconds gauge
 fleetconf_controller_last_publish_timestamp_seconds 0
 # HELP fleetconf_controller_waiters Long polls in progress.

@@ -220,8 +220,8 @@ func (o *offer) detail() string {
 	case o.reason.Kind == models.ReasonRefused:
 		return fmt.Sprintf("this agent's worker refused version %d, and nothing newer was published", version)
 	default:
-		return fmt.Sprintf(
-			"the store's newest version is %d, and agents run later ones: they keep them until an admin decides", version)
+		return fmt.Sprintf("the store's newest version is %d, and agents run later ones, which they keep "+
+			"until an admin decides", version)
 	}
 }
 

@@ -103,7 +103,8 @@ func TestBegin_EachReason_Response(t *testing.T) {
 			before: func(t *testing.T, p *polls, live *registry.Agent) {
 				fleettest.Report(t, p.Agents, live, wire.Attempt{Version: 1, Status: wire.Failed, At: time.Now()})
 			},
-			status: poll.StatusNotFound, detail: "this agent's worker refused version 1, and nothing newer was published",
+			status: poll.StatusNotFound,
+			detail: "this agent's worker refused version 1, and nothing newer was published",
 		},
 		"another content of the newest version": {version: "1", content: otherContent, status: poll.StatusOK},
 		"applied headers of another form":       {version: "-1", content: otherContent, status: poll.StatusOK},
@@ -112,7 +113,7 @@ func TestBegin_EachReason_Response(t *testing.T) {
 		},
 		"foreign, without its ETag": {
 			version: "9", content: otherContent, status: poll.StatusNotFound,
-			detail: "the store's newest version is 1, and agents run later ones: they keep them until an admin decides",
+			detail: "the store's newest version is 1, and agents run later ones, which they keep until an admin decides",
 		},
 		"above the store": {
 			etag: func(p *polls) string { return p.Later(9) }, status: poll.StatusNotModified,
@@ -181,7 +182,8 @@ func TestBegin_SubscribedToBroker_ResyncInterval(t *testing.T) {
 			h := map[string][]string{wire.HeaderSweepInterval: {""}}
 			got.SetHeader(h)
 			a, _ := p.Agents.Agent("a0")
-			if a.Transport != want.recorded || a.PollInterval != want.interval || h[wire.HeaderSweepInterval][0] != want.sweep {
+			sweep := h[wire.HeaderSweepInterval][0]
+			if a.Transport != want.recorded || a.PollInterval != want.interval || sweep != want.sweep {
 				t.Errorf("%s: got %s every %s, header %v, want %+v", transport, a.Transport, a.PollInterval, h, want)
 			}
 		}

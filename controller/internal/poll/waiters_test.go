@@ -214,7 +214,10 @@ func TestWaiters_RetryAndRemoval_WakeOneAgent(t *testing.T) {
 		var checks [n + 1]atomic.Int64
 		for i, self := range append(w.Join(t, n), nil) { // the last is no agent
 			w.group.Go(func() {
-				w.Wait(ctx, time.Hour, self, func() bool { checks[i].Add(1); return self != nil && self.Deregistered() })
+				w.Wait(ctx, time.Hour, self, func() bool {
+					checks[i].Add(1)
+					return self != nil && self.Deregistered()
+				})
 			})
 		}
 		synctest.Wait()

@@ -104,9 +104,9 @@ var (
 		subsystem, "desired_version", "The version that agents should run; 0 before the first publish.",
 	)
 	lastPublishDesc = metrics.Describe(subsystem, "last_publish_timestamp_seconds",
-		"When the current version was published; 0 before the first publish.")
+		"When the current version was published; 0 for none.")
 	conflictDesc = metrics.Describe(subsystem, "conflict",
-		"Whether agents run versions above the store's, and no admin has decided yet: 1 or 0.")
+		"Whether agents run later versions than the store's and no admin decided: 1 or 0.")
 	frozenDesc     = metrics.Describe(subsystem, "frozen", "Whether publishing is frozen: 1 or 0.")
 	brokerLostDesc = metrics.Describe(
 		subsystem, "broker_lost", "Whether the broker does not take announcements: 1 or 0.",

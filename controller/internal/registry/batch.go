@@ -78,8 +78,8 @@ func (a *Agent) unsaved() database.Presence {
 	return database.Presence{Seq: a.seq, Presence: a.agent.Presence, Reported: a.reportUnsaved}
 }
 
-// keep returns agents to the batch. Their next write includes the fields that reports
-// set.
+// keep returns agents to the batch. Their next write has both column groups, because the
+// failed one may have included reports.
 func (b *batch) keep(agents []*Agent) {
 	for _, live := range agents {
 		live.mu.Lock()
