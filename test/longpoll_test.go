@@ -33,7 +33,9 @@ func TestLongPoll_ControllerRestarts_AgentResumes(t *testing.T) {
 		s.publishEvery(t, fmt.Sprintf("/missed/%d", i), 3600)
 		s.waitForWorker(t, fmt.Sprintf("/missed/%d", i))
 		s.waitForTransport(t, "longpoll")
-		s.publishEvery(t, fmt.Sprintf("/heard/%d", i), 1) // the fifth release within a second each would be the last for a while
+		// One publish more would be the fifth in a row within a second each, after which
+		// the agent pauses.
+		s.publishEvery(t, fmt.Sprintf("/heard/%d", i), 1)
 		s.waitForWorker(t, fmt.Sprintf("/heard/%d", i))
 	}
 	for text, n := range map[string]int{"Push lost": 2, "Push healthy": 3, `"known":false`: 1} {

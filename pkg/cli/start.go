@@ -19,7 +19,9 @@ import (
 
 // Start returns the logger of d, which writes to w. It logs the build and fields, and a warning
 // for each environment variable that is probably a mistyped setting.
-func (p Program) Start(w io.Writer, d settings.Diagnosis, into settings.Validator, fields logrus.Fields) (*logrus.Logger, error) {
+func (p Program) Start(
+	w io.Writer, d settings.Diagnosis, into settings.Validator, fields logrus.Fields,
+) (*logrus.Logger, error) {
 	log, err := logger.New(w, d.LogLevel, d.LogFormat)
 	if err != nil {
 		return nil, err

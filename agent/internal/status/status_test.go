@@ -42,7 +42,8 @@ func ask(t *testing.T, s protocol.Status, method, path string) (*http.Response, 
 func TestStatus_BeforeAnything_ZeroValues(t *testing.T) {
 	_, got := ask(t, protocol.Status{Transport: "poll", PollIntervalSeconds: 30}, "GET", "/status")
 	want := `{"agent_id":"","registered":false,"desired_version":null,"applied_version":null,"transport":"poll",` +
-		`"push":{"transport":"","healthy":false,"error":""},"poll_interval_seconds":30,"last_fetch":null,"last_error":"",` +
+		`"push":{"transport":"","healthy":false,"error":""},"poll_interval_seconds":30,` +
+		`"last_fetch":null,"last_error":"",` +
 		`"cache_age_seconds":null,"worker":{"reachable":false,"version":null,"instance":"","error":""},` +
 		`"cache":{"writable":false,"error":""}}` + "\n"
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -113,7 +113,8 @@ func TestBegin_EachReason_Response(t *testing.T) {
 		},
 		"foreign, without its ETag": {
 			version: "9", content: otherContent, status: poll.StatusNotFound,
-			detail: "the store's newest version is 1, and agents run later ones, which they keep until an admin decides",
+			detail: "the store's newest version is 1, and agents run later ones, " +
+				"which they keep until an admin decides",
 		},
 		"above the store": {
 			etag: func(p *polls) string { return p.Later(9) }, status: poll.StatusNotModified,

@@ -60,7 +60,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}),
 		hits: metrics.NewOutcomes(reg, prometheus.CounterOpts{
 			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "hits_total",
-			Help: "Completed hits, by the class of the target's status, or the reason why there was none or the response is incomplete.",
+			Help: "Completed hits, by the class of the target's status, or the reason why there was none or the " +
+				"response is incomplete.",
 		}, append(statusClasses[2:], otherStatus, invalid, notConfigured, unreachable, timeout, forbidden, loop, cut,
 			overdue, disconnected)...),
 		seconds: factory.NewHistogram(prometheus.HistogramOpts{
