@@ -8,12 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/mattn/go-sqlite3"
 	"github.com/pressly/goose/v3"
 
-	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 )
 
@@ -123,26 +121,29 @@ func openToRead(ctx context.Context, path string) (*sql.DB, error) {
 }
 
 func checkSchema(ctx context.Context, db *sql.DB) error {
-	var id, schema int64
+	var id int64
 	if err := db.QueryRowContext(ctx, `PRAGMA application_id`).Scan(&id); err != nil {
 		return err
 	}
 	if id != applicationID {
 		return errors.New("it is no database of a controller; DB_PATH names the database")
 	}
-	const current = `SELECT max(version_id) FROM goose_db_version WHERE is_applied`
-	if err := db.QueryRowContext(ctx, current).Scan(&schema); err != nil {
-		return err
-	}
-	newest, err := newestSchema()
-	if err != nil {
-		return err
-	}
-	if schema > newest {
-		return fmt.Errorf("its schema is version %d and this build knows %d: a newer controller has written it; "+
+	schema, newest, err := schemas(ctx, db)
+	if err == nil && schema > newest {
+		err = fmt.Errorf("its schema is version %d and this build knows %d: a newer controller has written it; "+
 			"use that build", schema, newest)
 	}
-	return nil
+	return err
+}
+
+// schemas returns the version of the schema of db, and the newest that this build knows.
+func schemas(ctx context.Context, db *sql.DB) (schema, newest int64, err error) {
+	const current = `SELECT max(version_id) FROM goose_db_version WHERE is_applied`
+	if err := db.QueryRowContext(ctx, current).Scan(&schema); err != nil {
+		return 0, 0, err
+	}
+	newest, err = newestSchema()
+	return schema, newest, err
 }
 
 // newestSchema returns the number of the last migration of this build.
@@ -215,14 +216,10 @@ func verify(ctx context.Context, source *sql.DB, path string) (c Contents, err e
 	if err := checkSchema(ctx, db); err != nil {
 		return c, err
 	}
-	var verdict, epoch string
-	if err := db.QueryRowContext(ctx, `PRAGMA integrity_check(1)`).Scan(&verdict); err != nil {
+	if err := checkPages(ctx, db, `PRAGMA integrity_check(1)`); err != nil {
 		return c, err
 	}
-	if verdict != "ok" {
-		return c, fmt.Errorf("%w: %s", database.ErrCorrupt, strings.ReplaceAll(verdict, "\n", " "))
-	}
-	var table string
+	var epoch, table string
 	err = db.QueryRowContext(ctx, `SELECT "table" FROM pragma_foreign_key_check`).Scan(&table)
 	if !errors.Is(err, sql.ErrNoRows) {
 		return c, errors.Join(err, fmt.Errorf("table %q refers to what is not there", table))

@@ -2,93 +2,23 @@ package sqlite
 
 import (
 	"context"
-	"errors"
 	"os"
 	"sync"
 	"time"
 
-	"github.com/mattn/go-sqlite3"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promauto"
 
-	"github.com/fleetconf/fleetconf/controller/internal/database"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlstore"
 	"github.com/fleetconf/fleetconf/pkg/metrics"
 )
 
-// operation is the label of a kind of transaction or query.
-type operation string
-
-const (
-	publishing  operation = "publish"
-	reporting   operation = "report"   // reports, which agents wait for
-	present     operation = "presence" // flushes of presence
-	registering operation = "register"
-	removing    operation = "remove"
-	freezing    operation = "freeze"
-	conflicting operation = "conflict"
-	auditing    operation = "audit"
-	reading     operation = "read"
-)
-
-// kinds are the labels of errors.
-var kinds = []struct {
-	label string
-	kind  error
-}{
-	{"busy", database.ErrBusy}, {"full", database.ErrFull}, {"readonly", database.ErrReadOnly},
-	{"io", database.ErrIO}, {"corrupt", database.ErrCorrupt},
-}
-
-const anyOther = "other"
-
 // Metrics measure how long operations take, and count errors.
-type Metrics struct {
-	seconds *prometheus.HistogramVec
-	errors  *prometheus.CounterVec
-}
+type Metrics = sqlstore.Metrics
 
 // NewMetrics returns the metrics of one store; reg may be nil.
-func NewMetrics(reg prometheus.Registerer) *Metrics {
-	factory := promauto.With(reg)
-	m := &Metrics{
-		seconds: factory.NewHistogramVec(prometheus.HistogramOpts{
-			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "database_operation_duration_seconds",
-			Help:    "Duration of transactions and queries with their wait for earlier ones, by operation.",
-			Buckets: metrics.Buckets,
-		}, []string{"operation"}),
-		errors: factory.NewCounterVec(prometheus.CounterOpts{
-			Namespace: metrics.Namespace, Subsystem: subsystem, Name: "database_errors_total",
-			Help: "Failed transactions and queries, by kind of error.",
-		}, []string{"kind"}),
-	}
-	for _, k := range kinds {
-		m.errors.WithLabelValues(k.label)
-	}
-	m.errors.WithLabelValues(anyOther)
-	return m
-}
+func NewMetrics(reg prometheus.Registerer) *Metrics { return sqlstore.NewMetrics(reg) }
 
 const subsystem = "controller"
-
-// ended measures an operation that ends now, with *err.
-func (m *Metrics) ended(op operation, began time.Time, err *error) {
-	m.seconds.WithLabelValues(string(op)).Observe(time.Since(began).Seconds())
-	var driver sqlite3.Error
-	if !errors.As(*err, &driver) {
-		return // it succeeded, or found nothing, or a rule rejected it
-	}
-	m.errors.WithLabelValues(kindOf(driver)).Inc()
-}
-
-func kindOf(driver sqlite3.Error) string {
-	explained := explain(driver)
-	for _, k := range kinds {
-		if errors.Is(explained, k.kind) {
-			return k.label
-		}
-	}
-	return anyOther
-}
 
 // Collector collects whether a store is ready, and the size of its files.
 type Collector struct {

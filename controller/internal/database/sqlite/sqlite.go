@@ -1,19 +1,18 @@
 // Package sqlite implements database.Store in one SQLite file, with a write-ahead log
-// and synchronous=FULL. Neither types nor errors of SQLite leave the package.
+// and synchronous=FULL. One process has the file open, and acknowledges no write that a
+// restart would not find. Neither types nor errors of SQLite leave the package.
 //
-// Queries number their parameters $1, $2, … in the order of appearance: SQLite takes
-// these as names, and binds names in that order.
+// Package sqlstore has the queries. This one has the file with its lock, the schema, the
+// connections, the transactions, the errors of SQLite, and backups.
 package sqlite
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
-	"iter"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -28,7 +27,7 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
-	"github.com/fleetconf/fleetconf/controller/internal/models"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlstore"
 	"github.com/fleetconf/fleetconf/pkg/atomicfile"
 )
 
@@ -48,6 +47,8 @@ const applicationID = 0x466C6366
 // DB is an open store. All writes use one connection, because SQLite allows one writer
 // at a time. Reads use others, and never wait for a write.
 type DB struct {
+	*sqlstore.Store // set once the file is open
+
 	path   string
 	file   os.FileInfo            // what path named when it was locked
 	files  map[string]os.FileInfo // the open files by name: the database and its journals
@@ -55,15 +56,15 @@ type DB struct {
 	reader *sql.DB
 	pin    *sql.Conn // of reader; while it is open, SQLite keeps the journals
 	lock   *flock.Flock
-	tags   models.Tags
 
-	metrics *Metrics
 	failing atomic.Pointer[error] // of the last write that failed; nil once a later one succeeded
 	probed  time.Time             // when the last probe began; the check in progress owns it
 
 	checking sync.Mutex // guards check
 	check    *check     // in progress; nil for none
 }
+
+var _ database.Store = (*DB)(nil)
 
 // Open opens the store in the file at path, creates it if it does not exist, and
 // migrates its schema. It rejects a file that another controller has open, that is
@@ -75,15 +76,15 @@ func Open(ctx context.Context, path string) (*DB, error) {
 
 // OpenMeasured is Open with metrics, which measure all operations after it.
 func OpenMeasured(ctx context.Context, path string, m *Metrics) (*DB, error) {
-	db := &DB{metrics: m}
-	if err := db.open(ctx, path); err != nil {
+	db := &DB{}
+	if err := db.open(ctx, path, m); err != nil {
 		_ = db.Close()
 		return nil, fmt.Errorf("open database %s: %w", path, explain(err))
 	}
 	return db, nil
 }
 
-func (db *DB) open(ctx context.Context, path string) (err error) {
+func (db *DB) open(ctx context.Context, path string, m *Metrics) (err error) {
 	if _, n, _ := sqlite3.Version(); n < minSQLite {
 		return fmt.Errorf("SQLite must be %d or later; this build has %d, which can corrupt a write-ahead log",
 			minSQLite, n)
@@ -106,7 +107,7 @@ func (db *DB) open(ctx context.Context, path string) (err error) {
 	if err := db.openReaders(ctx); err != nil {
 		return err
 	}
-	if err := db.readTags(ctx); err != nil {
+	if db.Store, err = sqlstore.New(ctx, engine{db}, m); err != nil {
 		return err
 	}
 	return db.identify()
@@ -220,10 +221,7 @@ func (db *DB) inspect(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = plain.Close() }()
-	var (
-		id, tables int64
-		verdict    string
-	)
+	var id, tables int64
 	row := plain.QueryRowContext(ctx, `SELECT application_id, (SELECT count(*) FROM sqlite_schema)
 		FROM pragma_application_id`)
 	if err := row.Scan(&id, &tables); err != nil {
@@ -232,17 +230,26 @@ func (db *DB) inspect(ctx context.Context) error {
 	if tables > 0 && id != applicationID {
 		return errors.New("it is the database of another program; set DB_PATH to another file")
 	}
-	if err := plain.QueryRowContext(ctx, `PRAGMA quick_check(1)`).Scan(&verdict); err != nil {
+	if err := checkPages(ctx, plain, `PRAGMA quick_check(1)`); err != nil {
 		return err
-	}
-	if verdict != "ok" {
-		return fmt.Errorf("%w: %s", database.ErrCorrupt, strings.ReplaceAll(verdict, "\n", " "))
 	}
 	tx, err := plain.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	return tx.Rollback()
+}
+
+// checkPages returns database.ErrCorrupt if check, a pragma, finds damage in db.
+func checkPages(ctx context.Context, db *sql.DB, check string) error {
+	var verdict string
+	if err := db.QueryRowContext(ctx, check).Scan(&verdict); err != nil {
+		return err
+	}
+	if verdict != "ok" {
+		return fmt.Errorf("%w: %s", database.ErrCorrupt, strings.ReplaceAll(verdict, "\n", " "))
+	}
+	return nil
 }
 
 func (db *DB) migrate(ctx context.Context) error {
@@ -267,36 +274,6 @@ func (db *DB) migrate(ctx context.Context) error {
 	}
 	return nil
 }
-
-// readTags sets db.tags. The epoch of a store is created once, with the store, and its
-// key likewise, or with the migration to a schema that has a key.
-func (db *DB) readTags(ctx context.Context) error {
-	key := make([]byte, models.KeyBytes)
-	_, _ = rand.Read(key) // never fails
-	return db.write(ctx, func(tx *sql.Tx) (err error) {
-		const insert = `INSERT INTO store (only_row, epoch) VALUES (1, $1) ON CONFLICT DO NOTHING`
-		if _, err := tx.ExecContext(ctx, insert, rand.Text()); err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, `UPDATE store SET etag_key = $1 WHERE length(etag_key) = 0`, key)
-		if err != nil {
-			return err
-		}
-		db.tags, _, err = scanStore(tx.QueryRowContext(ctx, selectStore))
-		return err
-	})
-}
-
-const selectStore = `SELECT epoch, etag_key, unkeyed_up_to, highest_reported, resumed_below FROM store`
-
-// scanStore reads the row of selectStore.
-func scanStore(row scanner) (t models.Tags, r models.Observed, err error) {
-	err = row.Scan(&t.Epoch, &t.Key, &t.UnkeyedUpTo, &r.Highest, &r.ResumedBelow)
-	return t, r, err
-}
-
-// Tags implements database.Store.
-func (db *DB) Tags() models.Tags { return db.tags }
 
 // check is one check of whether the store can do its work.
 type check struct {
@@ -400,170 +377,4 @@ func (db *DB) Close() error {
 		errs = append(errs, db.lock.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// inTx is write, measured as op.
-func (db *DB) inTx(ctx context.Context, op operation, f func(*sql.Tx) error) (err error) {
-	defer db.metrics.ended(op, time.Now(), &err)
-	return db.write(ctx, f)
-}
-
-// write runs f in a transaction that holds the write lock from its beginning, and
-// commits if f returns nil. It returns nil only if the files are still at their names.
-// It sets db.failing if the store could not be written, and clears it if it could be
-// and f changed a row.
-func (db *DB) write(ctx context.Context, f func(*sql.Tx) error) error {
-	if err := db.checkFiles(); err != nil {
-		return fmt.Errorf("%w; nothing was written", err)
-	}
-	failure, changed := db.failing.Load(), false
-	err := db.transact(ctx, func(tx *sql.Tx) error {
-		if failure == nil {
-			return f(tx)
-		}
-		return observeChanges(ctx, tx, f, &changed)
-	})
-	if err == nil {
-		if err = db.checkFiles(); err != nil {
-			err = fmt.Errorf("%w: %w", database.ErrInDoubt, err)
-		}
-	}
-	switch {
-	case err == nil && changed:
-		db.failing.CompareAndSwap(failure, nil)
-	case isStorageFailure(err):
-		db.failing.Store(&err)
-	}
-	return err
-}
-
-// observeChanges runs f, and sets changed to whether f changed a row.
-func observeChanges(ctx context.Context, tx *sql.Tx, f func(*sql.Tx) error, changed *bool) error {
-	var before, after int64
-	if err := tx.QueryRowContext(ctx, `SELECT total_changes()`).Scan(&before); err != nil {
-		return err
-	}
-	if err := f(tx); err != nil {
-		return err
-	}
-	err := tx.QueryRowContext(ctx, `SELECT total_changes()`).Scan(&after)
-	*changed = after > before
-	return err
-}
-
-// isStorageFailure reports whether err means that the store could not be written. A
-// violated constraint does not, nor does the end of the caller's context, which is no
-// error of the driver.
-func isStorageFailure(err error) bool {
-	var driver sqlite3.Error
-	return errors.As(err, &driver) && driver.Code != sqlite3.ErrConstraint
-}
-
-func (db *DB) transact(ctx context.Context, f func(*sql.Tx) error) error {
-	tx, err := db.writer.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tx.Rollback() }() // does nothing after Commit
-	if err := f(tx); err != nil {
-		return err
-	}
-	return commitError(tx.Commit())
-}
-
-// commitError adds database.ErrInDoubt to the error of a failed commit, unless the disk
-// was full: any other may be on the disk all the same.
-func commitError(err error) error {
-	var driver sqlite3.Error
-	if errors.As(err, &driver) && driver.Code != sqlite3.ErrFull {
-		return fmt.Errorf("%w: %w", database.ErrInDoubt, err)
-	}
-	return err
-}
-
-// explain adds the error of package database or models that an error of the driver
-// matches, and returns any other error as it is.
-func explain(err error) error {
-	var driver sqlite3.Error
-	if errors.Is(err, sql.ErrNoRows) {
-		return models.ErrNotFound
-	}
-	if !errors.As(err, &driver) {
-		return err
-	}
-	switch driver.Code {
-	case sqlite3.ErrBusy, sqlite3.ErrLocked:
-		return fmt.Errorf("%w: %w", database.ErrBusy, err)
-	case sqlite3.ErrFull:
-		return fmt.Errorf("%w: %w", database.ErrFull, err)
-	case sqlite3.ErrIoErr:
-		return fmt.Errorf("%w: %w", database.ErrIO, err)
-	case sqlite3.ErrReadonly, sqlite3.ErrPerm, sqlite3.ErrCantOpen:
-		return fmt.Errorf("%w; make the file and its folder writable for this user: %w", database.ErrReadOnly, err)
-	case sqlite3.ErrCorrupt, sqlite3.ErrNotADB:
-		return fmt.Errorf("%w: %w", database.ErrCorrupt, err)
-	}
-	return err
-}
-
-// scanner is an *sql.Row or an *sql.Rows.
-type scanner interface{ Scan(into ...any) error }
-
-// queryer is an *sql.DB or an *sql.Tx.
-type queryer interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
-// read yields each row of a query, and ends with the first error.
-func read[T any](
-	ctx context.Context, from queryer, scan func(scanner) (T, error), query string, args ...any,
-) iter.Seq2[T, error] {
-	return func(yield func(T, error) bool) {
-		var none T
-		rows, err := from.QueryContext(ctx, query, args...)
-		if err != nil {
-			yield(none, explain(err))
-			return
-		}
-		defer func() { _ = rows.Close() }()
-		for rows.Next() {
-			v, err := scan(rows)
-			if !yield(v, explain(err)) || err != nil {
-				return
-			}
-		}
-		if err := rows.Err(); err != nil {
-			yield(none, explain(err))
-		}
-	}
-}
-
-// list returns every row of a query.
-func list[T any](
-	ctx context.Context, from queryer, scan func(scanner) (T, error), query string, args ...any,
-) (all []T, err error) {
-	for v, err := range read(ctx, from, scan, query, args...) {
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, v)
-	}
-	return all, nil
-}
-
-// fromTime returns a time as it is stored: in microseconds since 1970 UTC, 0 for the
-// zero time.
-func fromTime(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixMicro()
-}
-
-func toTime(us int64) time.Time {
-	if us == 0 {
-		return time.Time{}
-	}
-	return time.UnixMicro(us).UTC()
 }

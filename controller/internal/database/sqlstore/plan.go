@@ -1,4 +1,4 @@
-package sqlite
+package sqlstore
 
 import (
 	"context"
@@ -9,29 +9,25 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
-// Plan implements database.Store. It returns database.ErrMoved if a file is no longer at
-// its name, because writes to that were not acknowledged.
-func (db *DB) Plan(ctx context.Context) (plan *models.Plan, err error) {
-	defer db.metrics.ended(reading, time.Now(), &err)
-	if err := db.checkFiles(); err != nil {
-		return nil, err
-	}
-	tx, err := db.reader.BeginTx(ctx, nil) // the parts of a plan are of one revision
+// Plan implements database.Store.
+func (s *Store) Plan(ctx context.Context) (plan *models.Plan, err error) {
+	defer s.ended(reading, time.Now(), &err)
+	tx, err := s.driver.BeginRead(ctx) // the parts of a plan are of one revision
 	if err != nil {
-		return nil, explain(err)
+		return nil, s.explain(err)
 	}
 	defer func() { _ = tx.Rollback() }()
 	plan, err = readPlan(ctx, tx)
-	return plan, explain(err)
+	return plan, s.explain(err)
 }
 
 // Append implements database.Store.
-func (db *DB) Append(
+func (s *Store) Append(
 	ctx context.Context, rule func(*models.Plan) (*models.Change, error),
 ) (next *models.Plan, err error) {
 	op, began := publishing, time.Now()
-	defer func() { db.metrics.ended(op, began, &err) }()
-	err = db.write(ctx, func(tx *sql.Tx) error {
+	defer func() { s.ended(op, began, &err) }()
+	err = s.driver.Write(ctx, func(tx *sql.Tx) error {
 		plan, err := readPlan(ctx, tx)
 		if err != nil {
 			return err
@@ -48,7 +44,7 @@ func (db *DB) Append(
 		return storeChange(ctx, tx, plan, next, change)
 	})
 	if err != nil {
-		return nil, explain(err)
+		return nil, s.explain(err)
 	}
 	return next, nil
 }

@@ -1,4 +1,4 @@
-package sqlite_test
+package sqlstore_test
 
 import (
 	"fmt"
@@ -8,6 +8,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
+	"github.com/fleetconf/fleetconf/controller/internal/database/sqlstore"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
@@ -48,7 +49,7 @@ func openFleet(b *testing.B, n int) *sqlite.DB {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = db.Close() })
-	if err := db.Fill(b.Context(), func(f *sqlite.Filling) error {
+	if err := db.Fill(b.Context(), func(f *sqlstore.Filling) error {
 		for i := range n {
 			a := models.Agent{
 				ID: fmt.Sprintf("0190a7c2-5b1e-7c3d-9f00-%012d", i), Hostname: fmt.Sprint("web-", i),

@@ -1,4 +1,4 @@
-package sqlite
+package sqlstore
 
 import (
 	"context"
@@ -23,20 +23,20 @@ func insertConfig(ctx context.Context, tx *sql.Tx, cfg *models.Config) error {
 }
 
 // Config implements database.Store.
-func (db *DB) Config(ctx context.Context, version int64) (cfg *models.Config, err error) {
-	defer db.metrics.ended(reading, time.Now(), &err)
-	cfg, err = scanConfig(db.reader.QueryRowContext(ctx, selectConfig+`WHERE version = $1`, version))
+func (s *Store) Config(ctx context.Context, version int64) (cfg *models.Config, err error) {
+	defer s.ended(reading, time.Now(), &err)
+	cfg, err = scanConfig(s.reader().QueryRowContext(ctx, selectConfig+`WHERE version = $1`, version))
 	if err != nil {
-		return nil, fmt.Errorf("version %d: %w", version, explain(err))
+		return nil, fmt.Errorf("version %d: %w", version, s.explain(err))
 	}
 	return cfg, nil
 }
 
 // Configs implements database.Store.
-func (db *DB) Configs(ctx context.Context, before int64, limit int) (all []*models.Config, err error) {
-	defer db.metrics.ended(reading, time.Now(), &err)
+func (s *Store) Configs(ctx context.Context, before int64, limit int) (all []*models.Config, err error) {
+	defer s.ended(reading, time.Now(), &err)
 	const page = selectConfig + `WHERE version < $1 ORDER BY version DESC LIMIT $2`
-	return list(ctx, db.reader, scanConfig, page, before, limit)
+	return list(ctx, s.reader(), scanConfig, page, before, limit)
 }
 
 // scanConfig reads a row of selectConfig. It returns sql.ErrNoRows if there is none.

@@ -1,4 +1,4 @@
-package sqlite
+package sqlstore
 
 import (
 	"context"
@@ -22,13 +22,13 @@ func scanClosed(row scanner) (c models.Closed, err error) {
 }
 
 // Figures implements database.Store.
-func (db *DB) Figures(
+func (s *Store) Figures(
 	ctx context.Context, version int64,
 ) (figures models.Figures, supersededBy int64, err error) {
-	defer db.metrics.ended(reading, time.Now(), &err)
-	c, err := scanClosed(db.reader.QueryRowContext(ctx, selectClosed+`WHERE version = $1`, version))
+	defer s.ended(reading, time.Now(), &err)
+	c, err := scanClosed(s.reader().QueryRowContext(ctx, selectClosed+`WHERE version = $1`, version))
 	if err != nil {
-		return figures, 0, fmt.Errorf("rollout of version %d: %w", version, explain(err))
+		return figures, 0, fmt.Errorf("rollout of version %d: %w", version, s.explain(err))
 	}
 	return c.Figures, c.SupersededBy, nil
 }

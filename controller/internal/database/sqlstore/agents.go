@@ -1,4 +1,4 @@
-package sqlite
+package sqlstore
 
 import (
 	"cmp"
@@ -17,9 +17,9 @@ const selectAgents = `SELECT seq, id, hostname, metadata, registered_at, token, 
 	FROM agents JOIN presence USING (seq) ORDER BY seq`
 
 // Agents returns every agent in the order of registration.
-func (db *DB) Agents(ctx context.Context) (agents []models.Agent, err error) {
-	defer db.metrics.ended(reading, time.Now(), &err)
-	return list(ctx, db.reader, scanAgent, selectAgents)
+func (s *Store) Agents(ctx context.Context) (agents []models.Agent, err error) {
+	defer s.ended(reading, time.Now(), &err)
+	return list(ctx, s.reader(), scanAgent, selectAgents)
 }
 
 // scanAgent reads a row of selectAgents.
@@ -41,14 +41,14 @@ func scanAgent(row scanner) (a models.Agent, err error) {
 }
 
 // SaveAgent implements database.Store.
-func (db *DB) SaveAgent(ctx context.Context, a models.Agent, entries ...models.Entry) (seq int64, err error) {
-	err = db.inTx(ctx, registering, func(tx *sql.Tx) (err error) {
+func (s *Store) SaveAgent(ctx context.Context, a models.Agent, entries ...models.Entry) (seq int64, err error) {
+	err = s.inTx(ctx, registering, func(tx *sql.Tx) (err error) {
 		if seq, err = upsertAgent(ctx, tx, a); err != nil {
 			return err
 		}
 		return insertEntries(ctx, tx, entries)
 	})
-	return seq, explain(err)
+	return seq, err
 }
 
 func upsertAgent(ctx context.Context, tx *sql.Tx, a models.Agent) (seq int64, err error) {
@@ -70,8 +70,8 @@ func upsertAgent(ctx context.Context, tx *sql.Tx, a models.Agent) (seq int64, er
 }
 
 // DeleteAgents implements database.Store. The schema deletes their presence with them.
-func (db *DB) DeleteAgents(ctx context.Context, ids []string, entry models.Entry) error {
-	return explain(db.inTx(ctx, removing, func(tx *sql.Tx) error {
+func (s *Store) DeleteAgents(ctx context.Context, ids []string, entry models.Entry) error {
+	return s.inTx(ctx, removing, func(tx *sql.Tx) error {
 		remove, err := tx.PrepareContext(ctx, `DELETE FROM agents WHERE id = $1`)
 		if err != nil {
 			return err
@@ -83,27 +83,27 @@ func (db *DB) DeleteAgents(ctx context.Context, ids []string, entry models.Entry
 			}
 		}
 		return insertEntries(ctx, tx, []models.Entry{entry})
-	}))
+	})
 }
 
 // SavePresence implements database.Store.
-func (db *DB) SavePresence(ctx context.Context, batch []database.Presence, entries ...models.Entry) error {
-	return explain(db.inTx(ctx, present, func(tx *sql.Tx) error {
+func (s *Store) SavePresence(ctx context.Context, batch []database.Presence, entries ...models.Entry) error {
+	return s.inTx(ctx, present, func(tx *sql.Tx) error {
 		if err := savePresence(ctx, tx, batch, (*presence).savePoll); err != nil {
 			return err
 		}
 		return insertEntries(ctx, tx, entries)
-	}))
+	})
 }
 
 // SaveReports implements database.Store.
-func (db *DB) SaveReports(ctx context.Context, batch []database.Presence) error {
-	return explain(db.inTx(ctx, reporting, func(tx *sql.Tx) error {
+func (s *Store) SaveReports(ctx context.Context, batch []database.Presence) error {
+	return s.inTx(ctx, reporting, func(tx *sql.Tx) error {
 		return savePresence(ctx, tx, batch, (*presence).saveReport)
-	}))
+	})
 }
 
-// savePresence applies save to a batch in the order of the table, so that SQLite
+// savePresence applies save to a batch in the order of the table, so that the database
 // writes each page once.
 func savePresence(
 	ctx context.Context, tx *sql.Tx, batch []database.Presence,

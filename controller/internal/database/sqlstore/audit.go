@@ -1,4 +1,4 @@
-package sqlite
+package sqlstore
 
 import (
 	"context"
@@ -20,20 +20,20 @@ func scanEntry(row scanner) (e models.Entry, err error) {
 }
 
 // AppendAudit implements database.Store.
-func (db *DB) AppendAudit(ctx context.Context, entries ...models.Entry) error {
-	return explain(db.inTx(ctx, auditing, func(tx *sql.Tx) error { return insertEntries(ctx, tx, entries) }))
+func (s *Store) AppendAudit(ctx context.Context, entries ...models.Entry) error {
+	return s.inTx(ctx, auditing, func(tx *sql.Tx) error { return insertEntries(ctx, tx, entries) })
 }
 
 // Audit implements database.Store.
-func (db *DB) Audit(
+func (s *Store) Audit(
 	ctx context.Context, action models.Action, before int64, limit int,
 ) (entries []models.Entry, err error) {
-	defer db.metrics.ended(reading, time.Now(), &err)
+	defer s.ended(reading, time.Now(), &err)
 	if before == 0 {
 		before = math.MaxInt64
 	}
 	const page = selectEntries + `WHERE seq < $1 AND ($2 = '' OR action = $3) ORDER BY seq DESC LIMIT $4`
-	return list(ctx, db.reader, scanEntry, page, before, string(action), string(action), limit)
+	return list(ctx, s.reader(), scanEntry, page, before, string(action), string(action), limit)
 }
 
 func insertEntries(ctx context.Context, tx *sql.Tx, entries []models.Entry) error {
