@@ -13,6 +13,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/fleetconf/fleetconf/controller/internal/access"
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/audit"
 	"github.com/fleetconf/fleetconf/controller/internal/config"
@@ -142,29 +143,31 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	metrics.Certificate(registerer, program.Name, files.NotAfter)
 	registerer.MustRegister(sqlite.NewCollector(db), agents, publisher, waiters, announcements)
 	handler := api.New(api.Options{
+		Options: access.Options{
+			Agents:   agents,
+			Audit:    auditLog,
+			Draining: ctx.Done(),
+			Limits: access.Limits{
+				Register: set.LimitRegister, Config: set.LimitConfig, Status: set.LimitStatus, Admin: set.LimitAdmin,
+			},
+			TrustedProxies: set.TrustedProxies,
+			AgentName:      set.AgentUsername,
+			AgentAccount:   auth.NewAccount(set.AgentUsername, set.AgentPassword.Reveal()),
+			Mutual:         set.TLSClientCAFile != "",
+			AdminName:      set.AdminUsername,
+			AdminAccount:   auth.NewAccount(set.AdminUsername, set.AdminPassword.Reveal()),
+			Log:            log,
+		},
 		Publisher:     publisher,
-		Agents:        agents,
 		Rollouts:      rollout.New(publisher, agents, db),
-		Audit:         auditLog,
 		Waiters:       waiters,
 		Announcements: announcements,
 		Fleet:         fleet,
 		Transport:     wire.Transport(set.Transport),
 		SweepInterval: set.SweepInterval,
 		Store:         db,
-		Draining:      ctx.Done(),
-		Limits: api.Limits{
-			Register: set.LimitRegister, Config: set.LimitConfig, Status: set.LimitStatus, Admin: set.LimitAdmin,
-		},
-		TrustedProxies: set.TrustedProxies,
-		AgentName:      set.AgentUsername,
-		AgentAccount:   auth.NewAccount(set.AgentUsername, set.AgentPassword.Reveal()),
-		Mutual:         set.TLSClientCAFile != "",
-		AdminName:      set.AdminUsername,
-		AdminAccount:   auth.NewAccount(set.AdminUsername, set.AdminPassword.Reveal()),
-		Log:            log,
-		Metrics:        api.NewMetrics(registerer),
-		Scrape:         metrics.Handler(registerer),
+		Metrics:       api.NewMetrics(registerer),
+		Scrape:        metrics.Handler(registerer),
 	})
 	// No TCP keep-alive: probes on thousands of waiting connections would cost more than all
 	// other work. Every wait ends, which detects a peer that is gone.

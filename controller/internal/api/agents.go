@@ -10,6 +10,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/controller/internal/access"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/pkg/auth"
@@ -50,25 +51,25 @@ func (a *API) register(c *call) error {
 	if err != nil {
 		return err
 	}
-	if c.self != nil && req.AgentID != c.self.ID() {
+	if c.Self != nil && req.AgentID != c.Self.ID() {
 		return problem.New(http.StatusForbidden, "an agent's own token registers its own agent_id only")
 	}
 	if _, err := a.Agents.Agent(req.AgentID); err != nil { // new agents only: a registered agent has its own limit
-		if err := a.allowChurn(c); err != nil {
+		if err := a.guard.AllowChurn(c.guardRequest()); err != nil {
 			return err
 		}
 	}
 	registration.PollInterval = a.Publisher.Plan().PollInterval()
-	registration.Self, registration.Origin = c.self, c.origin()
-	if _, token, ok := c.Request.BasicAuth(); ok && c.self != nil {
+	registration.Self, registration.Origin = c.Self, c.origin()
+	if _, token, ok := c.Request.BasicAuth(); ok && c.Self != nil {
 		registration.Token = auth.DigestOf(token)
 	}
 	if a.Mutual {
-		registration.Certificate = registry.CertificateName(certificate(c.Request))
+		registration.Certificate = registry.CertificateName(access.Certificate(c.Request))
 	}
 	id, token, isNew, err := a.Agents.Register(c.Request.Context(), registration)
 	if errors.Is(err, models.ErrSecret) || errors.Is(err, models.ErrCertificate) {
-		a.recordInvalid(c, err)
+		a.guard.RecordInvalid(c.guardRequest(), c.Caller, err)
 	}
 	if errors.Is(err, models.ErrSecret) {
 		return problem.New(http.StatusConflict,
@@ -231,8 +232,8 @@ func (a *API) decommission(c *call) error {
 	if err := a.checkCurrent(c); err != nil {
 		return err
 	}
-	if c.self != nil {
-		if err := a.allowChurn(c); err != nil {
+	if c.Self != nil {
+		if err := a.guard.AllowChurn(c.guardRequest()); err != nil {
 			return err
 		}
 	}
@@ -328,8 +329,8 @@ func (a *API) report(c *call) error {
 			req.Version, a.Publisher.Plan().Version())
 	}
 	attempt := fromReport(req, models.Now())
-	news, err := a.Agents.Report(c.Request.Context(), c.self, attempt)
-	if news && attempt.Status == wire.Failed && a.Agents.Allow(c.self, registry.Logging) == nil {
+	news, err := a.Agents.Report(c.Request.Context(), c.Self, attempt)
+	if news && attempt.Status == wire.Failed && a.Agents.Allow(c.Self, registry.Logging) == nil {
 		a.event(c).WithFields(logrus.Fields{"version": attempt.Version, "error": attempt.Error}).
 			Warn("Worker refused a version")
 	}

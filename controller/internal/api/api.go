@@ -1,6 +1,6 @@
-// Package api is the controller's HTTP API: its routes, their access rules and limits, and
-// the status of each error. The rules of publishing are in package publish, those of agents
-// in package registry, and those of polls in package poll.
+// Package api is the controller's HTTP API: its routes with their access rules, and the status
+// of each error. Package access enforces the access rules. The rules of publishing are in
+// package publish, those of agents in package registry, and those of polls in package poll.
 //
 //	@title						Fleetconf controller
 //	@version					1.0
@@ -37,22 +37,15 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/sirupsen/logrus"
-	"golang.org/x/time/rate"
-
-	"github.com/fleetconf/fleetconf/controller/internal/audit"
+	"github.com/fleetconf/fleetconf/controller/internal/access"
 	"github.com/fleetconf/fleetconf/controller/internal/poll"
 	"github.com/fleetconf/fleetconf/controller/internal/publish"
-	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/controller/internal/rollout"
-	"github.com/fleetconf/fleetconf/pkg/auth"
-	"github.com/fleetconf/fleetconf/pkg/limit"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/router"
@@ -61,29 +54,18 @@ import (
 
 // Options are the parts and settings of the API. All are required, except where noted.
 type Options struct {
+	access.Options // who may call the API; its Agents, Audit, Draining and Log are the API's too
+
 	Publisher     *publish.Publisher
-	Agents        *registry.Registry
 	Rollouts      *rollout.Rollouts
-	Audit         *audit.Log
 	Waiters       *poll.Waiters
 	Announcements interface{ Lost() error }                // why announcements fail, for /ready; may be nil
 	Store         interface{ Ping(context.Context) error } // why the store fails, for /ready
-	Draining      <-chan struct{}                          // closed when the controller stops
-	Limits        Limits
-
-	TrustedProxies []netip.Prefix // proxies whose X-Forwarded-For is trusted
 
 	Fleet         string         // id of the fleet, sent in X-Fleet
 	Transport     wire.Transport // how the controller announces versions
 	SweepInterval time.Duration  // resync interval of agents that receive hints over a broker
 
-	AgentName    string
-	AgentAccount *auth.Account // the shared credentials that agents register with
-	Mutual       bool          // agents must also present a client certificate; the TLS server verifies it
-	AdminName    string
-	AdminAccount *auth.Account
-
-	Log     logrus.FieldLogger
 	Metrics *Metrics     // nil: nothing is measured
 	Scrape  http.Handler // answers GET /metrics; nil: 404
 }
@@ -91,12 +73,8 @@ type Options struct {
 // API serves the controller's HTTP API.
 type API struct {
 	Options
-	classes         map[access]*class
-	rejectedCallers *limit.Table // requests that were not authorized, by class and source
-	churn           *limit.Table // registrations of new agents and removals of agents by themselves, by source
-	guesses         *limit.Guesses
-	polls           *poll.Service
-	warning         rate.Sometimes // limits the log lines about rejected credentials
+	guard *access.Guard
+	polls *poll.Service
 }
 
 // New returns the handler of all routes.
@@ -112,17 +90,15 @@ func newAPI(o Options) *API {
 	if o.Scrape == nil {
 		o.Scrape = http.NotFoundHandler()
 	}
-	a := &API{
-		Options: o, classes: newClasses(o.Limits), rejectedCallers: limit.NewTable(), churn: limit.NewTable(),
-		guesses: limit.NewGuesses(),
+	pollInterval := func() time.Duration { return o.Publisher.Plan().PollInterval() }
+	return &API{
+		Options: o,
+		guard:   access.New(o.Options, o.Metrics.access, pollInterval),
 		polls: poll.New(poll.Options{
 			Publisher: o.Publisher, Agents: o.Agents, Waiters: o.Waiters, Fleet: o.Fleet, Broker: broker(o.Transport),
 			SweepInterval: o.SweepInterval,
 		}),
-		warning: rate.Sometimes{First: 1, Interval: time.Minute},
 	}
-	a.Metrics.limits(a.classes[enrolling], a.classes[reading], a.classes[reporting], a.classes[administering])
-	return a
 }
 
 // broker returns over if it is a broker, and "" if it is not.
@@ -174,10 +150,11 @@ func sameOrigin(next http.Handler, as *measured) http.Handler {
 func (a *API) guarded(r route) func(*call) error {
 	known := strings.Fields(r.query)
 	return func(c *call) error {
-		if err := a.admit(c, r.who); err != nil {
+		var err error
+		if c.Caller, err = a.guard.Admit(c.guardRequest(), r.who); err != nil {
 			return err
 		}
-		defer c.release()
+		defer c.Release()
 		if r.query != "*" && c.Request.URL.RawQuery != "" {
 			if err := checkQuery(c.Request.URL.RawQuery, known); err != nil {
 				return err

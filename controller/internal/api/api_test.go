@@ -24,6 +24,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/fleetconf/fleetconf/controller/docs"
+	"github.com/fleetconf/fleetconf/controller/internal/access"
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/audit"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
@@ -57,11 +58,11 @@ type system struct {
 
 func newSystem(t testing.TB) *system {
 	t.Helper()
-	return newLimited(t, api.Limits{Register: 10_000, Config: 1_000_000, Status: 100_000, Admin: 10_000})
+	return newLimited(t, access.Limits{Register: 10_000, Config: 1_000_000, Status: 100_000, Admin: 10_000})
 }
 
 // newLimited returns a system with the given limits. with changes its options.
-func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *system {
+func newLimited(t testing.TB, limits access.Limits, with ...func(*api.Options)) *system {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "controller.db")
 	db, err := sqlite.Open(t.Context(), path)
@@ -92,12 +93,14 @@ func newLimited(t testing.TB, limits api.Limits, with ...func(*api.Options)) *sy
 		logged: hook, draining: draining, waiters: waiters, drain: stop,
 	}
 	options := api.Options{
-		Publisher: publisher, Agents: agents, Rollouts: rollout.New(publisher, agents, db), Audit: audit.New(db, log),
-		Store:   db,
+		Options: access.Options{
+			Agents: agents, Audit: audit.New(db, log), Draining: draining, Limits: limits,
+			AgentName: "agent", AgentAccount: auth.NewAccount("agent", "secret123"),
+			AdminName: "admin", AdminAccount: auth.NewAccount("admin", "admin123"), Log: log,
+		},
+		Publisher: publisher, Rollouts: rollout.New(publisher, agents, db), Store: db,
 		Waiters: waiters, Transport: wire.NATS, SweepInterval: 5 * time.Minute, Announcements: announced{s},
-		Fleet: "fleet-1", Draining: draining, Limits: limits, AgentName: "agent", AdminName: "admin",
-		AdminAccount: auth.NewAccount("admin", "admin123"), AgentAccount: auth.NewAccount("agent", "secret123"),
-		Log:     log,
+		Fleet:   "fleet-1",
 		Metrics: api.NewMetrics(s.registry), Scrape: metrics.Handler(s.registry),
 	}
 	for _, change := range with {

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/fleetconf/fleetconf/controller/internal/access"
 	"github.com/fleetconf/fleetconf/controller/internal/poll"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
@@ -48,7 +49,7 @@ func (a *API) config(c *call) error {
 	if err != nil {
 		return err
 	}
-	request := poll.Request{Self: c.self, Header: c.Request.Header, Wait: wait, StartedAt: time.Now().UTC()}
+	request := poll.Request{Self: c.Self, Header: c.Request.Header, Wait: wait, StartedAt: time.Now().UTC()}
 	var response poll.Response
 	if wait <= 0 {
 		response, _ = a.polls.Begin(request)
@@ -111,7 +112,7 @@ func respond(c *call, r *poll.Response) error {
 	r.SetHeader(c.Writer.Header())
 	switch r.Status {
 	case poll.StatusUnauthorized:
-		return unauthorized(c, errInvalidCredentials)
+		return access.Unauthorized(c.Writer.Header(), access.ErrInvalid)
 	case poll.StatusNotFound:
 		return problem.New(http.StatusNotFound, "%s", r.Detail)
 	case poll.StatusNotModified:

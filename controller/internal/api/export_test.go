@@ -17,36 +17,3 @@ func Routes() (routes [][3]string) {
 	}
 	return routes
 }
-
-// InFlightWhileHeld returns the number of requests in flight before a call is held, while it
-// is held, when it has its slot again, and after its release.
-func InFlightWhileHeld() (inFlight []int64) {
-	c := entered()
-	k := c.class
-	note := func() { inFlight = append(inFlight, k.InFlight()) }
-	note()
-	reacquire := c.releaseWhileHeld()
-	note()
-	reacquire()
-	note()
-	c.release()
-	note()
-	return inFlight
-}
-
-// InFlightAfterAbandonedHold returns the number of requests in flight after a held call is
-// released without its slot, as after a panic.
-func InFlightAfterAbandonedHold() int64 {
-	c := entered()
-	k := c.class
-	c.releaseWhileHeld()
-	c.release()
-	return k.InFlight()
-}
-
-// entered returns a call with a slot.
-func entered() *call {
-	c := &call{measured: NewMetrics(nil).measured(polls), class: newClasses(Limits{1, 1, 1, 1})[reading]}
-	c.class.Enter()
-	return c
-}

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/controller/internal/access"
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
@@ -726,7 +727,7 @@ func TestLimits_OneAgentTooOften_OthersServed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newLimited(t, api.Limits{Register: 100, Config: 1, Status: 100, Admin: 100})
+				s := newLimited(t, access.Limits{Register: 100, Config: 1, Status: 100, Admin: 100})
 				s.publish("http://a/")
 				a1, a2 := s.register("a1"), s.register("a2")
 				rejected := 0

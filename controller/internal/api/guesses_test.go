@@ -12,12 +12,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fleetconf/fleetconf/controller/internal/access"
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // plenty are limits that no test here reaches.
-var plenty = api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}
+var plenty = access.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}
 
 const (
 	elsewhere = "198.51.100.7:40000"

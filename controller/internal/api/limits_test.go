@@ -17,12 +17,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/controller/internal/access"
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // scarce allows one request per second of each class.
-var scarce = api.Limits{Register: 1, Config: 1, Status: 1, Admin: 1}
+var scarce = access.Limits{Register: 1, Config: 1, Status: 1, Admin: 1}
 
 // here is a peer address on this machine.
 const here = "127.0.0.1:40000"
@@ -121,7 +122,7 @@ func TestLimits_Classes_Independent(t *testing.T) {
 func TestLimits_RegisterAndRemoveRepeatedly_LimitedPerSource(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const most = 1_000_000
-		s := newLimited(t, api.Limits{Register: most, Config: most, Status: most, Admin: most})
+		s := newLimited(t, access.Limits{Register: most, Config: most, Status: most, Admin: most})
 		send := func(remote string, who account, method, path, body string) *http.Response {
 			return s.callWith(remote, http.Header{}, who, method, path, body)
 		}
@@ -246,7 +247,7 @@ func (s *system) publishHere(url string, interval int) {
 // Rejected requests are told to retry at different times.
 func TestLimits_ReconnectStorm_RetryAfterSpread(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newLimited(t, api.Limits{Register: 100, Config: 100, Status: 100, Admin: 100})
+		s := newLimited(t, access.Limits{Register: 100, Config: 100, Status: 100, Admin: 100})
 		seen := map[string]int{}
 		for i := range 2100 {
 			if resp := s.call(enroller, "GET", "/api/v1/config", ""); resp.StatusCode == 429 {
@@ -412,7 +413,7 @@ func TestLimits_InFlight_Bounded(t *testing.T) {
 // while they wait for the store.
 func TestLimits_RegistrationsInFlight_Bounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newLimited(t, api.Limits{Register: 10_000, Config: 1, Status: 1, Admin: 1})
+		s := newLimited(t, access.Limits{Register: 10_000, Config: 1, Status: 1, Admin: 1})
 		for range 250 {
 			defer s.occupy(enroller, "/api/v1/register")()
 		}
@@ -498,16 +499,6 @@ func TestLimits_HeldPollsAnswered_TakeSlots(t *testing.T) {
 	}
 }
 
-func TestCall_HeldPoll_ReleasesSlot(t *testing.T) {
-	got := api.InFlightWhileHeld()
-	if diff := cmp.Diff([]int64{1, 0, 1, 0}, got); diff != "" {
-		t.Errorf("in flight before, during and after the hold, and after the release, -want +got:\n%s", diff)
-	}
-	if got := api.InFlightAfterAbandonedHold(); got != 0 {
-		t.Errorf("%d in flight after the release of a held call, want 0", got)
-	}
-}
-
 // Invalid credentials beyond the limit get 429, and the audit log counts all of them.
 func TestLimits_WrongCredentials_Rejected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -567,7 +558,7 @@ func TestLimits_Rejections_LoggedOncePerMinute(t *testing.T) {
 
 // Polls are answered during a storm of registrations, over real connections.
 func TestLimits_RegistrationStorm_AdminServed(t *testing.T) {
-	s := newLimited(t, api.Limits{Register: 20, Config: 100_000, Status: 1, Admin: 1})
+	s := newLimited(t, access.Limits{Register: 20, Config: 100_000, Status: 1, Admin: 1})
 	s.publishHere("http://a/", 30)
 	a1 := s.register("a1")
 	tag := s.poll(a1, "").Header.Get("ETag")
@@ -647,7 +638,7 @@ func TestLimits_RegistrationStorm_AdminServed(t *testing.T) {
 // After a publish the whole fleet reports at the same time, and every report is accepted.
 func TestLimits_ReportsOfAFleet_Accepted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) { // in fake time, so that a slow machine passes
-		s := newLimited(t, api.Limits{Register: 1000, Config: 1, Status: 20_000, Admin: 1})
+		s := newLimited(t, access.Limits{Register: 1000, Config: 1, Status: 20_000, Admin: 1})
 		s.publishHere("http://a/", 30)
 		var agents [200]account
 		for i := range agents {
@@ -767,7 +758,7 @@ func TestLimits_InvalidCredentialsInFlight_TakeNoSlots(t *testing.T) {
 // A flood of unauthorized requests to admin routes does not lock out the admin.
 func TestLimits_InvalidCredentials_AdminServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newLimited(t, api.Limits{Register: 1, Config: 1, Status: 1, Admin: 1})
+		s := newLimited(t, access.Limits{Register: 1, Config: 1, Status: 1, Admin: 1})
 		rejected := 0
 		for range 60 {
 			for _, who := range []account{{}, {"admin", "wrong"}} {

@@ -16,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
+	"github.com/fleetconf/fleetconf/controller/internal/access"
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
@@ -105,7 +106,9 @@ func TestMetrics_DisconnectAndPanic_Counted(t *testing.T) {
 	s := newSystem(t)
 	s.registry = prometheus.NewRegistry()
 	log, _ := logtest.NewNullLogger()
-	broken := api.New(api.Options{Limits: scarce, Log: log, Metrics: api.NewMetrics(s.registry)}) // without a store
+	broken := api.New(api.Options{ // without a store
+		Options: access.Options{Limits: scarce, Log: log}, Metrics: api.NewMetrics(s.registry),
+	})
 	w := httptest.NewRecorder()
 	broken.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/ready", http.NoBody))
 	if w.Code != 500 {

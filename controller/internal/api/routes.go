@@ -6,44 +6,52 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/controller/internal/access"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
-	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
 // call is a request, with the identity of its caller and its slot.
 type call struct {
 	*gin.Context
-	class *class          // the class of the request's slot, nil without a slot
-	self  *registry.Agent // the calling agent, nil for other callers
-	by    string          // user name of the caller, "" if it is not authenticated
-
+	access.Caller
 	api      *API
 	measured *measured
 }
 
+// guardRequest returns the request, as the guard sees it.
+func (c *call) guardRequest() access.Request {
+	return access.Request{
+		Request: c.Request, Response: c.Writer.Header(), Route: c.FullPath(), Agent: c.Param("id"),
+	}
+}
+
 // origin returns the caller's name and address, for the audit log.
-func (c *call) origin() models.Origin { return models.Origin{Actor: c.by, SourceIP: c.ClientIP()} }
+func (c *call) origin() models.Origin { return c.api.guard.Origin(c.Request, c.Caller) }
+
+// ClientIP returns the address of the client. It hides gin's ClientIP, which trusts other
+// headers.
+func (c *call) ClientIP() string { return c.api.guard.ClientIP(c.Request) }
+
+// releaseWhileHeld releases the request's slot while its response is held, and has the response
+// measured as a held one. reacquire takes a slot again.
+func (c *call) releaseWhileHeld() (reacquire func()) {
+	c.measured = c.measured.held
+	return c.ReleaseWhileHeld()
+}
 
 // event returns a logger with the id, source address and caller of a request.
 func (a *API) event(c *call) *logrus.Entry {
-	log := a.Log.WithFields(logrus.Fields{"request_id": server.RequestID(c.Request), "source_ip": c.ClientIP()})
-	switch {
-	case c.self != nil:
-		return log.WithField("agent", c.self.ID())
-	case c.by != "":
-		return log.WithField("by", c.by)
-	}
-	return log
+	return a.guard.Logger(c.Request, c.Caller)
 }
 
 // route is a row of the table of routes.
 type route struct {
 	method   string
 	path     string
-	who      access // who may call, and which class of limits applies
-	measured string // route class in the metrics
-	query    string // known parameters of the query, separated by spaces; "*": any
+	who      access.Rule // who may call, and which class of limits applies
+	measured string      // route class in the metrics
+	query    string      // known parameters of the query, separated by spaces; "*": any
 	handle   func(*call) error
 }
 
@@ -54,37 +62,37 @@ var Names = []string{"summary", "resume", "unknown", "controller", "INITIAL_URL"
 // routes returns the table of all routes of the controller.
 func (a *API) routes() []route {
 	return []route{
-		{"POST", "/api/v1/register", enrolling, registering, "", a.register},
+		{"POST", "/api/v1/register", access.Enrollers, registering, "", a.register},
 
-		{"GET", "/api/v1/config", reading, polls, "*", a.config},
-		{"POST", "/api/v1/config", administering, publishing, "poll_interval dry_run override", a.publish},
-		{"GET", "/api/v1/configs", administering, admins, "limit before", a.history},
-		{"GET", "/api/v1/configs/:version", administering, admins, "", a.version},
-		{"GET", "/api/v1/configs/:version/diff/:other", administering, admins, "", a.diff},
-		{"POST", "/api/v1/configs/:version/rollback", administering, publishing, "dry_run override", a.rollback},
-		{"GET", "/api/v1/rollouts/:version", administering, admins, "wait applied", a.rollout},
-		{"GET", "/api/v1/freeze", administering, admins, "", a.frozen},
-		{"PUT", "/api/v1/freeze", administering, admins, "", a.freeze},
-		{"DELETE", "/api/v1/freeze", administering, admins, "", a.unfreeze},
-		{"GET", "/api/v1/audit", administering, admins, "limit before action", a.audit},
+		{"GET", "/api/v1/config", access.Readers, polls, "*", a.config},
+		{"POST", "/api/v1/config", access.Admin, publishing, "poll_interval dry_run override", a.publish},
+		{"GET", "/api/v1/configs", access.Admin, admins, "limit before", a.history},
+		{"GET", "/api/v1/configs/:version", access.Admin, admins, "", a.version},
+		{"GET", "/api/v1/configs/:version/diff/:other", access.Admin, admins, "", a.diff},
+		{"POST", "/api/v1/configs/:version/rollback", access.Admin, publishing, "dry_run override", a.rollback},
+		{"GET", "/api/v1/rollouts/:version", access.Admin, admins, "wait applied", a.rollout},
+		{"GET", "/api/v1/freeze", access.Admin, admins, "", a.frozen},
+		{"PUT", "/api/v1/freeze", access.Admin, admins, "", a.freeze},
+		{"DELETE", "/api/v1/freeze", access.Admin, admins, "", a.unfreeze},
+		{"GET", "/api/v1/audit", access.Admin, admins, "limit before action", a.audit},
 
-		{"GET", "/api/v1/agents", administering, admins, "limit cursor status version transport hostname", a.agents},
-		{"GET", "/api/v1/agents/summary", administering, admins, "", a.summary},
-		{"POST", "/api/v1/agents/resume", administering, admins, "", a.resume},
-		{"GET", "/api/v1/agents/:id", administering, admins, "", a.agent},
-		{"DELETE", "/api/v1/agents/:id", removing, registering, "", a.decommission},
-		{"POST", "/api/v1/agents/:id/retry", administering, admins, "", a.retry},
-		{"POST", "/api/v1/agents/:id/reset", administering, admins, "", a.reset},
-		{"POST", "/api/v1/agents/:id/status", reporting, reports, "", a.report},
+		{"GET", "/api/v1/agents", access.Admin, admins, "limit cursor status version transport hostname", a.agents},
+		{"GET", "/api/v1/agents/summary", access.Admin, admins, "", a.summary},
+		{"POST", "/api/v1/agents/resume", access.Admin, admins, "", a.resume},
+		{"GET", "/api/v1/agents/:id", access.Admin, admins, "", a.agent},
+		{"DELETE", "/api/v1/agents/:id", access.ItselfOrAdmin, registering, "", a.decommission},
+		{"POST", "/api/v1/agents/:id/retry", access.Admin, admins, "", a.retry},
+		{"POST", "/api/v1/agents/:id/reset", access.Admin, admins, "", a.reset},
+		{"POST", "/api/v1/agents/:id/status", access.Itself, reports, "", a.report},
 
-		{"GET", "/", open, documents, "*", plain(index)},
-		{"GET", "/health", open, probing, "*", plain(server.Health)},
-		{"GET", "/ready", open, probing, "*", a.ready},
-		{"GET", "/version", open, probing, "*", plain(server.Version)},
-		{"GET", "/metrics", open, probing, "*", a.scrape},
-		{"GET", "/openapi.json", open, documents, "*", openAPI},
-		{"GET", "/swagger", open, documents, "*", swaggerUI},
-		{"GET", "/swagger/*page", open, documents, "*", swaggerUI},
+		{"GET", "/", access.Anyone, documents, "*", plain(index)},
+		{"GET", "/health", access.Anyone, probing, "*", plain(server.Health)},
+		{"GET", "/ready", access.Anyone, probing, "*", a.ready},
+		{"GET", "/version", access.Anyone, probing, "*", plain(server.Version)},
+		{"GET", "/metrics", access.Anyone, probing, "*", a.scrape},
+		{"GET", "/openapi.json", access.Anyone, documents, "*", openAPI},
+		{"GET", "/swagger", access.Anyone, documents, "*", swaggerUI},
+		{"GET", "/swagger/*page", access.Anyone, documents, "*", swaggerUI},
 	}
 }
 

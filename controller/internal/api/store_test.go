@@ -10,6 +10,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/fleetconf/fleetconf/controller/internal/access"
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
@@ -34,7 +35,8 @@ func TestAnswer_StoreFailures_MappedToStatus(t *testing.T) {
 		database.ErrBusy: 503, database.ErrReadOnly: 503, database.ErrIO: 503, database.ErrCorrupt: 503,
 		database.ErrMoved: 503, database.ErrFull: 507,
 	} {
-		s := newLimited(t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}, func(o *api.Options) {
+		limits := access.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}
+		s := newLimited(t, limits, func(o *api.Options) {
 			o.Rollouts = rollout.New(o.Publisher, o.Agents, failingStore{with: err})
 		})
 		s.publish("http://a/")

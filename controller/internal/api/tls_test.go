@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/controller/internal/access"
 	"github.com/fleetconf/fleetconf/controller/internal/api"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/pkg/certs"
@@ -61,7 +62,7 @@ func TestRoutes_CertificateRequired_ByAccess(t *testing.T) {
 	invalid := account{"agent", "guessed"}
 	for _, mutual := range []bool{true, false} {
 		s := newLimited(
-			t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000},
+			t, access.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000},
 			func(o *api.Options) { o.Mutual = mutual },
 		)
 		call := func(conn *tls.ConnectionState, who account, method, path, body string) *http.Response {
@@ -133,7 +134,7 @@ func TestRoutes_CertificateRequired_ByAccess(t *testing.T) {
 		}
 	}
 	s := newLimited(
-		t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000},
+		t, access.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000},
 		func(o *api.Options) { o.Mutual = true },
 	)
 	if got := text(t, s.call(enroller, "GET", "/api/v1/config", "")); !strings.Contains(got, "CONTROLLER_CERT_FILE") {
@@ -144,7 +145,7 @@ func TestRoutes_CertificateRequired_ByAccess(t *testing.T) {
 // Valid credentials without a certificate are recorded like invalid ones.
 func TestCertificate_Missing_Audited(t *testing.T) {
 	s := newLimited(
-		t, api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000},
+		t, access.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000},
 		func(o *api.Options) { o.Mutual = true },
 	)
 	var resp *http.Response
@@ -189,7 +190,7 @@ func (s *system) callOver(conn *tls.ConnectionState, who account, method, path, 
 // newMutual returns a system that requires client certificates of agents.
 func newMutual(t *testing.T) *system {
 	t.Helper()
-	limits := api.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}
+	limits := access.Limits{Register: 1000, Config: 1000, Status: 1000, Admin: 1000}
 	return newLimited(t, limits, func(o *api.Options) { o.Mutual = true })
 }
 

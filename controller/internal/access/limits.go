@@ -1,4 +1,4 @@
-package api
+package access
 
 import (
 	"math/rand/v2"
@@ -30,6 +30,14 @@ type Limits struct {
 // stores 25 a second.
 const mostRegistering = 250
 
+// Names of the route classes, as metrics label them.
+const (
+	ClassRegister = "register"
+	ClassPoll     = "poll"
+	ClassReport   = "report"
+	ClassAdmin    = "admin"
+)
+
 // class holds the limits of a route class.
 type class struct {
 	*limit.Class
@@ -42,18 +50,18 @@ type class struct {
 	reported atomic.Int64   // rejections that are in the log
 }
 
-// newClasses returns the class of each access rule; open and closed routes have none.
+// newClasses returns the class of each access rule; Anyone and the zero Rule have none.
 // Registrations apart, a class admits as many requests in flight as its rate is per second:
 // reports wait to be written in a batch, and others that take a second on average mean that
 // the controller is overloaded.
-func newClasses(l Limits) map[access]*class {
-	register := newClass(registering, l.Register, min(l.Register, mostRegistering))
-	return map[access]*class{
-		enrolling:     register,
-		removing:      register, // agents that all remove themselves must not use up the admin's limit
-		reading:       newClass(polls, l.Config, l.Config),
-		reporting:     newClass(reports, l.Status, l.Status),
-		administering: newClass(admins, l.Admin, l.Admin),
+func newClasses(l Limits) map[Rule]*class {
+	register := newClass(ClassRegister, l.Register, min(l.Register, mostRegistering))
+	return map[Rule]*class{
+		Enrollers:     register,
+		ItselfOrAdmin: register, // agents that all remove themselves must not use up the admin's limit
+		Readers:       newClass(ClassPoll, l.Config, l.Config),
+		Itself:        newClass(ClassReport, l.Status, l.Status),
+		Admin:         newClass(ClassAdmin, l.Admin, l.Admin),
 	}
 }
 
@@ -68,26 +76,25 @@ func newClass(name string, perSecond, inFlight int) *class {
 
 // acquire takes a slot of the rule's class for an authorized request, and rejects the request
 // if there is none. An admin on this machine needs no slot, and so can end an overload.
-func (a *API) acquire(c *call, rule access, who caller) error {
-	k := a.classes[rule]
-	if who == admin && server.FromLoopback(c.Request) {
-		return nil
+func (g *Guard) acquire(r Request, rule Rule, who kind) (*class, error) {
+	k := g.classes[rule]
+	if who == admin && server.FromLoopback(r.Request) {
+		return nil, nil
 	}
 	if !k.Enter() {
-		return a.overflow(c, k, &k.Rejections, rule)
+		return nil, g.overflow(r, k, &k.Rejections, rule)
 	}
-	c.class = k
-	return nil
+	return k, nil
 }
 
 // countRejected counts an unauthorized request against its source. It returns a rejection
 // once the source exceeds the rate of the whole class, and nil below that.
-func (a *API) countRejected(c *call, rule access) error {
-	k := a.classes[rule]
-	if a.rejectedCallers.Take(a.rejectedCallers.Key(k.name, limit.Source(c.source())), k.bucket) == 0 {
+func (g *Guard) countRejected(r Request, rule Rule) error {
+	k := g.classes[rule]
+	if g.rejectedCallers.Take(g.rejectedCallers.Key(k.name, limit.Source(g.source(r.Request))), k.bucket) == 0 {
 		return nil
 	}
-	return a.overflow(c, k, k.rejectedCallers, rule)
+	return g.overflow(r, k, k.rejectedCallers, rule)
 }
 
 // churn limits the registrations of new agents, and the removals of agents by themselves, from
@@ -96,17 +103,17 @@ func (a *API) countRejected(c *call, rule access) error {
 // start at the same time.
 var churn = limit.Bucket{Burst: 10_000, Each: time.Second / 10}
 
-// allowChurn counts a request against churn. It fails with 429 if the source has exceeded it.
-// Requests from this machine are not limited.
-func (a *API) allowChurn(c *call) error {
-	if server.FromLoopback(c.Request) {
+// AllowChurn counts a registration of a new agent, or a removal of an agent by itself. It
+// fails with 429 if the source sent too many. Requests from this machine are not limited.
+func (g *Guard) AllowChurn(r Request) error {
+	if server.FromLoopback(r.Request) {
 		return nil
 	}
-	wait := a.churn.Take(a.churn.Key("", limit.Source(c.source())), churn)
+	wait := g.churn.Take(g.churn.Key("", limit.Source(g.source(r.Request))), churn)
 	if wait == 0 {
 		return nil
 	}
-	problem.RetryAfter(c.Writer.Header(), wait+rand.N(limit.MaxRetryAfter-wait))
+	problem.RetryAfter(r.Response, wait+rand.N(limit.MaxRetryAfter-wait))
 	return problem.New(http.StatusTooManyRequests,
 		"too many new agents registered, or agents removed themselves, from this network; "+
 			"retry after the time in Retry-After")
@@ -114,20 +121,19 @@ func (a *API) allowChurn(c *call) error {
 
 // overflow returns the rejection of a request that exceeds the limits of class k: 429, or 503
 // while the controller stops. Its Retry-After grows with the recent rejections.
-func (a *API) overflow(c *call, k *class, rejections *limit.Rejections, rule access) error {
-	h := c.Writer.Header()
-	problem.RetryAfter(h, rejections.Reject())
-	if rule == reading {
-		h.Set(wire.HeaderPollInterval, strconv.Itoa(seconds(a.Publisher.Plan().PollInterval())))
+func (g *Guard) overflow(r Request, k *class, rejections *limit.Rejections, rule Rule) error {
+	problem.RetryAfter(r.Response, rejections.Reject())
+	if rule == Readers {
+		r.Response.Set(wire.HeaderPollInterval, strconv.Itoa(int(g.pollInterval()/time.Second)))
 	}
 	k.warning.Do(func() {
 		total := k.rejected()
-		a.Log.WithFields(logrus.Fields{
+		g.Log.WithFields(logrus.Fields{
 			"class": k.name, "rejected": total - k.reported.Swap(total), "in_flight": k.InFlight(),
 		}).Warn("Requests rejected; others within a minute are counted, not logged")
 	})
 	select {
-	case <-a.Draining:
+	case <-g.Draining:
 		return problem.New(http.StatusServiceUnavailable, "the controller is stopping; retry")
 	default:
 		return problem.New(
@@ -139,23 +145,22 @@ func (a *API) overflow(c *call, k *class, rejections *limit.Rejections, rule acc
 // rejected returns how many requests exceeded the limits of the class since the start.
 func (k *class) rejected() int64 { return k.Rejected() + k.rejectedCallers.Rejected() }
 
-// release releases the request's slot, if it has one.
-func (c *call) release() {
+// Release releases the request's slot, if it has one.
+func (c *Caller) Release() {
 	if c.class != nil {
 		c.class.Leave()
 		c.class = nil
 	}
 }
 
-// releaseWhileHeld releases the request's slot while its response is held. reacquire takes a
+// ReleaseWhileHeld releases the request's slot while its response is held. reacquire takes a
 // slot again, even if the class is full; it need not be called if the client disconnects.
-func (c *call) releaseWhileHeld() (reacquire func()) {
-	c.measured = c.measured.held
+func (c *Caller) ReleaseWhileHeld() (reacquire func()) {
 	k := c.class
 	if k == nil {
 		return func() {}
 	}
-	c.release()
+	c.Release()
 	return func() {
 		k.Return()
 		c.class = k

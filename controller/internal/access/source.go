@@ -1,4 +1,4 @@
-package api
+package access
 
 import (
 	"net/http"
@@ -52,12 +52,11 @@ func isTrusted(client netip.Addr, trusted []netip.Prefix) bool {
 }
 
 // source returns the address of the client.
-func (c *call) source() netip.Addr { return clientAddr(c.Request, c.api.TrustedProxies) }
+func (g *Guard) source(r *http.Request) netip.Addr { return clientAddr(r, g.TrustedProxies) }
 
-// ClientIP returns source as text, "" if it is unknown. It hides gin's ClientIP, which trusts
-// other headers.
-func (c *call) ClientIP() string {
-	if addr := c.source(); addr.IsValid() {
+// ClientIP returns the address of the client as text, "" if it is unknown.
+func (g *Guard) ClientIP(r *http.Request) string {
+	if addr := g.source(r); addr.IsValid() {
 		return addr.String()
 	}
 	return ""
