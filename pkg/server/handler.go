@@ -59,6 +59,18 @@ func Wrap(next http.Handler, log logrus.FieldLogger) http.Handler {
 	})
 }
 
+// SameOrigin rejects writes that a page of another site sends with the credentials that a
+// browser remembers: 403, which is also passed to counted. Only browsers send the headers that
+// it checks (Sec-Fetch-Site, Origin), so other clients are unaffected.
+func SameOrigin(next http.Handler, counted func(status int)) http.Handler {
+	protection := http.NewCrossOriginProtection()
+	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		counted(http.StatusForbidden)
+		problem.Write(w, problem.New(http.StatusForbidden, "a page of another site may not do this"))
+	}))
+	return protection.Handler(next)
+}
+
 // logRequests logs each request after its response.
 func logRequests(next http.Handler, log logrus.FieldLogger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -315,3 +315,28 @@ func TestVersion(t *testing.T) {
 		t.Errorf("got %q, %v, want %+v", w.Body, err, buildinfo.Read())
 	}
 }
+
+func TestSameOrigin(t *testing.T) {
+	for _, c := range []struct {
+		method, site string
+		want         int
+	}{
+		{"POST", "cross-site", 403},
+		{"POST", "same-origin", 200},
+		{"POST", "", 200},
+		{"GET", "cross-site", 200},
+	} {
+		var counted []int
+		h := server.SameOrigin(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}),
+			func(status int) { counted = append(counted, status) })
+		r := httptest.NewRequestWithContext(t.Context(), c.method, "/", http.NoBody)
+		if c.site != "" {
+			r.Header.Set("Sec-Fetch-Site", c.site)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != c.want || (len(counted) == 1 && counted[0] == 403) != (c.want == 403) {
+			t.Errorf("%s from %q: got %d, counted %v, want %d", c.method, c.site, w.Code, counted, c.want)
+		}
+	}
+}

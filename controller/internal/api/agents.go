@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/auth"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/query"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
@@ -109,12 +111,12 @@ func (a *API) register(c *call) error {
 //	@Failure	400,401,403,429	{object}	problem.Problem
 //	@Router		/api/v1/agents [get]
 func (a *API) agents(c *call) error {
-	query, err := agentQuery(c)
+	selection, err := selected(c.Request.URL.Query())
 	if err != nil {
 		return err
 	}
 	plan, now := a.Publisher.Plan(), time.Now()
-	page := a.Agents.List(query, plan, now)
+	page := a.Agents.List(selection, plan, now)
 	out := make([]wire.Agent, 0, len(page.Agents))
 	for _, agent := range page.Agents {
 		out = append(out, toAgent(&agent, a.Agents.StatusOf(&agent, plan, now), plan))
@@ -129,34 +131,42 @@ func (a *API) agents(c *call) error {
 	return server.WriteJSON(c.Writer, http.StatusOK, out)
 }
 
+// Bounds of the number of entries on a page.
+const (
+	defaultLimit = 100
+	maxLimit     = 1000
+)
+
 // allStatuses selects agents of every status, including inactive ones.
 const allStatuses wire.AgentStatus = "all"
 
-func agentQuery(c *call) (q registry.Query, err error) {
-	limit, err := number(c, "limit", defaultLimit, maxLimit)
+// selected returns which agents a list selects, and which page of them.
+func selected(values url.Values) (q registry.Query, err error) {
+	limit, err := query.Number(values, "limit", defaultLimit, maxLimit)
 	if err != nil {
 		return q, err
 	}
 	q.Limit = int(limit)
-	if q.Status, err = oneOf(c, "status", append([]wire.AgentStatus{allStatuses}, wire.AgentStatuses...)); err != nil {
+	statuses := append([]wire.AgentStatus{allStatuses}, wire.AgentStatuses...)
+	if q.Status, err = query.OneOf(values, "status", statuses); err != nil {
 		return q, err
 	}
 	if q.Status == allStatuses {
 		q.Status, q.All = "", true
 	}
-	if q.Transport, err = oneOf(c, "transport", wire.Transports); err != nil {
+	if q.Transport, err = query.OneOf(values, "transport", wire.Transports); err != nil {
 		return q, err
 	}
-	hostname, named := c.GetQuery("hostname")
-	if named && hostname == "" {
+	q.Hostname = values.Get("hostname")
+	if q.Hostname == "" && values.Has("hostname") {
 		return q, wire.Bad("hostname", "is empty; leave it out to see every host")
 	}
-	q.Hostname = hostname
-	if q.Applied, err = number(c, "version", 0, math.MaxInt64); err != nil {
+	if q.Applied, err = query.Number(values, "version", 0, math.MaxInt64); err != nil {
 		return q, err
 	}
-	if cursor, ok := c.GetQuery("cursor"); ok {
-		if q.After, ok = fromCursor(cursor); !ok {
+	if values.Has("cursor") {
+		var ok bool
+		if q.After, ok = fromCursor(values.Get("cursor")); !ok {
 			return q, wire.Bad("cursor", "is not a cursor of this server; start again without it")
 		}
 	}

@@ -37,8 +37,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -48,6 +46,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/rollout"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/query"
 	"github.com/fleetconf/fleetconf/pkg/router"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
@@ -118,10 +117,8 @@ func (a *API) handler(routes []route) http.Handler {
 		}
 	}
 	unrouted := a.Metrics.measured(other)
-	return server.Wrap(
-		sameOrigin(router.New(table, a.answer(unrouted, notFound), a.answer(unrouted, methodNotAllowed)), unrouted),
-		a.Log,
-	)
+	engine := router.New(table, a.answer(unrouted, notFound), a.answer(unrouted, methodNotAllowed))
+	return server.Wrap(server.SameOrigin(engine, unrouted.class.Counted), a.Log)
 }
 
 func notFound(*call) error {
@@ -133,20 +130,7 @@ func methodNotAllowed(c *call) error {
 		c.Request.Method, c.Writer.Header().Get("Allow"))
 }
 
-// sameOrigin rejects writes that a page of another site sends with the credentials that an
-// admin's browser remembers: 403. Only browsers send the headers that it checks
-// (Sec-Fetch-Site, Origin), so other clients are unaffected.
-func sameOrigin(next http.Handler, as *measured) http.Handler {
-	protection := http.NewCrossOriginProtection()
-	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		as.class.Counted(http.StatusForbidden)
-		problem.Write(w, problem.New(http.StatusForbidden, "a page of another site may not do this"))
-	}))
-	return protection.Handler(next)
-}
-
 // guarded returns r's handler behind its access rule, its limits and the check of the query.
-// Unknown parameters are rejected, so that a misspelt one is not ignored.
 func (a *API) guarded(r route) func(*call) error {
 	known := strings.Fields(r.query)
 	return func(c *call) error {
@@ -156,28 +140,12 @@ func (a *API) guarded(r route) func(*call) error {
 		}
 		defer c.Release()
 		if r.query != "*" && c.Request.URL.RawQuery != "" {
-			if err := checkQuery(c.Request.URL.RawQuery, known); err != nil {
+			if err := query.Check(c.Request.URL.RawQuery, known); err != nil {
 				return err
 			}
 		}
 		return r.handle(c)
 	}
-}
-
-func checkQuery(query string, known []string) error {
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		return problem.New(http.StatusBadRequest, "the query cannot be read: %v", err)
-	}
-	for name, value := range values {
-		switch {
-		case !slices.Contains(known, name):
-			return wire.Bad(name, "is not a parameter of this route")
-		case len(value) > 1:
-			return wire.Bad(name, "is given more than once")
-		}
-	}
-	return nil
 }
 
 // ready answers GET /ready: 503 if the store fails, and else 200 with any warnings. A

@@ -8,6 +8,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/poll"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
 	"github.com/fleetconf/fleetconf/pkg/problem"
+	"github.com/fleetconf/fleetconf/pkg/query"
 )
 
 // config answers a poll. It is the hot path: it uses no database, encodes no JSON and writes
@@ -70,7 +71,7 @@ func waitOf(c *call) (time.Duration, error) {
 	if !asked {
 		return -1, nil
 	}
-	wait, ok := duration(text)
+	wait, ok := query.Duration(text)
 	if !ok || wait < 0 {
 		return 0, wire.Bad("wait", "must be a duration such as 30s")
 	}

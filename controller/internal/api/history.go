@@ -6,6 +6,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/query"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
@@ -22,11 +23,12 @@ import (
 //	@Failure	400,401,403,429	{object}	problem.Problem
 //	@Router		/api/v1/configs [get]
 func (a *API) history(c *call) error {
-	limit, err := number(c, "limit", defaultLimit, maxLimit)
+	values := c.Request.URL.Query()
+	limit, err := query.Number(values, "limit", defaultLimit, maxLimit)
 	if err != nil {
 		return err
 	}
-	before, err := number(c, "before", math.MaxInt64, math.MaxInt64)
+	before, err := query.Number(values, "before", math.MaxInt64, math.MaxInt64)
 	if err != nil {
 		return err
 	}
@@ -53,7 +55,7 @@ func (a *API) history(c *call) error {
 //	@Failure	400,401,403,404,429	{object}	problem.Problem
 //	@Router		/api/v1/configs/{version} [get]
 func (a *API) version(c *call) error {
-	n, err := positive("version", c.Param("version"), math.MaxInt64)
+	n, err := query.Positive("version", c.Param("version"), math.MaxInt64)
 	if err != nil {
 		return err
 	}
@@ -80,7 +82,7 @@ func (a *API) version(c *call) error {
 func (a *API) diff(c *call) error {
 	var contents [2]*models.Content
 	for i, name := range []string{"version", "other"} {
-		n, err := positive(name, c.Param(name), math.MaxInt64)
+		n, err := query.Positive(name, c.Param(name), math.MaxInt64)
 		if err != nil {
 			return err
 		}
@@ -108,15 +110,16 @@ func (a *API) diff(c *call) error {
 //	@Failure		400,401,403,429	{object}	problem.Problem
 //	@Router			/api/v1/audit [get]
 func (a *API) audit(c *call) error {
-	limit, err := number(c, "limit", defaultLimit, maxLimit)
+	values := c.Request.URL.Query()
+	limit, err := query.Number(values, "limit", defaultLimit, maxLimit)
 	if err != nil {
 		return err
 	}
-	before, err := number(c, "before", 0, math.MaxInt64)
+	before, err := query.Number(values, "before", 0, math.MaxInt64)
 	if err != nil {
 		return err
 	}
-	action, err := oneOf(c, "action", models.Actions)
+	action, err := query.OneOf(values, "action", models.Actions)
 	if err != nil {
 		return err
 	}

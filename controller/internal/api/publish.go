@@ -7,6 +7,7 @@ import (
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/etag"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/query"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
@@ -69,7 +70,7 @@ func (a *API) publish(c *call) error {
 //	@Failure		409			{object}	problem.Problem	"publishing is frozen; detail gives the reason"
 //	@Router			/api/v1/configs/{version}/rollback [post]
 func (a *API) rollback(c *call) error {
-	version, err := positive("version", c.Param("version"), math.MaxInt64)
+	version, err := query.Positive("version", c.Param("version"), math.MaxInt64)
 	if err != nil {
 		return err
 	}
@@ -100,10 +101,11 @@ func terms(c *call, message *string) (t models.Terms, dry bool, err error) {
 	if message != nil {
 		t.Message = *message
 	}
-	if dry, err = flag(c, "dry_run"); err != nil {
+	values := c.Request.URL.Query()
+	if dry, err = query.Flag(values, "dry_run"); err != nil {
 		return t, dry, err
 	}
-	if t.Override, err = flag(c, "override"); err != nil {
+	if t.Override, err = query.Flag(values, "override"); err != nil {
 		return t, dry, err
 	}
 	t.Allowed, err = precondition(c.Request.Header)

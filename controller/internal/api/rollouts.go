@@ -7,6 +7,7 @@ import (
 	"time"
 
 	wire "github.com/fleetconf/fleetconf/pkg/models"
+	"github.com/fleetconf/fleetconf/pkg/query"
 	"github.com/fleetconf/fleetconf/pkg/server"
 )
 
@@ -27,7 +28,7 @@ import (
 //	@Failure		400,401,403,404,429,503	{object}	problem.Problem
 //	@Router			/api/v1/rollouts/{version} [get]
 func (a *API) rollout(c *call) error {
-	version, err := positive("version", c.Param("version"), math.MaxInt64)
+	version, err := query.Positive("version", c.Param("version"), math.MaxInt64)
 	if err != nil {
 		return err
 	}
@@ -62,7 +63,7 @@ func (a *API) rollout(c *call) error {
 func gate(c *call) (wait time.Duration, share float64, isGate bool, err error) {
 	share = 1
 	if text, ok := c.GetQuery("wait"); ok {
-		if wait, ok = duration(text); !ok || wait < 0 || wait > wire.MaxWait {
+		if wait, ok = query.Duration(text); !ok || wait < 0 || wait > wire.MaxWait {
 			return 0, 0, false, wire.Bad("wait", "must be a duration such as 60s, at most %s", wire.MaxWait)
 		}
 		isGate = true
@@ -75,15 +76,6 @@ func gate(c *call) (wait time.Duration, share float64, isGate bool, err error) {
 		isGate = true
 	}
 	return wait, share, isGate, nil
-}
-
-// duration parses a Go duration, or a whole number of seconds.
-func duration(text string) (d time.Duration, ok bool) {
-	if _, err := strconv.ParseInt(text, 10, 64); err == nil {
-		text += "s"
-	}
-	d, err := time.ParseDuration(text)
-	return d, err == nil
 }
 
 // extend moves the write deadline behind the longest time that a response may be held. Test
