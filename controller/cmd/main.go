@@ -33,7 +33,7 @@ import (
 	"github.com/fleetconf/fleetconf/pkg/systemd"
 )
 
-//go:generate go tool swag init --quiet --generalInfo api.go --dir ../internal/api,../../pkg/models,../../pkg/problem,../../pkg/server,../../pkg/metrics,../../pkg/buildinfo --outputTypes json --output ../docs
+//go:generate go tool swag init --quiet --generalInfo docs.go --dir ../docs,../internal/api,../../pkg/models,../../pkg/problem,../../pkg/server,../../pkg/metrics,../../pkg/buildinfo --outputTypes json --output ../docs
 //go:generate go run ../../test/cmd/openapi ../docs ../../pkg/models ../../pkg/problem ../../pkg/server ../../pkg/buildinfo
 
 var program = cli.Program{

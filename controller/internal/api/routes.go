@@ -6,6 +6,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/controller/docs"
 	"github.com/fleetconf/fleetconf/controller/internal/access"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/server"
@@ -91,8 +92,8 @@ func (a *API) routes() []route {
 		{"GET", "/version", access.Anyone, probing, "*", plain(server.Version)},
 		{"GET", "/metrics", access.Anyone, probing, "*", a.scrape},
 		{"GET", "/openapi.json", access.Anyone, documents, "*", openAPI},
-		{"GET", "/swagger", access.Anyone, documents, "*", swaggerUI},
-		{"GET", "/swagger/*page", access.Anyone, documents, "*", swaggerUI},
+		{"GET", "/swagger", access.Anyone, documents, "*", swagger},
+		{"GET", "/swagger/*page", access.Anyone, documents, "*", swagger},
 	}
 }
 
@@ -113,3 +114,18 @@ func plain(h http.HandlerFunc) func(*call) error {
 		return nil
 	}
 }
+
+// openAPI serves the OpenAPI document.
+//
+//	@ID			getOpenAPI
+//	@Summary	Get the OpenAPI 3 document
+//	@Tags		process
+//	@Produce	json
+//	@Success	200	{object}	object
+//	@Router		/openapi.json [get]
+func openAPI(c *call) error {
+	docs.Document(c.Writer, c.Request)
+	return nil
+}
+
+func swagger(c *call) error { return docs.SwaggerUI(c.Context) }

@@ -1,4 +1,4 @@
-package api
+package docs
 
 import (
 	"net/http"
@@ -9,7 +9,6 @@ import (
 	ginswagger "github.com/swaggo/gin-swagger"
 	"golang.org/x/net/webdav"
 
-	"github.com/fleetconf/fleetconf/controller/docs"
 	"github.com/fleetconf/fleetconf/pkg/problem"
 	"github.com/fleetconf/fleetconf/pkg/server"
 	"github.com/fleetconf/fleetconf/pkg/swaggerui"
@@ -21,8 +20,8 @@ var ginSwagger = sync.OnceValue(func() gin.HandlerFunc {
 	return ginswagger.WrapHandler(&webdav.Handler{}, ginswagger.URL(swaggerui.Document))
 })
 
-// swaggerUI serves Swagger UI.
-func swaggerUI(c *call) error {
+// SwaggerUI serves Swagger UI.
+func SwaggerUI(c *gin.Context) error {
 	name := strings.TrimPrefix(c.Param("page"), "/")
 	if name == "" {
 		server.Redirect(c.Writer, swaggerui.IndexFrom(c.Request.URL.Path))
@@ -36,9 +35,9 @@ func swaggerUI(c *call) error {
 			get.Method = http.MethodGet
 			c.Request = &get
 		}
-		ginSwagger()(c.Context)
+		ginSwagger()(c)
 	case "doc.json":
-		return openAPI(c)
+		Document(c.Writer, c.Request)
 	default:
 		if swaggerui.ServeFile(c.Writer, c.Request, name) != nil {
 			return problem.New(http.StatusNotFound, "no such page; start at /swagger/index.html")
@@ -47,15 +46,5 @@ func swaggerUI(c *call) error {
 	return nil
 }
 
-// openAPI serves the OpenAPI document.
-//
-//	@ID			getOpenAPI
-//	@Summary	Get the OpenAPI 3 document
-//	@Tags		process
-//	@Produce	json
-//	@Success	200	{object}	object
-//	@Router		/openapi.json [get]
-func openAPI(c *call) error {
-	swaggerui.ServeDocument(c.Writer, c.Request, docs.OpenAPI)
-	return nil
-}
+// Document serves the OpenAPI document.
+func Document(w http.ResponseWriter, r *http.Request) { swaggerui.ServeDocument(w, r, OpenAPI) }
