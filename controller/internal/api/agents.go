@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/controller/internal/access"
+	"github.com/fleetconf/fleetconf/controller/internal/census"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	"github.com/fleetconf/fleetconf/pkg/auth"
@@ -141,7 +142,7 @@ const (
 const allStatuses wire.AgentStatus = "all"
 
 // selected returns which agents a list selects, and which page of them.
-func selected(values url.Values) (q registry.Query, err error) {
+func selected(values url.Values) (q census.Query, err error) {
 	limit, err := query.Number(values, "limit", defaultLimit, maxLimit)
 	if err != nil {
 		return q, err

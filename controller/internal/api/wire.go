@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/fleetconf/fleetconf/controller/internal/census"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
@@ -82,7 +83,7 @@ func orNull[T comparable](v T) *T {
 	return &v
 }
 
-func toSummary(s registry.Summary, desired int64) wire.AgentSummary {
+func toSummary(s census.Summary, desired int64) wire.AgentSummary {
 	out := wire.AgentSummary{
 		Total: s.Total, DesiredVersion: orNull(desired), ByStatus: map[wire.AgentStatus]int{},
 		ByAppliedVersion: []wire.VersionCount{},

@@ -14,6 +14,7 @@ import (
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
 	"github.com/fleetconf/fleetconf/controller/internal/archive"
+	"github.com/fleetconf/fleetconf/controller/internal/census"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/database/databasetest"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
@@ -317,7 +318,7 @@ func TestArchive_ImportedAgentRegisters_KeepsItsID(t *testing.T) {
 	if _, _, _, err := agents.Register(t.Context(), again); !errors.Is(err, models.ErrSecret) {
 		t.Errorf("with another secret: got %v, want ErrSecret", err)
 	}
-	if page := agents.List(registry.Query{All: true, Limit: 10}, plan.Load(), time.Now()); page.Total != 3 {
+	if page := agents.List(census.Query{All: true, Limit: 10}, plan.Load(), time.Now()); page.Total != 3 {
 		t.Errorf("got %d agents, want the three imported ones", page.Total)
 	}
 }

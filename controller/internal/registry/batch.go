@@ -75,7 +75,7 @@ func (b *batch) write(ctx context.Context, agents []*Agent) error {
 
 // unsaved returns the agent's presence for the store. The caller holds the agent's lock.
 func (a *Agent) unsaved() database.Presence {
-	return database.Presence{Seq: a.seq, Presence: a.agent.Presence, Reported: a.reportUnsaved}
+	return database.Presence{Seq: a.place.Seq, Presence: a.agent.Presence, Reported: a.reportUnsaved}
 }
 
 // keep returns agents to the batch. Their next write has both column groups, because the

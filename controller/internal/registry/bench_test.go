@@ -10,6 +10,7 @@ import (
 
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
+	"github.com/fleetconf/fleetconf/controller/internal/census"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/database/sqlite"
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
@@ -62,21 +63,21 @@ func BenchmarkAgents_OfAMillion(b *testing.B) {
 		b.Fatal(err)
 	}
 	for name, ask := range map[string]func(time.Time){
-		"list": func(now time.Time) { agents.List(registry.Query{Limit: 100}, plan.Load(), now) },
+		"list": func(now time.Time) { agents.List(census.Query{Limit: 100}, plan.Load(), now) },
 		"list_failed": func(now time.Time) {
-			agents.List(registry.Query{Limit: 100, Status: wire.Refused}, plan.Load(), now)
+			agents.List(census.Query{Limit: 100, Status: wire.Refused}, plan.Load(), now)
 		},
 		"list_version": func(now time.Time) {
-			agents.List(registry.Query{Limit: 100, Applied: 7}, plan.Load(), now)
+			agents.List(census.Query{Limit: 100, Applied: 7}, plan.Load(), now)
 		},
 		"list_hostname": func(now time.Time) {
-			agents.List(registry.Query{Limit: 100, Hostname: "web-999999"}, plan.Load(), now)
+			agents.List(census.Query{Limit: 100, Hostname: "web-999999"}, plan.Load(), now)
 		},
 		"list_prefix": func(now time.Time) {
-			agents.List(registry.Query{Limit: 100, Hostname: "web-99*"}, plan.Load(), now)
+			agents.List(census.Query{Limit: 100, Hostname: "web-99*"}, plan.Load(), now)
 		},
 		"list_last_page": func(now time.Time) {
-			agents.List(registry.Query{Limit: 100, After: 999_900}, plan.Load(), now)
+			agents.List(census.Query{Limit: 100, After: 999_900}, plan.Load(), now)
 		},
 		"summary": func(now time.Time) { agents.Summary(plan.Load(), now) },
 		"rollout": func(now time.Time) { agents.Figures(plan.Load(), now) },

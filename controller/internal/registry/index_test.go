@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/fleetconf/fleetconf/controller/internal/census"
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
@@ -146,8 +147,8 @@ func keys(m map[string]*registry.Agent) (keys []string) {
 // checkCounts compares the counts with those of a walk over all agents.
 func checkCounts(t *rapid.T, agents *registry.Registry, plan *models.Plan) {
 	now := time.Now()
-	all := agents.List(registry.Query{All: true, Limit: 1000}, plan, now)
-	want := registry.Summary{
+	all := agents.List(census.Query{All: true, Limit: 1000}, plan, now)
+	want := census.Summary{
 		ByStatus: map[wire.AgentStatus]int{}, ByApplied: map[int64]int{}, ByTransport: map[wire.Transport]int{},
 	}
 	var figures models.Figures
@@ -189,7 +190,7 @@ func checkCounts(t *rapid.T, agents *registry.Registry, plan *models.Plan) {
 	}
 	for _, status := range wire.AgentStatuses {
 		if page := agents.List(
-			registry.Query{Status: status, Limit: 1}, plan, now,
+			census.Query{Status: status, Limit: 1}, plan, now,
 		); page.Total != want.ByStatus[status] {
 			t.Fatalf("%s: got %d in the list, want %d", status, page.Total, want.ByStatus[status])
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fleetconf/fleetconf/controller/internal/census"
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
@@ -33,7 +34,7 @@ func TestList_HostnamesOfAnyLength_Found(t *testing.T) {
 		"münchen": 1, "m*": 1, "*": 7, "a*b": 0,
 	} {
 		if got := agents.List(
-			registry.Query{Hostname: pattern, Limit: 10}, fleettest.Newest(0), time.Now(),
+			census.Query{Hostname: pattern, Limit: 10}, fleettest.Newest(0), time.Now(),
 		).Total; got != want {
 			t.Errorf("%s: got %d, want %d", pattern, got, want)
 		}
@@ -64,18 +65,18 @@ func TestList_InactiveHidden_HostsFound(t *testing.T) {
 			}
 		}
 		for name, row := range map[string]struct {
-			query registry.Query
+			query census.Query
 			want  []string
 		}{
-			"no filter":           {registry.Query{}, []string{"web-1", "Web-10", "db-1"}},
-			"inactive":            {registry.Query{Status: wire.Inactive}, []string{"web-2"}},
-			"all":                 {registry.Query{All: true}, []string{"web-1", "web-2", "Web-10", "db-1"}},
-			"a host":              {registry.Query{Hostname: "WEB-1"}, []string{"web-1"}},
-			"some hosts":          {registry.Query{Hostname: "web-*"}, []string{"web-1", "Web-10"}},
-			"some hosts, all":     {registry.Query{Hostname: "web-*", All: true}, []string{"web-1", "web-2", "Web-10"}},
-			"no such host":        {registry.Query{Hostname: "web"}, nil},
-			"a host, by version":  {registry.Query{Hostname: "db-1", Applied: 1}, []string{"db-1"}},
-			"host, other version": {registry.Query{Hostname: "db-1", Applied: 2}, nil},
+			"no filter":           {census.Query{}, []string{"web-1", "Web-10", "db-1"}},
+			"inactive":            {census.Query{Status: wire.Inactive}, []string{"web-2"}},
+			"all":                 {census.Query{All: true}, []string{"web-1", "web-2", "Web-10", "db-1"}},
+			"a host":              {census.Query{Hostname: "WEB-1"}, []string{"web-1"}},
+			"some hosts":          {census.Query{Hostname: "web-*"}, []string{"web-1", "Web-10"}},
+			"some hosts, all":     {census.Query{Hostname: "web-*", All: true}, []string{"web-1", "web-2", "Web-10"}},
+			"no such host":        {census.Query{Hostname: "web"}, nil},
+			"a host, by version":  {census.Query{Hostname: "db-1", Applied: 1}, []string{"db-1"}},
+			"host, other version": {census.Query{Hostname: "db-1", Applied: 2}, nil},
 		} {
 			row.query.Limit = 10
 			page := agents.List(row.query, fleettest.Newest(1), time.Now())
@@ -87,7 +88,7 @@ func TestList_InactiveHidden_HostsFound(t *testing.T) {
 				t.Errorf("%s: %d in total, -want +got:\n%s", name, page.Total, diff)
 			}
 		}
-		want := registry.Summary{
+		want := census.Summary{
 			Total: 4, ByStatus: map[wire.AgentStatus]int{wire.Online: 3, wire.Inactive: 1},
 			ByApplied: map[int64]int{1: 3}, ByTransport: map[wire.Transport]int{wire.NATS: 3},
 		}
@@ -109,7 +110,7 @@ func TestTable_AgentsAddedAndRemoved_ListedOnce(t *testing.T) {
 		for range 200 {
 			agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Hour, Runs: 1})
 			if page := agents.List(
-				registry.Query{Applied: 1, Limit: 1}, fleettest.Newest(1), time.Now(),
+				census.Query{Applied: 1, Limit: 1}, fleettest.Newest(1), time.Now(),
 			); page.Total != 1 {
 				t.Errorf("got %d agents that run version 1, want one", page.Total)
 			}
@@ -125,12 +126,12 @@ func TestTable_AgentsAddedAndRemoved_ListedOnce(t *testing.T) {
 		}
 	}
 	<-listed
-	page := agents.List(registry.Query{Limit: 100}, fleettest.Newest(1), time.Now())
+	page := agents.List(census.Query{Limit: 100}, fleettest.Newest(1), time.Now())
 	if page.Total != 51 || page.Agents[0].ID != "stays" || page.Agents[50].ID != "a4900" {
 		t.Errorf("got %d agents, want 51 in the order of registration", page.Total)
 	}
 	agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Hour, Runs: 2})
-	if page := agents.List(registry.Query{Applied: 2, Limit: 1}, fleettest.Newest(2), time.Now()); page.Total != 1 {
+	if page := agents.List(census.Query{Applied: 2, Limit: 1}, fleettest.Newest(2), time.Now()); page.Total != 1 {
 		t.Errorf("a poll after the removals: got %d agents that run version 2, want one", page.Total)
 	}
 }
@@ -152,14 +153,14 @@ func TestList_AnyLimit_AllPages(t *testing.T) {
 	}
 	ids = append(ids[:3], ids[4:]...)
 	for name, row := range map[string]struct {
-		query registry.Query
+		query census.Query
 		want  []string
 	}{
-		"all":              {registry.Query{}, ids},
-		"by version":       {registry.Query{Applied: 1}, []string{"a0", "a2", "a4", "a6"}},
-		"by status":        {registry.Query{Status: wire.Online}, ids},
-		"by status, none":  {registry.Query{Status: wire.Offline}, nil},
-		"by version, none": {registry.Query{Applied: 9}, nil},
+		"all":              {census.Query{}, ids},
+		"by version":       {census.Query{Applied: 1}, []string{"a0", "a2", "a4", "a6"}},
+		"by status":        {census.Query{Status: wire.Online}, ids},
+		"by status, none":  {census.Query{Status: wire.Offline}, nil},
+		"by version, none": {census.Query{Applied: 9}, nil},
 	} {
 		for limit := 1; limit <= 8; limit++ {
 			var got []string

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/controller/internal/census"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	wire "github.com/fleetconf/fleetconf/pkg/models"
@@ -34,7 +35,7 @@ func (r *Registry) recordPoll(live *Agent, poll models.Poll) {
 	r.setHeld(live, poll)
 	if live.agent.Mismatch = poll.Mismatch; poll.Mismatch && !live.sawMismatch {
 		live.sawMismatch = true
-		r.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname, "version": poll.Runs}).
+		r.log.WithFields(logrus.Fields{"agent": live.id(), "hostname": live.agent.Hostname, "version": poll.Runs}).
 			WithField("advice", "its cache may have been edited; the agent is offered the version again").
 			Warn("Agent content mismatch detected")
 	}
@@ -62,7 +63,7 @@ func (r *Registry) setHeld(live *Agent, poll models.Poll) {
 	live.agent.Held = poll.Newest + 1
 	r.heldWarnings.Do(func() {
 		r.log.WithFields(logrus.Fields{
-			"agent": live.id, "hostname": live.agent.Hostname, "version": poll.Runs, "newest": poll.Newest,
+			"agent": live.id(), "hostname": live.agent.Hostname, "version": poll.Runs, "newest": poll.Newest,
 		}).
 			WithField(
 				"advice",
@@ -80,9 +81,9 @@ func (r *Registry) measure(live *Agent) {
 		return
 	}
 	live.measured = a.Applied
-	r.spread.add(release, a)
+	r.Applied(release, a)
 	if !a.RegisteredAt.After(release.PublishedAt) {
-		r.metrics.propagated(latencyOf(release, a))
+		r.metrics.propagated(census.LatencyOf(release, a))
 	}
 }
 
@@ -99,28 +100,11 @@ func (a *Agent) Traits(foreign bool, newest int64) models.Traits {
 	return t
 }
 
-// Held returns the number of agents that keep a version that this store did not make.
-// newest is the store's newest version.
-func (r *Registry) Held(newest int64, now time.Time) (n int) {
-	r.index.each(now, func(g *group) {
-		if g.Held > newest {
-			n += g.count
-		}
-	})
-	return n
-}
-
 // Release makes the held agents follow the store.
 func (r *Registry) Release() {
 	now := time.Now()
-	var held []*Agent
-	r.index.each(now, func(g *group) {
-		if g.Held > 0 {
-			held = append(held, g.some(g.count)...)
-		}
-	})
-	for _, live := range held {
-		r.release(live, now)
+	for _, m := range r.AllHeld(now) {
+		r.release(m.Agent().(*Agent), now)
 	}
 }
 
@@ -199,11 +183,11 @@ func (r *Registry) Retry(ctx context.Context, id string, origin models.Origin) e
 	if err != nil {
 		return err
 	}
-	agent := live.snapshot()
+	agent := live.Snapshot()
 	entry := models.NewEntry(origin, models.ActionRetry, agent.Refused.Version, "agent "+id+" on "+agent.Hostname)
 	refused := agent.Refused
 	agent.Refused = models.Refusal{}
-	presence := []database.Presence{{Seq: live.seq, Presence: agent.Presence, Reported: true}}
+	presence := []database.Presence{{Seq: live.place.Seq, Presence: agent.Presence, Reported: true}}
 	if err := r.store.SavePresence(context.WithoutCancel(ctx), presence, entry); err != nil {
 		return fmt.Errorf("retry agent %s: %w", id, err)
 	}

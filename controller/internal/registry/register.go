@@ -57,11 +57,11 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (id, token st
 	}
 	defer r.recordWrites.Release()
 	ctx = context.WithoutCancel(ctx) // so that store and memory do not differ
-	live := r.table.find([]byte(reg.ID))
+	live := r.find([]byte(reg.ID))
 	isNew = live == nil
 	agent, action := models.Agent{ID: reg.ID, RegisteredAt: models.Now()}, models.ActionRegister
 	if !isNew {
-		agent, action = live.snapshot(), models.ActionReregister
+		agent, action = live.Snapshot(), models.ActionReregister
 	}
 	if err := mayRegister(&reg, &agent, live); err != nil {
 		return "", "", false, err
@@ -105,7 +105,7 @@ func (r *Registry) admit(live *Agent) error {
 	if live != nil {
 		return r.Allow(live, Registering)
 	}
-	if r.maxAgents == 0 || r.table.count() < r.maxAgents {
+	if r.maxAgents == 0 || r.count() < r.maxAgents {
 		return nil
 	}
 	r.fullWarnings.Do(func() {
@@ -177,7 +177,7 @@ func (r *Registry) Reset(ctx context.Context, id string, origin models.Origin) e
 	if err != nil {
 		return err
 	}
-	agent := live.snapshot()
+	agent := live.Snapshot()
 	agent.Secret, agent.Certificate = models.TokenHash{}, ""
 	entry := models.NewEntry(origin, models.ActionReset, 0, "agent "+id+" on "+agent.Hostname)
 	if _, err := r.store.SaveAgent(context.WithoutCancel(ctx), agent, entry); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/controller/internal/census"
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/controller/internal/registry"
@@ -30,7 +31,7 @@ func TestRegister_KnownID_SameAgent(t *testing.T) {
 	if err != nil || isNew || again != id || newToken == token {
 		t.Errorf("the same agent again: got %q, new %v, %v, want id %q and another token", again, isNew, err, id)
 	}
-	page := agents.List(registry.Query{Limit: 10}, fleettest.Newest(0), time.Now())
+	page := agents.List(census.Query{Limit: 10}, fleettest.Newest(0), time.Now())
 	if page.Total != 1 || page.Agents[0].Hostname != "web-2" || string(page.Agents[0].Metadata) != `{"a":1}` {
 		t.Errorf("the list: got %+v, want one agent with its new hostname and metadata", page)
 	}
@@ -157,7 +158,7 @@ func TestDecommission_KnownAgent_TokenRevoked(t *testing.T) {
 	closeDB()
 	db, _ = fleettest.OpenStore(t, path)
 	agents, _ = fleettest.OpenAgents(t, db)
-	if page := agents.List(registry.Query{Limit: 10}, fleettest.Newest(0), time.Now()); page.Total != 0 {
+	if page := agents.List(census.Query{Limit: 10}, fleettest.Newest(0), time.Now()); page.Total != 0 {
 		t.Errorf("after a restart there are %d agents, want none", page.Total)
 	}
 	if _, _, isNew, err := agents.Register(
@@ -200,7 +201,7 @@ func TestDecommission_TwiceWithARegistrationBetween_RemovesOneAgent(t *testing.T
 			t.Errorf("got %v, %v, %d removals, want one, and ErrNotFound", first, second, store.removed)
 		}
 		_, err := agents.Agent("a1")
-		if page := agents.List(registry.Query{Limit: 10}, fleettest.Newest(0), time.Now()); err != nil ||
+		if page := agents.List(census.Query{Limit: 10}, fleettest.Newest(0), time.Now()); err != nil ||
 			page.Total != 1 {
 			t.Errorf("the new agent: got %v, %d listed, want it to stay", err, page.Total)
 		}

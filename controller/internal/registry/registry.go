@@ -17,33 +17,35 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/fleetconf/fleetconf/controller/internal/broadcast"
+	"github.com/fleetconf/fleetconf/controller/internal/census"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 	"github.com/fleetconf/fleetconf/pkg/auth"
-	wire "github.com/fleetconf/fleetconf/pkg/models"
 )
 
 // Registry has every agent. Its methods may be called concurrently.
 type Registry struct {
-	store         database.Store
-	plan          *atomic.Pointer[models.Plan]
-	reserved      []string // ids that no agent may have
-	inactiveAfter time.Duration
-	pruneAfter    time.Duration // 0: never
-	maxAgents     int           // 0: any number
-	metrics       *Metrics
-	log           logrus.FieldLogger
-	began         time.Time     // when the registry was opened
-	downtime      time.Duration // how long the controller did not run before that
+	store      database.Store
+	plan       *atomic.Pointer[models.Plan]
+	reserved   []string      // ids that no agent may have
+	pruneAfter time.Duration // 0: never
+	maxAgents  int           // 0: any number
+	metrics    *Metrics
+	log        logrus.FieldLogger
+	began      time.Time     // when the registry was opened
+	downtime   time.Duration // how long the controller did not run before that
 
-	// Locks are acquired in this order: recordWrites or reportWrites, table.mu, Agent.mu,
-	// index.mu.
+	// Locks are acquired in this order: recordWrites or reportWrites, those of the census
+	// and of an agent.
 	recordWrites database.Lock // guards the set of agents in memory and store, and writes of whole records
 	reportWrites database.Lock // held while reports or a retry are written
-	table        table
-	index        index
-	spread       spread
-	changes      broadcast.Signal // sent when an agent runs or refuses another version, or is removed
+
+	*census.Census // counts and lists
+
+	mu   sync.RWMutex // guards byID
+	byID map[string]*Agent
+
+	changes broadcast.Signal // sent when an agent runs or refuses another version, or is removed
 
 	polled   batch // agents that Run flushes
 	reported batch // agents with a report that is not stored yet
@@ -56,21 +58,12 @@ type Registry struct {
 
 // Agent is a registered agent. It stays usable after the agent was removed.
 type Agent struct {
-	id  string
-	seq int64
+	place census.Member
 
 	offers broadcast.Signal // sent when this agent alone is offered another version, or is removed
 
-	// The index reads and writes these without the agent's lock.
-	group          atomic.Pointer[group] // index.mu guards changes
-	previous, next *Agent                // in the group; index.mu guards them
-	due            atomic.Int64          // the second in which the index updates its age; index.mu guards changes
-	seen           atomic.Int64          // when it was last seen, in microseconds since 1970 UTC
-	interval       atomic.Int64          // its poll interval in nanoseconds
-
 	mu           sync.Mutex // guards the rest
 	agent        models.Agent
-	row          *row // its row in the table
 	deregistered bool // was removed
 	// tokenUsed means that the token of the last registration was used. An agent does not
 	// return to its previous token after that: if that is used, two agents have the id.
@@ -109,10 +102,10 @@ func Open(
 	}
 	now := time.Now()
 	r := &Registry{
-		store: store, plan: plan, reserved: o.Reserved, inactiveAfter: o.InactiveAfter, pruneAfter: o.PruneAfter,
+		store: store, plan: plan, reserved: o.Reserved, pruneAfter: o.PruneAfter,
 		maxAgents: o.MaxAgents,
 		metrics:   o.Metrics, log: log, began: now, recordWrites: database.NewLock(), reportWrites: database.NewLock(),
-		table: newTable(len(stored)), index: newIndex(o.InactiveAfter, now),
+		Census: census.New(plan, o.InactiveAfter, now), byID: make(map[string]*Agent, len(stored)),
 		heldWarnings: rate.Sometimes{First: 1, Interval: time.Minute},
 		fullWarnings: rate.Sometimes{First: 1, Interval: time.Minute},
 		polled: batch{
@@ -123,9 +116,7 @@ func Open(
 		},
 		reported: batch{mark: func(a *Agent) *bool { return &a.inReported }, save: store.SaveReports},
 	}
-	if release := plan.Load().Newest; release != nil {
-		r.spread.load(release, stored)
-	}
+	r.Load(stored)
 	var newest time.Time
 	for i := range stored {
 		r.add(newAgent(stored[i]), now)
@@ -140,7 +131,7 @@ func Open(
 
 // Authenticate returns the agent with that id and token, or nil.
 func (r *Registry) Authenticate(id, token []byte) *Agent {
-	live := r.table.find(id)
+	live := r.find(id)
 	if live == nil {
 		return nil
 	}
@@ -165,7 +156,7 @@ func (r *Registry) warnOfDuplicate(live *Agent) {
 		return
 	}
 	live.duplicateSeen = true
-	r.log.WithFields(logrus.Fields{"agent": live.id, "hostname": live.agent.Hostname}).
+	r.log.WithFields(logrus.Fields{"agent": live.id(), "hostname": live.agent.Hostname}).
 		WithField("advice", "delete the copied cache file of one of them").
 		Warn("Agent id used by two agents")
 }
@@ -176,19 +167,14 @@ func (r *Registry) Agent(id string) (models.Agent, error) {
 	if err != nil {
 		return models.Agent{}, err
 	}
-	return live.snapshot(), nil
+	return live.Snapshot(), nil
 }
 
 func (r *Registry) known(id string) (*Agent, error) {
-	if live := r.table.find([]byte(id)); live != nil {
+	if live := r.find([]byte(id)); live != nil {
 		return live, nil
 	}
 	return nil, fmt.Errorf("agent %s: %w", id, models.ErrNotFound)
-}
-
-// StatusOf returns the status of an agent under a plan.
-func (r *Registry) StatusOf(a *models.Agent, plan *models.Plan, now time.Time) wire.AgentStatus {
-	return plan.Status(a.Health(models.AgeOf(now.Sub(a.Seen()), a.PollInterval, r.inactiveAfter)))
 }
 
 // Changed returns a channel that is closed when an agent runs or refuses another
@@ -200,7 +186,7 @@ func (r *Registry) Changed() <-chan struct{} { return r.changes.Next() }
 func (a *Agent) OnOffer(f func()) (stop func()) { return a.offers.Notify(f) }
 
 // ID returns the agent's id.
-func (a *Agent) ID() string { return a.id }
+func (a *Agent) ID() string { return a.place.ID }
 
 // Deregistered reports whether the agent was removed.
 func (a *Agent) Deregistered() bool {
@@ -209,29 +195,54 @@ func (a *Agent) Deregistered() bool {
 	return a.deregistered
 }
 
-func newAgent(a models.Agent) *Agent {
-	live := &Agent{id: a.ID, seq: a.Seq, agent: a, measured: a.Applied}
-	live.due.Store(never)
-	return live
-}
+func newAgent(a models.Agent) *Agent { return &Agent{agent: a, measured: a.Applied} }
 
-func (a *Agent) snapshot() models.Agent {
+// Snapshot returns a copy of the agent's record.
+func (a *Agent) Snapshot() models.Agent {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.agent
 }
 
-// add adds a new agent to the table and the index.
-func (r *Registry) add(live *Agent, now time.Time) {
-	r.table.add(live)
-	live.mu.Lock()
-	defer live.mu.Unlock()
-	r.index.place(live, now)
+// Lock locks the agent's record, for the census.
+func (a *Agent) Lock() { a.mu.Lock() }
+
+// Unlock unlocks the agent's record.
+func (a *Agent) Unlock() { a.mu.Unlock() }
+
+func (a *Agent) id() string { return a.place.ID }
+
+func (r *Registry) find(id []byte) *Agent {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.byID[string(id)]
 }
 
-// show updates the agent's row and its place in the index. The caller holds the agent's
-// lock.
-func (r *Registry) show(live *Agent, now time.Time) {
-	live.show()
-	r.index.place(live, now)
+// count returns the number of agents.
+func (r *Registry) count() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.byID)
 }
+
+// add makes a new agent known.
+func (r *Registry) add(live *Agent, now time.Time) {
+	r.Add(&live.place, live, live.agent, now)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.byID[live.id()] = live
+}
+
+// forget removes an agent.
+func (r *Registry) forget(live *Agent) {
+	r.mu.Lock()
+	delete(r.byID, live.id())
+	r.mu.Unlock()
+	live.mu.Lock()
+	live.deregistered = true
+	live.mu.Unlock()
+	r.Remove(&live.place)
+}
+
+// show updates the agent in the census. The caller holds the agent's lock.
+func (r *Registry) show(live *Agent, now time.Time) { r.Update(&live.place, &live.agent, now) }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	logtest "github.com/sirupsen/logrus/hooks/test"
 
+	"github.com/fleetconf/fleetconf/controller/internal/census"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
@@ -113,7 +114,7 @@ func TestRegistry_ConcurrentCalls_NoRace(t *testing.T) {
 						t.Errorf("Report: %v", err)
 					}
 				}
-				agents.List(registry.Query{Limit: 5, Status: wire.Online}, fleettest.Newest(1), time.Now())
+				agents.List(census.Query{Limit: 5, Status: wire.Online}, fleettest.Newest(1), time.Now())
 				own, _ := fleettest.Register(t, agents, fmt.Sprintf("a%d", i))
 				if n%5 == 0 {
 					_ = agents.Decommission(t.Context(), own, fleettest.ByAdmin)

@@ -15,12 +15,12 @@ func (r *Registry) Decommission(ctx context.Context, id string, origin models.Or
 		return err
 	}
 	removed, err := r.remove(ctx, func() []*Agent {
-		if r.table.find([]byte(id)) != live { // another request removed it
+		if r.find([]byte(id)) != live { // another request removed it
 			return nil
 		}
 		return []*Agent{live}
 	}, func([]*Agent) models.Entry {
-		agent := live.snapshot()
+		agent := live.Snapshot()
 		return models.NewEntry(origin, models.ActionDecommission, agent.Applied, "agent "+id+" on "+agent.Hostname)
 	})
 	if err == nil && len(removed) == 0 {
@@ -48,14 +48,13 @@ func (r *Registry) remove(
 	}
 	ids := make([]string, len(agents))
 	for i, live := range agents {
-		ids[i] = live.id
+		ids[i] = live.id()
 	}
 	if err := r.store.DeleteAgents(context.WithoutCancel(ctx), ids, entry(agents)); err != nil {
 		return nil, err
 	}
 	for _, live := range agents {
-		r.table.remove(live)
-		r.index.remove(live)
+		r.forget(live)
 		live.offers.Send()
 	}
 	r.changes.Send()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/fleetconf/fleetconf/controller/internal/census"
 	"github.com/fleetconf/fleetconf/controller/internal/database"
 	"github.com/fleetconf/fleetconf/controller/internal/fleettest"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
@@ -37,12 +38,12 @@ func TestReport_Returned_Durable(t *testing.T) {
 		})
 	}
 	group.Wait()
-	want := f.Agents.List(registry.Query{Limit: 100}, fleettest.Newest(1), time.Now()).Agents
+	want := f.Agents.List(census.Query{Limit: 100}, fleettest.Newest(1), time.Now()).Agents
 	closeDB() // and no flush
 	db, _ = fleettest.OpenStore(t, path)
 	f = fleettest.New(t, db, db)
 	if diff := cmp.Diff(
-		want, f.Agents.List(registry.Query{Limit: 100}, fleettest.Newest(1), time.Now()).Agents,
+		want, f.Agents.List(census.Query{Limit: 100}, fleettest.Newest(1), time.Now()).Agents,
 	); diff != "" {
 		t.Errorf("after a crash, -want +got:\n%s", diff)
 	}

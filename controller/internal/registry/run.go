@@ -8,6 +8,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/fleetconf/fleetconf/controller/internal/census"
 	"github.com/fleetconf/fleetconf/controller/internal/models"
 )
 
@@ -34,7 +35,7 @@ func (r *Registry) Run(ctx context.Context) error {
 }
 
 func (r *Registry) flush(ctx context.Context) {
-	r.index.age(time.Now()) // so that requests find few ages to update
+	r.UpdateAges(time.Now()) // so that requests find few ages to update
 	err := r.polled.store(ctx)
 	if err == nil {
 		r.metrics.stored()
@@ -62,20 +63,20 @@ func (r *Registry) prune(ctx context.Context) {
 	}
 	now := time.Now()
 	var unseen []*Agent
-	for row := range r.table.after(0) {
-		if r.unseenTooLong(time.UnixMicro(row.live.seen.Load()), now) {
-			unseen = append(unseen, row.live)
+	r.Each(func(m *census.Member, seen time.Time) {
+		if r.unseenTooLong(seen, now) {
+			unseen = append(unseen, m.Agent().(*Agent))
 		}
-	}
+	})
 	for batch := range slices.Chunk(unseen, pruneBatch) {
 		removed, err := r.remove(ctx, func() []*Agent {
 			return slices.DeleteFunc(batch, func(live *Agent) bool { // polled or removed since the scan
-				agent := live.snapshot()
-				return r.table.find([]byte(live.id)) != live || !r.unseenTooLong(agent.Seen(), now)
+				agent := live.Snapshot()
+				return r.find([]byte(live.id())) != live || !r.unseenTooLong(agent.Seen(), now)
 			})
 		}, func(agents []*Agent) models.Entry {
 			detail := fmt.Sprintf(
-				"%d agents unseen for %s (PRUNE_AFTER); the first: %s", len(agents), r.pruneAfter, agents[0].id,
+				"%d agents unseen for %s (PRUNE_AFTER); the first: %s", len(agents), r.pruneAfter, agents[0].id(),
 			)
 			return models.NewEntry(models.Origin{Actor: "controller"}, models.ActionDecommission, 0, detail)
 		})
@@ -84,7 +85,7 @@ func (r *Registry) prune(ctx context.Context) {
 			return
 		}
 		if len(removed) > 0 {
-			r.log.WithFields(logrus.Fields{"agents": len(removed), "first": removed[0].id}).Info("Agents pruned")
+			r.log.WithFields(logrus.Fields{"agents": len(removed), "first": removed[0].id()}).Info("Agents pruned")
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package registry
+package census
 
 import (
 	"cmp"
@@ -19,8 +19,8 @@ type index struct {
 
 	mu     sync.Mutex // guards the rest, and each agent's group, previous and next
 	groups map[groupKey]*group
-	due    map[int64][]*Agent // by Agent.due
-	aged   int64              // due has no key below this second
+	due    map[int64][]*Member // by Member.due
+	aged   int64               // due has no key below this second
 }
 
 // groupKey has the properties that the agents of a group share.
@@ -35,88 +35,84 @@ type groupKey struct {
 type group struct {
 	groupKey
 	count       int
-	first, last *Agent
+	first, last *Member
 }
 
 func newIndex(inactiveAfter time.Duration, now time.Time) index {
 	return index{
-		inactiveAfter: inactiveAfter, groups: map[groupKey]*group{}, due: map[int64][]*Agent{}, aged: now.Unix(),
+		inactiveAfter: inactiveAfter, groups: map[groupKey]*group{}, due: map[int64][]*Member{}, aged: now.Unix(),
 	}
 }
 
 // place moves an agent to its group, and schedules its next change of age. It does not
 // lock the index if neither changes. The caller holds the agent's lock.
-func (x *index) place(live *Agent, now time.Time) {
-	if live.deregistered {
-		return
-	}
-	agent := &live.agent
+func (x *index) place(m *Member, agent *models.Agent, now time.Time) {
 	age := models.AgeOf(now.Sub(agent.Seen()), agent.PollInterval, x.inactiveAfter)
 	key := groupKey{Health: agent.Health(age), transport: agent.Transport, mismatch: agent.Mismatch}
 	due := dueAt(agent.Seen(), age, agent.PollInterval, x.inactiveAfter)
-	if g := live.group.Load(); g != nil && g.groupKey == key && live.due.Load() <= due {
+	if g := m.group.Load(); g != nil && g.groupKey == key && m.due.Load() <= due {
 		return
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.move(live, key)
-	x.schedule(live, due)
+	x.move(m, key)
+	x.schedule(m, due)
 }
 
 // remove removes an agent.
-func (x *index) remove(live *Agent) {
+func (x *index) remove(m *Member) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.leave(live)
-	live.due.Store(never)
+	x.leave(m)
+	m.due.Store(never)
 }
 
 // move moves an agent to the group of a key. The caller holds mu.
-func (x *index) move(live *Agent, key groupKey) {
-	if g := live.group.Load(); g != nil && g.groupKey == key {
+func (x *index) move(m *Member, key groupKey) {
+	if g := m.group.Load(); g != nil && g.groupKey == key {
 		return
 	}
-	x.leave(live)
+	x.leave(m)
 	g := x.groups[key]
 	if g == nil {
 		g = &group{groupKey: key}
 		x.groups[key] = g
 	}
-	live.previous = g.last
-	live.group.Store(g)
+	m.previous = g.last
+	m.group.Store(g)
 	if g.last == nil {
-		g.first = live
+		g.first = m
 	} else {
-		g.last.next = live
+		g.last.next = m
 	}
-	g.last = live
+	g.last = m
 	g.count++
 }
 
 // leave removes an agent from its group, if it has one. The caller holds mu.
-func (x *index) leave(live *Agent) {
-	g := live.group.Load()
+func (x *index) leave(m *Member) {
+	g := m.group.Load()
 	if g == nil {
 		return
 	}
-	if live.previous == nil {
-		g.first = live.next
+	if m.previous == nil {
+		g.first = m.next
 	} else {
-		live.previous.next = live.next
+		m.previous.next = m.next
 	}
-	if live.next == nil {
-		g.last = live.previous
+	if m.next == nil {
+		g.last = m.previous
 	} else {
-		live.next.previous = live.previous
+		m.next.previous = m.previous
 	}
-	live.previous, live.next = nil, nil
-	live.group.Store(nil)
+	m.previous, m.next = nil, nil
+	m.group.Store(nil)
 	if g.count--; g.count == 0 {
 		delete(x.groups, g.groupKey)
 	}
 }
 
-// never is Agent.due of an agent whose age does not change anymore.
+// never is Member.due of an agent whose age does not change anymore.
 const never = math.MaxInt64
 
 // dueAt returns when an agent that does not poll leaves an age, in seconds since 1970.
@@ -130,13 +126,13 @@ func dueAt(seen time.Time, age models.Age, interval, inactiveAfter time.Duration
 
 // schedule makes advance update an agent's age in the second due, unless an earlier
 // update is scheduled, which schedules the next. The caller holds mu.
-func (x *index) schedule(live *Agent, due int64) {
+func (x *index) schedule(m *Member, due int64) {
 	due = max(due, x.aged)
-	if due >= live.due.Load() {
+	if due >= m.due.Load() {
 		return
 	}
-	live.due.Store(due)
-	x.due[due] = append(x.due[due], live)
+	m.due.Store(due)
+	x.due[due] = append(x.due[due], m)
 }
 
 // advance updates the ages that have changed by now. The caller holds mu.
@@ -161,25 +157,25 @@ func (x *index) advance(now time.Time) {
 func (x *index) ageAll(at int64, now time.Time) {
 	agents := x.due[at]
 	delete(x.due, at)
-	for _, live := range agents {
-		if live.due.Load() != at {
+	for _, m := range agents {
+		if m.due.Load() != at {
 			continue // rescheduled, or removed
 		}
-		live.due.Store(never)
-		x.schedule(live, x.ageOne(live, now))
+		m.due.Store(never)
+		x.schedule(m, x.ageOne(m, now))
 	}
 }
 
 // ageOne moves an agent to the group of its age, and returns the second in which it is
 // due again. The caller holds mu.
-func (x *index) ageOne(live *Agent, now time.Time) (due int64) {
-	key := live.group.Load().groupKey
+func (x *index) ageOne(m *Member, now time.Time) (due int64) {
+	key := m.group.Load().groupKey
 	for {
-		micros, interval := live.seen.Load(), time.Duration(live.interval.Load())
+		micros, interval := m.seen.Load(), time.Duration(m.interval.Load())
 		seen := time.UnixMicro(micros)
 		key.Age = models.AgeOf(now.Sub(seen), interval, x.inactiveAfter)
-		x.move(live, key)
-		if live.seen.Load() == micros { // else it polled meanwhile, and place may have read the old group
+		x.move(m, key)
+		if m.seen.Load() == micros { // else it polled meanwhile, and place may have read the old group
 			return dueAt(seen, key.Age, interval, x.inactiveAfter)
 		}
 	}
@@ -203,15 +199,15 @@ func (x *index) each(now time.Time, visit func(*group)) {
 }
 
 // some returns up to n agents of a group. The caller holds the index's mu.
-func (g *group) some(n int) (agents []*Agent) {
-	for live := g.first; live != nil && len(agents) < n; live = live.next {
-		agents = append(agents, live)
+func (g *group) some(n int) (agents []*Member) {
+	for m := g.first; m != nil && len(agents) < n; m = m.next {
+		agents = append(agents, m)
 	}
 	return agents
 }
 
 // earliest sorts agents by registration, and returns the first n.
-func earliest(agents []*Agent, n int) []*Agent {
-	slices.SortFunc(agents, func(a, b *Agent) int { return cmp.Compare(a.seq, b.seq) })
+func earliest(agents []*Member, n int) []*Member {
+	slices.SortFunc(agents, func(a, b *Member) int { return cmp.Compare(a.Seq, b.Seq) })
 	return agents[:min(n, len(agents))]
 }

@@ -1,4 +1,4 @@
-package registry
+package census
 
 import (
 	"iter"
@@ -7,13 +7,12 @@ import (
 	"sync/atomic"
 )
 
-// table finds agents by id, and iterates over all of them without blocking polls. An
-// iteration over a million takes a few milliseconds.
+// table iterates over all agents without blocking polls. An iteration over a million takes
+// a few milliseconds.
 type table struct {
-	mu           sync.RWMutex // guards the rest, but not the fields of a row
-	byID         map[string]*Agent
-	rows         rows
-	deregistered int // the number of rows of removed agents
+	mu      sync.RWMutex // guards the rest, but not the fields of a row
+	rows    rows
+	removed int // the number of rows of removed agents
 }
 
 // rows has a row for each agent in the order of registration, including removed ones. A
@@ -28,26 +27,11 @@ const chunkRows = 1024
 // row has the fields that iterations read. Rows are adjacent in memory, and are read
 // without a lock, so a concurrent change may be visible in some fields only.
 type row struct {
-	seq          int64
-	live         *Agent
-	deregistered atomic.Bool
-	hostname     atomic.Pointer[string]
-	head         hostnameHead
-}
-
-func newTable(size int) table { return table{byID: make(map[string]*Agent, size)} }
-
-func (t *table) find(id []byte) *Agent {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.byID[string(id)]
-}
-
-// count returns the number of agents.
-func (t *table) count() int {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return len(t.byID)
+	seq      int64
+	member   *Member
+	removed  atomic.Bool
+	hostname atomic.Pointer[string]
+	head     hostnameHead
 }
 
 // after returns the rows of the current agents with a higher seq, in the order of
@@ -59,25 +43,23 @@ func (t *table) after(seq int64) iter.Seq[*row] {
 }
 
 // add appends a new agent.
-func (t *table) add(live *Agent) {
+func (t *table) add(m *Member, hostname string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.byID[live.id] = live
-	live.mu.Lock()
-	defer live.mu.Unlock()
-	t.rows.add(live)
+	m.agent.Lock()
+	defer m.agent.Unlock()
+	t.rows.add(m, hostname)
 }
 
 // remove removes an agent.
-func (t *table) remove(live *Agent) {
+func (t *table) remove(m *Member) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.byID, live.id)
-	live.mu.Lock()
-	live.deregistered = true
-	live.row.deregistered.Store(true)
-	live.mu.Unlock()
-	if t.deregistered++; t.deregistered > chunkRows && t.deregistered > t.rows.n/2 {
+	m.agent.Lock()
+	m.removed = true
+	m.row.removed.Store(true)
+	m.agent.Unlock()
+	if t.removed++; t.removed > chunkRows && t.removed > t.rows.n/2 {
 		t.compact()
 	}
 }
@@ -87,22 +69,23 @@ func (t *table) remove(live *Agent) {
 func (t *table) compact() {
 	var kept rows
 	for row := range t.rows.after(0) {
-		row.live.mu.Lock()
-		kept.add(row.live)
-		row.live.mu.Unlock()
+		m := row.member
+		m.agent.Lock()
+		kept.add(m, *m.row.hostname.Load())
+		m.agent.Unlock()
 	}
-	t.rows, t.deregistered = kept, 0
+	t.rows, t.removed = kept, 0
 }
 
 // add appends the row of an agent. The caller holds the agent's lock.
-func (r *rows) add(live *Agent) {
+func (r *rows) add(m *Member, hostname string) {
 	if r.n == len(r.chunks)*chunkRows {
 		r.chunks = append(r.chunks[:len(r.chunks):len(r.chunks)], make([]row, chunkRows))
 	}
 	row := r.at(r.n)
-	row.seq, row.live = live.seq, live
-	live.row = row
-	live.show()
+	row.seq, row.member = m.Seq, m
+	row.show(hostname)
+	m.row = row
 	r.n++
 }
 
@@ -113,22 +96,18 @@ func (r rows) after(seq int64) iter.Seq[*row] {
 	first := sort.Search(r.n, func(i int) bool { return r.at(i).seq > seq })
 	return func(yield func(*row) bool) {
 		for i := first; i < r.n; i++ {
-			if row := r.at(i); !row.deregistered.Load() && !yield(row) {
+			if row := r.at(i); !row.removed.Load() && !yield(row) {
 				return
 			}
 		}
 	}
 }
 
-// show updates what iterations and the index read of the agent. The caller holds the
-// agent's lock.
-func (a *Agent) show() {
-	set(&a.seen, a.agent.Seen().UnixMicro())
-	set(&a.interval, int64(a.agent.PollInterval))
-	if shown := a.row.hostname.Load(); shown == nil || *shown != a.agent.Hostname {
-		hostname := a.agent.Hostname
-		a.row.hostname.Store(&hostname)
-		a.row.head.store(hostname)
+// show updates the hostname of a row.
+func (r *row) show(hostname string) {
+	if shown := r.hostname.Load(); shown == nil || *shown != hostname {
+		r.hostname.Store(&hostname)
+		r.head.store(hostname)
 	}
 }
 

@@ -1,4 +1,4 @@
-package registry
+package census
 
 import (
 	"time"
@@ -42,13 +42,13 @@ type Page struct {
 const fewAgents = 4096
 
 // List returns the page that q selects.
-func (r *Registry) List(q Query, plan *models.Plan, now time.Time) (page Page) {
+func (c *Census) List(q Query, plan *models.Plan, now time.Time) (page Page) {
 	if q.Hostname != "" {
-		r.index.age(now)
-		return r.listHost(q, plan)
+		c.index.age(now)
+		return c.listHost(q, plan)
 	}
-	var few []*Agent
-	r.index.each(now, func(g *group) {
+	var few []*Member
+	c.index.each(now, func(g *group) {
 		if !q.matches(g.groupKey, plan) {
 			return
 		}
@@ -57,15 +57,15 @@ func (r *Registry) List(q Query, plan *models.Plan, now time.Time) (page Page) {
 		}
 	})
 	if page.Total <= fewAgents {
-		for _, live := range earliest(few, len(few)) {
-			if live.seq > q.After && !page.add(live, q.Limit) {
+		for _, m := range earliest(few, len(few)) {
+			if m.Seq > q.After && !page.add(m, q.Limit) {
 				break
 			}
 		}
 		return page
 	}
-	for row := range r.table.after(q.After) {
-		if row.live.matches(&q, plan) && !page.add(row.live, q.Limit) {
+	for row := range c.table.after(q.After) {
+		if row.member.matches(&q, plan) && !page.add(row.member, q.Limit) {
 			break
 		}
 	}
@@ -73,30 +73,30 @@ func (r *Registry) List(q Query, plan *models.Plan, now time.Time) (page Page) {
 }
 
 // listHost is List for a query with a hostname.
-func (r *Registry) listHost(q Query, plan *models.Plan) (page Page) {
+func (c *Census) listHost(q Query, plan *models.Plan) (page Page) {
 	pattern := newHostPattern(q.Hostname)
-	for row := range r.table.after(0) {
-		if !pattern.matches(row) || !row.live.matches(&q, plan) {
+	for row := range c.table.after(0) {
+		if !pattern.matches(row) || !row.member.matches(&q, plan) {
 			continue
 		}
 		page.Total++
 		if row.seq > q.After && !page.More {
-			page.add(row.live, q.Limit)
+			page.add(row.member, q.Limit)
 		}
 	}
 	return page
 }
 
 // add appends an agent to a page. It returns false if the page was full, and sets More.
-func (p *Page) add(live *Agent, limit int) bool {
+func (p *Page) add(m *Member, limit int) bool {
 	if p.More = len(p.Agents) == limit; p.More {
 		return false
 	}
-	p.Agents = append(p.Agents, live.snapshot())
+	p.Agents = append(p.Agents, m.agent.Snapshot())
 	return true
 }
 
-func (a *Agent) matches(q *Query, plan *models.Plan) bool {
-	g := a.group.Load()
+func (m *Member) matches(q *Query, plan *models.Plan) bool {
+	g := m.group.Load()
 	return g != nil && q.matches(g.groupKey, plan) // nil: it was removed meanwhile
 }

@@ -1,4 +1,4 @@
-package registry
+package census
 
 import (
 	"encoding/binary"
