@@ -1,6 +1,7 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -71,7 +72,13 @@ func TestServiceManager_Lifecycle_Notified(t *testing.T) {
 			must(t, p.launch())
 			cleanUp(t, p)
 			m.waitFor(t, "READY=1", 1)
-			addr := listenAddress(p.log.String())
+			addr := ""
+			eventually(t, func() error { // the log may arrive later than the notification
+				if addr = listenAddress(p.log.String()); addr == "" {
+					return errors.New("no address in the log")
+				}
+				return nil
+			})
 			if a, err := call("", "GET", "http://"+addr+"/health", ""); err != nil || a.status != 200 {
 				t.Errorf("GET /health after READY=1: got %v, %v, want 200", a, err)
 			}

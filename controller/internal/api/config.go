@@ -97,6 +97,9 @@ func (a *API) hold(c *call, request poll.Request) (poll.Response, error) {
 	for {
 		select {
 		case <-woken:
+			if c.Request.Context().Err() != nil {
+				continue // the client disconnected, which is the other case
+			}
 			if response, done := ticket.Resume(); done {
 				reacquire()
 				return response, nil

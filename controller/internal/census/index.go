@@ -19,8 +19,9 @@ type index struct {
 
 	mu     sync.Mutex // guards the rest, and each agent's group, previous and next
 	groups map[groupKey]*group
-	due    map[int64][]*Member // by Member.due
-	aged   int64               // due has no key below this second
+	errors map[int64]map[string]int // the numbers of agents by refused version and error message in their groupKey
+	due    map[int64][]*Member      // by Member.due
+	aged   int64                    // due has no key below this second
 }
 
 // groupKey has the properties that the agents of a group share.
@@ -40,7 +41,8 @@ type group struct {
 
 func newIndex(inactiveAfter time.Duration, now time.Time) index {
 	return index{
-		inactiveAfter: inactiveAfter, groups: map[groupKey]*group{}, due: map[int64][]*Member{}, aged: now.Unix(),
+		inactiveAfter: inactiveAfter, groups: map[groupKey]*group{},
+		errors: map[int64]map[string]int{}, due: map[int64][]*Member{}, aged: now.Unix(),
 	}
 }
 
@@ -50,13 +52,53 @@ func (x *index) place(m *Member, agent *models.Agent, now time.Time) {
 	age := models.AgeOf(now.Sub(agent.Seen()), agent.PollInterval, x.inactiveAfter)
 	key := groupKey{Health: agent.Health(age), transport: agent.Transport, mismatch: agent.Mismatch}
 	due := dueAt(agent.Seen(), age, agent.PollInterval, x.inactiveAfter)
-	if g := m.group.Load(); g != nil && g.groupKey == key && m.due.Load() <= due {
+	g := m.group.Load()
+	if g != nil && g.Refused.Version == key.Refused.Version && g.Refused.Error == otherErrors {
+		key.Refused.Error = otherErrors
+	}
+	if g != nil && g.groupKey == key && m.due.Load() <= due {
 		return
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	key.Refused.Error = x.errorIn(key.Refused)
 	x.move(m, key)
 	x.schedule(m, due)
+}
+
+const (
+	// maxErrors is the most error messages of a version that have groups of their own. It
+	// keeps groups few when each agent's message is different.
+	maxErrors = 100
+	// otherErrors stands for all further ones.
+	otherErrors = "other errors"
+)
+
+// errorIn returns the error message of a refusal in a groupKey. The caller holds mu.
+func (x *index) errorIn(r models.Refusal) string {
+	known := x.errors[r.Version]
+	if _, ok := known[r.Error]; ok || r.Version == 0 || len(known) < maxErrors {
+		return r.Error
+	}
+	return otherErrors
+}
+
+// countError counts an agent in, or out, of those with a refusal. The caller holds mu.
+func (x *index) countError(r models.Refusal, n int) {
+	if r.Version == 0 {
+		return
+	}
+	known := x.errors[r.Version]
+	if known == nil {
+		known = map[string]int{}
+		x.errors[r.Version] = known
+	}
+	if known[r.Error] += n; known[r.Error] == 0 {
+		delete(known, r.Error)
+	}
+	if len(known) == 0 {
+		delete(x.errors, r.Version)
+	}
 }
 
 // remove removes an agent.
@@ -87,6 +129,7 @@ func (x *index) move(m *Member, key groupKey) {
 	}
 	g.last = m
 	g.count++
+	x.countError(key.Refused, 1)
 }
 
 // leave removes an agent from its group, if it has one. The caller holds mu.
@@ -107,6 +150,7 @@ func (x *index) leave(m *Member) {
 	}
 	m.previous, m.next = nil, nil
 	m.group.Store(nil)
+	x.countError(g.Refused, -1)
 	if g.count--; g.count == 0 {
 		delete(x.groups, g.groupKey)
 	}
@@ -138,6 +182,9 @@ func (x *index) schedule(m *Member, due int64) {
 // advance updates the ages that have changed by now. The caller holds mu.
 func (x *index) advance(now time.Time) {
 	second := now.Unix()
+	if second < x.aged-maxStep {
+		x.restart(second, now)
+	}
 	if second-x.aged <= int64(len(x.due)) {
 		for ; x.aged < second; x.aged++ {
 			x.ageAll(x.aged, now)
@@ -151,6 +198,24 @@ func (x *index) advance(now time.Time) {
 		}
 	}
 	x.ageAll(second, now)
+}
+
+// maxStep is by how many seconds the clock may go backward without more work than that
+// ages change so much later.
+const maxStep = 2
+
+// restart schedules every agent again, after the clock was set back. The caller holds mu.
+func (x *index) restart(second int64, now time.Time) {
+	var all []*Member
+	for _, g := range x.groups {
+		all = append(all, g.some(g.count)...)
+	}
+	x.aged = second
+	clear(x.due)
+	for _, m := range all {
+		m.due.Store(never)
+		x.schedule(m, x.ageOne(m, now))
+	}
 }
 
 // ageAll updates the agents that are due in a second. The caller holds mu.

@@ -22,6 +22,9 @@ type spread struct {
 func (s *spread) add(release *models.Release, a *models.Agent) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if release.Version < s.version {
+		return // superseded since the caller read the plan
+	}
 	if s.version != release.Version {
 		s.version, s.first, s.latencies = release.Version, time.Time{}, nil
 	}

@@ -96,11 +96,11 @@ func Rollback(old *Config, terms Terms) Proposal {
 	}
 }
 
-// Fleet is the state of the agents that the rules depend on.
+// Fleet is the state of the agents that the rules depend on. A rule calls what it needs.
 type Fleet struct {
-	Targets int      // agents that should run the newest version
-	Held    int      // agents that keep a version that this store did not make
-	Figures *Figures // figures of the newest version; nil before the first publish
+	Targets func() int     // the number of agents that should run the newest version
+	Held    func() int     // the number of agents that keep a version that this store did not make
+	Figures func() Figures // the figures of the newest version
 }
 
 // Outcome is the outcome of a publish or a rollback.
@@ -114,7 +114,7 @@ type Outcome struct {
 // Decide returns the change that publishes the proposal, or nil if the plan already has
 // its content. Errors are ErrPrecondition, *FrozenError and *InvalidError.
 func (p Proposal) Decide(plan *Plan, fleet Fleet, tags Tags, now time.Time) (*Change, Outcome, error) {
-	outcome := Outcome{Config: plan.Config(), Before: plan.Config(), Targets: fleet.Targets}
+	outcome := Outcome{Config: plan.Config(), Before: plan.Config()}
 	if p.Allowed != nil && !p.Allowed(plan.ETag()) {
 		return nil, outcome, ErrPrecondition
 	}
@@ -130,8 +130,9 @@ func (p Proposal) Decide(plan *Plan, fleet Fleet, tags Tags, now time.Time) (*Ch
 	if content.URL == "" {
 		return nil, outcome, &InvalidError{Field: "url", Detail: "is required in the first publish"}
 	}
+	outcome.Targets = fleet.Targets()
 	// While agents keep a version, publishing the same content makes them follow this store.
-	if plan.Newest != nil && content == before && !plan.Conflict() && fleet.Held == 0 {
+	if plan.Newest != nil && content == before && !plan.Conflict() && fleet.Held() == 0 {
 		return nil, outcome, nil
 	}
 	version := max(plan.Version(), plan.Observed.Highest) + 1
@@ -145,7 +146,11 @@ func (p Proposal) Decide(plan *Plan, fleet Fleet, tags Tags, now time.Time) (*Ch
 		SourceIP:     p.SourceIP,
 		RestoredFrom: p.RestoredFrom,
 	}, true
-	change := &Change{Config: outcome.Config, Figures: fleet.Figures, Observed: &plan.Observed}
+	change := &Change{Config: outcome.Config, Observed: &plan.Observed}
+	if plan.Newest != nil {
+		figures := fleet.Figures()
+		change.Figures = &figures
+	}
 	if frozen != nil {
 		change.Audit = append(change.Audit, p.entry(now, ActionOverride, version, "frozen: "+frozen.Reason))
 	}

@@ -121,7 +121,7 @@ func (r *Response) SetHeader(h map[string][]string) {
 // waits for OnWake and calls Resume, or calls Disconnect.
 func (s *Service) Begin(r Request) (response Response, ticket *Ticket) {
 	wait := r.Wait
-	if s.Waiters.Full() {
+	if wait >= 0 && s.Waiters.Full() {
 		wait = -1
 	}
 	o := s.offer(&r, wait)

@@ -85,8 +85,10 @@ func (p *Publisher) Run(ctx context.Context) error {
 		case <-again:
 		}
 		again = nil
-		err := p.write(ctx, p.storeObserved)
-		if err != nil && !errors.Is(err, context.Canceled) {
+		err := p.write(ctx, storeObserved)
+		if err == nil {
+			p.logConflict()
+		} else if !errors.Is(err, context.Canceled) {
 			p.log.WithError(err).WithField("advice", "they stay in memory, and the write is retried").
 				Warn("Observed versions not stored")
 			again = time.After(retryInterval)
@@ -95,12 +97,19 @@ func (p *Publisher) Run(ctx context.Context) error {
 }
 
 // storeObserved is the rule that stores the observed versions.
-func (p *Publisher) storeObserved(plan *models.Plan) (*models.Change, error) {
-	if plan.Conflict() {
-		p.log.WithFields(logrus.Fields{"version": plan.Version(), "highest_reported": plan.Observed.Highest}).
-			WithField("advice", "the store was restored from an older backup: "+
-				"agents keep their version until you publish, or POST /api/v1/agents/resume").
-			Error("Later versions observed")
-	}
+func storeObserved(plan *models.Plan) (*models.Change, error) {
 	return &models.Change{Observed: &plan.Observed}, nil
+}
+
+// logConflict logs that agents run later versions than the store has, while that is
+// undecided.
+func (p *Publisher) logConflict() {
+	plan := p.Plan()
+	if !plan.Conflict() {
+		return
+	}
+	p.log.WithFields(logrus.Fields{"version": plan.Version(), "highest_reported": plan.Observed.Highest}).
+		WithField("advice", "the store was restored from an older backup: "+
+			"agents keep their version until you publish, or POST /api/v1/agents/resume").
+		Error("Later versions observed")
 }

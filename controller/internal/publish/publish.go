@@ -139,12 +139,11 @@ func (p *Publisher) preview(ctx context.Context, proposal models.Proposal) (mode
 
 func (p *Publisher) decide(plan *models.Plan, proposal models.Proposal) (*models.Change, models.Outcome, error) {
 	now := models.Now()
-	fleet := models.Fleet{Targets: p.fleet.Targets(now), Held: p.fleet.Held(plan.Version(), now)}
-	if plan.Newest != nil {
-		figures := p.fleet.Figures(plan, now)
-		fleet.Figures = &figures
-	}
-	return proposal.Decide(plan, fleet, p.tags, now)
+	return proposal.Decide(plan, models.Fleet{
+		Targets: func() int { return p.fleet.Targets(now) },
+		Held:    func() int { return p.fleet.Held(plan.Version(), now) },
+		Figures: func() models.Figures { return p.fleet.Figures(plan, now) },
+	}, p.tags, now)
 }
 
 // Freeze blocks publishes until f ends or is lifted. It replaces the freeze in force.

@@ -12,6 +12,7 @@ import (
 type batch struct {
 	mark func(*Agent) *bool // the agent's flag that it is in the batch; its lock guards that
 	save func(context.Context, []database.Presence) error
+	lock *database.Lock // acquired for each write, before its agents are read; nil: the caller of store holds it
 
 	mu     sync.Mutex // guards agents
 	agents []*Agent
@@ -56,7 +57,16 @@ func (b *batch) store(ctx context.Context) error {
 	return failed
 }
 
+// write stores some agents. No other write of their presence may come between reading and
+// storing it: that one would be overwritten by what was read before.
 func (b *batch) write(ctx context.Context, agents []*Agent) error {
+	if b.lock != nil {
+		if err := b.lock.Acquire(ctx); err != nil {
+			b.keep(agents)
+			return err
+		}
+		defer b.lock.Release()
+	}
 	presence := make([]database.Presence, 0, len(agents))
 	for _, live := range agents {
 		live.mu.Lock()

@@ -196,3 +196,41 @@ func checkCounts(t *rapid.T, agents *registry.Registry, plan *models.Plan) {
 		}
 	}
 }
+
+// Error messages that differ from agent to agent make no group for each of them.
+func TestFigures_EveryErrorMessageDifferent_FewGroups(t *testing.T) {
+	f := fleettest.Open(t)
+	lives := f.Join(t, 300)
+	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://a/"))
+	for i, live := range lives {
+		fleettest.Report(t, f.Agents, live, wire.Attempt{
+			Version: 1, Status: wire.Failed, Error: fmt.Sprint("port ", i), At: models.Now(),
+		})
+	}
+	got := f.Figures(t, 1)
+	if got.Failed != 300 || len(got.Failures) != 20 || got.Failures[0].Error != "other errors" ||
+		got.Failures[0].Count != 200 || len(got.Failures[0].SampleAgents) != 5 {
+		t.Errorf("got %d failed, %d messages, %+v first, want 300, 20, and 200 other errors first",
+			got.Failed, len(got.Failures), got.Failures[0])
+	}
+	for _, live := range lives {
+		f.Agents.Poll(live, models.Poll{At: models.Now(), Interval: time.Minute, Runs: 1})
+	}
+	if got := f.Figures(t, 1); got.Failed != 0 || got.Applied != 300 {
+		t.Errorf("after all applied it: got %+v, want no failures", got.Figures)
+	}
+}
+
+// A clock that was ahead, and is set right, ages nobody for as long as it was ahead.
+func TestSummary_ClockSetBack_AgesAgain(t *testing.T) {
+	f := fleettest.Open(t)
+	f.Join(t, 3)
+	plan, now := f.Publisher.Plan(), time.Now()
+	online := func(now time.Time) int { return f.Agents.Summary(plan, now).ByStatus[wire.Online] }
+	if ahead, back := online(now.Add(time.Hour)), online(now); ahead != 0 || back != 3 {
+		t.Errorf("got %d online an hour ahead and %d after it, want 0 and 3", ahead, back)
+	}
+	if later := online(now.Add(10 * fleettest.DefaultInterval)); later != 0 {
+		t.Errorf("got %d online after ten intervals, want 0", later)
+	}
+}

@@ -188,15 +188,18 @@ func (r *Registry) Retry(ctx context.Context, id string, origin models.Origin) e
 	refused := agent.Refused
 	agent.Refused = models.Refusal{}
 	presence := []database.Presence{{Seq: live.place.Seq, Presence: agent.Presence, Reported: true}}
-	if err := r.store.SavePresence(context.WithoutCancel(ctx), presence, entry); err != nil {
+	err = r.store.SavePresence(context.WithoutCancel(ctx), presence, entry)
+	live.mu.Lock()
+	live.reportUnsaved = true // the store may differ after an error, or lack what a poll said meanwhile
+	r.polled.add(live)
+	if err != nil {
+		live.mu.Unlock()
 		return fmt.Errorf("retry agent %s: %w", id, err)
 	}
-	live.mu.Lock()
 	if live.agent.Refused == refused {
 		live.agent.Refused = models.Refusal{}
 	}
 	r.show(live, time.Now())
-	r.polled.add(live)
 	live.mu.Unlock()
 	live.offers.Send()
 	return nil

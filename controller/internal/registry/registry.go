@@ -38,7 +38,7 @@ type Registry struct {
 	// Locks are acquired in this order: recordWrites or reportWrites, those of the census
 	// and of an agent.
 	recordWrites database.Lock // guards the set of agents in memory and store, and writes of whole records
-	reportWrites database.Lock // held while reports or a retry are written
+	reportWrites database.Lock // held while presence is read and written
 
 	*census.Census // counts and lists
 
@@ -116,6 +116,7 @@ func Open(
 		},
 		reported: batch{mark: func(a *Agent) *bool { return &a.inReported }, save: store.SaveReports},
 	}
+	r.polled.lock = &r.reportWrites
 	r.Load(stored)
 	var newest time.Time
 	for i := range stored {
