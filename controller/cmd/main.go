@@ -82,12 +82,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 // serve runs the controller until ctx ends:
 //
-//	admin, agents ──▶ api ──▶ rollout.Rollouts ─────────────▶ database.Store (SQLite)
-//	│ │        │  └──▶ registry.Registry ───▲  (presence, in batches)
-//	│ │        └─────▶ publish.Publisher ───┤  (each publish immediately)
-//	│ │                    │ plan, changed  │
-//	│ └◀ poll.Waiters ◀────┴─▶ publish.Announcements ──▶ notify.Announcer (Redis, NATS)
-//	└────────────────▶ audit.Log ───────────┘
+//	admin ───▶ api ──▶ publish.Publisher ───┬─▶ database.Store (SQLite)
+//	│           │          │ Plan            │
+//	│           │          └─▶ publish.Announcements ──▶ notify.Announcer (Redis, NATS)
+//	│           ├──────▶ rollout.Rollouts ──┤  figures, the gate of pipelines
+//	│           ├──────▶ audit.Log ─────────┤
+//	agents ─────┴──────▶ poll.Service       │  answers a poll, or holds it in poll.Waiters
+//	                       └─▶ registry.Registry, with its census  (presence, in batches)
 //
 // All read one models.Plan. tlsfiles.Files (certificates) ──▶ server ──alive──▶ systemd.
 func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
@@ -142,6 +143,10 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 	waiters := poll.NewWaiters(publisher.Changed, set.PushRate, maxWaiting(set, limits(set).Connections, log))
 	metrics.Certificate(registerer, program.Name, files.NotAfter)
 	registerer.MustRegister(sqlite.NewCollector(db), agents, publisher, waiters, announcements)
+	polls := poll.New(poll.Options{
+		Publisher: publisher, Agents: agents, Waiters: waiters,
+		Fleet: fleet, Broker: brokerOf(set), SweepInterval: set.SweepInterval,
+	})
 	handler := api.New(api.Options{
 		Options: access.Options{
 			Agents:   agents,
@@ -160,11 +165,8 @@ func serve(ctx context.Context, set config.Settings, stderr io.Writer) error {
 		},
 		Publisher:     publisher,
 		Rollouts:      rollout.New(publisher, agents, db),
-		Waiters:       waiters,
+		Polls:         polls,
 		Announcements: announcements,
-		Fleet:         fleet,
-		Transport:     wire.Transport(set.Transport),
-		SweepInterval: set.SweepInterval,
 		Store:         db,
 		Metrics:       api.NewMetrics(registerer),
 		Scrape:        metrics.Handler(registerer),
@@ -217,7 +219,7 @@ func maxWaiting(set config.Settings, connections int, log logrus.FieldLogger) in
 	if set.LimitWaiting <= most {
 		return set.LimitWaiting
 	}
-	log.WithFields(logrus.Fields{"LIMIT_WAITING": set.LimitWaiting, "used": most, "connections": connections}).
+	log.WithFields(logrus.Fields{"LIMIT_WAITING": set.LimitWaiting, "effective": most, "connections": connections}).
 		Info("LIMIT_WAITING reduced to fit the limit of open files")
 	return most
 }

@@ -32,6 +32,14 @@ func announcer(set config.Settings, log logrus.FieldLogger) (a notify.Announcer,
 	return driver, func() {}, nil
 }
 
+// brokerOf returns the broker that versions are announced over, "" for none.
+func brokerOf(set config.Settings) wire.Transport {
+	if set.Transport == settings.PushRedis || set.Transport == settings.PushNATS {
+		return wire.Transport(set.Transport)
+	}
+	return ""
+}
+
 // announcing returns an announcer to the subjects of a fleet. Announcements over a broker are
 // counted in m.
 func announcing(
@@ -41,8 +49,8 @@ func announcing(
 	for _, subject := range []string{notify.SubjectOf(fleet), notify.Subject} {
 		out.subjects = append(out.subjects, &target{name: subject})
 	}
-	if set.Transport == settings.PushRedis || set.Transport == settings.PushNATS {
-		return m.Announcing(wire.Transport(set.Transport), out)
+	if broker := brokerOf(set); broker != "" {
+		return m.Announcing(broker, out)
 	}
 	return out
 }

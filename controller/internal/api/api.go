@@ -27,13 +27,9 @@ type Options struct {
 
 	Publisher     *publish.Publisher
 	Rollouts      *rollout.Rollouts
-	Waiters       *poll.Waiters
+	Polls         *poll.Service
 	Announcements interface{ Lost() error }                // why announcements fail, for /ready; may be nil
 	Store         interface{ Ping(context.Context) error } // why the store fails, for /ready
-
-	Fleet         string         // id of the fleet, sent in X-Fleet
-	Transport     wire.Transport // how the controller announces versions
-	SweepInterval time.Duration  // resync interval of agents that receive hints over a broker
 
 	Metrics *Metrics     // nil: nothing is measured
 	Scrape  http.Handler // answers GET /metrics; nil: 404
@@ -43,7 +39,6 @@ type Options struct {
 type API struct {
 	Options
 	guard *access.Guard
-	polls *poll.Service
 }
 
 // New returns the handler of all routes.
@@ -63,19 +58,7 @@ func newAPI(o Options) *API {
 	return &API{
 		Options: o,
 		guard:   access.New(o.Options, o.Metrics.access, pollInterval),
-		polls: poll.New(poll.Options{
-			Publisher: o.Publisher, Agents: o.Agents, Waiters: o.Waiters, Fleet: o.Fleet, Broker: broker(o.Transport),
-			SweepInterval: o.SweepInterval,
-		}),
 	}
-}
-
-// broker returns over if it is a broker, and "" if it is not.
-func broker(over wire.Transport) wire.Transport {
-	if over == wire.Redis || over == wire.NATS {
-		return over
-	}
-	return ""
 }
 
 // handler returns the handler of the given routes.

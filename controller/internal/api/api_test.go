@@ -99,8 +99,7 @@ func newLimited(t testing.TB, limits access.Limits, with ...func(*api.Options)) 
 			AdminName: "admin", AdminAccount: auth.NewAccount("admin", "admin123"), Log: log,
 		},
 		Publisher: publisher, Rollouts: rollout.New(publisher, agents, db), Store: db,
-		Waiters: waiters, Transport: wire.NATS, SweepInterval: 5 * time.Minute, Announcements: announced{s},
-		Fleet:   "fleet-1",
+		Polls: pollsOf(publisher, agents, waiters), Announcements: announced{s},
 		Metrics: api.NewMetrics(s.registry), Scrape: metrics.Handler(s.registry),
 	}
 	for _, change := range with {
@@ -108,6 +107,13 @@ func newLimited(t testing.TB, limits access.Limits, with ...func(*api.Options)) 
 	}
 	s.handler = api.New(options)
 	return s
+}
+
+func pollsOf(publisher *publish.Publisher, agents *registry.Registry, waiters *poll.Waiters) *poll.Service {
+	return poll.New(poll.Options{
+		Publisher: publisher, Agents: agents, Waiters: waiters,
+		Fleet: "fleet-1", Broker: wire.NATS, SweepInterval: 5 * time.Minute,
+	})
 }
 
 // announced reports the lost field of a system.

@@ -53,7 +53,7 @@ func (a *API) config(c *call) error {
 	request := poll.Request{Self: c.Self, Header: c.Request.Header, Wait: wait, StartedAt: time.Now().UTC()}
 	var response poll.Response
 	if wait <= 0 {
-		response, _ = a.polls.Begin(request)
+		response, _ = a.Polls.Begin(request)
 	} else if response, err = a.hold(c, request); err != nil {
 		return err
 	}
@@ -88,7 +88,7 @@ func (a *API) hold(c *call, request poll.Request) (poll.Response, error) {
 		default: // a wake-up is pending
 		}
 	}
-	response, ticket := a.polls.Begin(request)
+	response, ticket := a.Polls.Begin(request)
 	if ticket == nil {
 		return response, nil
 	}

@@ -72,10 +72,13 @@ func (a *API) unfreeze(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := a.Publisher.Unfreeze(c.Request.Context(), c.origin(), allowed); err != nil {
+	lifted, err := a.Publisher.Unfreeze(c.Request.Context(), c.origin(), allowed)
+	if err != nil {
 		return err
 	}
-	a.event(c).Info("Freeze lifted")
+	if lifted {
+		a.event(c).Info("Freeze lifted")
+	}
 	return noContent(c)
 }
 

@@ -68,11 +68,11 @@ type Store interface {
 	// DeleteAgents deletes agents with their presence, and adds the entry to the audit
 	// log. It ignores unknown ids. The Seq of a deleted agent is never used again.
 	DeleteAgents(ctx context.Context, ids []string, entry models.Entry) error
-	// SavePresence stores what polls say of agents and, of those with Reported, what
-	// reports say, and adds the entries to the audit log. It ignores agents that were
-	// deleted, and may sort the batch.
+	// SavePresence stores the columns that polls set and, of agents with Reported, those
+	// that reports set, and adds the entries to the audit log. It ignores agents that were
+	// deleted, and may reorder the batch.
 	SavePresence(ctx context.Context, batch []Presence, entries ...models.Entry) error
-	// SaveReports is SavePresence of what reports say alone. The agents wait for it.
+	// SaveReports stores only the columns that reports set. Agents wait for it.
 	SaveReports(ctx context.Context, batch []Presence) error
 
 	// AppendAudit adds entries to the audit log.
@@ -82,12 +82,12 @@ type Store interface {
 	Audit(ctx context.Context, action models.Action, before int64, limit int) ([]models.Entry, error)
 }
 
-// Presence is the presence of one agent, to be stored. Polls say LastPoll, PollInterval,
-// Transport and Degraded. Reports say the rest, which few polls change.
+// Presence is the presence of one agent, to be stored. Polls set LastPoll, PollInterval,
+// Transport and Degraded; reports, and few polls, set the rest.
 type Presence struct {
 	Seq int64 // of the agent
 	models.Presence
-	Reported bool // reports say something else than the store may have
+	Reported bool // the store may lack what reports set
 }
 
 // acquireTimeout is how long a write waits for those before it. It is shorter than the

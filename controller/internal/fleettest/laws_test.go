@@ -199,7 +199,7 @@ func (w *world) freeze(t *rapid.T) {
 	if w.frozen = !w.frozen; w.frozen {
 		err = w.publisher.Freeze(t.Context(), models.Freeze{Reason: "sale"}, fleettest.ByAdmin, always)
 	} else {
-		err = w.publisher.Unfreeze(t.Context(), fleettest.ByAdmin, always)
+		_, err = w.publisher.Unfreeze(t.Context(), fleettest.ByAdmin, always)
 	}
 	if err != nil {
 		t.Fatalf("freeze %v: %v", w.frozen, err)

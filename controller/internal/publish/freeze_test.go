@@ -35,7 +35,7 @@ func TestFreeze_Restart_StillInForce(t *testing.T) {
 	if _, err := f.Publisher.Rollback(t.Context(), 1, models.Terms{}); !errors.As(err, &frozen) {
 		t.Errorf("a rollback: got %v, want a FrozenError", err)
 	}
-	if err := f.Publisher.Unfreeze(
+	if _, err := f.Publisher.Unfreeze(
 		t.Context(), fleettest.ByAdmin, func(is *models.Freeze) bool { return is.Reason != "sale" },
 	); !errors.Is(err, models.ErrPrecondition) {
 		t.Errorf("with a precondition that fails: got %v, want ErrPrecondition", err)
@@ -45,9 +45,10 @@ func TestFreeze_Restart_StillInForce(t *testing.T) {
 	if cfg := fleettest.Publish(t, f.Publisher, d); cfg.Version != 2 {
 		t.Errorf("with override: got version %d, want 2", cfg.Version)
 	}
-	for range 2 { // the second changes nothing
-		if err := f.Publisher.Unfreeze(t.Context(), fleettest.ByAdmin, always); err != nil {
-			t.Fatal(err)
+	for i := range 2 { // the second changes nothing
+		lifted, err := f.Publisher.Unfreeze(t.Context(), fleettest.ByAdmin, always)
+		if err != nil || lifted != (i == 0) {
+			t.Fatalf("unfreeze %d: got %v, %v, want lifted only by the first", i, lifted, err)
 		}
 	}
 	fleettest.Publish(t, f.Publisher, fleettest.Draft("http://c/"))

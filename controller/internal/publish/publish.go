@@ -159,11 +159,17 @@ func (p *Publisher) Freeze(
 	})
 }
 
-// Unfreeze lifts the freeze, if there is one. Its errors are those of Freeze.
-func (p *Publisher) Unfreeze(ctx context.Context, origin models.Origin, allowed func(*models.Freeze) bool) error {
-	return p.write(ctx, func(plan *models.Plan) (*models.Change, error) {
-		return models.SetFreeze(plan, nil, origin, models.Now(), allowed)
+// Unfreeze lifts the freeze, and reports whether there was one. Its errors are those of
+// Freeze.
+func (p *Publisher) Unfreeze(
+	ctx context.Context, origin models.Origin, allowed func(*models.Freeze) bool,
+) (lifted bool, err error) {
+	err = p.write(ctx, func(plan *models.Plan) (*models.Change, error) {
+		change, err := models.SetFreeze(plan, nil, origin, models.Now(), allowed)
+		lifted = change != nil
+		return change, err
 	})
+	return lifted && err == nil, err
 }
 
 // Resume ends a conflict and releases the held agents: all are offered the newest version

@@ -358,10 +358,10 @@ func TestWrites_StoreChangedByAnother_DecideOnTheStore(t *testing.T) {
 		t.Errorf("a preview: got %v, want a FrozenError", err)
 	}
 	never := func(f *models.Freeze) bool { return f == nil }
-	if err := f.Publisher.Unfreeze(t.Context(), fleettest.ByAdmin, never); !errors.Is(err, models.ErrPrecondition) {
+	if _, err := f.Publisher.Unfreeze(t.Context(), fleettest.ByAdmin, never); !errors.Is(err, models.ErrPrecondition) {
 		t.Errorf("unfreeze if there is no freeze: got %v, want ErrPrecondition", err)
 	}
-	if err := f.Publisher.Unfreeze(t.Context(), fleettest.ByAdmin, always); err != nil {
+	if _, err := f.Publisher.Unfreeze(t.Context(), fleettest.ByAdmin, always); err != nil {
 		t.Fatal(err)
 	}
 	third := fleettest.Publish(t, other, fleettest.Draft("http://c/"))

@@ -1,5 +1,5 @@
-// Package rollout returns the figures of a version, and waits until a share of its
-// targets has applied it.
+// Package rollout returns the figures of a version. It is the gate of pipelines, too: it
+// waits until a share of a version's targets has applied it.
 package rollout
 
 import (
