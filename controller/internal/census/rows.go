@@ -106,7 +106,8 @@ func (r rows) after(seq int64) iter.Seq[*row] {
 // show updates the hostname of a row.
 func (r *row) show(hostname string) {
 	if shown := r.hostname.Load(); shown == nil || *shown != hostname {
-		r.hostname.Store(&hostname)
+		stored := hostname // escapes, as hostname must not: most calls change nothing
+		r.hostname.Store(&stored)
 		r.head.store(hostname)
 	}
 }

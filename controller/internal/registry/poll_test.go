@@ -73,3 +73,15 @@ func TestReport_DuringFlush_NotOverwritten(t *testing.T) {
 		}
 	})
 }
+
+// A poll that changes nothing makes no garbage.
+func TestPoll_NothingChanged_AllocatesNothing(t *testing.T) {
+	agents, _ := fleettest.OpenAgents(t, fleettest.NewStore(t))
+	id, token := fleettest.Register(t, agents, "a1")
+	live := fleettest.Login(t, agents, id, token)
+	poll := func() { agents.Poll(live, models.Poll{At: time.Now(), Interval: time.Hour, Runs: 1}) }
+	poll()
+	if got := testing.AllocsPerRun(100, poll); got != 0 {
+		t.Errorf("got %v allocations for each poll, want none", got)
+	}
+}
