@@ -31,12 +31,10 @@ func (s *spread) add(release *models.Release, a *models.Agent) {
 	if s.first.IsZero() || a.AppliedAt.Before(s.first) {
 		s.first = a.AppliedAt
 	}
-	if a.RegisteredAt.After(release.PublishedAt) {
-		return
+	if took, counts := LatencyOf(release, a); counts {
+		at, _ := slices.BinarySearch(s.latencies, took) // usually the end
+		s.latencies = slices.Insert(s.latencies, at, took)
 	}
-	took := LatencyOf(release, a)
-	at, _ := slices.BinarySearch(s.latencies, took) // usually the end
-	s.latencies = slices.Insert(s.latencies, at, took)
 }
 
 // load counts the agents that had applied a release before the controller started.
@@ -49,8 +47,8 @@ func (s *spread) load(release *models.Release, agents []models.Agent) {
 		if s.first.IsZero() || a.AppliedAt.Before(s.first) {
 			s.first = a.AppliedAt
 		}
-		if !a.RegisteredAt.After(release.PublishedAt) {
-			s.latencies = append(s.latencies, LatencyOf(release, a))
+		if took, counts := LatencyOf(release, a); counts {
+			s.latencies = append(s.latencies, took)
 		}
 	}
 	s.version = release.Version
@@ -58,9 +56,10 @@ func (s *spread) load(release *models.Release, agents []models.Agent) {
 }
 
 // LatencyOf returns how long a release took from its commit to an agent that runs it, in
-// whole microseconds.
-func LatencyOf(release *models.Release, a *models.Agent) time.Duration {
-	return max(0, a.AppliedAt.Sub(release.PublishedAt)).Truncate(time.Microsecond)
+// whole microseconds. It counts only for an agent that was registered by then.
+func LatencyOf(release *models.Release, a *models.Agent) (took time.Duration, counts bool) {
+	took = max(0, a.AppliedAt.Sub(release.PublishedAt)).Truncate(time.Microsecond)
+	return took, !a.RegisteredAt.After(release.PublishedAt)
 }
 
 // figures returns when the first agent ran a version, and the percentiles of the

@@ -82,8 +82,8 @@ func (r *Registry) measure(live *Agent) {
 	}
 	live.measured = a.Applied
 	r.Applied(release, a)
-	if !a.RegisteredAt.After(release.PublishedAt) {
-		r.metrics.propagated(census.LatencyOf(release, a))
+	if took, counts := census.LatencyOf(release, a); counts {
+		r.metrics.propagated(took)
 	}
 }
 
