@@ -14,6 +14,7 @@ import (
 
 	"github.com/fleetconf/fleetconf/pkg/cli"
 	"github.com/fleetconf/fleetconf/pkg/settings"
+	"github.com/fleetconf/fleetconf/pkg/settings/settingstest"
 )
 
 var program = cli.Program{
@@ -146,7 +147,8 @@ Examples:
 
 func TestProgram_Parse_ReadsFile(t *testing.T) {
 	var got options
-	if err := program.Parse([]string{"--config", write(t, "s.yaml", "t_port: 9000")}, &got, nil); err != nil ||
+	file := settingstest.WriteFile(t, "s.yaml", "t_port: 9000")
+	if err := program.Parse([]string{"--config", file}, &got, nil); err != nil ||
 		got.Port != 9000 {
 		t.Errorf("got %d, %v, want 9000", got.Port, err)
 	}
@@ -198,7 +200,7 @@ func parseCommand(t *testing.T, args ...string) (command, argument, path string,
 func TestProgram_ParseCommand(t *testing.T) {
 	t.Setenv("T_PORT", "abc")                // what a command does not read need not be usable,
 	t.Setenv("T_PASSWORD_FILE", "/not/here") // nor readable
-	file := write(t, "s.yaml", "t_path: /var/t.db\nt_port: 9000")
+	file := settingstest.WriteFile(t, "s.yaml", "t_path: /var/t.db\nt_port: 9000")
 	for name, row := range map[string]struct {
 		args                    []string
 		command, argument, path string
@@ -255,7 +257,7 @@ func TestProgram_Command_ValidatesOnlyItsSettings(t *testing.T) {
 		"an unknown key": {"t_pass: /x", "T_PASS is not a setting of this program"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, _, _, err := parseCommand(t, "save", "x", "--config", write(t, "s.yaml", row.file))
+			_, _, _, err := parseCommand(t, "save", "x", "--config", settingstest.WriteFile(t, "s.yaml", row.file))
 			var faults settings.Faults
 			if !errors.As(err, &faults) || !strings.Contains(err.Error(), row.want) {
 				t.Errorf("got %v, want a fault that says %q", err, row.want)

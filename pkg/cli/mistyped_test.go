@@ -3,67 +3,21 @@ package cli_test
 import (
 	"bytes"
 	"errors"
-	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/pkg/cli"
 	"github.com/fleetconf/fleetconf/pkg/settings"
+	"github.com/fleetconf/fleetconf/pkg/settings/settingstest"
 )
 
-// options is a settings struct with a field of each type that there is.
-type options struct {
-	Host     string          `group:"Listener" setting:"T_HOST" default:"127.0.0.1" usage:"address to listen on"`
-	Port     int             `setting:"T_PORT" default:"8080" usage:"TCP port to listen on"`
-	Timeout  time.Duration   `group:"Hits" setting:"T_TIMEOUT" default:"30s" usage:"how long a hit may take"`
-	Strict   bool            `setting:"T_STRICT" default:"true" usage:"refuse what is unknown"`
-	Deny     []netip.Prefix  `setting:"T_DENY" default:"169.254.0.0/16, fe80::/10" usage:"networks that are not fetched from"`
-	Password settings.Secret `setting:"T_PASSWORD" default:"admin123" usage:"password of the admin"`
-}
-
-func (o *options) Validate() (f settings.Faults) {
-	f.Check(o.Port >= 0 && o.Port <= 65535, "T_PORT", "is %d; it must be 0 to 65535", o.Port)
-	f.CheckPassword(o.Host, "T_PASSWORD", o.Password, "admin123")
-	return f
-}
-
-// write makes a file and gives its name.
-func write(t *testing.T, name, text string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// setAll makes the environment of this process that one alone.
-func setAll(t *testing.T, environ ...string) {
-	t.Helper()
-	before := os.Environ()
-	os.Clearenv()
-	t.Cleanup(func() {
-		os.Clearenv()
-		for _, variable := range before {
-			name, value, _ := strings.Cut(variable, "=")
-			_ = os.Setenv(name, value)
-		}
-	})
-	for _, variable := range environ {
-		name, value, _ := strings.Cut(variable, "=")
-		if err := os.Setenv(name, value); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
+type options = settingstest.Options
 
 // accounts is a settings struct with a password.
 type accounts struct {
@@ -73,7 +27,7 @@ type accounts struct {
 func (*accounts) Validate() settings.Faults { return nil }
 
 func TestProgram_Start_LogsBuildAndMistyped(t *testing.T) {
-	setAll(t, "ADMIN_PASSWRD=hunter2")
+	settingstest.SetEnviron(t, "ADMIN_PASSWRD=hunter2")
 	var out bytes.Buffer
 	d := settings.Diagnosis{LogLevel: "info", LogFormat: "text"}
 	if _, err := program.Start(&out, d, &accounts{}, logrus.Fields{"listen": "127.0.0.1:8080"}); err != nil {
@@ -106,9 +60,9 @@ func TestProgram_CommandWithMistypedSetting_Warns(t *testing.T) {
 }
 
 func TestProgram_PrintSettings(t *testing.T) {
-	secret := write(t, "password", "hunter2")
-	file := write(t, "s.yaml", "t_port: 9000\n")
-	setAll(t, "T_PATH=https://me:hunter2@example.com/a?key=hunter2", "T_PASSWORD_FILE="+secret, "T_PROT=hunter2")
+	secret := settingstest.WriteFile(t, "password", "hunter2")
+	file := settingstest.WriteFile(t, "s.yaml", "t_port: 9000\n")
+	settingstest.SetEnviron(t, "T_PATH=https://me:hunter2@example.com/a?key=hunter2", "T_PASSWORD_FILE="+secret, "T_PROT=hunter2")
 	var out bytes.Buffer
 	err := commander.Parse([]string{"--config", file, "--print", "settings"}, &whole{}, &out)
 	if err == nil || errors.Is(err, cli.ErrUsage) {
@@ -125,7 +79,7 @@ T_PROT is not a setting; did you mean T_PORT?
 }
 
 func TestProgram_PrintSettings_UnusableSetting_IsFault(t *testing.T) {
-	setAll(t, "T_PORT=abc")
+	settingstest.SetEnviron(t, "T_PORT=abc")
 	var out bytes.Buffer
 	err := commander.Parse([]string{"--print", "settings"}, &whole{}, &out)
 	var faults settings.Faults

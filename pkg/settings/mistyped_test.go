@@ -1,11 +1,11 @@
 package settings_test
 
 import (
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/fleetconf/fleetconf/pkg/settings"
+	"github.com/fleetconf/fleetconf/pkg/settings/settingstest"
 )
 
 // fleet has the names of settings that others are near to.
@@ -32,26 +32,6 @@ type fleet struct {
 
 func (*fleet) Validate() settings.Faults { return nil }
 
-// setAll makes the environment of this process that one alone.
-func setAll(t *testing.T, environ ...string) {
-	t.Helper()
-	before := os.Environ()
-	os.Clearenv()
-	t.Cleanup(func() {
-		os.Clearenv()
-		for _, variable := range before {
-			name, value, _ := strings.Cut(variable, "=")
-			_ = os.Setenv(name, value)
-		}
-	})
-	for _, variable := range environ {
-		name, value, _ := strings.Cut(variable, "=")
-		if err := os.Setenv(name, value); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 func TestFindMistyped_Typos_Found(t *testing.T) {
 	for variable, want := range map[string]string{
 		"POLL_INTERVAL":         "DEFAULT_POLL_INTERVAL",
@@ -73,7 +53,7 @@ func TestFindMistyped_Typos_Found(t *testing.T) {
 		"CONTROLER_URL":         "CONTROLLER_URL",
 		"TLS_CLIENT_CA":         "",
 	} {
-		setAll(t, variable+"=hunter2")
+		settingstest.SetEnviron(t, variable+"=hunter2")
 		var got string
 		if found := settings.FindMistyped(&fleet{}); len(found) > 0 {
 			got = found[0].Meant
@@ -106,7 +86,7 @@ func TestFindMistyped_UsualEnvironment_NothingReported(t *testing.T) {
 	for _, name := range strings.Fields(names) {
 		environ = append(environ, name+"=x")
 	}
-	setAll(t, append(environ, "HOTS=", "ADMIN_PASSWRD=")...) // the last two are as good as not set
+	settingstest.SetEnviron(t, append(environ, "HOTS=", "ADMIN_PASSWRD=")...) // the last two are as good as not set
 	if found := settings.FindMistyped(&fleet{}); len(found) > 0 {
 		t.Errorf("got %v, want none", found)
 	}
@@ -115,7 +95,7 @@ func TestFindMistyped_UsualEnvironment_NothingReported(t *testing.T) {
 // Another program's name for a setting is no mistake where ours is set too: one
 // file may hold the settings of all.
 func TestFindMistyped_OtherProgramsName_NotReported(t *testing.T) {
-	setAll(t, "CONTROLLER_PASSWORD=a", "AGENT_PASSWORD_FILE=b")
+	settingstest.SetEnviron(t, "CONTROLLER_PASSWORD=a", "AGENT_PASSWORD_FILE=b")
 	if found := settings.FindMistyped(&fleet{}); len(found) > 0 {
 		t.Errorf("got %v, want none", found)
 	}

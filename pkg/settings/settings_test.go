@@ -18,39 +18,16 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/fleetconf/fleetconf/pkg/settings"
+	"github.com/fleetconf/fleetconf/pkg/settings/settingstest"
 )
 
-// options is a settings struct with a field of each type that there is.
-type options struct {
-	Host     string          `group:"Listener" setting:"T_HOST" default:"127.0.0.1" usage:"address to listen on"`
-	Port     int             `setting:"T_PORT" default:"8080" usage:"TCP port to listen on"`
-	Timeout  time.Duration   `group:"Hits" setting:"T_TIMEOUT" default:"30s" usage:"how long a hit may take"`
-	Strict   bool            `setting:"T_STRICT" default:"true" usage:"refuse what is unknown"`
-	Deny     []netip.Prefix  `setting:"T_DENY" default:"169.254.0.0/16, fe80::/10" usage:"networks that are not fetched from"`
-	Password settings.Secret `setting:"T_PASSWORD" default:"admin123" usage:"password of the admin"`
-}
-
-func (o *options) Validate() (f settings.Faults) {
-	f.Check(o.Port >= 0 && o.Port <= 65535, "T_PORT", "is %d; it must be 0 to 65535", o.Port)
-	f.CheckPassword(o.Host, "T_PASSWORD", o.Password, "admin123")
-	return f
-}
+type options = settingstest.Options
 
 func defaults() options {
 	return options{
 		Host: "127.0.0.1", Port: 8080, Timeout: 30 * time.Second, Strict: true, Password: "admin123",
 		Deny: []netip.Prefix{netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("fe80::/10")},
 	}
-}
-
-// write makes a file and gives its name.
-func write(t *testing.T, name, text string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 func TestRead(t *testing.T) {
@@ -88,7 +65,7 @@ func TestRead(t *testing.T) {
 			}
 			file := ""
 			if row.file != "" {
-				file = write(t, "settings.yaml", row.file)
+				file = settingstest.WriteFile(t, "settings.yaml", row.file)
 			}
 			want := defaults()
 			row.change(&want)
@@ -111,26 +88,26 @@ func prefixes(texts ...string) (all []netip.Prefix) {
 }
 
 func TestRead_SecretFromFile(t *testing.T) {
-	path := write(t, "password", "hunter2 \r\n\n")
+	path := settingstest.WriteFile(t, "password", "hunter2 \r\n\n")
 	var got options
 	t.Setenv("T_PASSWORD_FILE", path)
 	if err := settings.Read(&got, ""); err != nil || got.Password.Reveal() != "hunter2 " {
 		t.Errorf("from T_PASSWORD_FILE: got %q, %v, want the line less its end", got.Password.Reveal(), err)
 	}
 	t.Setenv("T_PASSWORD_FILE", "")
-	if err := settings.Read(&got, write(t, "settings.yaml", "t_password_file: "+path)); err != nil ||
+	if err := settings.Read(&got, settingstest.WriteFile(t, "settings.yaml", "t_password_file: "+path)); err != nil ||
 		got.Password.Reveal() != "hunter2 " {
 		t.Errorf("from t_password_file in a file: got %q, %v", got.Password.Reveal(), err)
 	}
 	t.Setenv("T_PASSWORD", "fromenv")
-	if err := settings.Read(&got, write(t, "settings.yaml", "t_password: fromfile")); err != nil ||
+	if err := settings.Read(&got, settingstest.WriteFile(t, "settings.yaml", "t_password: fromfile")); err != nil ||
 		got.Password.Reveal() != "fromenv" {
 		t.Errorf("from T_PASSWORD over a file: got %q, %v", got.Password.Reveal(), err)
 	}
 }
 
 func TestRead_Faults(t *testing.T) {
-	empty := write(t, "empty", "\n")
+	empty := settingstest.WriteFile(t, "empty", "\n")
 	missing := filepath.Join(t.TempDir(), "missing")
 	for name, row := range map[string]struct {
 		env  map[string]string
@@ -160,11 +137,12 @@ func TestRead_Faults(t *testing.T) {
 			[]string{"T_PASSWORD_FILE is set, and so is T_PASSWORD"}},
 		"a secret in a file that is not": {map[string]string{"T_PASSWORD_FILE": missing}, "",
 			[]string{"T_PASSWORD_FILE cannot be read: open " + missing}},
-		"a secret in UTF-16": {map[string]string{"T_PASSWORD_FILE": write(t, "utf16",
+		"a secret in UTF-16": {map[string]string{"T_PASSWORD_FILE": settingstest.WriteFile(t, "utf16",
 			"\xff\xfeh\x00u\x00")}, "", []string{"T_PASSWORD_FILE names a file in UTF-16: "}},
 		"a secret without end": {map[string]string{"T_PASSWORD_FILE": "/dev/zero"}, "",
 			[]string{"T_PASSWORD_FILE names a file of more than 65536 bytes: /dev/zero"}},
-		"a secret that is only a mark": {map[string]string{"T_PASSWORD_FILE": write(t, "mark", "\ufeff\r\n")}, "",
+		"a secret that is only a mark": {map[string]string{"T_PASSWORD_FILE": settingstest.WriteFile(t, "mark",
+			"\ufeff\r\n")}, "",
 			[]string{"T_PASSWORD_FILE names an empty file"}},
 		"a secret in an empty file": {map[string]string{"T_PASSWORD_FILE": empty}, "",
 			[]string{"T_PASSWORD_FILE names an empty file"}},
@@ -185,7 +163,7 @@ func TestRead_Faults(t *testing.T) {
 			}
 			file := ""
 			if row.file != "" {
-				file = write(t, "settings.yaml", row.file)
+				file = settingstest.WriteFile(t, "settings.yaml", row.file)
 			}
 			wantFaults(t, settings.Read(&options{}, file), row.want...)
 		})
@@ -208,9 +186,9 @@ func wantFaults(t *testing.T, err error, want ...string) {
 func TestRead_UnreadableFile(t *testing.T) {
 	for name, path := range map[string]string{
 		"missing":        filepath.Join(t.TempDir(), "missing.yaml"),
-		"malformed":      write(t, "settings.yaml", "t_port: [1"),
-		"of no format":   write(t, "settings.xyz", "t_port=1"),
-		"malformed JSON": write(t, "settings.json", `{"t_port": 1`),
+		"malformed":      settingstest.WriteFile(t, "settings.yaml", "t_port: [1"),
+		"of no format":   settingstest.WriteFile(t, "settings.xyz", "t_port=1"),
+		"malformed JSON": settingstest.WriteFile(t, "settings.json", `{"t_port": 1`),
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := settings.Read(&options{}, path)
@@ -225,7 +203,7 @@ func TestRead_UnreadableFile(t *testing.T) {
 func TestRead_TOMLAndJSON(t *testing.T) {
 	for name, text := range map[string]string{"s.toml": "t_port = 9000\n", "s.json": `{"T_PORT": 9000}`} {
 		var got options
-		if err := settings.Read(&got, write(t, name, text)); err != nil || got.Port != 9000 {
+		if err := settings.Read(&got, settingstest.WriteFile(t, name, text)); err != nil || got.Port != 9000 {
 			t.Errorf("%s: got %d, %v, want 9000", name, got.Port, err)
 		}
 	}
@@ -386,7 +364,7 @@ func TestCheckPassword_OffLoopback(t *testing.T) {
 
 // Editors write a byte order mark before UTF-8, which cannot be typed at a login.
 func TestRead_SecretWithByteOrderMark_MarkRemoved(t *testing.T) {
-	t.Setenv("T_PASSWORD_FILE", write(t, "secret", "\ufeffhunter2\r\n"))
+	t.Setenv("T_PASSWORD_FILE", settingstest.WriteFile(t, "secret", "\ufeffhunter2\r\n"))
 	var got options
 	if err := settings.Read(&got, ""); err != nil || got.Password.Reveal() != "hunter2" {
 		t.Errorf("got %q, %v, want hunter2", got.Password.Reveal(), err)
